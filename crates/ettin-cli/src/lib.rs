@@ -1,0 +1,5 @@
+//! skeleton
+/// x
+pub fn main() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}
