@@ -1,0 +1,87 @@
+//! The library's one error type: what was wrong, where, and what to do next.
+
+use std::path::PathBuf;
+
+/// Everything that can go wrong in this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A `config.json` (or another JSON file of the model) is malformed or inconsistent.
+    #[error("{file}: {message}")]
+    Config {
+        /// The file that is wrong.
+        file: String,
+        /// What is wrong with it and what was expected.
+        message: String,
+    },
+    /// The model asks for something this engine does not implement.
+    #[error("not supported: {0}")]
+    Unsupported(String),
+    /// A weights file is corrupt, truncated or not of a known form.
+    #[error("{file}: {message}")]
+    Weights {
+        /// The file that is wrong.
+        file: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Tensors are missing, unexpected or of the wrong shape; every one of them is named.
+    #[error("{file}: {message}")]
+    Tensors {
+        /// The weights file.
+        file: String,
+        /// The names, with expected and actual shapes.
+        message: String,
+    },
+    /// A file that the model must have is not there.
+    #[error("{place} has no {file}")]
+    MissingFile {
+        /// The folder, repository or archive searched.
+        place: String,
+        /// The file looked for.
+        file: String,
+    },
+    /// `tokenizer.json` cannot be used, or a text cannot be encoded.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// An input is longer than the model's limit and truncation was not asked for.
+    #[error(
+        "the input has {tokens} tokens, the limit is {limit}; shorten it or choose a side to truncate"
+    )]
+    TooLong {
+        /// Tokens of the input, special tokens included.
+        tokens: usize,
+        /// The most tokens that are accepted.
+        limit: usize,
+    },
+    /// An input or an argument makes no sense for the call.
+    #[error("{0}")]
+    Input(String),
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// candle refused an operation on a tensor or a device.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// An [`Error::Input`] from anything printable.
+    pub fn input(message: impl Into<String>) -> Self {
+        Error::Input(message.into())
+    }
+
+    /// An [`Error::Io`] that remembers which file it was about.
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Error::Io { path, source }
+    }
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
