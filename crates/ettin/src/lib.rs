@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod config;
 mod error;
+pub mod weights;
 
 pub use error::{Error, Result};
