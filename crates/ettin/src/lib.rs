@@ -3,5 +3,8 @@
 
 pub mod batch;
 mod error;
+pub mod files;
+pub mod hub;
+pub mod suite;
 
 pub use error::{Error, Result};
