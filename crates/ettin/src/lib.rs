@@ -3,5 +3,17 @@
 
 pub mod batch;
 mod error;
+pub mod generate;
+pub mod tasks;
+pub mod tokenizer;
+
+#[path = "stub/config.rs"]
+pub mod config;
+#[path = "stub/files.rs"]
+pub mod files;
+#[path = "stub/ops.rs"]
+pub mod ops;
+#[path = "stub/pooling.rs"]
+pub mod pooling;
 
 pub use error::{Error, Result};
