@@ -11,6 +11,8 @@ pub mod tokenizer;
 pub mod config;
 #[path = "stub/files.rs"]
 pub mod files;
+#[path = "stub/heads.rs"]
+pub mod heads;
 #[path = "stub/ops.rs"]
 pub mod ops;
 #[path = "stub/pooling.rs"]

@@ -18,4 +18,6 @@ pub struct Config {
     pub max_position_embeddings: usize,
     pub labels: Vec<String>,
     pub problem_type: Option<ProblemType>,
+    pub architectures: Vec<String>,
+    pub activation_fn: Option<String>,
 }

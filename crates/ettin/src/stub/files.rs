@@ -22,11 +22,11 @@ impl ModelFiles {
     }
     pub fn require(&self, file: &str) -> Result<Vec<u8>> {
         self.get(file)?.ok_or_else(|| Error::MissingFile {
-            place: self.name(),
+            place: self.name().into(),
             file: file.into(),
         })
     }
-    pub fn name(&self) -> String {
-        self.folder.display().to_string()
+    pub fn name(&self) -> &str {
+        self.folder.to_str().unwrap_or_default()
     }
 }
