@@ -1,6 +1,17 @@
 //! Autoregressive generation: the loop, the sampler, stop conditions and streaming.
 
+mod engine;
+mod random;
+mod sampler;
+mod sequence;
+mod stop;
+#[cfg(test)]
+mod tests;
+
 use serde::Serialize;
+
+pub(crate) use engine::{CausalModel, Engine, Prompt, STEP_ROWS};
+pub use random::draw_seed;
 
 /// How the next token is chosen.
 ///

@@ -5,7 +5,7 @@ use crate::Result;
 
 /// Turns tokens into text as they come. Tokens of byte-level BPE may end inside a character: such an end is held back
 /// until the character is complete, so the pieces add up to what decoding all tokens at once gives.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
     /// Tokens not yet returned as text.
