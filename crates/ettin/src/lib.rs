@@ -2,20 +2,28 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod cache;
+pub mod config;
 mod error;
+pub mod files;
 pub mod generate;
+pub mod heads;
+pub mod hub;
+pub mod model;
+pub mod ops;
+pub mod params;
+pub mod pooling;
+pub mod suite;
 pub mod tasks;
 pub mod tokenizer;
+pub mod weights;
 
-#[path = "stub/config.rs"]
-pub mod config;
-#[path = "stub/files.rs"]
-pub mod files;
-#[path = "stub/heads.rs"]
-pub mod heads;
-#[path = "stub/ops.rs"]
-pub mod ops;
-#[path = "stub/pooling.rs"]
-pub mod pooling;
-
+pub use batch::PackedBatch;
+pub use cache::KvCache;
+pub use config::{Config, Objective};
 pub use error::{Error, Result};
+pub use ettin_kernels::{Activation, Isa, Span, Team};
+pub use model::Trunk;
+pub use ops::{Backend, Dtype};
+pub use params::Parameters;
+pub use pooling::Pooling;
