@@ -24,26 +24,41 @@ rerank and score text, on the command line, with the numbers transformers gives.
 Without --model a tiny demonstration pair compiled into the binary answers, offline. It is not Ettin: \
 choose a real one with --model encoder-150m (see `ettin-run models`).";
 
+/// Lines that end in a colon are heads: sections of the manual page.
 const AFTER_HELP: &str = "\
-Input: TEXT arguments, --input FILE, or stdin: one text per line, or JSONL records (recognised by a leading '{').
-       Empty lines are skipped. Put -- before a text that begins with a dash.
-Output: a table on a terminal, JSON lines when piped; --format chooses. Data goes to stdout, the rest to stderr.
-  json   one array with one element per input, even for one input
-  jsonl  one line per input, in input order
-  A record's `id` is echoed as the first key, and a shortened input has `\"truncated\": true` as the last. A result
-  that is a list becomes {\"id\": …, \"result\": […], \"truncated\": true} when it has either, and is the bare list otherwise.
-  A bad record is reported on stderr with its line number and left out; the others are still answered.
+Input:
+  Text arguments, --input FILE, or stdin: one text per line, or JSONL records
+  (recognised by a leading '{'). Empty lines are skipped. Put -- before a text
+  that begins with a dash.
 
-Exit status: 0 success, 1 failure (also when some records were bad), 2 wrong usage, 3 model not cached while offline.
+Output:
+  A table on a terminal, JSON lines when piped; --format chooses:
+    json   one array with one element per input, even for one input
+    jsonl  one line per input, in input order
+  A record's id is echoed as the first key; an input that was cut to the length
+  limit has \"truncated\": true as the last. Where the result is a list, either of
+  them makes it {\"id\": ..., \"result\": [...], \"truncated\": true}.
+  A bad record is reported on stderr with its line number and left out; the
+  others are still answered. Data goes to stdout, everything else to stderr.
+
+Exit status:
+  0  success
+  1  failure, also when some records were bad
+  2  wrong usage
+  3  the model is not cached, and the network must not be used
+
+Environment:
+  Flags marked [env: ...] can be set there. HF_HOME, HF_HUB_CACHE, HF_TOKEN,
+  HF_ENDPOINT and HF_HUB_OFFLINE mean what they mean to Python. ETTIN_ISA forces
+  an instruction set, NO_COLOR=1 leaves colours out, RUST_LOG=debug prints how
+  a command was understood.
 
 Examples:
   ettin-run fill-mask \"The capital of France is [MASK].\"
   ettin-run generate \"Once upon a time\"
-  ettin-run embed --model encoder-150m --input texts.txt --format npy --output vectors.npy
-  ettin-run pull decoder-150m && ettin-run generate --offline --model decoder-150m \"The sea\"
-
-Environment: flags with an [env: …] note can be set there. HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and
-HF_HUB_OFFLINE mean what they mean to Python; NO_COLOR is honoured; RUST_LOG=debug prints the plan of each command.";
+  ettin-run embed -m encoder-150m -i texts.txt -f npy -o vectors.npy
+  ettin-run pull decoder-150m
+  ettin-run generate -m decoder-150m --offline \"The sea\"";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -55,7 +70,7 @@ HF_HUB_OFFLINE mean what they mean to Python; NO_COLOR is honoured; RUST_LOG=deb
     after_help = AFTER_HELP,
     subcommand_required = true,
     arg_required_else_help = true,
-    max_term_width = 110
+    max_term_width = 100
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -124,6 +139,25 @@ mod tests {
                 "{name} --help shows no example:\n{help}"
             );
         }
+    }
+
+    #[test]
+    fn help_fits_a_terminal() {
+        let mut command = command();
+        let texts = command.get_subcommands().map(|sub| sub.get_after_help());
+        let texts: Vec<String> = texts
+            .chain([command.get_after_help()])
+            .flatten()
+            .map(ToString::to_string)
+            .collect();
+        let long = |line: &&str| line.chars().count() > 84;
+        let long: Vec<&str> = texts
+            .iter()
+            .flat_map(|text| text.lines())
+            .filter(long)
+            .collect();
+        assert!(long.is_empty(), "{long:#?}");
+        assert!(command.render_help().to_string().contains("Exit status"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod table;
 pub(crate) use arrays::{ArrayWriter, Row};
 pub(crate) use json::{Answered, JsonArray, line};
 pub(crate) use sink::{Sink, written};
-pub(crate) use table::{number, printable, shortened, table};
+pub(crate) use table::{number, shortened, table};
 
 use std::io::{IsTerminal, Write};
 

@@ -14,12 +14,13 @@ use super::{InputArgs, ModelArgs, OutputArgs, RunArgs};
 /// spelled as in the model's tokenizer, [MASK] for Ettin.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-JSONL fields: text, id.
+JSONL fields:
+  text, id
 
 Examples:
   ettin-run fill-mask \"The capital of France is [MASK].\"
-  ettin-run fill-mask --model encoder-150m --top-k 3 --format json \"Water boils at [MASK] degrees.\"
-  ettin-run fill-mask --input sentences.txt > filled.jsonl")]
+  ettin-run fill-mask -m encoder-150m --top-k 3 \"Water boils at [MASK] degrees.\"
+  ettin-run fill-mask -i sentences.txt > filled.jsonl")]
 pub(crate) struct FillMask {
     /// Texts, each with at least one mask
     pub(crate) text: Vec<String>,
@@ -40,12 +41,13 @@ pub(crate) struct FillMask {
 /// and give the same texts as one by one.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-JSONL fields: prompt, id.
+JSONL fields:
+  prompt, id
 
 Examples:
   ettin-run generate \"Once upon a time\"
-  ettin-run generate --model decoder-400m --temperature 0.8 --top-p 0.95 --seed 7 \"The sea\"
-  ettin-run generate --input prompts.jsonl --max-new-tokens 64 --stop '.' > continuations.jsonl")]
+  ettin-run generate -m decoder-400m --temperature 0.8 --top-p 0.95 \"The sea\"
+  ettin-run generate -i prompts.jsonl -n 64 --stop '.' > continued.jsonl")]
 pub(crate) struct Generate {
     /// Prompts to continue
     pub(crate) prompt: Vec<String>,
@@ -77,7 +79,7 @@ pub(crate) struct Generate {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
-    /// Sampling temperature; 0 is greedy [default: 0, or 1 with another sampling flag]
+    /// Sampling temperature; 0 is greedy [default: 0, or 1 with --top-p, --top-k or --min-p]
     #[arg(short, long, value_name = "T", value_parser = temperature)]
     pub(crate) temperature: Option<f32>,
 
@@ -109,13 +111,14 @@ pub(crate) struct SamplingArgs {
 /// or safetensors writes one f32 array with a row per input, and a row of NaN for a bad one.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-JSONL fields: text, id.
+JSONL fields:
+  text, id
 
 Examples:
   ettin-run embed \"A sentence\" \"Another one\"
-  ettin-run embed --model encoder-150m --pooling mean --normalize --input texts.txt > vectors.jsonl
-  ettin-run embed --model encoder-150m --input texts.txt --format npy --output vectors.npy
-  ettin-run embed --pooling none --format safetensors --output tokens.safetensors \"Every token\"")]
+  ettin-run embed -m encoder-150m --pooling cls --normalize < texts.txt
+  ettin-run embed -m encoder-150m -i texts.txt -f npy -o vectors.npy
+  ettin-run embed --pooling none -f safetensors -o tokens.safetensors \"A text\"")]
 pub(crate) struct Embed {
     /// Texts to embed
     pub(crate) text: Vec<String>,
@@ -190,12 +193,16 @@ pub(crate) enum PoolingChoice {
 /// own configuration names another function.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-With A alone, the lines of --input or stdin are the Bs. With no argument, JSONL records are read.
-JSONL fields: a, b (a text or a list of texts), id.
+Input:
+  With A alone, the lines of --input or stdin are the Bs.
+  With no argument, JSONL records are read.
+
+JSONL fields:
+  a, b (a text or a list of texts), id
 
 Examples:
   ettin-run similarity \"A cat sleeps.\" \"A kitten naps.\" \"Stocks fell.\"
-  ettin-run similarity --model encoder-150m \"A cat sleeps.\" --input sentences.txt
+  ettin-run similarity -m encoder-150m \"A cat sleeps.\" -i sentences.txt
   ettin-run similarity --input pairs.jsonl")]
 pub(crate) struct Similarity {
     /// Text to compare with each of the others
@@ -218,12 +225,13 @@ pub(crate) struct Similarity {
 /// classification head.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-JSONL fields: text, text_pair, id.
+JSONL fields:
+  text, text_pair, id
 
 Examples:
-  ettin-run classify --model ./my-classifier \"What a lovely day\"
-  ettin-run classify --model ./my-nli-model --pair \"Somebody is outside.\" \"A man walks his dog.\"
-  ettin-run classify --model ./my-classifier --top-k 1 --input reviews.txt > labels.jsonl")]
+  ettin-run classify -m ./my-classifier \"What a lovely day\"
+  ettin-run classify -m ./my-nli-model --pair \"He is outside.\" \"A man runs.\"
+  ettin-run classify -m ./my-classifier --top-k 1 -i reviews.txt > labels.jsonl")]
 pub(crate) struct Classify {
     /// Texts to classify
     pub(crate) text: Vec<String>,
@@ -251,11 +259,12 @@ pub(crate) struct Classify {
 /// characters. Needs a model with a token-classification head.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-JSONL fields: text, id.
+JSONL fields:
+  text, id
 
 Examples:
-  ettin-run tag --model ./my-ner-model \"Ada Lovelace lived in London.\"
-  ettin-run tag --model ./my-ner-model --aggregation simple --format json --input text.txt")]
+  ettin-run tag -m ./my-ner-model \"Ada Lovelace lived in London.\"
+  ettin-run tag -m ./my-ner-model --aggregation simple -f json -i lines.txt")]
 pub(crate) struct Tag {
     /// Texts to label
     pub(crate) text: Vec<String>,
@@ -293,12 +302,16 @@ pub(crate) enum AggregationChoice {
 /// characters of the context. Needs a model with a question-answering head.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-With QUESTION alone, each line of --input or stdin is a context. With no argument, JSONL records are read.
-JSONL fields: question, context, id.
+Input:
+  With QUESTION alone, each line of --input or stdin is a context.
+  With no argument, JSONL records are read.
+
+JSONL fields:
+  question, context, id
 
 Examples:
-  ettin-run answer --model ./my-qa-model \"Who wrote it?\" \"Mary Shelley wrote Frankenstein in 1818.\"
-  ettin-run answer --model ./my-qa-model --input questions.jsonl > answers.jsonl")]
+  ettin-run answer -m ./my-qa-model \"Who wrote it?\" \"Mary Shelley wrote it.\"
+  ettin-run answer -m ./my-qa-model -i questions.jsonl > answers.jsonl")]
 pub(crate) struct Answer {
     /// The question
     pub(crate) question: Option<String>,
@@ -316,13 +329,17 @@ pub(crate) struct Answer {
 /// sentence-transformers chain with one output, or a classifier with one label.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-With QUERY alone, the lines of --input or stdin are the documents. With no argument, JSONL records are read.
-JSONL fields: query, documents, id.
+Input:
+  With QUERY alone, the lines of --input or stdin are the documents.
+  With no argument, JSONL records are read.
+
+JSONL fields:
+  query, documents, id
 
 Examples:
-  ettin-run rerank --model cross-encoder/ettin-reranker-32m-v1 \"Where was Apple founded?\" \"In Cupertino.\" \"Pears.\"
-  ettin-run rerank --model cross-encoder/ettin-reranker-32m-v1 \"a query\" --input documents.txt
-  ettin-run rerank --model cross-encoder/ettin-reranker-32m-v1 --input queries.jsonl > ranked.jsonl")]
+  ettin-run rerank -m cross-encoder/ettin-reranker-32m-v1 \"Who?\" \"Ada.\" \"Pears.\"
+  ettin-run rerank -m cross-encoder/ettin-reranker-32m-v1 \"Who?\" -i documents.txt
+  ettin-run rerank -m cross-encoder/ettin-reranker-32m-v1 -i queries.jsonl")]
 pub(crate) struct Rerank {
     /// What is looked for
     pub(crate) query: Option<String>,
@@ -354,12 +371,13 @@ pub(crate) enum ActivationChoice {
 /// once (pll) or as the Ettin paper does (left-to-right).
 #[derive(Debug, Args)]
 #[command(after_help = "\
-JSONL fields: text, context, id.
+JSONL fields:
+  text, context, id
 
 Examples:
   ettin-run score \"The cat sat on the mat.\"
-  ettin-run score --model decoder-150m --context \"The capital of France is\" \" Paris\"
-  ettin-run score --model encoder-150m --method left-to-right --input sentences.txt > scores.jsonl")]
+  ettin-run score -m decoder-150m --context \"The capital of France is\" \" Paris\"
+  ettin-run score -m encoder-150m --method left-to-right -i sentences.txt")]
 pub(crate) struct Score {
     /// Texts to score
     pub(crate) text: Vec<String>,
@@ -396,11 +414,12 @@ pub(crate) enum MethodChoice {
 /// Gives {ids, tokens, offsets}; offsets count Unicode characters.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-JSONL fields: text, text_pair, id.
+JSONL fields:
+  text, text_pair, id
 
 Examples:
   ettin-run tokenize \"Hello, world!\"
-  ettin-run tokenize --model encoder-150m --no-special-tokens --input texts.txt > tokens.jsonl
+  ettin-run tokenize -m encoder-150m --no-special-tokens -i texts.txt
   ettin-run tokenize --tokenizer ./tokenizer.json \"Hello\"")]
 pub(crate) struct Tokenize {
     /// Texts to tokenize

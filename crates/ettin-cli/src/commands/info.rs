@@ -3,12 +3,14 @@
 mod machine;
 mod model;
 
+use std::io::{self, Write};
+
 use serde::Serialize;
 
 use crate::args;
 use crate::exit::Status;
 use crate::nano::Nano;
-use crate::output::{Answered, Payload, Printer};
+use crate::output::{Format, line, table, written};
 use crate::plan::{Model, Output, Suited, hub_options, set_threads};
 
 pub(super) fn run(args: args::Info) -> anyhow::Result<Status> {
@@ -30,9 +32,15 @@ pub(super) fn run(args: args::Info) -> anyhow::Result<Status> {
         machine: machine::Machine::look(&args.engine, &hub)?,
         model,
     };
-    let mut printer = Printer::new(output.open()?, output.format, false);
-    printer.print(&[(0, Answered::plain(info))])?;
-    printer.finish()?;
+    let mut sink = output.open()?;
+    // One thing is described, so `json` is an object here and no array.
+    let printed = match output.format {
+        Format::Table => sink.write_all(table(&[], &info.rows()).as_bytes()),
+        Format::Json => pretty(&mut sink, &info),
+        _ => line(&mut sink, &info),
+    };
+    written(printed)?;
+    sink.finish()?;
     Ok(Status::Done)
 }
 
@@ -45,10 +53,7 @@ struct Info {
     model: Option<model::Model>,
 }
 
-impl Payload for Info {
-    const LIST: bool = false;
-    const HEADS: &'static [&'static str] = &[];
-
+impl Info {
     fn rows(&self) -> Vec<Vec<String>> {
         let mut rows = self.machine.rows();
         rows.extend(self.model.iter().flat_map(model::Model::rows));
@@ -56,4 +61,9 @@ impl Payload for Info {
             .map(|(name, value)| vec![name.to_owned(), value])
             .collect()
     }
+}
+
+fn pretty(out: &mut impl Write, info: &Info) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, info)?;
+    out.write_all(b"\n")
 }

@@ -57,14 +57,63 @@ fn pages() -> anyhow::Result<Vec<(String, Vec<u8>)>> {
 }
 
 fn page(command: clap::Command) -> anyhow::Result<Vec<u8>> {
+    let details = command.get_after_help().map(ToString::to_string);
+    let commands = command.get_subcommands().next().is_some();
+    let man = Man::new(command);
     let mut page = Vec::new();
-    Man::new(command).render(&mut page)?;
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    if commands {
+        man.render_subcommands_section(&mut page)?;
+    }
+    page.extend(sections(&details.unwrap_or_default()).into_bytes());
     Ok(page)
+}
+
+/// The text after the help as sections of a page: lines that end in a colon are heads, the others keep their breaks.
+fn sections(text: &str) -> String {
+    let mut roff = String::new();
+    for line in text.lines() {
+        match line.strip_suffix(':') {
+            Some(head) if !head.starts_with(' ') => {
+                let head = head.to_uppercase();
+                roff.push_str(&format!(".fi\n.SH \"{}\"\n.nf\n", escaped(&head)));
+            }
+            _ => {
+                let line = line.strip_prefix("  ").unwrap_or(line);
+                roff.push_str(&format!("{}\n", escaped(line)));
+            }
+        }
+    }
+    roff.push_str(".fi\n");
+    roff
+}
+
+/// Text that roff takes as text.
+fn escaped(line: &str) -> String {
+    let line = line
+        .replace('\\', "\\e")
+        .replace('-', "\\-")
+        .replace('\'', "\\(aq");
+    if line.starts_with('.') {
+        format!("\\&{line}")
+    } else {
+        line
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_no_roff_command() {
+        assert_eq!(escaped(".SH -x"), "\\&.SH \\-x");
+        assert_eq!(escaped("a\\b'c"), "a\\eb\\(aqc");
+    }
 
     #[test]
     fn every_command_has_a_page() {
@@ -73,7 +122,10 @@ mod tests {
         for (name, page) in pages {
             let page = String::from_utf8(page).unwrap();
             assert!(page.contains(".TH"), "{name}");
-            assert!(page.contains("Examples:"), "{name} shows no examples");
+            assert!(
+                page.contains(".SH \"EXAMPLES\""),
+                "{name} shows no examples"
+            );
         }
     }
 }

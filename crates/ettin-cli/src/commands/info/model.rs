@@ -49,6 +49,10 @@ impl Model {
     pub(super) fn read(files: &ModelFiles) -> anyhow::Result<Self> {
         let file = files.require("config.json")?;
         let config = Config::from_json(&file, file.name())?;
+        // Every configuration has label names, if only by default.
+        let classifies = config
+            .architecture()
+            .is_some_and(|name| name.contains("Classification"));
         let weights = Weights::open(files)?;
         let parameters: u64 = weights.views().map(|view| view.len() as u64).sum();
         let mut stored_dtypes: Vec<_> = weights.views().map(|view| view.dtype().name()).collect();
@@ -69,7 +73,11 @@ impl Model {
             max_length: config.max_position_embeddings,
             tied_embeddings: config.tie_word_embeddings,
             layers: config.layers.iter().map(Layer::from).collect(),
-            labels: config.labels,
+            labels: if classifies {
+                config.labels
+            } else {
+                Vec::new()
+            },
             stored_dtypes,
             parameters,
             bytes: Bytes {
@@ -106,8 +114,10 @@ impl Model {
                 ),
             ),
             ("max length", format!("{} tokens", self.max_length)),
-            ("labels", self.labels.join(", ")),
         ]);
+        if !self.labels.is_empty() {
+            rows.push(("labels", self.labels.join(", ")));
+        }
         rows.extend(self.spans().into_iter().map(|span| ("layers", span)));
         let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
         rows.extend([
