@@ -1,0 +1,71 @@
+//! A classifier's labels and what its outputs mean.
+
+use serde_json::Value;
+
+use super::ProblemType;
+use super::keys::Keys;
+use crate::Result;
+
+/// transformers' `num_labels` where a file says nothing.
+const DEFAULT_LABELS: usize = 2;
+const MAX_LABELS: usize = 1 << 20;
+
+/// Label names by index: `id2label`, or `LABEL_i` for `num_labels` of them.
+pub(super) fn labels(keys: &Keys<'_>) -> Result<Vec<String>> {
+    let stated = match keys.get("num_labels") {
+        Some(_) => Some(keys.size("num_labels", DEFAULT_LABELS, MAX_LABELS)?),
+        None => None,
+    };
+    let Some(named) = keys.object("id2label")? else {
+        let count = stated.unwrap_or(DEFAULT_LABELS);
+        return Ok((0..count).map(|i| format!("LABEL_{i}")).collect());
+    };
+    let count = named.names().count();
+    if stated.is_some_and(|stated| stated != count) {
+        return Err(keys.refuse(
+            "num_labels",
+            format_args!("`id2label` names {count}; one of the two must go"),
+        ));
+    }
+    if count == 0 {
+        return Err(keys.refuse("id2label", "it names no label"));
+    }
+    let mut labels = vec![None; count];
+    for key in named.names() {
+        let slot = key
+            .parse::<usize>()
+            .ok()
+            .and_then(|index| labels.get_mut(index));
+        let name = named.get(key).and_then(Value::as_str);
+        match (slot, name) {
+            (Some(slot @ None), Some(name)) => *slot = Some(name.to_owned()),
+            (_, None) => return Err(named.refuse(key, "a label is a string")),
+            _ => {
+                let rule = format!(
+                    "{count} labels are numbered 0 to {} without gaps",
+                    count - 1
+                );
+                return Err(named.refuse(key, rule));
+            }
+        }
+    }
+    // `count` keys, each in a slot of its own: none is empty.
+    Ok(labels.into_iter().flatten().collect())
+}
+
+/// `problem_type`, where the file states it.
+pub(super) fn problem_type(keys: &Keys<'_>, labels: usize) -> Result<Option<ProblemType>> {
+    match keys.text("problem_type")? {
+        None => Ok(None),
+        Some("regression") => Ok(Some(ProblemType::Regression)),
+        Some("single_label_classification") if labels == 1 => {
+            Err(keys.refuse("problem_type", "one label alone is a regression or multi-label"))
+        }
+        Some("single_label_classification") => Ok(Some(ProblemType::SingleLabel)),
+        Some("multi_label_classification") => Ok(Some(ProblemType::MultiLabel)),
+        Some(_) => Err(keys.refuse(
+            "problem_type",
+            "supported: \"regression\", \"single_label_classification\", \"multi_label_classification\"",
+        )),
+    }
+}

@@ -1,0 +1,314 @@
+//! Weights files → borrowed views under canonical names.
+//!
+//! Whatever the form (safetensors or torch's zip archive, whole or in shards), a tensor becomes a [`View`] of the mapped
+//! file's bytes; nothing is copied but tensors that a torch file stores with gaps. Checkpoint spellings live in this
+//! module alone: [`Weights::checkpoint`] presents a model's tensors by role, every one of them checked.
+
+mod checkpoint;
+mod convert;
+mod names;
+mod pickle;
+mod safetensors;
+mod save;
+mod shards;
+mod torch;
+mod view;
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
+use std::ops::Range;
+
+pub use checkpoint::{Checkpoint, Head, HeadWeights, LayerWeights, Linear, Norm, Output, Report};
+pub use convert::{Converted, convert};
+pub use save::save;
+pub use shards::{FileSource, form_of};
+pub use view::{Stack, StoredDtype, View};
+
+use crate::{Error, Result};
+
+pub use temporary::FileData;
+
+/// Stand-in until the files module arrives.
+mod temporary {
+    use std::sync::Arc;
+
+    /// A file's bytes.
+    #[derive(Clone)]
+    pub struct FileData {
+        name: String,
+        bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    }
+
+    impl std::fmt::Debug for FileData {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "FileData({}, {} bytes)", self.name, self.len())
+        }
+    }
+
+    impl FileData {
+        /// Bytes under a name.
+        pub fn from_bytes(
+            name: impl Into<String>,
+            bytes: impl AsRef<[u8]> + Send + Sync + 'static,
+        ) -> Self {
+            Self {
+                name: name.into(),
+                bytes: Arc::new(bytes),
+            }
+        }
+
+        /// Its name.
+        pub fn name(&self) -> &str {
+            &self.name
+        }
+    }
+
+    impl std::ops::Deref for FileData {
+        type Target = [u8];
+        fn deref(&self) -> &[u8] {
+            (*self.bytes).as_ref()
+        }
+    }
+}
+
+/// All tensors of one model (or of one module of it), by canonical name; owns the mapped files.
+#[derive(Debug)]
+pub struct Weights {
+    files: Vec<FileData>,
+    tensors: BTreeMap<String, Entry>,
+}
+
+/// Where one tensor is.
+#[derive(Debug)]
+struct Entry {
+    /// The name as the file spells it.
+    stored: String,
+    /// Index into [`Weights::files`].
+    file: usize,
+    dtype: Stored,
+    shape: Vec<usize>,
+    data: Data,
+}
+
+/// What a file's tensors were found to be, before names are canonical.
+struct Found {
+    name: String,
+    dtype: Stored,
+    shape: Vec<usize>,
+    data: Data,
+}
+
+/// A tensor's element type as stored: one of ours, or the name of one that no weight may have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stored {
+    Known(StoredDtype),
+    Foreign(String),
+}
+
+#[derive(Debug)]
+enum Data {
+    /// A range of the file's bytes, inside it.
+    Mapped(Range<usize>),
+    /// Gathered from a torch tensor that was stored with strides.
+    Gathered(Vec<u8>),
+}
+
+impl Weights {
+    /// Opens a model's weights: `model.safetensors`, else its shards, else `pytorch_model.bin`, else its shards.
+    ///
+    /// # Errors
+    /// [`Error::MissingFile`] when there is none of them, [`Error::Weights`] when one is corrupt.
+    pub fn open(source: &(impl FileSource + ?Sized)) -> Result<Self> {
+        let files = shards::find(source)?;
+        let mut weights = Self {
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+        };
+        let (names, shards): (Vec<String>, Vec<FileData>) = files.shards.into_iter().unzip();
+        for shard in shards {
+            weights.add(shard)?;
+        }
+        if let Some(index) = files.index {
+            weights.check_index(&index, &names)?;
+        }
+        Ok(weights)
+    }
+
+    /// The tensors of one file, of whichever form its first bytes show.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when it is of no known form or corrupt.
+    pub fn from_file(file: FileData) -> Result<Self> {
+        let mut weights = Self {
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+        };
+        weights.add(file)?;
+        Ok(weights)
+    }
+
+    fn add(&mut self, file: FileData) -> Result<()> {
+        let found = match torch::looks_like_torch(&file) {
+            true => torch::read(&file)?,
+            false => safetensors::read(&file)?,
+        };
+        let index = self.files.len();
+        for tensor in found {
+            let Found {
+                name,
+                dtype,
+                shape,
+                data,
+            } = tensor;
+            if names::is_buffer(&name) {
+                continue;
+            }
+            let entry = Entry {
+                stored: name,
+                file: index,
+                dtype,
+                shape,
+                data,
+            };
+            match self
+                .tensors
+                .entry(names::canonical(&entry.stored).into_owned())
+            {
+                Slot::Vacant(slot) => slot.insert(entry),
+                Slot::Occupied(slot) => {
+                    return Err(Error::Weights {
+                        file: file.name().to_owned(),
+                        message: format!(
+                            "`{}` is stored twice (the other copy is called `{}`)",
+                            entry.stored,
+                            slot.get().stored
+                        ),
+                    });
+                }
+            };
+        }
+        self.files.push(file);
+        Ok(())
+    }
+
+    /// Every tensor of the index must have come from the shard it names.
+    fn check_index(&self, index: &shards::Index, shards: &[String]) -> Result<()> {
+        let mut missing = Vec::new();
+        for (name, file) in &index.places {
+            if names::is_buffer(name) {
+                continue;
+            }
+            let entry = self.tensors.get(&*names::canonical(name));
+            if entry.is_none_or(|entry| shards[entry.file] != *file) {
+                missing.push(format!("`{name}` is not in {file}"));
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Tensors {
+            file: index.file.clone(),
+            message: missing.join("; "),
+        })
+    }
+
+    /// Canonical names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Every tensor of a supported dtype, sorted by canonical name.
+    pub fn views(&self) -> impl Iterator<Item = View<'_>> {
+        self.names().filter_map(|name| self.get(name))
+    }
+
+    /// The tensor called `name` (canonically), when there is one of a supported dtype.
+    pub fn get(&self, name: &str) -> Option<View<'_>> {
+        let (name, entry) = self.tensors.get_key_value(name)?;
+        let Stored::Known(dtype) = entry.dtype else {
+            return None;
+        };
+        Some(View {
+            name,
+            dtype,
+            shape: &entry.shape,
+            bytes: match &entry.data {
+                // Ranges were checked when the file was read.
+                Data::Mapped(range) => self.files[entry.file]
+                    .get(range.clone())
+                    .unwrap_or_default(),
+                Data::Gathered(bytes) => bytes,
+            },
+        })
+    }
+
+    /// The tensor called `name`, which must have this shape.
+    ///
+    /// # Errors
+    /// [`Error::Tensors`] naming tensor, file, and expected and actual shape.
+    pub fn require(&self, name: &str, shape: &[usize]) -> Result<View<'_>> {
+        self.look_up(name, shape)
+            .and_then(|view| view.ok_or_else(|| Problem::missing(name, shape)))
+            .map_err(|problem| self.tensors_error(&[problem]))
+    }
+
+    /// The tensor called `name` if there is one, which then must have this shape.
+    ///
+    /// # Errors
+    /// [`Error::Tensors`] naming tensor, file, and expected and actual shape.
+    pub fn optional(&self, name: &str, shape: &[usize]) -> Result<Option<View<'_>>> {
+        self.look_up(name, shape)
+            .map_err(|problem| self.tensors_error(&[problem]))
+    }
+
+    fn look_up(&self, name: &str, shape: &[usize]) -> Result<Option<View<'_>>, Problem> {
+        let Some(entry) = self.tensors.get(name) else {
+            return Ok(None);
+        };
+        if let Stored::Foreign(dtype) = &entry.dtype {
+            let message = format!(
+                "`{}` is stored as {dtype}; supported: F32, F16, BF16",
+                entry.stored
+            );
+            return Err(Problem(message));
+        }
+        if entry.shape != shape {
+            let (stored, actual, file) =
+                (&entry.stored, &entry.shape, self.files[entry.file].name());
+            return Err(Problem(format!(
+                "`{stored}` in {file} is {actual:?}, expected {shape:?}"
+            )));
+        }
+        Ok(self.get(name))
+    }
+
+    fn tensors_error(&self, problems: &[Problem]) -> Error {
+        let texts: Vec<&str> = problems.iter().map(|problem| problem.0.as_str()).collect();
+        Error::Tensors {
+            file: self.place(),
+            message: texts.join("; "),
+        }
+    }
+
+    /// The file, or the first of several, for error messages.
+    fn place(&self) -> String {
+        match self.files.as_slice() {
+            [] => "weights".to_owned(),
+            [one] => one.name().to_owned(),
+            [first, rest @ ..] => format!("{} and {} more", first.name(), rest.len()),
+        }
+    }
+}
+
+/// What is wrong with one tensor.
+#[derive(Debug)]
+struct Problem(String);
+
+impl Problem {
+    fn missing(name: &str, shape: &[usize]) -> Self {
+        Self(format!("`{name}` {shape:?} is missing"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! Which files hold a model's weights: one file or the shards of an index, safetensors before torch's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::FileData;
+use crate::config::parse_object;
+use crate::{Error, Result};
+
+/// Where a model's files come from.
+pub trait FileSource {
+    /// The file called `name`, or `None` when there is none.
+    ///
+    /// # Errors
+    /// When the file exists and cannot be read, or cannot be fetched.
+    fn get(&self, name: &str) -> Result<Option<FileData>>;
+
+    /// What is searched, for error messages: a folder, a repository.
+    fn place(&self) -> String;
+}
+
+/// Forms of weights, in order of preference: a whole file and the index of its shards.
+const FORMS: [(&str, &str); 2] = [
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+];
+
+/// An index of more files than this is no model's.
+const MAX_SHARDS: usize = 10_000;
+
+/// The files that were found.
+pub(super) struct Found {
+    /// Name and data of each.
+    pub(super) shards: Vec<(String, FileData)>,
+    pub(super) index: Option<Index>,
+}
+
+/// A shard index: which file holds which tensor.
+pub(super) struct Index {
+    pub(super) file: String,
+    pub(super) places: BTreeMap<String, String>,
+}
+
+/// The file names among which a model's weights are looked for, in order of preference.
+pub fn form_of() -> impl Iterator<Item = &'static str> {
+    FORMS.into_iter().flat_map(|(whole, index)| [whole, index])
+}
+
+/// The first form that is there.
+pub(super) fn find(source: &(impl FileSource + ?Sized)) -> Result<Found> {
+    for (whole, index) in FORMS {
+        if let Some(file) = source.get(whole)? {
+            return Ok(Found {
+                shards: vec![(whole.to_owned(), file)],
+                index: None,
+            });
+        }
+        if let Some(file) = source.get(index)? {
+            let index = read_index(&file, index)?;
+            let names: BTreeSet<&String> = index.places.values().collect();
+            let shards = names.into_iter().map(|name| {
+                let file = source.get(name)?.ok_or_else(|| Error::MissingFile {
+                    place: source.place(),
+                    file: format!("{name}, which {} names", index.file),
+                })?;
+                Ok((name.clone(), file))
+            });
+            return Ok(Found {
+                shards: shards.collect::<Result<_>>()?,
+                index: Some(index),
+            });
+        }
+    }
+    Err(Error::MissingFile {
+        place: source.place(),
+        file: format!(
+            "weights (looked for {})",
+            form_of().collect::<Vec<_>>().join(", ")
+        ),
+    })
+}
+
+fn read_index(file: &FileData, name: &str) -> Result<Index> {
+    let map = parse_object(file, name)?;
+    let fail = |message: String| Error::Weights {
+        file: name.to_owned(),
+        message,
+    };
+    let Some(Value::Object(places)) = map.get("weight_map") else {
+        return Err(fail("there is no `weight_map` object".to_owned()));
+    };
+    let mut index = Index {
+        file: name.to_owned(),
+        places: BTreeMap::new(),
+    };
+    for (tensor, place) in places {
+        match place.as_str().filter(|place| is_plain_name(place)) {
+            Some(place) => index.places.insert(tensor.clone(), place.to_owned()),
+            None => {
+                return Err(fail(format!(
+                    "`weight_map` puts `{tensor}` into {place}, which is no plain file name"
+                )));
+            }
+        };
+    }
+    let files = index.places.values().collect::<BTreeSet<_>>().len();
+    if files == 0 || files > MAX_SHARDS {
+        return Err(fail(format!("`weight_map` names {files} files")));
+    }
+    Ok(index)
+}
+
+/// Shards lie beside their index: no folder, no way out of it.
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', ':', '\0'])
+}

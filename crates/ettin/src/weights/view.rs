@@ -1,0 +1,295 @@
+//! Borrowed tensors: bytes of a file with a name, a dtype and a shape. Alignment is never assumed.
+
+use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
+
+use crate::Result;
+
+/// Element types a weight may be stored in, little-endian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StoredDtype {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of an f32.
+    BF16,
+}
+
+impl StoredDtype {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            StoredDtype::F32 => 4,
+            StoredDtype::F16 | StoredDtype::BF16 => 2,
+        }
+    }
+
+    /// torch's name: `float32`, `float16`, `bfloat16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            StoredDtype::F32 => "float32",
+            StoredDtype::F16 => "float16",
+            StoredDtype::BF16 => "bfloat16",
+        }
+    }
+
+    /// From torch's name (`float32`), or the short one (`f32`).
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "float32" | "float" | "f32" => Some(StoredDtype::F32),
+            "float16" | "half" | "f16" => Some(StoredDtype::F16),
+            "bfloat16" | "bf16" => Some(StoredDtype::BF16),
+            _ => None,
+        }
+    }
+
+    /// safetensors' name: `F32`, `F16`, `BF16`.
+    pub(super) fn tag(self) -> &'static str {
+        match self {
+            StoredDtype::F32 => "F32",
+            StoredDtype::F16 => "F16",
+            StoredDtype::BF16 => "BF16",
+        }
+    }
+}
+
+impl From<StoredDtype> for DType {
+    fn from(dtype: StoredDtype) -> DType {
+        match dtype {
+            StoredDtype::F32 => DType::F32,
+            StoredDtype::F16 => DType::F16,
+            StoredDtype::BF16 => DType::BF16,
+        }
+    }
+}
+
+/// One stored tensor, row-major, borrowed from its file.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct View<'a> {
+    pub(super) name: &'a str,
+    pub(super) dtype: StoredDtype,
+    pub(super) shape: &'a [usize],
+    pub(super) bytes: &'a [u8],
+}
+
+impl<'a> View<'a> {
+    /// The canonical name.
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// The stored element type.
+    pub fn dtype(&self) -> StoredDtype {
+        self.dtype
+    }
+
+    /// Dimensions; a matrix is `[rows, columns]`, a linear layer's weight `[out, in]`.
+    pub fn shape(&self) -> &'a [usize] {
+        self.shape
+    }
+
+    /// The little-endian elements, `shape` product × [`StoredDtype::size`] bytes, at any alignment.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / self.dtype.size()
+    }
+
+    /// Whether it has no element.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// First dimension; 1 for a scalar.
+    pub fn rows(&self) -> usize {
+        self.shape.first().copied().unwrap_or(1)
+    }
+
+    /// Elements of one row: the product of all dimensions but the first.
+    pub fn columns(&self) -> usize {
+        self.shape.iter().skip(1).product()
+    }
+
+    /// Writes row `index` as f32 into `out`, which holds [`columns`](Self::columns) elements.
+    ///
+    /// # Panics
+    /// When there is no such row or `out` has another length.
+    pub fn row(&self, index: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.columns(), "a row of `{}`", self.name);
+        let size = out.len() * self.dtype.size();
+        widen(self.dtype, &self.bytes[index * size..][..size], out);
+    }
+
+    /// Writes all elements as f32 into `out`, which holds [`len`](Self::len) of them.
+    ///
+    /// # Panics
+    /// When `out` has another length.
+    pub fn read(&self, out: &mut [f32]) {
+        assert_eq!(out.len(), self.len(), "elements of `{}`", self.name);
+        widen(self.dtype, self.bytes, out);
+    }
+
+    /// All elements as f32.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.len()];
+        self.read(&mut out);
+        out
+    }
+
+    /// A candle tensor of the same shape on `device`.
+    ///
+    /// # Errors
+    /// What candle refuses, such as a dtype that the device does not have.
+    pub fn tensor(&self, device: &Device, dtype: DType) -> Result<Tensor> {
+        let stored = Tensor::from_raw_buffer(self.bytes, self.dtype.into(), self.shape, device)?;
+        Ok(stored.to_dtype(dtype)?)
+    }
+
+    /// Whether both hold the same values: bit for bit, or after widening when their dtypes differ.
+    pub(super) fn same_values(&self, other: &View<'_>) -> bool {
+        if self.shape != other.shape {
+            return false;
+        }
+        if self.dtype == other.dtype {
+            // Tied tensors of a torch file share one storage: same address, nothing to compare.
+            return std::ptr::eq(self.bytes, other.bytes) || self.bytes == other.bytes;
+        }
+        let (mut ours, mut theirs) = (vec![0.0; self.columns()], vec![0.0; self.columns()]);
+        (0..self.rows()).all(|row| {
+            self.row(row, &mut ours);
+            other.row(row, &mut theirs);
+            ours == theirs
+        })
+    }
+}
+
+/// Views stacked along their first dimension: one view, or query, key and value stored apart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stack<'a> {
+    parts: Vec<View<'a>>,
+}
+
+impl<'a> From<View<'a>> for Stack<'a> {
+    fn from(view: View<'a>) -> Self {
+        Self { parts: vec![view] }
+    }
+}
+
+impl<'a> Stack<'a> {
+    /// Stacks parts that agree in everything but their first dimension.
+    pub(super) fn new(parts: Vec<View<'a>>) -> Self {
+        debug_assert!(
+            !parts.is_empty()
+                && parts
+                    .iter()
+                    .all(|part| part.shape.get(1..) == parts[0].shape.get(1..))
+        );
+        Self { parts }
+    }
+
+    /// The parts, top to bottom; at least one.
+    pub fn parts(&self) -> &[View<'a>] {
+        &self.parts
+    }
+
+    /// Rows of all parts.
+    pub fn rows(&self) -> usize {
+        self.parts.iter().map(View::rows).sum()
+    }
+
+    /// Elements of one row.
+    pub fn columns(&self) -> usize {
+        self.parts[0].columns()
+    }
+
+    /// Dimensions of the whole.
+    pub fn shape(&self) -> Vec<usize> {
+        let mut shape = self.parts[0].shape.to_vec();
+        if let Some(first) = shape.first_mut() {
+            *first = self.rows();
+        }
+        shape
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(View::len).sum()
+    }
+
+    /// Whether it has no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The first part's element type.
+    pub fn dtype(&self) -> StoredDtype {
+        self.parts[0].dtype
+    }
+
+    /// Writes row `index` as f32 into `out`, which holds [`columns`](Self::columns) elements.
+    ///
+    /// # Panics
+    /// When there is no such row or `out` has another length.
+    pub fn row(&self, mut index: usize, out: &mut [f32]) {
+        for part in &self.parts {
+            if index < part.rows() {
+                return part.row(index, out);
+            }
+            index -= part.rows();
+        }
+        panic!("`{}` has {} rows", self.parts[0].name, self.rows());
+    }
+
+    /// All elements as f32, row-major.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.len()];
+        let mut rest = out.as_mut_slice();
+        for part in &self.parts {
+            let (head, tail) = rest.split_at_mut(part.len());
+            part.read(head);
+            rest = tail;
+        }
+        out
+    }
+
+    /// A candle tensor of the whole on `device`.
+    ///
+    /// # Errors
+    /// What candle refuses, such as a dtype that the device does not have.
+    pub fn tensor(&self, device: &Device, dtype: DType) -> Result<Tensor> {
+        match self.parts.as_slice() {
+            [one] => one.tensor(device, dtype),
+            parts => {
+                let tensors: Vec<_> = parts
+                    .iter()
+                    .map(|part| part.tensor(device, dtype))
+                    .collect::<Result<_>>()?;
+                Ok(Tensor::cat(&tensors, 0)?)
+            }
+        }
+    }
+}
+
+/// Little-endian elements as f32; `bytes` and `out` hold equally many.
+fn widen(dtype: StoredDtype, bytes: &[u8], out: &mut [f32]) {
+    let (quads, _) = bytes.as_chunks::<4>();
+    let (pairs, _) = bytes.as_chunks::<2>();
+    match dtype {
+        StoredDtype::F32 => out
+            .iter_mut()
+            .zip(quads)
+            .for_each(|(o, b)| *o = f32::from_le_bytes(*b)),
+        StoredDtype::F16 => out
+            .iter_mut()
+            .zip(pairs)
+            .for_each(|(o, b)| *o = f16::from_le_bytes(*b).to_f32()),
+        StoredDtype::BF16 => out
+            .iter_mut()
+            .zip(pairs)
+            .for_each(|(o, b)| *o = bf16::from_le_bytes(*b).to_f32()),
+    }
+}
