@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::FileData;
 use crate::config::parse_object;
+use crate::files::ModelFiles;
 use crate::{Error, Result};
 
 /// Where a model's files come from.
@@ -16,8 +17,27 @@ pub trait FileSource {
     /// When the file exists and cannot be read, or cannot be fetched.
     fn get(&self, name: &str) -> Result<Option<FileData>>;
 
+    /// The one weights file to load instead of looking for the usual names.
+    fn weights_file(&self) -> Option<&str> {
+        None
+    }
+
     /// What is searched, for error messages: a folder, a repository.
     fn place(&self) -> String;
+}
+
+impl FileSource for ModelFiles {
+    fn get(&self, name: &str) -> Result<Option<FileData>> {
+        ModelFiles::get(self, name)
+    }
+
+    fn place(&self) -> String {
+        ModelFiles::place(self)
+    }
+
+    fn weights_file(&self) -> Option<&str> {
+        ModelFiles::weights_file(self)
+    }
 }
 
 /// Forms of weights, in order of preference: a whole file and the index of its shards.
@@ -49,6 +69,16 @@ pub fn form_of() -> impl Iterator<Item = &'static str> {
 
 /// The first form that is there.
 pub(super) fn find(source: &(impl FileSource + ?Sized)) -> Result<Found> {
+    if let Some(name) = source.weights_file() {
+        let file = source.get(name)?.ok_or_else(|| Error::MissingFile {
+            place: source.place(),
+            file: name.to_owned(),
+        })?;
+        return Ok(Found {
+            shards: vec![(name.to_owned(), file)],
+            index: None,
+        });
+    }
     for (whole, index) in FORMS {
         if let Some(file) = source.get(whole)? {
             return Ok(Found {
