@@ -13,7 +13,7 @@ mod write;
 
 use serde_json::Value;
 
-use crate::weights::StoredDtype;
+use crate::weights::{FileSource, StoredDtype};
 use crate::{Error, Result};
 pub(crate) use json::parse_object;
 use keys::Keys;
@@ -164,6 +164,18 @@ pub struct Config {
 }
 
 impl Config {
+    /// Reads the `config.json` of a model.
+    ///
+    /// # Errors
+    /// [`Error::MissingFile`] when there is none, and what [`from_json`](Self::from_json) refuses.
+    pub fn load(source: &dyn FileSource) -> Result<Self> {
+        let file = "config.json";
+        match source.get(file)? {
+            Some(data) => Self::from_json(&data, file),
+            None => Err(Error::MissingFile { place: source.place(), file: file.to_owned() }),
+        }
+    }
+
     /// Reads `config.json`; `file` names it in errors.
     ///
     /// # Errors
@@ -223,6 +235,12 @@ impl Config {
     /// Width of one attention head, `hidden_size / num_heads`; even.
     pub fn head_dim(&self) -> usize {
         self.hidden_size / self.num_heads
+    }
+
+    /// Whether the label matrix has a bias: transformers gives an encoder's one always, a decoder's only under
+    /// `classifier_bias`.
+    pub fn classifier_has_bias(&self) -> bool {
+        self.objective == Objective::Encoder || self.classifier_bias
     }
 
     /// The transformers class the weights were saved from, like `ModernBertForMaskedLM`.

@@ -2,8 +2,25 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod cache;
 pub mod config;
 mod error;
+pub mod files;
+pub mod heads;
+pub mod hub;
+pub mod model;
+pub mod ops;
+pub mod params;
+pub mod pooling;
+pub mod suite;
 pub mod weights;
 
+pub use batch::PackedBatch;
+pub use cache::KvCache;
+pub use config::{Config, Objective};
 pub use error::{Error, Result};
+pub use ettin_kernels::{Activation, Isa, Span, Team};
+pub use model::Trunk;
+pub use ops::{Backend, Dtype};
+pub use params::Parameters;
+pub use pooling::Pooling;

@@ -285,7 +285,7 @@ impl<'a> Reader<'a, '_> {
             output: (head == Head::Language).then(|| self.output(embeddings)),
             classifier: match head {
                 Head::Classifier { outputs } => {
-                    let bias = encoder || self.config.classifier_bias;
+                    let bias = self.config.classifier_has_bias();
                     Some(self.linear("classifier", [outputs, hidden], bias))
                 }
                 _ => None,

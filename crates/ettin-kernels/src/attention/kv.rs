@@ -1,0 +1,277 @@
+//! Keys and values of one sequence and one layer, in the layout attention reads.
+
+use std::ops::Range;
+
+use super::KEY_BLOCK;
+use crate::{
+    buffer::Buffer,
+    team::{Shared, Team},
+};
+
+/// Keys and values in blocks of [`KEY_BLOCK`] positions that start at absolute multiples of it.
+///
+/// Block b lives in slot `b % capacity`, so storage of a window's size serves a sequence of any length as a ring,
+/// and a position's place inside its block never depends on the ring's phase. Per block and head: keys transposed
+/// `[head_dim, KEY_BLOCK]`, then values `[KEY_BLOCK, padded head_dim]`.
+///
+/// Nothing here knows how long the sequence is; readers say which positions count ([`super::Sequence`]), so dropping
+/// the last tokens (rejected drafts) needs no call.
+#[derive(Clone)]
+pub struct KvBlocks {
+    heads: usize,
+    head_dim: usize,
+    blocks: usize,
+    /// Whether a position beyond the storage was written: from then on it is a ring.
+    wrapped: bool,
+    data: Buffer,
+}
+
+impl KvBlocks {
+    /// Storage in which any `capacity` consecutive positions fit, whatever their alignment.
+    pub fn new(heads: usize, head_dim: usize, capacity: usize) -> Self {
+        let mut kv = Self {
+            heads,
+            head_dim,
+            blocks: blocks_for(capacity),
+            wrapped: false,
+            data: Buffer::default(),
+        };
+        kv.data = Buffer::zeroed(kv.blocks * kv.block_len());
+        kv
+    }
+
+    /// Heads.
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// Elements of a head.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// Positions stored, counting whole blocks.
+    pub fn capacity(&self) -> usize {
+        self.blocks * KEY_BLOCK
+    }
+
+    /// Memory held.
+    pub fn bytes(&self) -> usize {
+        size_of_val::<[f32]>(&self.data)
+    }
+
+    /// Stores one position: `k` (already rotated) and `v` are `[heads, head_dim]`.
+    ///
+    /// # Panics
+    /// If a length is wrong.
+    pub fn write(&mut self, position: usize, k: &[f32], v: &[f32]) {
+        let width = self.heads * self.head_dim;
+        assert!(
+            k.len() == width && v.len() == width,
+            "a key and a value have {width} elements"
+        );
+        let source = KvRows {
+            k,
+            v,
+            stride: width,
+        };
+        store(
+            &Team::single(),
+            source,
+            &mut [KvWrite {
+                kv: self,
+                position,
+                rows: 0..1,
+            }],
+        );
+    }
+
+    /// Copies one position out, for tests and debugging: `[heads, head_dim]` each.
+    ///
+    /// # Panics
+    /// If a length is wrong.
+    pub fn read(&self, position: usize, k: &mut [f32], v: &mut [f32]) {
+        let width = self.heads * self.head_dim;
+        assert!(
+            k.len() == width && v.len() == width,
+            "a key and a value have {width} elements"
+        );
+        let column = position % KEY_BLOCK;
+        for head in 0..self.heads {
+            let (keys, values) = self.block(position / KEY_BLOCK, head);
+            for d in 0..self.head_dim {
+                k[head * self.head_dim + d] = keys[d * KEY_BLOCK + column];
+                v[head * self.head_dim + d] = values[column * self.padded() + d];
+            }
+        }
+    }
+
+    /// Makes room for `capacity` consecutive positions, keeping what is stored.
+    ///
+    /// # Panics
+    /// If the storage has wrapped: a ring's blocks would change slots.
+    pub fn grow(&mut self, capacity: usize) {
+        let blocks = blocks_for(capacity);
+        if blocks > self.blocks {
+            assert!(!self.wrapped, "a ring of keys cannot grow");
+            self.blocks = blocks;
+            self.data.grow(blocks * self.block_len());
+        }
+    }
+
+    /// Forgets the contents for use by another sequence; the memory stays.
+    pub fn reset(&mut self) {
+        self.wrapped = false;
+    }
+
+    /// Elements from one value to the next: whole pairs of vectors.
+    pub(super) fn padded(&self) -> usize {
+        self.head_dim.next_multiple_of(KEY_BLOCK)
+    }
+
+    /// Keys and values of a block of positions, for one head.
+    pub(super) fn block(&self, block: usize, head: usize) -> (&[f32], &[f32]) {
+        let start = block % self.blocks * self.block_len() + head * self.head_len();
+        self.data[start..start + self.head_len()].split_at(self.head_dim * KEY_BLOCK)
+    }
+
+    fn head_len(&self) -> usize {
+        KEY_BLOCK * (self.head_dim + self.padded())
+    }
+
+    fn block_len(&self) -> usize {
+        self.heads * self.head_len()
+    }
+}
+
+impl std::fmt::Debug for KvBlocks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "KvBlocks {{ {} heads of {}, {} positions }}",
+            self.heads,
+            self.head_dim,
+            self.capacity()
+        )
+    }
+}
+
+/// Blocks that `capacity` consecutive positions can touch.
+fn blocks_for(capacity: usize) -> usize {
+    if capacity == 0 {
+        1
+    } else {
+        (capacity + KEY_BLOCK - 2) / KEY_BLOCK + 1
+    }
+}
+
+/// Keys and values side by side: row r's are at `k[r·stride..]` and `v[r·stride..]`, `[heads, head_dim]` each. In a
+/// `[tokens, q | k | v]` buffer both are that buffer from their column on.
+#[derive(Clone, Copy, Debug)]
+pub struct KvRows<'a> {
+    /// Keys, already rotated.
+    pub k: &'a [f32],
+    /// Values.
+    pub v: &'a [f32],
+    /// Elements from one row to the next, in both.
+    pub stride: usize,
+}
+
+/// Rows of a [`KvRows`] and where they go: row `rows.start + i` to position `position + i`.
+#[derive(Debug)]
+pub struct KvWrite<'a> {
+    /// The sequence's storage.
+    pub kv: &'a mut KvBlocks,
+    /// Absolute position of the first row.
+    pub position: usize,
+    /// Rows of the source.
+    pub rows: Range<usize>,
+}
+
+/// Stores the keys and values of a packed batch, in parallel over sequences and heads.
+///
+/// # Panics
+/// If a row is not in the source, or a write does not fit into its storage.
+pub fn store(team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_>]) {
+    let mut tasks = 0;
+    let mut elements = 0;
+    for write in writes.iter_mut() {
+        let width = write.kv.heads * write.kv.head_dim;
+        let needed = write
+            .rows
+            .end
+            .checked_sub(1)
+            .map_or(0, |last| last * source.stride + width);
+        assert!(
+            needed <= source.k.len() && needed <= source.v.len(),
+            "rows {:?} pass the source's end",
+            write.rows
+        );
+        assert!(
+            write.rows.len() <= write.kv.capacity(),
+            "more rows than the storage holds"
+        );
+        write.kv.wrapped |= write.position + write.rows.len() > write.kv.capacity();
+        tasks += write.kv.heads;
+        elements += write.rows.len() * width;
+    }
+    // (storage, its heads' first task)
+    let mut first = 0;
+    let targets: Vec<_> = writes
+        .iter_mut()
+        .map(|KvWrite { kv, position, rows }| {
+            let target = Target {
+                first_task: first,
+                head_dim: kv.head_dim,
+                padded: kv.padded(),
+                blocks: kv.blocks,
+                block_len: kv.block_len(),
+                head_len: kv.head_len(),
+                position: *position,
+                rows: rows.clone(),
+                data: Shared::new(&mut kv.data),
+            };
+            first += kv.heads;
+            target
+        })
+        .collect();
+    team.run(tasks, 16 * elements, |task| {
+        let target = &targets[targets.partition_point(|target| target.first_task <= task) - 1];
+        target.write_head(source, task - target.first_task);
+    });
+}
+
+/// One sequence's storage, shared by the tasks of its heads.
+struct Target<'a> {
+    first_task: usize,
+    head_dim: usize,
+    padded: usize,
+    blocks: usize,
+    block_len: usize,
+    head_len: usize,
+    position: usize,
+    rows: Range<usize>,
+    data: Shared<'a, f32>,
+}
+
+impl Target<'_> {
+    fn write_head(&self, source: KvRows<'_>, head: usize) {
+        let dim = self.head_dim;
+        for (i, row) in self.rows.clone().enumerate() {
+            let position = self.position + i;
+            let (block, column) = (position / KEY_BLOCK % self.blocks, position % KEY_BLOCK);
+            let start = block * self.block_len + head * self.head_len;
+            // SAFETY: heads have disjoint parts of every block, and each head is one task.
+            let tile = unsafe { self.data.slice(start..start + self.head_len) };
+            let (keys, values) = tile.split_at_mut(dim * KEY_BLOCK);
+            let from = row * source.stride + head * dim;
+            for (key, &k) in keys
+                .chunks_exact_mut(KEY_BLOCK)
+                .zip(&source.k[from..from + dim])
+            {
+                key[column] = k;
+            }
+            values[column * self.padded..][..dim].copy_from_slice(&source.v[from..from + dim]);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Vector functions with a stated error, written once for all instruction sets.
+//!
+//! Coefficients are our own minimax fits (relative error, Lawson iteration on 400 Chebyshev nodes), rounded to f32.
+
+use std::f32::consts::LOG2_E;
+
+use crate::simd::Simd;
+
+/// Most relative error of [`exp`] for normal results, in units of 2⁻²⁴ (half an ulp of 1.0): polynomial 0.05, the
+/// rest rounding.
+pub const EXP_ERROR: f64 = 2.5 / 16_777_216.0;
+
+/// Adding it rounds an f32 below 2²² to the nearest integer, which is then in the low bits.
+const ROUNDER: f32 = 12_582_912.0;
+
+/// ln 2 in two parts: the first has enough trailing zeros for its products with |n| ≤ 151 to be exact.
+const LN_2_HIGH: f32 = 0.693_359_4;
+const LN_2_LOW: f32 = -2.121_944_4e-4;
+
+/// eˣ. 0 below −103.98 (so −∞ gives exactly 0), ∞ above 88.73, NaN for NaN.
+#[inline(always)]
+pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
+    // Beyond these the result is 0 or ∞ anyway. The bound comes first, so that NaN passes.
+    let x = s.min(s.splat(89.0), s.max(s.splat(-104.0), x));
+    let rounder = s.splat(ROUNDER);
+    let n = s.sub(s.mul_add(x, s.splat(LOG2_E), rounder), rounder);
+    let r = s.mul_add(n, s.splat(-LN_2_HIGH), x);
+    let r = s.mul_add(n, s.splat(-LN_2_LOW), r);
+    // eʳ = 1 + r + r²·q(r) for |r| ≤ ln 2 / 2
+    let q = polynomial(
+        s,
+        r,
+        [
+            1.381_453_9e-3,
+            8.368_745e-3,
+            4.166_839e-2,
+            1.666_652_1e-1,
+            4.999_999_4e-1,
+        ],
+    );
+    let tail = s.mul_add(s.mul(r, r), q, r);
+    s.scale(s.add(s.splat(1.0), tail), n)
+}
+
+/// Horner's rule, highest coefficient first.
+#[inline(always)]
+pub(crate) fn polynomial<S: Simd, const N: usize>(s: S, x: S::V, coefficients: [f32; N]) -> S::V {
+    let mut sum = s.splat(coefficients[0]);
+    for &c in &coefficients[1..] {
+        sum = s.mul_add(sum, x, s.splat(c));
+    }
+    sum
+}
+
+#[inline(always)]
+pub(crate) fn negate<S: Simd>(s: S, x: S::V) -> S::V {
+    s.sub(s.zero(), x)
+}

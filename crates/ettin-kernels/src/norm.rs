@@ -1,0 +1,132 @@
+//! Layer normalisation over rows.
+
+use crate::{
+    isa::Isa,
+    simd::{Kernel, LANES, Simd},
+    team::Team,
+};
+
+/// Independent partial sums per row. Fixed, as they define the order of summation.
+const CHAINS: usize = 4;
+
+/// The parameters of a layer norm over rows of `weight.len()` elements.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm<'a> {
+    /// Scale per column.
+    pub weight: &'a [f32],
+    /// Shift per column, same length.
+    pub bias: Option<&'a [f32]>,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+/// `(x − mean) / √(variance + eps) · weight + bias` for each row of `x`, into `out` of the same shape.
+///
+/// Mean and (population) variance are found in two passes, so large offsets cancel before squaring.
+///
+/// # Panics
+/// If the lengths do not fit together.
+pub fn layer_norm(isa: Isa, team: &Team, x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
+    let hidden = norm.weight.len();
+    assert!(
+        norm.bias.is_none_or(|bias| bias.len() == hidden),
+        "norm bias is not [{hidden}]"
+    );
+    assert_eq!(x.len(), out.len(), "x and out differ in length");
+    assert!(
+        out.is_empty() || (hidden > 0 && out.len().is_multiple_of(hidden)),
+        "x is not [rows, {hidden}]"
+    );
+    team.run_rows(out, hidden, 8 * x.len(), |first, out| {
+        isa.run(Rows {
+            x: &x[first * hidden..first * hidden + out.len()],
+            norm,
+            out,
+        })
+    });
+}
+
+struct Rows<'a> {
+    x: &'a [f32],
+    norm: Norm<'a>,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Rows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Norm { weight, bias, eps } = self.norm;
+        let hidden = weight.len();
+        for (x, out) in self
+            .x
+            .chunks_exact(hidden)
+            .zip(self.out.chunks_exact_mut(hidden))
+        {
+            let mean = sum(s, x, s.zero(), false) / hidden as f32;
+            let variance = sum(s, x, s.splat(mean), true) / hidden as f32;
+            let mean = s.splat(mean);
+            let scale = s.splat(1.0 / (variance + eps).sqrt());
+            let finish = |x: S::V, weight: S::V, bias: Option<S::V>| {
+                let unit = s.mul(s.sub(x, mean), scale);
+                bias.map_or_else(|| s.mul(unit, weight), |bias| s.mul_add(unit, weight, bias))
+            };
+            let (vectors, tail) = out.as_chunks_mut::<LANES>();
+            for (i, out) in vectors.iter_mut().enumerate() {
+                let bias = bias.map(|bias| s.load(vector(bias, i)));
+                s.store(
+                    finish(s.load(vector(x, i)), s.load(vector(weight, i)), bias),
+                    out,
+                );
+            }
+            let rest = hidden - tail.len()..;
+            let bias = bias.map(|bias| s.load_part(&bias[rest.clone()]));
+            s.store_part(
+                finish(
+                    s.load_part(&x[rest.clone()]),
+                    s.load_part(&weight[rest]),
+                    bias,
+                ),
+                tail,
+            );
+        }
+    }
+}
+
+#[inline(always)]
+fn vector(x: &[f32], i: usize) -> &[f32; LANES] {
+    &x.as_chunks().0[i]
+}
+
+/// Σ(x − shift), or Σ(x − shift)². Vector i goes to chain i mod `CHAINS`, the tail to the last chain.
+#[inline(always)]
+fn sum<S: Simd>(s: S, x: &[f32], shift: S::V, squared: bool) -> f32 {
+    let term = |v: S::V, sum: S::V| {
+        let d = s.sub(v, shift);
+        if squared {
+            s.mul_add(d, d, sum)
+        } else {
+            s.add(sum, d)
+        }
+    };
+    let mut sums = [s.zero(); CHAINS];
+    let (vectors, tail) = x.as_chunks::<LANES>();
+    let (groups, rest) = vectors.as_chunks::<CHAINS>();
+    for group in groups {
+        for c in 0..CHAINS {
+            sums[c] = term(s.load(&group[c]), sums[c]);
+        }
+    }
+    for (c, v) in rest.iter().enumerate() {
+        sums[c] = term(s.load(v), sums[c]);
+    }
+    if !tail.is_empty() {
+        // Lanes past the end hold the shift, so that they add nothing.
+        let mut lanes = [0.0; LANES];
+        s.store(shift, &mut lanes);
+        lanes[..tail.len()].copy_from_slice(tail);
+        sums[CHAINS - 1] = term(s.load(&lanes), sums[CHAINS - 1]);
+    }
+    s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
+}

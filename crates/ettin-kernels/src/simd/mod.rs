@@ -1,0 +1,99 @@
+//! Sixteen f32 lanes on every instruction set, behind a capability token.
+//!
+//! A token ([`Portable`], `Avx2`, `Avx512`, `Neon`) can only be built where the CPU has what it stands for, so its
+//! methods are safe to call: the safety argument of every intrinsic in this module is "the token exists".
+//! A [`Kernel`] is written once, generic over the token, and compiled once per instruction set inside a
+//! `#[target_feature]` wrapper ([`Lanes::run`]). Kernels and the functions they call are `#[inline(always)]`: code
+//! that is not inlined into the wrapper would be compiled for the baseline CPU.
+//!
+//! All instruction sets have the same sixteen lanes (one AVX-512 register, two AVX2, four NEON), so lane-wise
+//! reductions have one order everywhere and the fused instruction sets agree bit for bit.
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::Neon;
+pub(crate) use portable::Portable;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2, Avx512};
+
+use crate::{attention::Products, gemm::Tiles};
+
+/// Lanes of a vector, on every instruction set.
+pub(crate) const LANES: usize = 16;
+
+/// A computation written once for all instruction sets.
+pub(crate) trait Kernel {
+    type Output;
+
+    /// Implementations are `#[inline(always)]`.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Everything a kernel may ask of an instruction set: lanes, and the register-tile shapes that suit it.
+pub(crate) trait Simd: Lanes + Tiles + Products {}
+impl<S: Lanes + Tiles + Products> Simd for S {}
+
+/// Operations on sixteen f32 lanes.
+pub(crate) trait Lanes: Copy + Send + Sync {
+    /// Sixteen lanes.
+    type V: Copy;
+
+    /// Runs `kernel` compiled for this instruction set.
+    fn run<K: Kernel>(self, kernel: K) -> K::Output;
+
+    fn splat(self, x: f32) -> Self::V;
+    fn load(self, x: &[f32; LANES]) -> Self::V;
+    fn store(self, v: Self::V, out: &mut [f32; LANES]);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a·b + c`, one rounding where the instruction set fuses, two in [`Portable`].
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `if a > b { a } else { b }`: a NaN in either gives `b`.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `if a < b { a } else { b }`: a NaN in either gives `b`.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `if a < b { then } else { otherwise }`.
+    fn where_less(self, a: Self::V, b: Self::V, then: Self::V, otherwise: Self::V) -> Self::V;
+    /// `v · 2^n` for integral `n` in −252..=254, rounded once (results may be subnormal or infinite).
+    fn scale(self, v: Self::V, n: Self::V) -> Self::V;
+    /// Sum of the lanes: lane i with i+8, then i+4, i+2, i+1.
+    fn sum(self, v: Self::V) -> f32;
+    /// Largest lane, in the order of [`Lanes::sum`].
+    fn largest(self, v: Self::V) -> f32;
+    /// Hints that the cache line at `p` is read soon; any address is allowed.
+    fn prefetch(self, p: *const f32);
+
+    /// Up to sixteen lanes; the rest are zero.
+    ///
+    /// # Panics
+    /// If `x` is longer than a vector.
+    #[inline(always)]
+    fn load_part(self, x: &[f32]) -> Self::V {
+        let mut lanes = [0.0; LANES];
+        lanes[..x.len()].copy_from_slice(x);
+        self.load(&lanes)
+    }
+
+    /// Stores the first `out.len()` lanes.
+    ///
+    /// # Panics
+    /// If `out` is longer than a vector.
+    #[inline(always)]
+    fn store_part(self, v: Self::V, out: &mut [f32]) {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        out.copy_from_slice(&lanes[..out.len()]);
+    }
+
+    #[inline(always)]
+    fn zero(self) -> Self::V {
+        self.splat(0.0)
+    }
+}

@@ -1,0 +1,251 @@
+//! AVX2+FMA and AVX-512F lanes.
+//!
+//! SAFETY, for every block in this file: the intrinsics need the instruction set of `self` and nothing else, and
+//! `self` was built by `new`, which has asked the CPU. Memory is touched through references of sixteen lanes (or
+//! under a mask that ends at the slice), without alignment requirements.
+#![allow(clippy::undocumented_unsafe_blocks)] // the one argument above serves for all
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, LANES, Lanes};
+
+/// Proof that the CPU has AVX2 and FMA.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    pub(crate) fn new() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+    }
+}
+
+/// Proof that the CPU has AVX-512F (and AVX2 and FMA, which every such CPU has).
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    pub(crate) fn new() -> Option<Self> {
+        (is_x86_feature_detected!("avx512f") && Avx2::new().is_some()).then_some(Self(()))
+    }
+}
+
+/// Lanes 0..8, then 8..16.
+type Pair = [__m256; 2];
+
+impl Lanes for Avx2 {
+    type V = Pair;
+
+    #[inline(always)]
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma")]
+        fn compiled<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        unsafe { compiled(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Pair {
+        unsafe { [_mm256_set1_ps(x); 2] }
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Pair {
+        unsafe {
+            [
+                _mm256_loadu_ps(x.as_ptr()),
+                _mm256_loadu_ps(x.as_ptr().add(8)),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn store(self, [low, high]: Pair, out: &mut [f32; LANES]) {
+        unsafe {
+            _mm256_storeu_ps(out.as_mut_ptr(), low);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), high);
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: Pair, b: Pair) -> Pair {
+        unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn sub(self, a: Pair, b: Pair) -> Pair {
+        unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn mul(self, a: Pair, b: Pair) -> Pair {
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn div(self, a: Pair, b: Pair) -> Pair {
+        unsafe { [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Pair, b: Pair, c: Pair) -> Pair {
+        unsafe {
+            [
+                _mm256_fmadd_ps(a[0], b[0], c[0]),
+                _mm256_fmadd_ps(a[1], b[1], c[1]),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn max(self, a: Pair, b: Pair) -> Pair {
+        unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn min(self, a: Pair, b: Pair) -> Pair {
+        unsafe { [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn where_less(self, a: Pair, b: Pair, then: Pair, otherwise: Pair) -> Pair {
+        let half = |i: usize| unsafe {
+            _mm256_blendv_ps(
+                otherwise[i],
+                then[i],
+                _mm256_cmp_ps::<_CMP_LT_OQ>(a[i], b[i]),
+            )
+        };
+        [half(0), half(1)]
+    }
+    #[inline(always)]
+    fn scale(self, v: Pair, n: Pair) -> Pair {
+        // Two factors, each a normal number; the first product is exact, the second rounds.
+        let half = |i: usize| unsafe {
+            let power = |n| {
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(
+                    n,
+                    _mm256_set1_epi32(127),
+                )))
+            };
+            let n = _mm256_cvtps_epi32(n[i]);
+            let first = _mm256_srai_epi32::<1>(n);
+            _mm256_mul_ps(
+                _mm256_mul_ps(v[i], power(first)),
+                power(_mm256_sub_epi32(n, first)),
+            )
+        };
+        [half(0), half(1)]
+    }
+    #[inline(always)]
+    fn sum(self, [low, high]: Pair) -> f32 {
+        unsafe {
+            let v = _mm256_add_ps(low, high);
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+    #[inline(always)]
+    fn largest(self, [low, high]: Pair) -> f32 {
+        unsafe {
+            let v = _mm256_max_ps(low, high);
+            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+}
+
+impl Avx512 {
+    #[inline(always)]
+    fn halves(self, v: __m512) -> Pair {
+        unsafe {
+            let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)));
+            [_mm512_castps512_ps256(v), high]
+        }
+    }
+
+    /// The mask of the first `len` lanes.
+    #[inline(always)]
+    fn first(len: usize) -> __mmask16 {
+        assert!(len <= LANES);
+        ((1u32 << len) - 1) as __mmask16
+    }
+}
+
+impl Lanes for Avx512 {
+    type V = __m512;
+
+    #[inline(always)]
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx2,fma")]
+        fn compiled<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        unsafe { compiled(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> __m512 {
+        unsafe { _mm512_loadu_ps(x.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store(self, v: __m512, out: &mut [f32; LANES]) {
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn load_part(self, x: &[f32]) -> __m512 {
+        unsafe { _mm512_maskz_loadu_ps(Self::first(x.len()), x.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store_part(self, v: __m512, out: &mut [f32]) {
+        unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), Self::first(out.len()), v) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    fn where_less(self, a: __m512, b: __m512, then: __m512, otherwise: __m512) -> __m512 {
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), otherwise, then) }
+    }
+    #[inline(always)]
+    fn scale(self, v: __m512, n: __m512) -> __m512 {
+        unsafe { _mm512_scalef_ps(v, n) }
+    }
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        Avx2(()).sum(self.halves(v))
+    }
+    #[inline(always)]
+    fn largest(self, v: __m512) -> f32 {
+        Avx2(()).largest(self.halves(v))
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+}

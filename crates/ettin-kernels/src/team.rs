@@ -1,0 +1,300 @@
+//! The one module that owns threads.
+//!
+//! A [`Team`] is a view on a rayon pool. Work is cut into tasks whose cut never changes results (the invariance
+//! rule); tasks are drawn from a counter, so uneven ones balance. The calling thread always works too. Called from
+//! inside any rayon pool, a team uses that pool's threads instead of its own: two pools are never busy for one call,
+//! and nothing waits on a pool that waits back.
+
+use std::{
+    fmt,
+    marker::PhantomData,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use rayon::{Scope, ThreadPool, ThreadPoolBuilder};
+
+/// Below this much work (flops or bytes) a call is cheaper than waking another thread (a few microseconds).
+const SOLO_WORK: usize = 1 << 19;
+
+/// Tasks per thread where a kernel chooses the cut: enough to even out a late or slow thread.
+pub(crate) const TASKS_PER_THREAD: usize = 4;
+
+/// Threads that share the work of one call.
+#[derive(Clone, Debug)]
+pub struct Team(Crew);
+
+#[derive(Clone, Debug)]
+enum Crew {
+    Single,
+    Global,
+    Pool(Arc<ThreadPool>),
+}
+
+impl Team {
+    /// On rayon's global pool (`RAYON_NUM_THREADS`, else one thread per CPU).
+    pub fn global() -> Team {
+        Team(Crew::Global)
+    }
+
+    /// On a pool of its own with `n` threads; 0 means one per CPU.
+    ///
+    /// # Errors
+    /// If the threads cannot be started.
+    pub fn with_threads(n: usize) -> Result<Team, TeamError> {
+        if n == 1 {
+            return Ok(Team::single());
+        }
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(n)
+            .build()
+            .map_err(|e| TeamError(e.to_string()))?;
+        Ok(Team::on(Arc::new(pool)))
+    }
+
+    /// On a pool that exists already.
+    pub fn on(pool: Arc<ThreadPool>) -> Team {
+        Team(Crew::Pool(pool))
+    }
+
+    /// The calling thread alone.
+    pub fn single() -> Team {
+        Team(Crew::Single)
+    }
+
+    /// How many threads a call made here may use.
+    pub fn threads(&self) -> usize {
+        let here = || rayon::current_num_threads();
+        match &self.0 {
+            Crew::Single => 1,
+            Crew::Global => here(),
+            Crew::Pool(pool) if inside_a_pool() => pool.current_num_threads().min(here()),
+            Crew::Pool(pool) => pool.current_num_threads(),
+        }
+    }
+
+    /// Runs `f` on a thread of the team, so that the calls it makes find the others awake. Enter once per forward.
+    /// Inside any rayon pool, and for a single thread, it just calls `f`.
+    pub fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        match &self.0 {
+            _ if inside_a_pool() => f(),
+            Crew::Single => f(),
+            Crew::Global => rayon::scope(|_| f()),
+            Crew::Pool(pool) => pool.install(f),
+        }
+    }
+
+    /// Runs `f(0)`, …, `f(tasks - 1)`, each exactly once, in any order. `work` is roughly the flops or bytes of the
+    /// whole; where that is little, the caller does everything itself. A panic in `f` is passed on.
+    pub fn run(&self, tasks: usize, work: usize, f: impl Fn(usize) + Sync) {
+        let hands = if work < SOLO_WORK {
+            1
+        } else {
+            self.threads().min(tasks)
+        };
+        if hands <= 1 {
+            return (0..tasks).for_each(f);
+        }
+        let next = AtomicUsize::new(0);
+        let draw = || {
+            // Relaxed: the counter only hands out numbers; the scope's end orders the results.
+            while let Some(task) =
+                Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&task| task < tasks)
+            {
+                f(task);
+            }
+        };
+        match &self.0 {
+            Crew::Pool(pool) if !inside_a_pool() => {
+                pool.in_place_scope(|scope| work_together(scope, hands, &draw))
+            }
+            // The pool this thread belongs to, else the global one.
+            _ => rayon::in_place_scope(|scope| work_together(scope, hands, &draw)),
+        }
+    }
+
+    /// Cuts `out` into runs of whole rows of `row` elements and calls `f(first_row, rows)` on each. A trailing part
+    /// of a row is left alone.
+    pub fn run_rows<T: Send>(
+        &self,
+        out: &mut [T],
+        row: usize,
+        work: usize,
+        f: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let rows = out.len().checked_div(row).unwrap_or(0);
+        let tasks = rows.min(self.threads() * TASKS_PER_THREAD);
+        let out = Shared::new(out);
+        self.run(tasks, work, |task| {
+            let part = share(rows, tasks, task);
+            // SAFETY: `share` cuts 0..rows into disjoint ranges, one per task, and each task runs once.
+            f(part.start, unsafe {
+                out.slice(part.start * row..part.end * row)
+            });
+        });
+    }
+}
+
+/// `draw` on `hands` threads, one of them this one.
+fn work_together<'scope>(scope: &Scope<'scope>, hands: usize, draw: &'scope (impl Fn() + Sync)) {
+    (1..hands).for_each(|_| scope.spawn(move |_| draw()));
+    draw();
+}
+
+fn inside_a_pool() -> bool {
+    rayon::current_thread_index().is_some()
+}
+
+/// Part `index` of `0..total` cut into `parts` that differ by at most one.
+pub(crate) fn share(total: usize, parts: usize, index: usize) -> Range<usize> {
+    let cut = |i: usize| i * (total / parts) + i.min(total % parts);
+    cut(index)..cut(index + 1)
+}
+
+/// A mutable slice that several tasks write disjoint parts of.
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it only hands out parts of a `&mut [T]`, and `slice` demands that they be disjoint.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+// SAFETY: as a `&mut [T]`.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Self {
+            start: slice.as_mut_ptr(),
+            len: slice.len(),
+            slice: PhantomData,
+        }
+    }
+
+    /// # Safety
+    /// No two live parts may overlap.
+    ///
+    /// # Panics
+    /// If the range is not inside the slice.
+    #[allow(clippy::mut_from_ref)] // disjointness is the caller's promise
+    pub(crate) unsafe fn slice(&self, range: Range<usize>) -> &'a mut [T] {
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "{range:?} of {}",
+            self.len
+        );
+        // SAFETY: inside the slice by the check above, unaliased by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+
+    /// The start, for kernels that write strided parts; same promise as [`Shared::slice`].
+    pub(crate) fn as_ptr(&self) -> *mut T {
+        self.start
+    }
+}
+
+/// Why a team could not be formed.
+#[derive(Clone, Debug)]
+pub struct TeamError(String);
+
+impl fmt::Display for TeamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot start worker threads: {}", self.0)
+    }
+}
+
+impl std::error::Error for TeamError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MUCH: usize = usize::MAX;
+
+    #[test]
+    fn every_task_runs_exactly_once() {
+        for threads in 1..=3 {
+            let team = Team::with_threads(threads).unwrap();
+            assert_eq!(team.threads(), threads);
+            for tasks in [0, 1, 2, 3, 17, 1000] {
+                let runs: Vec<_> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                team.run(tasks, MUCH, |task| {
+                    runs[task].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(
+                    runs.iter().all(|n| n.load(Ordering::Relaxed) == 1),
+                    "{threads} threads, {tasks} tasks"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_cut_without_gap_or_overlap() {
+        let team = Team::with_threads(3).unwrap();
+        for rows in 0..40 {
+            let mut out = vec![0usize; rows * 5 + 2];
+            team.run_rows(&mut out, 5, MUCH, |first, part| {
+                for (i, row) in part.chunks_exact_mut(5).enumerate() {
+                    row.iter_mut().for_each(|x| *x += first + i + 1);
+                }
+            });
+            assert!(
+                out[..rows * 5]
+                    .iter()
+                    .enumerate()
+                    .all(|(i, &x)| x == i / 5 + 1)
+            );
+            assert_eq!(out[rows * 5..], [0, 0]);
+        }
+        team.run_rows(&mut [0u8; 3], 0, MUCH, |_, _| {
+            panic!("a row of nothing has no tasks")
+        });
+    }
+
+    #[test]
+    fn a_team_inside_another_pool_uses_that_pool_and_returns() {
+        let outer = ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let team = Team::with_threads(4).unwrap();
+        let sum = AtomicUsize::new(0);
+        outer.scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|_| {
+                    assert_eq!(team.threads(), 2);
+                    team.enter(|| {
+                        team.run(10, MUCH, |task| {
+                            assert!(rayon::current_num_threads() == 2, "left the pool");
+                            sum.fetch_add(task, Ordering::Relaxed);
+                        })
+                    });
+                });
+            }
+        });
+        assert_eq!(sum.into_inner(), 8 * 45);
+    }
+
+    #[test]
+    fn teams_nest() {
+        let team = Team::with_threads(2).unwrap();
+        let sum = AtomicUsize::new(0);
+        team.enter(|| {
+            team.run(4, MUCH, |_| {
+                team.run(4, MUCH, |task| {
+                    sum.fetch_add(task, Ordering::Relaxed);
+                });
+            });
+        });
+        assert_eq!(sum.into_inner(), 4 * 6);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller() {
+        let team = Team::with_threads(2).unwrap();
+        let run = || team.run(8, MUCH, |task| assert_ne!(task, 5));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
+    }
+}

@@ -1,0 +1,166 @@
+//! Keys and values of the tokens already computed: one cache per sequence.
+//!
+//! A global layer keeps everything. A local layer keeps a ring of `left + 1` positions plus the most rows one step may
+//! add, so that rows rejected after a step can be taken back without recomputing. What a step computes does not depend on
+//! how the tokens before it were cut into steps.
+
+use std::sync::Arc;
+
+use crate::{Config, Error, Result, ops::Backend, ops::KvStore};
+
+/// The cache of one sequence, for every layer of a model.
+#[derive(Debug, Clone)]
+pub struct KvCache {
+    shape: Arc<Shape>,
+    layers: Vec<KvStore>,
+    len: usize,
+    /// One past the highest position ever written since the cache was empty: older ring slots are gone.
+    written: usize,
+}
+
+#[derive(Debug)]
+struct Shape {
+    max_len: usize,
+    max_step: usize,
+    /// Widest `left` of the local layers; `None` without local layers.
+    local: Option<usize>,
+}
+
+impl KvCache {
+    /// An empty cache for models of `config`, of which a step adds at most `max_step` rows.
+    pub(crate) fn new(config: &Config, backend: &Backend, max_step: usize) -> Result<Self> {
+        if max_step == 0 {
+            return Err(Error::input("a step of a cache must allow at least one row"));
+        }
+        if let Some(layer) = config.layers.iter().position(|layer| layer.span.right != Some(0)) {
+            return Err(Error::input(format!(
+                "a key-value cache needs causal attention, but layer {layer} also looks ahead: \
+                 the model is an encoder"
+            )));
+        }
+        let layers = config.layers.iter().map(|layer| {
+            let capacity = layer.span.left.map(|left| left + 1 + max_step);
+            backend.kv_store(config.num_heads, config.head_dim(), capacity)
+        });
+        Ok(Self {
+            layers: layers.collect(),
+            shape: Arc::new(Shape {
+                max_len: config.max_position_embeddings,
+                max_step,
+                local: config.layers.iter().filter_map(|layer| layer.span.left).max(),
+            }),
+            len: 0,
+            written: 0,
+        })
+    }
+
+    /// Tokens held.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no token is held.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The most rows that one step may add.
+    pub fn max_step(&self) -> usize {
+        self.shape.max_step
+    }
+
+    /// The most tokens that the model has positions for.
+    pub fn max_len(&self) -> usize {
+        self.shape.max_len
+    }
+
+    /// Takes back every token from position `len` on, as when drafted tokens are rejected.
+    ///
+    /// Any length down to the one before the last step is reachable, and 0 always is; further back the local layers
+    /// have forgotten keys, and the call is refused.
+    pub fn truncate(&mut self, len: usize) -> Result<()> {
+        if len == 0 {
+            self.clear();
+            return Ok(());
+        }
+        if len > self.len {
+            return Err(Error::input(format!(
+                "cannot truncate a cache of {} tokens to {len}",
+                self.len
+            )));
+        }
+        if self.shape.local.is_some() && self.written - len > self.shape.max_step {
+            return Err(Error::input(format!(
+                "cannot truncate to {len} tokens: {} were written, and local layers keep no more than {} to take back",
+                self.written, self.shape.max_step
+            )));
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    /// A copy that goes on independently: several continuations of one prompt.
+    pub fn fork(&self) -> Self {
+        self.clone()
+    }
+
+    /// Forgets everything and keeps the memory.
+    pub fn clear(&mut self) {
+        self.len = 0;
+        self.written = 0;
+        self.layers.iter_mut().for_each(KvStore::clear);
+    }
+
+    /// Bytes held by keys and values.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(KvStore::bytes).sum()
+    }
+
+    /// Makes room for `rows` more tokens; refuses more than a step or the model's positions allow.
+    pub(crate) fn reserve(&mut self, rows: usize) -> Result<()> {
+        if rows > self.shape.max_step {
+            return Err(Error::input(format!(
+                "a step of {rows} rows on a cache made for at most {}",
+                self.shape.max_step
+            )));
+        }
+        let end = self.len + rows;
+        if end > self.shape.max_len {
+            return Err(Error::TooLong { tokens: end, limit: self.shape.max_len });
+        }
+        self.layers.iter_mut().for_each(|layer| layer.reserve(end, self.shape.max_len));
+        self.written = self.written.max(end);
+        Ok(())
+    }
+
+    /// Counts rows in, once every layer holds them.
+    pub(crate) fn advance(&mut self, rows: usize) {
+        self.len += rows;
+    }
+}
+
+/// One layer of the caches of a batch's sequences.
+pub struct LayerCache<'a, 'b> {
+    caches: &'a mut [&'b mut KvCache],
+    layer: usize,
+}
+
+impl<'a, 'b> LayerCache<'a, 'b> {
+    pub(crate) fn new(caches: &'a mut [&'b mut KvCache], layer: usize) -> Self {
+        Self { caches, layer }
+    }
+
+    pub(crate) fn store(&self, sequence: usize) -> &KvStore {
+        &self.caches[sequence].layers[self.layer]
+    }
+
+    pub(crate) fn store_mut(&mut self, sequence: usize) -> &mut KvStore {
+        &mut self.caches[sequence].layers[self.layer]
+    }
+
+    /// The layer's store of every sequence, in order.
+    pub(crate) fn stores_mut(&mut self) -> impl Iterator<Item = &mut KvStore> {
+        let layer = self.layer;
+        self.caches.iter_mut().map(move |cache| &mut cache.layers[layer])
+    }
+}

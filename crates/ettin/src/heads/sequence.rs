@@ -1,0 +1,79 @@
+//! Sequence classification: one row of label scores per sequence.
+
+use candle_core::Tensor;
+
+use super::{Classifier, open};
+use crate::{
+    Config, PackedBatch, Pooling, Result, Trunk,
+    config::{ClassifierPooling, Objective},
+    files::ModelFiles,
+    ops::Backend,
+    params::Parameters,
+};
+
+/// A trunk that pools each sequence and scores its labels.
+///
+/// Encoders pool (first token or mean, `classifier_pooling`) before the head; decoders score the last token that is not
+/// padding, as transformers does.
+#[derive(Debug)]
+pub struct SequenceClassifier {
+    trunk: Trunk,
+    classifier: Classifier,
+}
+
+impl SequenceClassifier {
+    /// Loads the model that `files` hold.
+    pub fn load(files: &ModelFiles, backend: &Backend) -> Result<Self> {
+        open(files, backend, Classifier::parameters, Self::build)
+    }
+
+    /// Builds the model from parameters with [`Head::Classifier`](crate::weights::Head::Classifier).
+    pub fn build(
+        mut parameters: Parameters<'_>,
+        config: &Config,
+        backend: &Backend,
+    ) -> Result<Self> {
+        Ok(Self {
+            classifier: Classifier::build(&mut parameters, backend)?,
+            trunk: Trunk::build(parameters, config, backend)?,
+        })
+    }
+
+    /// The configuration it was built from; `labels` names the columns of the scores.
+    pub fn config(&self) -> &Config {
+        self.trunk.config()
+    }
+
+    /// The layers without the head.
+    pub fn trunk(&self) -> &Trunk {
+        &self.trunk
+    }
+
+    /// Raw scores, `[sequences, labels]`.
+    pub fn logits(&self, batch: &PackedBatch) -> Result<Tensor> {
+        let hidden = self.trunk.forward(batch)?;
+        let pooled = match (self.config().objective, self.config().classifier_pooling) {
+            (Objective::Decoder, _) => hidden.select(&self.last_rows(batch))?,
+            (Objective::Encoder, ClassifierPooling::Cls) => {
+                hidden.select(&batch.offsets()[..batch.sequences()])?
+            }
+            (Objective::Encoder, ClassifierPooling::Mean) => {
+                let pooled = Pooling::Mean.pool(&hidden.to_tensor()?, batch, None)?;
+                self.trunk.backend().hidden(&pooled)?
+            }
+        };
+        self.classifier.logits(&pooled)
+    }
+
+    /// The last row of each sequence that is not padding; the first where all are.
+    fn last_rows(&self, batch: &PackedBatch) -> Vec<usize> {
+        let pad = self.config().pad_token_id;
+        (0..batch.sequences())
+            .map(|index| {
+                let rows = batch.rows(index);
+                let first = rows.start;
+                rows.rev().find(|&row| Some(batch.ids()[row]) != pad).unwrap_or(first)
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,256 @@
+//! Where and how a model computes: decided once, when it is loaded.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    str::FromStr,
+    sync::{Arc, Mutex},
+};
+
+use candle_core::{DType, Device};
+use ettin_kernels::{Isa, KvBlocks, RopeTable, Team};
+
+use super::{
+    Attention, AttentionParams, Bias, Block, Head, HeadParams, Hidden, KvRepr, KvStore, Linear,
+    LinearParams, Matrix, Mlp, MlpParams, Norm, NormParams, Room, Table, Vector,
+    fused::{self, Cpu},
+    hidden::Repr,
+    reference,
+};
+use crate::{Error, Result};
+
+/// The number format that a model computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Dtype {
+    /// The fastest format of f32-level accuracy on this machine; today always [`Dtype::F32`].
+    #[default]
+    Auto,
+    /// IEEE single precision.
+    F32,
+    /// bfloat16 weights and products, f32 residual and norms.
+    Bf16,
+    /// Half precision weights and products, f32 residual and norms.
+    F16,
+}
+
+impl Dtype {
+    /// Every format with its name.
+    pub const ALL: [(Dtype, &'static str); 4] = [
+        (Dtype::Auto, "auto"),
+        (Dtype::F32, "f32"),
+        (Dtype::Bf16, "bf16"),
+        (Dtype::F16, "f16"),
+    ];
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Dtype::Auto => "auto",
+            Dtype::F32 => "f32",
+            Dtype::Bf16 => "bf16",
+            Dtype::F16 => "f16",
+        })
+    }
+}
+
+impl FromStr for Dtype {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(dtype, _)| *dtype).ok_or_else(|| {
+            Error::input(format!("unknown dtype {name:?}; known are auto, f32, bf16, f16"))
+        })
+    }
+}
+
+/// What computes a model's blocks: the fused kernels on the CPU, or candle's operations on a device.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    kind: Kind,
+    /// Rotary tables by (theta bits, head width, positions): layers of one base share one.
+    ropes: Arc<Mutex<HashMap<(u32, usize, usize), Arc<RopeTable>>>>,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Fused(Arc<Cpu>),
+    Reference { device: Device, dtype: DType },
+}
+
+impl Backend {
+    /// The best backend for `device`: fused kernels on the CPU, the reference path elsewhere.
+    ///
+    /// `ETTIN_REFERENCE=1` chooses the reference path on the CPU too; `ETTIN_ISA` forces an instruction set.
+    ///
+    /// # Errors
+    /// When the device cannot compute in `dtype`, or `ETTIN_ISA` names what this CPU has not.
+    pub fn new(device: &Device, dtype: Dtype) -> Result<Self> {
+        if !device.is_cpu() {
+            return Self::reference(device, dtype);
+        }
+        if !matches!(dtype, Dtype::Auto | Dtype::F32) {
+            return Err(Error::Unsupported(format!(
+                "dtype {dtype} on the CPU; the CPU kernels compute in f32"
+            )));
+        }
+        if std::env::var_os("ETTIN_REFERENCE").is_some_and(|value| value == "1") {
+            return Self::reference(device, dtype);
+        }
+        let isa = Isa::select().map_err(|error| Error::Input(error.to_string()))?;
+        Ok(Self::fused(isa, Team::global()))
+    }
+
+    /// Fused kernels on the CPU in f32: what [`Backend::new`] gives for it.
+    pub fn cpu() -> Result<Self> {
+        Self::new(&Device::Cpu, Dtype::F32)
+    }
+
+    /// Fused kernels of a given instruction set on given threads.
+    pub fn fused(isa: Isa, team: Team) -> Self {
+        Self::of(Kind::Fused(Arc::new(Cpu { isa, team })))
+    }
+
+    /// candle's operations on any device: differentiable, and the oracle of the fused kernels.
+    pub fn reference(device: &Device, dtype: Dtype) -> Result<Self> {
+        let dtype = match dtype {
+            Dtype::Auto | Dtype::F32 => DType::F32,
+            // candle's CPU products in these widen every operand on each call.
+            Dtype::Bf16 | Dtype::F16 if device.is_cpu() => {
+                return Err(Error::Unsupported(format!("dtype {dtype} on the CPU")));
+            }
+            Dtype::Bf16 => DType::BF16,
+            Dtype::F16 => DType::F16,
+        };
+        Ok(Self::of(Kind::Reference { device: device.clone(), dtype }))
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self { kind, ropes: Arc::default() }
+    }
+
+    /// The device that results live on.
+    pub fn device(&self) -> Device {
+        match &self.kind {
+            Kind::Fused(_) => Device::Cpu,
+            Kind::Reference { device, .. } => device.clone(),
+        }
+    }
+
+    /// One line for people and benchmark records: device, number format, kernels, threads.
+    pub fn describe(&self) -> String {
+        match &self.kind {
+            Kind::Fused(cpu) => {
+                format!("cpu, f32, {} kernels, {} threads", cpu.isa, cpu.team.threads())
+            }
+            Kind::Reference { device, dtype } => {
+                format!("{}, {}, candle operations", device_name(device), dtype.as_str())
+            }
+        }
+    }
+
+    /// A token table.
+    pub fn table(&self, matrix: Matrix<'_>) -> Result<Table> {
+        Ok(Table(match &self.kind {
+            Kind::Fused(cpu) => Block::Fused(fused::Table::new(matrix, cpu)?),
+            Kind::Reference { device, dtype } => {
+                Block::Reference(reference::Table::new(matrix, device, *dtype)?)
+            }
+        }))
+    }
+
+    /// A bias over the vocabulary.
+    pub fn bias(&self, vector: Vector) -> Result<Bias> {
+        Ok(Bias(match &self.kind {
+            Kind::Fused(_) => Block::Fused(vector.values()?),
+            Kind::Reference { device, .. } => Block::Reference(vector.tensor(device)?),
+        }))
+    }
+
+    /// A layer norm.
+    pub fn norm(&self, params: NormParams) -> Result<Norm> {
+        Ok(Norm(match &self.kind {
+            Kind::Fused(_) => Block::Fused(fused::Norm::new(params)?),
+            Kind::Reference { device, .. } => {
+                Block::Reference(reference::Norm::new(params, device)?)
+            }
+        }))
+    }
+
+    /// A dense layer.
+    pub fn linear(&self, params: LinearParams<'_>) -> Result<Linear> {
+        Ok(Linear(match &self.kind {
+            Kind::Fused(cpu) => Block::Fused(fused::Linear::new(params, cpu)?),
+            Kind::Reference { device, dtype } => {
+                Block::Reference(reference::Linear::new(params, device, *dtype)?)
+            }
+        }))
+    }
+
+    /// The attention half of a layer.
+    pub fn attention(&self, params: AttentionParams<'_>) -> Result<Attention> {
+        let rope = self.rope(params.rope_theta, params.head_dim, params.max_positions);
+        Ok(Attention(match &self.kind {
+            Kind::Fused(cpu) => Block::Fused(fused::Attention::new(params, &rope, cpu)?),
+            Kind::Reference { device, dtype } => {
+                Block::Reference(reference::Attention::new(params, &rope, device, *dtype)?)
+            }
+        }))
+    }
+
+    /// The feed-forward half of a layer.
+    pub fn mlp(&self, params: MlpParams<'_>) -> Result<Mlp> {
+        Ok(Mlp(match &self.kind {
+            Kind::Fused(cpu) => Block::Fused(fused::Mlp::new(params, cpu)?),
+            Kind::Reference { device, dtype } => {
+                Block::Reference(reference::Mlp::new(params, device, *dtype)?)
+            }
+        }))
+    }
+
+    /// A prediction head.
+    pub fn head(&self, params: HeadParams<'_>) -> Result<Head> {
+        Ok(Head(match &self.kind {
+            Kind::Fused(cpu) => Block::Fused(fused::Head::new(params, cpu)?),
+            Kind::Reference { device, dtype } => {
+                Block::Reference(reference::Head::new(params, device, *dtype)?)
+            }
+        }))
+    }
+
+    /// Vectors `[rows, size]` as the input of further blocks.
+    pub(crate) fn hidden(&self, vectors: &candle_core::Tensor) -> Result<Hidden> {
+        let (_, size) = vectors.dims2()?;
+        Ok(Hidden(match &self.kind {
+            Kind::Fused(cpu) => {
+                let values = vectors.flatten_all()?.to_vec1::<f32>()?;
+                Repr::Fused(fused::Rows::new(cpu.clone(), size, values))
+            }
+            Kind::Reference { device, .. } => Repr::Reference(vectors.to_device(device)?),
+        }))
+    }
+
+    /// Room for one sequence's keys and values in one layer: a ring of `capacity` positions, or all of them.
+    pub(crate) fn kv_store(&self, heads: usize, head_dim: usize, ring: Option<usize>) -> KvStore {
+        KvStore(match &self.kind {
+            Kind::Fused(_) => KvRepr::Fused (KvBlocks::new(heads, head_dim, ring.unwrap_or(0))),
+            Kind::Reference { .. } => KvRepr::Reference(reference::KvTensors::default()),
+        })
+    }
+
+    fn rope(&self, theta: f32, head_dim: usize, positions: usize) -> Arc<RopeTable> {
+        let mut ropes = self.ropes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        ropes
+            .entry((theta.to_bits(), head_dim, positions))
+            .or_insert_with(|| Arc::new(RopeTable::new(theta, head_dim, positions)))
+            .clone()
+    }
+}
+
+fn device_name(device: &Device) -> &'static str {
+    match device {
+        Device::Cpu => "cpu",
+        Device::Cuda(_) => "cuda",
+        Device::Metal(_) => "metal",
+    }
+}

@@ -1,0 +1,354 @@
+//! The blocks on the CPU: packed weights, deterministic kernels, one reused workspace; inference-only.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use ettin_kernels::{
+    Activation, Attention as Queries, Isa, KvBlocks, KvRows, KvWrite, PackedMatrix, RopeRows,
+    RopeTable, Sequence, Span, Store, Team, activate, attention, attention::store, geglu, gemm,
+    layer_norm, rope,
+};
+
+use super::{
+    AttentionParams, HeadParams, KvRepr, LinearParams, Matrix, MlpParams, NormParams, mixed,
+};
+use crate::{Error, PackedBatch, Result, cache::LayerCache};
+
+/// The instruction set and the threads that everything of one model runs on.
+#[derive(Debug, Clone)]
+pub(super) struct Cpu {
+    pub(super) isa: Isa,
+    pub(super) team: Team,
+}
+
+#[derive(Debug)]
+pub(super) struct Table {
+    cpu: Arc<Cpu>,
+    weight: PackedMatrix, // [vocabulary, hidden]
+}
+
+#[derive(Debug)]
+pub(super) struct Norm {
+    weight: Vec<f32>,
+    bias: Option<Vec<f32>>,
+    eps: f32,
+}
+
+#[derive(Debug)]
+pub(super) struct Linear {
+    weight: PackedMatrix, // [outputs, inputs]
+    bias: Option<Vec<f32>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Attention {
+    norm: Option<Norm>,
+    qkv: Linear,
+    out: Linear,
+    heads: usize,
+    head_dim: usize,
+    span: Span,
+    rope: Arc<RopeTable>,
+}
+
+#[derive(Debug)]
+pub(super) struct Mlp {
+    norm: Norm,
+    wi: Linear,
+    wo: Linear,
+    activation: Activation,
+}
+
+#[derive(Debug)]
+pub(super) struct Head {
+    dense: Linear,
+    activation: Activation,
+    norm: Norm,
+}
+
+impl Table {
+    pub(super) fn new(matrix: Matrix<'_>, cpu: &Arc<Cpu>) -> Result<Self> {
+        Ok(Self { cpu: cpu.clone(), weight: matrix.pack(cpu.isa, &cpu.team)? })
+    }
+}
+
+impl Norm {
+    pub(super) fn new(params: NormParams) -> Result<Self> {
+        Ok(Self {
+            weight: params.weight.values()?,
+            bias: params.bias.map(|bias| bias.values()).transpose()?,
+            eps: params.eps,
+        })
+    }
+
+    fn apply(&self, cpu: &Cpu, x: &[f32], out: &mut Vec<f32>) {
+        out.resize(x.len(), 0.0);
+        let norm = ettin_kernels::Norm {
+            weight: &self.weight,
+            bias: self.bias.as_deref(),
+            eps: self.eps,
+        };
+        layer_norm(cpu.isa, &cpu.team, x, norm, out);
+    }
+}
+
+impl Linear {
+    pub(super) fn new(params: LinearParams<'_>, cpu: &Cpu) -> Result<Self> {
+        Ok(Self {
+            weight: params.weight.pack(cpu.isa, &cpu.team)?,
+            bias: params.bias.map(|bias| bias.values()).transpose()?,
+        })
+    }
+
+    fn write(&self, cpu: &Cpu, x: &[f32], out: &mut Vec<f32>) {
+        out.resize(x.len() / self.weight.k() * self.weight.n(), 0.0);
+        gemm(&cpu.team, x, &self.weight, self.bias.as_deref(), Store::Write, out);
+    }
+
+    fn add(&self, cpu: &Cpu, x: &[f32], out: &mut [f32]) {
+        gemm(&cpu.team, x, &self.weight, self.bias.as_deref(), Store::Add, out);
+    }
+}
+
+impl Attention {
+    pub(super) fn new(
+        params: AttentionParams<'_>,
+        rope: &Arc<RopeTable>,
+        cpu: &Cpu,
+    ) -> Result<Self> {
+        Ok(Self {
+            norm: params.norm.map(Norm::new).transpose()?,
+            qkv: Linear::new(params.qkv, cpu)?,
+            out: Linear::new(params.out, cpu)?,
+            heads: params.heads,
+            head_dim: params.head_dim,
+            span: params.span,
+            rope: rope.clone(),
+        })
+    }
+}
+
+impl Mlp {
+    pub(super) fn new(params: MlpParams<'_>, cpu: &Cpu) -> Result<Self> {
+        Ok(Self {
+            norm: Norm::new(params.norm)?,
+            wi: Linear::new(params.wi, cpu)?,
+            wo: Linear::new(params.wo, cpu)?,
+            activation: params.activation,
+        })
+    }
+}
+
+impl Head {
+    pub(super) fn new(params: HeadParams<'_>, cpu: &Cpu) -> Result<Self> {
+        Ok(Self {
+            dense: Linear::new(params.dense, cpu)?,
+            activation: params.activation,
+            norm: Norm::new(params.norm)?,
+        })
+    }
+}
+
+/// Rows of the residual stream with the buffers that the blocks reuse from layer to layer.
+#[derive(Debug)]
+pub(super) struct Rows {
+    cpu: Arc<Cpu>,
+    size: usize,
+    hidden: Vec<f32>,    // [rows, size]
+    normed: Vec<f32>,    // [rows, size]
+    wide: Vec<f32>,      // [rows, 3 · size] or [rows, 2 · intermediate]
+    narrow: Vec<f32>,    // [rows, size] or [rows, intermediate]
+    keys: Vec<KvBlocks>, // one per sequence, when there is no cache
+}
+
+impl Rows {
+    pub(super) fn new(cpu: Arc<Cpu>, size: usize, hidden: Vec<f32>) -> Self {
+        Self {
+            cpu,
+            size,
+            hidden,
+            normed: Vec::new(),
+            wide: Vec::new(),
+            narrow: Vec::new(),
+            keys: Vec::new(),
+        }
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.hidden.len() / self.size
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    pub(super) fn values(&self) -> &[f32] {
+        &self.hidden
+    }
+
+    pub(super) fn select(&self, rows: &[usize]) -> Rows {
+        let mut hidden = Vec::with_capacity(rows.len() * self.size);
+        for &row in rows {
+            hidden.extend_from_slice(&self.hidden[row * self.size..][..self.size]);
+        }
+        Rows::new(self.cpu.clone(), self.size, hidden)
+    }
+}
+
+pub(super) fn embed(table: &Table, norm: &Norm, ids: &[u32]) -> Result<Rows> {
+    let size = table.weight.k();
+    let mut gathered = vec![0.0; ids.len() * size];
+    for (row, &id) in gathered.chunks_exact_mut(size).zip(ids) {
+        if id as usize >= table.weight.n() {
+            return Err(Error::input(format!(
+                "token id {id} is outside the vocabulary of {}",
+                table.weight.n()
+            )));
+        }
+        table.weight.row(id as usize, row);
+    }
+    let mut hidden = Vec::new();
+    norm.apply(&table.cpu, &gathered, &mut hidden);
+    Ok(Rows::new(table.cpu.clone(), size, hidden))
+}
+
+pub(super) fn attention_block(
+    rows: &mut Rows,
+    block: &Attention,
+    batch: &PackedBatch,
+    cache: Option<LayerCache<'_, '_>>,
+) -> Result<()> {
+    let cpu = rows.cpu.clone();
+    let x = match &block.norm {
+        Some(norm) => {
+            norm.apply(&cpu, &rows.hidden, &mut rows.normed);
+            &rows.normed
+        }
+        None => &rows.hidden,
+    };
+    block.qkv.write(&cpu, x, &mut rows.wide); // [tokens, q | k | v]
+    block.rotate(&cpu, batch, &mut rows.wide);
+    rows.narrow.resize(rows.hidden.len(), 0.0);
+    match cache {
+        None => {
+            // Every layer of a batch needs the same room: made for the first, overwritten by the others.
+            for index in rows.keys.len()..batch.sequences() {
+                let len = batch.rows(index).len();
+                rows.keys.push(KvBlocks::new(block.heads, block.head_dim, len));
+            }
+            block.append(&cpu, batch, rows.keys.iter_mut(), &rows.wide);
+            let keys = |index: usize| Ok(&rows.keys[index]);
+            block.attend(&cpu, batch, keys, &rows.wide, &mut rows.narrow)?;
+        }
+        Some(mut cache) => {
+            let stores = cache.stores_mut().map(|store| match &mut store.0 {
+                KvRepr::Fused(store, _) => Ok(store),
+                KvRepr::Reference(_) => Err(mixed()),
+            });
+            let stores = stores.collect::<Result<Vec<_>>>()?;
+            block.append(&cpu, batch, stores.into_iter(), &rows.wide);
+            let store = |index| match &cache.store(index).0 {
+                KvRepr::Fused(store, _) => Ok(store),
+                KvRepr::Reference(_) => Err(mixed()),
+            };
+            block.attend(&cpu, batch, store, &rows.wide, &mut rows.narrow)?;
+        }
+    }
+    block.out.add(&cpu, &rows.narrow, &mut rows.hidden);
+    Ok(())
+}
+
+impl Attention {
+    /// Turns q and k of every row to their positions, in place.
+    fn rotate(&self, cpu: &Cpu, batch: &PackedBatch, qkv: &mut [f32]) {
+        let target = RopeRows {
+            rows: qkv,
+            stride: 3 * self.heads * self.head_dim,
+            offset: 0,
+            heads: 2 * self.heads,
+        };
+        rope(cpu.isa, &cpu.team, &self.rope, batch.positions(), target);
+    }
+
+    /// Writes the keys and values of every row, out of `[tokens, q | k | v]`, at their positions.
+    fn append<'a>(
+        &self,
+        cpu: &Cpu,
+        batch: &PackedBatch,
+        stores: impl Iterator<Item = &'a mut KvBlocks>,
+        qkv: &[f32],
+    ) {
+        let size = self.heads * self.head_dim;
+        let source = KvRows { k: &qkv[size..], v: &qkv[2 * size..], stride: 3 * size };
+        let writes = stores.enumerate().map(|(index, kv)| KvWrite {
+            kv,
+            position: batch.start(index),
+            rows: batch.rows(index),
+        });
+        store(&cpu.team, source, &mut writes.collect::<Vec<_>>());
+    }
+
+    /// Attention of every row to the keys of its sequence, `[tokens, q | k | v]` to `[tokens, size]`.
+    fn attend<'a>(
+        &self,
+        cpu: &Cpu,
+        batch: &PackedBatch,
+        store: impl Fn(usize) -> Result<&'a KvBlocks>,
+        qkv: &[f32],
+        out: &mut [f32],
+    ) -> Result<()> {
+        let sequences = (0..batch.sequences()).map(|index| {
+            let (rows, start) = (batch.rows(index), batch.start(index));
+            Ok(Sequence { start, len: start + rows.len(), rows, kv: store(index)? })
+        });
+        let sequences = sequences.collect::<Result<Vec<_>>>()?;
+        let queries = Queries {
+            q: qkv,
+            q_stride: 3 * self.heads * self.head_dim,
+            heads: self.heads,
+            head_dim: self.head_dim,
+            span: self.span,
+            scale: 1.0 / (self.head_dim as f32).sqrt(),
+            sequences: &sequences,
+        };
+        attention(cpu.isa, &cpu.team, queries, out);
+        Ok(())
+    }
+}
+
+pub(super) fn mlp_block(rows: &mut Rows, block: &Mlp) -> Result<()> {
+    let cpu = rows.cpu.clone();
+    block.norm.apply(&cpu, &rows.hidden, &mut rows.normed);
+    block.wi.write(&cpu, &rows.normed, &mut rows.wide); // [rows, activated | gate]
+    let inner = block.wo.weight.k();
+    rows.narrow.resize(rows.wide.len() / 2, 0.0);
+    geglu(cpu.isa, &cpu.team, &rows.wide, inner, block.activation, &mut rows.narrow);
+    block.wo.add(&cpu, &rows.narrow, &mut rows.hidden);
+    Ok(())
+}
+
+pub(super) fn norm(rows: &Rows, norm: &Norm) -> Result<Rows> {
+    let mut out = Vec::new();
+    norm.apply(&rows.cpu, &rows.hidden, &mut out);
+    Ok(Rows::new(rows.cpu.clone(), rows.size, out))
+}
+
+pub(super) fn head(rows: &Rows, head: &Head) -> Result<Rows> {
+    let cpu = &rows.cpu;
+    let mut dense = linear(rows, &head.dense)?;
+    activate(cpu.isa, &cpu.team, head.activation, &mut dense.hidden);
+    norm(&dense, &head.norm)
+}
+
+pub(super) fn linear(rows: &Rows, linear: &Linear) -> Result<Rows> {
+    let mut out = Vec::new();
+    linear.write(&rows.cpu, &rows.hidden, &mut out);
+    Ok(Rows::new(rows.cpu.clone(), linear.weight.n(), out))
+}
+
+pub(super) fn logits(rows: &Rows, table: &Table, bias: Option<&[f32]>) -> Result<Tensor> {
+    let shape = (rows.rows(), table.weight.n());
+    let mut out = vec![0.0; shape.0 * shape.1];
+    gemm(&rows.cpu.team, &rows.hidden, &table.weight, bias, Store::Write, &mut out);
+    Ok(Tensor::from_vec(out, shape, &Device::Cpu)?)
+}

@@ -1,0 +1,64 @@
+//! The residual stream between blocks.
+
+use candle_core::{Device, Tensor};
+
+use super::fused::Rows;
+use crate::Result;
+
+/// Hidden states of a packed batch, `[rows, size]`: a workspace on the CPU, a tensor on devices.
+#[derive(Debug)]
+pub struct Hidden(pub(super) Repr);
+
+#[derive(Debug)]
+pub(super) enum Repr {
+    Fused(Rows),
+    /// Kept in f32 whatever the dtype of the products: the residual of the larger models reaches 2e4.
+    Reference(Tensor),
+}
+
+impl Hidden {
+    /// Number of rows (tokens of the batch, or those selected).
+    pub fn rows(&self) -> usize {
+        match &self.0 {
+            Repr::Fused(rows) => rows.rows(),
+            Repr::Reference(tensor) => tensor.dims()[0],
+        }
+    }
+
+    /// Values per row.
+    pub fn size(&self) -> usize {
+        match &self.0 {
+            Repr::Fused(rows) => rows.size(),
+            Repr::Reference(tensor) => tensor.dims()[1],
+        }
+    }
+
+    /// A copy as a tensor, `[rows, size]` in f32, on the device that computed it.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        match &self.0 {
+            Repr::Fused(rows) => {
+                let shape = (rows.rows(), rows.size());
+                Ok(Tensor::from_slice(rows.values(), shape, &Device::Cpu)?)
+            }
+            Repr::Reference(tensor) => Ok(tensor.clone()),
+        }
+    }
+
+    /// The given rows alone, in the given order: heads compute only what is asked.
+    pub fn select(&self, rows: &[usize]) -> Result<Hidden> {
+        if let Some(row) = rows.iter().find(|&&row| row >= self.rows()) {
+            return Err(crate::Error::input(format!(
+                "row {row} was asked of {} rows",
+                self.rows()
+            )));
+        }
+        Ok(Hidden(match &self.0 {
+            Repr::Fused(hidden) => Repr::Fused(hidden.select(rows)),
+            Repr::Reference(tensor) => {
+                let index: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+                let index = Tensor::from_vec(index, rows.len(), tensor.device())?;
+                Repr::Reference(tensor.index_select(&index, 0)?)
+            }
+        }))
+    }
+}

@@ -1,0 +1,142 @@
+//! What a block is built from, before either form of it exists.
+
+use candle_core::{DType, Device, Tensor};
+use ettin_kernels::{Activation, Isa, PackedMatrix, Span, Team};
+
+use crate::Result;
+
+/// A weight matrix `[outputs, inputs]` on its way into a block.
+pub enum Matrix<'a> {
+    /// Rows read one by one from stored bytes: nothing is copied before it is packed.
+    Rows {
+        /// Outputs (rows).
+        outputs: usize,
+        /// Inputs (columns).
+        inputs: usize,
+        /// Writes row `i`, widened to f32, into the slice.
+        fill: Box<dyn Fn(usize, &mut [f32]) + Sync + 'a>,
+    },
+    /// A tensor that exists already, on the reference path (a `VarBuilder`'s variable, for training).
+    Tensor(Tensor),
+}
+
+impl Matrix<'_> {
+    /// The matrix as a tensor on `device`.
+    pub(super) fn tensor(self, device: &Device, dtype: DType) -> Result<Tensor> {
+        match self {
+            Matrix::Tensor(tensor) => Ok(tensor.to_device(device)?.to_dtype(dtype)?),
+            Matrix::Rows { outputs, inputs, fill } => {
+                let mut values = vec![0f32; outputs * inputs];
+                for (row, values) in values.chunks_exact_mut(inputs).enumerate() {
+                    fill(row, values);
+                }
+                let tensor = Tensor::from_vec(values, (outputs, inputs), &Device::Cpu)?;
+                Ok(tensor.to_dtype(dtype)?.to_device(device)?)
+            }
+        }
+    }
+
+    /// The matrix packed for the kernels.
+    pub(super) fn pack(self, isa: Isa, team: &Team) -> Result<PackedMatrix> {
+        match self {
+            Matrix::Rows { outputs, inputs, fill } => {
+                Ok(PackedMatrix::pack(isa, team, outputs, inputs, fill.as_ref()))
+            }
+            Matrix::Tensor(tensor) => {
+                let (outputs, inputs) = tensor.dims2()?;
+                let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                let fill = |row: usize, out: &mut [f32]| {
+                    out.copy_from_slice(&values[row * inputs..][..inputs]);
+                };
+                Ok(PackedMatrix::pack(isa, team, outputs, inputs, &fill))
+            }
+        }
+    }
+}
+
+/// A vector (bias or norm weight) on its way into a block.
+pub enum Vector {
+    /// Values read from stored bytes.
+    Values(Vec<f32>),
+    /// A tensor that exists already.
+    Tensor(Tensor),
+}
+
+impl Vector {
+    pub(super) fn tensor(self, device: &Device) -> Result<Tensor> {
+        Ok(match self {
+            Vector::Values(values) => {
+                let len = values.len();
+                Tensor::from_vec(values, len, device)?
+            }
+            Vector::Tensor(tensor) => tensor.to_device(device)?.to_dtype(DType::F32)?,
+        })
+    }
+
+    pub(super) fn values(self) -> Result<Vec<f32>> {
+        match self {
+            Vector::Values(values) => Ok(values),
+            Vector::Tensor(tensor) => Ok(tensor.to_dtype(DType::F32)?.to_vec1()?),
+        }
+    }
+}
+
+/// Parts of a dense layer.
+pub struct LinearParams<'a> {
+    /// `[outputs, inputs]`.
+    pub weight: Matrix<'a>,
+    /// `[outputs]`.
+    pub bias: Option<Vector>,
+}
+
+/// Parts of a layer norm.
+pub struct NormParams {
+    /// `[hidden]`.
+    pub weight: Vector,
+    /// `[hidden]`.
+    pub bias: Option<Vector>,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+/// Parts of the attention half of a layer.
+pub struct AttentionParams<'a> {
+    /// `None` is the identity of layer 0.
+    pub norm: Option<NormParams>,
+    /// `[q | k | v]`, `[3 · hidden, hidden]`.
+    pub qkv: LinearParams<'a>,
+    /// `[hidden, hidden]`.
+    pub out: LinearParams<'a>,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Which keys a query sees.
+    pub span: Span,
+    /// Base of the rotary embedding.
+    pub rope_theta: f32,
+    /// Positions that the rotary tables must cover.
+    pub max_positions: usize,
+}
+
+/// Parts of the feed-forward half of a layer.
+pub struct MlpParams<'a> {
+    /// Before `Wi`.
+    pub norm: NormParams,
+    /// `[2 · intermediate, hidden]`: activated half first, gate second.
+    pub wi: LinearParams<'a>,
+    /// `[hidden, intermediate]`.
+    pub wo: LinearParams<'a>,
+    /// On the first half of `Wi`'s output.
+    pub activation: Activation,
+}
+
+/// Parts of a prediction head.
+pub struct HeadParams<'a> {
+    /// `[hidden, hidden]`.
+    pub dense: LinearParams<'a>,
+    /// After `dense`.
+    pub activation: Activation,
+    /// After the activation.
+    pub norm: NormParams,
+}

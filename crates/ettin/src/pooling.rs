@@ -1,0 +1,97 @@
+//! From token vectors to one vector per sequence, over the offsets of a packed batch.
+//!
+//! Definitions are those of sentence-transformers' `Pooling`; there is no padding to mask.
+
+use std::{fmt, ops::Range, str::FromStr};
+
+use candle_core::Tensor;
+
+use crate::{Error, PackedBatch, Result};
+
+/// How the token vectors of a sequence become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pooling {
+    /// The first token.
+    Cls,
+    /// The mean of all tokens.
+    Mean,
+    /// The last token.
+    Last,
+    /// The mean with weights 1, 2, 3 … by position.
+    WeightedMean,
+    /// The largest value of each dimension.
+    Max,
+    /// The sum divided by the square root of the number of tokens.
+    MeanSqrtLen,
+}
+
+impl Pooling {
+    /// Every pooling with its name.
+    pub const ALL: [(Pooling, &'static str); 6] = [
+        (Pooling::Cls, "cls"),
+        (Pooling::Mean, "mean"),
+        (Pooling::Last, "last"),
+        (Pooling::WeightedMean, "weighted-mean"),
+        (Pooling::Max, "max"),
+        (Pooling::MeanSqrtLen, "mean-sqrt-len"),
+    ];
+
+    /// Pools `[tokens, size]` to `[sequences, size]`.
+    ///
+    /// `skip[i]` leading tokens of sequence `i` (a prompt) are left out; position weights still count them, as in
+    /// sentence-transformers. A sequence of which nothing would be left pools all its tokens.
+    pub fn pool(self, tokens: &Tensor, batch: &PackedBatch, skip: Option<&[usize]>) -> Result<Tensor> {
+        let pooled = (0..batch.sequences())
+            .map(|index| {
+                let rows = batch.rows(index);
+                let skipped = skip.map_or(0, |skip| skip.get(index).copied().unwrap_or(0));
+                let skipped = if skipped < rows.len() { skipped } else { 0 };
+                self.pool_rows(tokens, rows.start + skipped..rows.end, skipped)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&pooled, 0)?)
+    }
+
+    /// One sequence: `[rows, size]` to `[1, size]`; `first` is the position of its first row.
+    fn pool_rows(self, tokens: &Tensor, rows: Range<usize>, first: usize) -> Result<Tensor> {
+        let count = rows.len();
+        let sequence = tokens.narrow(0, rows.start, count)?;
+        Ok(match self {
+            Pooling::Cls => sequence.narrow(0, 0, 1)?,
+            Pooling::Last => sequence.narrow(0, count - 1, 1)?,
+            Pooling::Max => sequence.max_keepdim(0)?,
+            Pooling::Mean => (sequence.sum_keepdim(0)? / count as f64)?,
+            Pooling::MeanSqrtLen => (sequence.sum_keepdim(0)? / (count as f64).sqrt())?,
+            Pooling::WeightedMean => {
+                let weights: Vec<f32> = (first + 1..=first + count).map(|w| w as f32).collect();
+                let total: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
+                let weights = Tensor::from_vec(weights, (count, 1), tokens.device())?;
+                (sequence.broadcast_mul(&weights)?.sum_keepdim(0)? / total)?
+            }
+        })
+    }
+}
+
+impl fmt::Display for Pooling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (_, name) = Self::ALL.iter().find(|(pooling, _)| pooling == self).expect("every variant is listed");
+        f.write_str(name)
+    }
+}
+
+impl FromStr for Pooling {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(pooling, _)| *pooling).ok_or_else(|| {
+            let known: Vec<&str> = Self::ALL.iter().map(|(_, name)| *name).collect();
+            Error::input(format!("unknown pooling {name:?}; known are {}", known.join(", ")))
+        })
+    }
+}
+
+/// Scales every row to length 1 (rows of zeros stay zero), like `torch.nn.functional.normalize`.
+pub fn normalize(vectors: &Tensor) -> Result<Tensor> {
+    let norms = vectors.sqr()?.sum_keepdim(1)?.sqrt()?.clamp(1e-12, f64::MAX)?;
+    Ok(vectors.broadcast_div(&norms)?)
+}

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands: formatting, lints, documentation, tests, and the tests that depend on
+# the instruction set once more on every lower path. Needs no network beyond the crate registry, no Python, no GPU.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+
+say "formatting"
+cargo fmt --all --check
+
+say "lints"
+cargo clippy --workspace --all-targets --features hub -- -D warnings
+
+say "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features hub --quiet
+
+say "tests"
+cargo test --workspace --features hub
+
+# The kernels' own tests walk every path this machine has; the model's tests run on one path at a time.
+for isa in portable avx2; do
+    if [ "$isa" != portable ] && ! grep -qw "$isa" /proc/cpuinfo 2>/dev/null; then
+        say "tests of the model on $isa: skipped, this machine has no $isa"
+        continue
+    fi
+    say "tests of the model on $isa"
+    ETTIN_ISA=$isa cargo test --package ettin --features hub --test parity --test invariance --test cache
+done
+
+say "tests of the model on the reference path"
+ETTIN_REFERENCE=1 cargo test --package ettin --features hub --test parity
+
+say "all green"
