@@ -65,6 +65,52 @@ pub enum Error {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// A model name that is neither a path, nor a model of the suite, nor a Hub id.
+    #[error("unknown model {name:?}{hint}")]
+    UnknownModel {
+        /// The name as given.
+        name: String,
+        /// A likely correction or the accepted forms, as the end of the sentence.
+        hint: String,
+    },
+    /// The model, or a file of it, is not in the cache and must not, or cannot, be downloaded.
+    #[error("{model} ({what}) is not in the cache at {cache}, and {reason}")]
+    NotCached {
+        /// The model's Hub id.
+        model: String,
+        /// The revision, and the file where only that is missing.
+        what: String,
+        /// The cache folder that was searched.
+        cache: PathBuf,
+        /// Why it is not downloaded, and what to do about it.
+        reason: &'static str,
+    },
+    /// The Hub wants other credentials: the model is private or gated.
+    #[error("the Hub refuses access to {url} (HTTP {status}): {message}")]
+    Unauthorized {
+        /// The address asked for.
+        url: String,
+        /// 401 or 403.
+        status: u16,
+        /// The Hub's reason and what to do next.
+        message: String,
+    },
+    /// The Hub has no such repository, revision or file.
+    #[error("the Hub has no {what}: {message}")]
+    NotFound {
+        /// What was asked for.
+        what: String,
+        /// What to check next.
+        message: String,
+    },
+    /// A request to the Hub failed, or its answer cannot be used.
+    #[error("{url}: {message}")]
+    Hub {
+        /// The address asked for.
+        url: String,
+        /// What happened and, where it helps, what to do next.
+        message: String,
+    },
     /// candle refused an operation on a tensor or a device.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

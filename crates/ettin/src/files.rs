@@ -1,0 +1,375 @@
+//! Where a model's files are: a local folder, the Hugging Face cache, the Hub, or the binary itself.
+//!
+//! Everything above this module asks [`ModelFiles`] for a file by its name in the repository (`config.json`,
+//! `1_Pooling/config.json`) and gets [`FileData`], bytes that are mapped, read or compiled in. Names also come from files
+//! that are themselves downloaded (the shards of an index, the folders of `modules.json`), so every name is checked here:
+//! a name that leaves the model's folder is an error.
+
+use std::fmt;
+use std::io;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::hub::HubFiles;
+use crate::{Error, Result};
+
+/// The files of an embedded model: names as in a repository, with their bytes.
+pub type EmbeddedFiles = &'static [(&'static str, &'static [u8])];
+
+/// A model's files, wherever they are. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ModelFiles {
+    name: Arc<str>,
+    origin: Origin,
+}
+
+#[derive(Clone)]
+enum Origin {
+    Folder {
+        folder: Arc<Path>,
+        weights: Option<Arc<str>>,
+    },
+    Embedded(EmbeddedFiles),
+    Hub(Arc<HubFiles>),
+}
+
+impl ModelFiles {
+    /// The model in a local folder, or the one whose weights file (`.safetensors`, `.bin`, or the `.index.json` of a
+    /// sharded one) is given, with its configuration beside it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there is no such path, [`Error::Input`] if it is a file of another kind.
+    pub fn folder(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let metadata = path.metadata().map_err(Error::io(&path))?;
+        let (folder, weights) = if metadata.is_dir() {
+            (path.as_path(), None)
+        } else {
+            let file = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .filter(|name| is_weights_file(name));
+            let Some(file) = file else {
+                return Err(Error::input(format!(
+                    "{}: a model is a folder or a weights file (.safetensors, .bin)",
+                    path.display()
+                )));
+            };
+            let parent = path
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty());
+            (parent.unwrap_or(Path::new(".")), Some(file.into()))
+        };
+        Ok(Self {
+            name: path.display().to_string().into(),
+            origin: Origin::Folder {
+                folder: folder.into(),
+                weights,
+            },
+        })
+    }
+
+    /// A model compiled into the program.
+    pub fn embedded(name: &str, files: EmbeddedFiles) -> Self {
+        Self {
+            name: name.into(),
+            origin: Origin::Embedded(files),
+        }
+    }
+
+    pub(crate) fn hub(name: &str, files: HubFiles) -> Self {
+        Self {
+            name: name.into(),
+            origin: Origin::Hub(Arc::new(files)),
+        }
+    }
+
+    /// What to call the model in messages and records: its path, embedded name or Hub id.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The commit of the repository that the files are of; `None` for files outside the Hub, and until the
+    /// first file of a model that is not cached has been asked for.
+    pub fn revision(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::Hub(files) => files.commit(),
+            _ => None,
+        }
+    }
+
+    /// The weights file that was named instead of the model's folder; only this one is to be loaded.
+    pub fn weights_file(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::Folder { weights, .. } => weights.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The file of that name, or `None` if the model has no such file.
+    ///
+    /// A model on the Hub is downloaded here, when a file is first asked for that is not cached. For a cached
+    /// model this never touches the network (see [`crate::hub`] for what counts as cached).
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a name that leaves the model's folder; [`Error::Io`]; what [`crate::hub`] returns.
+    pub fn get(&self, file: &str) -> Result<Option<FileData>> {
+        check_name(file)?;
+        match &self.origin {
+            Origin::Folder { folder, .. } => FileData::open(&folder.join(file)),
+            Origin::Embedded(files) => Ok(files
+                .iter()
+                .find(|(name, _)| *name == file)
+                .map(|(_, bytes)| FileData::from_static(self.path_hint(file), bytes))),
+            Origin::Hub(files) => files.get(file),
+        }
+    }
+
+    /// The file of that name, which the model cannot do without.
+    ///
+    /// Unlike [`ModelFiles::get`], which takes a cached model as it is, this asks the Hub for a file that the cache
+    /// lacks before it gives up: use it for files that other files of the model call for.
+    ///
+    /// # Errors
+    /// [`Error::MissingFile`] if the model has no such file; otherwise as [`ModelFiles::get`].
+    pub fn require(&self, file: &str) -> Result<FileData> {
+        let found = match &self.origin {
+            Origin::Hub(files) => {
+                check_name(file)?;
+                files.require(file)?
+            }
+            _ => self.get(file)?,
+        };
+        found.ok_or_else(|| Error::MissingFile {
+            place: self.place(),
+            file: file.to_owned(),
+        })
+    }
+
+    /// Where a file is, or would be, for messages.
+    pub fn path_hint(&self, file: &str) -> String {
+        match &self.origin {
+            Origin::Folder { folder, .. } => folder.join(file).display().to_string(),
+            Origin::Embedded(_) => format!("{} (embedded): {file}", self.name),
+            Origin::Hub(files) => files.path_hint(file),
+        }
+    }
+
+    fn place(&self) -> String {
+        match &self.origin {
+            Origin::Folder { folder, .. } => folder.display().to_string(),
+            Origin::Embedded(_) => format!("the embedded model {}", self.name),
+            Origin::Hub(files) => files.place(),
+        }
+    }
+
+    /// Downloads everything needed to load the model, so that it can be used offline from now on; files that are
+    /// already there are not transferred again. Does nothing for a model that is not on the Hub.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::get`].
+    pub fn download(&self) -> Result<()> {
+        match &self.origin {
+            Origin::Hub(files) => files.download(),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Folder { folder, weights } => f
+                .debug_struct("Folder")
+                .field("folder", folder)
+                .field("weights", weights)
+                .finish(),
+            Origin::Embedded(files) => f
+                .debug_list()
+                .entries(files.iter().map(|(name, _)| name))
+                .finish(),
+            Origin::Hub(files) => f.debug_tuple("Hub").field(&files.place()).finish(),
+        }
+    }
+}
+
+/// Whether a file name is one that holds weights, or the index of one that is sharded.
+pub(crate) fn is_weights_file(name: &str) -> bool {
+    [
+        ".safetensors",
+        ".bin",
+        ".safetensors.index.json",
+        ".bin.index.json",
+    ]
+    .iter()
+    .any(|end| name.ends_with(end))
+}
+
+/// Refuses names that could leave the model's folder or mean something else on another system.
+pub(crate) fn check_name(file: &str) -> Result<()> {
+    let fine = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', ':', '\0']);
+    if file.split('/').all(fine) {
+        Ok(())
+    } else {
+        Err(Error::input(format!(
+            "{file:?} is not the name of a file inside a model's folder"
+        )))
+    }
+}
+
+/// The bytes of one file: memory-mapped, read, or compiled in. Cheap to clone.
+#[derive(Clone)]
+pub struct FileData {
+    name: Arc<str>,
+    bytes: Bytes,
+}
+
+#[derive(Clone)]
+enum Bytes {
+    Static(&'static [u8]),
+    Read(Arc<[u8]>),
+}
+
+impl FileData {
+    /// The file at that path; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it is there and cannot be read.
+    pub fn open(path: &Path) -> Result<Option<Self>> {
+        match read(path) {
+            Ok(bytes) => Ok(Some(Self {
+                name: path.display().to_string().into(),
+                bytes,
+            })),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(Error::io(path)(error)),
+        }
+    }
+
+    /// Bytes that are part of the program, under a name for messages.
+    pub fn from_static(name: impl Into<Arc<str>>, bytes: &'static [u8]) -> Self {
+        Self {
+            name: name.into(),
+            bytes: Bytes::Static(bytes),
+        }
+    }
+
+    /// What to call the file in messages: its path, or its name in the embedded model.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Deref for FileData {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Static(bytes) => bytes,
+            Bytes::Read(bytes) => bytes,
+        }
+    }
+}
+
+impl fmt::Debug for FileData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileData({}, {} bytes)", self.name, self.len())
+    }
+}
+
+fn read(path: &Path) -> io::Result<Bytes> {
+    Ok(Bytes::Read(std::fs::read(path)?.into()))
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static FILES: EmbeddedFiles = &[("config.json", b"{}"), ("1_Pooling/config.json", b"[]")];
+
+    #[test]
+    fn a_folder_serves_its_files_and_names_what_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), "{}").unwrap();
+        let files = ModelFiles::folder(folder.path()).unwrap();
+        assert_eq!(&*files.get("config.json").unwrap().unwrap(), b"{}");
+        assert!(files.get("modules.json").unwrap().is_none());
+        assert!(files.get("config.json/inner").unwrap().is_none());
+        assert_eq!(files.revision(), None);
+        let error = files.require("tokenizer.json").unwrap_err().to_string();
+        assert!(
+            error.contains("tokenizer.json") && error.contains(&*folder.path().to_string_lossy()),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_weights_file_stands_for_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["config.json", "ema.safetensors", "old.bin", "notes.txt"] {
+            std::fs::write(folder.path().join(name), name).unwrap();
+        }
+        let files = ModelFiles::folder(folder.path().join("ema.safetensors")).unwrap();
+        assert_eq!(files.weights_file(), Some("ema.safetensors"));
+        assert_eq!(&*files.require("config.json").unwrap(), b"config.json");
+        assert_eq!(
+            &*files.require(files.weights_file().unwrap()).unwrap(),
+            b"ema.safetensors"
+        );
+        assert!(ModelFiles::folder(folder.path().join("old.bin")).is_ok());
+        assert!(matches!(
+            ModelFiles::folder(folder.path().join("notes.txt")),
+            Err(Error::Input(_))
+        ));
+        assert!(matches!(
+            ModelFiles::folder(folder.path().join("gone.bin")),
+            Err(Error::Io { .. })
+        ));
+    }
+
+    #[test]
+    fn embedded_files_are_found_by_their_whole_name() {
+        let files = ModelFiles::embedded("nano", FILES);
+        assert_eq!(files.name(), "nano");
+        assert_eq!(&*files.require("1_Pooling/config.json").unwrap(), b"[]");
+        assert!(files.get("Pooling/config.json").unwrap().is_none());
+        let error = files.require("tokenizer.json").unwrap_err().to_string();
+        assert!(
+            error.contains("nano") && error.contains("tokenizer.json"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn names_that_leave_the_folder_are_refused() {
+        let files = ModelFiles::embedded("nano", FILES);
+        for name in [
+            "",
+            "/etc/passwd",
+            "../secret",
+            "a/../../b",
+            "a//b",
+            "a/",
+            "./config.json",
+            "..",
+            "a\\b",
+            "C:x",
+            "a\0b",
+        ] {
+            assert!(matches!(files.get(name), Err(Error::Input(_))), "{name:?}");
+            assert!(
+                matches!(files.require(name), Err(Error::Input(_))),
+                "{name:?}"
+            );
+        }
+        assert!(files.get("..config..json").unwrap().is_none());
+    }
+}

@@ -1,0 +1,188 @@
+//! One repository in the Hugging Face cache, as files on disk: no network, and compiled in every build.
+//!
+//! ```text
+//! models--jhu-clsp--ettin-encoder-17m/
+//!   refs/main                     the commit that a branch or tag stood for when it was last asked for
+//!   snapshots/<commit>/<file>     a link to ../../blobs/<etag>, or the file itself where links cannot be made
+//!   blobs/<etag>                  contents; <etag>.incomplete while they arrive
+//!   .no_exist/<commit>/<file>     an empty marker: the repository has no such file at that commit
+//!   trees/<commit>.json           the list of all files, where Python downloaded a whole snapshot
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::layout::{METADATA, WEIGHTS, module_folders, shards};
+use crate::Result;
+use crate::files::FileData;
+
+/// A repository's folder in the cache.
+#[derive(Clone, Debug)]
+pub(super) struct RepoCache {
+    pub(super) folder: PathBuf,
+}
+
+impl RepoCache {
+    pub(super) fn new(cache: &Path, id: &str) -> Self {
+        let folder = cache.join(format!("models--{}", id.replace('/', "--")));
+        Self { folder }
+    }
+
+    /// The commit that a revision stands for in the cache: itself, or what `refs` says.
+    pub(super) fn commit(&self, revision: &str) -> Option<String> {
+        if is_commit(revision) {
+            return Some(revision.to_ascii_lowercase());
+        }
+        let commit = std::fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
+        let commit = commit.trim();
+        is_commit(commit).then(|| commit.to_owned())
+    }
+
+    pub(super) fn snapshot<'a>(&'a self, commit: &'a str) -> Snapshot<'a> {
+        Snapshot { repo: self, commit }
+    }
+}
+
+/// One commit of a repository in the cache.
+#[derive(Clone, Copy)]
+pub(super) struct Snapshot<'a> {
+    repo: &'a RepoCache,
+    commit: &'a str,
+}
+
+impl Snapshot<'_> {
+    pub(super) fn path(&self, file: &str) -> PathBuf {
+        self.repo
+            .folder
+            .join("snapshots")
+            .join(self.commit)
+            .join(file)
+    }
+
+    /// Whether anything of this commit was ever cached.
+    pub(super) fn exists(&self) -> bool {
+        self.path("").is_dir()
+    }
+
+    /// Whether the file's contents are there; a link whose blob was deleted does not count.
+    pub(super) fn has(&self, file: &str) -> bool {
+        self.path(file).is_file()
+    }
+
+    pub(super) fn open(&self, file: &str) -> Result<Option<FileData>> {
+        FileData::open(&self.path(file))
+    }
+
+    pub(super) fn marker(&self, file: &str) -> PathBuf {
+        self.repo
+            .folder
+            .join(".no_exist")
+            .join(self.commit)
+            .join(file)
+    }
+
+    /// Whether it is certain that the repository has no such file at this commit.
+    pub(super) fn is_known_absent(&self, file: &str) -> bool {
+        self.marker(file).is_file() || self.tree().is_some_and(|files| !files.contains_key(file))
+    }
+
+    /// The repository's list of files, as Python's `snapshot_download` leaves it.
+    fn tree(&self) -> Option<serde_json::Map<String, Value>> {
+        let path = self
+            .repo
+            .folder
+            .join("trees")
+            .join(format!("{}.json", self.commit));
+        let Value::Object(mut tree) = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?
+        else {
+            return None;
+        };
+        match (
+            tree.get("format_version").and_then(Value::as_u64),
+            tree.remove("files"),
+        ) {
+            (Some(1), Some(Value::Object(files))) => Some(files),
+            _ => None,
+        }
+    }
+
+    /// Whether the model can be loaded from here: configuration, tokenizer (unless it is known to have none), every
+    /// file of one form of weights, and the folders of its chain.
+    ///
+    /// A complete snapshot is taken as it is: a file it lacks is one that the model does not have.
+    pub(super) fn is_complete(&self) -> bool {
+        let there = |file: &str| self.has(file) || self.is_known_absent(file);
+        self.has("config.json")
+            && there("tokenizer.json")
+            && self.has_weights()
+            && self.has_modules()
+    }
+
+    fn has_weights(&self) -> bool {
+        WEIGHTS.iter().any(|form| {
+            self.has(form)
+                && (!form.ends_with(".index.json")
+                    || self
+                        .listed(form, shards)
+                        .is_some_and(|all| all.iter().all(|shard| self.has(shard))))
+        })
+    }
+
+    fn has_modules(&self) -> bool {
+        !self.has("modules.json")
+            || self
+                .listed("modules.json", module_folders)
+                .is_some_and(|folders| {
+                    // A module without settings (Normalize) may have no folder at all, and is then marked so.
+                    folders.iter().all(|folder| {
+                        let config = format!("{folder}/config.json");
+                        self.has(&config)
+                            || self.is_known_absent(&config)
+                            || folder.ends_with("Normalize")
+                    })
+                })
+    }
+
+    fn listed(
+        &self,
+        file: &str,
+        parse: fn(&str, &[u8]) -> Result<Vec<String>>,
+    ) -> Option<Vec<String>> {
+        let bytes = self.open(file).ok()??;
+        parse(bytes.name(), &bytes).ok()
+    }
+
+    /// Bytes of the files this engine reads.
+    pub(super) fn size(&self) -> u64 {
+        let mut files: Vec<String> = METADATA
+            .iter()
+            .chain(&WEIGHTS)
+            .map(|&file| file.to_owned())
+            .collect();
+        for index in WEIGHTS.iter().filter(|form| form.ends_with(".index.json")) {
+            files.extend(self.listed(index, shards).unwrap_or_default());
+        }
+        for folder in self
+            .listed("modules.json", module_folders)
+            .unwrap_or_default()
+        {
+            files.extend(
+                METADATA
+                    .iter()
+                    .chain(&WEIGHTS)
+                    .map(|file| format!("{folder}/{file}")),
+            );
+        }
+        files
+            .iter()
+            .filter_map(|file| self.path(file).metadata().ok())
+            .map(|metadata| metadata.len())
+            .sum()
+    }
+}
+
+/// A full commit hash, which stands for itself; anything shorter is a branch or tag.
+pub(super) fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
