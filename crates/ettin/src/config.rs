@@ -172,7 +172,10 @@ impl Config {
         let file = "config.json";
         match source.get(file)? {
             Some(data) => Self::from_json(&data, file),
-            None => Err(Error::MissingFile { place: source.place(), file: file.to_owned() }),
+            None => Err(Error::MissingFile {
+                place: source.place(),
+                file: file.to_owned(),
+            }),
         }
     }
 

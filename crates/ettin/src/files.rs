@@ -255,6 +255,14 @@ impl FileData {
         }
     }
 
+    /// Bytes that were read or made elsewhere, under a name for messages.
+    pub fn from_bytes(name: impl Into<Arc<str>>, bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self {
+            name: name.into(),
+            bytes: Bytes::Read(bytes.into()),
+        }
+    }
+
     /// What to call the file in messages: its path, or its name in the embedded model.
     pub fn name(&self) -> &str {
         &self.name
