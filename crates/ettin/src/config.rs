@@ -18,32 +18,7 @@ use crate::{Error, Result};
 pub(crate) use json::parse_object;
 use keys::Keys;
 
-pub use temporary::{Activation, Span};
-
-/// Stand-ins until the kernels' types arrive.
-mod temporary {
-    /// Keys a token sees around itself; `None` is no bound.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub struct Span {
-        /// Keys to the left.
-        pub left: Option<usize>,
-        /// Keys to the right.
-        pub right: Option<usize>,
-    }
-
-    /// Activation functions.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub enum Activation {
-        /// Exact erf form.
-        Gelu,
-        /// tanh approximation.
-        GeluTanh,
-        /// x·σ(x).
-        Silu,
-        /// max(x, 0).
-        Relu,
-    }
-}
+pub use ettin_kernels::{Activation, Span};
 
 /// Upper bounds on dimensions: far above every model of this type, low enough that no product of two overflows.
 const MAX_VOCAB: usize = 1 << 24;

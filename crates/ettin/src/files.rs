@@ -156,7 +156,8 @@ impl ModelFiles {
         }
     }
 
-    fn place(&self) -> String {
+    /// What is searched for files, for messages.
+    pub fn place(&self) -> String {
         match &self.origin {
             Origin::Folder { folder, .. } => folder.display().to_string(),
             Origin::Embedded(_) => format!("the embedded model {}", self.name),
@@ -255,7 +256,7 @@ impl FileData {
         }
     }
 
-    /// Bytes that were read or made elsewhere, under a name for messages.
+    /// Bytes from elsewhere, under a name for messages.
     pub fn from_bytes(name: impl Into<Arc<str>>, bytes: impl Into<Arc<[u8]>>) -> Self {
         Self {
             name: name.into(),

@@ -64,7 +64,10 @@ impl Trunk {
     /// When they cannot be put on the backend's device.
     pub fn build(parameters: Parameters<'_>, config: &Config, backend: &Backend) -> Result<Self> {
         let layers = parameters.layers.into_iter().map(|(attention, mlp)| {
-            Ok(Layer { attention: backend.attention(attention)?, mlp: backend.mlp(mlp)? })
+            Ok(Layer {
+                attention: backend.attention(attention)?,
+                mlp: backend.mlp(mlp)?,
+            })
         });
         Ok(Self {
             embeddings: Embeddings {
@@ -141,7 +144,9 @@ impl Trunk {
     /// layer `i − 1`, and the last is normalised by the final norm; each `[tokens, hidden]`.
     pub fn hidden_states(&self, batch: &PackedBatch) -> Result<Vec<Tensor>> {
         let mut states = self.residuals(batch)?;
-        let last = states.pop().ok_or_else(|| Error::input("a model without layers"))?;
+        let last = states
+            .pop()
+            .ok_or_else(|| Error::input("a model without layers"))?;
         states.push(ops::norm(&self.backend.hidden(&last)?, &self.final_norm)?.to_tensor()?);
         Ok(states)
     }
@@ -171,9 +176,16 @@ impl Trunk {
     fn check(&self, batch: &PackedBatch) -> Result<()> {
         let limit = self.config.max_position_embeddings;
         if batch.max_len() > limit {
-            return Err(Error::TooLong { tokens: batch.max_len(), limit });
+            return Err(Error::TooLong {
+                tokens: batch.max_len(),
+                limit,
+            });
         }
-        match batch.ids().iter().find(|&&id| id as usize >= self.config.vocab_size) {
+        match batch
+            .ids()
+            .iter()
+            .find(|&&id| id as usize >= self.config.vocab_size)
+        {
             Some(id) => Err(Error::input(format!(
                 "token id {id} is outside the model's vocabulary of {}",
                 self.config.vocab_size

@@ -26,50 +26,7 @@ pub use view::{Stack, StoredDtype, View};
 
 use crate::{Error, Result};
 
-pub use temporary::FileData;
-
-/// Stand-in until the files module arrives.
-mod temporary {
-    use std::sync::Arc;
-
-    /// A file's bytes.
-    #[derive(Clone)]
-    pub struct FileData {
-        name: String,
-        bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
-    }
-
-    impl std::fmt::Debug for FileData {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            write!(f, "FileData({}, {} bytes)", self.name, self.len())
-        }
-    }
-
-    impl FileData {
-        /// Bytes under a name.
-        pub fn from_bytes(
-            name: impl Into<String>,
-            bytes: impl AsRef<[u8]> + Send + Sync + 'static,
-        ) -> Self {
-            Self {
-                name: name.into(),
-                bytes: Arc::new(bytes),
-            }
-        }
-
-        /// Its name.
-        pub fn name(&self) -> &str {
-            &self.name
-        }
-    }
-
-    impl std::ops::Deref for FileData {
-        type Target = [u8];
-        fn deref(&self) -> &[u8] {
-            (*self.bytes).as_ref()
-        }
-    }
-}
+pub use crate::files::FileData;
 
 /// All tensors of one model (or of one module of it), by canonical name; owns the mapped files.
 #[derive(Debug)]

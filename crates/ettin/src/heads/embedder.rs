@@ -39,7 +39,10 @@ impl Embedder {
     /// Loads the model that `files` hold, with its chain if there is a `modules.json`.
     pub fn load(files: &ModelFiles, backend: &Backend) -> Result<Self> {
         let folder = trunk_folder(files)?;
-        let trunk = Subfolder { files, folder: &folder };
+        let trunk = Subfolder {
+            files,
+            folder: &folder,
+        };
         let config = Config::load(&trunk)?;
         let weights = Weights::open(&trunk)?;
         let checkpoint = weights.checkpoint(&config, Head::None)?;
@@ -82,7 +85,10 @@ impl Embedder {
             Some(chain) => {
                 let keep_normalize = options.normalize != Some(false);
                 normalized |= keep_normalize && chain.normalizes();
-                let overrides = Overrides { pooling: options.pooling, keep_normalize };
+                let overrides = Overrides {
+                    pooling: options.pooling,
+                    keep_normalize,
+                };
                 chain.forward(&tokens, batch, skip, overrides, self.trunk.backend())?
             }
             None => {
@@ -99,7 +105,11 @@ impl Embedder {
             }
             vectors = vectors.narrow(1, 0, size)?;
         }
-        if normalized { normalize(&vectors) } else { Ok(vectors.contiguous()?) }
+        if normalized {
+            normalize(&vectors)
+        } else {
+            Ok(vectors.contiguous()?)
+        }
     }
 
     /// The vector of every token, `[tokens, hidden]`: the final hidden states, or another layer's.

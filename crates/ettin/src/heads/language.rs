@@ -36,8 +36,16 @@ impl LanguageModel {
     ) -> Result<Self> {
         Ok(Self {
             head: prediction_head(&mut parameters, backend)?,
-            output: parameters.output.take().map(|matrix| backend.table(matrix)).transpose()?,
-            bias: parameters.output_bias.take().map(|bias| backend.bias(bias)).transpose()?,
+            output: parameters
+                .output
+                .take()
+                .map(|matrix| backend.table(matrix))
+                .transpose()?,
+            bias: parameters
+                .output_bias
+                .take()
+                .map(|bias| backend.bias(bias))
+                .transpose()?,
             trunk: Trunk::build(parameters, config, backend)?,
         })
     }
@@ -72,7 +80,9 @@ impl LanguageModel {
     /// An empty cache for one sequence, of which a step adds at most `max_step` rows.
     pub fn cache(&self, max_step: usize) -> Result<KvCache> {
         if self.config().objective == Objective::Encoder {
-            return Err(Error::input("an encoder has no key-value cache: it sees the whole text"));
+            return Err(Error::input(
+                "an encoder has no key-value cache: it sees the whole text",
+            ));
         }
         self.trunk.cache(max_step)
     }
@@ -81,7 +91,11 @@ impl LanguageModel {
     pub fn project(&self, hidden: &Hidden, rows: &[usize]) -> Result<Tensor> {
         if rows.is_empty() {
             let shape = (0, self.config().vocab_size);
-            return Ok(Tensor::zeros(shape, candle_core::DType::F32, &candle_core::Device::Cpu)?);
+            return Ok(Tensor::zeros(
+                shape,
+                candle_core::DType::F32,
+                &candle_core::Device::Cpu,
+            )?);
         }
         let hidden = ops::head(&hidden.select(rows)?, &self.head)?;
         let table = self.output.as_ref().unwrap_or_else(|| self.trunk.table());

@@ -32,7 +32,11 @@ fn open<T>(
     let config = Config::load(files)?;
     let weights = Weights::open(files)?;
     let checkpoint = weights.checkpoint(&config, head(&config))?;
-    build(Parameters::from_checkpoint(checkpoint, &config), &config, backend)
+    build(
+        Parameters::from_checkpoint(checkpoint, &config),
+        &config,
+        backend,
+    )
 }
 
 /// Prediction head and label matrix, shared by every classifier.
@@ -45,7 +49,9 @@ struct Classifier {
 impl Classifier {
     /// The head that its parameters are looked up as.
     fn parameters(config: &Config) -> weights::Head {
-        weights::Head::Classifier { outputs: config.labels.len() }
+        weights::Head::Classifier {
+            outputs: config.labels.len(),
+        }
     }
 
     fn build(parameters: &mut Parameters<'_>, backend: &Backend) -> Result<Self> {

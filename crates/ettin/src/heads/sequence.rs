@@ -72,7 +72,9 @@ impl SequenceClassifier {
             .map(|index| {
                 let rows = batch.rows(index);
                 let first = rows.start;
-                rows.rev().find(|&row| Some(batch.ids()[row]) != pad).unwrap_or(first)
+                rows.rev()
+                    .find(|&row| Some(batch.ids()[row]) != pad)
+                    .unwrap_or(first)
             })
             .collect()
     }

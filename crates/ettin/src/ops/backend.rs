@@ -58,9 +58,15 @@ impl FromStr for Dtype {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.iter().find(|(_, known)| *known == name).map(|(dtype, _)| *dtype).ok_or_else(|| {
-            Error::input(format!("unknown dtype {name:?}; known are auto, f32, bf16, f16"))
-        })
+        Self::ALL
+            .iter()
+            .find(|(_, known)| *known == name)
+            .map(|(dtype, _)| *dtype)
+            .ok_or_else(|| {
+                Error::input(format!(
+                    "unknown dtype {name:?}; known are auto, f32, bf16, f16"
+                ))
+            })
     }
 }
 
@@ -122,11 +128,17 @@ impl Backend {
             Dtype::Bf16 => DType::BF16,
             Dtype::F16 => DType::F16,
         };
-        Ok(Self::of(Kind::Reference { device: device.clone(), dtype }))
+        Ok(Self::of(Kind::Reference {
+            device: device.clone(),
+            dtype,
+        }))
     }
 
     fn of(kind: Kind) -> Self {
-        Self { kind, ropes: Arc::default() }
+        Self {
+            kind,
+            ropes: Arc::default(),
+        }
     }
 
     /// The device that results live on.
@@ -141,10 +153,18 @@ impl Backend {
     pub fn describe(&self) -> String {
         match &self.kind {
             Kind::Fused(cpu) => {
-                format!("cpu, f32, {} kernels, {} threads", cpu.isa, cpu.team.threads())
+                format!(
+                    "cpu, f32, {} kernels, {} threads",
+                    cpu.isa,
+                    cpu.team.threads()
+                )
             }
             Kind::Reference { device, dtype } => {
-                format!("{}, {}, candle operations", device_name(device), dtype.as_str())
+                format!(
+                    "{}, {}, candle operations",
+                    device_name(device),
+                    dtype.as_str()
+                )
             }
         }
     }
@@ -233,13 +253,23 @@ impl Backend {
     /// Room for one sequence's keys and values in one layer: a ring of `capacity` positions, or all of them.
     pub(crate) fn kv_store(&self, heads: usize, head_dim: usize, ring: Option<usize>) -> KvStore {
         KvStore(match &self.kind {
-            Kind::Fused(_) => KvRepr::Fused (KvBlocks::new(heads, head_dim, ring.unwrap_or(0))),
+            Kind::Fused(_) => {
+                let room = if ring.is_some() {
+                    Room::Ring
+                } else {
+                    Room::All
+                };
+                KvRepr::Fused(KvBlocks::new(heads, head_dim, ring.unwrap_or(0)), room)
+            }
             Kind::Reference { .. } => KvRepr::Reference(reference::KvTensors::default()),
         })
     }
 
     fn rope(&self, theta: f32, head_dim: usize, positions: usize) -> Arc<RopeTable> {
-        let mut ropes = self.ropes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut ropes = self
+            .ropes
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         ropes
             .entry((theta.to_bits(), head_dim, positions))
             .or_insert_with(|| Arc::new(RopeTable::new(theta, head_dim, positions)))

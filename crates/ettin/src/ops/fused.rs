@@ -68,7 +68,10 @@ pub(super) struct Head {
 
 impl Table {
     pub(super) fn new(matrix: Matrix<'_>, cpu: &Arc<Cpu>) -> Result<Self> {
-        Ok(Self { cpu: cpu.clone(), weight: matrix.pack(cpu.isa, &cpu.team)? })
+        Ok(Self {
+            cpu: cpu.clone(),
+            weight: matrix.pack(cpu.isa, &cpu.team)?,
+        })
     }
 }
 
@@ -102,11 +105,25 @@ impl Linear {
 
     fn write(&self, cpu: &Cpu, x: &[f32], out: &mut Vec<f32>) {
         out.resize(x.len() / self.weight.k() * self.weight.n(), 0.0);
-        gemm(&cpu.team, x, &self.weight, self.bias.as_deref(), Store::Write, out);
+        gemm(
+            &cpu.team,
+            x,
+            &self.weight,
+            self.bias.as_deref(),
+            Store::Write,
+            out,
+        );
     }
 
     fn add(&self, cpu: &Cpu, x: &[f32], out: &mut [f32]) {
-        gemm(&cpu.team, x, &self.weight, self.bias.as_deref(), Store::Add, out);
+        gemm(
+            &cpu.team,
+            x,
+            &self.weight,
+            self.bias.as_deref(),
+            Store::Add,
+            out,
+        );
     }
 }
 
@@ -234,7 +251,8 @@ pub(super) fn attention_block(
             // Every layer of a batch needs the same room: made for the first, overwritten by the others.
             for index in rows.keys.len()..batch.sequences() {
                 let len = batch.rows(index).len();
-                rows.keys.push(KvBlocks::new(block.heads, block.head_dim, len));
+                rows.keys
+                    .push(KvBlocks::new(block.heads, block.head_dim, len));
             }
             block.append(&cpu, batch, rows.keys.iter_mut(), &rows.wide);
             let keys = |index: usize| Ok(&rows.keys[index]);
@@ -279,7 +297,11 @@ impl Attention {
         qkv: &[f32],
     ) {
         let size = self.heads * self.head_dim;
-        let source = KvRows { k: &qkv[size..], v: &qkv[2 * size..], stride: 3 * size };
+        let source = KvRows {
+            k: &qkv[size..],
+            v: &qkv[2 * size..],
+            stride: 3 * size,
+        };
         let writes = stores.enumerate().map(|(index, kv)| KvWrite {
             kv,
             position: batch.start(index),
@@ -299,7 +321,12 @@ impl Attention {
     ) -> Result<()> {
         let sequences = (0..batch.sequences()).map(|index| {
             let (rows, start) = (batch.rows(index), batch.start(index));
-            Ok(Sequence { start, len: start + rows.len(), rows, kv: store(index)? })
+            Ok(Sequence {
+                start,
+                len: start + rows.len(),
+                rows,
+                kv: store(index)?,
+            })
         });
         let sequences = sequences.collect::<Result<Vec<_>>>()?;
         let queries = Queries {
@@ -322,7 +349,14 @@ pub(super) fn mlp_block(rows: &mut Rows, block: &Mlp) -> Result<()> {
     block.wi.write(&cpu, &rows.normed, &mut rows.wide); // [rows, activated | gate]
     let inner = block.wo.weight.k();
     rows.narrow.resize(rows.wide.len() / 2, 0.0);
-    geglu(cpu.isa, &cpu.team, &rows.wide, inner, block.activation, &mut rows.narrow);
+    geglu(
+        cpu.isa,
+        &cpu.team,
+        &rows.wide,
+        inner,
+        block.activation,
+        &mut rows.narrow,
+    );
     block.wo.add(&cpu, &rows.narrow, &mut rows.hidden);
     Ok(())
 }
@@ -349,6 +383,13 @@ pub(super) fn linear(rows: &Rows, linear: &Linear) -> Result<Rows> {
 pub(super) fn logits(rows: &Rows, table: &Table, bias: Option<&[f32]>) -> Result<Tensor> {
     let shape = (rows.rows(), table.weight.n());
     let mut out = vec![0.0; shape.0 * shape.1];
-    gemm(&rows.cpu.team, &rows.hidden, &table.weight, bias, Store::Write, &mut out);
+    gemm(
+        &rows.cpu.team,
+        &rows.hidden,
+        &table.weight,
+        bias,
+        Store::Write,
+        &mut out,
+    );
     Ok(Tensor::from_vec(out, shape, &Device::Cpu)?)
 }

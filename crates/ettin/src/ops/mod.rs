@@ -14,7 +14,9 @@ mod reference;
 
 pub use backend::{Backend, Dtype};
 pub use hidden::Hidden;
-pub use params::{AttentionParams, HeadParams, LinearParams, Matrix, MlpParams, NormParams, Vector};
+pub use params::{
+    AttentionParams, HeadParams, LinearParams, Matrix, MlpParams, NormParams, Vector,
+};
 
 use candle_core::Tensor;
 
@@ -107,9 +109,9 @@ pub fn embed(table: &Table, norm: &Norm, batch: &PackedBatch) -> Result<Hidden> 
         (Block::Fused(table), Block::Fused(norm)) => {
             Ok(Hidden(Repr::Fused(fused::embed(table, norm, batch.ids())?)))
         }
-        (Block::Reference(table), Block::Reference(norm)) => {
-            Ok(Hidden(Repr::Reference(reference::embed(table, norm, batch.ids())?)))
-        }
+        (Block::Reference(table), Block::Reference(norm)) => Ok(Hidden(Repr::Reference(
+            reference::embed(table, norm, batch.ids())?,
+        ))),
         _ => Err(mixed()),
     }
 }

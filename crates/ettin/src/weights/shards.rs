@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::FileData;
 use crate::config::parse_object;
+use crate::files::ModelFiles;
 use crate::{Error, Result};
 
 /// Where a model's files come from.
