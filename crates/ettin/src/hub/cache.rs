@@ -14,23 +14,19 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::layout::{METADATA, WEIGHTS, module_folders, shards};
+use crate::Result;
 use crate::files::FileData;
-use crate::{Error, Result};
 
 /// A repository's folder in the cache.
 #[derive(Clone, Debug)]
 pub(super) struct RepoCache {
-    pub(super) cache: PathBuf,
     pub(super) folder: PathBuf,
 }
 
 impl RepoCache {
     pub(super) fn new(cache: &Path, id: &str) -> Self {
         let folder = cache.join(format!("models--{}", id.replace('/', "--")));
-        Self {
-            cache: cache.to_owned(),
-            folder,
-        }
+        Self { folder }
     }
 
     /// The commit that a revision stands for in the cache: itself, or what `refs` says.

@@ -26,14 +26,14 @@
 mod cache;
 #[cfg(feature = "hub")]
 mod client;
-#[cfg(feature = "hub")]
-mod client;
 #[cfg_attr(not(feature = "hub"), path = "download_absent.rs")]
 mod download;
 mod layout;
 mod options;
 mod repo;
 mod source;
+#[cfg(feature = "hub")]
+mod store;
 #[cfg(feature = "hub")]
 mod transfer;
 

@@ -10,8 +10,8 @@ impl RepoCache {
     /// The lock that guards the blob of that name, shared with Python.
     pub(super) fn lock_path(&self, etag: &str) -> PathBuf {
         let repo = self.folder.file_name().unwrap_or_default();
-        self.cache
-            .join(".locks")
+        self.folder
+            .with_file_name(".locks")
             .join(repo)
             .join(format!("{etag}.lock"))
     }
