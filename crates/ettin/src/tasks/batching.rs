@@ -1,5 +1,7 @@
 //! From many encoded inputs to packed batches and back to input order.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use super::{Outcome, Outcomes};
@@ -7,22 +9,12 @@ use crate::batch::PackedBatch;
 use crate::tokenizer::Encoding;
 use crate::{Error, Result};
 
-/// What a batch is made of and how its results return.
-pub(super) trait Row: Send + Sync {
-    /// The tokens that the model sees.
-    fn ids(&self) -> &[u32];
-}
-
-impl Row for Encoding {
-    fn ids(&self) -> &[u32] {
-        &self.ids
-    }
-}
-
-impl Row for Vec<u32> {
-    fn ids(&self) -> &[u32] {
-        self
-    }
+/// One sequence of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Item<'a> {
+    /// Index of the input that it belongs to.
+    pub(super) input: usize,
+    pub(super) encoding: &'a Encoding,
 }
 
 /// Encodes inputs in parallel.
@@ -52,29 +44,27 @@ pub(super) fn groups(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
     groups
 }
 
-/// Runs `compute` on packed groups of rows and returns one value per row, in row order.
+/// Computes rows in packed groups and returns one value per row, in row order.
 ///
-/// `compute` gets the batch and its rows, sequence `i` of the batch being the `i`-th of them, and returns a value each.
-pub(super) fn run_rows<R: Row, T>(
-    rows: &[R],
+/// `ids` gives the tokens of a row when its group's turn comes. `compute` gets the batch and its rows, sequence `i` of the
+/// batch being the `i`-th of them, and returns a value each.
+pub(super) fn run_rows<'a, T>(
+    lengths: &[usize],
     budget: usize,
-    mut compute: impl FnMut(&PackedBatch, &[&R]) -> Result<Vec<T>>,
+    ids: impl Fn(usize) -> Cow<'a, [u32]>,
+    mut compute: impl FnMut(&PackedBatch, &[usize]) -> Result<Vec<T>>,
 ) -> Result<Vec<T>> {
-    let lengths: Vec<usize> = rows.iter().map(|row| row.ids().len()).collect();
-    let mut values: Vec<Option<T>> = rows.iter().map(|_| None).collect();
-    for group in groups(&lengths, budget) {
-        let members: Vec<&R> = group.iter().map(|&index| &rows[index]).collect();
-        let ids: Vec<&[u32]> = members.iter().map(|row| row.ids()).collect();
-        let computed = compute(&PackedBatch::new(&ids)?, &members)?;
+    let mut values: Vec<Option<T>> = lengths.iter().map(|_| None).collect();
+    for group in groups(lengths, budget) {
+        let sequences: Vec<Cow<'_, [u32]>> = group.iter().map(|&row| ids(row)).collect();
+        let computed = compute(&PackedBatch::new(&sequences)?, &group)?;
         debug_assert_eq!(computed.len(), group.len());
-        for (index, value) in group.into_iter().zip(computed) {
-            values[index] = Some(value);
+        for (row, value) in group.into_iter().zip(computed) {
+            values[row] = Some(value);
         }
     }
-    values
-        .into_iter()
-        .map(|value| value.ok_or_else(|| Error::input("a batch returned too few results")))
-        .collect()
+    let missing = || Error::input("a batch returned too few results");
+    values.into_iter().map(|value| value.ok_or_else(missing)).collect()
 }
 
 /// As [`run_rows`] for inputs that encode to one row each: bad inputs keep their error and are not computed.
@@ -83,11 +73,20 @@ pub(super) fn run_rows<R: Row, T>(
 pub(super) fn run_encodings<T>(
     encodings: Vec<Result<Encoding>>,
     budget: usize,
-    compute: impl FnMut(&PackedBatch, &[&Encoding]) -> Result<Vec<Result<T>>>,
+    mut compute: impl FnMut(&PackedBatch, &[Item<'_>]) -> Result<Vec<Result<T>>>,
 ) -> Result<Outcomes<T>> {
-    let encodings = encodings.into_iter().map(|encoding| encoding.and_then(not_empty));
-    let (rows, errors) = split(encodings);
-    let values = run_rows(&rows, budget, compute)?;
+    let (rows, errors) = split(encodings.into_iter().map(|encoding| encoding.and_then(not_empty)));
+    let inputs: Vec<usize> = (0..errors.len()).filter(|&input| errors[input].is_none()).collect();
+    let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
+    let values = run_rows(
+        &lengths,
+        budget,
+        |row| Cow::Borrowed(&rows[row].ids[..]),
+        |batch, group| {
+            let item = |&row: &usize| Item { input: inputs[row], encoding: &rows[row] };
+            compute(batch, &group.iter().map(item).collect::<Vec<_>>())
+        },
+    )?;
     let outcomes = rows.iter().zip(values).map(|(row, value)| {
         let truncated = row.truncated;
         value.map(|value| Outcome { value, truncated })
@@ -165,17 +164,15 @@ mod tests {
         let inputs = vec![Ok(row(1)), Err(Error::input("bad")), Ok(row(4)), Ok(row(0)), Ok(row(2)), Ok(row(3))];
         let outcomes = run_encodings(inputs, 5, |batch, rows| {
             assert_eq!(batch.sequences(), rows.len());
-            Ok(rows
-                .iter()
-                .map(|row| match row.ids.len() {
-                    3 => Err(Error::input("odd one")),
-                    len => Ok(len),
-                })
-                .collect())
+            let values = rows.iter().map(|row| match row.encoding.ids.len() {
+                3 => Err(Error::input("odd one")),
+                len => Ok((row.input, len)),
+            });
+            Ok(values.collect())
         })
         .unwrap();
-        let lens: Vec<Option<usize>> = outcomes.iter().map(|o| o.as_ref().ok().map(|o| o.value)).collect();
-        assert_eq!(lens, [Some(1), None, Some(4), None, Some(2), None]);
+        let values: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().ok().map(|good| good.value)).collect();
+        assert_eq!(values, [Some((0, 1)), None, Some((2, 4)), None, Some((4, 2)), None]);
         assert!(outcomes[4].as_ref().unwrap().truncated && !outcomes[0].as_ref().unwrap().truncated);
     }
 }

@@ -7,10 +7,13 @@
 //! The output structs serialise to the keys and the key order of the transformers pipelines.
 
 mod answer;
+mod batching;
 mod classify;
 mod embed;
 mod fill_mask;
+mod frontend;
 mod generate;
+mod numbers;
 mod rerank;
 mod score;
 mod tag;

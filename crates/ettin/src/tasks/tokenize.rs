@@ -17,11 +17,25 @@ pub struct Tokenized {
     pub offsets: Vec<(usize, usize)>,
 }
 
-/// Encodes one text or pair.
-pub fn tokenize(
-    _tokenizer: &Tokenizer,
-    _input: TextInput<'_>,
-    _special_tokens: bool,
-) -> Result<Tokenized> {
-    todo!()
+/// Encodes one text or pair, of any length.
+///
+/// ```
+/// # fn main() -> ettin::Result<()> {
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/nano-encoder");
+/// use ettin::files::ModelFiles;
+/// use ettin::tasks::tokenize;
+/// use ettin::tokenizer::Tokenizer;
+///
+/// let tokenizer = Tokenizer::load(&ModelFiles::folder(folder)?)?;
+/// let tokenized = tokenize(&tokenizer, "The cat sat.".into(), true)?;
+/// assert_eq!(tokenized.tokens, ["[CLS]", "The", "Ġcat", "Ġsat", ".", "[SEP]"]);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// As [`Tokenizer::encode`].
+pub fn tokenize(tokenizer: &Tokenizer, input: TextInput<'_>, special_tokens: bool) -> Result<Tokenized> {
+    let encoding = tokenizer.encode(input.text, input.pair, special_tokens)?;
+    Ok(Tokenized { ids: encoding.ids, tokens: encoding.tokens, offsets: encoding.offsets })
 }
