@@ -33,7 +33,7 @@ pub(super) fn run(args: args::Convert) -> anyhow::Result<Status> {
         args::StoredDtype::Bf16 => StoredDtype::BF16,
     };
     let bar = progress::spinner(notes, format!("converting {}", files.name()));
-    let converted = weights::convert(&files, &args.output, Some(dtype), |file| {
+    let converted = weights::convert(&files, &args.output, Some(dtype), &mut |file| {
         if let Some(bar) = &bar {
             bar.set_message(format!("writing {file}"));
         }

@@ -27,6 +27,7 @@ pub(super) fn run(args: args::Score) -> anyhow::Result<Status> {
             MethodChoice::LeftToRight => ScoreMethod::LeftToRight,
         }),
         bos: !args.no_bos,
+        ..ScoreRequest::default()
     };
     driver::answer(
         texts,
