@@ -209,7 +209,7 @@ def tag() -> None:
 
 
 def answer() -> None:
-    """The pipeline left transformers with version 5; its algorithm, as of 4.57, in our own words."""
+    """The pipeline left transformers with version 5; its algorithm, as of 4.53, in our own words."""
     folder = write_model("tiny-text-answer", ENCODER, "answer", 120, **labels("LABEL_0", "LABEL_1"))
     model, tokenizer = load(folder, transformers.ModernBertForQuestionAnswering)
     questions = [
@@ -246,7 +246,7 @@ def answer() -> None:
             "output": answer_question(model, tokenizer, "Where was the ball?", long, top_k=3),
         }
     )
-    write("answer", cases, algorithm="question-answering pipeline of transformers 4.57 (gone in 5), reimplemented")
+    write("answer", cases, algorithm="question-answering pipeline of transformers 4.53 (gone in 5), reimplemented")
 
 
 def answer_question(
