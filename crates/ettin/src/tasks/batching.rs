@@ -22,7 +22,7 @@ pub(super) fn encode_all<I: Sync, E: Send>(
     inputs: &[I],
     encode: impl Fn(&I) -> Result<E> + Sync,
 ) -> Vec<Result<E>> {
-    inputs.par_iter().map(encode).collect()
+    inputs.par_iter().map(|input| encode(input)).collect()
 }
 
 /// Indices in groups of similar length, the longest first; a group holds at most `budget` tokens or one row.

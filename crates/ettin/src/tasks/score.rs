@@ -13,7 +13,6 @@ use super::{Options, Outcome, Outcomes};
 use crate::files::ModelFiles;
 use crate::heads::LanguageModel;
 use crate::{Error, Objective, Result};
-use pieces::Pieces;
 
 /// Scores texts with a causal or a masked language model.
 ///

@@ -1,4 +1,38 @@
+use serde_json::Value;
+
 use super::*;
+
+/// The cases of the fixture that ask for several answers, as `Search` does.
+#[test]
+fn several_answers_are_those_of_the_pipeline() {
+    let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let text = std::fs::read_to_string(format!("{repository}/tests/fixtures/pipelines/answer.json")).unwrap();
+    let fixture: Value = serde_json::from_str(&text).unwrap();
+    let files = ModelFiles::folder(format!("{repository}/models/tiny-text-answer")).unwrap();
+    let answerer = Answerer::load(&files, &Options::default()).unwrap();
+    let mut tested = 0;
+    for case in fixture["cases"].as_array().unwrap() {
+        let given = case["options"].as_object().unwrap();
+        if given.keys().any(|key| key != "top_k" && key != "max_answer_len") {
+            continue;
+        }
+        let number = |key: &str, default| given.get(key).and_then(Value::as_u64).map_or(default, |n| n as usize);
+        let search = Search { answers: number("top_k", 1), max_answer_len: number("max_answer_len", 15) };
+        let text = |key: &str| case["input"][key].as_str().unwrap();
+        let question = Question { question: text("question"), context: text("context") };
+        let found = answerer.search(&[question], search).unwrap().remove(0).unwrap();
+        let expected = case["output"].as_array().unwrap();
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            let place = (expected["start"].as_u64().unwrap() as usize, expected["end"].as_u64().unwrap() as usize);
+            assert_eq!((found.start, found.end), place, "{case}");
+            assert_eq!(expected["answer"], found.answer.as_str());
+            assert!((f64::from(found.score) - expected["score"].as_f64().unwrap()).abs() < 1e-5);
+        }
+        tested += 1;
+    }
+    assert!(tested > 10);
+}
 
 fn window(ids: &[u32], context_from: usize) -> Encoding {
     let len = ids.len();
