@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save_file
+
 from make_fixtures import CLASSES, CONFIGS, DECODER, ENCODER, FIXTURES, GEOMETRY, MODELS, SPECIAL_IDS, rope
 from reference import States, provenance, randomise, record, worst
-from safetensors.torch import save_file
 
 LAYOUTS = MODELS / "tiny-layouts"
 SEED = 20261124

@@ -22,14 +22,15 @@ import numpy as np
 import sentence_transformers
 import torch
 import transformers
-from make_fixtures import CLASSES, CONFIGS, DECODER, ENCODER, FIXTURES, MODELS, ROOT, SPECIAL_IDS, labels, rope
-from reference import provenance, randomise
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.base.modules.normalize import Normalize
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 from torch import nn
+
+from make_fixtures import CLASSES, CONFIGS, DECODER, ENCODER, FIXTURES, MODELS, ROOT, SPECIAL_IDS, labels, rope
+from reference import provenance, randomise
 
 OUTPUT = FIXTURES / "pipelines"
 VOCABULARY = 512
@@ -158,8 +159,7 @@ def fill_mask() -> None:
         ("The sun rises in the [MASK].", 1),
     ]
     cases = [
-        {"model": name_of(folder), "options": {"top_k": top_k}, "input": text, "output": pipe(text, top_k=top_k)}
-        for text, top_k in texts
+        {"model": name_of(folder), "options": {"top_k": top_k}, "input": text, "output": pipe(text, top_k=top_k)} for text, top_k in texts
     ]
     write("fill_mask", cases)
 
@@ -168,12 +168,8 @@ def classify() -> None:
     three = labels("negative", "neutral", "positive")
     models = [
         write_model("tiny-text-classify-single", ENCODER, "sequence", 100, classifier_pooling="mean", **three),
-        write_model(
-            "tiny-text-classify-multi", ENCODER, "sequence", 101, problem_type="multi_label_classification", **three
-        ),
-        write_model(
-            "tiny-text-classify-regression", ENCODER, "sequence", 102, problem_type="regression", **labels("low", "high")
-        ),
+        write_model("tiny-text-classify-multi", ENCODER, "sequence", 101, problem_type="multi_label_classification", **three),
+        write_model("tiny-text-classify-regression", ENCODER, "sequence", 102, problem_type="regression", **labels("low", "high")),
         write_model("tiny-text-classify-one", ENCODER, "sequence", 103, **labels("LABEL_0")),
         write_model("tiny-text-classify-decoder", DECODER, "sequence", 104, **three),
     ]
@@ -188,9 +184,7 @@ def classify() -> None:
                 cases.append({"model": name_of(folder), "options": options, "input": {"text": text}, "output": answer})
         for text, pair in PAIRS:
             given = {"text": text, "text_pair": pair}
-            cases.append(
-                {"model": name_of(folder), "options": {"top_k": None}, "input": given, "output": pipe(given, top_k=None)}
-            )
+            cases.append({"model": name_of(folder), "options": {"top_k": None}, "input": given, "output": pipe(given, top_k=None)})
     write("classify", cases)
 
 
@@ -215,7 +209,7 @@ def tag() -> None:
 
 
 def answer() -> None:
-    """The pipeline left transformers with version 5; its algorithm, as of 4.57, in our own words."""
+    """The pipeline left transformers with version 5; its algorithm, as of 4.53, in our own words."""
     folder = write_model("tiny-text-answer", ENCODER, "answer", 120, **labels("LABEL_0", "LABEL_1"))
     model, tokenizer = load(folder, transformers.ModernBertForQuestionAnswering)
     questions = [
@@ -252,7 +246,7 @@ def answer() -> None:
             "output": answer_question(model, tokenizer, "Where was the ball?", long, top_k=3),
         }
     )
-    write("answer", cases, algorithm="question-answering pipeline of transformers 4.57 (gone in 5), reimplemented")
+    write("answer", cases, algorithm="question-answering pipeline of transformers 4.53 (gone in 5), reimplemented")
 
 
 def answer_question(
@@ -407,9 +401,7 @@ def chains() -> None:
         for options in requests:
             vectors = model.encode(TEXTS, batch_size=1, show_progress_bar=False, **options)
             for text, vector in zip(TEXTS, vectors, strict=True):
-                cases.append(
-                    {"model": name_of(folder), "options": options, "input": text, "output": vector, **notes}
-                )
+                cases.append({"model": name_of(folder), "options": options, "input": text, "output": vector, **notes})
         similarity = model.similarity(model.encode(TEXTS[:1], show_progress_bar=False), model.encode(TEXTS, batch_size=1))
         cases.append(
             {
@@ -578,9 +570,7 @@ def reranker_chain() -> Path:
             module_output_name="scores",
         ),
     ]
-    CrossEncoder(modules=modules, activation_fn=nn.Identity(), device="cpu").save_pretrained(
-        str(temporary), create_model_card=False
-    )
+    CrossEncoder(modules=modules, activation_fn=nn.Identity(), device="cpu").save_pretrained(str(temporary), create_model_card=False)
     for path in temporary.iterdir():
         if path.is_dir():
             shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
@@ -621,9 +611,7 @@ def tokenize() -> None:
                 "tokens": tokenizer.convert_ids_to_tokens(encoded["input_ids"]),
                 "offsets": encoded["offset_mapping"],
             }
-            cases.append(
-                {"model": name_of(folder), "options": {"special_tokens": special}, "input": given, "output": output}
-            )
+            cases.append({"model": name_of(folder), "options": {"special_tokens": special}, "input": given, "output": output})
     write("tokenize", cases)
 
 

@@ -58,6 +58,8 @@ def randomise(model: nn.Module, seed: int) -> None:
     rows share a common vector, as trained ones do, and `_lean` turns it into pre-activations around -2.
     """
     generator = torch.Generator().manual_seed(seed)
+    # The deeper, the smaller each layer's contribution: otherwise rounding itself is amplified from layer to layer.
+    branch = min(1.0, 4.0 / model.config.num_hidden_layers)
     norms = {id(norm.weight) for norm in model.modules() if isinstance(norm, nn.LayerNorm)}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -70,6 +72,8 @@ def randomise(model: nn.Module, seed: int) -> None:
                 parameter += torch.empty(parameter.shape[1]).normal_(0.0, 1.0, generator=generator)
             else:
                 gain = next((gain for suffix, gain in GAINS.items() if name.endswith(suffix)), 1.5)
+                if name.endswith("Wo.weight"):
+                    gain *= branch
                 parameter.normal_(0.0, gain / parameter.shape[1] ** 0.5, generator=generator)
     _lean(model, torch.randint(5, model.config.vocab_size, (1, 64), generator=generator))
 

@@ -37,6 +37,14 @@ pub enum Objective {
 }
 
 impl Objective {
+    /// `"encoder"` or `"decoder"`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Objective::Encoder => "encoder",
+            Objective::Decoder => "decoder",
+        }
+    }
+
     /// The `model_type` that stands for it.
     pub fn model_type(self) -> &'static str {
         match self {

@@ -7,9 +7,11 @@
 
 use std::fmt;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use ettin_kernels::mapped::MappedFile;
 
 use crate::hub::HubFiles;
 use crate::{Error, Result};
@@ -230,7 +232,11 @@ pub struct FileData {
 enum Bytes {
     Static(&'static [u8]),
     Read(Arc<[u8]>),
+    Mapped(Arc<MappedFile>),
 }
+
+/// Smaller files are read: their bytes are then ours, and JSON is gone through once anyway.
+const MAP_FROM: u64 = 1 << 20;
 
 impl FileData {
     /// The file at that path; `None` if there is none.
@@ -264,6 +270,13 @@ impl FileData {
         }
     }
 
+    /// Says that a range of bytes is not needed soon, so that a mapped file's pages can leave memory. Only a hint.
+    pub fn release(&self, range: Range<usize>) {
+        if let Bytes::Mapped(file) = &self.bytes {
+            file.release(range);
+        }
+    }
+
     /// What to call the file in messages: its path, or its name in the embedded model.
     pub fn name(&self) -> &str {
         &self.name
@@ -277,6 +290,7 @@ impl Deref for FileData {
         match &self.bytes {
             Bytes::Static(bytes) => bytes,
             Bytes::Read(bytes) => bytes,
+            Bytes::Mapped(file) => file,
         }
     }
 }
@@ -288,6 +302,9 @@ impl fmt::Debug for FileData {
 }
 
 fn read(path: &Path) -> io::Result<Bytes> {
+    if path.metadata()?.len() >= MAP_FROM {
+        return Ok(Bytes::Mapped(Arc::new(MappedFile::open(path)?)));
+    }
     Ok(Bytes::Read(std::fs::read(path)?.into()))
 }
 
@@ -355,6 +372,28 @@ mod tests {
             error.contains("nano") && error.contains("tokenizer.json"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_large_file_is_the_same_mapped() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..MAP_FROM as usize + 7)
+            .map(|i| (i % 251) as u8)
+            .collect();
+        std::fs::write(folder.path().join("model.safetensors"), &bytes).unwrap();
+        let files = ModelFiles::folder(folder.path()).unwrap();
+        let data = files.require("model.safetensors").unwrap();
+        assert!(matches!(data.bytes, Bytes::Mapped(_)));
+        data.release(0..bytes.len());
+        assert!(data[..] == bytes[..]);
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_a_file_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("config.json")).unwrap();
+        let files = ModelFiles::folder(folder.path()).unwrap();
+        assert!(matches!(files.get("config.json"), Err(Error::Io { .. })));
     }
 
     #[test]

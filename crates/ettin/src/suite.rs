@@ -8,29 +8,11 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
+
+use crate::config::Objective;
 
 const TABLE: &str = include_str!("../../../models/suite.toml");
-
-/// What a model was trained to do last; a cross-objective model counts as what it was converted *to*.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Objective {
-    /// Masked language model: every token sees its whole context.
-    Encoder,
-    /// Causal language model: a token sees itself and what is to its left.
-    Decoder,
-}
-
-impl Objective {
-    /// `"encoder"` or `"decoder"`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Objective::Encoder => "encoder",
-            Objective::Decoder => "decoder",
-        }
-    }
-}
 
 /// Dimensions shared by the four models of one size; heads are 64 wide in all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -82,7 +64,7 @@ impl Entry {
         &self.size
     }
 
-    /// Encoder or decoder.
+    /// Encoder or decoder: what a cross-objective model was converted *to*.
     pub fn objective(&self) -> Objective {
         self.objective
     }
@@ -201,9 +183,18 @@ struct Row {
     name: String,
     aliases: Vec<String>,
     size: String,
+    #[serde(deserialize_with = "objective")]
     objective: Objective,
     revision: String,
     safetensors: Option<String>,
+}
+
+fn objective<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Objective, D::Error> {
+    let word = String::deserialize(deserializer)?;
+    [Objective::Encoder, Objective::Decoder]
+        .into_iter()
+        .find(|objective| objective.as_str() == word)
+        .ok_or_else(|| de::Error::custom(format!("no objective {word}")))
 }
 
 fn parse(text: &str) -> Result<Suite, String> {
