@@ -24,8 +24,9 @@ from typing import Any
 
 import torch
 import transformers
-from reference import FAULTS, States, provenance, randomise, record, worst
 from safetensors.torch import save_file
+
+from reference import FAULTS, States, provenance, randomise, record, worst
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
@@ -50,11 +51,11 @@ SHORT_LENGTHS = (1, 9, 33)
 
 GEOMETRY = {
     # Two heads of 32; global layers 0 and 3.
-    "tiny": dict(vocab_size=256, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=2),
-    "mini": dict(vocab_size=128, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=2),
-    "micro": dict(vocab_size=128, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2),
+    "tiny": {"vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 2},
+    "mini": {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 2},
+    "micro": {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2},
 }
-SPECIAL_IDS = dict(pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3)
+SPECIAL_IDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 
 
 def rope(full: float, sliding: float) -> dict[str, dict[str, Any]]:
@@ -89,7 +90,7 @@ def labels(*names: str) -> dict[str, Any]:
     return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
 
 
-ALL_BIASES = dict(attention_bias=True, mlp_bias=True, norm_bias=True, classifier_bias=True, decoder_bias=True, norm_eps=1e-3)
+ALL_BIASES = {"attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True, "decoder_bias": True, "norm_eps": 1e-3}
 ACTIVATIONS = {  # hidden_activation → classifier_activation, so that neither is taken for the other
     "gelu": "silu",
     "gelu_new": "relu",
@@ -140,7 +141,7 @@ def variants() -> list[Variant]:
             geometry="mini",
             lengths=FULL_LENGTHS,
             older=True,
-            config=dict(global_attn_every_n_layers=3, global_rope_theta=160000.0, local_rope_theta=10000.0),
+            config={"global_attn_every_n_layers": 3, "global_rope_theta": 160000.0, "local_rope_theta": 10000.0},
         ),
         Variant(
             "tiny-decoder-older",
@@ -148,7 +149,7 @@ def variants() -> list[Variant]:
             geometry="mini",
             lengths=FULL_LENGTHS,
             older=True,
-            config=dict(global_attn_every_n_layers=2, global_rope_theta=80000.0, local_rope_theta=160000.0),
+            config={"global_attn_every_n_layers": 2, "global_rope_theta": 80000.0, "local_rope_theta": 160000.0},
         ),
     ]
     activations = [
@@ -172,9 +173,7 @@ def variants() -> list[Variant]:
             "sequence",
             config=ettin | three | {"problem_type": "multi_label_classification"},
         ),
-        Variant(
-            "tiny-decoder-sequence-regression", DECODER, "sequence", config=ettin | two | {"problem_type": "regression"}
-        ),
+        Variant("tiny-decoder-sequence-regression", DECODER, "sequence", config=ettin | two | {"problem_type": "regression"}),
         Variant("tiny-encoder-token", ENCODER, "token", config=ettin | labels("O", "B-PER", "I-PER", "B-LOC", "I-LOC")),
         Variant("tiny-encoder-answer", ENCODER, "answer", config=ettin | two),
     ]
@@ -224,7 +223,7 @@ def write_model(variant: Variant, seed: int) -> transformers.PreTrainedModel:
     """Makes the checkpoint, writes its folder and returns the model as transformers reads it back."""
     folder = MODELS / variant.name
     shutil.rmtree(folder, ignore_errors=True)
-    common = dict(max_position_embeddings=256, local_attention=16, attn_implementation="eager")
+    common = {"max_position_embeddings": 256, "local_attention": 16, "attn_implementation": "eager"}
     config = CONFIGS[variant.kind](**(common | GEOMETRY[variant.geometry] | SPECIAL_IDS | variant.config))
     model = CLASSES[variant.kind, variant.task](config).eval()
     randomise(model, seed)

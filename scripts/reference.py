@@ -58,6 +58,8 @@ def randomise(model: nn.Module, seed: int) -> None:
     rows share a common vector, as trained ones do, and `_lean` turns it into pre-activations around -2.
     """
     generator = torch.Generator().manual_seed(seed)
+    # The deeper, the smaller each layer's contribution: otherwise rounding itself is amplified from layer to layer.
+    branch = min(1.0, 4.0 / model.config.num_hidden_layers)
     norms = {id(norm.weight) for norm in model.modules() if isinstance(norm, nn.LayerNorm)}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -70,6 +72,8 @@ def randomise(model: nn.Module, seed: int) -> None:
                 parameter += torch.empty(parameter.shape[1]).normal_(0.0, 1.0, generator=generator)
             else:
                 gain = next((gain for suffix, gain in GAINS.items() if name.endswith(suffix)), 1.5)
+                if name.endswith("Wo.weight"):
+                    gain *= branch
                 parameter.normal_(0.0, gain / parameter.shape[1] ** 0.5, generator=generator)
     _lean(model, torch.randint(5, model.config.vocab_size, (1, 64), generator=generator))
 
@@ -178,23 +182,44 @@ def _attend_exactly(_module, query, key, value, attention_mask, scaling=None, **
 
 
 @contextlib.contextmanager
-def exact_arithmetic() -> Iterator[None]:
-    """Removes the two places where transformers computes in f32 whatever the model's dtype: rotation and softmax.
-
-    The rotary *tables* stay f32 values: they are part of the model's definition, the same for every engine.
-    """
-    saved = [
-        (module, name, getattr(module, name))
-        for module in (encoder_module, decoder_module)
-        for name in ("apply_rotary_pos_emb", "eager_attention_forward")
-    ]
+def _patched(**replacements: Callable[..., object]) -> Iterator[None]:
+    """Replaces functions of both modelling files."""
+    modules = (encoder_module, decoder_module)
+    saved = [(module, name, getattr(module, name)) for module in modules for name in replacements]
     try:
         for module, name, _ in saved:
-            setattr(module, name, _rotate_exactly if name.startswith("apply") else _attend_exactly)
+            setattr(module, name, replacements[name])
         yield
     finally:
         for module, name, original in saved:
             setattr(module, name, original)
+
+
+def exact_arithmetic() -> contextlib.AbstractContextManager[None]:
+    """Removes the two places where transformers computes in f32 whatever the model's dtype: rotation and softmax.
+
+    The rotary *tables* stay f32 values: they are part of the model's definition, the same for every engine.
+    """
+    return _patched(apply_rotary_pos_emb=_rotate_exactly, eager_attention_forward=_attend_exactly)
+
+
+def eager_by_head(longest_at_once: int = 1024) -> contextlib.AbstractContextManager[None]:
+    """Eager attention one head at a time above `longest_at_once` tokens.
+
+    The same operations on the same numbers; but 28 heads of 4096 × 4096 scores, several times over, would be 6 GB.
+    """
+    original = encoder_module.eager_attention_forward
+
+    def attend(module, query, key, value, attention_mask, scaling=None, **options):
+        def some(heads: slice):
+            parts = query[:, heads], key[:, heads], value[:, heads]
+            return original(module, *parts, attention_mask, scaling=scaling or query.shape[-1] ** -0.5, **options)[0]
+
+        if query.shape[2] <= longest_at_once:
+            return some(slice(None)), None
+        return torch.cat([some(slice(head, head + 1)) for head in range(query.shape[1])], dim=2), None
+
+    return _patched(eager_attention_forward=attend)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ use std::ops::Range;
 pub use checkpoint::{Checkpoint, Head, HeadWeights, LayerWeights, Linear, Norm, Output, Report};
 pub use convert::{Converted, convert};
 pub use save::save;
-pub use shards::{FileSource, form_of};
+pub use shards::{FileSource, Subfolder};
 pub use view::{Stack, StoredDtype, View};
 
 use crate::{Error, Result};
@@ -75,7 +75,7 @@ impl Weights {
     ///
     /// # Errors
     /// [`Error::MissingFile`] when there is none of them, [`Error::Weights`] when one is corrupt.
-    pub fn open(source: &(impl FileSource + ?Sized)) -> Result<Self> {
+    pub fn open(source: &dyn FileSource) -> Result<Self> {
         let files = shards::find(source)?;
         let mut weights = Self {
             files: Vec::new(),

@@ -27,7 +27,7 @@ fn ids(seed: u32, len: usize) -> Vec<u32> {
     (0..len)
         .map(|_| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            5 + (state >> 16) % 200
+            5 + (state >> 16) % 120
         })
         .collect()
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::checkpoint::{EMBEDDINGS, OUTPUT};
 use super::save::{Partial, save};
-use super::{FileSource, Stored, StoredDtype, View, Weights};
+use super::{FileSource, Stored, StoredDtype, Subfolder, View, Weights};
 use crate::config::{Config, parse_object};
 use crate::{Error, Result};
 
@@ -31,9 +31,6 @@ const COPIED: [&str; 14] = [
     "LICENSE.md",
 ];
 
-/// Files of a sentence-transformers module, in a folder of its own.
-const MODULE_FILES: [&str; 1] = ["config.json"];
-
 /// What a conversion wrote.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Converted {
@@ -47,107 +44,134 @@ pub struct Converted {
     pub dropped: Vec<String>,
 }
 
-/// Writes the model in `source` to the folder `out_dir` as safetensors, all weights as `dtype` when one is given; a step's
-/// file name goes to `progress`. Existing files are replaced, each one only when its successor is complete.
+/// Writes the model in `source` to the folder `out_dir` as safetensors, all weights as `dtype` when one is given; the name of
+/// each file goes to `progress` before it is written. Files that exist are replaced, each one when its successor is complete.
+///
+/// A sentence-transformers model is converted with all its modules. Tensors keep the names they were stored under.
 ///
 /// # Errors
 /// What reading or writing finds wrong: see [`Weights::open`], [`Config::from_json`] and [`save`].
 pub fn convert(
-    source: &(impl FileSource + ?Sized),
+    source: &dyn FileSource,
     out_dir: &Path,
     dtype: Option<StoredDtype>,
-    mut progress: impl FnMut(&str),
+    progress: &mut dyn FnMut(&str),
 ) -> Result<Converted> {
-    let config_file = source
-        .get("config.json")?
-        .ok_or_else(|| Error::MissingFile {
-            place: source.place(),
-            file: "config.json".to_owned(),
-        })?;
-    let config = Config::from_json(&config_file, "config.json")?;
-    let weights = Weights::open(source)?;
-    weights.refuse_foreign()?;
-    fs::create_dir_all(out_dir).map_err(Error::io(out_dir))?;
-
-    let mut done = Converted::default();
-    let tied = config.tie_word_embeddings && weights.output_repeats_embeddings();
-    let mut tensors: Vec<(&str, View<'_>)> = Vec::new();
-    for (name, entry) in &weights.tensors {
-        match weights.get(name) {
-            Some(_) if tied && name == OUTPUT => done.dropped.push(entry.stored.clone()),
-            Some(view) => {
-                done.parameters += view.len() as u64;
-                tensors.push((&entry.stored, view));
-            }
-            None => {}
-        }
-    }
-    done.tensors = tensors.len();
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    progress("model.safetensors");
-    save(
-        &out_dir.join("model.safetensors"),
-        &tensors,
+    let mut folders = match source.get("modules.json")? {
+        Some(modules) => module_folders(&modules)?,
+        None => Vec::new(),
+    };
+    folders.insert(0, String::new());
+    let mut conversion = Conversion {
+        out_dir,
         dtype,
-        &metadata,
-    )?;
-    done.files.push("model.safetensors".to_owned());
-
-    progress("config.json");
-    write(
-        &out_dir.join("config.json"),
-        &with_dtype(&config_file, dtype)?,
-    )?;
-    done.files.push("config.json".to_owned());
-    for name in COPIED {
-        if let Some(file) = source.get(name)? {
-            progress(name);
-            write(&out_dir.join(name), &file)?;
-            done.files.push(name.to_owned());
-        }
+        progress,
+        done: Converted::default(),
+    };
+    for folder in &folders {
+        conversion.folder(Subfolder {
+            files: source,
+            folder,
+        })?;
     }
-    convert_modules(source, out_dir, dtype, &mut progress, &mut done)?;
-    Ok(done)
+    match conversion.done.tensors {
+        // Nothing but copies: no weights anywhere.
+        0 => Err(Weights::open(source)
+            .err()
+            .unwrap_or_else(|| Error::input("the model has no tensors"))),
+        _ => Ok(conversion.done),
+    }
 }
 
-/// The folders that `modules.json` names: their configurations copied, their weights rewritten.
-fn convert_modules(
-    source: &(impl FileSource + ?Sized),
-    out_dir: &Path,
+struct Conversion<'a> {
+    out_dir: &'a Path,
     dtype: Option<StoredDtype>,
-    progress: &mut impl FnMut(&str),
-    done: &mut Converted,
-) -> Result<()> {
-    let Some(modules) = source.get("modules.json")? else {
-        return Ok(());
-    };
-    for folder in module_folders(&modules)? {
-        let module = Folder {
-            source,
-            folder: &folder,
-        };
-        let out = out_dir.join(&folder);
-        fs::create_dir_all(&out).map_err(Error::io(&out))?;
-        for name in MODULE_FILES {
-            if let Some(file) = module.get(name)? {
-                write(&out.join(name), &file)?;
-                done.files.push(format!("{folder}/{name}"));
-            }
-        }
-        match Weights::open(&module) {
-            Err(Error::MissingFile { .. }) => {}
+    progress: &'a mut dyn FnMut(&str),
+    done: Converted,
+}
+
+impl Conversion<'_> {
+    /// One folder of the model: its weights rewritten, its other files copied.
+    fn folder(&mut self, folder: Subfolder<'_>) -> Result<()> {
+        let weights = match Weights::open(&folder) {
+            Ok(weights) => Some(weights),
+            Err(Error::MissingFile { file, .. }) if file.starts_with("weights") => None,
             Err(other) => return Err(other),
-            Ok(weights) => {
-                weights.refuse_foreign()?;
-                let name = format!("{folder}/model.safetensors");
-                progress(&name);
-                let tensors: Vec<_> = weights.views().map(|view| (view.name(), view)).collect();
-                save(&out_dir.join(&name), &tensors, dtype, &BTreeMap::new())?;
-                done.files.push(name);
+        };
+        let config = folder.get("config.json")?;
+        if let Some(weights) = &weights {
+            self.weights(folder, weights, config.as_deref())?;
+        }
+        if let Some(config) = config {
+            // A module's configuration says nothing about a dtype.
+            let dtype = self
+                .dtype
+                .filter(|_| weights.is_some() && is_model(&config));
+            self.write(&folder.path("config.json"), &with_dtype(&config, dtype)?)?;
+        }
+        for name in COPIED {
+            if let Some(file) = folder.get(name)? {
+                self.write(&folder.path(name), &file)?;
             }
         }
+        Ok(())
     }
-    Ok(())
+
+    fn weights(
+        &mut self,
+        folder: Subfolder<'_>,
+        weights: &Weights,
+        config: Option<&[u8]>,
+    ) -> Result<()> {
+        weights.refuse_foreign()?;
+        let tied = match config.filter(|config| is_model(config) || folder.folder.is_empty()) {
+            Some(config) => {
+                Config::from_json(config, &folder.path("config.json"))?.tie_word_embeddings
+            }
+            None => false,
+        };
+        let repeated = tied && weights.output_repeats_embeddings();
+        let mut tensors: Vec<(&str, View<'_>)> = Vec::new();
+        for (entry, view) in weights.tensors.values().zip(weights.views()) {
+            if repeated && view.name() == OUTPUT {
+                self.done.dropped.push(entry.stored.clone());
+            } else {
+                self.done.parameters += view.len() as u64;
+                tensors.push((&entry.stored, view));
+            }
+        }
+        self.done.tensors += tensors.len();
+        let name = folder.path("model.safetensors");
+        let path = self.prepare(&name)?;
+        let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        save(&path, &tensors, self.dtype, &metadata)
+    }
+
+    fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.prepare(name)?;
+        let partial = Partial::beside(&path)?;
+        let mut file = partial.create()?;
+        file.write_all(bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(Error::io(&path))?;
+        partial.finish(&path)
+    }
+
+    /// Announces a file and makes its folder.
+    fn prepare(&mut self, name: &str) -> Result<PathBuf> {
+        (self.progress)(name);
+        let path = self.out_dir.join(name);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        }
+        self.done.files.push(name.to_owned());
+        Ok(path)
+    }
+}
+
+/// Whether a `config.json` is a model's, not a module's.
+fn is_model(config: &[u8]) -> bool {
+    parse_object(config, "config.json").is_ok_and(|map| map.contains_key("model_type"))
 }
 
 /// The non-empty paths in `modules.json`, each a plain folder name.
@@ -177,22 +201,6 @@ fn module_folders(modules: &[u8]) -> Result<Vec<String>> {
             }
         })
         .collect()
-}
-
-/// A folder inside a source, as a source.
-struct Folder<'a, S: FileSource + ?Sized> {
-    source: &'a S,
-    folder: &'a str,
-}
-
-impl<S: FileSource + ?Sized> FileSource for Folder<'_, S> {
-    fn get(&self, name: &str) -> Result<Option<super::FileData>> {
-        self.source.get(&format!("{}/{name}", self.folder))
-    }
-
-    fn place(&self) -> String {
-        format!("{}/{}", self.source.place(), self.folder)
-    }
 }
 
 impl Weights {
@@ -236,13 +244,4 @@ fn with_dtype(config: &[u8], dtype: Option<StoredDtype>) -> Result<Vec<u8>> {
     };
     map.insert(key.to_owned(), Value::from(dtype.name()));
     Ok(format!("{:#}\n", Value::Object(map)).into_bytes())
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let partial = Partial::beside(path)?;
-    let mut file = partial.create()?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(Error::io(path))?;
-    partial.finish(path)
 }

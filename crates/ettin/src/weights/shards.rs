@@ -17,6 +17,17 @@ pub trait FileSource {
     /// When the file exists and cannot be read, or cannot be fetched.
     fn get(&self, name: &str) -> Result<Option<FileData>>;
 
+    /// The file called `name`, which another file of the model calls for.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), and [`Error::MissingFile`] when there is none.
+    fn require(&self, name: &str) -> Result<FileData> {
+        self.get(name)?.ok_or_else(|| Error::MissingFile {
+            place: self.place(),
+            file: name.to_owned(),
+        })
+    }
+
     /// The one weights file to load instead of looking for the usual names.
     fn weights_file(&self) -> Option<&str> {
         None
@@ -31,12 +42,57 @@ impl FileSource for ModelFiles {
         ModelFiles::get(self, name)
     }
 
-    fn place(&self) -> String {
-        ModelFiles::place(self)
+    fn require(&self, name: &str) -> Result<FileData> {
+        ModelFiles::require(self, name)
     }
 
     fn weights_file(&self) -> Option<&str> {
         ModelFiles::weights_file(self)
+    }
+
+    fn place(&self) -> String {
+        ModelFiles::place(self)
+    }
+}
+
+/// A folder of a source, as a source of its own: a module of a sentence-transformers chain.
+#[derive(Clone, Copy)]
+pub struct Subfolder<'a> {
+    /// The source that the folder is in.
+    pub files: &'a dyn FileSource,
+    /// Its path there; empty for the source's own top.
+    pub folder: &'a str,
+}
+
+impl Subfolder<'_> {
+    /// What the source calls the file `name` of this folder.
+    pub fn path(&self, name: &str) -> String {
+        match self.folder {
+            "" => name.to_owned(),
+            folder => format!("{folder}/{name}"),
+        }
+    }
+}
+
+impl FileSource for Subfolder<'_> {
+    fn get(&self, name: &str) -> Result<Option<FileData>> {
+        self.files.get(&self.path(name))
+    }
+
+    fn require(&self, name: &str) -> Result<FileData> {
+        self.files.require(&self.path(name))
+    }
+
+    fn weights_file(&self) -> Option<&str> {
+        // A named weights file lies at the top.
+        self.files.weights_file().filter(|_| self.folder.is_empty())
+    }
+
+    fn place(&self) -> String {
+        match self.folder {
+            "" => self.files.place(),
+            folder => format!("{}/{folder}", self.files.place()),
+        }
     }
 }
 
@@ -62,52 +118,42 @@ pub(super) struct Index {
     pub(super) places: BTreeMap<String, String>,
 }
 
-/// The file names among which a model's weights are looked for, in order of preference.
-pub fn form_of() -> impl Iterator<Item = &'static str> {
-    FORMS.into_iter().flat_map(|(whole, index)| [whole, index])
+/// The file that was named, or the first form that is there.
+pub(super) fn find(source: &dyn FileSource) -> Result<Found> {
+    if let Some(name) = source.weights_file() {
+        return named(source, name, source.require(name)?);
+    }
+    for name in FORMS.into_iter().flat_map(|(whole, index)| [whole, index]) {
+        if let Some(file) = source.get(name)? {
+            return named(source, name, file);
+        }
+    }
+    let names: Vec<&str> = FORMS
+        .into_iter()
+        .flat_map(|(whole, index)| [whole, index])
+        .collect();
+    Err(Error::MissingFile {
+        place: source.place(),
+        file: format!("weights (looked for {})", names.join(", ")),
+    })
 }
 
-/// The first form that is there.
-pub(super) fn find(source: &(impl FileSource + ?Sized)) -> Result<Found> {
-    if let Some(name) = source.weights_file() {
-        let file = source.get(name)?.ok_or_else(|| Error::MissingFile {
-            place: source.place(),
-            file: name.to_owned(),
-        })?;
+/// A whole file, or the shards that an index names.
+fn named(source: &dyn FileSource, name: &str, file: FileData) -> Result<Found> {
+    if !name.ends_with(".index.json") {
         return Ok(Found {
             shards: vec![(name.to_owned(), file)],
             index: None,
         });
     }
-    for (whole, index) in FORMS {
-        if let Some(file) = source.get(whole)? {
-            return Ok(Found {
-                shards: vec![(whole.to_owned(), file)],
-                index: None,
-            });
-        }
-        if let Some(file) = source.get(index)? {
-            let index = read_index(&file, index)?;
-            let names: BTreeSet<&String> = index.places.values().collect();
-            let shards = names.into_iter().map(|name| {
-                let file = source.get(name)?.ok_or_else(|| Error::MissingFile {
-                    place: source.place(),
-                    file: format!("{name}, which {} names", index.file),
-                })?;
-                Ok((name.clone(), file))
-            });
-            return Ok(Found {
-                shards: shards.collect::<Result<_>>()?,
-                index: Some(index),
-            });
-        }
-    }
-    Err(Error::MissingFile {
-        place: source.place(),
-        file: format!(
-            "weights (looked for {})",
-            form_of().collect::<Vec<_>>().join(", ")
-        ),
+    let index = read_index(&file, name)?;
+    let names: BTreeSet<&String> = index.places.values().collect();
+    let shards = names
+        .into_iter()
+        .map(|name| Ok((name.clone(), source.require(name)?)));
+    Ok(Found {
+        shards: shards.collect::<Result<_>>()?,
+        index: Some(index),
     })
 }
 

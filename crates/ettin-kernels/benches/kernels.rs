@@ -1,0 +1,204 @@
+//! Throughput of the kernels: products and attention in flops, the rest in elements per second.
+//!
+//! `cargo bench -p ettin-kernels --bench kernels -- gemm/avx512` runs a part.
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ettin_kernels::{
+    Activation, Attention, Isa, KvBlocks, KvRows, KvWrite, Norm, PackedMatrix, RopeRows, RopeTable,
+    Sequence, Span, Store, Team, attention, attention::store, geglu, gemm, layer_norm, rope,
+    softmax,
+};
+
+fn data(len: usize) -> Vec<f32> {
+    (0..len)
+        .map(|i| ((i * 7919 % 1009) as f32 / 504.5) - 1.0)
+        .collect()
+}
+
+fn teams() -> Vec<Team> {
+    let most = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let mut teams = vec![Team::single()];
+    if let (true, Ok(team)) = (most > 1, Team::with_threads(most)) {
+        teams.push(team);
+    }
+    teams
+}
+
+/// rows × inputs × outputs
+const PRODUCTS: [(usize, usize, usize); 9] = [
+    (512, 768, 2304),
+    (512, 256, 768),
+    (512, 1152, 768),
+    (128, 768, 2304),
+    (16, 768, 2304),
+    (4, 768, 2304),
+    (1, 768, 2304),
+    (1, 768, 50_368),
+    (256, 3840, 1792),
+];
+
+fn products(c: &mut Criterion) {
+    for team in teams() {
+        for isa in Isa::available() {
+            let mut group = c.benchmark_group(format!("gemm/{isa}/{}t", team.threads()));
+            for (m, k, n) in PRODUCTS {
+                let w = data(k);
+                let w = PackedMatrix::pack(isa, &team, n, k, &|_, out| out.copy_from_slice(&w));
+                let x = data(m * k);
+                let mut out = vec![0.0; m * n];
+                group.throughput(Throughput::Elements((2 * m * k * n) as u64));
+                group.bench_function(format!("{m}x{k}x{n}"), |b| {
+                    b.iter(|| gemm(&team, black_box(&x), &w, None, Store::Write, &mut out));
+                });
+            }
+        }
+    }
+}
+
+fn attentions(c: &mut Criterion) {
+    let (heads, dim) = (12, 64);
+    let width = heads * dim;
+    let local = Span {
+        left: Some(64),
+        right: Some(64),
+    };
+    for team in teams() {
+        for isa in Isa::available() {
+            let mut group = c.benchmark_group(format!("attention/{isa}/{}t", team.threads()));
+            for (name, span, rows, len) in [
+                ("global-512", Span::FULL, 512, 512),
+                ("global-4096", Span::FULL, 4096, 4096),
+                ("local-4096", local, 4096, 4096),
+                ("decode-4096", Span::CAUSAL, 1, 4096),
+            ] {
+                let mut kv = KvBlocks::new(heads, dim, len);
+                let qkv = data(len * 3 * width);
+                let source = KvRows {
+                    k: &qkv[width..],
+                    v: &qkv[2 * width..],
+                    stride: 3 * width,
+                };
+                store(
+                    &team,
+                    source,
+                    &mut [KvWrite {
+                        kv: &mut kv,
+                        position: 0,
+                        rows: 0..len,
+                    }],
+                );
+                let sequences = [Sequence {
+                    rows: 0..rows,
+                    start: len - rows,
+                    len,
+                    kv: &kv,
+                }];
+                let args = Attention {
+                    q: &qkv,
+                    q_stride: 3 * width,
+                    heads,
+                    head_dim: dim,
+                    span,
+                    scale: 0.125,
+                    sequences: &sequences,
+                };
+                let keys: usize = (len - rows..len)
+                    .map(|query| span.keys(query, len).len())
+                    .sum();
+                let mut out = vec![0.0; rows * width];
+                group.sample_size(20);
+                group.throughput(Throughput::Elements((4 * width * keys) as u64));
+                group.bench_function(name, |b| {
+                    b.iter(|| attention(isa, &team, black_box(args), &mut out))
+                });
+            }
+            let qkv = data(4096 * 3 * width);
+            let mut kv = KvBlocks::new(heads, dim, 4096);
+            group.throughput(Throughput::Elements(2 * 4096 * width as u64));
+            group.bench_function("store-4096", |b| {
+                let source = KvRows {
+                    k: &qkv[width..],
+                    v: &qkv[2 * width..],
+                    stride: 3 * width,
+                };
+                b.iter(|| {
+                    store(
+                        &team,
+                        source,
+                        &mut [KvWrite {
+                            kv: &mut kv,
+                            position: 0,
+                            rows: 0..4096,
+                        }],
+                    )
+                });
+            });
+        }
+    }
+}
+
+fn elementwise(c: &mut Criterion) {
+    let team = Team::single();
+    let (rows, hidden, inner) = (512, 768, 1152);
+    let (x, gates, weight) = (data(rows * hidden), data(rows * 2 * inner), data(hidden));
+    let table = RopeTable::new(160_000.0, 64, rows);
+    let positions: Vec<u32> = (0..rows as u32).collect();
+    for isa in Isa::available() {
+        let mut group = c.benchmark_group(format!("elementwise/{isa}"));
+        let mut out = vec![0.0; rows * hidden];
+        group.throughput(Throughput::Elements((rows * hidden) as u64));
+        group.bench_function("layer_norm", |b| {
+            let norm = Norm {
+                weight: &weight,
+                bias: None,
+                eps: 1e-5,
+            };
+            b.iter(|| layer_norm(isa, &team, black_box(&x), norm, &mut out));
+        });
+        let mut gated = vec![0.0; rows * inner];
+        group.throughput(Throughput::Elements((rows * inner) as u64));
+        group.bench_function("geglu", |b| {
+            b.iter(|| {
+                geglu(
+                    isa,
+                    &team,
+                    black_box(&gates),
+                    inner,
+                    Activation::Gelu,
+                    &mut gated,
+                )
+            });
+        });
+        let mut qkv = data(rows * 3 * hidden);
+        group.throughput(Throughput::Elements((rows * 2 * hidden) as u64));
+        group.bench_function("rope", |b| {
+            b.iter(|| {
+                let target = RopeRows {
+                    rows: &mut qkv,
+                    stride: 3 * hidden,
+                    offset: 0,
+                    heads: 24,
+                };
+                rope(isa, &team, &table, &positions, target);
+            });
+        });
+        let mut logits = data(50_368);
+        group.throughput(Throughput::Elements(50_368));
+        group.bench_function("softmax", |b| {
+            b.iter(|| softmax(isa, black_box(&mut logits)))
+        });
+    }
+}
+
+fn quick() -> Criterion {
+    Criterion::default()
+        .warm_up_time(std::time::Duration::from_millis(200))
+        .measurement_time(std::time::Duration::from_millis(800))
+        .sample_size(20)
+        .without_plots()
+}
+
+criterion_group! { name = benches; config = quick(); targets = products, attentions, elementwise }
+criterion_main!(benches);

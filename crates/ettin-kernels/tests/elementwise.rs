@@ -1,0 +1,606 @@
+//! Norm, activations, RoPE, softmax and conversions: accuracy, tails, alignment, threads.
+
+mod common;
+
+use common::{Random, bits, relative_error};
+use ettin_kernels::{
+    Activation, EXP_ERROR, Half, Isa, Norm, RopeRows, RopeTable, Team, activate, geglu, layer_norm,
+    log_softmax, log_sum_exp, rope, softmax, testing::each_isa, top_k, widen,
+};
+
+fn teams() -> [Team; 3] {
+    [
+        Team::single(),
+        Team::with_threads(2).unwrap(),
+        Team::with_threads(3).unwrap(),
+    ]
+}
+
+/// Runs `f` on a copy of `x` at several misalignments and checks that the result is the same and stays inside.
+fn misaligned(x: &[f32], f: impl Fn(&mut [f32])) -> Vec<f32> {
+    let mut first: Option<Vec<f32>> = None;
+    for shift in [0, 1, 3] {
+        let mut buffer = vec![7.0; shift];
+        buffer.extend(x);
+        buffer.push(7.0);
+        f(&mut buffer[shift..shift + x.len()]);
+        assert!(
+            buffer[..shift]
+                .iter()
+                .chain(&buffer[shift + x.len()..])
+                .all(|&x| x == 7.0),
+            "wrote outside"
+        );
+        let got = buffer[shift..shift + x.len()].to_vec();
+        match &first {
+            Some(first) => assert_eq!(bits(&got), bits(first), "shift {shift}, length {}", x.len()),
+            None => first = Some(got),
+        }
+    }
+    first.unwrap()
+}
+
+// ---- activations
+
+const ACTIVATIONS: [Activation; 4] = [
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Silu,
+    Activation::Relu,
+];
+
+/// erfc(z) for z ≥ 0 to about 1e-15 relative: the series of erf below 2, a continued fraction above.
+fn erfc(z: f64) -> f64 {
+    let root_pi = std::f64::consts::PI.sqrt();
+    if z < 2.0 {
+        let (mut term, mut sum, mut n) = (z, z, 0.0);
+        while term.abs() > 1e-18 * sum.abs() {
+            n += 1.0;
+            term *= -z * z / n;
+            sum += term / (2.0 * n + 1.0);
+        }
+        1.0 - 2.0 / root_pi * sum
+    } else {
+        let tail = (1..=200)
+            .rev()
+            .fold(0.0, |tail, i| f64::from(i) / 2.0 / (z + tail));
+        (-z * z).exp() / (root_pi * (z + tail))
+    }
+}
+
+fn exact(act: Activation, x: f64) -> f64 {
+    match act {
+        Activation::Gelu => {
+            let tail = erfc(x.abs() / std::f64::consts::SQRT_2) / 2.0;
+            x * if x < 0.0 { tail } else { 1.0 - tail }
+        }
+        Activation::GeluTanh => {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            x / (1.0 + (-2.0 * u).exp())
+        }
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Relu => x.max(0.0),
+    }
+}
+
+/// Every 997th f32 of magnitude 2⁻⁴⁰ to 128, both signs: some 800,000 points.
+fn dense() -> Vec<f32> {
+    let (low, high) = ((2f32).powi(-40).to_bits(), 128f32.to_bits());
+    (low..high)
+        .step_by(997)
+        .map(f32::from_bits)
+        .flat_map(|x| [x, -x])
+        .collect()
+}
+
+#[test]
+fn activations_keep_their_bound() {
+    let x = dense();
+    for act in ACTIVATIONS {
+        let want: Vec<f64> = x.iter().map(|&x| exact(act, f64::from(x))).collect();
+        each_isa(|isa| {
+            let mut got = x.clone();
+            activate(isa, &Team::single(), act, &mut got);
+            let (mut worst, mut at) = (0.0, 0.0);
+            for ((&x, &got), &want) in x.iter().zip(&got).zip(&want) {
+                let error = (f64::from(got) - want).abs() / f64::from(x.abs());
+                if error.is_nan() || error > worst {
+                    (worst, at) = (error, x);
+                }
+            }
+            println!("{isa} {act:?}: {worst:e} at {at}");
+            assert!(worst <= act.max_error(), "{isa} {act:?}: {worst:e} at {at}");
+        });
+    }
+}
+
+#[test]
+fn activations_of_special_values() {
+    each_isa(|isa| {
+        for act in ACTIVATIONS {
+            let mut x = [f32::NAN, f32::INFINITY, 0.0, 3e38, -3e38, 1e-45, -1e4, 1e4];
+            activate(isa, &Team::single(), act, &mut x);
+            assert!(x[0].is_nan(), "{isa} {act:?}");
+            assert_eq!(x[1], f32::INFINITY, "{isa} {act:?}");
+            assert_eq!(x[2], 0.0);
+            assert_eq!(x[3], 3e38);
+            assert_eq!(x[4], 0.0);
+            assert!(x[5].abs() <= 1e-45);
+            assert_eq!((x[6], x[7]), (0.0, 1e4));
+        }
+    });
+}
+
+#[test]
+fn activations_of_any_length_and_alignment() {
+    each_isa(|isa| {
+        for act in ACTIVATIONS {
+            let x: Vec<f32> = Random::new(1).vector(33).iter().map(|x| x * 4.0).collect();
+            let whole = misaligned(&x, |x| activate(isa, &Team::single(), act, x));
+            for len in 0..=33 {
+                let part = misaligned(&x[..len], |x| activate(isa, &Team::single(), act, x));
+                assert_eq!(
+                    bits(&part),
+                    bits(&whole[..len]),
+                    "{isa} {act:?} length {len}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn geglu_is_act_times_gate_on_any_team() {
+    let teams = teams();
+    each_isa(|isa| {
+        for (m, i) in [
+            (0, 5),
+            (1, 1),
+            (1, 2624),
+            (3, 17),
+            (70, 1152),
+            (5, 32),
+            (2, 0),
+        ] {
+            for act in ACTIVATIONS {
+                let x: Vec<f32> = Random::new(2)
+                    .vector(2 * m * i)
+                    .iter()
+                    .map(|x| x * 3.0)
+                    .collect();
+                let mut want = vec![0.0; m * i];
+                for (row, want) in want.chunks_exact_mut(i.max(1)).enumerate() {
+                    want.copy_from_slice(&x[2 * row * i..(2 * row + 1) * i]);
+                    activate(isa, &Team::single(), act, want);
+                    want.iter_mut()
+                        .zip(&x[(2 * row + 1) * i..])
+                        .for_each(|(a, b)| *a *= b);
+                }
+                for team in &teams {
+                    let mut out = vec![f32::NAN; m * i];
+                    geglu(isa, team, &x, i, act, &mut out);
+                    assert_eq!(bits(&out), bits(&want), "{isa} {act:?} [{m}, {i}]");
+                }
+            }
+        }
+    });
+}
+
+// ---- norm
+
+/// Two-pass f32 sums over four chains of sixteen lanes; elements up to about 4 in size.
+const NORM_TOLERANCE: f64 = 4e-7;
+
+/// Largest |x| in units of the standard deviation, over the rows; at least 1.
+fn condition_of(x: &[f32], hidden: usize) -> f64 {
+    let rows = x.chunks_exact(hidden).map(|row| {
+        let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / hidden as f64;
+        let variance = row
+            .iter()
+            .map(|&x| (f64::from(x) - mean).powi(2))
+            .sum::<f64>()
+            / hidden as f64;
+        row.iter().fold(0.0, |a, x| f64::max(a, f64::from(x.abs()))) / (variance + 1e-5).sqrt()
+    });
+    rows.fold(1.0, f64::max)
+}
+
+#[test]
+fn layer_norm_agrees_with_f64_for_any_width() {
+    each_isa(|isa| {
+        let mut random = Random::new(3);
+        let mut worst = 0.0f64;
+        for hidden in (1..=70).chain([255, 256, 384, 768, 1792]) {
+            for (gain, offset) in [(1.0, 0.0), (2e4, 0.0), (1.0, 100.0), (1e-3, 0.0)] {
+                let m = 3;
+                let x: Vec<f32> = random
+                    .vector(m * hidden)
+                    .iter()
+                    .map(|x| x * gain + offset)
+                    .collect();
+                let (weight, bias) = (random.vector(hidden), random.vector(hidden));
+                for bias in [None, Some(&bias[..])] {
+                    let norm = Norm {
+                        weight: &weight,
+                        bias,
+                        eps: 1e-5,
+                    };
+                    let got = misaligned(&vec![0.0; m * hidden], |out| {
+                        layer_norm(isa, &Team::single(), &x, norm, out);
+                    });
+                    let mut want = Vec::new();
+                    for row in x.chunks_exact(hidden) {
+                        let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / hidden as f64;
+                        let variance = row
+                            .iter()
+                            .map(|&x| (f64::from(x) - mean).powi(2))
+                            .sum::<f64>()
+                            / hidden as f64;
+                        want.extend(row.iter().enumerate().map(|(i, &x)| {
+                            (f64::from(x) - mean) / (variance + 1e-5).sqrt() * f64::from(weight[i])
+                                + bias.map_or(0.0, |bias| f64::from(bias[i]))
+                        }));
+                    }
+                    if hidden == 1 {
+                        // x − mean is exactly 0: only the bias is left.
+                        assert!(got.iter().zip(&want).all(|(&g, &w)| f64::from(g) == w));
+                        continue;
+                    }
+                    // Where the row varies little for its size, so does the mean's rounding count for more.
+                    let condition = condition_of(&x, hidden);
+                    let error = relative_error(&got, &want) / condition;
+                    worst = worst.max(error);
+                    assert!(
+                        error <= NORM_TOLERANCE,
+                        "{isa} hidden {hidden} gain {gain} offset {offset}: {error:e}"
+                    );
+                }
+            }
+        }
+        println!("{isa}: worst {worst:e}");
+    });
+}
+
+#[test]
+fn layer_norm_rows_are_independent_on_any_team() {
+    let teams = teams();
+    each_isa(|isa| {
+        let mut random = Random::new(4);
+        let (m, hidden) = (201, 770);
+        let (x, weight) = (random.vector(m * hidden), random.vector(hidden));
+        let norm = Norm {
+            weight: &weight,
+            bias: None,
+            eps: 1e-5,
+        };
+        let mut alone = vec![0.0; m * hidden];
+        for (x, out) in x.chunks_exact(hidden).zip(alone.chunks_exact_mut(hidden)) {
+            layer_norm(isa, &Team::single(), x, norm, out);
+        }
+        for team in &teams {
+            let mut out = vec![0.0; m * hidden];
+            layer_norm(isa, team, &x, norm, &mut out);
+            assert_eq!(bits(&out), bits(&alone), "{isa}");
+        }
+        layer_norm(isa, &Team::single(), &[], norm, &mut []);
+    });
+}
+
+// ---- RoPE
+
+/// Distance in units in the last place, through zero.
+fn ulps(a: f32, b: f32) -> u32 {
+    let order = |x: f32| {
+        if x.is_sign_negative() {
+            -((x.to_bits() & 0x7fff_ffff) as i64)
+        } else {
+            x.to_bits() as i64
+        }
+    };
+    (order(a) - order(b)).unsigned_abs() as u32
+}
+
+#[test]
+fn the_table_is_pytorchs() {
+    let mut lines = 0;
+    for line in include_str!("data/rope.txt")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+    {
+        let mut words = line.split(' ');
+        let mut word = || words.next().unwrap();
+        let (theta, kind, position): (f32, _, usize) =
+            (word().parse().unwrap(), word(), word().parse().unwrap());
+        let want: Vec<f32> = words
+            .map(|w| f32::from_bits(u32::from_str_radix(w, 16).unwrap()))
+            .collect();
+        let table = RopeTable::new(theta, 64, 7999);
+        assert_eq!((table.positions(), table.head_dim()), (7999, 64));
+        let (cos, sin) = table.angles(position);
+        match kind {
+            "frequency" => assert_eq!(bits(table.frequencies()), bits(&want), "theta {theta}"),
+            _ => {
+                let got = if kind == "cos" { cos } else { sin };
+                for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
+                    assert!(
+                        ulps(got, want) <= 1,
+                        "theta {theta} {kind} {position} [{i}]: {got} {want}"
+                    );
+                }
+            }
+        }
+        assert_eq!(want.len(), 32);
+        lines += 1;
+    }
+    assert_eq!(lines, 2 * 13);
+}
+
+#[test]
+fn an_extended_table_is_a_longer_one() {
+    let mut table = RopeTable::new(10000.0, 16, 10);
+    table.extend(5);
+    assert_eq!(table.positions(), 10);
+    table.extend(50);
+    let whole = RopeTable::new(10000.0, 16, 50);
+    for position in 0..50 {
+        assert_eq!(table.angles(position), whole.angles(position));
+    }
+}
+
+#[test]
+fn rope_rotates_its_columns_only_on_any_team() {
+    let teams = teams();
+    each_isa(|isa| {
+        let mut random = Random::new(5);
+        for (dim, heads, offset, extra) in [
+            (64, 2, 0, 64),
+            (16, 3, 5, 0),
+            (32, 1, 0, 1),
+            (6, 2, 1, 1),
+            (34, 1, 0, 0),
+            (2, 1, 0, 0),
+        ] {
+            let (stride, m) = (offset + heads * dim + extra, 301);
+            let table = RopeTable::new(160_000.0, dim, 600);
+            let positions: Vec<u32> = (0..m as u32).map(|i| i * 7 % 600).collect();
+            let x = random.vector(m * stride);
+            let mut want: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+            for (row, &position) in positions.iter().enumerate() {
+                let (cos, sin) = table.angles(position as usize);
+                for head in 0..heads {
+                    let start = row * stride + offset + head * dim;
+                    for i in 0..dim / 2 {
+                        let (a, b) = (f64::from(x[start + i]), f64::from(x[start + dim / 2 + i]));
+                        let (cos, sin) = (f64::from(cos[i]), f64::from(sin[i]));
+                        want[start + i] = a * cos - b * sin;
+                        want[start + dim / 2 + i] = b * cos + a * sin;
+                    }
+                }
+            }
+            let mut first: Option<Vec<f32>> = None;
+            for team in &teams {
+                let got = misaligned(&x, |rows| {
+                    rope(
+                        isa,
+                        team,
+                        &table,
+                        &positions,
+                        RopeRows {
+                            rows,
+                            stride,
+                            offset,
+                            heads,
+                        },
+                    );
+                });
+                for (i, (&got, &x)) in got.iter().zip(&x).enumerate() {
+                    let column = i % stride;
+                    if column < offset || column >= offset + heads * dim {
+                        assert_eq!(got, x, "column {column} is not a head's");
+                    }
+                }
+                // Two products and a sum, each rounded: 2 ulp of values below 2.
+                assert!(relative_error(&got, &want) <= 2.0e-7, "{isa} dim {dim}");
+                assert_eq!(bits(first.get_or_insert(got.clone())), bits(&got));
+            }
+        }
+    });
+}
+
+// ---- softmax
+
+#[test]
+fn softmax_agrees_with_f64_and_sums_to_one() {
+    each_isa(|isa| {
+        let mut random = Random::new(6);
+        for len in (1..=70).chain([512, 1000, 50_368]) {
+            for gain in [1.0, 20.0, 200.0] {
+                let x: Vec<f32> = random.vector(len).iter().map(|x| x * gain).collect();
+                let largest = x
+                    .iter()
+                    .fold(f64::NEG_INFINITY, |a, &x| a.max(f64::from(x)));
+                let sum: f64 = x.iter().map(|&x| (f64::from(x) - largest).exp()).sum();
+                let want: Vec<f64> = x
+                    .iter()
+                    .map(|&x| (f64::from(x) - largest).exp() / sum)
+                    .collect();
+                let got = misaligned(&x, |x| softmax(isa, x));
+                // e^(x − max) with |x − max| ≤ 400: the difference is rounded to 2⁻²⁴ of its size, though only
+                // terms of size matter. Plus the exponential's own error, its sum's, and a division.
+                assert!(
+                    relative_error(&got, &want) <= 4.0 * EXP_ERROR,
+                    "{isa} length {len} gain {gain}"
+                );
+                let total: f64 = got.iter().map(|&p| f64::from(p)).sum();
+                assert!((total - 1.0).abs() < 1e-6, "{isa} length {len}: {total}");
+
+                let log = misaligned(&x, |x| log_softmax(isa, x));
+                let exact_log = largest + sum.ln();
+                for (&got, &x) in log.iter().zip(&x) {
+                    let want = f64::from(x) - exact_log;
+                    assert!(
+                        (f64::from(got) - want).abs() <= 2e-7 * (1.0 + want.abs() + sum.ln()),
+                        "{isa}: {got} {want}"
+                    );
+                }
+                assert!(
+                    (log_sum_exp(isa, &x) - exact_log).abs() <= 2e-7,
+                    "{isa} length {len}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn softmax_of_special_rows() {
+    each_isa(|isa| {
+        softmax(isa, &mut []);
+        log_softmax(isa, &mut []);
+        assert_eq!(log_sum_exp(isa, &[]), f64::NEG_INFINITY);
+        let mut masked = [f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY, 1.0];
+        softmax(isa, &mut masked);
+        assert_eq!(masked, [0.0, 0.5, 0.0, 0.5], "{isa}");
+        for special in [
+            [f32::NEG_INFINITY; 3],
+            [0.0, f32::NAN, 1.0],
+            [f32::INFINITY, 0.0, 1.0],
+        ] {
+            let mut x = special;
+            softmax(isa, &mut x);
+            assert!(x.iter().any(|x| x.is_nan()), "{isa} {special:?}: {x:?}");
+        }
+    });
+}
+
+#[test]
+fn top_k_is_a_sort_cut_short() {
+    let mut random = Random::new(7);
+    for len in [0, 1, 2, 15, 16, 17, 100, 1000] {
+        for k in [0, 1, 2, 5, 16, 17, 2000] {
+            for levels in [3.0, 1e6] {
+                // Few levels make many ties.
+                let mut row: Vec<f32> = random
+                    .vector(len)
+                    .iter()
+                    .map(|x| (x * levels).round())
+                    .collect();
+                if len > 10 {
+                    row[3] = f32::NAN;
+                    row[7] = f32::NEG_INFINITY;
+                    row[len - 1] = f32::INFINITY;
+                }
+                row.iter_mut().for_each(|x| *x += 0.0); // no −0: `total_cmp` tells it from 0
+                let mut want: Vec<_> = row
+                    .iter()
+                    .copied()
+                    .enumerate()
+                    .filter(|(_, x)| !x.is_nan())
+                    .collect();
+                want.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+                want.truncate(k);
+                assert_eq!(top_k(&row, k), want, "length {len}, k {k}");
+            }
+        }
+    }
+    assert_eq!(top_k(&[-0.0, 0.0, -0.0], 2), [(0, -0.0), (1, 0.0)]);
+    assert_eq!(top_k(&[f32::NAN; 20], 3), []);
+}
+
+// ---- conversions
+
+#[test]
+fn every_half_is_widened_exactly_from_any_address() {
+    let patterns: Vec<u16> = (0..=u16::MAX).collect();
+    for shift in [0, 1] {
+        let mut bytes = vec![0; shift];
+        bytes.extend(patterns.iter().flat_map(|p| p.to_le_bytes()));
+        let mut out = vec![0.0; patterns.len()];
+        widen(&bytes[shift..], Half::Bf16, &mut out);
+        for (&p, &x) in patterns.iter().zip(&out) {
+            let want = f32::from_bits(u32::from(p) << 16);
+            assert!(x == want || (x.is_nan() && want.is_nan()), "{p:04x}");
+        }
+        widen(&bytes[shift..], Half::F16, &mut out);
+        for (&p, &x) in patterns.iter().zip(&out) {
+            let (exponent, fraction) = (i32::from(p >> 10 & 31), f32::from(p & 1023));
+            let size = match exponent {
+                0 => fraction * 2f32.powi(-24),
+                31 if fraction == 0.0 => f32::INFINITY,
+                31 => f32::NAN,
+                _ => (1024.0 + fraction) * 2f32.powi(exponent - 25),
+            };
+            let want = if p >> 15 == 1 { -size } else { size };
+            assert!(
+                x.to_bits() == want.to_bits() || (x.is_nan() && want.is_nan()),
+                "{p:04x}"
+            );
+        }
+    }
+    for len in 0..70 {
+        let values = Random::new(8).vector(len);
+        let mut bytes = vec![0];
+        bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+        let mut out = vec![0.0; len];
+        widen(&bytes[1..], Half::F32, &mut out);
+        assert_eq!(bits(&out), bits(&values));
+        let halves: Vec<u8> = (0..2 * len).map(|i| i as u8).collect();
+        widen(&halves, Half::F16, &mut out);
+    }
+}
+
+#[test]
+#[should_panic(expected = "3 numbers of F16")]
+fn bytes_of_another_length_are_refused() {
+    widen(&[0; 5], Half::F16, &mut [0.0; 3]);
+}
+
+#[test]
+fn fused_instruction_sets_agree_bit_for_bit() {
+    let mut random = Random::new(9);
+    let x: Vec<f32> = random.vector(5 * 391).iter().map(|x| x * 5.0).collect();
+    let weight = random.vector(391);
+    let table = RopeTable::new(10_000.0, 30, 5);
+    let run = |isa: Isa| {
+        let team = Team::single();
+        let mut all = vec![0.0; x.len()];
+        layer_norm(
+            isa,
+            &team,
+            &x,
+            Norm {
+                weight: &weight,
+                bias: Some(&weight),
+                eps: 1e-5,
+            },
+            &mut all,
+        );
+        for act in ACTIVATIONS {
+            let mut y = x.clone();
+            activate(isa, &team, act, &mut y);
+            all.extend(y);
+        }
+        let mut y = x.clone();
+        softmax(isa, &mut y);
+        rope(
+            isa,
+            &team,
+            &table,
+            &[0, 1, 2, 3, 4],
+            RopeRows {
+                rows: &mut y,
+                stride: 391,
+                offset: 1,
+                heads: 13,
+            },
+        );
+        all.extend(y);
+        bits(&all)
+    };
+    let mut first = None;
+    each_isa(|isa| {
+        if isa.fused() {
+            assert_eq!(first.get_or_insert_with(|| run(isa)), &run(isa), "{isa}");
+        }
+    });
+}
