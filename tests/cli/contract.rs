@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::support::{assert_close, pipe, read_json};
+use crate::support::{assert_close, assert_close_vectors, pipe, read_json};
 
 /// Runs all cases of a fixture file, those with the same model and options in one process, and hands each result and
 /// its case to `check`.
@@ -199,7 +199,7 @@ fn embed_plain() {
         each_case("embed", "embed_plain", flags, text, |result, case, what| {
             let keys: Vec<&String> = result.as_object().unwrap().keys().collect();
             assert_eq!(keys, ["index", "embedding"]);
-            let expected = &case["output"][pooling.replace('-', "_").as_str()];
+            let expected = &case["output"][pooling];
             assert_close(&result["embedding"], expected, what);
         });
     }
@@ -230,9 +230,26 @@ fn embed_chains() {
         flags,
         text,
         |result, case, what| {
-            assert_close(&result["embedding"], &case["output"], what);
+            let (ours, mut expected) = (floats(&result["embedding"]), floats(&case["output"]));
+            // What was normalised is so again after truncation; sentence-transformers leaves it short.
+            let truncated = case["options"].get("truncate_dim").is_some();
+            if truncated && (norm(&ours) - 1.0).abs() < 1e-5 {
+                let norm = norm(&expected);
+                expected.iter_mut().for_each(|x| *x /= norm);
+            }
+            assert_eq!(ours.len(), expected.len(), "{what}");
+            assert_close_vectors(&ours, &expected, what);
         },
     );
+}
+
+fn floats(values: &Value) -> Vec<f64> {
+    let values = values.as_array().unwrap().iter();
+    values.map(|value| value.as_f64().unwrap()).collect()
+}
+
+fn norm(vector: &[f64]) -> f64 {
+    vector.iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
 #[test]

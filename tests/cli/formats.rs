@@ -31,7 +31,7 @@ fn json_is_one_array_even_for_one_input() {
 fn piped_output_is_jsonl_unless_asked() {
     assert!(run(&["tokenize", "a"]).text(0).starts_with("{\"ids\":"));
     let table = run(&["tokenize", "a", "--format", "table"]);
-    assert!(table.text(0).starts_with(" id  token"), "{}", table.text(0));
+    assert!(table.text(0).starts_with("id  token"), "{}", table.text(0));
     let mut command = crate::support::command(&["tokenize", "a"]);
     command.env("ETTIN_FORMAT", "json");
     assert!(

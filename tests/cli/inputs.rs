@@ -253,7 +253,7 @@ fn a_slow_pipe_is_answered_line_by_line() {
 #[test]
 fn settings_come_from_the_environment_too() {
     let mut with = command(&["tokenize", "x"]);
-    with.env("ETTIN_MODEL", "models/no-such-model");
+    with.env("ETTIN_MODEL", "./models/no-such-model");
     assert_eq!(finish(with, b"").status, Some(1));
     let mut with = command(&["embed", "-q", &"word ".repeat(100)]);
     with.env("ETTIN_MAX_LENGTH", "10")
