@@ -117,7 +117,7 @@ fn modernbert_base_gives_the_numbers_of_the_transformers_tests() {
     let published = published("transformers_modernbert_test");
     let model = LanguageModel::load(&files, &Backend::cpu().unwrap()).unwrap();
     let tokenizer = Tokenizer::load(&files).unwrap();
-    let batch = PackedBatch::new(&[tokenizer.encode("Hello World!".into(), true).unwrap().ids]).unwrap();
+    let batch = PackedBatch::new(&[tokenizer.encode("Hello World!", None, true).unwrap().ids]).unwrap();
     let text = "'Hello World!'";
     let logits = model.logits(&batch, &[0, 1, 2]).unwrap();
     let expected = numbers(&published[format!("{name} {text} MLM logits[0,:3,:3]")]);
