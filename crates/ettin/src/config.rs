@@ -267,13 +267,13 @@ impl Config {
 
     fn check_heads(&self, keys: &Keys<'_>) -> Result<()> {
         let (hidden, heads) = (self.hidden_size, self.num_heads);
-        if hidden % heads != 0 {
+        if !hidden.is_multiple_of(heads) {
             return Err(keys.refuse(
                 "num_attention_heads",
                 format_args!("it must divide `hidden_size` ({hidden})"),
             ));
         }
-        if self.head_dim() % 2 != 0 {
+        if !self.head_dim().is_multiple_of(2) {
             let rule = format!(
                 "{hidden} / {heads} heads is an odd head size, which rotary positions cannot split"
             );

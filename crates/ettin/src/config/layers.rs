@@ -108,11 +108,11 @@ fn half_window(keys: &Keys<'_>) -> Result<usize> {
 fn thetas(keys: &Keys<'_>) -> Result<(f32, f32)> {
     refuse_scaling(keys)?;
     let nested = keys.object("rope_parameters")?;
-    if let Some(nested) = &nested {
-        if let Some(other) = nested.names().find(|name| ![FULL, SLIDING].contains(name)) {
-            let rule = format!("supported: one object each for `{FULL}` and `{SLIDING}`");
-            return Err(nested.refuse(other, rule));
-        }
+    if let Some(nested) = &nested
+        && let Some(other) = nested.names().find(|name| ![FULL, SLIDING].contains(name))
+    {
+        let rule = format!("supported: one object each for `{FULL}` and `{SLIDING}`");
+        return Err(nested.refuse(other, rule));
     }
     let theta = |layer_type, older_key, default| -> Result<f32> {
         let newer = match &nested {

@@ -372,7 +372,8 @@ fn a_shard_without_one_of_its_tensors_is_refused() {
     }
     let index = layout("safetensors-sharded/model.safetensors.index.json");
     let mut index: Value = serde_json::from_slice(&index).unwrap();
-    index["weight_map"]["model.layers.1.mlp_norm.weight"] = json!("model-00001-of-00002.safetensors");
+    index["weight_map"]["model.layers.1.mlp_norm.weight"] =
+        json!("model-00001-of-00002.safetensors");
     let source = source.with("model.safetensors.index.json", index.to_string());
     let text = Weights::open(&source).unwrap_err().to_string();
     assert!(
