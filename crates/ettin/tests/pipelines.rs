@@ -15,6 +15,9 @@ use serde_json::Value;
 /// compute in f32; what they differ in is the order of sums.
 const TOLERANCE: f64 = 1e-4;
 
+/// The nano pair's residual stream reaches 4300 on rare tokens: there the reference's own f32 is off its f64 by 1.4e-4.
+const NANO_TOLERANCE: f64 = 4e-4;
+
 fn repository(path: &str) -> String {
     format!("{}/../../{path}", env!("CARGO_MANIFEST_DIR"))
 }
@@ -50,29 +53,26 @@ fn groups(name: &str) -> Vec<Vec<Case>> {
     groups.into_values().collect()
 }
 
-/// Equal up to the tolerance on floats; key order counts.
-fn assert_same(ours: &Value, theirs: &Value, place: &str) {
-    assert_close(ours, theirs, theirs.as_f64().unwrap_or(0.0), place);
-}
-
-fn assert_close(ours: &Value, theirs: &Value, scale: f64, place: &str) {
+/// Equal up to the tolerance on floats; key order counts. The largest value of an array is the scale of its values.
+fn assert_same(ours: &Value, theirs: &Value, tolerance: f64, scale: f64, place: &str) {
     match (ours, theirs) {
         (Value::Number(a), Value::Number(b)) if a.is_f64() || b.is_f64() => {
             let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
-            assert!((a - b).abs() <= TOLERANCE * scale.abs().max(1.0), "{place}: {a} is not {b}");
+            let scale = scale.max(b.abs()).max(1.0);
+            assert!((a - b).abs() <= tolerance * scale, "{place}: {a} is not {b}");
         }
         (Value::Array(a), Value::Array(b)) => {
             assert_eq!(a.len(), b.len(), "{place}: {ours} is not {theirs}");
             let largest = b.iter().filter_map(Value::as_f64).fold(0.0, |largest: f64, value| largest.max(value.abs()));
             for (index, (a, b)) in a.iter().zip(b).enumerate() {
-                assert_close(a, b, largest, &format!("{place}[{index}]"));
+                assert_same(a, b, tolerance, largest, &format!("{place}[{index}]"));
             }
         }
         (Value::Object(a), Value::Object(b)) => {
             let keys = |map: &serde_json::Map<String, Value>| map.keys().cloned().collect::<Vec<_>>();
             assert_eq!(keys(a), keys(b), "{place}");
             for (key, a) in a {
-                assert_same(a, &b[key], &format!("{place}.{key}"));
+                assert_same(a, &b[key], tolerance, 1.0, &format!("{place}.{key}"));
             }
         }
         _ => assert_eq!(ours, theirs, "{place}"),
@@ -80,12 +80,16 @@ fn assert_close(ours: &Value, theirs: &Value, scale: f64, place: &str) {
 }
 
 fn check<T: Serialize>(outcomes: Outcomes<T>, group: &[Case]) {
+    check_within(TOLERANCE, outcomes, group);
+}
+
+fn check_within<T: Serialize>(tolerance: f64, outcomes: Outcomes<T>, group: &[Case]) {
     assert_eq!(outcomes.len(), group.len());
     for (outcome, case) in outcomes.into_iter().zip(group) {
         let outcome = outcome.unwrap();
         assert!(!outcome.truncated);
         let place = format!("{} {} {}", case.model, case.options, case.input);
-        assert_same(&serde_json::to_value(outcome.value).unwrap(), &case.output, &place);
+        assert_same(&serde_json::to_value(outcome.value).unwrap(), &case.output, tolerance, 1.0, &place);
     }
 }
 
@@ -285,7 +289,7 @@ fn embed_with_every_pooling() {
                     output: case.output[name].clone(),
                 })
                 .collect();
-            check(vectors(task.run(&texts(&one), &request).unwrap()), &one);
+            check_within(NANO_TOLERANCE, vectors(task.run(&texts(&one), &request).unwrap()), &one);
         }
     }
 }

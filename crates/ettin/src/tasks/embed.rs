@@ -210,6 +210,10 @@ impl TextEmbedder {
             },
             PromptChoice::Named(name) => name,
         };
+        // Every model of sentence-transformers has these two; where its files do not define them, they are empty.
+        if ["query", "document"].contains(&name.as_str()) && !settings.prompts.contains_key(name) {
+            return Ok("");
+        }
         settings.prompts.get(name).map(String::as_str).ok_or_else(|| {
             let known = self.prompts();
             Error::input(match known.is_empty() {
