@@ -138,5 +138,8 @@ fn name(activation: Activation) -> &'static str {
 
 /// The `f64` with the digits that round-trip `value`: 1e-5, not 9.999999747378752e-6.
 fn shortest(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or(f64::from(value))
+    let digits = value.to_string().parse().ok();
+    digits
+        .filter(|&wide: &f64| wide as f32 == value)
+        .unwrap_or(f64::from(value))
 }

@@ -697,6 +697,45 @@ fn a_chain_is_fetched_with_its_folders() {
 }
 
 #[test]
+fn an_interrupted_completion_does_not_hide_a_chain() {
+    let modules = br#"[{"path": ""}, {"path": "1_Pooling"}]"#;
+    let (hub, cache) = (
+        Hub::with(&[
+            ("config.json", b"{}"),
+            ("tokenizer.json", b"{}"),
+            ("modules.json", modules),
+            ("1_Pooling/config.json", b"{}"),
+            ("model.safetensors", &weights()),
+        ]),
+        tempfile::tempdir().unwrap(),
+    );
+    let options = hub.options(cache.path());
+    // Python cached the configuration and the weights, which is all that `AutoModel` asks for.
+    let folder = snapshot(cache.path());
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("config.json"), "{}").unwrap();
+    std::fs::write(folder.join("model.safetensors"), weights()).unwrap();
+    // We begin to fetch the rest, and fail at each of the files in turn.
+    for file in ["modules.json", "1_Pooling/config.json"] {
+        hub.twist(path_twist(file, |_| Reply::new(400)));
+        let files = resolve("org/model", Some(COMMIT), &options).unwrap();
+        assert!(files.require("tokenizer.json").is_err(), "{file}");
+        let mut offline = options.clone();
+        offline.offline = true;
+        let files = resolve("org/model", Some(COMMIT), &offline).unwrap();
+        assert!(files.require("tokenizer.json").is_err(), "{file}");
+        assert!(
+            !matches!(files.get(file), Ok(None)),
+            "{file} is taken for absent"
+        );
+    }
+    hub.behave();
+    let files = resolve("org/model", Some(COMMIT), &options).unwrap();
+    files.require("tokenizer.json").unwrap();
+    assert_eq!(&*files.get("modules.json").unwrap().unwrap(), modules);
+}
+
+#[test]
 fn shards_are_fetched_with_their_index() {
     let index = br#"{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}"#;
     let (hub, cache) = (

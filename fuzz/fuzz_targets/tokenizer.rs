@@ -1,0 +1,13 @@
+//! Any bytes as `tokenizer.json`; whatever loads must encode and decode.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tokenizers::Tokenizer;
+
+fuzz_target!(|data: &[u8]| {
+    if let Ok(tokenizer) = Tokenizer::from_bytes(data)
+        && let Ok(encoding) = tokenizer.encode("The capital of France is [MASK].", true)
+    {
+        let _ = tokenizer.decode(encoding.get_ids(), true);
+    }
+});
