@@ -1,8 +1,12 @@
 //! `generate`: sampling, stopping, streaming.
 
+use std::io::{BufRead, Write};
+use std::process::Stdio;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use crate::support::{pipe, run};
+use crate::support::{command, pipe, run};
 
 fn texts(lines: &[Value]) -> Vec<&str> {
     lines
@@ -59,14 +63,27 @@ fn sampling_does_not_depend_on_when_prompts_arrive() {
         "--seed",
         "3",
     ];
-    let prompts: Vec<String> = (0..12).map(|number| format!("Text {number}")).collect();
-    let arguments: Vec<&str> = flags
-        .iter()
-        .copied()
-        .chain(prompts.iter().map(String::as_str))
+    let together = run(&[&flags[..], &["Text 0", "Text 1", "Text 2"]].concat()).lines(0);
+
+    let mut child = command(&flags)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    for number in 0..3 {
+        writeln!(stdin, "Text {number}").unwrap();
+        // Longer than a chunk waits when nothing is sampled.
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let apart: Vec<Value> = output
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
         .collect();
-    let piped = pipe(&flags, prompts.join("\n"));
-    assert_eq!(texts(&run(&arguments).lines(0)), texts(&piped.lines(0)));
+    assert_eq!(texts(&together), texts(&apart));
 }
 
 #[test]

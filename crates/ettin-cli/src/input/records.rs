@@ -229,6 +229,10 @@ impl Texts<ContextText> {
 
 /// Reads one line of JSONL.
 pub(super) fn parse<T: Record>(line: &str) -> Result<T, String> {
+    // serde would also take the fields from a list, in their order here.
+    if !line.trim_start().starts_with('{') {
+        return Err("not a JSON object".into());
+    }
     serde_json::from_str(line).map_err(|error| {
         // Each line is a document of its own: serde_json's "line 1" would contradict ours.
         let message = error.to_string();
@@ -284,6 +288,15 @@ mod tests {
             assert!(parse::<Text>(bad).is_err(), "{bad}");
         }
         assert!(parse::<QueryDocuments>(r#"{"query":"q","documents":"d"}"#).is_err());
+    }
+
+    #[test]
+    fn records_are_objects() {
+        for bad in [r#"[null,"x"]"#, r#""x""#, "3", "null", "x", ""] {
+            let error = parse::<Text>(bad).unwrap_err();
+            assert_eq!(error, "not a JSON object", "{bad}");
+        }
+        assert!(parse::<Text>(" {\"text\":\"x\"} ").is_ok());
     }
 
     #[test]
