@@ -14,6 +14,8 @@ use tokenizers::utils::truncation::{
 use tokenizers::{Decoder as _, Tokenizer as Inner};
 
 use crate::files::ModelFiles;
+use crate::heads::{Subfolder, trunk_folder};
+use crate::weights::FileSource;
 use crate::{Error, Result};
 
 pub use encoding::Encoding;
@@ -79,8 +81,20 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::MissingFile`] without `tokenizer.json`; [`Error::Tokenizer`] or [`Error::Config`] for a malformed file.
     pub fn load(files: &ModelFiles) -> Result<Self> {
-        let inner = parse(&files.require("tokenizer.json")?)?;
-        let (special, vocab_size) = special::load(files, &inner)?;
+        // Old sentence-transformers saves keep the trunk and its tokenizer in a folder of their own.
+        let folder = trunk_folder(files)?;
+        let files = Subfolder {
+            files,
+            folder: &folder,
+        };
+        let Some(bytes) = files.get("tokenizer.json")? else {
+            return Err(Error::MissingFile {
+                place: files.place(),
+                file: "tokenizer.json".to_owned(),
+            });
+        };
+        let inner = parse(&bytes)?;
+        let (special, vocab_size) = special::load(&files, &inner)?;
         Ok(Self {
             inner,
             special,
@@ -119,9 +133,7 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, pair: Option<&str>, special_tokens: bool) -> Result<Encoding> {
         let encoding = match pair {
             None => self.inner.encode_char_offsets(text, special_tokens),
-            Some(pair) => self
-                .inner
-                .encode_char_offsets((text, pair), special_tokens),
+            Some(pair) => self.inner.encode_char_offsets((text, pair), special_tokens),
         };
         self.checked(Encoding::new(encoding.map_err(tokenizer_error)?, false))
     }
@@ -141,7 +153,9 @@ impl Tokenizer {
             Truncate::Right => TruncationDirection::Right,
             Truncate::Left => TruncationDirection::Left,
         };
-        let room = limit.tokens.saturating_sub(self.added_tokens(pair.is_some()));
+        let room = limit
+            .tokens
+            .saturating_sub(self.added_tokens(pair.is_some()));
         if room == 0 {
             return Err(too_long(encoding.ids.len(), limit.tokens));
         }
@@ -151,7 +165,10 @@ impl Tokenizer {
             strategy: TruncationStrategy::LongestFirst,
             stride: 0,
         };
-        let (first, second) = (self.plain(text)?, pair.map(|pair| self.plain(pair)).transpose()?);
+        let (first, second) = (
+            self.plain(text)?,
+            pair.map(|pair| self.plain(pair)).transpose()?,
+        );
         let (mut first, mut second) =
             truncate_encodings(first, second, &params).map_err(tokenizer_error)?;
         // The parts cut off would otherwise be combined with one another.

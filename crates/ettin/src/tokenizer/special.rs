@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer as Inner;
 
-use crate::files::ModelFiles;
+use crate::weights::FileSource;
 use crate::{Error, Result};
 
 /// Ids of the special tokens, where the model has them.
@@ -29,7 +29,7 @@ pub struct SpecialIds {
 ///
 /// A name in `tokenizer_config.json` wins over one in `special_tokens_map.json`, that over an id in `config.json`.
 /// Generation ends at any id of `generation_config.json` and `config.json`.
-pub(super) fn load(files: &ModelFiles, inner: &Inner) -> Result<(SpecialIds, Option<usize>)> {
+pub(super) fn load(files: &dyn FileSource, inner: &Inner) -> Result<(SpecialIds, Option<usize>)> {
     let names = [
         object(files, "tokenizer_config.json")?,
         object(files, "special_tokens_map.json")?,
@@ -80,7 +80,7 @@ pub(super) fn by_usual_names(inner: &Inner) -> SpecialIds {
 }
 
 /// A JSON file of the model; empty where it has none.
-fn object(files: &ModelFiles, file: &str) -> Result<Map<String, Value>> {
+fn object(files: &dyn FileSource, file: &str) -> Result<Map<String, Value>> {
     let Some(bytes) = files.get(file)? else {
         return Ok(Map::new());
     };

@@ -20,7 +20,8 @@ fn limit(tokens: usize, truncate: Truncate) -> Limit {
 
 #[test]
 fn golden_ids() {
-    let text = std::fs::read_to_string(repository("tests/fixtures/tokenizer_goldens.json")).unwrap();
+    let text =
+        std::fs::read_to_string(repository("tests/fixtures/tokenizer_goldens.json")).unwrap();
     let goldens: Value = serde_json::from_str(&text).unwrap();
     let tokenizer = ettin();
     for (key, special) in [("with_specials", true), ("without_specials", false)] {
@@ -62,13 +63,25 @@ fn stated_ids_win_over_usual_names() {
         folder.path().join("tokenizer.json"),
     )
     .unwrap();
-    file("tokenizer_config.json", r#"{"mask_token": {"content": "[UNK]"}}"#);
-    file("special_tokens_map.json", r#"{"mask_token": "[PAD]", "cls_token": "[SEP]"}"#);
-    file("config.json", r#"{"bos_token_id": 4, "eos_token_id": [7, 6], "vocab_size": 8192}"#);
+    file(
+        "tokenizer_config.json",
+        r#"{"mask_token": {"content": "[UNK]"}}"#,
+    );
+    file(
+        "special_tokens_map.json",
+        r#"{"mask_token": "[PAD]", "cls_token": "[SEP]"}"#,
+    );
+    file(
+        "config.json",
+        r#"{"bos_token_id": 4, "eos_token_id": [7, 6], "vocab_size": 8192}"#,
+    );
     file("generation_config.json", r#"{"eos_token_id": 9}"#);
     let tokenizer = Tokenizer::load(&ModelFiles::folder(folder.path()).unwrap()).unwrap();
     let special = tokenizer.special();
-    assert_eq!((special.mask, special.cls, special.bos), (Some(1), Some(3), Some(4)));
+    assert_eq!(
+        (special.mask, special.cls, special.bos),
+        (Some(1), Some(3), Some(4))
+    );
     assert_eq!(special.eos, [6, 7, 9]);
 }
 
@@ -98,18 +111,26 @@ fn both_spellings_of_merges_load() {
     let merges = pairs["model"]["merges"].as_array_mut().unwrap();
     assert!(merges[0].is_array());
     for merge in merges {
-        *merge = json!(format!("{} {}", merge[0].as_str().unwrap(), merge[1].as_str().unwrap()));
+        *merge = json!(format!(
+            "{} {}",
+            merge[0].as_str().unwrap(),
+            merge[1].as_str().unwrap()
+        ));
     }
     let old = Tokenizer::from_bytes(pairs.to_string().as_bytes()).unwrap();
     let text = "The capital of France is [MASK].";
-    assert_eq!(old.encode(text, None, true).unwrap(), nano().encode(text, None, true).unwrap());
+    assert_eq!(
+        old.encode(text, None, true).unwrap(),
+        nano().encode(text, None, true).unwrap()
+    );
 }
 
 #[test]
 fn padding_and_truncation_of_the_file_are_ignored() {
     let text = std::fs::read_to_string(repository("models/nano-encoder/tokenizer.json")).unwrap();
     let mut file: Value = serde_json::from_str(&text).unwrap();
-    file["truncation"] = json!({"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0});
+    file["truncation"] =
+        json!({"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0});
     file["padding"] = json!({
         "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null,
         "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"
@@ -141,12 +162,23 @@ fn truncation_keeps_the_special_tokens_and_says_so() {
     let whole = tokenizer.encode(text, None, true).unwrap();
     assert!(!whole.truncated);
     let len = whole.ids.len();
-    assert_eq!(tokenizer.encode_within(text, None, limit(len, Truncate::Error)).unwrap(), whole);
-    let error = tokenizer.encode_within(text, None, limit(len - 1, Truncate::Error)).unwrap_err();
+    assert_eq!(
+        tokenizer
+            .encode_within(text, None, limit(len, Truncate::Error))
+            .unwrap(),
+        whole
+    );
+    let error = tokenizer
+        .encode_within(text, None, limit(len - 1, Truncate::Error))
+        .unwrap_err();
     assert!(matches!(error, Error::TooLong { tokens, limit } if tokens == len && limit == len - 1));
 
-    let right = tokenizer.encode_within(text, None, limit(6, Truncate::Right)).unwrap();
-    let left = tokenizer.encode_within(text, None, limit(6, Truncate::Left)).unwrap();
+    let right = tokenizer
+        .encode_within(text, None, limit(6, Truncate::Right))
+        .unwrap();
+    let left = tokenizer
+        .encode_within(text, None, limit(6, Truncate::Left))
+        .unwrap();
     assert!(right.truncated && left.truncated);
     assert_eq!(right.ids, [&whole.ids[..5], &[3]].concat());
     assert_eq!(left.ids, [&[2], &whole.ids[len - 5..]].concat());
@@ -162,8 +194,16 @@ fn the_longer_text_of_a_pair_is_cut_first() {
     let tokenizer = nano();
     let (short, long) = ("one two", "one two three four five six seven eight");
     let kept = tokenizer.ids(short).unwrap().len();
-    let encoding = tokenizer.encode_within(short, Some(long), limit(kept + 6, Truncate::Right)).unwrap();
-    let count = |side| encoding.sequences.iter().filter(|&&sequence| sequence == Some(side)).count();
+    let encoding = tokenizer
+        .encode_within(short, Some(long), limit(kept + 6, Truncate::Right))
+        .unwrap();
+    let count = |side| {
+        encoding
+            .sequences
+            .iter()
+            .filter(|&&sequence| sequence == Some(side))
+            .count()
+    };
     assert_eq!((count(0), count(1)), (kept, 3));
     assert_eq!(encoding.ids.len(), kept + 6);
     assert!(encoding.truncated);
@@ -182,7 +222,10 @@ fn windows_cover_the_long_text_and_overlap() {
     for (index, window) in windows.iter().enumerate() {
         assert!(window.ids.len() <= limit);
         let ids = window.ids.iter().zip(&window.sequences);
-        let part: Vec<u32> = ids.filter(|(_, sequence)| **sequence == Some(1)).map(|(id, _)| *id).collect();
+        let part: Vec<u32> = ids
+            .filter(|(_, sequence)| **sequence == Some(1))
+            .map(|(id, _)| *id)
+            .collect();
         let skip = if index == 0 { 0 } else { 2 };
         covered.extend(&part[skip..]);
     }
@@ -191,13 +234,21 @@ fn windows_cover_the_long_text_and_overlap() {
         tokenizer.encode_windows("who?", long, question + 3, 2),
         Err(Error::TooLong { .. })
     ));
-    assert_eq!(tokenizer.encode_windows("who?", "", limit, 2).unwrap().len(), 1);
+    assert_eq!(
+        tokenizer
+            .encode_windows("who?", "", limit, 2)
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 #[test]
 fn streamed_text_equals_decoded_text() {
     let tokenizer = ettin();
-    let mut ids = tokenizer.ids("Ångström 中文 🚀🚀 a\u{FFFD}b, naïve; 日本語").unwrap();
+    let mut ids = tokenizer
+        .ids("Ångström 中文 🚀🚀 a\u{FFFD}b, naïve; 日本語")
+        .unwrap();
     // Bytes that form no character, between and at the end.
     let stray = tokenizer.ids("🚀").unwrap()[0];
     ids.insert(3, stray);
@@ -216,7 +267,17 @@ fn streamed_text_equals_decoded_text() {
 
 #[test]
 fn malformed_files_are_errors() {
-    for bytes in [&b""[..], b"{", b"[]", b"null", b"{\"model\": {}}", b"\xff\xfe"] {
-        assert!(matches!(Tokenizer::from_bytes(bytes), Err(Error::Tokenizer(_))));
+    for bytes in [
+        &b""[..],
+        b"{",
+        b"[]",
+        b"null",
+        b"{\"model\": {}}",
+        b"\xff\xfe",
+    ] {
+        assert!(matches!(
+            Tokenizer::from_bytes(bytes),
+            Err(Error::Tokenizer(_))
+        ));
     }
 }
