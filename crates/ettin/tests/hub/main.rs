@@ -13,6 +13,9 @@ use ettin::files::ModelFiles;
 use ettin::hub::{HubOptions, resolve};
 use server::{COMMIT, Hub, Reply, Request, sha256, weights};
 
+/// What a server says instead.
+type Change = fn(Reply) -> Reply;
+
 fn load(options: &HubOptions) -> ettin::Result<ModelFiles> {
     let files = resolve("org/model", None, options)?;
     files.require("config.json")?;
@@ -578,7 +581,7 @@ fn no_server_at_all_is_an_error() {
 #[test]
 fn answers_that_no_hub_gives_are_refused() {
     let html = |_: Reply| Reply::new(200).body("<html>log in to the hotel</html>");
-    let lists: [(&str, fn(Reply) -> Reply); 4] = [
+    let lists: [(&str, Change); 4] = [
         ("not a list", html),
         ("the commit", |_| {
             Reply::new(200).body(r#"{"sha": "../../x", "siblings": []}"#)
@@ -594,7 +597,7 @@ fn answers_that_no_hub_gives_are_refused() {
         let error = failure(&hub.options(cache.path())).to_string();
         assert!(error.contains(message), "{error}");
     }
-    let files: [(&str, fn(Reply) -> Reply); 4] = [
+    let files: [(&str, Change); 4] = [
         ("no ETag", |_| {
             Reply::new(200).with("X-Repo-Commit", COMMIT).body("{}")
         }),
