@@ -27,3 +27,8 @@ pub use model::Trunk;
 pub use ops::{Backend, Dtype};
 pub use params::Parameters;
 pub use pooling::Pooling;
+
+/// The examples of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -20,9 +20,9 @@ pub(super) struct Item<'a> {
 /// Encodes inputs in parallel.
 pub(super) fn encode_all<I: Sync, E: Send>(
     inputs: &[I],
-    encode: impl Fn(&I) -> Result<E> + Sync,
+    encode: impl Fn(&I) -> Result<E> + Sync + Send,
 ) -> Vec<Result<E>> {
-    inputs.par_iter().map(|input| encode(input)).collect()
+    inputs.par_iter().map(encode).collect()
 }
 
 /// Indices in groups of similar length, the longest first; a group holds at most `budget` tokens or one row.

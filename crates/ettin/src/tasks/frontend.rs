@@ -46,7 +46,7 @@ impl Frontend {
     pub(super) fn run<I: Sync, T>(
         &self,
         inputs: &[I],
-        encode: impl Fn(&I) -> Result<Encoding> + Sync,
+        encode: impl Fn(&I) -> Result<Encoding> + Sync + Send,
         compute: impl FnMut(&PackedBatch, &[Item<'_>]) -> Result<Vec<Result<T>>>,
     ) -> Result<Outcomes<T>> {
         run_encodings(encode_all(inputs, encode), self.batch_tokens, compute)
