@@ -26,12 +26,13 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Most absolute error, as a multiple of max(|x|, 2⁻¹⁰⁰).
+    /// Most absolute error as a multiple of |x|, for |x| ≥ 2⁻¹⁰⁰; 2⁻²³ is 1.19e-7. Measured at every 997th f32: 1.0e-7
+    /// (Gelu), 1.2e-7 (GeluTanh), 1.15e-7 (Silu).
     pub fn max_error(self) -> f64 {
         match self {
-            Activation::Gelu => 2.0e-7,
-            Activation::GeluTanh => 2.5e-7,
-            Activation::Silu => 2.0e-7,
+            Activation::Gelu => 1.2e-7,
+            Activation::GeluTanh => 1.3e-7,
+            Activation::Silu => 1.3e-7,
             Activation::Relu => 0.0,
         }
     }

@@ -68,28 +68,24 @@ impl Kernel for Rows<'_> {
             let variance = sum(s, x, s.splat(mean), true) / hidden as f32;
             let mean = s.splat(mean);
             let scale = s.splat(1.0 / (variance + eps).sqrt());
-            let finish = |x: S::V, weight: S::V, bias: Option<S::V>| {
-                let unit = s.mul(s.sub(x, mean), scale);
-                bias.map_or_else(|| s.mul(unit, weight), |bias| s.mul_add(unit, weight, bias))
-            };
             let (vectors, tail) = out.as_chunks_mut::<LANES>();
             for (i, out) in vectors.iter_mut().enumerate() {
-                let bias = bias.map(|bias| s.load(vector(bias, i)));
-                s.store(
-                    finish(s.load(vector(x, i)), s.load(vector(weight, i)), bias),
-                    out,
-                );
+                let unit = s.mul(s.sub(s.load(vector(x, i)), mean), scale);
+                let weight = s.load(vector(weight, i));
+                let value = match bias {
+                    Some(bias) => s.mul_add(unit, weight, s.load(vector(bias, i))),
+                    None => s.mul(unit, weight),
+                };
+                s.store(value, out);
             }
             let rest = hidden - tail.len()..;
-            let bias = bias.map(|bias| s.load_part(&bias[rest.clone()]));
-            s.store_part(
-                finish(
-                    s.load_part(&x[rest.clone()]),
-                    s.load_part(&weight[rest]),
-                    bias,
-                ),
-                tail,
-            );
+            let unit = s.mul(s.sub(s.load_part(&x[rest.clone()]), mean), scale);
+            let weight = s.load_part(&weight[rest.clone()]);
+            let value = match bias {
+                Some(bias) => s.mul_add(unit, weight, s.load_part(&bias[rest])),
+                None => s.mul(unit, weight),
+            };
+            s.store_part(value, tail);
         }
     }
 }
@@ -102,31 +98,33 @@ fn vector(x: &[f32], i: usize) -> &[f32; LANES] {
 /// Σ(x − shift), or Σ(x − shift)². Vector i goes to chain i mod `CHAINS`, the tail to the last chain.
 #[inline(always)]
 fn sum<S: Simd>(s: S, x: &[f32], shift: S::V, squared: bool) -> f32 {
-    let term = |v: S::V, sum: S::V| {
-        let d = s.sub(v, shift);
-        if squared {
-            s.mul_add(d, d, sum)
-        } else {
-            s.add(sum, d)
-        }
-    };
     let mut sums = [s.zero(); CHAINS];
     let (vectors, tail) = x.as_chunks::<LANES>();
     let (groups, rest) = vectors.as_chunks::<CHAINS>();
     for group in groups {
         for c in 0..CHAINS {
-            sums[c] = term(s.load(&group[c]), sums[c]);
+            sums[c] = term(s, s.load(&group[c]), sums[c], shift, squared);
         }
     }
     for (c, v) in rest.iter().enumerate() {
-        sums[c] = term(s.load(v), sums[c]);
+        sums[c] = term(s, s.load(v), sums[c], shift, squared);
     }
     if !tail.is_empty() {
         // Lanes past the end hold the shift, so that they add nothing.
         let mut lanes = [0.0; LANES];
         s.store(shift, &mut lanes);
         lanes[..tail.len()].copy_from_slice(tail);
-        sums[CHAINS - 1] = term(s.load(&lanes), sums[CHAINS - 1]);
+        sums[CHAINS - 1] = term(s, s.load(&lanes), sums[CHAINS - 1], shift, squared);
     }
     s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
+}
+
+#[inline(always)]
+fn term<S: Simd>(s: S, v: S::V, sum: S::V, shift: S::V, squared: bool) -> S::V {
+    let d = s.sub(v, shift);
+    if squared {
+        s.mul_add(d, d, sum)
+    } else {
+        s.add(sum, d)
+    }
 }

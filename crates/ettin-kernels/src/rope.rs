@@ -2,6 +2,7 @@
 
 use crate::{
     isa::Isa,
+    math::negate,
     simd::{Kernel, LANES, Simd},
     team::Team,
 };
@@ -148,13 +149,6 @@ impl Kernel for Rotate<'_> {
         if half == 0 {
             return;
         }
-        let turn = |a: S::V, b: S::V, cos: S::V, sin: S::V| {
-            let minus_b_sin = s.mul(s.sub(s.zero(), b), sin);
-            (
-                s.mul_add(a, cos, minus_b_sin),
-                s.mul_add(b, cos, s.mul(a, sin)),
-            )
-        };
         for head in heads.chunks_exact_mut(2 * half) {
             let (a, b) = head.split_at_mut(half);
             let (a, a_tail) = a.as_chunks_mut::<LANES>();
@@ -162,16 +156,25 @@ impl Kernel for Rotate<'_> {
             let (cos, cos_tail) = cos.as_chunks();
             let (sin, sin_tail) = sin.as_chunks();
             for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
-                let (x, y) = turn(s.load(a), s.load(b), s.load(cos), s.load(sin));
+                let (x, y) = turn(s, s.load(a), s.load(b), s.load(cos), s.load(sin));
                 s.store(x, a);
                 s.store(y, b);
             }
             if !a_tail.is_empty() {
                 let (cos, sin) = (s.load_part(cos_tail), s.load_part(sin_tail));
-                let (x, y) = turn(s.load_part(a_tail), s.load_part(b_tail), cos, sin);
+                let (x, y) = turn(s, s.load_part(a_tail), s.load_part(b_tail), cos, sin);
                 s.store_part(x, a_tail);
                 s.store_part(y, b_tail);
             }
         }
     }
+}
+
+/// (a, b) rotated.
+#[inline(always)]
+fn turn<S: Simd>(s: S, a: S::V, b: S::V, cos: S::V, sin: S::V) -> (S::V, S::V) {
+    (
+        s.mul_add(a, cos, s.mul(negate(s, b), sin)),
+        s.mul_add(b, cos, s.mul(a, sin)),
+    )
 }

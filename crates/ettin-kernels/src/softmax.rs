@@ -51,23 +51,23 @@ impl Kernel for Partition<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> (f32, f64) {
         let (vectors, tail) = self.x.as_chunks::<LANES>();
-        let lowest = s.splat(f32::NEG_INFINITY);
         // Lanes past the end are −∞: the largest is not theirs, and e^−∞ is exactly 0.
         let mut end = [f32::NEG_INFINITY; LANES];
         end[..tail.len()].copy_from_slice(tail);
         let end = s.load(&end);
-        let largest = vectors
-            .iter()
-            .fold(end, |largest, v| s.max(s.load(v), largest));
-        let largest = s.largest(s.max(largest, lowest));
+        let mut largest = end;
+        for v in vectors {
+            largest = s.max(s.load(v), largest);
+        }
+        let largest = s.largest(largest);
         let shift = s.splat(largest);
-        let term = |v: S::V| exp(s, s.sub(v, shift));
-        let mut sum = f64::from(s.sum(term(end)));
+        let mut sum = f64::from(s.sum(exp(s, s.sub(end, shift))));
         for block in vectors.chunks(SUM_VECTORS) {
-            let block = block
-                .iter()
-                .fold(s.zero(), |sum, v| s.add(sum, term(s.load(v))));
-            sum += f64::from(s.sum(block));
+            let mut part = s.zero();
+            for v in block {
+                part = s.add(part, exp(s, s.sub(s.load(v), shift)));
+            }
+            sum += f64::from(s.sum(part));
         }
         (largest, sum)
     }
@@ -85,12 +85,11 @@ impl Kernel for Softmax<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (shift, sum) = (s.splat(self.largest), s.splat(self.sum));
-        let share = |v: S::V| s.div(exp(s, s.sub(v, shift)), sum);
         let (vectors, tail) = self.x.as_chunks_mut();
         for v in vectors {
-            s.store(share(s.load(v)), v);
+            s.store(s.div(exp(s, s.sub(s.load(v), shift)), sum), v);
         }
-        s.store_part(share(s.load_part(tail)), tail);
+        s.store_part(s.div(exp(s, s.sub(s.load_part(tail), shift)), sum), tail);
     }
 }
 

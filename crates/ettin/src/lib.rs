@@ -6,6 +6,7 @@ pub mod cache;
 pub mod config;
 mod error;
 pub mod files;
+pub mod generate;
 pub mod heads;
 pub mod hub;
 pub mod model;
@@ -13,6 +14,8 @@ pub mod ops;
 pub mod params;
 pub mod pooling;
 pub mod suite;
+pub mod tasks;
+pub mod tokenizer;
 pub mod weights;
 
 pub use batch::PackedBatch;
@@ -24,3 +27,8 @@ pub use model::Trunk;
 pub use ops::{Backend, Dtype};
 pub use params::Parameters;
 pub use pooling::Pooling;
+
+/// The examples of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -105,12 +105,26 @@ pub fn attention(isa: Isa, team: &Team, args: Attention<'_>, out: &mut [f32]) {
         let sequence = &args.sequences[index];
         let first = (task - tiles[index]) * QUERY_TILE;
         let queries = first..(first + QUERY_TILE).min(sequence.rows.len());
-        isa.run(Tile {
-            args,
-            sequence,
-            head,
-            queries,
-            out: &out,
+        let scratch = queries.len() * (sequence.kv.padded() + LANES);
+        with_scratch(scratch, |scratch| {
+            scratch.fill(0.0);
+            let (sums, weights) = scratch.split_at_mut(queries.len() * sequence.kv.padded());
+            let largest = [f32::NEG_INFINITY; QUERY_TILE];
+            let tile = Tile {
+                args,
+                sequence,
+                head,
+                queries,
+                out: &out,
+            };
+            isa.run(Run {
+                tile,
+                state: State {
+                    sums,
+                    weights,
+                    largest,
+                },
+            });
         });
     });
 }
@@ -158,29 +172,29 @@ struct Tile<'a> {
     out: &'a Shared<'a, f32>,
 }
 
-impl Kernel for Tile<'_> {
+struct Run<'a> {
+    tile: Tile<'a>,
+    state: State<'a>,
+}
+
+impl Kernel for Run<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let padded = self.sequence.kv.padded();
-        let count = self.queries.len();
-        with_scratch(count * (padded + LANES), |scratch| {
-            scratch.fill(0.0);
-            let (sums, weights) = scratch.split_at_mut(count * padded);
-            let mut state = State {
-                sums,
-                weights,
-                largest: [f32::NEG_INFINITY; QUERY_TILE],
-            };
-            let seen = self.keys(0).start..self.keys(count - 1).end;
-            for block in seen.start / KEY_BLOCK..seen.end.div_ceil(KEY_BLOCK) {
-                for first in (0..count).step_by(S::GROUP) {
-                    self.group(s, block, first..(first + S::GROUP).min(count), &mut state);
-                }
+    fn run<S: Simd>(mut self, s: S) {
+        let count = self.tile.queries.len();
+        let seen = self.tile.keys(0).start..self.tile.keys(count - 1).end;
+        for block in seen.start / KEY_BLOCK..seen.end.div_ceil(KEY_BLOCK) {
+            for first in (0..count).step_by(S::GROUP) {
+                self.tile.group(
+                    s,
+                    block,
+                    first..(first + S::GROUP).min(count),
+                    &mut self.state,
+                );
             }
-            self.finish(s, &state);
-        });
+        }
+        self.tile.finish(s, &self.state);
     }
 }
 
@@ -266,12 +280,13 @@ impl Tile<'_> {
                 s.mul(s.load(&scores[1]), scale),
             ];
             if columns.len() < KEY_BLOCK {
-                row = [0, 1].map(|half| mask(s, row[half], &COLUMNS[half], &columns));
+                row = [
+                    mask(s, row[0], &COLUMNS[0], &columns),
+                    mask(s, row[1], &COLUMNS[1], &columns),
+                ];
             }
-            scores
-                .iter_mut()
-                .zip(row)
-                .for_each(|(out, v)| s.store(v, out));
+            s.store(row[0], &mut scores[0]);
+            s.store(row[1], &mut scores[1]);
             let highest = s.largest(s.max(row[0], row[1]));
             let largest = &mut state.largest[first + r];
             let raised = if highest > *largest {
@@ -294,7 +309,10 @@ impl Tile<'_> {
 
         for r in 0..count {
             let (shift, correction) = (s.splat(shifts[r]), s.splat(corrections[r]));
-            let weights = [0, 1].map(|half| exp(s, s.sub(s.load(&scores[r][half]), shift)));
+            let weights = [
+                exp(s, s.sub(s.load(&scores[r][0]), shift)),
+                exp(s, s.sub(s.load(&scores[r][1]), shift)),
+            ];
             s.store(weights[0], &mut scores[r][0]);
             s.store(weights[1], &mut scores[r][1]);
             let sum = lane(state.weights, first + r);

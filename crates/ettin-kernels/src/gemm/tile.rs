@@ -134,12 +134,15 @@ impl<const R: usize, const P: usize, const N: usize> Kernel for Micro<'_, R, P, 
             for c in 0..N {
                 let first = (p * N + c) * LANES;
                 let len = tile.columns.saturating_sub(first).min(LANES);
-                let bias = tile
-                    .bias
-                    .filter(|_| len > 0)
-                    .map(|bias| s.load_part(&bias[first..first + len]));
+                let bias = match tile.bias {
+                    Some(bias) if len > 0 => Some(s.load_part(&bias[first..first + len])),
+                    _ => None,
+                };
                 for (r, sum) in sum.iter().enumerate() {
-                    let value = bias.map_or(sum[p][c], |bias| s.add(sum[p][c], bias));
+                    let value = match bias {
+                        Some(bias) => s.add(sum[p][c], bias),
+                        None => sum[p][c],
+                    };
                     // SAFETY: `columns` outputs of `R` rows are writable and ours, by the promise of `Tiles::tile`.
                     let out = unsafe {
                         std::slice::from_raw_parts_mut(

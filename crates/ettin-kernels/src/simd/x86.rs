@@ -29,6 +29,33 @@ impl Avx512 {
     }
 }
 
+impl Avx2 {
+    /// `v · 2^n` in two factors, each a normal number: the first product is exact, the second rounds.
+    #[inline(always)]
+    fn scale_half(self, v: __m256, n: __m256) -> __m256 {
+        unsafe {
+            let n = _mm256_cvtps_epi32(n);
+            let first = _mm256_srai_epi32::<1>(n);
+            let second = _mm256_sub_epi32(n, first);
+            _mm256_mul_ps(
+                _mm256_mul_ps(v, self.power_of_two(first)),
+                self.power_of_two(second),
+            )
+        }
+    }
+
+    /// 2^n for n in −126..=127.
+    #[inline(always)]
+    fn power_of_two(self, n: __m256i) -> __m256 {
+        unsafe {
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(
+                n,
+                _mm256_set1_epi32(127),
+            )))
+        }
+    }
+}
+
 /// Lanes 0..8, then 8..16.
 type Pair = [__m256; 2];
 
@@ -99,33 +126,18 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn where_less(self, a: Pair, b: Pair, then: Pair, otherwise: Pair) -> Pair {
-        let half = |i: usize| unsafe {
-            _mm256_blendv_ps(
-                otherwise[i],
-                then[i],
-                _mm256_cmp_ps::<_CMP_LT_OQ>(a[i], b[i]),
-            )
-        };
-        [half(0), half(1)]
+        unsafe {
+            let low = _mm256_cmp_ps::<_CMP_LT_OQ>(a[0], b[0]);
+            let high = _mm256_cmp_ps::<_CMP_LT_OQ>(a[1], b[1]);
+            [
+                _mm256_blendv_ps(otherwise[0], then[0], low),
+                _mm256_blendv_ps(otherwise[1], then[1], high),
+            ]
+        }
     }
     #[inline(always)]
     fn scale(self, v: Pair, n: Pair) -> Pair {
-        // Two factors, each a normal number; the first product is exact, the second rounds.
-        let half = |i: usize| unsafe {
-            let power = |n| {
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(
-                    n,
-                    _mm256_set1_epi32(127),
-                )))
-            };
-            let n = _mm256_cvtps_epi32(n[i]);
-            let first = _mm256_srai_epi32::<1>(n);
-            _mm256_mul_ps(
-                _mm256_mul_ps(v[i], power(first)),
-                power(_mm256_sub_epi32(n, first)),
-            )
-        };
-        [half(0), half(1)]
+        [self.scale_half(v[0], n[0]), self.scale_half(v[1], n[1])]
     }
     #[inline(always)]
     fn sum(self, [low, high]: Pair) -> f32 {

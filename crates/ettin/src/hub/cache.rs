@@ -25,7 +25,7 @@ pub(super) struct RepoCache {
 
 impl RepoCache {
     pub(super) fn new(cache: &Path, id: &str) -> Self {
-        let folder = cache.join(format!("models--{}", id.replace('/', "--")));
+        let folder = cache.join(hf_hub::Repo::model(id.to_owned()).folder_name());
         Self { folder }
     }
 

@@ -256,13 +256,13 @@ impl Client {
         }
         request.call().map_err(|error| {
             let unreachable = matches!(error, ureq::Error::HostNotFound);
-            let lasting = matches!(
-                error,
-                ureq::Error::BadUri(_)
-                    | ureq::Error::Http(_)
-                    | ureq::Error::Tls(_)
-                    | ureq::Error::Rustls(_)
-            );
+            let lasting = match &error {
+                ureq::Error::BadUri(_) | ureq::Error::Http(_) => true,
+                ureq::Error::Tls(_) | ureq::Error::Rustls(_) => true,
+                // A certificate that is not accepted.
+                ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+                _ => false,
+            };
             let advice = if unreachable {
                 ": no connection? A cached model needs none"
             } else {

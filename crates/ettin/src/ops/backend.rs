@@ -74,9 +74,12 @@ impl FromStr for Dtype {
 #[derive(Debug, Clone)]
 pub struct Backend {
     kind: Kind,
-    /// Rotary tables by (theta bits, head width, positions): layers of one base share one.
-    ropes: Arc<Mutex<HashMap<(u32, usize, usize), Arc<RopeTable>>>>,
+    /// Layers of one base share one table.
+    ropes: Arc<Mutex<Ropes>>,
 }
+
+/// Tables by theta (its bits), head width and positions.
+type Ropes = HashMap<(u32, usize, usize), Arc<RopeTable>>;
 
 #[derive(Debug, Clone)]
 enum Kind {

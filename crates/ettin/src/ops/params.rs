@@ -5,6 +5,9 @@ use ettin_kernels::{Activation, Isa, PackedMatrix, Span, Team};
 
 use crate::Result;
 
+/// Writes one row of a matrix, widened to f32.
+pub type Fill<'a> = Box<dyn Fn(usize, &mut [f32]) + Sync + 'a>;
+
 /// A weight matrix `[outputs, inputs]` on its way into a block.
 pub enum Matrix<'a> {
     /// Rows read one by one from stored bytes: nothing is copied before it is packed.
@@ -14,7 +17,7 @@ pub enum Matrix<'a> {
         /// Inputs (columns).
         inputs: usize,
         /// Writes row `i`, widened to f32, into the slice.
-        fill: Box<dyn Fn(usize, &mut [f32]) + Sync + 'a>,
+        fill: Fill<'a>,
     },
     /// A tensor that exists already, on the reference path (a `VarBuilder`'s variable, for training).
     Tensor(Tensor),

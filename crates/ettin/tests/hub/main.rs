@@ -13,6 +13,9 @@ use ettin::files::ModelFiles;
 use ettin::hub::{HubOptions, resolve};
 use server::{COMMIT, Hub, Reply, Request, sha256, weights};
 
+/// What a server says instead.
+type Change = fn(Reply) -> Reply;
+
 fn load(options: &HubOptions) -> ettin::Result<ModelFiles> {
     let files = resolve("org/model", None, options)?;
     files.require("config.json")?;
@@ -578,7 +581,7 @@ fn no_server_at_all_is_an_error() {
 #[test]
 fn answers_that_no_hub_gives_are_refused() {
     let html = |_: Reply| Reply::new(200).body("<html>log in to the hotel</html>");
-    let lists: [(&str, fn(Reply) -> Reply); 4] = [
+    let lists: [(&str, Change); 4] = [
         ("not a list", html),
         ("the commit", |_| {
             Reply::new(200).body(r#"{"sha": "../../x", "siblings": []}"#)
@@ -594,7 +597,7 @@ fn answers_that_no_hub_gives_are_refused() {
         let error = failure(&hub.options(cache.path())).to_string();
         assert!(error.contains(message), "{error}");
     }
-    let files: [(&str, fn(Reply) -> Reply); 4] = [
+    let files: [(&str, Change); 4] = [
         ("no ETag", |_| {
             Reply::new(200).with("X-Repo-Commit", COMMIT).body("{}")
         }),
@@ -694,6 +697,45 @@ fn a_chain_is_fetched_with_its_folders() {
     assert!(files.get("3_Normalize/config.json").unwrap().is_none());
     assert!(files.get("2_Dense/pytorch_model.bin").unwrap().is_none());
     assert_eq!(hub.requests().len(), 0);
+}
+
+#[test]
+fn an_interrupted_completion_does_not_hide_a_chain() {
+    let modules = br#"[{"path": ""}, {"path": "1_Pooling"}]"#;
+    let (hub, cache) = (
+        Hub::with(&[
+            ("config.json", b"{}"),
+            ("tokenizer.json", b"{}"),
+            ("modules.json", modules),
+            ("1_Pooling/config.json", b"{}"),
+            ("model.safetensors", &weights()),
+        ]),
+        tempfile::tempdir().unwrap(),
+    );
+    let options = hub.options(cache.path());
+    // Python cached the configuration and the weights, which is all that `AutoModel` asks for.
+    let folder = snapshot(cache.path());
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("config.json"), "{}").unwrap();
+    std::fs::write(folder.join("model.safetensors"), weights()).unwrap();
+    // We begin to fetch the rest, and fail at each of the files in turn.
+    for file in ["modules.json", "1_Pooling/config.json"] {
+        hub.twist(path_twist(file, |_| Reply::new(400)));
+        let files = resolve("org/model", Some(COMMIT), &options).unwrap();
+        assert!(files.require("tokenizer.json").is_err(), "{file}");
+        let mut offline = options.clone();
+        offline.offline = true;
+        let files = resolve("org/model", Some(COMMIT), &offline).unwrap();
+        assert!(files.require("tokenizer.json").is_err(), "{file}");
+        assert!(
+            !matches!(files.get(file), Ok(None)),
+            "{file} is taken for absent"
+        );
+    }
+    hub.behave();
+    let files = resolve("org/model", Some(COMMIT), &options).unwrap();
+    files.require("tokenizer.json").unwrap();
+    assert_eq!(&*files.get("modules.json").unwrap().unwrap(), modules);
 }
 
 #[test]

@@ -1,0 +1,188 @@
+//! Flags that several commands share.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
+use clap::{Args, ValueEnum};
+
+use ettin::ops::Dtype;
+
+use crate::device::DeviceChoice;
+use crate::input::InputFormat;
+use crate::output::Format;
+
+/// Where model files come from.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct HubArgs {
+    /// Git revision of the model repository: a branch, tag or commit, such as step599525 or main
+    #[arg(long, env = "ETTIN_REVISION", value_name = "REV")]
+    pub(crate) revision: Option<String>,
+
+    /// Never touch the network: use local folders and the cache only (also HF_HUB_OFFLINE=1)
+    #[arg(long, env = "ETTIN_OFFLINE", value_parser = FalseyValueParser::new())]
+    pub(crate) offline: bool,
+
+    /// Hugging Face cache folder [default: HF_HUB_CACHE, else HF_HOME/hub]
+    #[arg(long, env = "ETTIN_CACHE_DIR", value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+}
+
+/// Which model, and where its files come from.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// Model: a short name (encoder-150m, name@revision), a Hub id, a local folder, a .safetensors file
+    /// beside its config, or nano-encoder / nano-decoder [default: the embedded nano pair]
+    #[arg(short, long, env = "ETTIN_MODEL", value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
+}
+
+/// How the model computes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Computation")]
+pub(crate) struct EngineArgs {
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal
+    #[arg(
+        long,
+        env = "ETTIN_DEVICE",
+        default_value = "auto",
+        value_name = "DEVICE"
+    )]
+    pub(crate) device: DeviceChoice,
+
+    /// Numeric scheme; auto is the fastest of f32-level accuracy on this machine
+    #[arg(
+        long,
+        env = "ETTIN_DTYPE",
+        default_value = "auto",
+        value_name = "DTYPE",
+        value_parser = dtypes()
+    )]
+    pub(crate) dtype: Dtype,
+
+    /// Threads to compute with [default: RAYON_NUM_THREADS, else all cores]
+    #[arg(long, env = "ETTIN_THREADS", value_name = "N", value_parser = threads)]
+    pub(crate) threads: Option<NonZeroUsize>,
+
+    /// Most tokens computed in one batch; memory grows with it, results do not change
+    #[arg(long, env = "ETTIN_BATCH_TOKENS", value_name = "N")]
+    pub(crate) batch_tokens: Option<NonZeroUsize>,
+}
+
+/// What happens to texts longer than the model can read.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Computation")]
+pub(crate) struct LengthArgs {
+    /// Most tokens of one input, special tokens included [default: the model's limit]
+    #[arg(long, env = "ETTIN_MAX_LENGTH", value_name = "N")]
+    pub(crate) max_length: Option<NonZeroUsize>,
+
+    /// What to do with a longer input: refuse it, or cut its right or left end and say so
+    #[arg(
+        long,
+        env = "ETTIN_TRUNCATE",
+        default_value = "error",
+        value_name = "SIDE"
+    )]
+    pub(crate) truncate: TruncateSide,
+}
+
+/// `--truncate`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TruncateSide {
+    /// Refuse the input
+    Error,
+    /// Drop tokens from its end
+    Right,
+    /// Drop tokens from its beginning
+    Left,
+}
+
+/// Where texts are read from when they are not arguments.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Input")]
+pub(crate) struct InputArgs {
+    /// Read inputs from FILE, or from stdin with - [default: stdin when no text is given]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+
+    /// How to read it: text is one input per line, jsonl one record per line, auto takes jsonl when the
+    /// first line begins with '{'
+    #[arg(
+        long,
+        env = "ETTIN_INPUT_FORMAT",
+        default_value = "auto",
+        value_name = "FORMAT"
+    )]
+    pub(crate) input_format: InputFormat,
+}
+
+/// How results are written.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct OutputArgs {
+    /// Output format [default: table on a terminal, else jsonl]
+    #[arg(
+        short,
+        long,
+        env = "ETTIN_FORMAT",
+        value_name = "FORMAT",
+        value_parser = text_formats()
+    )]
+    pub(crate) format: Option<Format>,
+
+    /// Write to FILE instead of stdout; the file appears when it is complete
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) quiet: QuietArgs,
+}
+
+/// `--quiet` alone.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct QuietArgs {
+    /// No notes, progress or timings on stderr; errors still are
+    #[arg(short, long, env = "ETTIN_QUIET", value_parser = FalseyValueParser::new())]
+    pub(crate) quiet: bool,
+}
+
+/// What all model-running commands take.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    #[command(flatten)]
+    pub(crate) length: LengthArgs,
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+fn dtypes() -> impl TypedValueParser<Value = Dtype> {
+    let names = Dtype::ALL.iter().map(|(_, name)| *name);
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<Dtype>())
+}
+
+/// More threads than any machine has cores are a slip of the keyboard, and starting them may well succeed.
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    const MOST: usize = 4096;
+    match text.parse::<NonZeroUsize>() {
+        Ok(count) if count.get() <= MOST => Ok(count),
+        _ => Err(format!("must be between 1 and {MOST}")),
+    }
+}
+
+fn text_formats() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(Format::TEXT.iter().filter_map(ValueEnum::to_possible_value))
+        .try_map(|name| Format::from_str(&name, false))
+}

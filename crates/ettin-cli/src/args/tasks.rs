@@ -1,0 +1,534 @@
+//! The commands that run a model on text.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{InputArgs, ModelArgs, OutputArgs, RunArgs};
+
+/// Predict the tokens behind [MASK]
+///
+/// For each input, the most probable tokens in place of its mask, as transformers' fill-mask pipeline gives
+/// them: {score, token, token_str, sequence}, best first. Several masks give a list per mask. The mask is
+/// spelled as in the model's tokenizer, [MASK] for Ettin.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+JSONL fields:
+  text, id
+
+Examples:
+  ettin-run fill-mask \"The capital of France is [MASK].\"
+  ettin-run fill-mask -m encoder-150m --top-k 3 \"Water boils at [MASK] degrees.\"
+  ettin-run fill-mask -i sentences.txt > filled.jsonl")]
+pub(crate) struct FillMask {
+    /// Texts, each with at least one mask
+    pub(crate) text: Vec<String>,
+
+    /// How many candidates per mask
+    #[arg(short = 'k', long, default_value = "5", value_name = "K")]
+    pub(crate) top_k: NonZeroUsize,
+
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// Continue a text with a decoder
+///
+/// Greedy unless one of the sampling flags asks otherwise. On a terminal the text appears as it is made; piped,
+/// each prompt gives a record {prompt, text, tokens, finish_reason, timings}, where text and tokens are the
+/// continuation only and finish_reason is eos, stop, length or context. Several prompts are generated together
+/// and give the same texts as one by one.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+JSONL fields:
+  prompt, id
+
+Examples:
+  ettin-run generate \"Once upon a time\"
+  ettin-run generate -m decoder-400m --temperature 0.8 --top-p 0.95 \"The sea\"
+  ettin-run generate -i prompts.jsonl -n 64 --stop '.' > continued.jsonl")]
+pub(crate) struct Generate {
+    /// Prompts to continue
+    pub(crate) prompt: Vec<String>,
+
+    /// Most tokens to generate for each prompt
+    #[arg(short = 'n', long, default_value = "128", value_name = "N")]
+    pub(crate) max_new_tokens: NonZeroUsize,
+
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+
+    /// Stop before this text appears; may be given several times
+    #[arg(long, value_name = "TEXT", value_parser = non_empty)]
+    pub(crate) stop: Vec<String>,
+
+    /// Go on after the end-of-sequence token
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+
+    /// Do not put the model's beginning-of-sequence token before the prompt
+    #[arg(long)]
+    pub(crate) no_bos: bool,
+
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct SamplingArgs {
+    /// Sampling temperature; 0 is greedy [default: 0, or 1 with --top-p, --top-k or --min-p]
+    #[arg(short, long, value_name = "T", value_parser = temperature)]
+    pub(crate) temperature: Option<f32>,
+
+    /// Sample from the smallest set of tokens whose probabilities reach P
+    #[arg(long, value_name = "P", value_parser = top_p)]
+    pub(crate) top_p: Option<f32>,
+
+    /// Sample from the K most probable tokens
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<NonZeroUsize>,
+
+    /// Leave out tokens less probable than P times the most probable one
+    #[arg(long, value_name = "P", value_parser = min_p)]
+    pub(crate) min_p: Option<f32>,
+
+    /// Make tokens already present less likely by this factor (1 changes nothing)
+    #[arg(long, value_name = "R", value_parser = positive)]
+    pub(crate) repetition_penalty: Option<f32>,
+
+    /// Seed of the sampler; without it one is drawn and printed on stderr
+    #[arg(long, value_name = "SEED")]
+    pub(crate) seed: Option<u64>,
+}
+
+/// Turn texts into vectors
+///
+/// Models with a sentence-transformers chain (modules.json) are run as it says. Others use mean pooling
+/// (encoders) or the last token (decoders), not normalised. Each input gives {index, embedding}; --format npy
+/// or safetensors writes one f32 array with a row per input, and a row of NaN for a bad one.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+JSONL fields:
+  text, id
+
+Examples:
+  ettin-run embed \"A sentence\" \"Another one\"
+  ettin-run embed -m encoder-150m --pooling cls --normalize < texts.txt
+  ettin-run embed -m encoder-150m -i texts.txt -f npy -o vectors.npy
+  ettin-run embed --pooling none -f safetensors -o tokens.safetensors \"A text\"")]
+pub(crate) struct Embed {
+    /// Texts to embed
+    pub(crate) text: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) vectors: VectorArgs,
+
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// How a vector is made from hidden states.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Vectors")]
+pub(crate) struct VectorArgs {
+    /// How token vectors become one; none keeps them all [default: the model's, else mean or last]
+    #[arg(long, env = "ETTIN_POOLING", value_name = "POOLING")]
+    pub(crate) pooling: Option<PoolingChoice>,
+
+    /// Scale vectors to length 1
+    #[arg(long, overrides_with = "no_normalize")]
+    pub(crate) normalize: bool,
+
+    /// Leave vectors as they are, also where the model's chain would normalise
+    #[arg(long, overrides_with = "normalize")]
+    pub(crate) no_normalize: bool,
+
+    /// Put the model's prompt of this name before each text (such as query or document)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) prompt: Option<String>,
+
+    /// Keep the first D dimensions (Matryoshka); vectors that were normalised are so again
+    #[arg(long, value_name = "D")]
+    pub(crate) dimensions: Option<NonZeroUsize>,
+
+    /// Hidden state to use: 0 is the embedding, N the output of layer N [default: the last]
+    #[arg(long, value_name = "N")]
+    pub(crate) layer: Option<usize>,
+}
+
+impl VectorArgs {
+    /// `Some` when one of the two flags was given.
+    pub(crate) fn normalization(&self) -> Option<bool> {
+        match (self.normalize, self.no_normalize) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        }
+    }
+}
+
+/// `--pooling`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PoolingChoice {
+    /// The first token
+    Cls,
+    /// The mean of all tokens
+    Mean,
+    /// The last token
+    Last,
+    /// A mean that weighs later tokens more
+    WeightedMean,
+    /// The greatest value of each dimension
+    Max,
+    /// No pooling: one vector per token
+    None,
+}
+
+/// Compare a text with others
+///
+/// Gives {index, score} for A against each B, in the order of the Bs: cosine similarity unless the model's
+/// own configuration names another function.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Input:
+  With A alone, the lines of --input or stdin are the Bs.
+  With no argument, JSONL records are read.
+
+JSONL fields:
+  a, b (a text or a list of texts), id
+
+Examples:
+  ettin-run similarity \"A cat sleeps.\" \"A kitten naps.\" \"Stocks fell.\"
+  ettin-run similarity -m encoder-150m \"A cat sleeps.\" -i sentences.txt
+  ettin-run similarity --input pairs.jsonl")]
+pub(crate) struct Similarity {
+    /// Text to compare with each of the others
+    pub(crate) a: Option<String>,
+
+    /// Texts compared with A
+    pub(crate) b: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) vectors: VectorArgs,
+
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// Classify texts or pairs of texts
+///
+/// Gives [{label, score}], best first, as transformers' text-classification pipeline does: softmax, or sigmoid
+/// for multi-label models and models with one label, or the raw value for regression. Needs a model with a
+/// classification head.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+JSONL fields:
+  text, text_pair, id
+
+Examples:
+  ettin-run classify -m ./my-classifier \"What a lovely day\"
+  ettin-run classify -m ./my-nli-model --pair \"He is outside.\" \"A man runs.\"
+  ettin-run classify -m ./my-classifier --top-k 1 -i reviews.txt > labels.jsonl")]
+pub(crate) struct Classify {
+    /// Texts to classify
+    pub(crate) text: Vec<String>,
+
+    /// Second text, paired with every input that has none of its own
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) pair: Option<String>,
+
+    /// Only the K best labels [default: all]
+    #[arg(short = 'k', long, value_name = "K")]
+    pub(crate) top_k: Option<NonZeroUsize>,
+
+    /// The model's raw outputs, without softmax or sigmoid
+    #[arg(long)]
+    pub(crate) raw: bool,
+
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// Label the tokens of texts (named entities and the like)
+///
+/// Gives {entity, score, index, word, start, end} per token, or {entity_group, score, word, start, end} per
+/// group with --aggregation, as transformers' token-classification pipeline does. Offsets count Unicode
+/// characters. Needs a model with a token-classification head.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+JSONL fields:
+  text, id
+
+Examples:
+  ettin-run tag -m ./my-ner-model \"Ada Lovelace lived in London.\"
+  ettin-run tag -m ./my-ner-model --aggregation simple -f json -i lines.txt")]
+pub(crate) struct Tag {
+    /// Texts to label
+    pub(crate) text: Vec<String>,
+
+    /// How tokens are grouped into entities
+    #[arg(short, long, default_value = "none", value_name = "HOW")]
+    pub(crate) aggregation: AggregationChoice,
+
+    /// Also give what is labelled O, outside of any entity
+    #[arg(long)]
+    pub(crate) all: bool,
+
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// `--aggregation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AggregationChoice {
+    /// One entry per token
+    None,
+    /// Neighbouring tokens of one entity, by their labels
+    Simple,
+    /// By words: the label of a word's first token
+    First,
+    /// By words: the label with the best mean score
+    Average,
+    /// By words: the label of the token with the best score
+    Max,
+}
+
+/// Find the answer to a question in a text
+///
+/// Gives {answer, score, start, end}, as transformers' question-answering pipeline does; offsets count Unicode
+/// characters of the context. Needs a model with a question-answering head.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Input:
+  With QUESTION alone, each line of --input or stdin is a context.
+  With no argument, JSONL records are read.
+
+JSONL fields:
+  question, context, id
+
+Examples:
+  ettin-run answer -m ./my-qa-model \"Who wrote it?\" \"Mary Shelley wrote it.\"
+  ettin-run answer -m ./my-qa-model -i questions.jsonl > answers.jsonl")]
+pub(crate) struct Answer {
+    /// The question
+    pub(crate) question: Option<String>,
+
+    /// Texts that may hold the answer; each is asked separately
+    pub(crate) context: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// Sort documents by their relevance to a query
+///
+/// Gives [{index, score}], best first, where index counts the documents from 0. Needs a reranker: a
+/// sentence-transformers chain with one output, or a classifier with one label.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Input:
+  With QUERY alone, the lines of --input or stdin are the documents.
+  With no argument, JSONL records are read.
+
+JSONL fields:
+  query, documents, id
+
+Examples:
+  ettin-run rerank -m cross-encoder/ettin-reranker-32m-v1 \"Who?\" \"Ada.\" \"Pears.\"
+  ettin-run rerank -m cross-encoder/ettin-reranker-32m-v1 \"Who?\" -i documents.txt
+  ettin-run rerank -m cross-encoder/ettin-reranker-32m-v1 -i queries.jsonl")]
+pub(crate) struct Rerank {
+    /// What is looked for
+    pub(crate) query: Option<String>,
+
+    /// Texts to sort
+    pub(crate) document: Vec<String>,
+
+    /// What is done to the model's output [default: as the model's configuration says]
+    #[arg(long, value_name = "FUNCTION")]
+    pub(crate) activation: Option<ActivationChoice>,
+
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// `--activation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ActivationChoice {
+    /// The output as it is
+    Raw,
+    /// Squashed between 0 and 1
+    Sigmoid,
+}
+
+/// Log-probability and perplexity of texts
+///
+/// Gives {method, tokens: [{token, token_str, logprob}], sum, count, perplexity} with natural logarithms. With a
+/// context only the continuation is scored. Decoders score left to right (causal); encoders by masking each token
+/// once (pll) or as the Ettin paper does (left-to-right).
+#[derive(Debug, Args)]
+#[command(after_help = "\
+JSONL fields:
+  text, context, id
+
+Examples:
+  ettin-run score \"The cat sat on the mat.\"
+  ettin-run score -m decoder-150m --context \"The capital of France is\" \" Paris\"
+  ettin-run score -m encoder-150m --method left-to-right -i sentences.txt")]
+pub(crate) struct Score {
+    /// Texts to score
+    pub(crate) text: Vec<String>,
+
+    /// Text that comes before every input that has no context of its own; it is read, not scored
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) context: Option<String>,
+
+    /// How to score [default: causal for decoders, pll for encoders]
+    #[arg(long, value_name = "METHOD")]
+    pub(crate) method: Option<MethodChoice>,
+
+    /// Do not put the model's beginning-of-sequence token first
+    #[arg(long)]
+    pub(crate) no_bos: bool,
+
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// `--method`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MethodChoice {
+    /// Each token given those before it (decoders)
+    Causal,
+    /// Pseudo log-likelihood: each token masked once, given all others (encoders)
+    Pll,
+    /// Each token given those before it and three masks (encoders)
+    LeftToRight,
+}
+
+/// Show how a text becomes tokens
+///
+/// Gives {ids, tokens, offsets}; offsets count Unicode characters.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+JSONL fields:
+  text, text_pair, id
+
+Examples:
+  ettin-run tokenize \"Hello, world!\"
+  ettin-run tokenize -m encoder-150m --no-special-tokens -i texts.txt
+  ettin-run tokenize --tokenizer ./tokenizer.json \"Hello\"")]
+pub(crate) struct Tokenize {
+    /// Texts to tokenize
+    pub(crate) text: Vec<String>,
+
+    /// Second text, paired with every input that has none of its own
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) pair: Option<String>,
+
+    /// Use this tokenizer.json instead of a model's
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
+    pub(crate) tokenizer: Option<PathBuf>,
+
+    /// Leave out [CLS], [SEP] and what else the tokenizer's template adds
+    #[arg(long)]
+    pub(crate) no_special_tokens: bool,
+
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+fn number(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        _ => Err("not a number".into()),
+    }
+}
+
+fn bounded(text: &str, holds: impl Fn(f32) -> bool, range: &str) -> Result<f32, String> {
+    let value = number(text)?;
+    if holds(value) {
+        Ok(value)
+    } else {
+        Err(format!("must be {range}"))
+    }
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    bounded(text, |t| t >= 0.0, "0 or more")
+}
+
+fn top_p(text: &str) -> Result<f32, String> {
+    bounded(text, |p| p > 0.0 && p <= 1.0, "above 0 and at most 1")
+}
+
+fn min_p(text: &str) -> Result<f32, String> {
+    bounded(text, |p| (0.0..=1.0).contains(&p), "between 0 and 1")
+}
+
+fn positive(text: &str) -> Result<f32, String> {
+    bounded(text, |r| r > 0.0, "above 0")
+}
+
+fn non_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        Err("an empty text would stop at once".into())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::args::{Command, parse};
+
+    #[test]
+    fn sampling_values_are_checked() {
+        for bad in [
+            ["--temperature", "-1"],
+            ["--temperature", "nan"],
+            ["--temperature", "inf"],
+            ["--top-p", "0"],
+            ["--top-p", "1.5"],
+            ["--min-p", "2"],
+            ["--repetition-penalty", "0"],
+            ["--top-k", "0"],
+            ["--max-new-tokens", "0"],
+            ["--seed", "x"],
+            ["--stop", ""],
+        ] {
+            let arguments = ["ettin-run", "generate", bad[0], bad[1], "text"];
+            assert!(parse(arguments).is_err(), "{bad:?} was accepted");
+        }
+        assert!(parse(["ettin-run", "generate", "--temperature", "0", "text"]).is_ok());
+    }
+
+    #[test]
+    fn last_normalisation_flag_wins() {
+        let normalization = |flags: &[&str]| {
+            let mut arguments = vec!["ettin-run", "embed", "text"];
+            arguments.extend(flags);
+            match parse(arguments).unwrap().command {
+                Command::Embed(embed) => embed.vectors.normalization(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(normalization(&[]), None);
+        assert_eq!(normalization(&["--normalize"]), Some(true));
+        assert_eq!(
+            normalization(&["--normalize", "--no-normalize"]),
+            Some(false)
+        );
+        assert_eq!(
+            normalization(&["--no-normalize", "--normalize"]),
+            Some(true)
+        );
+    }
+}

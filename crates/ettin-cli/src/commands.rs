@@ -1,0 +1,44 @@
+//! Doing it: one function per sub-command.
+
+mod answer;
+mod classify;
+mod convert;
+mod driver;
+mod embed;
+mod fill_mask;
+mod generate;
+mod info;
+mod man;
+mod models;
+mod pull;
+mod rerank;
+mod score;
+mod similarity;
+mod stream;
+mod tag;
+mod tokenize;
+
+use crate::args::Command;
+use crate::exit::Status;
+
+/// Carries a command out.
+pub(crate) fn run(command: Command) -> anyhow::Result<Status> {
+    match command {
+        Command::FillMask(args) => fill_mask::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Embed(args) => embed::run(args),
+        Command::Similarity(args) => similarity::run(args),
+        Command::Classify(args) => classify::run(args),
+        Command::Tag(args) => tag::run(args),
+        Command::Answer(args) => answer::run(args),
+        Command::Rerank(args) => rerank::run(args),
+        Command::Score(args) => score::run(args),
+        Command::Tokenize(args) => tokenize::run(args),
+        Command::Info(args) => info::run(args),
+        Command::Models(args) => models::run(args),
+        Command::Pull(args) => pull::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Completions(args) => man::completions(args),
+        Command::Man(args) => man::run(args),
+    }
+}

@@ -1,0 +1,44 @@
+//! `classify`.
+
+use std::num::NonZeroUsize;
+
+use ettin::tasks::{Classifier, ClassifyRequest, Label, TextInput};
+
+use super::driver;
+use crate::args;
+use crate::exit::Status;
+use crate::input::{self, TextPair};
+use crate::output::{Payload, number};
+use crate::plan::{Plan, Suited};
+
+pub(super) fn run(args: args::Classify) -> anyhow::Result<Status> {
+    let texts = input::texts(args.text, &args.run.input, "TEXT", TextPair::new)?.paired(args.pair);
+    let plan = Plan::new(&args.run, Suited::NeedsHead("a classification head"))?;
+    let job = plan.open()?;
+    let task = Classifier::load(&job.files, &plan.options)?;
+    let request = ClassifyRequest {
+        top_k: args.top_k.map(NonZeroUsize::get),
+        raw: args.raw,
+    };
+    driver::answer(
+        texts,
+        plan.chunk_size(),
+        &plan.output,
+        job.sink,
+        |records| {
+            let inputs: Vec<TextInput<'_>> =
+                records.iter().map(|(_, record)| record.input()).collect();
+            Ok(task.run(&inputs, &request)?)
+        },
+    )
+}
+
+impl Payload for Vec<Label> {
+    const LIST: bool = true;
+    const HEADS: &'static [&'static str] = &["score", "label"];
+
+    fn rows(&self) -> Vec<Vec<String>> {
+        let row = |label: &Label| vec![number(label.score.into()), label.label.clone()];
+        self.iter().map(row).collect()
+    }
+}

@@ -1,0 +1,177 @@
+//! What all commands on texts share: inputs in chunks, bad ones reported and left out, results in order.
+
+use ettin::tasks::{Outcome, Outcomes};
+
+use crate::exit::Status;
+use crate::input::{ChunkSize, Item, Record, Texts};
+use crate::output::{Answered, Payload, Printer, Sink};
+use crate::plan::Output;
+use crate::progress::Inputs;
+use crate::say;
+
+/// A good record with its input's number.
+pub(super) type Numbered<'a, T> = (usize, &'a T);
+
+/// An input's number and its answer; none for a bad one.
+pub(super) type Slot<P> = (usize, Option<Answered<P>>);
+
+/// Answers all texts and prints the results as text formats do.
+pub(super) fn answer<T: Record, P: Payload>(
+    texts: Texts<T>,
+    size: ChunkSize,
+    output: &Output,
+    sink: Sink,
+    run: impl FnMut(&[Numbered<'_, T>]) -> anyhow::Result<Outcomes<P>>,
+) -> anyhow::Result<Status> {
+    let mut printer = Printer::new(sink, output.format, !texts.is_single());
+    let status = each_chunk(texts, size, output, run, |slots| {
+        let answers: Vec<_> = slots
+            .into_iter()
+            .filter_map(|(index, answer)| Some((index, answer?)))
+            .collect();
+        printer.print(&answers)
+    })?;
+    printer.finish()?;
+    Ok(status)
+}
+
+/// Runs all texts chunk by chunk and hands on what came of each, in order.
+pub(super) fn each_chunk<T: Record, P>(
+    texts: Texts<T>,
+    size: ChunkSize,
+    output: &Output,
+    mut run: impl FnMut(&[Numbered<'_, T>]) -> anyhow::Result<Outcomes<P>>,
+    mut consume: impl FnMut(Vec<Slot<P>>) -> anyhow::Result<()>,
+) -> anyhow::Result<Status> {
+    let mut progress: Option<Inputs> = None;
+    let (mut seen, mut bad) = (0, 0);
+    for chunk in texts.chunks(size)? {
+        let mut chunk = chunk?;
+        seen += chunk.len();
+        let results = run(&good(&chunk))?;
+        let mut results = results.into_iter();
+        let mut slots = Vec::with_capacity(chunk.len());
+        for item in &mut chunk {
+            let result = match std::mem::replace(&mut item.record, Err(String::new())) {
+                Ok(_) => match results.next() {
+                    Some(Ok(outcome)) => Ok(outcome),
+                    Some(Err(error)) => Err(error.to_string()),
+                    None => Err("no result".into()),
+                },
+                Err(error) => Err(error),
+            };
+            let answer = match result {
+                Ok(Outcome { value, truncated }) => Some(Answered {
+                    id: item.id.take(),
+                    payload: value,
+                    truncated,
+                }),
+                Err(error) => {
+                    bad += 1;
+                    let report = || say::error(format_args!("{}: {error}", item.place));
+                    match &progress {
+                        Some(progress) => progress.suspend(report),
+                        None => report(),
+                    }
+                    None
+                }
+            };
+            slots.push((item.index, answer));
+        }
+        consume(slots)?;
+        // Drawn from the second chunk on: short work needs no count.
+        match &mut progress {
+            Some(progress) => progress.add(chunk.len()),
+            None => progress = Some(Inputs::new(output.notes, output.on_terminal(), chunk.len())),
+        }
+    }
+    drop(progress);
+    if seen == 0 {
+        output.notes.note("there were no inputs");
+    }
+    Ok(match bad {
+        0 => Status::Done,
+        bad => Status::BadRecords(bad),
+    })
+}
+
+fn good<T>(chunk: &[Item<T>]) -> Vec<Numbered<'_, T>> {
+    chunk
+        .iter()
+        .filter_map(|item| Some((item.index, item.record.as_ref().ok()?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::Text;
+    use crate::output::Format;
+    use crate::say::Notes;
+
+    const SIZE: ChunkSize = ChunkSize {
+        inputs: 2,
+        ..ChunkSize::LIGHT
+    };
+
+    fn texts(texts: &[&str]) -> Texts<Text> {
+        let text = |text: &&str| Text {
+            id: None,
+            text: (*text).to_owned(),
+        };
+        Texts::Arguments(texts.iter().map(text).collect())
+    }
+
+    /// Lengths of the texts; "bad" is bad and "long" is cut.
+    fn lengths(inputs: &[&str]) -> (Status, Vec<Slot<usize>>) {
+        let output = Output {
+            format: Format::Jsonl,
+            path: None,
+            notes: Notes::new(true),
+        };
+        let mut all = Vec::new();
+        let run = |records: &[Numbered<'_, Text>]| {
+            let length = |(_, record): &Numbered<'_, Text>| match record.text.as_str() {
+                "bad" => Err(ettin::Error::input("it is bad")),
+                text => Ok(Outcome {
+                    value: text.len(),
+                    truncated: text == "long",
+                }),
+            };
+            Ok(records.iter().map(length).collect())
+        };
+        let status = each_chunk(texts(inputs), SIZE, &output, run, |slots| {
+            all.extend(slots);
+            Ok(())
+        });
+        (status.unwrap(), all)
+    }
+
+    #[test]
+    fn bad_records_leave_their_place_empty() {
+        let (status, slots) = lengths(&["a", "bad", "ccc", "long", "bad"]);
+        assert_eq!(status, Status::BadRecords(2));
+        let said: Vec<_> = slots
+            .iter()
+            .map(|(index, answer)| {
+                let answer = answer.as_ref();
+                (*index, answer.map(|a| (a.payload, a.truncated)))
+            })
+            .collect();
+        assert_eq!(
+            said,
+            [
+                (0, Some((1, false))),
+                (1, None),
+                (2, Some((3, false))),
+                (3, Some((4, true))),
+                (4, None)
+            ]
+        );
+    }
+
+    #[test]
+    fn nothing_is_no_failure() {
+        assert_eq!(lengths(&[]).0, Status::Done);
+    }
+}

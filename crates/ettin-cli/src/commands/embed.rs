@@ -1,0 +1,150 @@
+//! `embed`.
+
+use std::num::NonZeroUsize;
+
+use ettin::pooling::Pooling;
+use ettin::tasks::{EmbedRequest, Embedding, PromptChoice, TextEmbedder, Vector};
+
+use super::driver::{self, Numbered};
+use crate::args::{self, PoolingChoice, VectorArgs};
+use crate::exit::{Status, Usage};
+use crate::input::{self, Text};
+use crate::nano::Nano;
+use crate::output::{ArrayWriter, Format, Payload, Row, number, written};
+use crate::plan::{Plan, Suited};
+use crate::say::Notes;
+
+pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
+    let texts = input::texts(args.text, &args.run.input, "TEXT", Text::new)?;
+    let plan = Plan::new(&args.run, Suited::Nano(Nano::Encoder))?;
+    let format = plan.output.format;
+    let request = request(&args.vectors);
+    if request.per_token && format == Format::Npy {
+        return Err(Usage::error(
+            "--pooling none gives texts of different lengths, which npy cannot hold: use --format safetensors",
+        ));
+    }
+    let mut job = plan.open()?;
+    refuse_terminal(&plan)?;
+    let task = TextEmbedder::load(&job.files, &plan.options)?;
+    say_pooling(&task, &args.vectors, plan.output.notes);
+    let run = |records: &[Numbered<'_, Text>]| {
+        let texts: Vec<&str> = records
+            .iter()
+            .map(|(_, record)| record.text.as_str())
+            .collect();
+        let mut outcomes = task.run(&texts, &request)?;
+        // The library counts within the call; the contract counts all inputs.
+        for (outcome, (index, _)) in outcomes.iter_mut().zip(records) {
+            if let Ok(outcome) = outcome {
+                outcome.value.index = *index;
+            }
+        }
+        Ok(outcomes)
+    };
+    let size = plan.chunk_size();
+    if !matches!(format, Format::Npy | Format::Safetensors) {
+        return driver::answer(texts, size, &plan.output, job.sink, run);
+    }
+    let mut array = ArrayWriter::default();
+    let mut cut = 0;
+    let status = driver::each_chunk(texts, size, &plan.output, run, |slots| {
+        for (_, answer) in slots {
+            match answer {
+                Some(answer) => {
+                    cut += usize::from(answer.truncated);
+                    match &answer.payload.embedding {
+                        Vector::Pooled(vector) => array.push(Row::Pooled(vector)),
+                        Vector::Tokens(vectors) => array.push(Row::Tokens(vectors)),
+                    }
+                }
+                None => array.skip(request.per_token),
+            }
+        }
+        Ok(())
+    })?;
+    if cut > 0 {
+        // The array has no room to say it.
+        plan.output
+            .notes
+            .note(format_args!("{cut} inputs were truncated"));
+    }
+    written(array.write(format, &mut job.sink))?;
+    job.sink.finish()?;
+    Ok(status)
+}
+
+fn refuse_terminal(plan: &Plan) -> anyhow::Result<()> {
+    let binary = matches!(plan.output.format, Format::Npy | Format::Safetensors);
+    if binary && plan.output.on_terminal() {
+        return Err(Usage::error(
+            "an array does not belong on a terminal: add --output FILE, or redirect stdout",
+        ));
+    }
+    Ok(())
+}
+
+/// What the flags ask for.
+pub(super) fn request(args: &VectorArgs) -> EmbedRequest {
+    EmbedRequest {
+        pooling: args.pooling.and_then(|pooling| match pooling {
+            PoolingChoice::Cls => Some(Pooling::Cls),
+            PoolingChoice::Mean => Some(Pooling::Mean),
+            PoolingChoice::Last => Some(Pooling::Last),
+            PoolingChoice::WeightedMean => Some(Pooling::WeightedMean),
+            PoolingChoice::Max => Some(Pooling::Max),
+            PoolingChoice::None => None,
+        }),
+        per_token: args.pooling == Some(PoolingChoice::None),
+        normalize: args.normalization(),
+        dimensions: args.dimensions.map(NonZeroUsize::get),
+        layer: args.layer,
+        prompt: match &args.prompt {
+            Some(name) => PromptChoice::Named(name.clone()),
+            None => PromptChoice::Default,
+        },
+    }
+}
+
+/// Says what was decided for a model that decides nothing itself.
+pub(super) fn say_pooling(task: &TextEmbedder, args: &VectorArgs, notes: Notes) {
+    if let (Some(pooling), None) = (task.unconfigured_pooling(), args.pooling) {
+        let normalised = match args.normalization() {
+            Some(true) => "normalised",
+            _ => "not normalised",
+        };
+        notes.note(format_args!(
+            "the model names no pooling: using {pooling}, {normalised}; choose with --pooling and --normalize"
+        ));
+    }
+}
+
+impl Payload for Embedding {
+    const LIST: bool = false;
+    const HEADS: &'static [&'static str] = &["index", "dimensions", "norm", "embedding"];
+
+    fn rows(&self) -> Vec<Vec<String>> {
+        let row = |vector: &Vec<f32>| {
+            const SHOWN: usize = 4;
+            let norm: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+            let mut values: Vec<String> = vector
+                .iter()
+                .take(SHOWN)
+                .map(|&value| number(value.into()))
+                .collect();
+            if vector.len() > SHOWN {
+                values.push("…".into());
+            }
+            vec![
+                self.index.to_string(),
+                vector.len().to_string(),
+                number(norm.sqrt()),
+                values.join(" "),
+            ]
+        };
+        match &self.embedding {
+            Vector::Pooled(vector) => vec![row(vector)],
+            Vector::Tokens(vectors) => vectors.iter().map(row).collect(),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! `info`: a doctor for this machine and this binary, and a description of a model.
+
+mod machine;
+mod model;
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::args;
+use crate::exit::Status;
+use crate::nano::Nano;
+use crate::output::{Format, line, table, written};
+use crate::plan::{Model, Output, Suited, hub_options, set_threads};
+
+pub(super) fn run(args: args::Info) -> anyhow::Result<Status> {
+    let output = Output::resolve(&args.output);
+    set_threads(args.engine.threads)?;
+    let hub = hub_options(&args.model.hub, output.notes);
+    let asked = args
+        .model
+        .model
+        .as_deref()
+        .is_some_and(|name| !name.is_empty());
+    let model = if asked {
+        let model = Model::resolve(&args.model, Suited::Nano(Nano::Encoder), output.notes)?;
+        Some(model::Model::read(&model.open(output.notes)?)?)
+    } else {
+        None
+    };
+    let info = Info {
+        machine: machine::Machine::look(&args.engine, &hub)?,
+        model,
+    };
+    let mut sink = output.open()?;
+    // One thing is described, so `json` is an object here and no array.
+    let printed = match output.format {
+        Format::Table => sink.write_all(table(&[], &info.rows()).as_bytes()),
+        Format::Json => pretty(&mut sink, &info),
+        _ => line(&mut sink, &info),
+    };
+    written(printed)?;
+    sink.finish()?;
+    Ok(Status::Done)
+}
+
+/// Everything there is to say.
+#[derive(Serialize)]
+struct Info {
+    #[serde(flatten)]
+    machine: machine::Machine,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<model::Model>,
+}
+
+impl Info {
+    fn rows(&self) -> Vec<Vec<String>> {
+        let mut rows = self.machine.rows();
+        rows.extend(self.model.iter().flat_map(model::Model::rows));
+        rows.into_iter()
+            .map(|(name, value)| vec![name.to_owned(), value])
+            .collect()
+    }
+}
+
+fn pretty(out: &mut impl Write, info: &Info) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, info)?;
+    out.write_all(b"\n")
+}

@@ -1,0 +1,184 @@
+//! What a model is: its configuration and what its weights take.
+
+use ettin::config::{Config, LayerSpec, Objective};
+use ettin::files::ModelFiles;
+use ettin::weights::Weights;
+use serde::Serialize;
+
+/// A model's description.
+#[derive(Serialize)]
+pub(super) struct Model {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<String>,
+    objective: &'static str,
+    architecture: Option<String>,
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    heads: usize,
+    max_length: usize,
+    tied_embeddings: bool,
+    labels: Vec<String>,
+    layers: Vec<Layer>,
+    stored_dtypes: Vec<&'static str>,
+    parameters: u64,
+    bytes: Bytes,
+}
+
+/// What one layer sees, and the base of its rotary positions.
+#[derive(Serialize, PartialEq)]
+struct Layer {
+    /// Keys to the left of a token, itself not counted; null sees all.
+    left: Option<usize>,
+    /// Keys to its right.
+    right: Option<usize>,
+    rope_theta: f32,
+}
+
+/// Memory of the weights in each dtype.
+#[derive(Serialize)]
+struct Bytes {
+    f32: u64,
+    bf16: u64,
+    f16: u64,
+}
+
+impl Model {
+    /// Reads the configuration and the weights' headers.
+    pub(super) fn read(files: &ModelFiles) -> anyhow::Result<Self> {
+        let file = files.require("config.json")?;
+        let config = Config::from_json(&file, file.name())?;
+        // Every configuration has label names, if only by default.
+        let classifies = config
+            .architecture()
+            .is_some_and(|name| name.contains("Classification"));
+        let weights = Weights::open(files)?;
+        let parameters: u64 = weights.views().map(|view| view.len() as u64).sum();
+        let mut stored_dtypes: Vec<_> = weights.views().map(|view| view.dtype().name()).collect();
+        stored_dtypes.sort_unstable();
+        stored_dtypes.dedup();
+        Ok(Model {
+            name: files.name().to_owned(),
+            revision: files.revision().map(str::to_owned),
+            objective: match config.objective {
+                Objective::Encoder => "encoder",
+                Objective::Decoder => "decoder",
+            },
+            architecture: config.architecture().map(str::to_owned),
+            vocab_size: config.vocab_size,
+            hidden_size: config.hidden_size,
+            intermediate_size: config.intermediate_size,
+            heads: config.num_heads,
+            max_length: config.max_position_embeddings,
+            tied_embeddings: config.tie_word_embeddings,
+            layers: config.layers.iter().map(Layer::from).collect(),
+            labels: if classifies {
+                config.labels
+            } else {
+                Vec::new()
+            },
+            stored_dtypes,
+            parameters,
+            bytes: Bytes {
+                f32: 4 * parameters,
+                bf16: 2 * parameters,
+                f16: 2 * parameters,
+            },
+        })
+    }
+
+    /// For people.
+    pub(super) fn rows(&self) -> Vec<(&'static str, String)> {
+        let mut rows = vec![("", String::new()), ("model", self.name.clone())];
+        rows.extend(
+            self.revision
+                .iter()
+                .map(|revision| ("revision", revision.clone())),
+        );
+        let architecture = self
+            .architecture
+            .as_deref()
+            .unwrap_or("architecture not named");
+        rows.extend([
+            ("objective", format!("{} ({architecture})", self.objective)),
+            (
+                "dimensions",
+                format!(
+                    "{} layers, hidden {}, intermediate {}, {} heads, vocabulary {}",
+                    self.layers.len(),
+                    self.hidden_size,
+                    self.intermediate_size,
+                    self.heads,
+                    self.vocab_size
+                ),
+            ),
+            ("max length", format!("{} tokens", self.max_length)),
+        ]);
+        if !self.labels.is_empty() {
+            rows.push(("labels", self.labels.join(", ")));
+        }
+        rows.extend(self.spans().into_iter().map(|span| ("layers", span)));
+        let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+        rows.extend([
+            (
+                "parameters",
+                format!(
+                    "{} stored as {}",
+                    self.parameters,
+                    self.stored_dtypes.join(", ")
+                ),
+            ),
+            (
+                "weights",
+                format!(
+                    "{} in f32, {} in bf16 or f16",
+                    megabytes(self.bytes.f32),
+                    megabytes(self.bytes.bf16)
+                ),
+            ),
+        ]);
+        rows
+    }
+
+    /// Layers that see the same, together: `0, 3: all keys; θ 160000`.
+    fn spans(&self) -> Vec<String> {
+        let mut kinds: Vec<(&Layer, Vec<String>)> = Vec::new();
+        for (index, layer) in self.layers.iter().enumerate() {
+            match kinds.iter_mut().find(|(kind, _)| *kind == layer) {
+                Some((_, indices)) => indices.push(index.to_string()),
+                None => kinds.push((layer, vec![index.to_string()])),
+            }
+        }
+        kinds
+            .into_iter()
+            .map(|(layer, indices)| format!("{}: {}", indices.join(" "), layer.describe()))
+            .collect()
+    }
+}
+
+impl Layer {
+    fn describe(&self) -> String {
+        let side = |bound: Option<usize>, name: &str| match bound {
+            None => format!("all to the {name}"),
+            Some(0) => format!("none to the {name}"),
+            Some(keys) => format!("{keys} to the {name}"),
+        };
+        format!(
+            "{}, {}; theta {}",
+            side(self.left, "left"),
+            side(self.right, "right"),
+            self.rope_theta
+        )
+    }
+}
+
+impl From<&LayerSpec> for Layer {
+    fn from(spec: &LayerSpec) -> Self {
+        Layer {
+            left: spec.span.left,
+            right: spec.span.right,
+            rope_theta: spec.rope_theta,
+        }
+    }
+}

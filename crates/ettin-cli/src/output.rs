@@ -1,0 +1,124 @@
+//! How results are written: the formats, the rules of the JSON contract, and where the bytes go.
+
+mod arrays;
+mod json;
+mod sink;
+mod table;
+
+pub(crate) use arrays::{ArrayWriter, Row};
+pub(crate) use json::{Answered, JsonArray, line};
+pub(crate) use sink::{Sink, written};
+pub(crate) use table::{number, shortened, table};
+
+use std::io::{IsTerminal, Write};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::args::OutputArgs;
+
+/// `--format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A table to read
+    Table,
+    /// One JSON array
+    Json,
+    /// One JSON document per line
+    Jsonl,
+    /// A NumPy array
+    Npy,
+    /// A safetensors file with the tensor `embeddings`
+    Safetensors,
+}
+
+impl Format {
+    /// The formats every command writes.
+    pub(crate) const TEXT: [Format; 3] = [Format::Table, Format::Json, Format::Jsonl];
+
+    /// What was asked for, else a table for a person and JSON lines for a program.
+    pub(crate) fn resolve(output: &OutputArgs) -> Format {
+        output.format.unwrap_or_else(|| {
+            if output.output.is_none() && std::io::stdout().is_terminal() {
+                Format::Table
+            } else {
+                Format::Jsonl
+            }
+        })
+    }
+}
+
+/// A kind of result.
+pub(crate) trait Payload: Serialize {
+    /// Whether it serialises to a list, which has no room for keys of its own.
+    const LIST: bool;
+
+    /// Column heads of its table.
+    const HEADS: &'static [&'static str];
+
+    /// The rows of its table.
+    fn rows(&self) -> Vec<Vec<String>>;
+}
+
+/// Writes the results of one command in one of the text formats.
+pub(crate) struct Printer {
+    sink: Sink,
+    style: Style,
+}
+
+enum Style {
+    /// Whether rows are numbered, because there may be several inputs.
+    Table {
+        numbered: bool,
+    },
+    Json(JsonArray),
+    Jsonl,
+}
+
+impl Printer {
+    /// A printer for a text format; the array formats have [`ArrayWriter`].
+    pub(crate) fn new(sink: Sink, format: Format, numbered: bool) -> Self {
+        let style = match format {
+            Format::Table => Style::Table { numbered },
+            Format::Json => Style::Json(JsonArray::default()),
+            Format::Jsonl | Format::Npy | Format::Safetensors => Style::Jsonl,
+        };
+        Printer { sink, style }
+    }
+
+    /// Writes the results of a chunk, each with its input's index, and lets them be seen.
+    pub(crate) fn print<P: Payload>(
+        &mut self,
+        answers: &[(usize, Answered<P>)],
+    ) -> anyhow::Result<()> {
+        written(self.write(answers))
+    }
+
+    fn write<P: Payload>(&mut self, answers: &[(usize, Answered<P>)]) -> std::io::Result<()> {
+        match &mut self.style {
+            Style::Table { numbered } => {
+                let text = table::of_answers(answers, *numbered);
+                self.sink.write_all(text.as_bytes())?;
+            }
+            Style::Json(array) => {
+                for (_, answer) in answers {
+                    array.push(&mut self.sink, answer)?;
+                }
+            }
+            Style::Jsonl => {
+                for (_, answer) in answers {
+                    line(&mut self.sink, answer)?;
+                }
+            }
+        }
+        self.sink.flush()
+    }
+
+    /// Ends the output. A file gets its name only here.
+    pub(crate) fn finish(mut self) -> anyhow::Result<()> {
+        if let Style::Json(array) = self.style {
+            written(array.finish(&mut self.sink))?;
+        }
+        self.sink.finish()
+    }
+}

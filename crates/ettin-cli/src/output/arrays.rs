@@ -1,0 +1,202 @@
+//! Vectors as one array: NumPy's `.npy` and safetensors.
+//!
+//! Row i belongs to input i: the row of an input that could not be embedded is NaN, so that nothing moves up.
+//! The array is gathered in memory, because both formats begin with its size.
+
+use std::io::{self, Write};
+
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::Format;
+
+/// The vectors of one input.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Row<'a> {
+    /// One vector per text.
+    Pooled(&'a [f32]),
+    /// One vector per token.
+    Tokens(&'a [Vec<f32>]),
+}
+
+/// Gathers vectors and writes them as one array.
+#[derive(Debug, Default)]
+pub(crate) struct ArrayWriter {
+    /// Little-endian f32, row after row.
+    bytes: Vec<u8>,
+    rows: usize,
+    /// Length of a row, once one has come.
+    width: Option<usize>,
+    /// Missing rows before the first that came.
+    missing: usize,
+    /// With one vector per token: the first row of each input, and the end.
+    offsets: Option<Vec<i64>>,
+}
+
+impl ArrayWriter {
+    /// Adds the vectors of the next input.
+    pub(crate) fn push(&mut self, row: Row<'_>) {
+        match row {
+            Row::Pooled(vector) => self.vector(vector),
+            Row::Tokens(vectors) => {
+                let missing = self.missing;
+                self.offsets.get_or_insert_with(|| vec![0; missing + 1]);
+                for vector in vectors {
+                    self.vector(vector);
+                }
+                self.close();
+            }
+        }
+    }
+
+    /// Leaves room for an input that has no vectors.
+    pub(crate) fn skip(&mut self, per_token: bool) {
+        if per_token {
+            self.offsets.get_or_insert_with(|| vec![0]);
+            self.close();
+            return;
+        }
+        match self.width {
+            Some(width) => self.vector(&vec![f32::NAN; width]),
+            None => self.missing += 1,
+        }
+    }
+
+    fn close(&mut self) {
+        let end = self.rows as i64;
+        self.offsets.get_or_insert_with(|| vec![0]).push(end);
+    }
+
+    fn vector(&mut self, vector: &[f32]) {
+        if self.width.is_none() {
+            self.width = Some(vector.len());
+            for _ in 0..std::mem::take(&mut self.missing) {
+                self.vector(&vec![f32::NAN; vector.len()]);
+            }
+        }
+        self.bytes
+            .extend(vector.iter().flat_map(|value| value.to_le_bytes()));
+        self.rows += 1;
+    }
+
+    /// Writes the array in one of the two formats.
+    pub(crate) fn write(&self, format: Format, out: &mut impl Write) -> io::Result<()> {
+        let shape = [self.rows + self.missing, self.width.unwrap_or(0)];
+        if format == Format::Npy {
+            out.write_all(&npy_header(&shape))?;
+            return out.write_all(&self.bytes);
+        }
+        let offsets: Option<Vec<u8>> = self
+            .offsets
+            .as_ref()
+            .map(|offsets| offsets.iter().flat_map(|at| at.to_le_bytes()).collect());
+        let embeddings = view(Dtype::F32, shape.to_vec(), &self.bytes)?;
+        let mut tensors = vec![("embeddings", embeddings)];
+        if let Some(bytes) = &offsets {
+            tensors.push(("offsets", view(Dtype::I64, vec![bytes.len() / 8], bytes)?));
+        }
+        let file = safetensors::serialize(tensors, None).map_err(io::Error::other)?;
+        out.write_all(&file)
+    }
+}
+
+fn view(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> io::Result<TensorView<'_>> {
+    TensorView::new(dtype, shape, bytes).map_err(io::Error::other)
+}
+
+/// Header of an `.npy` file, version 1.0: little-endian f32, C order; its length is a multiple of 64.
+fn npy_header(shape: &[usize; 2]) -> Vec<u8> {
+    const BEFORE: usize = 10; // magic, version and length
+    let [rows, columns] = shape;
+    let mut header =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+    let padding = 64 - (BEFORE + header.len() + 1) % 64;
+    header.push_str(&" ".repeat(padding % 64));
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.into_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(writer: &ArrayWriter, format: Format) -> Vec<u8> {
+        let mut out = Vec::new();
+        writer.write(format, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn npy_headers_are_aligned_and_say_the_shape() {
+        for shape in [
+            [0, 0],
+            [1, 1],
+            [3, 768],
+            [1_000_000_000, 12_345],
+            [usize::MAX, usize::MAX],
+        ] {
+            let header = npy_header(&shape);
+            assert_eq!(header.len() % 64, 0);
+            assert_eq!(&header[..8], b"\x93NUMPY\x01\x00");
+            assert_eq!(header.last(), Some(&b'\n'));
+            let length = u16::from_le_bytes([header[8], header[9]]) as usize;
+            assert_eq!(length + 10, header.len());
+            let text = String::from_utf8_lossy(&header[10..]);
+            assert!(
+                text.contains(&format!("'shape': ({}, {})", shape[0], shape[1])),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn missing_rows_are_nan_and_move_nothing() {
+        let mut writer = ArrayWriter::default();
+        writer.skip(false);
+        writer.push(Row::Pooled(&[1.0, 2.0]));
+        writer.skip(false);
+        let out = written(&writer, Format::Npy);
+        let values: Vec<f32> = out[out.len() - 24..]
+            .chunks_exact(4)
+            .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+            .collect();
+        assert_eq!(values[2..4], [1.0, 2.0]);
+        assert!(
+            values[..2]
+                .iter()
+                .chain(&values[4..])
+                .all(|value| value.is_nan())
+        );
+        assert!(String::from_utf8_lossy(&out).contains("(3, 2)"));
+    }
+
+    #[test]
+    fn token_vectors_carry_offsets() {
+        let mut writer = ArrayWriter::default();
+        writer.push(Row::Tokens(&[vec![1.0], vec![2.0]]));
+        writer.skip(true);
+        writer.push(Row::Tokens(&[vec![3.0]]));
+        let out = written(&writer, Format::Safetensors);
+        let file = safetensors::SafeTensors::deserialize(&out).unwrap();
+        assert_eq!(file.tensor("embeddings").unwrap().shape(), [3, 1]);
+        let offsets: Vec<i64> = file
+            .tensor("offsets")
+            .unwrap()
+            .data()
+            .chunks_exact(8)
+            .map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap()))
+            .collect();
+        assert_eq!(offsets, [0, 2, 2, 3]);
+    }
+
+    #[test]
+    fn nothing_is_an_empty_array() {
+        let writer = ArrayWriter::default();
+        assert!(String::from_utf8_lossy(&written(&writer, Format::Npy)).contains("(0, 0)"));
+        assert!(
+            safetensors::SafeTensors::deserialize(&written(&writer, Format::Safetensors)).is_ok()
+        );
+    }
+}

@@ -1,0 +1,290 @@
+//! What will happen: the typed words resolved against the environment, the terminal and the machine.
+//!
+//! A plan is made before anything is read, loaded or written, and can be printed (`RUST_LOG=debug`).
+
+use std::fmt;
+use std::io::IsTerminal;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use candle_core::Device;
+use ettin::files::ModelFiles;
+use ettin::hub::HubOptions;
+use ettin::tasks::Options;
+use ettin::tokenizer::Truncate;
+
+use crate::args::{EngineArgs, HubArgs, LengthArgs, ModelArgs, OutputArgs, RunArgs, TruncateSide};
+use crate::device::{self, DeviceChoice};
+use crate::exit::Usage;
+use crate::input::ChunkSize;
+use crate::nano::Nano;
+use crate::output::{Format, Sink};
+use crate::progress;
+use crate::say::{self, Notes};
+
+/// The embedded model that suits a command, if any does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Suited {
+    /// This one.
+    Nano(Nano),
+    /// The embedded models lack the head; this says which.
+    NeedsHead(&'static str),
+}
+
+/// Which model is used.
+#[derive(Debug, Clone)]
+pub(crate) enum Model {
+    /// An embedded one.
+    Nano {
+        /// Which.
+        nano: Nano,
+        /// Whether because none was chosen.
+        by_default: bool,
+    },
+    /// One of this name.
+    Named {
+        /// As typed.
+        name: String,
+        /// `--revision`.
+        revision: Option<String>,
+        /// Where to look.
+        hub: HubOptions,
+    },
+}
+
+impl Model {
+    /// The model asked for, else the embedded one that suits.
+    pub(crate) fn resolve(args: &ModelArgs, suited: Suited, notes: Notes) -> anyhow::Result<Model> {
+        let name = args.model.as_deref().filter(|name| !name.is_empty());
+        let nano = match (name, suited) {
+            (None, Suited::Nano(nano)) => Some(nano),
+            (None, Suited::NeedsHead(head)) => {
+                return Err(Usage::error(format!(
+                    "choose a model with --model: this needs one with {head}, which the embedded ones lack"
+                )));
+            }
+            (Some(name), _) if Path::new(name).exists() => None,
+            (Some(name), Suited::Nano(nano)) => Nano::named(name, nano),
+            (Some(name), Suited::NeedsHead(_)) => Nano::named(name, Nano::Encoder),
+        };
+        match (nano, name) {
+            (Some(nano), _) => {
+                if let Some(revision) = &args.hub.revision {
+                    return Err(Usage::error(format!(
+                        "--revision {revision}: the embedded models have no revisions; choose a model with --model"
+                    )));
+                }
+                Ok(Model::Nano {
+                    nano,
+                    by_default: name.is_none(),
+                })
+            }
+            (None, name) => Ok(Model::Named {
+                name: name.unwrap_or_default().to_owned(),
+                revision: args.hub.revision.clone(),
+                hub: hub_options(&args.hub, notes),
+            }),
+        }
+    }
+
+    /// Its files; nothing is downloaded until they are asked for.
+    pub(crate) fn open(&self, notes: Notes) -> anyhow::Result<ModelFiles> {
+        match self {
+            Model::Nano { nano, by_default } => {
+                if *by_default {
+                    notes.note(format_args!(
+                        "using the embedded {}, a small demonstration model, not Ettin; choose one with --model (see `ettin-run models`)",
+                        nano.name()
+                    ));
+                }
+                Ok(nano.files())
+            }
+            Model::Named {
+                name,
+                revision,
+                hub,
+            } => Ok(ettin::hub::resolve(name, revision.as_deref(), hub)?),
+        }
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Model::Nano { nano, by_default } => {
+                let why = if *by_default { ", by default" } else { "" };
+                write!(f, "{} (embedded{why})", nano.name())
+            }
+            Model::Named {
+                name,
+                revision,
+                hub,
+            } => {
+                write!(f, "{name}")?;
+                if let Some(revision) = revision {
+                    write!(f, " at {revision}")?;
+                }
+                let offline = if hub.offline { ", offline" } else { "" };
+                write!(f, " (cache {}{offline})", hub.cache.display())
+            }
+        }
+    }
+}
+
+/// The environment's word on the Hub and its cache, with the flags' on top.
+pub(crate) fn hub_options(args: &HubArgs, notes: Notes) -> HubOptions {
+    let mut options = HubOptions::from_env();
+    options.offline |= args.offline;
+    if let Some(cache) = &args.cache_dir {
+        options.cache = cache.clone();
+    }
+    options.progress = progress::downloads(notes);
+    options
+}
+
+/// A command that runs a model on inputs.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) model: Model,
+    pub(crate) options: Options,
+    pub(crate) threads: Option<NonZeroUsize>,
+    pub(crate) output: Output,
+}
+
+/// Where results go.
+#[derive(Debug, Clone)]
+pub(crate) struct Output {
+    pub(crate) format: Format,
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) notes: Notes,
+}
+
+impl Output {
+    /// From the flags and the terminal.
+    pub(crate) fn resolve(args: &OutputArgs) -> Output {
+        Output {
+            format: Format::resolve(args),
+            path: args.output.clone(),
+            notes: Notes::new(args.quiet.quiet),
+        }
+    }
+
+    /// Whether results appear on the terminal as they come.
+    pub(crate) fn on_terminal(&self) -> bool {
+        self.path.is_none() && std::io::stdout().is_terminal()
+    }
+
+    /// Opens it.
+    pub(crate) fn open(&self) -> anyhow::Result<Sink> {
+        Sink::open(self.path.as_deref())
+    }
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.as_deref().unwrap_or(Path::new("stdout"));
+        write!(f, "{:?} to {}", self.format, path.display())
+    }
+}
+
+/// What a command has once its files are open.
+pub(crate) struct Job {
+    /// The model's files.
+    pub(crate) files: ModelFiles,
+    /// Where results go.
+    pub(crate) sink: Sink,
+}
+
+impl Plan {
+    /// Resolves what was typed.
+    pub(crate) fn new(args: &RunArgs, suited: Suited) -> anyhow::Result<Plan> {
+        let output = Output::resolve(&args.output);
+        let plan = Plan {
+            model: Model::resolve(&args.model, suited, output.notes)?,
+            options: options(&args.engine, &args.length)?,
+            threads: args.engine.threads,
+            output,
+        };
+        say::plan(&plan);
+        Ok(plan)
+    }
+
+    /// Sets the threads up and opens what is read and written.
+    pub(crate) fn open(&self) -> anyhow::Result<Job> {
+        set_threads(self.threads)?;
+        Ok(Job {
+            sink: self.output.open()?,
+            files: self.model.open(self.output.notes)?,
+        })
+    }
+
+    /// How much is answered at a time.
+    pub(crate) fn chunk_size(&self) -> ChunkSize {
+        ChunkSize::for_batches(self.options.batch_tokens)
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Options {
+            device,
+            dtype,
+            max_length,
+            truncate,
+            batch_tokens,
+        } = &self.options;
+        write!(f, "model {}; ", self.model)?;
+        write!(f, "device {}, dtype {dtype}, ", device_name(device))?;
+        match self.threads {
+            Some(threads) => write!(f, "{threads} threads; ")?,
+            None => write!(f, "default threads; ")?,
+        }
+        match max_length {
+            Some(length) => write!(f, "at most {length} tokens per input")?,
+            None => write!(f, "the model's length limit")?,
+        }
+        write!(f, " (longer: {truncate:?}), {batch_tokens} per batch; ")?;
+        write!(f, "{}", self.output)
+    }
+}
+
+/// How tasks are loaded and run.
+fn options(engine: &EngineArgs, length: &LengthArgs) -> anyhow::Result<Options> {
+    let defaults = Options::default();
+    Ok(Options {
+        device: device::resolve(engine.device)?,
+        dtype: engine.dtype,
+        max_length: length.max_length.map(NonZeroUsize::get),
+        truncate: match length.truncate {
+            TruncateSide::Error => Truncate::Error,
+            TruncateSide::Right => Truncate::Right,
+            TruncateSide::Left => Truncate::Left,
+        },
+        batch_tokens: engine
+            .batch_tokens
+            .map_or(defaults.batch_tokens, NonZeroUsize::get),
+    })
+}
+
+/// Sizes the pool that all computing threads come from; without a number rayon follows `RAYON_NUM_THREADS`.
+pub(crate) fn set_threads(threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
+    let Some(threads) = threads else {
+        return Ok(());
+    };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.get())
+        .build_global()
+        .with_context(|| format!("cannot start {threads} threads"))
+}
+
+/// What `--device` would call it.
+pub(crate) fn device_name(device: &Device) -> String {
+    use candle_core::DeviceLocation;
+    match device.location() {
+        DeviceLocation::Cpu => DeviceChoice::Cpu,
+        DeviceLocation::Cuda { gpu_id } => DeviceChoice::Cuda(gpu_id),
+        DeviceLocation::Metal { .. } => DeviceChoice::Metal,
+    }
+    .to_string()
+}

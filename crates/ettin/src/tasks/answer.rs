@@ -1,0 +1,188 @@
+//! Extractive question answering.
+
+mod search;
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use super::batching::{encode_all, merge, run_rows, split};
+use super::frontend::{Frontend, Need};
+use super::{Options, Outcome, Outcomes};
+use crate::files::ModelFiles;
+use crate::heads::QuestionAnswering;
+use crate::tokenizer::Encoding;
+use crate::{Error, Result};
+use search::{Scores, Search};
+
+/// Length of a window over question and context, unless the model's limit or `max_length` is smaller.
+const WINDOW: usize = 384;
+/// Tokens of the context that neighbouring windows share; at most half a window.
+const OVERLAP: usize = 128;
+
+/// Finds the answer to a question in a text.
+///
+/// The algorithm is that of the question-answering pipeline of transformers 4.57 (gone in 5) with its defaults: the
+/// context is read in windows of up to 384 tokens that overlap by 128, and the answer is the best span of at most
+/// [`AnswerRequest::max_answer_len`] tokens, widened to whole words. A context is never cut, so `truncate` does not apply;
+/// `max_length` sets the window. A question that leaves no room for the context is an error.
+///
+/// ```no_run
+/// # fn main() -> ettin::Result<()> {
+/// use ettin::files::ModelFiles;
+/// use ettin::tasks::{AnswerRequest, Answerer, Options, Question};
+///
+/// let answerer = Answerer::load(&ModelFiles::folder("squad")?, &Options::default())?;
+/// let question = Question { question: "Where is Ada?", context: "Ada lives in London." };
+/// for outcome in answerer.run(&[question], &AnswerRequest::default())? {
+///     println!("{}", outcome?.value.answer);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Answerer {
+    model: QuestionAnswering,
+    frontend: Frontend,
+}
+
+/// A question and the text that answers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Question<'a> {
+    /// The question.
+    pub question: &'a str,
+    /// The text searched; it may be longer than the model's context.
+    pub context: &'a str,
+}
+
+/// How to search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerRequest {
+    /// The longest answer, in tokens.
+    pub max_answer_len: usize,
+}
+
+impl Default for AnswerRequest {
+    fn default() -> Self {
+        Self { max_answer_len: 15 }
+    }
+}
+
+/// The best answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Answer {
+    /// The text of the context from `start` to `end`.
+    pub answer: String,
+    /// Product of the start's and the end's probability.
+    pub score: f32,
+    /// Where it starts in the context, in Unicode scalars.
+    pub start: usize,
+    /// Where it ends.
+    pub end: usize,
+}
+
+impl Answerer {
+    /// Loads a question answering model.
+    ///
+    /// # Errors
+    /// What loading the model's files can meet; the two-label classifier's tensors must be there.
+    pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
+        let need = Need {
+            task: "answer",
+            objective: None,
+        };
+        let model = need.load(files, options, QuestionAnswering::load)?;
+        let frontend = Frontend::load(files, options, model.config(), None)?;
+        Ok(Self { model, frontend })
+    }
+
+    /// The best answer to every question.
+    ///
+    /// # Errors
+    /// Failures of the engine; a question's own failure is in its place.
+    pub fn run(
+        &self,
+        questions: &[Question<'_>],
+        request: &AnswerRequest,
+    ) -> Result<Outcomes<Answer>> {
+        let search = Search {
+            answers: 1,
+            max_answer_len: request.max_answer_len,
+        };
+        let found = self.search(questions, search)?.into_iter();
+        let best = |answers: Vec<Answer>| {
+            answers
+                .into_iter()
+                .next()
+                .ok_or_else(|| Error::input("there is no answer"))
+        };
+        Ok(found
+            .map(|answers| {
+                Ok(Outcome {
+                    value: best(answers?)?,
+                    truncated: false,
+                })
+            })
+            .collect())
+    }
+
+    /// The best answers to every question, as many as `search` asks for.
+    fn search(
+        &self,
+        questions: &[Question<'_>],
+        search: Search,
+    ) -> Result<Vec<Result<Vec<Answer>>>> {
+        if search.max_answer_len == 0 {
+            return Err(Error::input("an answer must be allowed at least one token"));
+        }
+        let encoded = encode_all(questions, |question| self.windows(question));
+        let (good, errors) = split(encoded.into_iter());
+        let windows: Vec<&Encoding> = good.iter().flatten().collect();
+        let lengths: Vec<usize> = windows.iter().map(|window| window.ids.len()).collect();
+        let ids = |row: usize| Cow::Borrowed(&windows[row].ids[..]);
+        let mut scores = run_rows(&lengths, self.frontend.batch_tokens, ids, |batch, rows| {
+            let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
+            Ok((0..rows.len())
+                .map(|index| Scores::new(&logits[batch.rows(index)]))
+                .collect())
+        })?
+        .into_iter();
+        let cls = self.frontend.tokenizer.special().cls;
+        let asked = errors
+            .iter()
+            .zip(questions)
+            .filter(|(error, _)| error.is_none())
+            .map(|(_, question)| question);
+        let answers: Vec<_> = good
+            .iter()
+            .zip(asked)
+            .map(|(windows, question)| {
+                let scored: Vec<_> = windows
+                    .iter()
+                    .zip(scores.by_ref().take(windows.len()))
+                    .collect();
+                Ok(search.answers(question.context, &scored, cls))
+            })
+            .collect();
+        Ok(merge(answers.into_iter(), errors))
+    }
+
+    fn windows(&self, question: &Question<'_>) -> Result<Vec<Encoding>> {
+        for (name, text) in [
+            ("question", question.question),
+            ("context", question.context),
+        ] {
+            if text.is_empty() {
+                return Err(Error::input(format!("the {name} is empty")));
+            }
+        }
+        let window = self.frontend.limit.tokens.min(WINDOW);
+        let overlap = OVERLAP.min(window / 2);
+        self.frontend
+            .tokenizer
+            .encode_windows(question.question, question.context, window, overlap)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! Sequence classification.
+
+use serde::Serialize;
+
+use super::frontend::{Frontend, Need};
+use super::numbers::{descending, sigmoid, softmax};
+use super::{Options, Outcomes, TextInput};
+use crate::config::ProblemType;
+use crate::files::ModelFiles;
+use crate::heads::SequenceClassifier;
+use crate::{Config, Result};
+
+/// Labels whole texts or pairs of texts.
+///
+/// ```no_run
+/// # fn main() -> ettin::Result<()> {
+/// use ettin::files::ModelFiles;
+/// use ettin::tasks::{Classifier, ClassifyRequest, Options};
+///
+/// let classifier = Classifier::load(&ModelFiles::folder("sentiment")?, &Options::default())?;
+/// let request = ClassifyRequest { top_k: None, raw: false };
+/// for outcome in classifier.run(&["A fine day.".into(), ("It rains.", "It is wet.").into()], &request)? {
+///     for label in outcome?.value {
+///         println!("{} {}", label.label, label.score);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Classifier {
+    model: SequenceClassifier,
+    frontend: Frontend,
+}
+
+/// What to report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClassifyRequest {
+    /// How many labels, best first; `None` for all of them.
+    pub top_k: Option<usize>,
+    /// Report logits instead of probabilities.
+    pub raw: bool,
+}
+
+impl Default for ClassifyRequest {
+    fn default() -> Self {
+        Self {
+            top_k: Some(1),
+            raw: false,
+        }
+    }
+}
+
+/// One label of a text.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Label {
+    /// The label's name, from the model's `id2label`.
+    pub label: String,
+    /// Its probability, or the logit for regression and raw requests.
+    pub score: f32,
+}
+
+/// How logits become scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Function {
+    Raw,
+    Sigmoid,
+    Softmax,
+}
+
+impl Classifier {
+    /// Loads a sequence classifier.
+    ///
+    /// # Errors
+    /// What loading the model's files can meet; the classifier's tensors must be there.
+    pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
+        let need = Need {
+            task: "classify",
+            objective: None,
+        };
+        let model = need.load(files, options, SequenceClassifier::load)?;
+        let frontend = Frontend::load(files, options, model.config(), None)?;
+        Ok(Self { model, frontend })
+    }
+
+    /// All label names in the order of the model's outputs.
+    pub fn labels(&self) -> &[String] {
+        &self.model.config().labels
+    }
+
+    /// The labels of every input, best first.
+    ///
+    /// # Errors
+    /// Failures of the engine; an input's own failure is in its place.
+    pub fn run(
+        &self,
+        inputs: &[TextInput<'_>],
+        request: &ClassifyRequest,
+    ) -> Result<Outcomes<Vec<Label>>> {
+        let function = if request.raw {
+            Function::Raw
+        } else {
+            Function::of(self.model.config())
+        };
+        let encode = |input: &TextInput<'_>| self.frontend.encode(*input);
+        self.frontend.run(inputs, encode, |batch, _| {
+            let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
+            Ok(logits
+                .iter()
+                .map(|row| Ok(ranked(self.labels(), &function.apply(row), request.top_k)))
+                .collect())
+        })
+    }
+}
+
+impl Function {
+    /// What the model was trained for, as transformers decides it.
+    fn of(config: &Config) -> Self {
+        match config.problem_type {
+            Some(ProblemType::Regression) => Function::Raw,
+            Some(ProblemType::MultiLabel) => Function::Sigmoid,
+            _ if config.labels.len() == 1 => Function::Sigmoid,
+            _ => Function::Softmax,
+        }
+    }
+
+    fn apply(self, logits: &[f32]) -> Vec<f32> {
+        match self {
+            Function::Raw => logits.to_vec(),
+            Function::Sigmoid => logits.iter().map(|&logit| sigmoid(logit)).collect(),
+            Function::Softmax => softmax(logits),
+        }
+    }
+}
+
+/// Equal scores keep the order of the labels.
+fn ranked(labels: &[String], scores: &[f32], top_k: Option<usize>) -> Vec<Label> {
+    let pairs = labels.iter().zip(scores);
+    let mut ranked: Vec<Label> = pairs
+        .map(|(label, &score)| Label {
+            label: label.clone(),
+            score,
+        })
+        .collect();
+    ranked.sort_by(|a, b| descending(a.score, b.score));
+    ranked.truncate(top_k.unwrap_or(usize::MAX));
+    ranked
+}

@@ -1,0 +1,196 @@
+//! Fill-mask: the most likely tokens at each mask.
+
+use serde::Serialize;
+
+use super::batching::Item;
+use super::frontend::{Frontend, Need};
+use super::numbers::{softmax, top_k};
+use super::{Options, Outcomes};
+use crate::files::ModelFiles;
+use crate::heads::LanguageModel;
+use crate::tokenizer::{Encoding, Tokenizer};
+use crate::{Error, Objective, PackedBatch, Result};
+
+/// Rows of logits held at once: 100 MB over Ettin's vocabulary.
+const MAX_LOGIT_ROWS: usize = 512;
+
+/// Predicts the masked tokens of a text with a masked language model.
+///
+/// ```
+/// # fn main() -> ettin::Result<()> {
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/nano-encoder");
+/// use ettin::files::ModelFiles;
+/// use ettin::tasks::{FillMask, Fills, Options};
+///
+/// let fill_mask = FillMask::load(&ModelFiles::folder(folder)?, &Options::default())?;
+/// let outcomes = fill_mask.run(&["The capital of France is [MASK]."], 5)?;
+/// for outcome in outcomes {
+///     if let Fills::One(candidates) = outcome?.value {
+///         assert_eq!(candidates[0].token_str, " Paris");
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct FillMask {
+    model: LanguageModel,
+    frontend: Frontend,
+    mask: u32,
+}
+
+/// One filling of one mask.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Candidate {
+    /// Probability over the whole vocabulary.
+    pub score: f32,
+    /// The token's id.
+    pub token: u32,
+    /// The token as text, leading space included.
+    pub token_str: String,
+    /// The text with the mask filled; special tokens are left out when the text has one mask only.
+    pub sequence: String,
+}
+
+/// The fillings of one input: a list for a single mask, a list per mask for several.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Fills {
+    /// The text has one mask.
+    One(Vec<Candidate>),
+    /// The text has several masks; each list fills one of them and leaves the others.
+    Many(Vec<Vec<Candidate>>),
+}
+
+impl FillMask {
+    /// Loads a masked language model.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a decoder; what loading the model's files can meet.
+    pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
+        let need = Need {
+            task: "fill-mask",
+            objective: Some(Objective::Encoder),
+        };
+        let model = need.load(files, options, LanguageModel::load)?;
+        let frontend = Frontend::load(files, options, model.config(), None)?;
+        let mask = frontend.tokenizer.special().mask.ok_or_else(|| {
+            Error::Tokenizer(
+                "the model's files name no mask token, which fill-mask needs".to_owned(),
+            )
+        })?;
+        Ok(Self {
+            model,
+            frontend,
+            mask,
+        })
+    }
+
+    /// The tokenizer, for example for the mask's spelling.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.frontend.tokenizer
+    }
+
+    /// The `top_k` best fillings of every mask of every text. A text without a mask is an error.
+    ///
+    /// # Errors
+    /// Failures of the engine; a text's own failure is in its place.
+    pub fn run(&self, texts: &[&str], top_k: usize) -> Result<Outcomes<Fills>> {
+        let encode = |text: &&str| {
+            let encoding = self.frontend.encode((*text).into())?;
+            if encoding.ids.contains(&self.mask) {
+                Ok(encoding)
+            } else {
+                Err(self.no_mask(&encoding))
+            }
+        };
+        self.frontend.run(texts, encode, |batch, rows| {
+            self.compute(batch, rows, top_k)
+        })
+    }
+
+    fn compute(
+        &self,
+        batch: &PackedBatch,
+        rows: &[Item<'_>],
+        top_k: usize,
+    ) -> Result<Vec<Result<Fills>>> {
+        let hidden = self.model.trunk().forward(batch)?;
+        let is_mask = |row: &usize| batch.ids()[*row] == self.mask;
+        let masks: Vec<usize> = (0..batch.tokens()).filter(is_mask).collect();
+        let mut best = Vec::with_capacity(masks.len());
+        for masks in masks.chunks(MAX_LOGIT_ROWS) {
+            for logits in self.model.project(&hidden, masks)?.to_vec2::<f32>()? {
+                best.push(best_tokens(&logits, top_k));
+            }
+        }
+        let mut best = best.into_iter();
+        Ok(rows
+            .iter()
+            .map(|Item { encoding, .. }| {
+                let masks = encoding.ids.iter().filter(|&&id| id == self.mask).count();
+                self.fills(&encoding.ids, best.by_ref().take(masks).collect())
+            })
+            .collect())
+    }
+
+    /// `best` holds the tokens of each mask with their probabilities.
+    fn fills(&self, ids: &[u32], best: Vec<Vec<(u32, f32)>>) -> Result<Fills> {
+        let single = best.len() == 1;
+        let positions = (0..ids.len()).filter(|&position| ids[position] == self.mask);
+        let mut lists = positions
+            .zip(best)
+            .map(|(position, best)| {
+                let candidate =
+                    |(token, score)| self.candidate(ids, position, token, score, single);
+                best.into_iter().map(candidate).collect::<Result<Vec<_>>>()
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(match (single, lists.pop()) {
+            (true, Some(list)) => Fills::One(list),
+            (_, last) => {
+                lists.extend(last);
+                Fills::Many(lists)
+            }
+        })
+    }
+
+    fn candidate(
+        &self,
+        ids: &[u32],
+        position: usize,
+        token: u32,
+        score: f32,
+        single: bool,
+    ) -> Result<Candidate> {
+        let tokenizer = &self.frontend.tokenizer;
+        let mut filled = ids.to_vec();
+        filled[position] = token;
+        filled.retain(|&id| Some(id) != tokenizer.special().pad);
+        Ok(Candidate {
+            score,
+            token,
+            token_str: tokenizer.decode(&[token], false)?,
+            // With several masks, skipping special tokens would hide the masks that are left.
+            sequence: tokenizer.decode(&filled, single)?,
+        })
+    }
+
+    fn no_mask(&self, encoding: &Encoding) -> Error {
+        let mask = self.frontend.tokenizer.token(self.mask).unwrap_or_default();
+        Error::input(match encoding.truncated {
+            true => format!("the part of the text that is left after truncation has no {mask}"),
+            false => format!("the text has no {mask} to fill"),
+        })
+    }
+}
+
+/// The likeliest tokens of a row with their probabilities.
+fn best_tokens(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
+    let probabilities = softmax(logits);
+    // Ranked by logit: distinct logits may round to one probability.
+    top_k(logits, count)
+        .into_iter()
+        .map(|token| (token as u32, probabilities[token]))
+        .collect()
+}

@@ -1,0 +1,259 @@
+//! Text generation.
+
+use std::ops::ControlFlow;
+
+use serde::Serialize;
+
+use super::batching::encode_all;
+use super::frontend::{Frontend, Need};
+use super::{Options, Outcome, Outcomes, Truncate};
+use crate::files::ModelFiles;
+use crate::generate::{
+    CausalModel, Engine, FinishReason, GenerateRequest, Piece, Prompt, STEP_ROWS,
+};
+use crate::heads::LanguageModel;
+use crate::tokenizer::Tokenizer;
+use crate::{Error, KvCache, Objective, PackedBatch, Result};
+
+/// Continues prompts with a causal language model.
+///
+/// Prompts are encoded without special tokens behind the bos token. The limit (the model's positions, or `max_length`)
+/// holds for prompt and continuation together; a longer prompt is cut so that `max_new_tokens` fit behind it, or half the
+/// limit where that is less.
+///
+/// ```
+/// # fn main() -> ettin::Result<()> {
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/nano-decoder");
+/// use std::ops::ControlFlow;
+///
+/// use ettin::files::ModelFiles;
+/// use ettin::generate::GenerateRequest;
+/// use ettin::tasks::{Generator, Options};
+///
+/// let generator = Generator::load(&ModelFiles::folder(folder)?, &Options::default())?;
+/// let request = GenerateRequest { max_new_tokens: 16, ..GenerateRequest::default() };
+/// let generations = generator.run(&["Once upon a time"], &request, &mut |piece| {
+///     print!("{}", piece.text);
+///     ControlFlow::Continue(())
+/// })?;
+/// for outcome in generations.outputs {
+///     assert!(outcome?.value.text.starts_with(", there was a little girl"));
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Generator {
+    model: LanguageModel,
+    frontend: Frontend,
+}
+
+/// How long a generation took.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Timings {
+    /// Tokens of the prompt, bos included.
+    pub prompt_tokens: usize,
+    /// From the start until the prompt's last logits, in milliseconds.
+    pub prompt_ms: f64,
+    /// Tokens generated.
+    pub generated_tokens: usize,
+    /// From the prompt's last logits until the end, in milliseconds.
+    pub generate_ms: f64,
+}
+
+/// One continued prompt.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Generated {
+    /// The prompt as given.
+    pub prompt: String,
+    /// The continuation, without the prompt, the stop string and special tokens.
+    pub text: String,
+    /// The continuation's token ids, with the final eos or the tokens that completed the stop string.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+/// What [`Generator::run`] returns.
+#[derive(Debug)]
+pub struct Generations {
+    /// The seed used: the one asked for, or the one drawn; none when nothing is drawn (greedy).
+    pub seed: Option<u64>,
+    /// One result per prompt, in order; `samples` of them in a row per prompt when several were asked for.
+    pub outputs: Outcomes<Generated>,
+}
+
+impl Generator {
+    /// Loads a causal language model.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an encoder; what loading the model's files can meet.
+    pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
+        let need = Need {
+            task: "generate",
+            objective: Some(Objective::Decoder),
+        };
+        let model = need.load(files, options, LanguageModel::load)?;
+        let frontend = Frontend::load(files, options, model.config(), None)?;
+        Ok(Self { model, frontend })
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.frontend.tokenizer
+    }
+
+    /// Continues every prompt. `on_piece` sees the text as it comes; when it breaks, generation ends at once and
+    /// the unfinished prompts have the finish reason `cancelled`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for settings out of range; failures of the engine. A prompt's own failure is in its place.
+    pub fn run(
+        &self,
+        prompts: &[&str],
+        request: &GenerateRequest,
+        on_piece: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
+    ) -> Result<Generations> {
+        let engine = Engine::new(
+            &self.model,
+            &self.frontend.tokenizer,
+            request,
+            self.frontend.limit.tokens,
+        )?;
+        let mut truncated = vec![false; prompts.len()];
+        let mut outputs: Vec<Option<Result<Outcome<Generated>>>> = Vec::new();
+        outputs.resize_with(prompts.len() * request.samples, || None);
+        let mut queue = Vec::with_capacity(prompts.len());
+        for (index, encoded) in encode_all(prompts, |prompt| self.encode(prompt, request))
+            .into_iter()
+            .enumerate()
+        {
+            let output = index * request.samples;
+            match encoded {
+                Ok((ids, cut)) => {
+                    truncated[index] = cut;
+                    queue.push(Prompt { ids, output });
+                }
+                Err(error) => self.refuse(
+                    &mut outputs[output..output + request.samples],
+                    prompts[index],
+                    error,
+                    request,
+                ),
+            }
+        }
+        for (output, finished) in engine.run(queue, on_piece)? {
+            let index = output / request.samples;
+            outputs[output] = Some(finished.map(|finished| Outcome {
+                value: Generated {
+                    prompt: prompts[index].to_owned(),
+                    text: finished.text,
+                    finish_reason: finished.reason,
+                    timings: Timings {
+                        prompt_tokens: finished.prompt_tokens,
+                        prompt_ms: finished.prompt_ms,
+                        generated_tokens: finished.tokens.len(),
+                        generate_ms: finished.generate_ms,
+                    },
+                    tokens: finished.tokens,
+                },
+                truncated: truncated[index],
+            }));
+        }
+        let missing = || Err(Error::input("the prompt was not continued"));
+        let outputs = outputs
+            .into_iter()
+            .map(|output| output.unwrap_or_else(missing))
+            .collect();
+        Ok(Generations {
+            seed: engine.seed(),
+            outputs,
+        })
+    }
+
+    /// Every sample of a prompt that cannot be read has an error; it is read again for each, as errors cannot be copied.
+    fn refuse(
+        &self,
+        outputs: &mut [Option<Result<Outcome<Generated>>>],
+        prompt: &str,
+        error: Error,
+        request: &GenerateRequest,
+    ) {
+        let mut error = Some(error);
+        for output in outputs {
+            let error = error.take().or_else(|| self.encode(prompt, request).err());
+            *output = error.map(Err);
+        }
+    }
+
+    /// The prompt's tokens, and whether it was cut.
+    fn encode(&self, prompt: &str, request: &GenerateRequest) -> Result<(Vec<u32>, bool)> {
+        let tokenizer = &self.frontend.tokenizer;
+        let bos = match (request.bos, tokenizer.special().bos) {
+            (false, _) => None,
+            (true, Some(bos)) => Some(bos),
+            (true, None) => {
+                return Err(Error::Tokenizer(
+                    "the model's files name no bos token; leave it out".to_owned(),
+                ));
+            }
+        };
+        let mut ids = tokenizer.ids(prompt)?;
+        let limit = self.frontend.limit;
+        let tokens = ids.len() + usize::from(bos.is_some());
+        let cut = tokens > limit.tokens;
+        if cut {
+            let room = limit
+                .tokens
+                .saturating_sub(request.max_new_tokens)
+                .max(limit.tokens / 2);
+            let kept = room.saturating_sub(usize::from(bos.is_some()));
+            match limit.truncate {
+                Truncate::Error => {
+                    return Err(Error::TooLong {
+                        tokens,
+                        limit: limit.tokens,
+                    });
+                }
+                Truncate::Right => ids.truncate(kept),
+                Truncate::Left => drop(ids.drain(..ids.len() - kept)),
+            }
+        }
+        let ids: Vec<u32> = bos.into_iter().chain(ids).collect();
+        match ids.is_empty() {
+            true => Err(Error::input(
+                "an empty prompt can only be continued behind the bos token",
+            )),
+            false => Ok((ids, cut)),
+        }
+    }
+}
+
+impl CausalModel for LanguageModel {
+    type Cache = KvCache;
+
+    fn cache(&self) -> Result<KvCache> {
+        LanguageModel::cache(self, STEP_ROWS)
+    }
+
+    fn fork(&self, cache: &KvCache) -> KvCache {
+        cache.fork()
+    }
+
+    fn step(
+        &self,
+        tokens: &[&[u32]],
+        caches: &mut [&mut KvCache],
+        wanted: &[usize],
+    ) -> Result<Vec<Vec<f32>>> {
+        let starts: Vec<usize> = caches.iter().map(|cache| cache.len()).collect();
+        let batch = PackedBatch::continuing(tokens, &starts)?;
+        let rows: Vec<usize> = wanted
+            .iter()
+            .map(|&index| batch.rows(index).end - 1)
+            .collect();
+        Ok(LanguageModel::step(self, &batch, caches, &rows)?.to_vec2()?)
+    }
+}

@@ -1,0 +1,101 @@
+//! Text in, plain Rust values out.
+//!
+//! Every task is loaded once with [`Options`] and run on any number of inputs. Inputs are sorted by length and
+//! packed into batches of at most [`Options::batch_tokens`] tokens; results come back in input order. A bad input
+//! has its own error and never loses the others; the outer `Result` is for failures of the engine.
+//!
+//! The output structs serialise to the keys and the key order of the transformers pipelines.
+
+mod answer;
+mod batching;
+mod classify;
+mod embed;
+mod fill_mask;
+mod frontend;
+mod generate;
+mod numbers;
+mod rerank;
+mod score;
+mod tag;
+mod tokenize;
+
+use candle_core::Device;
+
+use crate::Result;
+use crate::ops::Dtype;
+pub use crate::tokenizer::Truncate;
+
+pub use answer::{Answer, AnswerRequest, Answerer, Question};
+pub use classify::{Classifier, ClassifyRequest, Label};
+pub use embed::{
+    EmbedRequest, Embedding, IndexedScore, PromptChoice, SimilarityInput, TextEmbedder, Vector,
+};
+pub use fill_mask::{Candidate, FillMask, Fills};
+pub use generate::{Generated, Generations, Generator, Timings};
+pub use rerank::{Activation, RerankInput, Reranker};
+pub use score::{ScoreInput, ScoreMethod, ScoreRequest, Scored, Scorer, TokenScore};
+pub use tag::{Aggregation, Tag, TagRequest, Tagger};
+pub use tokenize::{Tokenized, tokenize};
+
+/// How a task is loaded and how it treats its inputs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the model computes.
+    pub device: Device,
+    /// The numeric scheme.
+    pub dtype: Dtype,
+    /// A length limit in tokens, specials included, below the model's own.
+    pub max_length: Option<usize>,
+    /// What happens to an input over the limit.
+    pub truncate: Truncate,
+    /// The most tokens packed into one batch; a single longer input is a batch of its own.
+    pub batch_tokens: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            device: Device::Cpu,
+            dtype: Dtype::default(),
+            max_length: None,
+            truncate: Truncate::default(),
+            batch_tokens: 4096,
+        }
+    }
+}
+
+/// What a task computed for one input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome<T> {
+    /// The answer.
+    pub value: T,
+    /// Whether the input was cut to the length limit first.
+    pub truncated: bool,
+}
+
+/// One result per input, in input order.
+pub type Outcomes<T> = Vec<Result<Outcome<T>>>;
+
+/// A text, or two that are encoded together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextInput<'a> {
+    /// The text.
+    pub text: &'a str,
+    /// The second text of a pair.
+    pub pair: Option<&'a str>,
+}
+
+impl<'a> From<&'a str> for TextInput<'a> {
+    fn from(text: &'a str) -> Self {
+        Self { text, pair: None }
+    }
+}
+
+impl<'a> From<(&'a str, &'a str)> for TextInput<'a> {
+    fn from((text, pair): (&'a str, &'a str)) -> Self {
+        Self {
+            text,
+            pair: Some(pair),
+        }
+    }
+}

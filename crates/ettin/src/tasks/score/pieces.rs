@@ -1,0 +1,123 @@
+//! Context and text as tokens, within the length limit.
+
+use super::{ScoreInput, ScoreMethod, ScoreRequest, Scorer};
+use crate::tokenizer::Truncate;
+use crate::{Error, Result};
+
+/// The tokens of one input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pieces {
+    /// What comes first and is not scored: bos or cls, then the context.
+    pub(super) before: Vec<u32>,
+    /// What is scored; at least one token.
+    pub(super) text: Vec<u32>,
+    pub(super) truncated: bool,
+}
+
+impl Scorer {
+    pub(super) fn pieces(
+        &self,
+        input: &ScoreInput<'_>,
+        method: ScoreMethod,
+        request: &ScoreRequest,
+    ) -> Result<Pieces> {
+        let tokenizer = &self.frontend.tokenizer;
+        let (context, text) = without_trailing_space(input.context.unwrap_or_default(), input.text);
+        let (mut context, mut text) = (tokenizer.ids(context)?, tokenizer.ids(&text)?);
+        if text.is_empty() {
+            return Err(Error::input("the text is empty: there is nothing to score"));
+        }
+        let first = match method {
+            ScoreMethod::Causal if !request.bos => None,
+            ScoreMethod::Causal => Some(self.special("bos", tokenizer.special().bos)?),
+            _ => Some(self.special("cls", tokenizer.special().cls)?),
+        };
+        // Tokens beside context and text in the longest sequence that is computed.
+        let added = match method {
+            ScoreMethod::Causal => usize::from(first.is_some()),
+            ScoreMethod::Pll => 2,
+            ScoreMethod::LeftToRight => 5,
+        };
+        let tokens = context.len() + text.len() + added;
+        let limit = self.frontend.limit;
+        let excess = tokens.saturating_sub(limit.tokens);
+        if excess > 0 {
+            if limit.truncate == Truncate::Error || added + 1 > limit.tokens {
+                return Err(Error::TooLong {
+                    tokens,
+                    limit: limit.tokens,
+                });
+            }
+            cut(
+                &mut context,
+                &mut text,
+                excess,
+                limit.truncate == Truncate::Left,
+            );
+        }
+        if method == ScoreMethod::LeftToRight {
+            text.push(self.special("sep", tokenizer.special().sep)?);
+        }
+        Ok(Pieces {
+            before: first.into_iter().chain(context).collect(),
+            text,
+            truncated: excess > 0,
+        })
+    }
+
+    pub(super) fn special(&self, name: &str, id: Option<u32>) -> Result<u32> {
+        id.ok_or_else(|| {
+            Error::Tokenizer(format!(
+                "the model's files name no {name} token, which scoring needs"
+            ))
+        })
+    }
+}
+
+/// Moves white space from the end of the context to the text.
+fn without_trailing_space<'a>(context: &'a str, text: &str) -> (&'a str, String) {
+    let bare = context.trim_end();
+    (bare, [&context[bare.len()..], text].concat())
+}
+
+/// Drops tokens from the beginning of both, or from the end; one token of the text stays.
+fn cut(context: &mut Vec<u32>, text: &mut Vec<u32>, excess: usize, left: bool) {
+    if left {
+        let of_context = excess.min(context.len());
+        context.drain(..of_context);
+        text.drain(..excess - of_context);
+    } else {
+        let of_text = excess.min(text.len() - 1);
+        text.truncate(text.len() - of_text);
+        context.truncate(context.len() - (excess - of_text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trailing_space_moves_to_the_text() {
+        assert_eq!(
+            without_trailing_space("a b \t", "c"),
+            ("a b", " \tc".to_owned())
+        );
+        assert_eq!(without_trailing_space("", " c"), ("", " c".to_owned()));
+    }
+
+    #[test]
+    fn tokens_are_cut_from_the_side_asked_for() {
+        let cases = [
+            (2, true, (vec![3], vec![4, 5, 6])),
+            (4, true, (vec![], vec![5, 6])),
+            (2, false, (vec![1, 2, 3], vec![4])),
+            (4, false, (vec![1], vec![4])),
+        ];
+        for (excess, left, expected) in cases {
+            let (mut context, mut text) = (vec![1, 2, 3], vec![4, 5, 6]);
+            cut(&mut context, &mut text, excess, left);
+            assert_eq!((context, text), expected, "{excess} {left}");
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! Text to token ids and back: thin over the `tokenizers` crate.
+//!
+//! Padding and truncation settings inside `tokenizer.json` are ignored: batches are packed, and the length policy is
+//! the caller's. `clean_up_tokenization_spaces` is ignored too, as transformers does for byte-level BPE.
+
+mod encoding;
+mod special;
+mod stream;
+
+use tokenizers::tokenizer::PostProcessor as _;
+use tokenizers::utils::truncation::{
+    TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
+};
+use tokenizers::{Decoder as _, Tokenizer as Inner};
+
+use crate::files::ModelFiles;
+use crate::heads::{Subfolder, trunk_folder};
+use crate::weights::FileSource;
+use crate::{Error, Result};
+
+pub use encoding::Encoding;
+pub use special::SpecialIds;
+pub use stream::TextStream;
+
+/// What happens to an input over the length limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Truncate {
+    /// It is an error.
+    #[default]
+    Error,
+    /// Its end is cut off.
+    Right,
+    /// Its beginning is cut off.
+    Left,
+}
+
+impl Truncate {
+    /// Every policy with its name.
+    pub const ALL: [(Truncate, &'static str); 3] = [
+        (Truncate::Error, "error"),
+        (Truncate::Right, "right"),
+        (Truncate::Left, "left"),
+    ];
+}
+
+/// The most tokens an input may have, and what happens to a longer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// The most tokens, special tokens included.
+    pub tokens: usize,
+    /// What happens to an input with more.
+    pub truncate: Truncate,
+}
+
+/// A model's tokenizer with its special ids.
+///
+/// ```
+/// # fn main() -> ettin::Result<()> {
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/nano-encoder");
+/// use ettin::files::ModelFiles;
+/// use ettin::tokenizer::Tokenizer;
+///
+/// let tokenizer = Tokenizer::load(&ModelFiles::folder(folder)?)?;
+/// let encoding = tokenizer.encode("A cat.", None, true)?;
+/// assert_eq!(encoding.ids.first(), tokenizer.special().cls.as_ref());
+/// assert_eq!(tokenizer.decode(&encoding.ids, true)?, "A cat.");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: Inner,
+    special: SpecialIds,
+    /// Rows of the model's embedding; ids from here on cannot be looked up.
+    vocab_size: Option<usize>,
+}
+
+impl Tokenizer {
+    /// Loads `tokenizer.json` with the special tokens that the model's files name.
+    ///
+    /// # Errors
+    /// [`Error::MissingFile`] without `tokenizer.json`; [`Error::Tokenizer`] or [`Error::Config`] for a malformed file.
+    pub fn load(files: &ModelFiles) -> Result<Self> {
+        // Old sentence-transformers saves keep the trunk and its tokenizer in a folder of their own.
+        let folder = trunk_folder(files)?;
+        let files = Subfolder {
+            files,
+            folder: &folder,
+        };
+        let Some(bytes) = files.get("tokenizer.json")? else {
+            return Err(Error::MissingFile {
+                place: files.place(),
+                file: "tokenizer.json".to_owned(),
+            });
+        };
+        let inner = parse(&bytes)?;
+        let (special, vocab_size) = special::load(&files, &inner)?;
+        Ok(Self {
+            inner,
+            special,
+            vocab_size,
+        })
+    }
+
+    /// From the bytes of a `tokenizer.json` alone; special tokens are known by their usual names.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] for malformed bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let inner = parse(bytes)?;
+        let special = special::by_usual_names(&inner);
+        Ok(Self {
+            inner,
+            special,
+            vocab_size: None,
+        })
+    }
+
+    /// Ids of the special tokens.
+    pub fn special(&self) -> &SpecialIds {
+        &self.special
+    }
+
+    /// How many tokens it knows, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Encodes a text or a pair, with the special tokens of the model's own template or without any.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the text cannot be encoded or holds a token outside the model's vocabulary.
+    pub fn encode(&self, text: &str, pair: Option<&str>, special_tokens: bool) -> Result<Encoding> {
+        let encoding = match pair {
+            None => self.inner.encode_char_offsets(text, special_tokens),
+            Some(pair) => self.inner.encode_char_offsets((text, pair), special_tokens),
+        };
+        self.checked(Encoding::new(encoding.map_err(tokenizer_error)?, false))
+    }
+
+    /// Encodes with special tokens under a length limit.
+    ///
+    /// Of a pair the longer text is cut first (`longest_first` of transformers).
+    ///
+    /// # Errors
+    /// [`Error::TooLong`] for an input over the limit under [`Truncate::Error`], or when the limit leaves no room
+    /// beside the special tokens; otherwise as [`encode`](Self::encode).
+    pub fn encode_within(&self, text: &str, pair: Option<&str>, limit: Limit) -> Result<Encoding> {
+        let encoding = self.encode(text, pair, true)?;
+        let direction = match limit.truncate {
+            _ if encoding.ids.len() <= limit.tokens => return Ok(encoding),
+            Truncate::Error => return Err(too_long(encoding.ids.len(), limit.tokens)),
+            Truncate::Right => TruncationDirection::Right,
+            Truncate::Left => TruncationDirection::Left,
+        };
+        let room = limit
+            .tokens
+            .saturating_sub(self.added_tokens(pair.is_some()));
+        if room == 0 {
+            return Err(too_long(encoding.ids.len(), limit.tokens));
+        }
+        let params = TruncationParams {
+            direction,
+            max_length: room,
+            strategy: TruncationStrategy::LongestFirst,
+            stride: 0,
+        };
+        let (first, second) = (
+            self.plain(text)?,
+            pair.map(|pair| self.plain(pair)).transpose()?,
+        );
+        let (mut first, mut second) =
+            truncate_encodings(first, second, &params).map_err(tokenizer_error)?;
+        // The parts cut off would otherwise be combined with one another.
+        first.take_overflowing();
+        if let Some(second) = &mut second {
+            second.take_overflowing();
+        }
+        let encoding = self
+            .inner
+            .post_process(first, second, true)
+            .map_err(tokenizer_error)?;
+        self.checked(Encoding::new(encoding, true))
+    }
+
+    /// Encodes a pair of which the second text is cut into windows that overlap by `overlap` tokens, so that each
+    /// encoded pair has at most `limit` tokens.
+    ///
+    /// # Errors
+    /// [`Error::TooLong`] when the first text leaves no room; otherwise as [`encode`](Self::encode).
+    pub fn encode_windows(
+        &self,
+        text: &str,
+        long: &str,
+        limit: usize,
+        overlap: usize,
+    ) -> Result<Vec<Encoding>> {
+        let (first, mut second) = (self.plain(text)?, self.plain(long)?);
+        let taken = first.len() + self.added_tokens(true);
+        if taken >= limit {
+            return Err(too_long(taken + second.len(), limit));
+        }
+        let room = limit - taken;
+        second.truncate(room, overlap.min(room - 1), TruncationDirection::Right);
+        let rest = second.take_overflowing();
+        std::iter::once(second)
+            .chain(rest)
+            .map(|window| {
+                let pair = self
+                    .inner
+                    .post_process(first.clone(), Some(window), true)
+                    .map_err(tokenizer_error)?;
+                self.checked(Encoding::new(pair, false))
+            })
+            .collect()
+    }
+
+    /// Token ids of a text without special tokens.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self
+            .inner
+            .encode_fast(text, false)
+            .map_err(tokenizer_error)?;
+        self.check_ids(encoding.get_ids())?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of token ids; `skip_special` leaves special tokens out.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the decoder refuses.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.inner
+            .decode(ids, skip_special)
+            .map_err(tokenizer_error)
+    }
+
+    /// The text of tokens in the vocabulary's spelling.
+    pub(crate) fn join(&self, tokens: Vec<String>) -> Result<String> {
+        match self.inner.get_decoder() {
+            Some(decoder) => decoder.decode(tokens).map_err(tokenizer_error),
+            None => Ok(tokens.join(" ")),
+        }
+    }
+
+    /// A token in the vocabulary's spelling.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The id of a token in the vocabulary's spelling.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// A decoder that takes one token at a time.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream::new(self)
+    }
+
+    /// Special tokens that the template adds.
+    fn added_tokens(&self, pair: bool) -> usize {
+        self.inner
+            .get_post_processor()
+            .map_or(0, |processor| processor.added_tokens(pair))
+    }
+
+    fn plain(&self, text: &str) -> Result<tokenizers::Encoding> {
+        self.inner
+            .encode_char_offsets(text, false)
+            .map_err(tokenizer_error)
+    }
+
+    fn checked(&self, encoding: Encoding) -> Result<Encoding> {
+        self.check_ids(&encoding.ids)?;
+        Ok(encoding)
+    }
+
+    fn check_ids(&self, ids: &[u32]) -> Result<()> {
+        let Some(vocab_size) = self.vocab_size else {
+            return Ok(());
+        };
+        match ids.iter().find(|&&id| id as usize >= vocab_size) {
+            None => Ok(()),
+            Some(&id) => Err(Error::Tokenizer(format!(
+                "token {id} ({:?}) is outside the model's vocabulary of {vocab_size}",
+                self.token(id).unwrap_or_default()
+            ))),
+        }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Inner> {
+    let mut inner = Inner::from_bytes(bytes)
+        .map_err(|error| Error::Tokenizer(format!("tokenizer.json: {error}")))?;
+    inner.with_truncation(None).map_err(tokenizer_error)?;
+    inner.with_padding(None);
+    Ok(inner)
+}
+
+fn too_long(tokens: usize, limit: usize) -> Error {
+    Error::TooLong { tokens, limit }
+}
+
+fn tokenizer_error(error: tokenizers::Error) -> Error {
+    Error::Tokenizer(error.to_string())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,47 @@
+//! Decoding one token at a time.
+
+use super::Tokenizer;
+use crate::Result;
+
+/// Turns tokens into text as they come. Tokens of byte-level BPE may end inside a character: such an end is held back
+/// until the character is complete, so the pieces add up to what decoding all tokens at once gives.
+#[derive(Debug, Clone)]
+pub struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    /// Tokens not yet returned as text.
+    held: Vec<u32>,
+}
+
+impl<'a> TextStream<'a> {
+    pub(super) fn new(tokenizer: &'a Tokenizer) -> Self {
+        Self {
+            tokenizer,
+            held: Vec::new(),
+        }
+    }
+
+    /// Takes a token and returns the text that it completes; special tokens have none.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        self.held.push(id);
+        let text = self.tokenizer.decode(&self.held, true)?;
+        // An incomplete character decodes to the replacement character.
+        if text.ends_with(char::REPLACEMENT_CHARACTER) {
+            return Ok(String::new());
+        }
+        self.held.clear();
+        Ok(text)
+    }
+
+    /// The text still held back.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn finish(&mut self) -> Result<String> {
+        let text = self.tokenizer.decode(&self.held, true)?;
+        self.held.clear();
+        Ok(text)
+    }
+}

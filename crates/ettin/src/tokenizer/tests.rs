@@ -1,0 +1,283 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn repository(path: &str) -> String {
+    format!("{}/../../{path}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn ettin() -> Tokenizer {
+    Tokenizer::load(&ModelFiles::folder(repository("models/tokenizer")).unwrap()).unwrap()
+}
+
+fn nano() -> Tokenizer {
+    Tokenizer::load(&ModelFiles::folder(repository("models/nano-encoder")).unwrap()).unwrap()
+}
+
+fn limit(tokens: usize, truncate: Truncate) -> Limit {
+    Limit { tokens, truncate }
+}
+
+#[test]
+fn golden_ids() {
+    let text =
+        std::fs::read_to_string(repository("tests/fixtures/tokenizer_goldens.json")).unwrap();
+    let goldens: Value = serde_json::from_str(&text).unwrap();
+    let tokenizer = ettin();
+    for (key, special) in [("with_specials", true), ("without_specials", false)] {
+        let cases = goldens[key].as_array().unwrap();
+        assert!(!cases.is_empty());
+        for case in cases {
+            let text = case["text"].as_str().unwrap();
+            let ids = tokenizer.encode(text, None, special).unwrap().ids;
+            assert_eq!(json!(ids), case["ids"], "{text:?}");
+            if !special {
+                assert_eq!(tokenizer.ids(text).unwrap(), ids);
+            }
+        }
+    }
+}
+
+#[test]
+fn special_ids_come_from_the_models_own_files() {
+    let special = nano().special().clone();
+    let expected = SpecialIds {
+        pad: Some(0),
+        unk: Some(1),
+        cls: Some(2),
+        sep: Some(3),
+        mask: Some(4),
+        bos: Some(2),
+        eos: vec![3],
+    };
+    assert_eq!(special, expected);
+    assert_eq!(ettin().special().mask, Some(50284));
+}
+
+#[test]
+fn stated_ids_win_over_usual_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    std::fs::copy(
+        repository("models/nano-encoder/tokenizer.json"),
+        folder.path().join("tokenizer.json"),
+    )
+    .unwrap();
+    file(
+        "tokenizer_config.json",
+        r#"{"mask_token": {"content": "[UNK]"}}"#,
+    );
+    file(
+        "special_tokens_map.json",
+        r#"{"mask_token": "[PAD]", "cls_token": "[SEP]"}"#,
+    );
+    file(
+        "config.json",
+        r#"{"bos_token_id": 4, "eos_token_id": [7, 6], "vocab_size": 8192}"#,
+    );
+    file("generation_config.json", r#"{"eos_token_id": 9}"#);
+    let tokenizer = Tokenizer::load(&ModelFiles::folder(folder.path()).unwrap()).unwrap();
+    let special = tokenizer.special();
+    assert_eq!(
+        (special.mask, special.cls, special.bos),
+        (Some(1), Some(3), Some(4))
+    );
+    assert_eq!(special.eos, [6, 7, 9]);
+}
+
+#[test]
+fn ids_outside_the_vocabulary_are_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(
+        repository("models/nano-encoder/tokenizer.json"),
+        folder.path().join("tokenizer.json"),
+    )
+    .unwrap();
+    std::fs::write(folder.path().join("config.json"), r#"{"vocab_size": 300}"#).unwrap();
+    let tokenizer = Tokenizer::load(&ModelFiles::folder(folder.path()).unwrap()).unwrap();
+    assert!(tokenizer.encode("a", None, true).is_ok());
+    for error in [
+        tokenizer.encode("capital", None, true).unwrap_err(),
+        tokenizer.ids("capital").unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("vocabulary of 300"), "{error}");
+    }
+}
+
+#[test]
+fn both_spellings_of_merges_load() {
+    let text = std::fs::read_to_string(repository("models/nano-encoder/tokenizer.json")).unwrap();
+    let mut pairs: Value = serde_json::from_str(&text).unwrap();
+    let merges = pairs["model"]["merges"].as_array_mut().unwrap();
+    assert!(merges[0].is_array());
+    for merge in merges {
+        *merge = json!(format!(
+            "{} {}",
+            merge[0].as_str().unwrap(),
+            merge[1].as_str().unwrap()
+        ));
+    }
+    let old = Tokenizer::from_bytes(pairs.to_string().as_bytes()).unwrap();
+    let text = "The capital of France is [MASK].";
+    assert_eq!(
+        old.encode(text, None, true).unwrap(),
+        nano().encode(text, None, true).unwrap()
+    );
+}
+
+#[test]
+fn padding_and_truncation_of_the_file_are_ignored() {
+    let text = std::fs::read_to_string(repository("models/nano-encoder/tokenizer.json")).unwrap();
+    let mut file: Value = serde_json::from_str(&text).unwrap();
+    file["truncation"] =
+        json!({"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0});
+    file["padding"] = json!({
+        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"
+    });
+    let tokenizer = Tokenizer::from_bytes(file.to_string().as_bytes()).unwrap();
+    assert_eq!(
+        tokenizer.encode("one two three", None, true).unwrap(),
+        nano().encode("one two three", None, true).unwrap()
+    );
+}
+
+#[test]
+fn offsets_count_unicode_scalars() {
+    let text = "né 🚀 中x";
+    let encoding = ettin().encode(text, None, true).unwrap();
+    let scalars: Vec<char> = text.chars().collect();
+    for (index, &(start, end)) in encoding.offsets.iter().enumerate() {
+        assert!(start <= end && end <= scalars.len());
+        assert_eq!(encoding.special[index], encoding.sequences[index].is_none());
+    }
+    let last = encoding.offsets[encoding.offsets.len() - 2];
+    assert_eq!(last, (scalars.len() - 1, scalars.len()));
+}
+
+#[test]
+fn truncation_keeps_the_special_tokens_and_says_so() {
+    let tokenizer = nano();
+    let text = "one two three four five six seven eight nine ten";
+    let whole = tokenizer.encode(text, None, true).unwrap();
+    assert!(!whole.truncated);
+    let len = whole.ids.len();
+    assert_eq!(
+        tokenizer
+            .encode_within(text, None, limit(len, Truncate::Error))
+            .unwrap(),
+        whole
+    );
+    let error = tokenizer
+        .encode_within(text, None, limit(len - 1, Truncate::Error))
+        .unwrap_err();
+    assert!(matches!(error, Error::TooLong { tokens, limit } if tokens == len && limit == len - 1));
+
+    let right = tokenizer
+        .encode_within(text, None, limit(6, Truncate::Right))
+        .unwrap();
+    let left = tokenizer
+        .encode_within(text, None, limit(6, Truncate::Left))
+        .unwrap();
+    assert!(right.truncated && left.truncated);
+    assert_eq!(right.ids, [&whole.ids[..5], &[3]].concat());
+    assert_eq!(left.ids, [&[2], &whole.ids[len - 5..]].concat());
+    assert_eq!(left.offsets[1..], whole.offsets[len - 5..]);
+    for tokens in 0..3 {
+        let result = tokenizer.encode_within(text, None, limit(tokens, Truncate::Right));
+        assert!(matches!(result, Err(Error::TooLong { .. })), "{tokens}");
+    }
+}
+
+#[test]
+fn the_longer_text_of_a_pair_is_cut_first() {
+    let tokenizer = nano();
+    let (short, long) = ("one two", "one two three four five six seven eight");
+    let kept = tokenizer.ids(short).unwrap().len();
+    let encoding = tokenizer
+        .encode_within(short, Some(long), limit(kept + 6, Truncate::Right))
+        .unwrap();
+    let count = |side| {
+        encoding
+            .sequences
+            .iter()
+            .filter(|&&sequence| sequence == Some(side))
+            .count()
+    };
+    assert_eq!((count(0), count(1)), (kept, 3));
+    assert_eq!(encoding.ids.len(), kept + 6);
+    assert!(encoding.truncated);
+}
+
+#[test]
+fn windows_cover_the_long_text_and_overlap() {
+    let tokenizer = nano();
+    let long = "one two three four five six seven eight nine ten eleven twelve";
+    let all = tokenizer.ids(long).unwrap();
+    let question = tokenizer.ids("who?").unwrap().len();
+    let limit = question + 3 + 6;
+    let windows = tokenizer.encode_windows("who?", long, limit, 2).unwrap();
+    assert!(windows.len() > 2);
+    let mut covered: Vec<u32> = Vec::new();
+    for (index, window) in windows.iter().enumerate() {
+        assert!(window.ids.len() <= limit);
+        let ids = window.ids.iter().zip(&window.sequences);
+        let part: Vec<u32> = ids
+            .filter(|(_, sequence)| **sequence == Some(1))
+            .map(|(id, _)| *id)
+            .collect();
+        let skip = if index == 0 { 0 } else { 2 };
+        covered.extend(&part[skip..]);
+    }
+    assert_eq!(covered, all);
+    assert!(matches!(
+        tokenizer.encode_windows("who?", long, question + 3, 2),
+        Err(Error::TooLong { .. })
+    ));
+    assert_eq!(
+        tokenizer
+            .encode_windows("who?", "", limit, 2)
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn streamed_text_equals_decoded_text() {
+    let tokenizer = ettin();
+    let mut ids = tokenizer
+        .ids("Ångström 中文 🚀🚀 a\u{FFFD}b, naïve; 日本語")
+        .unwrap();
+    // Bytes that form no character, between and at the end.
+    let stray = tokenizer.ids("🚀").unwrap()[0];
+    ids.insert(3, stray);
+    ids.insert(7, stray);
+    ids.push(50282);
+    ids.push(stray);
+    let mut stream = tokenizer.stream();
+    let mut text = String::new();
+    for &id in &ids {
+        text += &stream.push(id).unwrap();
+    }
+    assert!(!text.ends_with('\u{FFFD}'));
+    text += &stream.finish().unwrap();
+    assert_eq!(text, tokenizer.decode(&ids, true).unwrap());
+}
+
+#[test]
+fn malformed_files_are_errors() {
+    for bytes in [
+        &b""[..],
+        b"{",
+        b"[]",
+        b"null",
+        b"{\"model\": {}}",
+        b"\xff\xfe",
+    ] {
+        assert!(matches!(
+            Tokenizer::from_bytes(bytes),
+            Err(Error::Tokenizer(_))
+        ));
+    }
+}

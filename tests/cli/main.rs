@@ -1,0 +1,10 @@
+//! The command line end to end: the binary is run as a user or a script would run it.
+
+mod arrays;
+mod contract;
+mod formats;
+mod generate;
+mod help;
+mod inputs;
+mod status;
+mod support;
