@@ -16,6 +16,7 @@ mod view;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
+use std::fmt;
 use std::ops::Range;
 
 pub use checkpoint::{Checkpoint, Head, HeadWeights, LayerWeights, Linear, Norm, Output, Report};
@@ -29,14 +30,23 @@ use crate::{Error, Result};
 pub use crate::files::FileData;
 
 /// All tensors of one model (or of one module of it), by canonical name; owns the mapped files.
-#[derive(Debug)]
 pub struct Weights {
     files: Vec<FileData>,
     tensors: BTreeMap<String, Entry>,
 }
 
+impl fmt::Debug for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Weights({} tensors in {:?})",
+            self.tensors.len(),
+            self.files
+        )
+    }
+}
+
 /// Where one tensor is.
-#[derive(Debug)]
 struct Entry {
     /// The name as the file spells it.
     stored: String,
@@ -62,7 +72,6 @@ enum Stored {
     Foreign(String),
 }
 
-#[derive(Debug)]
 enum Data {
     /// A range of the file's bytes, inside it.
     Mapped(Range<usize>),

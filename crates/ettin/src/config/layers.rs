@@ -65,11 +65,8 @@ impl Objective {
         }
     }
 
-    /// What a local layer of half window `half` (64 in Ettin) sees: an encoder `half` to both sides, a decoder
-    /// itself and `half − 1` to the left (transformers 5.23 counts the token itself).
-    ///
-    /// # Panics
-    /// Never for `half ≥ 1`, which is the smallest window a configuration can ask for; 0 is read as 1.
+    /// What a local layer of half window `half` (64 in Ettin, at least 1) sees: an encoder `half` to both sides, a
+    /// decoder itself and `half − 1` to the left (transformers 5.23 counts the token itself).
     pub fn local_span(self, half: usize) -> Span {
         match self {
             Objective::Encoder => Span {
