@@ -5,7 +5,7 @@ mod common;
 use common::{F32, Fixture, assert_close, backend, root, rows, values};
 use ettin::files::ModelFiles;
 use ettin::heads::LanguageModel;
-use ettin::weights::{Head, StoredDtype, Weights, convert};
+use ettin::weights::{Head, StoredDtype, Subfolder, Weights, convert};
 use ettin::{Config, Error, PackedBatch};
 
 fn files(layout: &str) -> ModelFiles {
@@ -91,6 +91,35 @@ fn an_index_or_a_shardless_file_can_be_named() {
     ] {
         check(&files(path), path, "f32", F32);
     }
+}
+
+#[test]
+fn a_named_file_is_the_one_loaded_even_through_a_folder_of_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = root("models/tiny-layouts/safetensors/model.safetensors");
+    std::fs::copy(weights, folder.path().join("ema.safetensors")).unwrap();
+    std::fs::write(
+        folder.path().join("model.safetensors"),
+        "another one, never read",
+    )
+    .unwrap();
+    let files = ModelFiles::folder(folder.path().join("ema.safetensors")).unwrap();
+    assert!(Weights::open(&files).is_ok());
+    assert!(
+        Weights::open(&Subfolder {
+            files: &files,
+            folder: ""
+        })
+        .is_ok()
+    );
+    let module = Subfolder {
+        files: &files,
+        folder: "2_Dense",
+    };
+    assert!(matches!(
+        Weights::open(&module),
+        Err(Error::MissingFile { .. })
+    ));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::{
     ops::{self, Backend, Linear, Norm, NormParams, Vector},
     params,
     pooling::normalize,
-    weights::{FileData, FileSource, Weights},
+    weights::{FileSource, Subfolder, Weights},
 };
 
 /// File that lists the modules of a chain.
@@ -268,22 +268,6 @@ impl Chain {
             };
         }
         Ok(vectors)
-    }
-}
-
-/// A module's own folder within a repository.
-pub(crate) struct Subfolder<'a> {
-    pub(crate) files: &'a dyn FileSource,
-    pub(crate) folder: &'a str,
-}
-
-impl FileSource for Subfolder<'_> {
-    fn get(&self, name: &str) -> Result<Option<FileData>> {
-        self.files.get(&join(self.folder, name))
-    }
-
-    fn place(&self) -> String {
-        join(&self.files.place(), self.folder)
     }
 }
 

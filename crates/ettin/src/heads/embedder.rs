@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::chain::{Chain, Overrides, Subfolder, trunk_folder};
+use super::chain::{Chain, Overrides, trunk_folder};
 use crate::{
     Config, Error, PackedBatch, Pooling, Result, Trunk,
     config::Objective,
@@ -10,7 +10,7 @@ use crate::{
     ops::Backend,
     params::Parameters,
     pooling::normalize,
-    weights::{Head, Weights},
+    weights::{Head, Subfolder, Weights},
 };
 
 /// A trunk that gives one vector per sequence.

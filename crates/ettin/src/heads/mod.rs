@@ -7,7 +7,7 @@ mod sequence;
 mod token;
 
 pub use chain::{Chain, Settings, Similarity};
-pub(crate) use chain::{Subfolder, trunk_folder};
+pub(crate) use chain::trunk_folder;
 pub use embedder::{EmbedOptions, Embedder};
 pub use language::LanguageModel;
 pub use sequence::SequenceClassifier;

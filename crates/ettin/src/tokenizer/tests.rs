@@ -281,3 +281,24 @@ fn malformed_files_are_errors() {
         ));
     }
 }
+
+#[test]
+fn files_that_the_tokenizers_crate_panics_on_are_errors() {
+    let file = |part: &str| {
+        format!(
+            r#"{{"version": "1.0", "model": {{"type": "BPE", "vocab": {{}}, "merges": []}}, {part}}}"#
+        )
+    };
+    let refusal = |part: &str| {
+        Tokenizer::from_bytes(file(part).as_bytes())
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(Tokenizer::from_bytes(file(r#""decoder": {"type": "Fuse"}"#).as_bytes()).is_ok());
+    assert!(refusal("\"decoder\": {\"type\": \"Fu\u{1}se\"}").contains("control character"));
+    assert!(refusal(r#""decoder": {"type": 1e999}"#).contains("out of range"));
+    let precompiled = r#"{"type": "Precompiled", "precompiled_charsmap": "AAAA"}"#;
+    assert!(refusal(&format!(r#""normalizer": {precompiled}"#)).contains("Precompiled"));
+    let listed = format!(r#""normalizer": {{"type": "Sequence", "normalizers": [{precompiled}]}}"#);
+    assert!(refusal(&listed).contains("Precompiled"));
+}

@@ -223,6 +223,28 @@ fn query_key_and_value_are_one_matrix_however_they_are_stored() {
 }
 
 #[test]
+fn a_missing_projection_of_three_is_an_error() {
+    let file = layout("encoder-separate-qkv/model.safetensors");
+    let name = b"layers.1.attn.k_proj";
+    let at = file
+        .windows(name.len())
+        .position(|window| window == name)
+        .unwrap();
+    let mut renamed = file;
+    renamed[at + name.len() - 6] = b'x';
+    let weights = open("w", renamed).unwrap();
+    let text = weights
+        .checkpoint(&config(), Head::None)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("`model.layers.1.attn.k_proj.weight` [32, 32] is missing"),
+        "{text}"
+    );
+    assert_eq!(text.matches("missing").count(), 1, "{text}");
+}
+
+#[test]
 fn views_widen_every_dtype_at_any_alignment() {
     let values = [1.5_f32, -2.0, 0.25, 3.0];
     for dtype in [StoredDtype::F32, StoredDtype::F16, StoredDtype::BF16] {
