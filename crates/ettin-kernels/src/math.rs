@@ -6,9 +6,9 @@ use std::f32::consts::LOG2_E;
 
 use crate::simd::Simd;
 
-/// Most relative error of [`exp`] for normal results, in units of 2⁻²⁴ (half an ulp of 1.0): polynomial 0.05, the
-/// rest rounding.
-pub const EXP_ERROR: f64 = 2.5 / 16_777_216.0;
+/// Most relative error of the exponential for normal results (subnormal ones are rounded once more): 1.5 half-ulps.
+/// Measured at every 257th f32: 8.1e-8 = 1.36 · 2⁻²⁴, of which the polynomial is 0.05.
+pub const EXP_ERROR: f64 = 1.5 / 16_777_216.0;
 
 /// Adding it rounds an f32 below 2²² to the nearest integer, which is then in the low bits.
 const ROUNDER: f32 = 12_582_912.0;
@@ -99,7 +99,8 @@ mod tests {
                     } else {
                         // Half a step of the subnormals, or infinite.
                         assert!(
-                            (f64::from(got) - want).abs() <= 1e-45 || got == f32::INFINITY,
+                            (f64::from(got) - want).abs() <= 1e-45 + EXP_ERROR * want
+                                || got == f32::INFINITY,
                             "{isa}: {x}"
                         );
                     }

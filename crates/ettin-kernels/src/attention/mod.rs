@@ -10,7 +10,7 @@
 //! **Masking** is by omission: a key outside the span never enters the weighted sum, not even as 0 · value, and its
 //! score is replaced before it is used. What a block holds beyond the sequence (old data, NaN) cannot leak.
 //!
-//! **Work.** A task is one head and one tile of [`QUERY_TILE`] consecutive queries of one sequence, so that a block is
+//! **Work.** A task is one head and one tile of up to 48 consecutive queries of one sequence, so that a block is
 //! read from L1 by all but the first; groups of queries share each load of a block in registers.
 
 mod kv;
