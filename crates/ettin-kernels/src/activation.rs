@@ -126,7 +126,7 @@ impl Function for Gelu {
             t,
             [
                 -2.062_488_3e-2,
-                1.124_435_66e-1,
+                1.124_435_7e-1,
                 -2.282_33e-1,
                 1.918_114_6e-1,
                 -7.944_686e-2,
@@ -153,7 +153,7 @@ impl Function for GeluTanh {
     #[inline(always)]
     fn of<S: Simd>(self, s: S, x: S::V) -> S::V {
         let cubic = s.mul_add(s.mul(s.splat(0.044_715), x), s.mul(x, x), x);
-        let e = exp(s, s.mul(s.splat(-1.595_769_1), cubic));
+        let e = exp(s, s.mul(s.splat(-1.595_769_2), cubic));
         s.div(x, s.add(s.splat(1.0), e))
     }
 }

@@ -56,3 +56,78 @@ pub(crate) fn polynomial<S: Simd, const N: usize>(s: S, x: S::V, coefficients: [
 pub(crate) fn negate<S: Simd>(s: S, x: S::V) -> S::V {
     s.sub(s.zero(), x)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        simd::{Kernel, LANES},
+        testing::each_isa,
+    };
+
+    struct Exp([f32; LANES]);
+
+    impl Kernel for Exp {
+        type Output = [f32; LANES];
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> [f32; LANES] {
+            let mut out = self.0;
+            s.store(exp(s, s.load(&self.0)), &mut out);
+            out
+        }
+    }
+
+    #[test]
+    fn exp_keeps_its_bound() {
+        // Every 257th f32 of magnitude 2⁻³⁰ to 89, both signs.
+        let (low, high) = (2f32.powi(-30).to_bits(), 89f32.to_bits());
+        let points: Vec<f32> = (low..high)
+            .step_by(257)
+            .map(f32::from_bits)
+            .flat_map(|x| [x, -x])
+            .collect();
+        each_isa(|isa| {
+            let mut worst = 0.0;
+            for x in points.as_chunks::<LANES>().0 {
+                for (&x, got) in x.iter().zip(isa.run(Exp(*x))) {
+                    let want = f64::from(x).exp();
+                    if want >= f64::from(f32::MIN_POSITIVE) && want <= f64::from(f32::MAX) {
+                        let error = (f64::from(got) / want - 1.0).abs();
+                        assert!(error <= EXP_ERROR, "{isa}: exp({x}) = {got}, {error:e}");
+                        worst = f64::max(worst, error);
+                    } else {
+                        // Half a step of the subnormals, or infinite.
+                        assert!(
+                            (f64::from(got) - want).abs() <= 1e-45 || got == f32::INFINITY,
+                            "{isa}: {x}"
+                        );
+                    }
+                }
+            }
+            println!("{isa}: {worst:e}");
+        });
+    }
+
+    #[test]
+    fn exp_of_special_values() {
+        each_isa(|isa| {
+            let mut x = [0.0; LANES];
+            x[..8].copy_from_slice(&[
+                0.0,
+                -0.0,
+                f32::NEG_INFINITY,
+                f32::INFINITY,
+                f32::NAN,
+                -1e30,
+                1e30,
+                -104.0,
+            ]);
+            let y = isa.run(Exp(x));
+            assert_eq!(y[..4], [1.0, 1.0, 0.0, f32::INFINITY], "{isa}");
+            assert!(y[4].is_nan(), "{isa}");
+            assert_eq!(y[5..8], [0.0, f32::INFINITY, 0.0], "{isa}");
+            assert!(y[2].is_sign_positive());
+        });
+    }
+}

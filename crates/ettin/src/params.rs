@@ -6,7 +6,7 @@ use crate::{
     Config, Error, Result,
     config::Objective,
     ops::{AttentionParams, HeadParams, LinearParams, Matrix, MlpParams, NormParams, Vector},
-    weights::{self, Checkpoint, Head, Report, Stack, View},
+    weights::{self, Head, Report, Stack, View, Weights},
 };
 
 /// Everything that a model is built from.
@@ -29,8 +29,14 @@ pub struct Parameters<'a> {
 }
 
 impl<'a> Parameters<'a> {
-    /// The tensors of a checkpoint, which were checked against `config` when it was made.
-    pub fn from_checkpoint(checkpoint: Checkpoint<'a>, config: &Config) -> Self {
+    /// The tensors of a checkpoint, checked against `config`; those of `head` besides the trunk's.
+    ///
+    /// # Errors
+    /// [`Error::Tensors`] naming every tensor that is missing, mis-shaped or of an unsupported dtype.
+    pub fn from_weights(weights: &'a Weights, config: &Config, head: Head) -> Result<Self> {
+        let checkpoint = weights.checkpoint(config, head)?;
+        let matrix = |weight| matrix(Source { weights, weight });
+        let linear = |linear| linear_from(weights, linear);
         let norm = |norm: weights::Norm<'_>| NormParams {
             weight: Vector::Values(norm.weight.to_f32()),
             bias: norm.bias.map(|bias| Vector::Values(bias.to_f32())),
@@ -78,11 +84,15 @@ impl<'a> Parameters<'a> {
             });
             parameters.classifier = head.classifier.map(linear);
             if let Some(output) = head.output {
+                if let (None, Some(tied)) = (&output.weight, weights.get("decoder.weight")) {
+                    // Read only to be compared with the embedding.
+                    weights.release(&tied);
+                }
                 parameters.output = output.weight.map(|weight| matrix(weight.into()));
                 parameters.output_bias = output.bias.map(|bias| Vector::Values(bias.to_f32()));
             }
         }
-        parameters
+        Ok(parameters)
     }
 
     /// Variables under the names that transformers gives an encoder or a decoder, with query, key and value always in one
@@ -158,27 +168,48 @@ impl<'a> Parameters<'a> {
     }
 }
 
-fn matrix(weight: Stack<'_>) -> Matrix<'_> {
-    Matrix::Rows {
-        outputs: weight.rows(),
-        inputs: weight.columns(),
-        fill: Box::new(move |row, out| weight.row(row, out)),
+/// A stored matrix that is read once: when it is dropped, the pages of the file that held it are given back.
+struct Source<'a> {
+    weights: &'a Weights,
+    weight: Stack<'a>,
+}
+
+impl Source<'_> {
+    fn row(&self, row: usize, out: &mut [f32]) {
+        self.weight.row(row, out);
     }
 }
 
-fn linear(linear: weights::Linear<'_>) -> LinearParams<'_> {
+impl Drop for Source<'_> {
+    fn drop(&mut self) {
+        for part in self.weight.parts() {
+            self.weights.release(part);
+        }
+    }
+}
+
+fn matrix(source: Source<'_>) -> Matrix<'_> {
+    Matrix::Rows {
+        outputs: source.weight.rows(),
+        inputs: source.weight.columns(),
+        fill: Box::new(move |row, out| source.row(row, out)),
+    }
+}
+
+fn linear_from<'a>(weights: &'a Weights, linear: weights::Linear<'a>) -> LinearParams<'a> {
     LinearParams {
         bias: linear.bias.map(|bias| Vector::Values(bias.to_f32())),
-        weight: matrix(linear.weight),
+        weight: matrix(Source { weights, weight: linear.weight }),
     }
 }
 
-/// A dense layer from two stored tensors.
-pub(crate) fn dense<'a>(weight: View<'a>, bias: Option<View<'a>>) -> LinearParams<'a> {
-    linear(weights::Linear {
-        weight: weight.into(),
-        bias: bias.map(Into::into),
-    })
+/// A dense layer from two stored tensors of `weights`.
+pub(crate) fn dense<'a>(
+    weights: &'a Weights,
+    weight: View<'a>,
+    bias: Option<View<'a>>,
+) -> LinearParams<'a> {
+    linear_from(weights, weights::Linear { weight: weight.into(), bias: bias.map(Into::into) })
 }
 
 /// Variables below a prefix.

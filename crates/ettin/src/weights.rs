@@ -208,6 +208,17 @@ impl Weights {
         })
     }
 
+    /// Lets go of the memory that holds a tensor's part of a mapped file; it is read again if it is needed again.
+    pub fn release(&self, view: &View<'_>) {
+        let (start, len) = (view.bytes.as_ptr().addr(), view.bytes.len());
+        for file in &self.files {
+            let offset = start.wrapping_sub(file.as_ptr().addr());
+            if offset <= file.len() && len <= file.len() - offset {
+                file.release(offset..offset + len);
+            }
+        }
+    }
+
     /// The tensor called `name`, which must have this shape.
     ///
     /// # Errors

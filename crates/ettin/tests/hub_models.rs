@@ -50,7 +50,9 @@ fn corner(tensor: &candle_core::Tensor) -> Vec<f32> {
 
 #[test]
 fn encoder_32m_fills_the_mask_as_its_onnx_export_does() {
-    let Some(files) = hub("ettin-encoder-32m") else { return };
+    let Some(files) = hub("ettin-encoder-32m") else {
+        return;
+    };
     let expected = [
         (" Paris", 7785, 0.5151872),
         (" Lyon", 42268, 0.0337251),
@@ -65,33 +67,51 @@ fn encoder_32m_fills_the_mask_as_its_onnx_export_does() {
         assert_eq!(ours["token_str"], text);
         assert_eq!(ours["token"], token);
         let ours = ours["score"].as_f64().unwrap();
-        assert!((ours - score).abs() < 1e-4, "{text}: {ours}, published {score}");
+        assert!(
+            (ours - score).abs() < 1e-4,
+            "{text}: {ours}, published {score}"
+        );
     }
 }
 
 #[test]
 fn reranker_17m_scores_as_published() {
     let published = published("reranker_17m_v1");
-    let Some(files) = hub(published["model"].as_str().unwrap()) else { return };
+    let Some(files) = hub(published["model"].as_str().unwrap()) else {
+        return;
+    };
     let tolerance = published["tolerance_used_upstream"].as_f64().unwrap();
     let model = Reranker::load(&files, &Options::default()).unwrap();
     for case in published["cases"].as_array().unwrap() {
         let query = case["query"].as_str().unwrap();
         let documents = vec![case["doc"].as_str().unwrap()];
-        let outcomes = model.run(&[RerankInput { query, documents }], None).unwrap();
+        let outcomes = model
+            .run(&[RerankInput { query, documents }], None)
+            .unwrap();
         let score = f64::from(outcomes[0].as_ref().unwrap().value[0].score);
         let expected = case["score"].as_f64().unwrap();
-        assert!((score - expected).abs() <= tolerance, "{query:?}: {score}, published {expected}");
+        assert!(
+            (score - expected).abs() <= tolerance,
+            "{query:?}: {score}, published {expected}"
+        );
     }
 }
 
 #[test]
 fn reranker_17m_hidden_states_are_as_published() {
-    let Some(files) = hub("cross-encoder/ettin-reranker-17m-v1") else { return };
+    let Some(files) = hub("cross-encoder/ettin-reranker-17m-v1") else {
+        return;
+    };
     let published = published("reranker_17m_v1_trunk_hidden");
     let model = Embedder::load(&files, &Backend::cpu().unwrap()).unwrap();
     let batch = PackedBatch::new(&[ids(&published["input_ids"])]).unwrap();
-    let first = values(&model.token_embeddings(&batch, None).unwrap().narrow(0, 0, 1).unwrap());
+    let first = values(
+        &model
+            .token_embeddings(&batch, None)
+            .unwrap()
+            .narrow(0, 0, 1)
+            .unwrap(),
+    );
     let expected = numbers(&published["final_norm_output_position0_first16"]);
     assert_close("position 0", &first[..expected.len()], &expected, 1e-4);
 }
@@ -99,11 +119,18 @@ fn reranker_17m_hidden_states_are_as_published() {
 #[test]
 fn decoder_of_the_transformers_tests_gives_their_numbers() {
     let published = published("transformers_modernbert_decoder_test");
-    let Some(files) = hub(published["model"].as_str().unwrap()) else { return };
+    let Some(files) = hub(published["model"].as_str().unwrap()) else {
+        return;
+    };
     let model = LanguageModel::load(&files, &Backend::cpu().unwrap()).unwrap();
     let batch = PackedBatch::new(&[ids(&published["ids_tf4"])]).unwrap();
     let logits = model.logits(&batch, &[0, 1, 2]).unwrap();
-    assert_close("logits", &corner(&logits), &numbers(&published["logits[0,:3,:3]"]), 1e-4);
+    assert_close(
+        "logits",
+        &corner(&logits),
+        &numbers(&published["logits[0,:3,:3]"]),
+        1e-4,
+    );
     let hidden = common::forward(model.trunk(), &batch);
     let expected = numbers(&published["last_hidden_state[0,:3,:3]"]);
     // Four decimals are printed of values below 0.4.
@@ -117,7 +144,8 @@ fn modernbert_base_gives_the_numbers_of_the_transformers_tests() {
     let published = published("transformers_modernbert_test");
     let model = LanguageModel::load(&files, &Backend::cpu().unwrap()).unwrap();
     let tokenizer = Tokenizer::load(&files).unwrap();
-    let batch = PackedBatch::new(&[tokenizer.encode("Hello World!", None, true).unwrap().ids]).unwrap();
+    let batch =
+        PackedBatch::new(&[tokenizer.encode("Hello World!", None, true).unwrap().ids]).unwrap();
     let text = "'Hello World!'";
     let logits = model.logits(&batch, &[0, 1, 2]).unwrap();
     let expected = numbers(&published[format!("{name} {text} MLM logits[0,:3,:3]")]);

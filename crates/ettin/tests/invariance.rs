@@ -114,10 +114,8 @@ fn window_edges_are_where_the_span_says() {
         config.layers.truncate(1);
         config.layers[0].span = local;
         let weights = ettin::weights::Weights::open(&files).unwrap();
-        let checkpoint = weights
-            .checkpoint(&config, ettin::weights::Head::None)
-            .unwrap();
-        let parameters = ettin::Parameters::from_checkpoint(checkpoint, &config);
+        let head = ettin::weights::Head::None;
+        let parameters = ettin::Parameters::from_weights(&weights, &config, head).unwrap();
         let trunk = ettin::Trunk::build(parameters, &config, &backend(1)).unwrap();
 
         let base = ids(9, 64);

@@ -74,6 +74,9 @@ impl ChunkSize {
 /// What a line of plain text means.
 pub(crate) type FromText<T> = Box<dyn Fn(String) -> T + Send>;
 
+/// What every record is given once it is read.
+type Complete<T> = Box<dyn Fn(&mut T) + Send>;
+
 /// The inputs of a command, before any is read.
 pub(crate) enum Texts<T> {
     /// They were arguments.
@@ -87,7 +90,7 @@ pub(crate) struct Reading<T> {
     source: Source,
     format: InputFormat,
     from_text: Option<FromText<T>>,
-    complete: Option<Box<dyn Fn(&mut T) + Send>>,
+    complete: Option<Complete<T>>,
 }
 
 impl<T: Record> Texts<T> {

@@ -12,9 +12,8 @@ const SHOWN: usize = 60;
 /// A table with a head and a line end; columns whose cells are all numbers are aligned to the right.
 pub(crate) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING);
+    table.set_content_arrangement(arrangement(table.width()));
     let bold = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::io::stdout().is_terminal();
     if !heads.is_empty() {
@@ -38,6 +37,15 @@ pub(crate) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
         }
     }
     table.trim_fmt() + "\n"
+}
+
+/// Cells wrap to the width of a terminal; some pseudo-terminals say that theirs is 0.
+fn arrangement(width: Option<u16>) -> ContentArrangement {
+    const NARROWEST: u16 = 40;
+    match width {
+        Some(width) if width >= NARROWEST => ContentArrangement::Dynamic,
+        _ => ContentArrangement::Disabled,
+    }
 }
 
 /// The table of a chunk of answers; `numbered` rows begin with the record's `id`, or the input's number from 0.
@@ -118,6 +126,14 @@ mod tests {
             table(&["score", "text"], &rows),
             "score  text\n  0.5  a\n10.25  bc\n"
         );
+    }
+
+    #[test]
+    fn terminal_of_no_width_is_no_terminal() {
+        assert!(matches!(arrangement(Some(80)), ContentArrangement::Dynamic));
+        for width in [None, Some(0), Some(3)] {
+            assert!(matches!(arrangement(width), ContentArrangement::Disabled));
+        }
     }
 
     #[test]

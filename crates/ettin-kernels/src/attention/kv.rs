@@ -28,7 +28,11 @@ pub struct KvBlocks {
 
 impl KvBlocks {
     /// Storage in which any `capacity` consecutive positions fit, whatever their alignment.
+    ///
+    /// # Panics
+    /// If there are no heads or they have no elements.
     pub fn new(heads: usize, head_dim: usize, capacity: usize) -> Self {
+        assert!(heads > 0 && head_dim > 0, "{heads} heads of {head_dim}");
         let mut kv = Self {
             heads,
             head_dim,
@@ -188,90 +192,97 @@ pub struct KvWrite<'a> {
     pub rows: Range<usize>,
 }
 
-/// Stores the keys and values of a packed batch, in parallel over sequences and heads.
+/// Stores the keys and values of a packed batch, in parallel over sequences and blocks.
 ///
 /// # Panics
 /// If a row is not in the source, or a write does not fit into its storage.
 pub fn store(team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_>]) {
-    let mut tasks = 0;
-    let mut elements = 0;
-    for write in writes.iter_mut() {
-        let width = write.kv.heads * write.kv.head_dim;
-        let needed = write
-            .rows
+    let (mut tasks, mut elements) = (0, 0);
+    let mut targets = Vec::with_capacity(writes.len());
+    for KvWrite { kv, position, rows } in writes {
+        let width = kv.heads * kv.head_dim;
+        let needed = rows
             .end
             .checked_sub(1)
             .map_or(0, |last| last * source.stride + width);
+        let present = source.k.len().min(source.v.len());
+        assert!(needed <= present, "rows {rows:?} pass the source's end");
         assert!(
-            needed <= source.k.len() && needed <= source.v.len(),
-            "rows {:?} pass the source's end",
-            write.rows
-        );
-        assert!(
-            write.rows.len() <= write.kv.capacity(),
+            rows.len() <= kv.capacity(),
             "more rows than the storage holds"
         );
-        write.kv.wrapped |= write.position + write.rows.len() > write.kv.capacity();
-        tasks += write.kv.heads;
-        elements += write.rows.len() * width;
+        let positions = *position..*position + rows.len();
+        kv.wrapped |= positions.end > kv.capacity();
+        let target = Target {
+            first_task: tasks,
+            heads: kv.heads,
+            head_dim: kv.head_dim,
+            slots: kv.blocks,
+            block_len: kv.block_len(),
+            first_row: rows.start,
+            blocks: positions.start / KEY_BLOCK..positions.end.div_ceil(KEY_BLOCK),
+            positions,
+            data: Shared::new(&mut kv.data),
+        };
+        tasks += target.tasks();
+        elements += rows.len() * width;
+        targets.push(target);
     }
-    // (storage, its heads' first task)
-    let mut first = 0;
-    let targets: Vec<_> = writes
-        .iter_mut()
-        .map(|KvWrite { kv, position, rows }| {
-            let target = Target {
-                first_task: first,
-                head_dim: kv.head_dim,
-                padded: kv.padded(),
-                blocks: kv.blocks,
-                block_len: kv.block_len(),
-                head_len: kv.head_len(),
-                position: *position,
-                rows: rows.clone(),
-                data: Shared::new(&mut kv.data),
-            };
-            first += kv.heads;
-            target
-        })
-        .collect();
     team.run(tasks, 16 * elements, |task| {
         let target = &targets[targets.partition_point(|target| target.first_task <= task) - 1];
-        target.write_head(source, task - target.first_task);
+        target.write(source, task - target.first_task);
     });
 }
 
-/// One sequence's storage, shared by the tasks of its heads.
+/// One sequence's storage, shared by the tasks of its slots.
 struct Target<'a> {
     first_task: usize,
+    heads: usize,
     head_dim: usize,
-    padded: usize,
-    blocks: usize,
+    slots: usize,
     block_len: usize,
-    head_len: usize,
-    position: usize,
-    rows: Range<usize>,
+    first_row: usize,
+    positions: Range<usize>,
+    /// Blocks that hold the positions.
+    blocks: Range<usize>,
     data: Shared<'a, f32>,
 }
 
 impl Target<'_> {
-    fn write_head(&self, source: KvRows<'_>, head: usize) {
-        let dim = self.head_dim;
-        for (i, row) in self.rows.clone().enumerate() {
-            let position = self.position + i;
-            let (block, column) = (position / KEY_BLOCK % self.blocks, position % KEY_BLOCK);
-            let start = block * self.block_len + head * self.head_len;
-            // SAFETY: heads have disjoint parts of every block, and each head is one task.
-            let tile = unsafe { self.data.slice(start..start + self.head_len) };
-            let (keys, values) = tile.split_at_mut(dim * KEY_BLOCK);
-            let from = row * source.stride + head * dim;
-            for (key, &k) in keys
-                .chunks_exact_mut(KEY_BLOCK)
-                .zip(&source.k[from..from + dim])
+    /// One per slot: where the positions just fill the ring, its first and last block share one.
+    fn tasks(&self) -> usize {
+        if self.positions.is_empty() {
+            0
+        } else {
+            self.blocks.len().min(self.slots)
+        }
+    }
+
+    fn write(&self, source: KvRows<'_>, task: usize) {
+        let start = (self.blocks.start + task) % self.slots * self.block_len;
+        // SAFETY: each slot is one task of one sequence.
+        let slot = unsafe { self.data.slice(start..start + self.block_len) };
+        for block in (self.blocks.start + task..self.blocks.end).step_by(self.slots) {
+            let base = block * KEY_BLOCK;
+            let start = self.positions.start.max(base);
+            let end = self.positions.end.min(base + KEY_BLOCK);
+            for (head, tile) in slot
+                .chunks_exact_mut(self.block_len / self.heads)
+                .enumerate()
             {
-                key[column] = k;
+                let (keys, values) = tile.split_at_mut(self.head_dim * KEY_BLOCK);
+                let padded = values.len() / KEY_BLOCK;
+                for position in start..end {
+                    let row = self.first_row + position - self.positions.start;
+                    let from = row * source.stride + head * self.head_dim;
+                    let (k, v) = (&source.k[from..], &source.v[from..]);
+                    let column = position - base;
+                    for (key, &k) in keys.chunks_exact_mut(KEY_BLOCK).zip(&k[..self.head_dim]) {
+                        key[column] = k;
+                    }
+                    values[column * padded..][..self.head_dim].copy_from_slice(&v[..self.head_dim]);
+                }
             }
-            values[column * self.padded..][..dim].copy_from_slice(&source.v[from..from + dim]);
         }
     }
 }

@@ -110,11 +110,16 @@ pub fn attention(isa: Isa, team: &Team, args: Attention<'_>, out: &mut [f32]) {
             scratch.fill(0.0);
             let (sums, weights) = scratch.split_at_mut(queries.len() * sequence.kv.padded());
             let largest = [f32::NEG_INFINITY; QUERY_TILE];
+            let mut keys: [Range<usize>; QUERY_TILE] = std::array::from_fn(|_| 0..0);
+            for (keys, query) in keys.iter_mut().zip(queries.clone()) {
+                *keys = args.span.keys(sequence.start + query, sequence.len);
+            }
             let tile = Tile {
                 args,
                 sequence,
                 head,
                 queries,
+                keys,
                 out: &out,
             };
             isa.run(Run {
@@ -169,6 +174,8 @@ struct Tile<'a> {
     head: usize,
     /// Relative to the sequence's rows.
     queries: Range<usize>,
+    /// What each query sees.
+    keys: [Range<usize>; QUERY_TILE],
     out: &'a Shared<'a, f32>,
 }
 
@@ -183,7 +190,7 @@ impl Kernel for Run<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let count = self.tile.queries.len();
-        let seen = self.tile.keys(0).start..self.tile.keys(count - 1).end;
+        let seen = self.tile.keys[0].start..self.tile.keys[count - 1].end;
         for block in seen.start / KEY_BLOCK..seen.end.div_ceil(KEY_BLOCK) {
             for first in (0..count).step_by(S::GROUP) {
                 self.tile.group(
@@ -220,19 +227,10 @@ const COLUMNS: [[f32; LANES]; 2] = {
 };
 
 impl Tile<'_> {
-    /// The keys that a query of the tile sees.
-    #[inline(always)]
-    fn keys(&self, query: usize) -> Range<usize> {
-        self.args.span.keys(
-            self.sequence.start + self.queries.start + query,
-            self.sequence.len,
-        )
-    }
-
     /// The columns of a block that a query sees.
     #[inline(always)]
     fn columns(&self, block: usize, query: usize) -> Range<usize> {
-        let keys = self.keys(query);
+        let keys = &self.keys[query];
         let base = block * KEY_BLOCK;
         keys.start.saturating_sub(base).min(KEY_BLOCK)..keys.end.saturating_sub(base).min(KEY_BLOCK)
     }
@@ -257,6 +255,7 @@ impl Tile<'_> {
         let product = RowsTimesBlock {
             rows: count,
             len: dim,
+            width: KEY_BLOCK,
             a: q.as_ptr(),
             a_stride: self.args.q_stride,
             b: keys.as_ptr(),
@@ -330,22 +329,21 @@ impl Tile<'_> {
 
         // Keys that all of the group see go through the shared tile; each query's own before and after them alone.
         let weigh = |rows: Range<usize>, columns: Range<usize>, sums: &mut [f32]| {
-            for column in (0..padded).step_by(WIDTH) {
-                let product = RowsTimesBlock {
-                    rows: rows.len(),
-                    len: columns.len(),
-                    a: scores[rows.start].as_flattened()[columns.start..].as_ptr(),
-                    a_stride: KEY_BLOCK,
-                    b: values[columns.start * padded + column..].as_ptr(),
-                    b_stride: padded,
-                    out: sums[(first + rows.start) * padded + column..].as_mut_ptr(),
-                    out_stride: padded,
-                    resume: true,
-                };
-                // SAFETY: `columns` is not empty and inside the block, `rows` inside the group; sums are
-                // [queries, padded] and ours alone.
-                unsafe { s.rows_times_block(product) };
-            }
+            let product = RowsTimesBlock {
+                rows: rows.len(),
+                len: columns.len(),
+                width: padded,
+                a: scores[rows.start].as_flattened()[columns.start..].as_ptr(),
+                a_stride: KEY_BLOCK,
+                b: values[columns.start * padded..].as_ptr(),
+                b_stride: padded,
+                out: sums[(first + rows.start) * padded..].as_mut_ptr(),
+                out_stride: padded,
+                resume: true,
+            };
+            // SAFETY: `columns` is not empty and inside the block, `rows` inside the group; sums are
+            // [queries, padded] and ours alone.
+            unsafe { s.rows_times_block(product) };
         };
         let start = seen[..count].iter().map(|c| c.start).max().unwrap_or(0);
         let end = seen[..count].iter().map(|c| c.end).min().unwrap_or(0);
@@ -377,7 +375,7 @@ impl Tile<'_> {
             let start = (row * self.args.heads + self.head) * dim;
             // SAFETY: tasks differ in row or head, and rows of sequences do not overlap (checked).
             let out = unsafe { self.out.slice(start..start + dim) };
-            if self.keys(query).is_empty() {
+            if self.keys[query].is_empty() {
                 out.fill(0.0);
                 continue;
             }

@@ -78,22 +78,21 @@ pub fn gemm(
         panels: w.panels(),
         threads: team.threads(),
     });
-    team.run(
-        plan.row_parts * plan.column_parts,
-        (2 * m * n).saturating_mul(k),
-        |task| {
-            let tiles = share(plan.tiles, plan.row_parts, task % plan.row_parts);
-            let strips = share(plan.strips, plan.column_parts, task / plan.row_parts);
-            let panels = strips.start * plan.strip..(strips.end * plan.strip).min(w.panels());
-            w.isa().run(Part {
-                product: &product,
-                m,
-                plan,
-                tiles,
-                panels,
-            });
-        },
-    );
+    let work = (2 * m * n).saturating_mul(k);
+    team.run(plan.row_parts * plan.column_parts, work, |task| {
+        let part = Part {
+            product: &product,
+            tiles: share(plan.tiles, plan.row_parts, task % plan.row_parts),
+            panels: plan.panels(task / plan.row_parts),
+            plan,
+        };
+        if plan.rows(part.tiles.start).len() <= tile::DIRECT_ROWS {
+            w.isa().run(part);
+        } else {
+            let len = plan.rows_of(&part.tiles).len() * k;
+            with_scratch(len, |scratch| w.isa().run(Interleaved { part, scratch }));
+        }
+    });
 }
 
 struct Product<'a> {
@@ -107,13 +106,36 @@ struct Product<'a> {
 /// How a product is cut. Affects speed only.
 #[derive(Clone, Copy)]
 struct Plan {
+    m: usize,
     /// Register tiles down the rows, of nearly equal height.
     tiles: usize,
+    all_panels: usize,
     /// Panels that a tile takes at once.
     strip: usize,
-    strips: usize,
     row_parts: usize,
     column_parts: usize,
+}
+
+impl Plan {
+    /// The rows of a tile.
+    fn rows(&self, tile: usize) -> Range<usize> {
+        share(self.m, self.tiles, tile)
+    }
+
+    /// The rows of some tiles, of which there is at least one.
+    fn rows_of(&self, tiles: &Range<usize>) -> Range<usize> {
+        self.rows(tiles.start).start..self.rows(tiles.end - 1).end
+    }
+
+    /// The panels of a part of the columns: whole strips, but for the last.
+    fn panels(&self, part: usize) -> Range<usize> {
+        let strips = share(
+            self.all_panels.div_ceil(self.strip),
+            self.column_parts,
+            part,
+        );
+        strips.start * self.strip..(strips.end * self.strip).min(self.all_panels)
+    }
 }
 
 struct MakePlan {
@@ -136,7 +158,6 @@ impl Kernel for MakePlan {
         } = self;
         let tiles = m.div_ceil(S::ROWS);
         let strip = S::strip(m.div_ceil(tiles));
-        let strips = panels.div_ceil(strip);
         let most_rows = (ROWS_BYTES / (4 * k.max(1))).max(S::ROWS);
         let tasks = if threads == 1 {
             1
@@ -147,11 +168,12 @@ impl Kernel for MakePlan {
             .clamp(1, tasks)
             .max(m.div_ceil(most_rows))
             .min(tiles);
-        let column_parts = tasks.div_ceil(row_parts).min(strips);
+        let column_parts = tasks.div_ceil(row_parts).min(panels.div_ceil(strip));
         Plan {
+            m,
             tiles,
+            all_panels: panels,
             strip,
-            strips,
             row_parts,
             column_parts,
         }
@@ -161,7 +183,6 @@ impl Kernel for MakePlan {
 /// One task: some tiles of rows times some panels.
 struct Part<'a> {
     product: &'a Product<'a>,
-    m: usize,
     plan: Plan,
     tiles: Range<usize>,
     panels: Range<usize>,
@@ -172,58 +193,68 @@ impl Kernel for Part<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Part {
-            product:
-                &Product {
-                    x,
-                    w,
-                    bias,
-                    store,
-                    ref out,
-                },
-            m,
-            plan,
-            tiles,
-            panels,
-        } = self;
-        let (n, k) = (w.n(), w.k());
-        let rows_of = |tile| share(m, plan.tiles, tile);
-        let rows = rows_of(tiles.start).start..rows_of(tiles.end - 1).end;
-        let x = &x[rows.start * k..rows.end * k];
-        let multiply = |x: &[f32]| {
-            for first in panels.clone().step_by(plan.strip) {
-                let columns =
-                    first * S::PANEL..((first + plan.strip).min(panels.end) * S::PANEL).min(n);
-                for tile in tiles.clone() {
-                    let tile_rows = rows_of(tile);
-                    let tile = Tile {
-                        rows: tile_rows.len(),
-                        k,
-                        a: &x[(tile_rows.start - rows.start) * k..(tile_rows.end - rows.start) * k],
-                        b: w.panel(first..(first + plan.strip).min(panels.end)),
-                        bias: bias.map(|bias| &bias[columns.clone()]),
-                        columns: columns.len(),
-                        store,
-                        // SAFETY: inside `out` [m, n]: the tile's first row and column are.
-                        out: unsafe { out.as_ptr().add(tile_rows.start * n + columns.start) },
-                        out_stride: n,
-                    };
-                    // SAFETY: tasks have disjoint rows × columns of `out`, and tiles of a task too; `columns` and
-                    // `rows` end inside it.
-                    unsafe { simd.tile(tile) };
-                }
-            }
-        };
-        if rows_of(tiles.start).len() <= tile::DIRECT_ROWS {
-            return multiply(x);
+        let (rows, k) = (self.plan.rows_of(&self.tiles), self.product.w.k());
+        self.multiply(simd, &self.product.x[rows.start * k..rows.end * k]);
+    }
+}
+
+/// A task whose rows are interleaved into scratch first.
+struct Interleaved<'a> {
+    part: Part<'a>,
+    scratch: &'a mut [f32],
+}
+
+impl Kernel for Interleaved<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { part, scratch } = self;
+        let (x, k) = (part.product.x, part.product.w.k());
+        let first = part.plan.rows_of(&part.tiles).start;
+        for tile in part.tiles.clone() {
+            let rows = part.plan.rows(tile);
+            let out = &mut scratch[(rows.start - first) * k..(rows.end - first) * k];
+            tile::interleave(&x[rows.start * k..rows.end * k], rows.len(), k, out);
         }
-        with_scratch(x.len(), |packed| {
-            for tile in tiles.clone() {
-                let part =
-                    (rows_of(tile).start - rows.start) * k..(rows_of(tile).end - rows.start) * k;
-                tile::interleave(&x[part.clone()], k, &mut packed[part]);
+        part.multiply(simd, scratch);
+    }
+}
+
+impl Part<'_> {
+    /// `a`: this part's rows, tile after tile.
+    #[inline(always)]
+    fn multiply<S: Simd>(&self, simd: S, a: &[f32]) {
+        let Product {
+            w,
+            bias,
+            store,
+            ref out,
+            ..
+        } = *self.product;
+        let (n, k) = (w.n(), w.k());
+        let first_row = self.plan.rows_of(&self.tiles).start;
+        for first in self.panels.clone().step_by(self.plan.strip) {
+            let panels = first..(first + self.plan.strip).min(self.panels.end);
+            let columns = panels.start * S::PANEL..(panels.end * S::PANEL).min(n);
+            for tile in self.tiles.clone() {
+                let rows = self.plan.rows(tile);
+                let tile = Tile {
+                    rows: rows.len(),
+                    k,
+                    a: &a[(rows.start - first_row) * k..(rows.end - first_row) * k],
+                    b: w.panel(panels.clone()),
+                    bias: bias.map(|bias| &bias[columns.clone()]),
+                    columns: columns.len(),
+                    store,
+                    // SAFETY: inside `out` [m, n]: the tile's first row and column are.
+                    out: unsafe { out.as_ptr().add(rows.start * n + columns.start) },
+                    out_stride: n,
+                };
+                // SAFETY: tasks have disjoint rows × columns of `out`, and tiles of a task too; `columns` and
+                // `rows` end inside it.
+                unsafe { simd.tile(tile) };
             }
-            multiply(packed);
-        })
+        }
     }
 }

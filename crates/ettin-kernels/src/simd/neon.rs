@@ -3,6 +3,7 @@
 //! SAFETY, for every block in this file: the intrinsics need NEON and nothing else, and `self` was built by `new`,
 //! which has asked the CPU. Memory is touched through references of sixteen lanes.
 #![allow(clippy::undocumented_unsafe_blocks)] // the one argument above serves for all
+#![allow(unused_unsafe)] // where the build's baseline already has the instruction set
 
 use std::{arch::aarch64::*, arch::is_aarch64_feature_detected, array};
 

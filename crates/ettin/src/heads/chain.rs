@@ -192,7 +192,7 @@ impl Chain {
                     .bias
                     .then(|| weights.require("linear.bias", &[outputs]))
                     .transpose()?;
-                let linear = backend.linear(params::dense(weight, bias))?;
+                let linear = backend.linear(params::dense(&weights, weight, bias))?;
                 self.output_size = outputs;
                 Ok(Module::Dense {
                     linear,

@@ -45,8 +45,7 @@ impl Embedder {
         };
         let config = Config::load(&trunk)?;
         let weights = Weights::open(&trunk)?;
-        let checkpoint = weights.checkpoint(&config, Head::None)?;
-        let parameters = Parameters::from_checkpoint(checkpoint, &config);
+        let parameters = Parameters::from_weights(&weights, &config, Head::None)?;
         Ok(Self {
             trunk: Trunk::build(parameters, &config, backend)?,
             chain: Chain::load(files, config.hidden_size, backend)?,

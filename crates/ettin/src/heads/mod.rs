@@ -32,12 +32,8 @@ fn open<T>(
 ) -> Result<T> {
     let config = Config::load(files)?;
     let weights = Weights::open(files)?;
-    let checkpoint = weights.checkpoint(&config, head(&config))?;
-    build(
-        Parameters::from_checkpoint(checkpoint, &config),
-        &config,
-        backend,
-    )
+    let parameters = Parameters::from_weights(&weights, &config, head(&config))?;
+    build(parameters, &config, backend)
 }
 
 /// Prediction head and label matrix, shared by every classifier.
