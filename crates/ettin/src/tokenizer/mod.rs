@@ -3,6 +3,7 @@
 //! Padding and truncation settings inside `tokenizer.json` are ignored: batches are packed, and the length policy is
 //! the caller's. `clean_up_tokenization_spaces` is ignored too, as transformers does for byte-level BPE.
 
+mod check;
 mod encoding;
 mod special;
 mod stream;
@@ -294,41 +295,12 @@ impl Tokenizer {
 }
 
 fn parse(bytes: &[u8]) -> Result<Inner> {
-    let malformed =
-        |error: &dyn std::fmt::Display| Error::Tokenizer(format!("tokenizer.json: {error}"));
-    // The crate panics on some of what it cannot read in these two places (0.23.2): read them as plain JSON first.
-    let fragile: Fragile = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
-    if fragile
-        .normalizer
-        .is_some_and(|normalizer| names_precompiled(&normalizer))
-    {
-        return Err(malformed(
-            &"the normalizer \"Precompiled\" is SentencePiece's and not supported",
-        ));
-    }
-    let mut inner = Inner::from_bytes(bytes).map_err(|error| malformed(&error))?;
+    check::before_parsing(bytes)?;
+    let mut inner = Inner::from_bytes(bytes)
+        .map_err(|error| Error::Tokenizer(format!("tokenizer.json: {error}")))?;
     inner.with_truncation(None).map_err(tokenizer_error)?;
     inner.with_padding(None);
     Ok(inner)
-}
-
-/// The parts of `tokenizer.json` that the crate reads carelessly; the rest is checked to be JSON and skipped.
-#[derive(serde::Deserialize)]
-struct Fragile {
-    normalizer: Option<serde_json::Value>,
-    #[serde(rename = "decoder")]
-    _decoder: Option<serde_json::Value>,
-}
-
-fn names_precompiled(normalizer: &serde_json::Value) -> bool {
-    let listed = normalizer
-        .get("normalizers")
-        .and_then(|list| list.as_array());
-    normalizer
-        .get("type")
-        .is_some_and(|name| name == "Precompiled")
-        || normalizer.get("precompiled_charsmap").is_some()
-        || listed.is_some_and(|list| list.iter().any(names_precompiled))
 }
 
 fn too_long(tokens: usize, limit: usize) -> Error {

@@ -301,4 +301,23 @@ fn files_that_the_tokenizers_crate_panics_on_are_errors() {
     assert!(refusal(&format!(r#""normalizer": {precompiled}"#)).contains("Precompiled"));
     let listed = format!(r#""normalizer": {{"type": "Sequence", "normalizers": [{precompiled}]}}"#);
     assert!(refusal(&listed).contains("Precompiled"));
+    let template = |single: &str, ids: &str| {
+        format!(
+            r#""post_processor": {{"type": "Sequence", "processors": [{{"type": "TemplateProcessing",
+            "single": [{single}, {{"Sequence": {{"id": "A", "type_id": 0}}}}], "pair": [],
+            "special_tokens": {{"[CLS]": {{"id": "[CLS]", "ids": {ids}, "tokens": ["[CLS]"]}}}}}}]}}"#
+        )
+    };
+    let special = |name: &str| format!(r#"{{"SpecialToken": {{"id": "{name}", "type_id": 0}}}}"#);
+    assert!(Tokenizer::from_bytes(file(&template(&special("[CLS]"), "[1]")).as_bytes()).is_ok());
+    assert!(refusal(&template(&special("[SEP]"), "[1]")).contains("names `[SEP]`"));
+    assert!(refusal(&template(&special("[CLS]"), "[1, 2]")).contains("as many ids"));
+    let second = r#"{"Sequence": {"id": "B", "type_id": 0}}"#;
+    assert!(refusal(&template(second, "[1]")).contains("second sequence"));
+    let prefixed = r#"{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]],
+        "continuing_subword_prefix": "____"}}"#;
+    let error = Tokenizer::from_bytes(prefixed.as_bytes())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("continuing_subword_prefix"), "{error}");
 }
