@@ -199,7 +199,10 @@ fn matrix(source: Source<'_>) -> Matrix<'_> {
 fn linear_from<'a>(weights: &'a Weights, linear: weights::Linear<'a>) -> LinearParams<'a> {
     LinearParams {
         bias: linear.bias.map(|bias| Vector::Values(bias.to_f32())),
-        weight: matrix(Source { weights, weight: linear.weight }),
+        weight: matrix(Source {
+            weights,
+            weight: linear.weight,
+        }),
     }
 }
 
@@ -209,7 +212,13 @@ pub(crate) fn dense<'a>(
     weight: View<'a>,
     bias: Option<View<'a>>,
 ) -> LinearParams<'a> {
-    linear_from(weights, weights::Linear { weight: weight.into(), bias: bias.map(Into::into) })
+    linear_from(
+        weights,
+        weights::Linear {
+            weight: weight.into(),
+            bias: bias.map(Into::into),
+        },
+    )
 }
 
 /// Variables below a prefix.
