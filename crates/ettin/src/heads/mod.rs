@@ -6,8 +6,8 @@ mod language;
 mod sequence;
 mod token;
 
-pub use chain::{Chain, Settings, Similarity};
 pub(crate) use chain::trunk_folder;
+pub use chain::{Chain, Settings, Similarity};
 pub use embedder::{EmbedOptions, Embedder};
 pub use language::LanguageModel;
 pub use sequence::SequenceClassifier;
