@@ -13,9 +13,7 @@ fn load(name: &str) -> LanguageModel {
 
 /// Token ids between the special ones and the end of the nano vocabulary.
 fn ids(len: usize) -> Vec<u32> {
-    (0..len as u32)
-        .map(|index| 5 + index.wrapping_mul(2_654_435_761) % 8_000)
-        .collect()
+    (0..len as u32).map(|index| 5 + index.wrapping_mul(2_654_435_761) % 8_000).collect()
 }
 
 fn encoder(c: &mut Criterion) {
@@ -25,24 +23,14 @@ fn encoder(c: &mut Criterion) {
         let batch = PackedBatch::new(&vec![ids(len); count]).expect("sound ids");
         group.throughput(Throughput::Elements(batch.tokens() as u64));
         group.bench_function(format!("{count}x{len}"), |b| {
-            b.iter(|| {
-                model
-                    .trunk()
-                    .forward(black_box(&batch))
-                    .expect("a forward pass")
-            });
+            b.iter(|| model.trunk().forward(black_box(&batch)).expect("a forward pass"));
         });
     }
     let mixed: Vec<Vec<u32>> = (0..32).map(|index| ids(8 + index * index / 2)).collect();
     let batch = PackedBatch::new(&mixed).expect("sound ids");
     group.throughput(Throughput::Elements(batch.tokens() as u64));
     group.bench_function("mixed lengths", |b| {
-        b.iter(|| {
-            model
-                .trunk()
-                .forward(black_box(&batch))
-                .expect("a forward pass")
-        });
+        b.iter(|| model.trunk().forward(black_box(&batch)).expect("a forward pass"));
     });
     group.finish();
 }
@@ -56,23 +44,17 @@ fn decoder(c: &mut Criterion) {
         let batch = PackedBatch::new(&[&prompt[..]]).expect("sound ids");
         b.iter(|| {
             let mut cache = model.cache(512).expect("a decoder");
-            model
-                .step(black_box(&batch), &mut [&mut cache], &[511])
-                .expect("a prefill")
+            model.step(black_box(&batch), &mut [&mut cache], &[511]).expect("a prefill")
         });
     });
     group.throughput(Throughput::Elements(1));
     group.bench_function("tg at 128", |b| {
         let mut cache = model.cache(128).expect("a decoder");
         let batch = PackedBatch::new(&[&prompt[..128]]).expect("sound ids");
-        model
-            .step(&batch, &mut [&mut cache], &[])
-            .expect("a prefill");
+        model.step(&batch, &mut [&mut cache], &[]).expect("a prefill");
         let batch = PackedBatch::continuing(&[[77u32]], &[128]).expect("sound ids");
         b.iter(|| {
-            let logits = model
-                .step(black_box(&batch), &mut [&mut cache], &[0])
-                .expect("a step");
+            let logits = model.step(black_box(&batch), &mut [&mut cache], &[0]).expect("a step");
             cache.truncate(128).expect("one row back");
             logits
         });

@@ -9,10 +9,7 @@ fn npy(bytes: &[u8]) -> ((usize, usize), Vec<f32>) {
     assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
     let length = u16::from_le_bytes([bytes[8], bytes[9]]) as usize;
     let header = std::str::from_utf8(&bytes[10..10 + length]).unwrap();
-    assert!(
-        header.contains("'descr': '<f4', 'fortran_order': False"),
-        "{header}"
-    );
+    assert!(header.contains("'descr': '<f4', 'fortran_order': False"), "{header}");
     let shape = header.split('(').nth(1).unwrap().split(')').next().unwrap();
     let (rows, columns) = shape.split_once(", ").unwrap();
     let shape = (rows.parse().unwrap(), columns.parse().unwrap());
@@ -27,12 +24,8 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 /// All vectors of a JSON run, one after the other.
 fn values(run: &Run, status: i32) -> Vec<f32> {
     let lines = run.lines(status);
-    let vectors = lines
-        .iter()
-        .flat_map(|line| line["embedding"].as_array().unwrap());
-    vectors
-        .map(|value| value.as_f64().unwrap() as f32)
-        .collect()
+    let vectors = lines.iter().flat_map(|line| line["embedding"].as_array().unwrap());
+    vectors.map(|value| value.as_f64().unwrap() as f32).collect()
 }
 
 #[test]
@@ -57,24 +50,12 @@ fn bad_inputs_are_rows_of_nan() {
     let ((rows, columns), values) = npy(&out.out);
     assert_eq!((rows, columns), (2, 256));
     assert!(values[..256].iter().all(|value| value.is_nan()));
-    assert_eq!(
-        values[256..],
-        self::values(&run(&["embed", "-q", "short"]), 0)
-    );
+    assert_eq!(values[256..], self::values(&run(&["embed", "-q", "short"]), 0));
 }
 
 #[test]
 fn token_vectors_come_with_offsets() {
-    let out = run(&[
-        "embed",
-        "-q",
-        "--pooling",
-        "none",
-        "--format",
-        "safetensors",
-        "One.",
-        "One. Two.",
-    ]);
+    let out = run(&["embed", "-q", "--pooling", "none", "--format", "safetensors", "One.", "One. Two."]);
     let file = SafeTensors::deserialize(&out.out).unwrap();
     let offsets: Vec<i64> = file
         .tensor("offsets")

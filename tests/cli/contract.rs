@@ -27,10 +27,7 @@ fn each_case(
     for ((model, flags), cases) in groups {
         let mut arguments = vec![task, "--model", &model];
         arguments.extend(flags.iter().map(String::as_str));
-        let input: String = cases
-            .iter()
-            .map(|case| format!("{}\n", record(&case["input"])))
-            .collect();
+        let input: String = cases.iter().map(|case| format!("{}\n", record(&case["input"]))).collect();
         let results = pipe(&arguments, input).lines(0);
         assert_eq!(results.len(), cases.len(), "{arguments:?}");
         for (result, case) in results.iter().zip(cases) {
@@ -76,10 +73,7 @@ fn classify() {
 fn tag() {
     let flags = |case: &Value| {
         let options = &case["options"];
-        let mut flags = vec![
-            "--aggregation".into(),
-            options["aggregation_strategy"].as_str()?.into(),
-        ];
+        let mut flags = vec!["--aggregation".into(), options["aggregation_strategy"].as_str()?.into()];
         if options["ignore_labels"] == json!([]) {
             flags.push("--all".into());
         }
@@ -92,15 +86,9 @@ fn tag() {
 fn answer() {
     // The command gives the best answer; the pipeline's list of it has one entry.
     let flags = |case: &Value| (case["options"] == json!({})).then(Vec::new);
-    each_case(
-        "answer",
-        "answer",
-        flags,
-        Value::clone,
-        |result, case, what| {
-            assert_close(result, &case["output"][0], what);
-        },
-    );
+    each_case("answer", "answer", flags, Value::clone, |result, case, what| {
+        assert_close(result, &case["output"][0], what);
+    });
 }
 
 #[test]
@@ -117,10 +105,7 @@ fn rerank() {
 #[test]
 fn score() {
     let flags = |case: &Value| {
-        let mut flags = vec![
-            "--method".into(),
-            case["options"]["method"].as_str()?.into(),
-        ];
+        let mut flags = vec!["--method".into(), case["options"]["method"].as_str()?.into()];
         if case["options"]["bos"] == json!(false) {
             flags.push("--no-bos".into());
         }
@@ -144,52 +129,26 @@ fn tokenize() {
 fn generate() {
     let flags = |case: &Value| {
         let options = &case["options"];
-        let mut flags = vec![
-            "--max-new-tokens".into(),
-            options["max_new_tokens"].to_string(),
-        ];
+        let mut flags = vec!["--max-new-tokens".into(), options["max_new_tokens"].to_string()];
         if let Some(penalty) = options.get("repetition_penalty") {
             flags.extend(["--repetition-penalty".into(), penalty.to_string()]);
         }
         Some(flags)
     };
     let record = |input: &Value| json!({ "prompt": input });
-    each_case(
-        "generate",
-        "generate",
-        flags,
-        record,
-        |result, case, what| {
-            let keys: Vec<&String> = result.as_object().unwrap().keys().collect();
-            assert_eq!(
-                keys,
-                ["prompt", "text", "tokens", "finish_reason", "timings"]
-            );
-            let timings: Vec<&String> = result["timings"].as_object().unwrap().keys().collect();
-            assert_eq!(
-                timings,
-                [
-                    "prompt_tokens",
-                    "prompt_ms",
-                    "generated_tokens",
-                    "generate_ms"
-                ]
-            );
-            assert_eq!(result["prompt"], case["input"], "{what}");
-            for key in ["text", "tokens", "finish_reason"] {
-                assert_eq!(result[key], case["output"][key], "{what}: {key}");
-            }
-            let count = |value: &Value| value.as_array().unwrap().len();
-            assert_eq!(
-                result["timings"]["prompt_tokens"],
-                count(&case["prompt_ids"])
-            );
-            assert_eq!(
-                result["timings"]["generated_tokens"],
-                count(&case["output"]["tokens"])
-            );
-        },
-    );
+    each_case("generate", "generate", flags, record, |result, case, what| {
+        let keys: Vec<&String> = result.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["prompt", "text", "tokens", "finish_reason", "timings"]);
+        let timings: Vec<&String> = result["timings"].as_object().unwrap().keys().collect();
+        assert_eq!(timings, ["prompt_tokens", "prompt_ms", "generated_tokens", "generate_ms"]);
+        assert_eq!(result["prompt"], case["input"], "{what}");
+        for key in ["text", "tokens", "finish_reason"] {
+            assert_eq!(result[key], case["output"][key], "{what}: {key}");
+        }
+        let count = |value: &Value| value.as_array().unwrap().len();
+        assert_eq!(result["timings"]["prompt_tokens"], count(&case["prompt_ids"]));
+        assert_eq!(result["timings"]["generated_tokens"], count(&case["output"]["tokens"]));
+    });
 }
 
 #[test]
@@ -224,23 +183,17 @@ fn embed_chains() {
         }
         Some(flags)
     };
-    each_case(
-        "embed",
-        "embed_chains",
-        flags,
-        text,
-        |result, case, what| {
-            let (ours, mut expected) = (floats(&result["embedding"]), floats(&case["output"]));
-            // What was normalised is so again after truncation; sentence-transformers leaves it short.
-            let truncated = case["options"].get("truncate_dim").is_some();
-            if truncated && (norm(&ours) - 1.0).abs() < 1e-5 {
-                let norm = norm(&expected);
-                expected.iter_mut().for_each(|x| *x /= norm);
-            }
-            assert_eq!(ours.len(), expected.len(), "{what}");
-            assert_close_vectors(&ours, &expected, what);
-        },
-    );
+    each_case("embed", "embed_chains", flags, text, |result, case, what| {
+        let (ours, mut expected) = (floats(&result["embedding"]), floats(&case["output"]));
+        // What was normalised is so again after truncation; sentence-transformers leaves it short.
+        let truncated = case["options"].get("truncate_dim").is_some();
+        if truncated && (norm(&ours) - 1.0).abs() < 1e-5 {
+            let norm = norm(&expected);
+            expected.iter_mut().for_each(|x| *x /= norm);
+        }
+        assert_eq!(ours.len(), expected.len(), "{what}");
+        assert_close_vectors(&ours, &expected, what);
+    });
 }
 
 fn floats(values: &Value) -> Vec<f64> {
@@ -255,17 +208,9 @@ fn norm(vector: &[f64]) -> f64 {
 #[test]
 fn similarity() {
     let flags = |case: &Value| case["options"].get("similarity").map(|_| Vec::new());
-    each_case(
-        "similarity",
-        "embed_chains",
-        flags,
-        Value::clone,
-        |result, case, what| {
-            let scores = case["output"].as_array().unwrap().iter().enumerate();
-            let expected: Value = scores
-                .map(|(index, score)| json!({ "index": index, "score": score }))
-                .collect();
-            assert_close(result, &expected, what);
-        },
-    );
+    each_case("similarity", "embed_chains", flags, Value::clone, |result, case, what| {
+        let scores = case["output"].as_array().unwrap().iter().enumerate();
+        let expected: Value = scores.map(|(index, score)| json!({ "index": index, "score": score })).collect();
+        assert_close(result, &expected, what);
+    });
 }

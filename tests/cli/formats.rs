@@ -8,22 +8,15 @@ const MASKED: &str = "The capital of France is [MASK].";
 
 #[test]
 fn json_is_one_array_even_for_one_input() {
-    let one: Value =
-        serde_json::from_str(run(&["tokenize", "a", "--format", "json"]).text(0)).unwrap();
+    let one: Value = serde_json::from_str(run(&["tokenize", "a", "--format", "json"]).text(0)).unwrap();
     assert_eq!(one.as_array().unwrap().len(), 1);
-    let two: Value =
-        serde_json::from_str(run(&["tokenize", "a", "b c", "--format", "json"]).text(0)).unwrap();
+    let two: Value = serde_json::from_str(run(&["tokenize", "a", "b c", "--format", "json"]).text(0)).unwrap();
     assert_eq!(two.as_array().unwrap().len(), 2);
-    assert_eq!(
-        run(&["tokenize", "a", "b c"]).lines(0),
-        *two.as_array().unwrap()
-    );
-    let none: Value =
-        serde_json::from_str(pipe(&["tokenize", "--format", "json"], "").text(0)).unwrap();
+    assert_eq!(run(&["tokenize", "a", "b c"]).lines(0), *two.as_array().unwrap());
+    let none: Value = serde_json::from_str(pipe(&["tokenize", "--format", "json"], "").text(0)).unwrap();
     assert_eq!(none, json!([]));
     // A list per input, within the list of inputs.
-    let fills: Value =
-        serde_json::from_str(run(&["fill-mask", MASKED, "-f", "json", "-k", "2"]).text(0)).unwrap();
+    let fills: Value = serde_json::from_str(run(&["fill-mask", MASKED, "-f", "json", "-k", "2"]).text(0)).unwrap();
     assert_eq!(fills[0].as_array().unwrap().len(), 2);
 }
 
@@ -34,21 +27,14 @@ fn piped_output_is_jsonl_unless_asked() {
     assert!(table.text(0).starts_with("id  token"), "{}", table.text(0));
     let mut command = crate::support::command(&["tokenize", "a"]);
     command.env("ETTIN_FORMAT", "json");
-    assert!(
-        crate::support::finish(command, b"")
-            .text(0)
-            .starts_with("[\n")
-    );
+    assert!(crate::support::finish(command, b"").text(0).starts_with("[\n"));
 }
 
 #[test]
 fn scores_print_in_shortest_form() {
     let run = run(&["fill-mask", MASKED, "-k", "1"]);
     let text = run.text(0);
-    let score = text
-        .split(['[', ':', ',', '{'])
-        .find(|part| part.starts_with("0."))
-        .unwrap();
+    let score = text.split(['[', ':', ',', '{']).find(|part| part.starts_with("0.")).unwrap();
     let value: f32 = score.parse().unwrap();
     // Through an f64 it would have some 17 digits.
     assert_eq!(score, value.to_string(), "{text}");
@@ -57,15 +43,13 @@ fn scores_print_in_shortest_form() {
 
 #[test]
 fn ids_are_echoed_first() {
-    let input = "{\"text\":\"a\",\"id\":\"x\"}\n{\"id\":17,\"text\":\"b\"}\n{\"text\":\"c\",\"id\":null}\n{\"text\":\"d\"}\n";
+    let input =
+        "{\"text\":\"a\",\"id\":\"x\"}\n{\"id\":17,\"text\":\"b\"}\n{\"text\":\"c\",\"id\":null}\n{\"text\":\"d\"}\n";
     let run = pipe(&["tokenize"], input);
     let lines: Vec<&str> = run.text(0).lines().collect();
-    for (line, start) in lines.iter().zip([
-        "{\"id\":\"x\",\"ids\"",
-        "{\"id\":17,\"ids\"",
-        "{\"id\":null,\"ids\"",
-        "{\"ids\"",
-    ]) {
+    for (line, start) in
+        lines.iter().zip(["{\"id\":\"x\",\"ids\"", "{\"id\":17,\"ids\"", "{\"id\":null,\"ids\"", "{\"ids\""])
+    {
         assert!(line.starts_with(start), "{line}");
     }
     assert_eq!(lines.len(), 4);
@@ -75,22 +59,8 @@ fn ids_are_echoed_first() {
 fn lists_are_wrapped_for_ids_and_truncation_only() {
     let long = format!("{MASKED}{}", " word".repeat(100));
     let record = |id: &str, text: &str| format!("{{{id}\"text\":{}}}\n", json!(text));
-    let input = record("", MASKED)
-        + &record("\"id\":1,", MASKED)
-        + &record("\"id\":2,", &long)
-        + &record("", &long);
-    let run = pipe(
-        &[
-            "fill-mask",
-            "--truncate",
-            "right",
-            "--max-length",
-            "20",
-            "-k",
-            "1",
-        ],
-        input,
-    );
+    let input = record("", MASKED) + &record("\"id\":1,", MASKED) + &record("\"id\":2,", &long) + &record("", &long);
+    let run = pipe(&["fill-mask", "--truncate", "right", "--max-length", "20", "-k", "1"], input);
     let lines = run.lines(0);
     assert!(lines[0].is_array());
     assert_eq!(keys(&lines[1]), ["id", "result"]);
@@ -132,21 +102,12 @@ fn output_files_appear_whole_or_not_at_all() {
 
 #[test]
 fn results_do_not_depend_on_batches_chunks_or_threads() {
-    let texts: String = (0..60)
-        .map(|n| format!("Line {n}{}\n", " and more".repeat(n % 7)))
-        .collect();
+    let texts: String = (0..60).map(|n| format!("Line {n}{}\n", " and more".repeat(n % 7))).collect();
     let plain = pipe(&["embed", "-q"], &texts);
-    for flags in [
-        &["--batch-tokens", "8"][..],
-        &["--threads", "1"],
-        &["--batch-tokens", "100000", "--threads", "3"],
-    ] {
+    for flags in [&["--batch-tokens", "8"][..], &["--threads", "1"], &["--batch-tokens", "100000", "--threads", "3"]] {
         let mut arguments = vec!["embed", "-q"];
         arguments.extend(flags);
-        assert!(
-            pipe(&arguments, &texts).out == plain.out,
-            "{flags:?} changed the numbers"
-        );
+        assert!(pipe(&arguments, &texts).out == plain.out, "{flags:?} changed the numbers");
     }
 }
 
@@ -154,20 +115,12 @@ fn results_do_not_depend_on_batches_chunks_or_threads() {
 fn tables_are_for_reading() {
     let run = run(&["fill-mask", MASKED, "--format", "table", "-k", "2", "-q"]);
     let lines: Vec<&str> = run.text(0).lines().collect();
-    assert_eq!(
-        lines[0].split_whitespace().collect::<Vec<_>>(),
-        ["score", "token", "token_str", "sequence"]
-    );
+    assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>(), ["score", "token", "token_str", "sequence"]);
     assert_eq!(lines.len(), 3);
     assert!(lines[1].contains("\" Paris\""), "{lines:?}");
     assert_eq!(run.err, "");
 }
 
 fn keys(value: &Value) -> Vec<&str> {
-    value
-        .as_object()
-        .unwrap()
-        .keys()
-        .map(String::as_str)
-        .collect()
+    value.as_object().unwrap().keys().map(String::as_str).collect()
 }

@@ -27,25 +27,16 @@ const COMMANDS: [&str; 16] = [
 fn every_command_teaches_itself() {
     let help = run(&["--help"]);
     for command in COMMANDS {
-        assert!(
-            help.text(0).contains(&format!("\n  {command} ")),
-            "{command} is not listed"
-        );
+        assert!(help.text(0).contains(&format!("\n  {command} ")), "{command} is not listed");
         let help = run(&[command, "--help"]);
         let text = help.text(0);
-        assert!(
-            text.contains("Examples:") && text.contains(&format!("ettin-run {command}")),
-            "{text}"
-        );
+        assert!(text.contains("Examples:") && text.contains(&format!("ettin-run {command}")), "{text}");
     }
     for word in ["Exit status", "Environment", "Examples"] {
         assert!(help.text(0).contains(word), "{word}");
     }
     for later in ["bench", "serve", "train", "eval"] {
-        assert!(
-            !help.text(0).contains(&format!("\n  {later} ")),
-            "{later} is listed"
-        );
+        assert!(!help.text(0).contains(&format!("\n  {later} ")), "{later} is listed");
     }
     assert!(run(&["--version"]).text(0).starts_with("ettin-run "));
 }
@@ -54,10 +45,7 @@ fn every_command_teaches_itself() {
 fn completions_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = run(&["completions", shell]);
-        assert!(
-            script.text(0).contains("fill-mask") && script.text(0).contains("pooling"),
-            "{shell}"
-        );
+        assert!(script.text(0).contains("fill-mask") && script.text(0).contains("pooling"), "{shell}");
     }
 }
 
@@ -66,22 +54,13 @@ fn manual_pages() {
     let all = run(&["man"]);
     assert!(all.text(0).contains(".TH ettin-run 1"));
     for command in COMMANDS {
-        assert!(
-            all.text(0).contains(&format!(".TH ettin-run-{command} 1")),
-            "{command}"
-        );
+        assert!(all.text(0).contains(&format!(".TH ettin-run-{command} 1")), "{command}");
     }
     let folder = tempfile::tempdir().unwrap();
     run(&["man", "--output", folder.path().to_str().unwrap()]).text(0);
-    assert_eq!(
-        std::fs::read_dir(folder.path()).unwrap().count(),
-        1 + COMMANDS.len()
-    );
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1 + COMMANDS.len());
     let page = std::fs::read_to_string(folder.path().join("ettin-run-embed.1")).unwrap();
-    assert!(
-        page.contains(".SH \"EXAMPLES\"") && page.contains("\\-\\-pooling"),
-        "{page}"
-    );
+    assert!(page.contains(".SH \"EXAMPLES\"") && page.contains("\\-\\-pooling"), "{page}");
 }
 
 #[test]
@@ -96,26 +75,15 @@ fn info_is_a_doctor() {
     assert!(info.get("model").is_none());
 
     let info: Value =
-        serde_json::from_str(run(&["info", "--model", "nano-decoder", "--format", "json"]).text(0))
-            .unwrap();
+        serde_json::from_str(run(&["info", "--model", "nano-decoder", "--format", "json"]).text(0)).unwrap();
     let model = &info["model"];
     assert_eq!(model["objective"], json!("decoder"));
     assert_eq!(model["layers"].as_array().unwrap().len(), 6);
-    assert_eq!(
-        model["layers"][0],
-        json!({"left": null, "right": 0, "rope_theta": 160000.0})
-    );
+    assert_eq!(model["layers"][0], json!({"left": null, "right": 0, "rope_theta": 160000.0}));
     assert_eq!(model["layers"][1]["left"], json!(63));
-    assert_eq!(
-        model["bytes"]["f32"].as_u64(),
-        model["parameters"].as_u64().map(|count| 4 * count)
-    );
+    assert_eq!(model["bytes"]["f32"].as_u64(), model["parameters"].as_u64().map(|count| 4 * count));
     let table = run(&["info", "--model", "nano-encoder", "--format", "table"]);
-    assert!(
-        table.text(0).contains("64 to the left, 64 to the right"),
-        "{}",
-        table.text(0)
-    );
+    assert!(table.text(0).contains("64 to the left, 64 to the right"), "{}", table.text(0));
 }
 
 #[test]
@@ -126,13 +94,7 @@ fn models_lists_the_suite() {
     assert_eq!(models[0]["hub_id"], json!("jhu-clsp/ettin-encoder-17m"));
     assert_eq!(models[0]["parameters"], json!(16_797_440));
     assert!(models.iter().all(|model| model["cached"].is_null()));
-    assert_eq!(
-        run(&["models", "--format", "table"])
-            .text(0)
-            .lines()
-            .count(),
-        25
-    );
+    assert_eq!(run(&["models", "--format", "table"]).text(0).lines().count(), 25);
 }
 
 #[test]
@@ -140,30 +102,11 @@ fn converted_models_answer_alike() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("copy");
     let out = out.to_str().unwrap();
-    run(&[
-        "convert",
-        "models/nano-encoder",
-        "--output",
-        out,
-        "--dtype",
-        "f32",
-        "-q",
-    ])
-    .text(0);
+    run(&["convert", "models/nano-encoder", "--output", out, "--dtype", "f32", "-q"]).text(0);
     let text = "The capital of France is [MASK].";
     // bf16 weights are exact in f32.
-    assert_eq!(
-        run(&["fill-mask", "--model", out, text]).text(0),
-        run(&["fill-mask", "-q", text]).text(0)
-    );
+    assert_eq!(run(&["fill-mask", "--model", out, text]).text(0), run(&["fill-mask", "-q", text]).text(0));
     let weights = format!("{out}/model.safetensors");
-    assert_eq!(
-        run(&["fill-mask", "--model", &weights, text]).text(0),
-        run(&["fill-mask", "-q", text]).text(0)
-    );
-    assert!(
-        repository()
-            .join("models/nano-encoder/model.safetensors")
-            .exists()
-    );
+    assert_eq!(run(&["fill-mask", "--model", &weights, text]).text(0), run(&["fill-mask", "-q", text]).text(0));
+    assert!(repository().join("models/nano-encoder/model.safetensors").exists());
 }

@@ -6,16 +6,8 @@ use crate::support::{Run, command, finish, pipe, run};
 
 fn fails(run: &Run, status: i32, message: &str) {
     assert_eq!(run.status, Some(status), "{}", run.err);
-    assert!(
-        run.err.contains(message),
-        "{message:?} is not in {}",
-        run.err
-    );
-    assert!(
-        run.out.is_empty(),
-        "{:?}",
-        String::from_utf8_lossy(&run.out)
-    );
+    assert!(run.err.contains(message), "{message:?} is not in {}", run.err);
+    assert!(run.out.is_empty(), "{:?}", String::from_utf8_lossy(&run.out));
 }
 
 #[test]
@@ -29,14 +21,8 @@ fn wrong_usage() {
         (&["embed", "a", "--device", "gpu"], "choose auto, cpu"),
         (&["embed", "a", "--dtype", "f8"], "f8"),
         (&["embed", "a", "--threads", "0"], "between 1"),
-        (
-            &["embed", "a", "--pooling", "none", "--format", "npy"],
-            "safetensors",
-        ),
-        (
-            &["similarity", "a", "b", "--pooling", "none"],
-            "--pooling none",
-        ),
+        (&["embed", "a", "--pooling", "none", "--format", "npy"], "safetensors"),
+        (&["similarity", "a", "b", "--pooling", "none"], "--pooling none"),
         (&["generate", "a", "--top-p", "7"], "at most 1"),
         (&["classify", "a"], "--model"),
         (&["tag", "a"], "--model"),
@@ -48,10 +34,7 @@ fn wrong_usage() {
         (&["pull"], "MODEL"),
         (&["pull", "nano-encoder"], "nothing to download"),
         (&["convert", "nano-encoder"], "--output"),
-        (
-            &["convert", "nano-encoder", "--output", "models"],
-            "not empty",
-        ),
+        (&["convert", "nano-encoder", "--output", "models"], "not empty"),
         (&["completions", "nosh"], "nosh"),
     ] {
         fails(&run(arguments), 2, message);
@@ -62,25 +45,10 @@ fn wrong_usage() {
 #[test]
 #[cfg(not(any(feature = "cuda", feature = "metal")))]
 fn devices_that_are_not_built_in_are_refused_by_name() {
-    fails(
-        &run(&["embed", "a", "--device", "cuda"]),
-        2,
-        "--features cuda",
-    );
-    fails(
-        &run(&["embed", "a", "--device", "cuda:1"]),
-        2,
-        "--features cuda",
-    );
-    fails(
-        &run(&["embed", "a", "--device", "metal"]),
-        2,
-        "--features metal",
-    );
-    assert_eq!(
-        run(&["embed", "-q", "a", "--device", "auto"]).out,
-        run(&["embed", "-q", "a", "--device", "cpu"]).out
-    );
+    fails(&run(&["embed", "a", "--device", "cuda"]), 2, "--features cuda");
+    fails(&run(&["embed", "a", "--device", "cuda:1"]), 2, "--features cuda");
+    fails(&run(&["embed", "a", "--device", "metal"]), 2, "--features metal");
+    assert_eq!(run(&["embed", "-q", "a", "--device", "auto"]).out, run(&["embed", "-q", "a", "--device", "cpu"]).out);
 }
 
 #[test]
@@ -88,36 +56,14 @@ fn failures() {
     for (arguments, message) in [
         (&["tokenize", "--input", "no/such/file"][..], "no/such/file"),
         (&["tokenize", "--input", "models"], "folder"),
-        (
-            &["tokenize", "a", "--output", "no/such/folder/file"],
-            "no/such/folder/file",
-        ),
-        (
-            &["tokenize", "a", "--tokenizer", "Cargo.toml"],
-            "Cargo.toml",
-        ),
-        (
-            &["tokenize", "a", "--model", "./no/such/model"],
-            "no/such/model",
-        ),
-        (
-            &["embed", "a", "--model", "encodr-17m"],
-            "did you mean encoder-17m",
-        ),
+        (&["tokenize", "a", "--output", "no/such/folder/file"], "no/such/folder/file"),
+        (&["tokenize", "a", "--tokenizer", "Cargo.toml"], "Cargo.toml"),
+        (&["tokenize", "a", "--model", "./no/such/model"], "no/such/model"),
+        (&["embed", "a", "--model", "encodr-17m"], "did you mean encoder-17m"),
         (&["embed", "a", "--model", "scripts"], "config.json"),
         (&["generate", "a", "--model", "nano-encoder"], "decoder"),
         (&["fill-mask", "[MASK]", "--model", "nano-decoder"], ""),
-        (
-            &[
-                "score",
-                "a",
-                "--model",
-                "nano-encoder",
-                "--method",
-                "causal",
-            ],
-            "causal",
-        ),
+        (&["score", "a", "--model", "nano-encoder", "--method", "causal"], "causal"),
         (&["embed", "a", "--layer", "99"], "99"),
         (&["embed", "a", "--prompt", "nonsense"], "nonsense"),
         (&["classify", "a", "--model", "nano-encoder"], ""),
@@ -133,27 +79,11 @@ fn not_cached_while_offline() {
         command.env_remove("HF_HUB_OFFLINE");
         finish(command, b"")
     };
-    fails(
-        &cold(&["embed", "a", "--model", "encoder-17m", "--offline"]),
-        3,
-        "offline",
-    );
-    fails(
-        &cold(&["pull", "decoder-17m", "--offline"]),
-        3,
-        "no-such-cache",
-    );
-    fails(
-        &cold(&["info", "--model", "org/name", "--offline"]),
-        3,
-        "org/name",
-    );
+    fails(&cold(&["embed", "a", "--model", "encoder-17m", "--offline"]), 3, "offline");
+    fails(&cold(&["pull", "decoder-17m", "--offline"]), 3, "no-such-cache");
+    fails(&cold(&["info", "--model", "org/name", "--offline"]), 3, "org/name");
     // The variable says the same.
-    fails(
-        &run(&["embed", "a", "--model", "encoder-17m"]),
-        3,
-        "offline",
-    );
+    fails(&run(&["embed", "a", "--model", "encoder-17m"]), 3, "offline");
 }
 
 #[test]
@@ -180,19 +110,8 @@ fn a_closed_pipe_is_no_failure() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk_is_a_failure() {
-    let full = || {
-        std::fs::OpenOptions::new()
-            .write(true)
-            .open("/dev/full")
-            .unwrap()
-    };
-    for arguments in [
-        &["tokenize", "a"][..],
-        &["models"],
-        &["completions", "bash"],
-        &["man"],
-        &["info"],
-    ] {
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for arguments in [&["tokenize", "a"][..], &["models"], &["completions", "bash"], &["man"], &["info"]] {
         let output = command(arguments).stdout(full()).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
@@ -205,18 +124,11 @@ fn a_full_disk_is_a_failure() {
 
 #[test]
 fn a_closed_stderr_is_no_failure() {
-    let mut child = command(&["embed", "a", "b"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = command(&["embed", "a", "b"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stderr.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
-    assert_eq!(
-        output.stdout.iter().filter(|&&byte| byte == b'\n').count(),
-        2
-    );
+    assert_eq!(output.stdout.iter().filter(|&&byte| byte == b'\n').count(), 2);
 }
 
 #[test]
@@ -225,11 +137,7 @@ fn the_default_model_says_once_what_it_is() {
     assert_eq!(run.lines(0).len(), 2);
     assert_eq!(run.err.matches("not Ettin").count(), 1, "{}", run.err);
     assert!(run.err.contains("--model"), "{}", run.err);
-    for flags in [
-        &["-q"][..],
-        &["--model", "nano"],
-        &["--model", "nano-encoder"],
-    ] {
+    for flags in [&["-q"][..], &["--model", "nano"], &["--model", "nano-encoder"]] {
         let run = pipe(&[&["fill-mask", "-k", "1"], flags].concat(), "a [MASK]\n");
         assert_eq!(run.lines(0).len(), 1);
         assert_eq!(run.err, "", "{flags:?}");
@@ -242,15 +150,6 @@ fn plans_are_printed_when_asked() {
     command.env("RUST_LOG", "debug");
     let run = finish(command, b"");
     assert_eq!(run.status, Some(0));
-    assert!(
-        run.err
-            .contains("plan: model nano-encoder (embedded, by default); device cpu"),
-        "{}",
-        run.err
-    );
-    assert!(
-        run.err.contains("1 threads") && run.err.contains("Left"),
-        "{}",
-        run.err
-    );
+    assert!(run.err.contains("plan: model nano-encoder (embedded, by default); device cpu"), "{}", run.err);
+    assert!(run.err.contains("1 threads") && run.err.contains("Left"), "{}", run.err);
 }

@@ -48,11 +48,7 @@ pub(crate) fn pipe(arguments: &[&str], input: impl AsRef<[u8]>) -> Run {
 
 /// Runs a command to its end.
 pub(crate) fn finish(mut command: Command, input: &[u8]) -> Run {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary starts");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
     let stdin = child.stdin.take();
     let input = input.to_vec();
     let writer = std::thread::spawn(move || {
@@ -82,9 +78,7 @@ impl Run {
     /// The JSON lines of a run that must have ended with this status.
     pub(crate) fn lines(&self, status: i32) -> Vec<Value> {
         let lines = self.text(status).lines();
-        lines
-            .map(|line| serde_json::from_str(line).expect("each line is JSON"))
-            .collect()
+        lines.map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
     }
 }
 
@@ -103,10 +97,7 @@ pub(crate) fn assert_close(ours: &Value, expected: &Value, what: &str) {
     match (ours, expected) {
         (Value::Number(a), Value::Number(b)) if a.is_f64() || b.is_f64() => {
             let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
-            assert!(
-                (a - b).abs() <= 1e-5 + 1e-4 * b.abs(),
-                "{what}: {a} is not {b}"
-            );
+            assert!((a - b).abs() <= 1e-5 + 1e-4 * b.abs(), "{what}: {a} is not {b}");
         }
         (Value::Array(a), Value::Array(b)) => {
             assert_eq!(a.len(), b.len(), "{what}: {ours} is not {expected}");
@@ -118,9 +109,7 @@ pub(crate) fn assert_close(ours: &Value, expected: &Value, what: &str) {
             }
         }
         (Value::Object(a), Value::Object(b)) => {
-            let keys = |object: &serde_json::Map<String, Value>| {
-                object.keys().cloned().collect::<Vec<_>>()
-            };
+            let keys = |object: &serde_json::Map<String, Value>| object.keys().cloned().collect::<Vec<_>>();
             assert_eq!(keys(a), keys(b), "{what}: keys and their order");
             for (key, value) in a {
                 assert_close(value, &b[key], &format!("{what}.{key}"));
@@ -141,8 +130,5 @@ pub(crate) fn assert_close_vectors(ours: &[f64], expected: &[f64], what: &str) {
     let most = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
     let scale = most(&mut expected.iter().map(|x| x.abs()));
     let difference = most(&mut ours.iter().zip(expected).map(|(a, b)| (a - b).abs()));
-    assert!(
-        difference <= 1e-3 * scale,
-        "{what}: off by {difference} of {scale}"
-    );
+    assert!(difference <= 1e-3 * scale, "{what}: off by {difference} of {scale}");
 }

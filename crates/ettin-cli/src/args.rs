@@ -102,9 +102,7 @@ pub(crate) enum Command {
 pub(crate) fn command() -> clap::Command {
     // `--format` is one flag; only `embed` has something to say in the array formats.
     Cli::command().mut_subcommand("embed", |embed| {
-        embed.mut_arg("format", |format| {
-            format.value_parser(EnumValueParser::<Format>::new())
-        })
+        embed.mut_arg("format", |format| format.value_parser(EnumValueParser::<Format>::new()))
     })
 }
 
@@ -134,10 +132,7 @@ mod tests {
             let name = sub.get_name().to_owned();
             assert!(sub.get_about().is_some(), "{name} has no description");
             let help = sub.render_long_help().to_string();
-            assert!(
-                help.contains(&format!("ettin-run {name}")),
-                "{name} --help shows no example:\n{help}"
-            );
+            assert!(help.contains(&format!("ettin-run {name}")), "{name} --help shows no example:\n{help}");
         }
     }
 
@@ -145,17 +140,9 @@ mod tests {
     fn help_fits_a_terminal() {
         let mut command = command();
         let texts = command.get_subcommands().map(|sub| sub.get_after_help());
-        let texts: Vec<String> = texts
-            .chain([command.get_after_help()])
-            .flatten()
-            .map(ToString::to_string)
-            .collect();
+        let texts: Vec<String> = texts.chain([command.get_after_help()]).flatten().map(ToString::to_string).collect();
         let long = |line: &&str| line.chars().count() > 84;
-        let long: Vec<&str> = texts
-            .iter()
-            .flat_map(|text| text.lines())
-            .filter(long)
-            .collect();
+        let long: Vec<&str> = texts.iter().flat_map(|text| text.lines()).filter(long).collect();
         assert!(long.is_empty(), "{long:#?}");
         assert!(command.render_help().to_string().contains("Exit status"));
     }

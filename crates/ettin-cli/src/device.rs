@@ -68,10 +68,7 @@ pub(crate) fn present() -> Vec<String> {
     let mut names = vec![DeviceChoice::Cpu.to_string()];
     if cfg!(feature = "cuda") {
         let cuda = (0..MOST).map(DeviceChoice::Cuda);
-        names.extend(
-            cuda.take_while(|choice| open(*choice).is_ok())
-                .map(|choice| choice.to_string()),
-        );
+        names.extend(cuda.take_while(|choice| open(*choice).is_ok()).map(|choice| choice.to_string()));
     }
     if cfg!(feature = "metal") && open(DeviceChoice::Metal).is_ok() {
         names.push(DeviceChoice::Metal.to_string());
@@ -91,9 +88,7 @@ pub(crate) fn resolve(choice: DeviceChoice) -> anyhow::Result<Device> {
     } else {
         None
     };
-    Ok(accelerator
-        .and_then(|choice| open(choice).ok())
-        .unwrap_or(Device::Cpu))
+    Ok(accelerator.and_then(|choice| open(choice).ok()).unwrap_or(Device::Cpu))
 }
 
 fn open(choice: DeviceChoice) -> anyhow::Result<Device> {

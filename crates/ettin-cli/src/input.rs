@@ -53,9 +53,9 @@ impl Source {
         match &input.input {
             Some(path) if path.as_os_str() == "-" => Ok(Source::Stdin),
             Some(path) => Ok(Source::File(path.clone())),
-            None if std::io::stdin().is_terminal() => Err(Usage::error(format!(
-                "nothing to do: give {wanted}, --input FILE, or pipe text into stdin"
-            ))),
+            None if std::io::stdin().is_terminal() => {
+                Err(Usage::error(format!("nothing to do: give {wanted}, --input FILE, or pipe text into stdin")))
+            }
             None => Ok(Source::Stdin),
         }
     }
@@ -72,16 +72,10 @@ pub(crate) fn texts<T: Record>(
 ) -> anyhow::Result<Texts<T>> {
     if arguments.is_empty() {
         let source = Source::resolve(input, wanted)?;
-        return Ok(Texts::lines(
-            source,
-            input.input_format,
-            Some(Box::new(from_text)),
-        ));
+        return Ok(Texts::lines(source, input.input_format, Some(Box::new(from_text))));
     }
     refuse_both(input, wanted)?;
-    Ok(Texts::Arguments(
-        arguments.into_iter().map(from_text).collect(),
-    ))
+    Ok(Texts::Arguments(arguments.into_iter().map(from_text).collect()))
 }
 
 /// JSONL records only: for tasks whose inputs have several parts and no arguments.
@@ -98,9 +92,7 @@ pub(crate) fn records<T: Record>(input: &InputArgs, wanted: &str) -> anyhow::Res
 /// The lines of the file or of stdin, to go with an argument: always plain text.
 pub(crate) fn plain_source(input: &InputArgs, wanted: &str) -> anyhow::Result<Source> {
     if input.input_format == InputFormat::Jsonl {
-        return Err(Usage::error(
-            "--input-format jsonl: records hold all parts of an input; leave the arguments out",
-        ));
+        return Err(Usage::error("--input-format jsonl: records hold all parts of an input; leave the arguments out"));
     }
     Source::resolve(input, wanted)
 }
@@ -121,10 +113,7 @@ pub(crate) fn arguments_or_lines(
 /// Texts come from one place.
 pub(crate) fn refuse_both(input: &InputArgs, given: &str) -> anyhow::Result<()> {
     match &input.input {
-        Some(path) => Err(Usage::error(format!(
-            "--input {} and {given} as arguments: choose one",
-            path.display()
-        ))),
+        Some(path) => Err(Usage::error(format!("--input {} and {given} as arguments: choose one", path.display()))),
         None => Ok(()),
     }
 }

@@ -14,26 +14,10 @@ pub(crate) enum Nano {
 macro_rules! files {
     ($folder:literal) => {
         &[
-            (
-                "config.json",
-                include_bytes!(concat!("../../../models/", $folder, "/config.json")),
-            ),
-            (
-                "model.safetensors",
-                include_bytes!(concat!("../../../models/", $folder, "/model.safetensors")),
-            ),
-            (
-                "tokenizer.json",
-                include_bytes!(concat!("../../../models/", $folder, "/tokenizer.json")),
-            ),
-            (
-                "tokenizer_config.json",
-                include_bytes!(concat!(
-                    "../../../models/",
-                    $folder,
-                    "/tokenizer_config.json"
-                )),
-            ),
+            ("config.json", include_bytes!(concat!("../../../models/", $folder, "/config.json"))),
+            ("model.safetensors", include_bytes!(concat!("../../../models/", $folder, "/model.safetensors"))),
+            ("tokenizer.json", include_bytes!(concat!("../../../models/", $folder, "/tokenizer.json"))),
+            ("tokenizer_config.json", include_bytes!(concat!("../../../models/", $folder, "/tokenizer_config.json"))),
         ]
     };
 }

@@ -39,11 +39,7 @@ impl Format {
     /// What was asked for, else a table for a person and JSON lines for a program.
     pub(crate) fn resolve(output: &OutputArgs) -> Format {
         output.format.unwrap_or_else(|| {
-            if output.output.is_none() && std::io::stdout().is_terminal() {
-                Format::Table
-            } else {
-                Format::Jsonl
-            }
+            if output.output.is_none() && std::io::stdout().is_terminal() { Format::Table } else { Format::Jsonl }
         })
     }
 }
@@ -87,10 +83,7 @@ impl Printer {
     }
 
     /// Writes the results of a chunk, each with its input's index, and lets them be seen.
-    pub(crate) fn print<P: Payload>(
-        &mut self,
-        answers: &[(usize, Answered<P>)],
-    ) -> anyhow::Result<()> {
+    pub(crate) fn print<P: Payload>(&mut self, answers: &[(usize, Answered<P>)]) -> anyhow::Result<()> {
         written(self.write(answers))
     }
 

@@ -75,10 +75,7 @@ impl Model {
                         "--revision {revision}: the embedded models have no revisions; choose a model with --model"
                     )));
                 }
-                Ok(Model::Nano {
-                    nano,
-                    by_default: name.is_none(),
-                })
+                Ok(Model::Nano { nano, by_default: name.is_none() })
             }
             (None, name) => Ok(Model::Named {
                 name: name.unwrap_or_default().to_owned(),
@@ -100,11 +97,7 @@ impl Model {
                 }
                 Ok(nano.files())
             }
-            Model::Named {
-                name,
-                revision,
-                hub,
-            } => Ok(ettin::hub::resolve(name, revision.as_deref(), hub)?),
+            Model::Named { name, revision, hub } => Ok(ettin::hub::resolve(name, revision.as_deref(), hub)?),
         }
     }
 }
@@ -116,11 +109,7 @@ impl fmt::Display for Model {
                 let why = if *by_default { ", by default" } else { "" };
                 write!(f, "{} (embedded{why})", nano.name())
             }
-            Model::Named {
-                name,
-                revision,
-                hub,
-            } => {
+            Model::Named { name, revision, hub } => {
                 write!(f, "{name}")?;
                 if let Some(revision) = revision {
                     write!(f, " at {revision}")?;
@@ -163,11 +152,7 @@ pub(crate) struct Output {
 impl Output {
     /// From the flags and the terminal.
     pub(crate) fn resolve(args: &OutputArgs) -> Output {
-        Output {
-            format: Format::resolve(args),
-            path: args.output.clone(),
-            notes: Notes::new(args.quiet.quiet),
-        }
+        Output { format: Format::resolve(args), path: args.output.clone(), notes: Notes::new(args.quiet.quiet) }
     }
 
     /// Whether results appear on the terminal as they come.
@@ -213,10 +198,7 @@ impl Plan {
     /// Sets the threads up and opens what is read and written.
     pub(crate) fn open(&self) -> anyhow::Result<Job> {
         set_threads(self.threads)?;
-        Ok(Job {
-            sink: self.output.open()?,
-            files: self.model.open(self.output.notes)?,
-        })
+        Ok(Job { sink: self.output.open()?, files: self.model.open(self.output.notes)? })
     }
 
     /// How much is answered at a time.
@@ -227,13 +209,7 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Options {
-            device,
-            dtype,
-            max_length,
-            truncate,
-            batch_tokens,
-        } = &self.options;
+        let Options { device, dtype, max_length, truncate, batch_tokens } = &self.options;
         write!(f, "model {}; ", self.model)?;
         write!(f, "device {}, dtype {dtype}, ", device_name(device))?;
         match self.threads {
@@ -261,9 +237,7 @@ fn options(engine: &EngineArgs, length: &LengthArgs) -> anyhow::Result<Options> 
             TruncateSide::Right => Truncate::Right,
             TruncateSide::Left => Truncate::Left,
         },
-        batch_tokens: engine
-            .batch_tokens
-            .map_or(defaults.batch_tokens, NonZeroUsize::get),
+        batch_tokens: engine.batch_tokens.map_or(defaults.batch_tokens, NonZeroUsize::get),
     })
 }
 

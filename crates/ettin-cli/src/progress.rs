@@ -8,8 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::say::Notes;
 
-const BYTES: &str =
-    "{msg}  {bar:24}  {binary_bytes} / {binary_total_bytes}  {binary_bytes_per_sec}  {eta}";
+const BYTES: &str = "{msg}  {bar:24}  {binary_bytes} / {binary_total_bytes}  {binary_bytes_per_sec}  {eta}";
 const INPUTS: &str = "{spinner} {msg}  {elapsed}";
 
 /// Bars for downloads, one per file.
@@ -23,8 +22,7 @@ pub(crate) fn downloads(notes: Notes) -> Option<ProgressFn> {
         let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
         let name = format!("{}/{}", progress.model, progress.file);
         if current.as_ref().is_none_or(|(drawn, _)| *drawn != name) {
-            let bar =
-                ProgressBar::with_draw_target(Some(progress.total), ProgressDrawTarget::stderr());
+            let bar = ProgressBar::with_draw_target(Some(progress.total), ProgressDrawTarget::stderr());
             bar.set_style(style(BYTES));
             bar.set_message(name.clone());
             // What an earlier download left says nothing about speed.
@@ -50,11 +48,7 @@ pub(crate) struct Inputs {
 impl Inputs {
     /// A count, unless it would be drawn between the rows of a table on the same terminal.
     pub(crate) fn new(notes: Notes, output_on_terminal: bool, answered: usize) -> Self {
-        let bar = if output_on_terminal {
-            None
-        } else {
-            spinner(notes, inputs(answered))
-        };
+        let bar = if output_on_terminal { None } else { spinner(notes, inputs(answered)) };
         Inputs { bar, answered }
     }
 

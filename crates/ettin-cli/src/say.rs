@@ -44,8 +44,7 @@ pub(crate) fn error(message: impl Display) {
 
 /// What `RUST_LOG=debug` asks to see: how what was typed was understood.
 pub(crate) fn plan(plan: &dyn Display) {
-    let asked = std::env::var("RUST_LOG")
-        .is_ok_and(|levels| levels.contains("debug") || levels.contains("trace"));
+    let asked = std::env::var("RUST_LOG").is_ok_and(|levels| levels.contains("debug") || levels.contains("trace"));
     if asked {
         line(format_args!("plan: {plan}"));
     }

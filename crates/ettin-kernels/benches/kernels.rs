@@ -6,15 +6,12 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ettin_kernels::{
-    Activation, Attention, Isa, KvBlocks, KvRows, KvWrite, Norm, PackedMatrix, RopeRows, RopeTable,
-    Sequence, Span, Store, Team, attention, attention::store, geglu, gemm, layer_norm, rope,
-    softmax,
+    Activation, Attention, Isa, KvBlocks, KvRows, KvWrite, Norm, PackedMatrix, RopeRows, RopeTable, Sequence, Span,
+    Store, Team, attention, attention::store, geglu, gemm, layer_norm, rope, softmax,
 };
 
 fn data(len: usize) -> Vec<f32> {
-    (0..len)
-        .map(|i| ((i * 7919 % 1009) as f32 / 504.5) - 1.0)
-        .collect()
+    (0..len).map(|i| ((i * 7919 % 1009) as f32 / 504.5) - 1.0).collect()
 }
 
 fn teams() -> Vec<Team> {
@@ -60,10 +57,7 @@ fn products(c: &mut Criterion) {
 fn attentions(c: &mut Criterion) {
     let (heads, dim) = (12, 64);
     let width = heads * dim;
-    let local = Span {
-        left: Some(64),
-        right: Some(64),
-    };
+    let local = Span { left: Some(64), right: Some(64) };
     for team in teams() {
         for isa in Isa::available() {
             let mut group = c.benchmark_group(format!("attention/{isa}/{}t", team.threads()));
@@ -75,26 +69,9 @@ fn attentions(c: &mut Criterion) {
             ] {
                 let mut kv = KvBlocks::new(heads, dim, len);
                 let qkv = data(len * 3 * width);
-                let source = KvRows {
-                    k: &qkv[width..],
-                    v: &qkv[2 * width..],
-                    stride: 3 * width,
-                };
-                store(
-                    &team,
-                    source,
-                    &mut [KvWrite {
-                        kv: &mut kv,
-                        position: 0,
-                        rows: 0..len,
-                    }],
-                );
-                let sequences = [Sequence {
-                    rows: 0..rows,
-                    start: len - rows,
-                    len,
-                    kv: &kv,
-                }];
+                let source = KvRows { k: &qkv[width..], v: &qkv[2 * width..], stride: 3 * width };
+                store(&team, source, &mut [KvWrite { kv: &mut kv, position: 0, rows: 0..len }]);
+                let sequences = [Sequence { rows: 0..rows, start: len - rows, len, kv: &kv }];
                 let args = Attention {
                     q: &qkv,
                     q_stride: 3 * width,
@@ -104,36 +81,18 @@ fn attentions(c: &mut Criterion) {
                     scale: 0.125,
                     sequences: &sequences,
                 };
-                let keys: usize = (len - rows..len)
-                    .map(|query| span.keys(query, len).len())
-                    .sum();
+                let keys: usize = (len - rows..len).map(|query| span.keys(query, len).len()).sum();
                 let mut out = vec![0.0; rows * width];
                 group.sample_size(20);
                 group.throughput(Throughput::Elements((4 * width * keys) as u64));
-                group.bench_function(name, |b| {
-                    b.iter(|| attention(isa, &team, black_box(args), &mut out))
-                });
+                group.bench_function(name, |b| b.iter(|| attention(isa, &team, black_box(args), &mut out)));
             }
             let qkv = data(4096 * 3 * width);
             let mut kv = KvBlocks::new(heads, dim, 4096);
             group.throughput(Throughput::Elements(2 * 4096 * width as u64));
             group.bench_function("store-4096", |b| {
-                let source = KvRows {
-                    k: &qkv[width..],
-                    v: &qkv[2 * width..],
-                    stride: 3 * width,
-                };
-                b.iter(|| {
-                    store(
-                        &team,
-                        source,
-                        &mut [KvWrite {
-                            kv: &mut kv,
-                            position: 0,
-                            rows: 0..4096,
-                        }],
-                    )
-                });
+                let source = KvRows { k: &qkv[width..], v: &qkv[2 * width..], stride: 3 * width };
+                b.iter(|| store(&team, source, &mut [KvWrite { kv: &mut kv, position: 0, rows: 0..4096 }]));
             });
         }
     }
@@ -150,45 +109,25 @@ fn elementwise(c: &mut Criterion) {
         let mut out = vec![0.0; rows * hidden];
         group.throughput(Throughput::Elements((rows * hidden) as u64));
         group.bench_function("layer_norm", |b| {
-            let norm = Norm {
-                weight: &weight,
-                bias: None,
-                eps: 1e-5,
-            };
+            let norm = Norm { weight: &weight, bias: None, eps: 1e-5 };
             b.iter(|| layer_norm(isa, &team, black_box(&x), norm, &mut out));
         });
         let mut gated = vec![0.0; rows * inner];
         group.throughput(Throughput::Elements((rows * inner) as u64));
         group.bench_function("geglu", |b| {
-            b.iter(|| {
-                geglu(
-                    isa,
-                    &team,
-                    black_box(&gates),
-                    inner,
-                    Activation::Gelu,
-                    &mut gated,
-                )
-            });
+            b.iter(|| geglu(isa, &team, black_box(&gates), inner, Activation::Gelu, &mut gated));
         });
         let mut qkv = data(rows * 3 * hidden);
         group.throughput(Throughput::Elements((rows * 2 * hidden) as u64));
         group.bench_function("rope", |b| {
             b.iter(|| {
-                let target = RopeRows {
-                    rows: &mut qkv,
-                    stride: 3 * hidden,
-                    offset: 0,
-                    heads: 24,
-                };
+                let target = RopeRows { rows: &mut qkv, stride: 3 * hidden, offset: 0, heads: 24 };
                 rope(isa, &team, &table, &positions, target);
             });
         });
         let mut logits = data(50_368);
         group.throughput(Throughput::Elements(50_368));
-        group.bench_function("softmax", |b| {
-            b.iter(|| softmax(isa, black_box(&mut logits)))
-        });
+        group.bench_function("softmax", |b| b.iter(|| softmax(isa, black_box(&mut logits))));
     }
 }
 

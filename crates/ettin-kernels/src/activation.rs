@@ -43,10 +43,7 @@ pub fn activate(isa: Isa, team: &Team, act: Activation, x: &mut [f32]) {
     let work = x.len() * WORK;
     team.run_rows(x, LANES, work, |_, part| isa.run(Activate { act, x: part }));
     let tail = x.len() / LANES * LANES;
-    isa.run(Activate {
-        act,
-        x: &mut x[tail..],
-    });
+    isa.run(Activate { act, x: &mut x[tail..] });
 }
 
 /// `out = act(a) ⊙ b` where each row of `x` `[m, 2i]` is `[a | b]`; `out` is `[m, i]`.
@@ -59,13 +56,8 @@ pub fn geglu(isa: Isa, team: &Team, x: &[f32], i: usize, act: Activation, out: &
     let rows = out.len().checked_div(i).unwrap_or(0);
     assert_eq!(out.len(), rows * i, "out is not [rows, {i}]");
     // One row is cut too: decoding has only one.
-    let parts = if rows == 0 {
-        0
-    } else {
-        (team.threads() * TASKS_PER_THREAD)
-            .div_ceil(rows)
-            .min(i.div_ceil(4 * LANES))
-    };
+    let parts =
+        if rows == 0 { 0 } else { (team.threads() * TASKS_PER_THREAD).div_ceil(rows).min(i.div_ceil(4 * LANES)) };
     let out = Shared::new(out);
     team.run(rows * parts, work, |task| {
         let (row, columns) = (task / parts, share(i.div_ceil(LANES), parts, task % parts));
@@ -73,12 +65,7 @@ pub fn geglu(isa: Isa, team: &Team, x: &[f32], i: usize, act: Activation, out: &
         let (a, b) = x[2 * row * i..2 * (row + 1) * i].split_at(i);
         // SAFETY: tasks differ in row or in columns.
         let out = unsafe { out.slice(row * i + columns.start..row * i + columns.end) };
-        isa.run(Gated {
-            act,
-            a: &a[columns.clone()],
-            b: &b[columns],
-            out,
-        });
+        isa.run(Gated { act, a: &a[columns.clone()], b: &b[columns], out });
     });
 }
 
@@ -107,14 +94,7 @@ impl Function for Gelu {
         let r = polynomial(
             s,
             square,
-            [
-                -7.462_895e-6,
-                1.129_521_7e-4,
-                -1.185_784_9e-3,
-                9.973_078e-3,
-                -6.649_031_5e-2,
-                3.989_423e-1,
-            ],
+            [-7.462_895e-6, 1.129_521_7e-4, -1.185_784_9e-3, 9.973_078e-3, -6.649_031_5e-2, 3.989_423e-1],
         );
         let near = s.mul_add(x, r, s.splat(0.5));
 
@@ -230,9 +210,6 @@ impl Gated<'_> {
         for ((a, b), out) in a.iter().zip(b).zip(out) {
             s.store(s.mul(f.of(s, s.load(a)), s.load(b)), out);
         }
-        s.store_part(
-            s.mul(f.of(s, s.load_part(a_tail)), s.load_part(b_tail)),
-            tail,
-        );
+        s.store_part(s.mul(f.of(s, s.load_part(a_tail)), s.load_part(b_tail)), tail);
     }
 }

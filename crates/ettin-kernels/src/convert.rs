@@ -28,12 +28,7 @@ impl Half {
 /// # Panics
 /// If `bytes` is not `out.len()` numbers long.
 pub fn widen(bytes: &[u8], half: Half, out: &mut [f32]) {
-    assert_eq!(
-        bytes.len(),
-        out.len() * half.size(),
-        "{} numbers of {half:?}",
-        out.len()
-    );
+    assert_eq!(bytes.len(), out.len() * half.size(), "{} numbers of {half:?}", out.len());
     match half {
         Half::F32 => {
             for (out, &bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
@@ -48,10 +43,7 @@ pub fn widen(bytes: &[u8], half: Half, out: &mut [f32]) {
         Half::F16 => {
             // The conversion instruction works on aligned slices: through a block on the stack.
             let mut block = [f16::ZERO; 64];
-            for (out, bytes) in out
-                .chunks_mut(block.len())
-                .zip(bytes.chunks(2 * block.len()))
-            {
+            for (out, bytes) in out.chunks_mut(block.len()).zip(bytes.chunks(2 * block.len())) {
                 let block = &mut block[..out.len()];
                 for (half, &bytes) in block.iter_mut().zip(bytes.as_chunks().0) {
                     *half = f16::from_le_bytes(bytes);

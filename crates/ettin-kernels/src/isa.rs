@@ -26,20 +26,12 @@ impl Isa {
 
     /// The instruction sets this CPU runs, best first; the last is always [`Isa::Portable`].
     pub fn available() -> Vec<Isa> {
-        Isa::ALL
-            .into_iter()
-            .rev()
-            .filter(|isa| isa.supported())
-            .collect()
+        Isa::ALL.into_iter().rev().filter(|isa| isa.supported()).collect()
     }
 
     /// The most preferred instruction set of this CPU.
     pub fn best() -> Isa {
-        Isa::ALL
-            .into_iter()
-            .rev()
-            .find(|isa| isa.supported())
-            .unwrap_or(Isa::Portable)
+        Isa::ALL.into_iter().rev().find(|isa| isa.supported()).unwrap_or(Isa::Portable)
     }
 
     /// What to run: [`Isa::best`], or the one that `ETTIN_ISA` names.
@@ -50,9 +42,7 @@ impl Isa {
         match env::var(ISA_VARIABLE) {
             Ok(name) if !name.is_empty() => Isa::forced(&name),
             Ok(_) | Err(env::VarError::NotPresent) => Ok(Isa::best()),
-            Err(env::VarError::NotUnicode(name)) => {
-                Err(IsaError::Unknown(name.to_string_lossy().into_owned()))
-            }
+            Err(env::VarError::NotUnicode(name)) => Err(IsaError::Unknown(name.to_string_lossy().into_owned())),
         }
     }
 
@@ -62,11 +52,7 @@ impl Isa {
     /// As [`Isa::select`].
     pub fn forced(name: &str) -> Result<Isa, IsaError> {
         let isa: Isa = name.parse()?;
-        if isa.supported() {
-            Ok(isa)
-        } else {
-            Err(IsaError::Unsupported(isa))
-        }
+        if isa.supported() { Ok(isa) } else { Err(IsaError::Unsupported(isa)) }
     }
 
     /// Whether this CPU runs it.
@@ -97,17 +83,11 @@ impl Isa {
         match self {
             Isa::Portable => Portable.run(kernel),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => crate::simd::Neon::new()
-                .unwrap_or_else(|| unsupported(self))
-                .run(kernel),
+            Isa::Neon => crate::simd::Neon::new().unwrap_or_else(|| unsupported(self)).run(kernel),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => crate::simd::Avx2::new()
-                .unwrap_or_else(|| unsupported(self))
-                .run(kernel),
+            Isa::Avx2 => crate::simd::Avx2::new().unwrap_or_else(|| unsupported(self)).run(kernel),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => crate::simd::Avx512::new()
-                .unwrap_or_else(|| unsupported(self))
-                .run(kernel),
+            Isa::Avx512 => crate::simd::Avx512::new().unwrap_or_else(|| unsupported(self)).run(kernel),
             #[allow(unreachable_patterns)] // the arms above depend on the architecture
             _ => unsupported(self),
         }
@@ -134,10 +114,7 @@ impl FromStr for Isa {
     type Err = IsaError;
 
     fn from_str(name: &str) -> Result<Isa, IsaError> {
-        Isa::ALL
-            .into_iter()
-            .find(|isa| isa.to_string() == name)
-            .ok_or_else(|| IsaError::Unknown(name.to_owned()))
+        Isa::ALL.into_iter().find(|isa| isa.to_string() == name).ok_or_else(|| IsaError::Unknown(name.to_owned()))
     }
 }
 
@@ -152,26 +129,13 @@ pub enum IsaError {
 
 impl fmt::Display for IsaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = |list: &[Isa]| {
-            list.iter()
-                .map(Isa::to_string)
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
+        let names = |list: &[Isa]| list.iter().map(Isa::to_string).collect::<Vec<_>>().join(", ");
         match self {
             IsaError::Unknown(name) => {
-                write!(
-                    f,
-                    "unknown instruction set `{name}` ({ISA_VARIABLE} takes {})",
-                    names(&Isa::ALL)
-                )
+                write!(f, "unknown instruction set `{name}` ({ISA_VARIABLE} takes {})", names(&Isa::ALL))
             }
             IsaError::Unsupported(isa) => {
-                write!(
-                    f,
-                    "this CPU does not support `{isa}` (it runs {})",
-                    names(&Isa::available())
-                )
+                write!(f, "this CPU does not support `{isa}` (it runs {})", names(&Isa::available()))
             }
         }
     }
@@ -209,11 +173,6 @@ mod tests {
                 assert!(forced.unwrap_err().to_string().contains(&isa.to_string()));
             }
         }
-        assert!(
-            Isa::forced("sse9")
-                .unwrap_err()
-                .to_string()
-                .contains("sse9")
-        );
+        assert!(Isa::forced("sse9").unwrap_err().to_string().contains("sse9"));
     }
 }

@@ -29,10 +29,7 @@ impl MappedFile {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "not a regular file",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         if metadata.len() == 0 {
             return Ok(MappedFile(None));
@@ -48,20 +45,12 @@ impl MappedFile {
         if let Some(map) = &self.0 {
             /// At least a page on every system we know; smaller pages only make the hint coarser.
             const PAGE: usize = 1 << 16;
-            let (start, end) = (
-                range.start.min(map.len()).next_multiple_of(PAGE),
-                range.end.min(map.len()) / PAGE * PAGE,
-            );
+            let (start, end) =
+                (range.start.min(map.len()).next_multiple_of(PAGE), range.end.min(map.len()) / PAGE * PAGE);
             if start < end {
                 // SAFETY: dropping clean pages of a read-only file map loses nothing: they are read again.
                 // A failing hint is of no consequence.
-                let _ = unsafe {
-                    map.unchecked_advise_range(
-                        memmap2::UncheckedAdvice::DontNeed,
-                        start,
-                        end - start,
-                    )
-                };
+                let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
             }
         }
         #[cfg(not(target_os = "linux"))]
@@ -82,8 +71,7 @@ mod tests {
     use super::*;
 
     fn scratch_file(name: &str, bytes: &[u8]) -> std::path::PathBuf {
-        let path =
-            std::env::temp_dir().join(format!("ettin-kernels-{}-{name}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("ettin-kernels-{}-{name}", std::process::id()));
         std::fs::write(&path, bytes).unwrap();
         path
     }

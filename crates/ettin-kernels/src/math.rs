@@ -27,17 +27,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     let r = s.mul_add(n, s.splat(-LN_2_HIGH), x);
     let r = s.mul_add(n, s.splat(-LN_2_LOW), r);
     // eʳ = 1 + r + r²·q(r) for |r| ≤ ln 2 / 2
-    let q = polynomial(
-        s,
-        r,
-        [
-            1.381_453_9e-3,
-            8.368_745e-3,
-            4.166_839e-2,
-            1.666_652_1e-1,
-            4.999_999_4e-1,
-        ],
-    );
+    let q = polynomial(s, r, [1.381_453_9e-3, 8.368_745e-3, 4.166_839e-2, 1.666_652_1e-1, 4.999_999_4e-1]);
     let tail = s.mul_add(s.mul(r, r), q, r);
     s.scale(s.add(s.splat(1.0), tail), n)
 }
@@ -82,11 +72,7 @@ mod tests {
     fn exp_keeps_its_bound() {
         // Every 257th f32 of magnitude 2⁻³⁰ to 89, both signs.
         let (low, high) = (2f32.powi(-30).to_bits(), 89f32.to_bits());
-        let points: Vec<f32> = (low..high)
-            .step_by(257)
-            .map(f32::from_bits)
-            .flat_map(|x| [x, -x])
-            .collect();
+        let points: Vec<f32> = (low..high).step_by(257).map(f32::from_bits).flat_map(|x| [x, -x]).collect();
         each_isa(|isa| {
             let mut worst = 0.0;
             for x in points.as_chunks::<LANES>().0 {
@@ -99,8 +85,7 @@ mod tests {
                     } else {
                         // Half a step of the subnormals, or infinite.
                         assert!(
-                            (f64::from(got) - want).abs() <= 1e-45 + EXP_ERROR * want
-                                || got == f32::INFINITY,
+                            (f64::from(got) - want).abs() <= 1e-45 + EXP_ERROR * want || got == f32::INFINITY,
                             "{isa}: {x}"
                         );
                     }
@@ -114,16 +99,7 @@ mod tests {
     fn exp_of_special_values() {
         each_isa(|isa| {
             let mut x = [0.0; LANES];
-            x[..8].copy_from_slice(&[
-                0.0,
-                -0.0,
-                f32::NEG_INFINITY,
-                f32::INFINITY,
-                f32::NAN,
-                -1e30,
-                1e30,
-                -104.0,
-            ]);
+            x[..8].copy_from_slice(&[0.0, -0.0, f32::NEG_INFINITY, f32::INFINITY, f32::NAN, -1e30, 1e30, -104.0]);
             let y = isa.run(Exp(x));
             assert_eq!(y[..4], [1.0, 1.0, 0.0, f32::INFINITY], "{isa}");
             assert!(y[4].is_nan(), "{isa}");

@@ -28,21 +28,11 @@ pub struct Norm<'a> {
 /// If the lengths do not fit together.
 pub fn layer_norm(isa: Isa, team: &Team, x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
     let hidden = norm.weight.len();
-    assert!(
-        norm.bias.is_none_or(|bias| bias.len() == hidden),
-        "norm bias is not [{hidden}]"
-    );
+    assert!(norm.bias.is_none_or(|bias| bias.len() == hidden), "norm bias is not [{hidden}]");
     assert_eq!(x.len(), out.len(), "x and out differ in length");
-    assert!(
-        out.is_empty() || (hidden > 0 && out.len().is_multiple_of(hidden)),
-        "x is not [rows, {hidden}]"
-    );
+    assert!(out.is_empty() || (hidden > 0 && out.len().is_multiple_of(hidden)), "x is not [rows, {hidden}]");
     team.run_rows(out, hidden, 8 * x.len(), |first, out| {
-        isa.run(Rows {
-            x: &x[first * hidden..first * hidden + out.len()],
-            norm,
-            out,
-        })
+        isa.run(Rows { x: &x[first * hidden..first * hidden + out.len()], norm, out })
     });
 }
 
@@ -59,11 +49,7 @@ impl Kernel for Rows<'_> {
     fn run<S: Simd>(self, s: S) {
         let Norm { weight, bias, eps } = self.norm;
         let hidden = weight.len();
-        for (x, out) in self
-            .x
-            .chunks_exact(hidden)
-            .zip(self.out.chunks_exact_mut(hidden))
-        {
+        for (x, out) in self.x.chunks_exact(hidden).zip(self.out.chunks_exact_mut(hidden)) {
             let mean = sum(s, x, s.zero(), false) / hidden as f32;
             let variance = sum(s, x, s.splat(mean), true) / hidden as f32;
             let mean = s.splat(mean);
@@ -122,9 +108,5 @@ fn sum<S: Simd>(s: S, x: &[f32], shift: S::V, squared: bool) -> f32 {
 #[inline(always)]
 fn term<S: Simd>(s: S, v: S::V, sum: S::V, shift: S::V, squared: bool) -> S::V {
     let d = s.sub(v, shift);
-    if squared {
-        s.mul_add(d, d, sum)
-    } else {
-        s.add(sum, d)
-    }
+    if squared { s.mul_add(d, d, sum) } else { s.add(sum, d) }
 }

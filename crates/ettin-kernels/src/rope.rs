@@ -25,10 +25,7 @@ impl RopeTable {
     /// # Panics
     /// If `head_dim` is odd.
     pub fn new(theta: f32, head_dim: usize, positions: usize) -> Self {
-        assert!(
-            head_dim.is_multiple_of(2),
-            "rotary heads have an even size, not {head_dim}"
-        );
+        assert!(head_dim.is_multiple_of(2), "rotary heads have an even size, not {head_dim}");
         let half = head_dim / 2;
         let frequencies: Vec<f32> = (0..half)
             .map(|i| {
@@ -36,34 +33,24 @@ impl RopeTable {
                 1.0 / f64::from(theta).powf(f64::from(exponent)) as f32
             })
             .collect();
-        let mut table = Self {
-            half,
-            frequencies,
-            data: Vec::new(),
-        };
+        let mut table = Self { half, frequencies, data: Vec::new() };
         table.extend(positions);
         table
     }
 
     /// Makes room for positions below `positions`; those present stay as they are.
     pub fn extend(&mut self, positions: usize) {
-        self.data
-            .reserve((2 * self.half * positions).saturating_sub(self.data.len()));
+        self.data.reserve((2 * self.half * positions).saturating_sub(self.data.len()));
         for position in self.positions()..positions {
             let angle = |frequency: &f32| f64::from(position as f32 * frequency);
-            self.data
-                .extend(self.frequencies.iter().map(|f| angle(f).cos() as f32));
-            self.data
-                .extend(self.frequencies.iter().map(|f| angle(f).sin() as f32));
+            self.data.extend(self.frequencies.iter().map(|f| angle(f).cos() as f32));
+            self.data.extend(self.frequencies.iter().map(|f| angle(f).sin() as f32));
         }
     }
 
     /// Positions present.
     pub fn positions(&self) -> usize {
-        self.data
-            .len()
-            .checked_div(2 * self.half)
-            .unwrap_or(usize::MAX)
+        self.data.len().checked_div(2 * self.half).unwrap_or(usize::MAX)
     }
 
     /// Elements of a head.
@@ -103,31 +90,14 @@ pub struct RopeRows<'a> {
 /// # Panics
 /// If the lengths do not fit together or a position is not in the table.
 pub fn rope(isa: Isa, team: &Team, table: &RopeTable, positions: &[u32], target: RopeRows<'_>) {
-    let RopeRows {
-        rows,
-        stride,
-        offset,
-        heads,
-    } = target;
+    let RopeRows { rows, stride, offset, heads } = target;
     let width = heads * table.head_dim();
-    assert_eq!(
-        rows.len(),
-        positions.len() * stride,
-        "rows are not [{}, {stride}]",
-        positions.len()
-    );
-    assert!(
-        offset + width <= stride,
-        "{heads} heads from column {offset} pass the row's end, {stride}"
-    );
+    assert_eq!(rows.len(), positions.len() * stride, "rows are not [{}, {stride}]", positions.len());
+    assert!(offset + width <= stride, "{heads} heads from column {offset} pass the row's end, {stride}");
     team.run_rows(rows, stride, 8 * width * positions.len(), |first, rows| {
         for (row, &position) in rows.chunks_exact_mut(stride).zip(&positions[first..]) {
             let (cos, sin) = table.angles(position as usize);
-            isa.run(Rotate {
-                heads: &mut row[offset..offset + width],
-                cos,
-                sin,
-            });
+            isa.run(Rotate { heads: &mut row[offset..offset + width], cos, sin });
         }
     });
 }
@@ -173,8 +143,5 @@ impl Kernel for Rotate<'_> {
 /// (a, b) rotated.
 #[inline(always)]
 fn turn<S: Simd>(s: S, a: S::V, b: S::V, cos: S::V, sin: S::V) -> (S::V, S::V) {
-    (
-        s.mul_add(a, cos, s.mul(negate(s, b), sin)),
-        s.mul_add(b, cos, s.mul(a, sin)),
-    )
+    (s.mul_add(a, cos, s.mul(negate(s, b), sin)), s.mul_add(b, cos, s.mul(a, sin)))
 }

@@ -14,11 +14,7 @@ const SUM_VECTORS: usize = 32;
 /// Replaces a row by its softmax. A row of −∞ alone, or with a NaN or +∞, becomes NaN, as in PyTorch.
 pub fn softmax(isa: Isa, x: &mut [f32]) {
     let (largest, sum) = isa.run(Partition { x });
-    isa.run(Softmax {
-        x,
-        largest,
-        sum: sum as f32,
-    });
+    isa.run(Softmax { x, largest, sum: sum as f32 });
 }
 
 /// Replaces a row by its natural log-softmax.
@@ -33,11 +29,7 @@ pub fn log_softmax(isa: Isa, x: &mut [f32]) {
 /// ln Σ eˣ of a row; −∞ for an empty one.
 pub fn log_sum_exp(isa: Isa, x: &[f32]) -> f64 {
     let (largest, sum) = isa.run(Partition { x });
-    if x.is_empty() {
-        f64::NEG_INFINITY
-    } else {
-        f64::from(largest) + sum.ln()
-    }
+    if x.is_empty() { f64::NEG_INFINITY } else { f64::from(largest) + sum.ln() }
 }
 
 /// The largest element and Σ e^(x − largest).
@@ -112,10 +104,7 @@ pub fn top_k(row: &[f32], k: usize) -> Vec<(usize, f32)> {
             if value.is_nan() || (best.len() == k && value <= bar) {
                 continue;
             }
-            best.push(Candidate {
-                place: block * LANES + i,
-                value,
-            });
+            best.push(Candidate { place: block * LANES + i, value });
             if best.len() > k {
                 best.pop();
             }
@@ -124,10 +113,7 @@ pub fn top_k(row: &[f32], k: usize) -> Vec<(usize, f32)> {
             }
         }
     }
-    best.into_sorted_vec()
-        .into_iter()
-        .map(|c| (c.place, c.value))
-        .collect()
+    best.into_sorted_vec().into_iter().map(|c| (c.place, c.value)).collect()
 }
 
 /// Ordered so that the better candidate is the smaller. Values are not NaN.
@@ -138,10 +124,7 @@ struct Candidate {
 
 impl Ord for Candidate {
     fn cmp(&self, other: &Self) -> Ordering {
-        let by_value = other
-            .value
-            .partial_cmp(&self.value)
-            .unwrap_or(Ordering::Equal);
+        let by_value = other.value.partial_cmp(&self.value).unwrap_or(Ordering::Equal);
         by_value.then(self.place.cmp(&other.place))
     }
 }

@@ -48,10 +48,7 @@ impl Team {
         if n == 1 {
             return Ok(Team::single());
         }
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(n)
-            .build()
-            .map_err(|e| TeamError(e.to_string()))?;
+        let pool = ThreadPoolBuilder::new().num_threads(n).build().map_err(|e| TeamError(e.to_string()))?;
         Ok(Team::on(Arc::new(pool)))
     }
 
@@ -90,27 +87,19 @@ impl Team {
     /// Runs `f(0)`, …, `f(tasks - 1)`, each exactly once, in any order. `work` is roughly the flops or bytes of the
     /// whole; where that is little, the caller does everything itself. A panic in `f` is passed on.
     pub fn run(&self, tasks: usize, work: usize, f: impl Fn(usize) + Sync) {
-        let hands = if work < SOLO_WORK {
-            1
-        } else {
-            self.threads().min(tasks)
-        };
+        let hands = if work < SOLO_WORK { 1 } else { self.threads().min(tasks) };
         if hands <= 1 {
             return (0..tasks).for_each(f);
         }
         let next = AtomicUsize::new(0);
         let draw = || {
             // Relaxed: the counter only hands out numbers; the scope's end orders the results.
-            while let Some(task) =
-                Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&task| task < tasks)
-            {
+            while let Some(task) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&task| task < tasks) {
                 f(task);
             }
         };
         match &self.0 {
-            Crew::Pool(pool) if !inside_a_pool() => {
-                pool.in_place_scope(|scope| work_together(scope, hands, &draw))
-            }
+            Crew::Pool(pool) if !inside_a_pool() => pool.in_place_scope(|scope| work_together(scope, hands, &draw)),
             // The pool this thread belongs to, else the global one.
             _ => rayon::in_place_scope(|scope| work_together(scope, hands, &draw)),
         }
@@ -118,22 +107,14 @@ impl Team {
 
     /// Cuts `out` into runs of whole rows of `row` elements and calls `f(first_row, rows)` on each. A trailing part
     /// of a row is left alone.
-    pub fn run_rows<T: Send>(
-        &self,
-        out: &mut [T],
-        row: usize,
-        work: usize,
-        f: impl Fn(usize, &mut [T]) + Sync,
-    ) {
+    pub fn run_rows<T: Send>(&self, out: &mut [T], row: usize, work: usize, f: impl Fn(usize, &mut [T]) + Sync) {
         let rows = out.len().checked_div(row).unwrap_or(0);
         let tasks = rows.min(self.threads() * TASKS_PER_THREAD);
         let out = Shared::new(out);
         self.run(tasks, work, |task| {
             let part = share(rows, tasks, task);
             // SAFETY: `share` cuts 0..rows into disjoint ranges, one per task, and each task runs once.
-            f(part.start, unsafe {
-                out.slice(part.start * row..part.end * row)
-            });
+            f(part.start, unsafe { out.slice(part.start * row..part.end * row) });
         });
     }
 }
@@ -168,11 +149,7 @@ unsafe impl<T: Send> Send for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
     pub(crate) fn new(slice: &'a mut [T]) -> Self {
-        Self {
-            start: slice.as_mut_ptr(),
-            len: slice.len(),
-            slice: PhantomData,
-        }
+        Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
     /// # Safety
@@ -182,11 +159,7 @@ impl<'a, T> Shared<'a, T> {
     /// If the range is not inside the slice.
     #[allow(clippy::mut_from_ref)] // disjointness is the caller's promise
     pub(crate) unsafe fn slice(&self, range: Range<usize>) -> &'a mut [T] {
-        assert!(
-            range.start <= range.end && range.end <= self.len,
-            "{range:?} of {}",
-            self.len
-        );
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
         // SAFETY: inside the slice by the check above, unaliased by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
@@ -225,10 +198,7 @@ mod tests {
                 team.run(tasks, MUCH, |task| {
                     runs[task].fetch_add(1, Ordering::Relaxed);
                 });
-                assert!(
-                    runs.iter().all(|n| n.load(Ordering::Relaxed) == 1),
-                    "{threads} threads, {tasks} tasks"
-                );
+                assert!(runs.iter().all(|n| n.load(Ordering::Relaxed) == 1), "{threads} threads, {tasks} tasks");
             }
         }
     }
@@ -243,17 +213,10 @@ mod tests {
                     row.iter_mut().for_each(|x| *x += first + i + 1);
                 }
             });
-            assert!(
-                out[..rows * 5]
-                    .iter()
-                    .enumerate()
-                    .all(|(i, &x)| x == i / 5 + 1)
-            );
+            assert!(out[..rows * 5].iter().enumerate().all(|(i, &x)| x == i / 5 + 1));
             assert_eq!(out[rows * 5..], [0, 0]);
         }
-        team.run_rows(&mut [0u8; 3], 0, MUCH, |_, _| {
-            panic!("a row of nothing has no tasks")
-        });
+        team.run_rows(&mut [0u8; 3], 0, MUCH, |_, _| panic!("a row of nothing has no tasks"));
     }
 
     #[test]

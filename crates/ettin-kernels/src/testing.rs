@@ -13,11 +13,7 @@ pub const REQUIRE_VARIABLE: &str = "ETTIN_REQUIRE_ISA";
 /// If `ETTIN_REQUIRE_ISA` (names separated by commas) asks for one that this CPU lacks.
 pub fn each_isa(mut test: impl FnMut(Isa)) {
     let required = env::var(REQUIRE_VARIABLE).unwrap_or_default();
-    for name in required
-        .split(',')
-        .map(str::trim)
-        .filter(|name| !name.is_empty())
-    {
+    for name in required.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         if let Err(error) = Isa::forced(name) {
             panic!("{REQUIRE_VARIABLE}={required}: {error}");
         }

@@ -4,16 +4,12 @@ mod common;
 
 use common::{Random, bits, relative_error};
 use ettin_kernels::{
-    Activation, EXP_ERROR, Half, Isa, Norm, RopeRows, RopeTable, Team, activate, geglu, layer_norm,
-    log_softmax, log_sum_exp, rope, softmax, testing::each_isa, top_k, widen,
+    Activation, EXP_ERROR, Half, Isa, Norm, RopeRows, RopeTable, Team, activate, geglu, layer_norm, log_softmax,
+    log_sum_exp, rope, softmax, testing::each_isa, top_k, widen,
 };
 
 fn teams() -> [Team; 3] {
-    [
-        Team::single(),
-        Team::with_threads(2).unwrap(),
-        Team::with_threads(3).unwrap(),
-    ]
+    [Team::single(), Team::with_threads(2).unwrap(), Team::with_threads(3).unwrap()]
 }
 
 /// Runs `f` on a copy of `x` at several misalignments and checks that the result is the same and stays inside.
@@ -24,13 +20,7 @@ fn misaligned(x: &[f32], f: impl Fn(&mut [f32])) -> Vec<f32> {
         buffer.extend(x);
         buffer.push(7.0);
         f(&mut buffer[shift..shift + x.len()]);
-        assert!(
-            buffer[..shift]
-                .iter()
-                .chain(&buffer[shift + x.len()..])
-                .all(|&x| x == 7.0),
-            "wrote outside"
-        );
+        assert!(buffer[..shift].iter().chain(&buffer[shift + x.len()..]).all(|&x| x == 7.0), "wrote outside");
         let got = buffer[shift..shift + x.len()].to_vec();
         match &first {
             Some(first) => assert_eq!(bits(&got), bits(first), "shift {shift}, length {}", x.len()),
@@ -42,12 +32,7 @@ fn misaligned(x: &[f32], f: impl Fn(&mut [f32])) -> Vec<f32> {
 
 // ---- activations
 
-const ACTIVATIONS: [Activation; 4] = [
-    Activation::Gelu,
-    Activation::GeluTanh,
-    Activation::Silu,
-    Activation::Relu,
-];
+const ACTIVATIONS: [Activation; 4] = [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::Relu];
 
 /// erfc(z) for z ≥ 0 to about 1e-15 relative: the series of erf below 2, a continued fraction above.
 fn erfc(z: f64) -> f64 {
@@ -61,9 +46,7 @@ fn erfc(z: f64) -> f64 {
         }
         1.0 - 2.0 / root_pi * sum
     } else {
-        let tail = (1..=200)
-            .rev()
-            .fold(0.0, |tail, i| f64::from(i) / 2.0 / (z + tail));
+        let tail = (1..=200).rev().fold(0.0, |tail, i| f64::from(i) / 2.0 / (z + tail));
         (-z * z).exp() / (root_pi * (z + tail))
     }
 }
@@ -86,11 +69,7 @@ fn exact(act: Activation, x: f64) -> f64 {
 /// Every 997th f32 of magnitude 2⁻⁴⁰ to 128, both signs: some 800,000 points.
 fn dense() -> Vec<f32> {
     let (low, high) = ((2f32).powi(-40).to_bits(), 128f32.to_bits());
-    (low..high)
-        .step_by(997)
-        .map(f32::from_bits)
-        .flat_map(|x| [x, -x])
-        .collect()
+    (low..high).step_by(997).map(f32::from_bits).flat_map(|x| [x, -x]).collect()
 }
 
 #[test]
@@ -139,11 +118,7 @@ fn activations_of_any_length_and_alignment() {
             let whole = misaligned(&x, |x| activate(isa, &Team::single(), act, x));
             for len in 0..=33 {
                 let part = misaligned(&x[..len], |x| activate(isa, &Team::single(), act, x));
-                assert_eq!(
-                    bits(&part),
-                    bits(&whole[..len]),
-                    "{isa} {act:?} length {len}"
-                );
+                assert_eq!(bits(&part), bits(&whole[..len]), "{isa} {act:?} length {len}");
             }
         }
     });
@@ -153,28 +128,14 @@ fn activations_of_any_length_and_alignment() {
 fn geglu_is_act_times_gate_on_any_team() {
     let teams = teams();
     each_isa(|isa| {
-        for (m, i) in [
-            (0, 5),
-            (1, 1),
-            (1, 2624),
-            (3, 17),
-            (70, 1152),
-            (5, 32),
-            (2, 0),
-        ] {
+        for (m, i) in [(0, 5), (1, 1), (1, 2624), (3, 17), (70, 1152), (5, 32), (2, 0)] {
             for act in ACTIVATIONS {
-                let x: Vec<f32> = Random::new(2)
-                    .vector(2 * m * i)
-                    .iter()
-                    .map(|x| x * 3.0)
-                    .collect();
+                let x: Vec<f32> = Random::new(2).vector(2 * m * i).iter().map(|x| x * 3.0).collect();
                 let mut want = vec![0.0; m * i];
                 for (row, want) in want.chunks_exact_mut(i.max(1)).enumerate() {
                     want.copy_from_slice(&x[2 * row * i..(2 * row + 1) * i]);
                     activate(isa, &Team::single(), act, want);
-                    want.iter_mut()
-                        .zip(&x[(2 * row + 1) * i..])
-                        .for_each(|(a, b)| *a *= b);
+                    want.iter_mut().zip(&x[(2 * row + 1) * i..]).for_each(|(a, b)| *a *= b);
                 }
                 for team in &teams {
                     let mut out = vec![f32::NAN; m * i];
@@ -196,11 +157,7 @@ const NORM_TOLERANCE: f64 = 4e-7;
 fn condition_of(x: &[f32], hidden: usize) -> f64 {
     let rows = x.chunks_exact(hidden).map(|row| {
         let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / hidden as f64;
-        let variance = row
-            .iter()
-            .map(|&x| (f64::from(x) - mean).powi(2))
-            .sum::<f64>()
-            / hidden as f64;
+        let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / hidden as f64;
         row.iter().fold(0.0, |a, x| f64::max(a, f64::from(x.abs()))) / (variance + 1e-5).sqrt()
     });
     rows.fold(1.0, f64::max)
@@ -214,29 +171,17 @@ fn layer_norm_agrees_with_f64_for_any_width() {
         for hidden in (1..=70).chain([255, 256, 384, 768, 1792]) {
             for (gain, offset) in [(1.0, 0.0), (2e4, 0.0), (1.0, 100.0), (1e-3, 0.0)] {
                 let m = 3;
-                let x: Vec<f32> = random
-                    .vector(m * hidden)
-                    .iter()
-                    .map(|x| x * gain + offset)
-                    .collect();
+                let x: Vec<f32> = random.vector(m * hidden).iter().map(|x| x * gain + offset).collect();
                 let (weight, bias) = (random.vector(hidden), random.vector(hidden));
                 for bias in [None, Some(&bias[..])] {
-                    let norm = Norm {
-                        weight: &weight,
-                        bias,
-                        eps: 1e-5,
-                    };
+                    let norm = Norm { weight: &weight, bias, eps: 1e-5 };
                     let got = misaligned(&vec![0.0; m * hidden], |out| {
                         layer_norm(isa, &Team::single(), &x, norm, out);
                     });
                     let mut want = Vec::new();
                     for row in x.chunks_exact(hidden) {
                         let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / hidden as f64;
-                        let variance = row
-                            .iter()
-                            .map(|&x| (f64::from(x) - mean).powi(2))
-                            .sum::<f64>()
-                            / hidden as f64;
+                        let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / hidden as f64;
                         want.extend(row.iter().enumerate().map(|(i, &x)| {
                             (f64::from(x) - mean) / (variance + 1e-5).sqrt() * f64::from(weight[i])
                                 + bias.map_or(0.0, |bias| f64::from(bias[i]))
@@ -252,10 +197,7 @@ fn layer_norm_agrees_with_f64_for_any_width() {
                     let size = want.iter().fold(0.0f64, |a, w| a.max(w.abs()));
                     let error = relative_error(&got, &want) * size / condition;
                     worst = worst.max(error);
-                    assert!(
-                        error <= NORM_TOLERANCE,
-                        "{isa} hidden {hidden} gain {gain} offset {offset}: {error:e}"
-                    );
+                    assert!(error <= NORM_TOLERANCE, "{isa} hidden {hidden} gain {gain} offset {offset}: {error:e}");
                 }
             }
         }
@@ -270,11 +212,7 @@ fn layer_norm_rows_are_independent_on_any_team() {
         let mut random = Random::new(4);
         let (m, hidden) = (201, 770);
         let (x, weight) = (random.vector(m * hidden), random.vector(hidden));
-        let norm = Norm {
-            weight: &weight,
-            bias: None,
-            eps: 1e-5,
-        };
+        let norm = Norm { weight: &weight, bias: None, eps: 1e-5 };
         let mut alone = vec![0.0; m * hidden];
         for (x, out) in x.chunks_exact(hidden).zip(alone.chunks_exact_mut(hidden)) {
             layer_norm(isa, &Team::single(), x, norm, out);
@@ -293,11 +231,7 @@ fn layer_norm_rows_are_independent_on_any_team() {
 /// Distance in units in the last place, through zero.
 fn ulps(a: f32, b: f32) -> u32 {
     let order = |x: f32| {
-        if x.is_sign_negative() {
-            -((x.to_bits() & 0x7fff_ffff) as i64)
-        } else {
-            x.to_bits() as i64
-        }
+        if x.is_sign_negative() { -((x.to_bits() & 0x7fff_ffff) as i64) } else { x.to_bits() as i64 }
     };
     (order(a) - order(b)).unsigned_abs() as u32
 }
@@ -305,17 +239,11 @@ fn ulps(a: f32, b: f32) -> u32 {
 #[test]
 fn the_table_is_pytorchs() {
     let mut lines = 0;
-    for line in include_str!("data/rope.txt")
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-    {
+    for line in include_str!("data/rope.txt").lines().filter(|line| !line.starts_with('#')) {
         let mut words = line.split(' ');
         let mut word = || words.next().unwrap();
-        let (theta, kind, position): (f32, _, usize) =
-            (word().parse().unwrap(), word(), word().parse().unwrap());
-        let want: Vec<f32> = words
-            .map(|w| f32::from_bits(u32::from_str_radix(w, 16).unwrap()))
-            .collect();
+        let (theta, kind, position): (f32, _, usize) = (word().parse().unwrap(), word(), word().parse().unwrap());
+        let want: Vec<f32> = words.map(|w| f32::from_bits(u32::from_str_radix(w, 16).unwrap())).collect();
         let table = RopeTable::new(theta, 64, 7999);
         assert_eq!((table.positions(), table.head_dim()), (7999, 64));
         let (cos, sin) = table.angles(position);
@@ -324,10 +252,7 @@ fn the_table_is_pytorchs() {
             _ => {
                 let got = if kind == "cos" { cos } else { sin };
                 for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
-                    assert!(
-                        ulps(got, want) <= 1,
-                        "theta {theta} {kind} {position} [{i}]: {got} {want}"
-                    );
+                    assert!(ulps(got, want) <= 1, "theta {theta} {kind} {position} [{i}]: {got} {want}");
                 }
             }
         }
@@ -354,14 +279,9 @@ fn rope_rotates_its_columns_only_on_any_team() {
     let teams = teams();
     each_isa(|isa| {
         let mut random = Random::new(5);
-        for (dim, heads, offset, extra) in [
-            (64, 2, 0, 64),
-            (16, 3, 5, 0),
-            (32, 1, 0, 1),
-            (6, 2, 1, 1),
-            (34, 1, 0, 0),
-            (2, 1, 0, 0),
-        ] {
+        for (dim, heads, offset, extra) in
+            [(64, 2, 0, 64), (16, 3, 5, 0), (32, 1, 0, 1), (6, 2, 1, 1), (34, 1, 0, 0), (2, 1, 0, 0)]
+        {
             let (stride, m) = (offset + heads * dim + extra, 301);
             let table = RopeTable::new(160_000.0, dim, 600);
             let positions: Vec<u32> = (0..m as u32).map(|i| i * 7 % 600).collect();
@@ -382,18 +302,7 @@ fn rope_rotates_its_columns_only_on_any_team() {
             let mut first: Option<Vec<f32>> = None;
             for team in &teams {
                 let got = misaligned(&x, |rows| {
-                    rope(
-                        isa,
-                        team,
-                        &table,
-                        &positions,
-                        RopeRows {
-                            rows,
-                            stride,
-                            offset,
-                            heads,
-                        },
-                    );
+                    rope(isa, team, &table, &positions, RopeRows { rows, stride, offset, heads });
                 });
                 for (i, (&got, &x)) in got.iter().zip(&x).enumerate() {
                     let column = i % stride;
@@ -418,21 +327,13 @@ fn softmax_agrees_with_f64_and_sums_to_one() {
         for len in (1..=70).chain([512, 1000, 50_368]) {
             for gain in [1.0, 20.0, 200.0] {
                 let x: Vec<f32> = random.vector(len).iter().map(|x| x * gain).collect();
-                let largest = x
-                    .iter()
-                    .fold(f64::NEG_INFINITY, |a, &x| a.max(f64::from(x)));
+                let largest = x.iter().fold(f64::NEG_INFINITY, |a, &x| a.max(f64::from(x)));
                 let sum: f64 = x.iter().map(|&x| (f64::from(x) - largest).exp()).sum();
-                let want: Vec<f64> = x
-                    .iter()
-                    .map(|&x| (f64::from(x) - largest).exp() / sum)
-                    .collect();
+                let want: Vec<f64> = x.iter().map(|&x| (f64::from(x) - largest).exp() / sum).collect();
                 let got = misaligned(&x, |x| softmax(isa, x));
                 // e^(x − max) with |x − max| ≤ 400: the difference is rounded to 2⁻²⁴ of its size, though only
                 // terms of size matter. Plus the exponential's own error, its sum's, and a division.
-                assert!(
-                    relative_error(&got, &want) <= 6.0 * EXP_ERROR,
-                    "{isa} length {len} gain {gain}"
-                );
+                assert!(relative_error(&got, &want) <= 6.0 * EXP_ERROR, "{isa} length {len} gain {gain}");
                 let total: f64 = got.iter().map(|&p| f64::from(p)).sum();
                 assert!((total - 1.0).abs() < 1e-6, "{isa} length {len}: {total}");
 
@@ -445,10 +346,7 @@ fn softmax_agrees_with_f64_and_sums_to_one() {
                         "{isa}: {got} {want}"
                     );
                 }
-                assert!(
-                    (log_sum_exp(isa, &x) - exact_log).abs() <= 2e-7,
-                    "{isa} length {len}"
-                );
+                assert!((log_sum_exp(isa, &x) - exact_log).abs() <= 2e-7, "{isa} length {len}");
             }
         }
     });
@@ -463,11 +361,7 @@ fn softmax_of_special_rows() {
         let mut masked = [f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY, 1.0];
         softmax(isa, &mut masked);
         assert_eq!(masked, [0.0, 0.5, 0.0, 0.5], "{isa}");
-        for special in [
-            [f32::NEG_INFINITY; 3],
-            [0.0, f32::NAN, 1.0],
-            [f32::INFINITY, 0.0, 1.0],
-        ] {
+        for special in [[f32::NEG_INFINITY; 3], [0.0, f32::NAN, 1.0], [f32::INFINITY, 0.0, 1.0]] {
             let mut x = special;
             softmax(isa, &mut x);
             assert!(x.iter().any(|x| x.is_nan()), "{isa} {special:?}: {x:?}");
@@ -482,23 +376,14 @@ fn top_k_is_a_sort_cut_short() {
         for k in [0, 1, 2, 5, 16, 17, 2000] {
             for levels in [3.0, 1e6] {
                 // Few levels make many ties.
-                let mut row: Vec<f32> = random
-                    .vector(len)
-                    .iter()
-                    .map(|x| (x * levels).round())
-                    .collect();
+                let mut row: Vec<f32> = random.vector(len).iter().map(|x| (x * levels).round()).collect();
                 if len > 10 {
                     row[3] = f32::NAN;
                     row[7] = f32::NEG_INFINITY;
                     row[len - 1] = f32::INFINITY;
                 }
                 row.iter_mut().for_each(|x| *x += 0.0); // no −0: `total_cmp` tells it from 0
-                let mut want: Vec<_> = row
-                    .iter()
-                    .copied()
-                    .enumerate()
-                    .filter(|(_, x)| !x.is_nan())
-                    .collect();
+                let mut want: Vec<_> = row.iter().copied().enumerate().filter(|(_, x)| !x.is_nan()).collect();
                 want.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
                 want.truncate(k);
                 assert_eq!(top_k(&row, k), want, "length {len}, k {k}");
@@ -533,10 +418,7 @@ fn every_half_is_widened_exactly_from_any_address() {
                 _ => (1024.0 + fraction) * 2f32.powi(exponent - 25),
             };
             let want = if p >> 15 == 1 { -size } else { size };
-            assert!(
-                x.to_bits() == want.to_bits() || (x.is_nan() && want.is_nan()),
-                "{p:04x}"
-            );
+            assert!(x.to_bits() == want.to_bits() || (x.is_nan() && want.is_nan()), "{p:04x}");
         }
     }
     for len in 0..70 {
@@ -566,17 +448,7 @@ fn fused_instruction_sets_agree_bit_for_bit() {
     let run = |isa: Isa| {
         let team = Team::single();
         let mut all = vec![0.0; x.len()];
-        layer_norm(
-            isa,
-            &team,
-            &x,
-            Norm {
-                weight: &weight,
-                bias: Some(&weight),
-                eps: 1e-5,
-            },
-            &mut all,
-        );
+        layer_norm(isa, &team, &x, Norm { weight: &weight, bias: Some(&weight), eps: 1e-5 }, &mut all);
         for act in ACTIVATIONS {
             let mut y = x.clone();
             activate(isa, &team, act, &mut y);
@@ -584,18 +456,7 @@ fn fused_instruction_sets_agree_bit_for_bit() {
         }
         let mut y = x.clone();
         softmax(isa, &mut y);
-        rope(
-            isa,
-            &team,
-            &table,
-            &[0, 1, 2, 3, 4],
-            RopeRows {
-                rows: &mut y,
-                stride: 391,
-                offset: 1,
-                heads: 13,
-            },
-        );
+        rope(isa, &team, &table, &[0, 1, 2, 3, 4], RopeRows { rows: &mut y, stride: 391, offset: 1, heads: 13 });
         all.extend(y);
         bits(&all)
     };

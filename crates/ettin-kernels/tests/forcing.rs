@@ -43,10 +43,7 @@ fn ettin_isa_selects_or_refuses() {
     assert!(selection("sse9").contains("refused: unknown instruction set `sse9`"));
     let missing = Isa::ALL.into_iter().find(|isa| !isa.supported());
     if let Some(isa) = missing {
-        assert!(
-            selection(&isa.to_string())
-                .contains(&format!("refused: this CPU does not support `{isa}`"))
-        );
+        assert!(selection(&isa.to_string()).contains(&format!("refused: this CPU does not support `{isa}`")));
     }
 }
 
@@ -56,9 +53,6 @@ fn a_required_isa_must_run() {
     let present = required("portable");
     assert!(present.status.success());
     assert!(String::from_utf8_lossy(&present.stdout).contains("exercised: portable"));
-    let missing = Isa::ALL
-        .into_iter()
-        .find(|isa| !isa.supported())
-        .map_or("sse9".into(), |isa| isa.to_string());
+    let missing = Isa::ALL.into_iter().find(|isa| !isa.supported()).map_or("sse9".into(), |isa| isa.to_string());
     assert!(!required(&format!("portable, {missing}")).status.success());
 }

@@ -9,9 +9,7 @@ use ettin_kernels::{Isa, PackedMatrix, Store, Team, gemm, testing::each_isa};
 const TOLERANCE: f64 = 1.5e-6;
 
 fn pack(isa: Isa, team: &Team, w: &[f32], n: usize, k: usize) -> PackedMatrix {
-    PackedMatrix::pack(isa, team, n, k, &|row, out| {
-        out.copy_from_slice(&w[row * k..(row + 1) * k])
-    })
+    PackedMatrix::pack(isa, team, n, k, &|row, out| out.copy_from_slice(&w[row * k..(row + 1) * k]))
 }
 
 fn product(team: &Team, x: &[f32], w: &PackedMatrix, m: usize) -> Vec<f32> {
@@ -21,12 +19,7 @@ fn product(team: &Team, x: &[f32], w: &PackedMatrix, m: usize) -> Vec<f32> {
 }
 
 fn oracle(x: &[f32], w: &[f32], bias: &[f32], before: &[f32], n: usize, k: usize) -> Vec<f64> {
-    let dot = |a: &[f32], b: &[f32]| {
-        a.iter()
-            .zip(b)
-            .map(|(&a, &b)| f64::from(a) * f64::from(b))
-            .sum::<f64>()
-    };
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
     (0..before.len())
         .map(|i| {
             let (row, column) = (i / n, i % n);
@@ -57,11 +50,7 @@ fn agrees_with_f64_for_odd_shapes() {
                         (Some(&bias), Store::Add),
                     ] {
                         let start = if store == Store::Add { &before } else { &zeros };
-                        let mut out = if store == Store::Add {
-                            before.clone()
-                        } else {
-                            vec![f32::NAN; m * n]
-                        };
+                        let mut out = if store == Store::Add { before.clone() } else { vec![f32::NAN; m * n] };
                         gemm(&team, &x, &packed, bias.map(|b| &b[..]), store, &mut out);
                         let want = oracle(&x, &w, bias.unwrap_or(&no_bias), start, n, k);
                         let error = relative_error(&out, &want);
@@ -79,16 +68,8 @@ fn agrees_with_f64_for_long_sums() {
         let mut random = Random::new(2);
         let (m, n, k) = (17, 40, 4096);
         let (x, w) = (random.vector(m * k), random.vector(n * k));
-        let out = product(
-            &Team::single(),
-            &x,
-            &pack(isa, &Team::single(), &w, n, k),
-            m,
-        );
-        let error = relative_error(
-            &out,
-            &oracle(&x, &w, &vec![0.0; n], &vec![0.0; m * n], n, k),
-        );
+        let out = product(&Team::single(), &x, &pack(isa, &Team::single(), &w, n, k), m);
+        let error = relative_error(&out, &oracle(&x, &w, &vec![0.0; n], &vec![0.0; m * n], n, k));
         println!("{isa}: {error:e}");
         assert!(error <= TOLERANCE, "{isa}: {error:e}");
     });
@@ -101,10 +82,7 @@ fn empty_shapes_are_fine() {
         assert!(product(&team, &[], &pack(isa, &team, &[1.0; 6], 2, 3), 0).is_empty());
         assert!(product(&team, &[1.0; 3], &pack(isa, &team, &[], 0, 3), 1).is_empty());
         // Without inputs the sum is empty.
-        assert_eq!(
-            product(&team, &[], &pack(isa, &team, &[], 5, 0), 2),
-            [0.0; 10]
-        );
+        assert_eq!(product(&team, &[], &pack(isa, &team, &[], 5, 0), 2), [0.0; 10]);
     });
 }
 
@@ -121,14 +99,9 @@ fn rows_do_not_depend_on_their_neighbours() {
             for group in 1..=40 {
                 for first in (0..m).step_by(group) {
                     let rows = first..(first + group).min(m);
-                    let part =
-                        product(&team, &x[rows.start * k..rows.end * k], &packed, rows.len());
+                    let part = product(&team, &x[rows.start * k..rows.end * k], &packed, rows.len());
                     let want = &whole[rows.start * n..rows.end * n];
-                    assert_eq!(
-                        bits(&part),
-                        bits(want),
-                        "{isa}: rows {rows:?} of {m}x{n}x{k}"
-                    );
+                    assert_eq!(bits(&part), bits(want), "{isa}: rows {rows:?} of {m}x{n}x{k}");
                 }
             }
         }
@@ -148,11 +121,7 @@ fn columns_do_not_depend_on_their_neighbours() {
             let out = product(&team, &x, &pack(isa, &team, part, columns.len(), k), m);
             for row in 0..m {
                 let want = &whole[row * n..][columns.clone()];
-                assert_eq!(
-                    bits(&out[row * columns.len()..][..columns.len()]),
-                    bits(want),
-                    "{isa} {columns:?}"
-                );
+                assert_eq!(bits(&out[row * columns.len()..][..columns.len()]), bits(want), "{isa} {columns:?}");
             }
         }
     });
@@ -160,34 +129,15 @@ fn columns_do_not_depend_on_their_neighbours() {
 
 #[test]
 fn threads_change_no_bit() {
-    let teams = [
-        Team::with_threads(2).unwrap(),
-        Team::with_threads(3).unwrap(),
-    ];
+    let teams = [Team::with_threads(2).unwrap(), Team::with_threads(3).unwrap()];
     each_isa(|isa| {
         let mut random = Random::new(5);
-        for (m, n, k) in [
-            (1, 2000, 700),
-            (3, 777, 512),
-            (50, 300, 300),
-            (700, 100, 90),
-            (500, 65, 257),
-        ] {
+        for (m, n, k) in [(1, 2000, 700), (3, 777, 512), (50, 300, 300), (700, 100, 90), (500, 65, 257)] {
             let (x, w) = (random.vector(m * k), random.vector(n * k));
-            let alone = product(
-                &Team::single(),
-                &x,
-                &pack(isa, &Team::single(), &w, n, k),
-                m,
-            );
+            let alone = product(&Team::single(), &x, &pack(isa, &Team::single(), &w, n, k), m);
             for team in &teams {
                 let out = product(team, &x, &pack(isa, team, &w, n, k), m);
-                assert_eq!(
-                    bits(&out),
-                    bits(&alone),
-                    "{isa}, {} threads, {m}x{n}x{k}",
-                    team.threads()
-                );
+                assert_eq!(bits(&out), bits(&alone), "{isa}, {} threads, {m}x{n}x{k}", team.threads());
             }
         }
     });
@@ -200,12 +150,7 @@ fn fused_instruction_sets_agree_bit_for_bit() {
     let (x, w) = (random.vector(m * k), random.vector(n * k));
     let mut first: Option<(Isa, Vec<f32>)> = None;
     each_isa(|isa| {
-        let out = product(
-            &Team::single(),
-            &x,
-            &pack(isa, &Team::single(), &w, n, k),
-            m,
-        );
+        let out = product(&Team::single(), &x, &pack(isa, &Team::single(), &w, n, k), m);
         match &first {
             Some((other, want)) if isa.fused() => {
                 assert_eq!(bits(&out), bits(want), "{isa} and {other}")
@@ -230,25 +175,9 @@ fn nothing_is_read_or_written_outside() {
                 around.extend(&x);
                 around.push(f32::NAN);
                 let mut out = vec![7.0; shift + m * n + 1];
-                gemm(
-                    &team,
-                    &around[shift..][..m * k],
-                    &packed,
-                    None,
-                    Store::Write,
-                    &mut out[shift..][..m * n],
-                );
-                assert_eq!(
-                    bits(&out[shift..][..m * n]),
-                    bits(&want),
-                    "{isa} shift {shift}"
-                );
-                assert!(
-                    out[..shift]
-                        .iter()
-                        .chain(&out[shift + m * n..])
-                        .all(|&x| x == 7.0)
-                );
+                gemm(&team, &around[shift..][..m * k], &packed, None, Store::Write, &mut out[shift..][..m * n]);
+                assert_eq!(bits(&out[shift..][..m * n]), bits(&want), "{isa} shift {shift}");
+                assert!(out[..shift].iter().chain(&out[shift + m * n..]).all(|&x| x == 7.0));
             }
         }
     });
@@ -280,12 +209,5 @@ fn a_row_comes_back_as_it_was_packed() {
 #[should_panic(expected = "out is not [rows, 3]")]
 fn a_ragged_output_is_refused() {
     let w = pack(Isa::best(), &Team::single(), &[0.0; 6], 3, 2);
-    gemm(
-        &Team::single(),
-        &[0.0; 4],
-        &w,
-        None,
-        Store::Write,
-        &mut [0.0; 5],
-    );
+    gemm(&Team::single(), &[0.0; 4], &w, None, Store::Write, &mut [0.0; 5]);
 }

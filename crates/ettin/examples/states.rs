@@ -24,9 +24,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
     let (mut model, mut ids, mut output, mut logit_rows) = (None, None, None, usize::MAX);
     let mut words = std::env::args().skip(1);
     while let Some(flag) = words.next() {
-        let value = words
-            .next()
-            .ok_or_else(|| format!("{flag} needs a value"))?;
+        let value = words.next().ok_or_else(|| format!("{flag} needs a value"))?;
         match flag.as_str() {
             "--model" => model = Some(value.into()),
             "--ids" => ids = Some(value.into()),
@@ -57,8 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         let hidden = model.trunk().forward(&batch)?;
         tensors.insert(format!("final.{index}"), hidden.to_tensor()?);
-        let rows: Vec<usize> =
-            (ids.len().saturating_sub(arguments.logit_rows)..ids.len()).collect();
+        let rows: Vec<usize> = (ids.len().saturating_sub(arguments.logit_rows)..ids.len()).collect();
         tensors.insert(format!("logits.{index}"), model.project(&hidden, &rows)?);
     }
     candle_core::safetensors::save(&tensors, &arguments.output)?;

@@ -41,9 +41,7 @@ impl PackedBatch {
         for (index, (sequence, &start)) in sequences.iter().zip(starts).enumerate() {
             let sequence = sequence.as_ref();
             if sequence.is_empty() {
-                return Err(Error::input(format!(
-                    "sequence {index} of the batch is empty"
-                )));
+                return Err(Error::input(format!("sequence {index} of the batch is empty")));
             }
             let end = u32::try_from(start + sequence.len())
                 .map_err(|_| Error::input(format!("sequence {index} of the batch is too long")))?;

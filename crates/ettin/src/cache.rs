@@ -30,15 +30,9 @@ impl KvCache {
     /// An empty cache for models of `config`, of which a step adds at most `max_step` rows.
     pub(crate) fn new(config: &Config, backend: &Backend, max_step: usize) -> Result<Self> {
         if max_step == 0 {
-            return Err(Error::input(
-                "a step of a cache must allow at least one row",
-            ));
+            return Err(Error::input("a step of a cache must allow at least one row"));
         }
-        if let Some(layer) = config
-            .layers
-            .iter()
-            .position(|layer| layer.span.right != Some(0))
-        {
+        if let Some(layer) = config.layers.iter().position(|layer| layer.span.right != Some(0)) {
             return Err(Error::input(format!(
                 "a key-value cache needs causal attention, but layer {layer} also looks ahead: \
                  the model is an encoder"
@@ -53,11 +47,7 @@ impl KvCache {
             shape: Arc::new(Shape {
                 max_len: config.max_position_embeddings,
                 max_step,
-                local: config
-                    .layers
-                    .iter()
-                    .filter_map(|layer| layer.span.left)
-                    .max(),
+                local: config.layers.iter().filter_map(|layer| layer.span.left).max(),
             }),
             len: 0,
             written: 0,
@@ -94,10 +84,7 @@ impl KvCache {
             return Ok(());
         }
         if len > self.len {
-            return Err(Error::input(format!(
-                "cannot truncate a cache of {} tokens to {len}",
-                self.len
-            )));
+            return Err(Error::input(format!("cannot truncate a cache of {} tokens to {len}", self.len)));
         }
         if self.shape.local.is_some() && self.written - len > self.shape.max_step {
             return Err(Error::input(format!(
@@ -136,14 +123,9 @@ impl KvCache {
         }
         let end = self.len + rows;
         if end > self.shape.max_len {
-            return Err(Error::TooLong {
-                tokens: end,
-                limit: self.shape.max_len,
-            });
+            return Err(Error::TooLong { tokens: end, limit: self.shape.max_len });
         }
-        self.layers
-            .iter_mut()
-            .for_each(|layer| layer.reserve(end, self.shape.max_len));
+        self.layers.iter_mut().for_each(|layer| layer.reserve(end, self.shape.max_len));
         self.written = self.written.max(end);
         Ok(())
     }
@@ -176,8 +158,6 @@ impl<'a, 'b> LayerCache<'a, 'b> {
     /// The layer's store of every sequence, in order.
     pub(crate) fn stores_mut(&mut self) -> impl Iterator<Item = &mut KvStore> {
         let layer = self.layer;
-        self.caches
-            .iter_mut()
-            .map(move |cache| &mut cache.layers[layer])
+        self.caches.iter_mut().map(move |cache| &mut cache.layers[layer])
     }
 }

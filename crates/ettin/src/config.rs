@@ -155,10 +155,7 @@ impl Config {
         let file = "config.json";
         match source.get(file)? {
             Some(data) => Self::from_json(&data, file),
-            None => Err(Error::MissingFile {
-                place: source.place(),
-                file: file.to_owned(),
-            }),
+            None => Err(Error::MissingFile { place: source.place(), file: file.to_owned() }),
         }
     }
 
@@ -257,9 +254,7 @@ impl Config {
         match self.layers.get_mut(layer) {
             Some(spec) => spec.span = span,
             None => {
-                return Err(Error::input(format!(
-                    "there is no layer {layer} among {count}"
-                )));
+                return Err(Error::input(format!("there is no layer {layer} among {count}")));
             }
         }
         Ok(self)
@@ -268,29 +263,15 @@ impl Config {
     fn check_heads(&self, keys: &Keys<'_>) -> Result<()> {
         let (hidden, heads) = (self.hidden_size, self.num_heads);
         if !hidden.is_multiple_of(heads) {
-            return Err(keys.refuse(
-                "num_attention_heads",
-                format_args!("it must divide `hidden_size` ({hidden})"),
-            ));
+            return Err(keys.refuse("num_attention_heads", format_args!("it must divide `hidden_size` ({hidden})")));
         }
         if !self.head_dim().is_multiple_of(2) {
-            let rule = format!(
-                "{hidden} / {heads} heads is an odd head size, which rotary positions cannot split"
-            );
+            let rule = format!("{hidden} / {heads} heads is an odd head size, which rotary positions cannot split");
             return Err(keys.refuse("num_attention_heads", rule));
         }
-        for (key, expected) in [
-            ("head_dim", self.head_dim()),
-            ("num_key_value_heads", heads),
-        ] {
-            if keys
-                .get(key)
-                .is_some_and(|value| value.as_u64() != Some(expected as u64))
-            {
-                return Err(keys.refuse(
-                    key,
-                    format_args!("supported: {expected}, which the other keys imply"),
-                ));
+        for (key, expected) in [("head_dim", self.head_dim()), ("num_key_value_heads", heads)] {
+            if keys.get(key).is_some_and(|value| value.as_u64() != Some(expected as u64)) {
+                return Err(keys.refuse(key, format_args!("supported: {expected}, which the other keys imply")));
             }
         }
         Ok(())
@@ -299,15 +280,8 @@ impl Config {
 
 fn objective(keys: &Keys<'_>) -> Result<Objective> {
     let both = [Objective::Encoder, Objective::Decoder];
-    let found = keys
-        .text("model_type")?
-        .and_then(|name| both.into_iter().find(|o| o.model_type() == name));
-    found.ok_or_else(|| {
-        keys.refuse(
-            "model_type",
-            "supported: \"modernbert\", \"modernbert-decoder\"",
-        )
-    })
+    let found = keys.text("model_type")?.and_then(|name| both.into_iter().find(|o| o.model_type() == name));
+    found.ok_or_else(|| keys.refuse("model_type", "supported: \"modernbert\", \"modernbert-decoder\""))
 }
 
 /// Keys whose presence means a model that this engine would compute wrongly.
@@ -316,10 +290,7 @@ fn refuse_unsupported(keys: &Keys<'_>) -> Result<()> {
         let nested = keys.get(key).is_some_and(Value::is_object);
         match key {
             "quantization_config" | "compression_config" => {
-                return Err(keys.refuse(
-                    key,
-                    "quantised checkpoints are not supported; use the original weights",
-                ));
+                return Err(keys.refuse(key, "quantised checkpoints are not supported; use the original weights"));
             }
             "per_layer_config" => {
                 return Err(keys.refuse(key, "layers that differ in shape are not supported"));
@@ -339,23 +310,18 @@ fn refuse_unsupported(keys: &Keys<'_>) -> Result<()> {
     // Never read by this model type; early releases wrote either word although no position is embedded.
     match keys.text("position_embedding_type")? {
         None | Some("sans_pos" | "absolute") => Ok(()),
-        Some(_) => Err(keys.refuse(
-            "position_embedding_type",
-            "supported: \"sans_pos\"; positions are rotary only",
-        )),
+        Some(_) => Err(keys.refuse("position_embedding_type", "supported: \"sans_pos\"; positions are rotary only")),
     }
 }
 
-const NESTED: &str =
-    "a configuration nested in another is not supported; use the text model's own config.json";
+const NESTED: &str = "a configuration nested in another is not supported; use the text model's own config.json";
 
 /// A key of another model type that this one does not read, saying something else than the key it does read.
 fn refuse_contradiction(keys: &Keys<'_>, hidden: Activation) -> Result<()> {
     match keys.text("hidden_act")? {
-        Some(name) if activation_named(name) != Some(hidden) => Err(keys.refuse(
-            "hidden_act",
-            "this model type reads `hidden_activation`, which differs",
-        )),
+        Some(name) if activation_named(name) != Some(hidden) => {
+            Err(keys.refuse("hidden_act", "this model type reads `hidden_activation`, which differs"))
+        }
         _ => Ok(()),
     }
 }
@@ -371,14 +337,11 @@ fn activation_named(name: &str) -> Option<Activation> {
 }
 
 fn activation(keys: &Keys<'_>, key: &str) -> Result<Activation> {
-    let supported =
-        "supported: \"gelu\", \"gelu_new\", \"gelu_pytorch_tanh\", \"silu\", \"swish\", \"relu\"";
+    let supported = "supported: \"gelu\", \"gelu_new\", \"gelu_pytorch_tanh\", \"silu\", \"swish\", \"relu\"";
     if !keys.has(key) {
         return Ok(Activation::Gelu);
     }
-    keys.text(key)?
-        .and_then(activation_named)
-        .ok_or_else(|| keys.refuse(key, supported))
+    keys.text(key)?.and_then(activation_named).ok_or_else(|| keys.refuse(key, supported))
 }
 
 /// Only `norm_eps` counts; `layer_norm_eps` is what other model types call it, and transformers does not read it here.
@@ -386,18 +349,11 @@ fn norm_eps(keys: &Keys<'_>) -> Result<f32> {
     const DEFAULT: f32 = 1e-5;
     let eps = match (keys.positive("norm_eps")?, keys.positive("layer_norm_eps")?) {
         (None, Some(other)) if other != DEFAULT => {
-            return Err(keys.refuse(
-                "layer_norm_eps",
-                "this model type reads `norm_eps`; write that key",
-            ));
+            return Err(keys.refuse("layer_norm_eps", "this model type reads `norm_eps`; write that key"));
         }
         (eps, _) => eps.unwrap_or(DEFAULT),
     };
-    if eps < 1.0 {
-        Ok(eps)
-    } else {
-        Err(keys.refuse("norm_eps", "supported: numbers between 0 and 1"))
-    }
+    if eps < 1.0 { Ok(eps) } else { Err(keys.refuse("norm_eps", "supported: numbers between 0 and 1")) }
 }
 
 fn classifier_pooling(keys: &Keys<'_>, objective: Objective) -> Result<ClassifierPooling> {
@@ -416,29 +372,20 @@ fn token_id(keys: &Keys<'_>, key: &str, default: Option<u32>, vocab: usize) -> R
     }
     match keys.get(key) {
         None => Ok(None),
-        Some(value) => in_vocabulary(value, vocab).map(Some).ok_or_else(|| {
-            keys.refuse(
-                key,
-                format_args!("supported: a token id below `vocab_size` ({vocab})"),
-            )
-        }),
+        Some(value) => in_vocabulary(value, vocab)
+            .map(Some)
+            .ok_or_else(|| keys.refuse(key, format_args!("supported: a token id below `vocab_size` ({vocab})"))),
     }
 }
 
 /// One id or a list of ids.
 fn token_ids(keys: &Keys<'_>, key: &str, default: u32, vocab: usize) -> Result<Vec<u32>> {
     let Some(list) = keys.get(key).and_then(Value::as_array) else {
-        return Ok(token_id(keys, key, Some(default), vocab)?
-            .into_iter()
-            .collect());
+        return Ok(token_id(keys, key, Some(default), vocab)?.into_iter().collect());
     };
     let ids = list.iter().map(|value| in_vocabulary(value, vocab));
-    ids.collect::<Option<_>>().ok_or_else(|| {
-        keys.refuse(
-            key,
-            format_args!("supported: token ids below `vocab_size` ({vocab})"),
-        )
-    })
+    ids.collect::<Option<_>>()
+        .ok_or_else(|| keys.refuse(key, format_args!("supported: token ids below `vocab_size` ({vocab})")))
 }
 
 fn in_vocabulary(value: &Value, vocab: usize) -> Option<u32> {
@@ -468,11 +415,7 @@ fn activation_fn(keys: &Keys<'_>) -> Result<Option<String>> {
 }
 
 fn owned(texts: Option<Vec<&str>>) -> Vec<String> {
-    texts
-        .unwrap_or_default()
-        .into_iter()
-        .map(str::to_owned)
-        .collect()
+    texts.unwrap_or_default().into_iter().map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -45,9 +45,7 @@ pub enum Error {
     #[error("tokenizer: {0}")]
     Tokenizer(String),
     /// An input is longer than the model's limit and truncation was not asked for.
-    #[error(
-        "the input has {tokens} tokens, the limit is {limit}; shorten it or choose a side to truncate"
-    )]
+    #[error("the input has {tokens} tokens, the limit is {limit}; shorten it or choose a side to truncate")]
     TooLong {
         /// Tokens of the input, special tokens included.
         tokens: usize,

@@ -28,10 +28,7 @@ pub struct ModelFiles {
 
 #[derive(Clone)]
 enum Origin {
-    Folder {
-        folder: Arc<Path>,
-        weights: Option<Arc<str>>,
-    },
+    Folder { folder: Arc<Path>, weights: Option<Arc<str>> },
     Embedded(EmbeddedFiles),
     Hub(Arc<HubFiles>),
 }
@@ -48,43 +45,26 @@ impl ModelFiles {
         let (folder, weights) = if metadata.is_dir() {
             (path.as_path(), None)
         } else {
-            let file = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .filter(|name| is_weights_file(name));
+            let file = path.file_name().and_then(|name| name.to_str()).filter(|name| is_weights_file(name));
             let Some(file) = file else {
                 return Err(Error::input(format!(
                     "{}: a model is a folder or a weights file (.safetensors, .bin)",
                     path.display()
                 )));
             };
-            let parent = path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty());
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             (parent.unwrap_or(Path::new(".")), Some(file.into()))
         };
-        Ok(Self {
-            name: path.display().to_string().into(),
-            origin: Origin::Folder {
-                folder: folder.into(),
-                weights,
-            },
-        })
+        Ok(Self { name: path.display().to_string().into(), origin: Origin::Folder { folder: folder.into(), weights } })
     }
 
     /// A model compiled into the program.
     pub fn embedded(name: &str, files: EmbeddedFiles) -> Self {
-        Self {
-            name: name.into(),
-            origin: Origin::Embedded(files),
-        }
+        Self { name: name.into(), origin: Origin::Embedded(files) }
     }
 
     pub(crate) fn hub(name: &str, files: HubFiles) -> Self {
-        Self {
-            name: name.into(),
-            origin: Origin::Hub(Arc::new(files)),
-        }
+        Self { name: name.into(), origin: Origin::Hub(Arc::new(files)) }
     }
 
     /// What to call the model in messages and records: its path, embedded name or Hub id.
@@ -143,10 +123,7 @@ impl ModelFiles {
             }
             _ => self.get(file)?,
         };
-        found.ok_or_else(|| Error::MissingFile {
-            place: self.place(),
-            file: file.to_owned(),
-        })
+        found.ok_or_else(|| Error::MissingFile { place: self.place(), file: file.to_owned() })
     }
 
     /// Where a file is, or would be, for messages.
@@ -183,15 +160,10 @@ impl ModelFiles {
 impl fmt::Debug for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Origin::Folder { folder, weights } => f
-                .debug_struct("Folder")
-                .field("folder", folder)
-                .field("weights", weights)
-                .finish(),
-            Origin::Embedded(files) => f
-                .debug_list()
-                .entries(files.iter().map(|(name, _)| name))
-                .finish(),
+            Origin::Folder { folder, weights } => {
+                f.debug_struct("Folder").field("folder", folder).field("weights", weights).finish()
+            }
+            Origin::Embedded(files) => f.debug_list().entries(files.iter().map(|(name, _)| name)).finish(),
             Origin::Hub(files) => f.debug_tuple("Hub").field(&files.place()).finish(),
         }
     }
@@ -199,14 +171,7 @@ impl fmt::Debug for Origin {
 
 /// Whether a file name is one that holds weights, or the index of one that is sharded.
 pub(crate) fn is_weights_file(name: &str) -> bool {
-    [
-        ".safetensors",
-        ".bin",
-        ".safetensors.index.json",
-        ".bin.index.json",
-    ]
-    .iter()
-    .any(|end| name.ends_with(end))
+    [".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json"].iter().any(|end| name.ends_with(end))
 }
 
 /// Refuses names that could leave the model's folder or mean something else on another system.
@@ -215,9 +180,7 @@ pub(crate) fn check_name(file: &str) -> Result<()> {
     if file.split('/').all(fine) {
         Ok(())
     } else {
-        Err(Error::input(format!(
-            "{file:?} is not the name of a file inside a model's folder"
-        )))
+        Err(Error::input(format!("{file:?} is not the name of a file inside a model's folder")))
     }
 }
 
@@ -245,10 +208,7 @@ impl FileData {
     /// [`Error::Io`] if it is there and cannot be read.
     pub fn open(path: &Path) -> Result<Option<Self>> {
         match read(path) {
-            Ok(bytes) => Ok(Some(Self {
-                name: path.display().to_string().into(),
-                bytes,
-            })),
+            Ok(bytes) => Ok(Some(Self { name: path.display().to_string().into(), bytes })),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(Error::io(path)(error)),
         }
@@ -256,18 +216,12 @@ impl FileData {
 
     /// Bytes that are part of the program, under a name for messages.
     pub fn from_static(name: impl Into<Arc<str>>, bytes: &'static [u8]) -> Self {
-        Self {
-            name: name.into(),
-            bytes: Bytes::Static(bytes),
-        }
+        Self { name: name.into(), bytes: Bytes::Static(bytes) }
     }
 
     /// Bytes from elsewhere, under a name for messages.
     pub fn from_bytes(name: impl Into<Arc<str>>, bytes: impl Into<Arc<[u8]>>) -> Self {
-        Self {
-            name: name.into(),
-            bytes: Bytes::Read(bytes.into()),
-        }
+        Self { name: name.into(), bytes: Bytes::Read(bytes.into()) }
     }
 
     /// Says that a range of bytes is not needed soon, so that a mapped file's pages can leave memory. Only a hint.
@@ -309,10 +263,7 @@ fn read(path: &Path) -> io::Result<Bytes> {
 }
 
 fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]
@@ -331,10 +282,7 @@ mod tests {
         assert!(files.get("config.json/inner").unwrap().is_none());
         assert_eq!(files.revision(), None);
         let error = files.require("tokenizer.json").unwrap_err().to_string();
-        assert!(
-            error.contains("tokenizer.json") && error.contains(&*folder.path().to_string_lossy()),
-            "{error}"
-        );
+        assert!(error.contains("tokenizer.json") && error.contains(&*folder.path().to_string_lossy()), "{error}");
     }
 
     #[test]
@@ -346,19 +294,10 @@ mod tests {
         let files = ModelFiles::folder(folder.path().join("ema.safetensors")).unwrap();
         assert_eq!(files.weights_file(), Some("ema.safetensors"));
         assert_eq!(&*files.require("config.json").unwrap(), b"config.json");
-        assert_eq!(
-            &*files.require(files.weights_file().unwrap()).unwrap(),
-            b"ema.safetensors"
-        );
+        assert_eq!(&*files.require(files.weights_file().unwrap()).unwrap(), b"ema.safetensors");
         assert!(ModelFiles::folder(folder.path().join("old.bin")).is_ok());
-        assert!(matches!(
-            ModelFiles::folder(folder.path().join("notes.txt")),
-            Err(Error::Input(_))
-        ));
-        assert!(matches!(
-            ModelFiles::folder(folder.path().join("gone.bin")),
-            Err(Error::Io { .. })
-        ));
+        assert!(matches!(ModelFiles::folder(folder.path().join("notes.txt")), Err(Error::Input(_))));
+        assert!(matches!(ModelFiles::folder(folder.path().join("gone.bin")), Err(Error::Io { .. })));
     }
 
     #[test]
@@ -368,18 +307,13 @@ mod tests {
         assert_eq!(&*files.require("1_Pooling/config.json").unwrap(), b"[]");
         assert!(files.get("Pooling/config.json").unwrap().is_none());
         let error = files.require("tokenizer.json").unwrap_err().to_string();
-        assert!(
-            error.contains("nano") && error.contains("tokenizer.json"),
-            "{error}"
-        );
+        assert!(error.contains("nano") && error.contains("tokenizer.json"), "{error}");
     }
 
     #[test]
     fn a_large_file_is_the_same_mapped() {
         let folder = tempfile::tempdir().unwrap();
-        let bytes: Vec<u8> = (0..MAP_FROM as usize + 7)
-            .map(|i| (i % 251) as u8)
-            .collect();
+        let bytes: Vec<u8> = (0..MAP_FROM as usize + 7).map(|i| (i % 251) as u8).collect();
         std::fs::write(folder.path().join("model.safetensors"), &bytes).unwrap();
         let files = ModelFiles::folder(folder.path()).unwrap();
         let data = files.require("model.safetensors").unwrap();
@@ -399,24 +333,11 @@ mod tests {
     #[test]
     fn names_that_leave_the_folder_are_refused() {
         let files = ModelFiles::embedded("nano", FILES);
-        for name in [
-            "",
-            "/etc/passwd",
-            "../secret",
-            "a/../../b",
-            "a//b",
-            "a/",
-            "./config.json",
-            "..",
-            "a\\b",
-            "C:x",
-            "a\0b",
-        ] {
+        for name in
+            ["", "/etc/passwd", "../secret", "a/../../b", "a//b", "a/", "./config.json", "..", "a\\b", "C:x", "a\0b"]
+        {
             assert!(matches!(files.get(name), Err(Error::Input(_))), "{name:?}");
-            assert!(
-                matches!(files.require(name), Err(Error::Input(_))),
-                "{name:?}"
-            );
+            assert!(matches!(files.require(name), Err(Error::Input(_))), "{name:?}");
         }
         assert!(files.get("..config..json").unwrap().is_none());
     }

@@ -35,12 +35,7 @@ struct Layer {
 }
 
 impl Layer {
-    fn forward(
-        &self,
-        hidden: &mut Hidden,
-        batch: &PackedBatch,
-        cache: Option<LayerCache<'_, '_>>,
-    ) -> Result<()> {
+    fn forward(&self, hidden: &mut Hidden, batch: &PackedBatch, cache: Option<LayerCache<'_, '_>>) -> Result<()> {
         ops::attention_block(hidden, &self.attention, batch, cache)?;
         ops::mlp_block(hidden, &self.mlp)
     }
@@ -63,12 +58,10 @@ impl Trunk {
     /// # Errors
     /// When they cannot be put on the backend's device.
     pub fn build(parameters: Parameters<'_>, config: &Config, backend: &Backend) -> Result<Self> {
-        let layers = parameters.layers.into_iter().map(|(attention, mlp)| {
-            Ok(Layer {
-                attention: backend.attention(attention)?,
-                mlp: backend.mlp(mlp)?,
-            })
-        });
+        let layers = parameters
+            .layers
+            .into_iter()
+            .map(|(attention, mlp)| Ok(Layer { attention: backend.attention(attention)?, mlp: backend.mlp(mlp)? }));
         Ok(Self {
             embeddings: Embeddings {
                 tokens: backend.table(parameters.embeddings)?,
@@ -114,11 +107,7 @@ impl Trunk {
     pub fn step(&self, batch: &PackedBatch, caches: &mut [&mut KvCache]) -> Result<Hidden> {
         self.check(batch)?;
         if caches.len() != batch.sequences() {
-            return Err(Error::input(format!(
-                "{} caches for {} sequences",
-                caches.len(),
-                batch.sequences()
-            )));
+            return Err(Error::input(format!("{} caches for {} sequences", caches.len(), batch.sequences())));
         }
         for (index, cache) in caches.iter_mut().enumerate() {
             if batch.start(index) != cache.len() {
@@ -144,9 +133,7 @@ impl Trunk {
     /// layer `i − 1`, and the last is normalised by the final norm; each `[tokens, hidden]`.
     pub fn hidden_states(&self, batch: &PackedBatch) -> Result<Vec<Tensor>> {
         let mut states = self.residuals(batch)?;
-        let last = states
-            .pop()
-            .ok_or_else(|| Error::input("a model without layers"))?;
+        let last = states.pop().ok_or_else(|| Error::input("a model without layers"))?;
         states.push(ops::norm(&self.backend.hidden(&last)?, &self.final_norm)?.to_tensor()?);
         Ok(states)
     }
@@ -176,16 +163,9 @@ impl Trunk {
     fn check(&self, batch: &PackedBatch) -> Result<()> {
         let limit = self.config.max_position_embeddings;
         if batch.max_len() > limit {
-            return Err(Error::TooLong {
-                tokens: batch.max_len(),
-                limit,
-            });
+            return Err(Error::TooLong { tokens: batch.max_len(), limit });
         }
-        match batch
-            .ids()
-            .iter()
-            .find(|&&id| id as usize >= self.config.vocab_size)
-        {
+        match batch.ids().iter().find(|&&id| id as usize >= self.config.vocab_size) {
             Some(id) => Err(Error::input(format!(
                 "token id {id} is outside the model's vocabulary of {}",
                 self.config.vocab_size

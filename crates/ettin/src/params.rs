@@ -42,29 +42,25 @@ impl<'a> Parameters<'a> {
             bias: norm.bias.map(|bias| Vector::Values(bias.to_f32())),
             eps: config.norm_eps,
         };
-        let layers = checkpoint
-            .layers
-            .into_iter()
-            .zip(&config.layers)
-            .map(|(layer, spec)| {
-                let attention = AttentionParams {
-                    norm: layer.attention_norm.map(norm),
-                    qkv: linear(layer.qkv),
-                    out: linear(layer.attention_output),
-                    heads: config.num_heads,
-                    head_dim: config.head_dim(),
-                    span: spec.span,
-                    rope_theta: spec.rope_theta,
-                    max_positions: config.max_position_embeddings,
-                };
-                let mlp = MlpParams {
-                    norm: norm(layer.mlp_norm),
-                    wi: linear(layer.mlp_input),
-                    wo: linear(layer.mlp_output),
-                    activation: config.hidden_activation,
-                };
-                (attention, mlp)
-            });
+        let layers = checkpoint.layers.into_iter().zip(&config.layers).map(|(layer, spec)| {
+            let attention = AttentionParams {
+                norm: layer.attention_norm.map(norm),
+                qkv: linear(layer.qkv),
+                out: linear(layer.attention_output),
+                heads: config.num_heads,
+                head_dim: config.head_dim(),
+                span: spec.span,
+                rope_theta: spec.rope_theta,
+                max_positions: config.max_position_embeddings,
+            };
+            let mlp = MlpParams {
+                norm: norm(layer.mlp_norm),
+                wi: linear(layer.mlp_input),
+                wo: linear(layer.mlp_output),
+                activation: config.hidden_activation,
+            };
+            (attention, mlp)
+        });
         let mut parameters = Self {
             embeddings: matrix(checkpoint.embeddings.into()),
             embedding_norm: norm(checkpoint.embedding_norm),
@@ -124,8 +120,7 @@ impl<'a> Parameters<'a> {
             Ok((attention, mlp))
         });
         let mut parameters = Self {
-            embeddings: reader
-                .matrix("model.embeddings.tok_embeddings.weight", config.vocab_size)?,
+            embeddings: reader.matrix("model.embeddings.tok_embeddings.weight", config.vocab_size)?,
             embedding_norm: reader.norm("model.embeddings.norm")?,
             layers: layers.collect::<Result<_>>()?,
             final_norm: reader.norm("model.final_norm")?,
@@ -138,11 +133,7 @@ impl<'a> Parameters<'a> {
         let language = head == Head::Language;
         if head != Head::None {
             let decoder = config.objective == Objective::Decoder;
-            let head = reader.at(if language && decoder {
-                "lm_head"
-            } else {
-                "head"
-            });
+            let head = reader.at(if language && decoder { "lm_head" } else { "head" });
             parameters.head = Some(HeadParams {
                 dense: head.linear("dense", hidden, hidden, config.classifier_bias)?,
                 activation: config.classifier_activation,
@@ -199,26 +190,13 @@ fn matrix(source: Source<'_>) -> Matrix<'_> {
 fn linear_from<'a>(weights: &'a Weights, linear: weights::Linear<'a>) -> LinearParams<'a> {
     LinearParams {
         bias: linear.bias.map(|bias| Vector::Values(bias.to_f32())),
-        weight: matrix(Source {
-            weights,
-            weight: linear.weight,
-        }),
+        weight: matrix(Source { weights, weight: linear.weight }),
     }
 }
 
 /// A dense layer from two stored tensors of `weights`.
-pub(crate) fn dense<'a>(
-    weights: &'a Weights,
-    weight: View<'a>,
-    bias: Option<View<'a>>,
-) -> LinearParams<'a> {
-    linear_from(
-        weights,
-        weights::Linear {
-            weight: weight.into(),
-            bias: bias.map(Into::into),
-        },
-    )
+pub(crate) fn dense<'a>(weights: &'a Weights, weight: View<'a>, bias: Option<View<'a>>) -> LinearParams<'a> {
+    linear_from(weights, weights::Linear { weight: weight.into(), bias: bias.map(Into::into) })
 }
 
 /// Variables below a prefix.
@@ -229,42 +207,25 @@ struct Variables<'a, 'c> {
 
 impl<'a> Variables<'a, '_> {
     fn at(&self, prefix: &str) -> Self {
-        Self {
-            variables: self.variables.pp(prefix),
-            config: self.config,
-        }
+        Self { variables: self.variables.pp(prefix), config: self.config }
     }
 
-    fn tensor(
-        &self,
-        shape: impl Into<candle_core::Shape>,
-        name: &str,
-    ) -> Result<candle_core::Tensor> {
+    fn tensor(&self, shape: impl Into<candle_core::Shape>, name: &str) -> Result<candle_core::Tensor> {
         self.variables.get(shape.into(), name).map_err(Error::from)
     }
 
     fn matrix(&self, name: &str, outputs: usize) -> Result<Matrix<'a>> {
-        Ok(Matrix::Tensor(
-            self.tensor((outputs, self.config.hidden_size), name)?,
-        ))
+        Ok(Matrix::Tensor(self.tensor((outputs, self.config.hidden_size), name)?))
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vector> {
         Ok(Vector::Tensor(self.tensor(len, name)?))
     }
 
-    fn linear(
-        &self,
-        name: &str,
-        outputs: usize,
-        inputs: usize,
-        bias: bool,
-    ) -> Result<LinearParams<'a>> {
+    fn linear(&self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<LinearParams<'a>> {
         Ok(LinearParams {
             weight: Matrix::Tensor(self.tensor((outputs, inputs), &format!("{name}.weight"))?),
-            bias: bias
-                .then(|| self.vector(&format!("{name}.bias"), outputs))
-                .transpose()?,
+            bias: bias.then(|| self.vector(&format!("{name}.bias"), outputs)).transpose()?,
         })
     }
 

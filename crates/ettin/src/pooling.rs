@@ -40,12 +40,7 @@ impl Pooling {
     ///
     /// `skip[i]` leading tokens of sequence `i` (a prompt) are left out; position weights still count them, as in
     /// sentence-transformers. A sequence of which nothing would be left pools all its tokens.
-    pub fn pool(
-        self,
-        tokens: &Tensor,
-        batch: &PackedBatch,
-        skip: Option<&[usize]>,
-    ) -> Result<Tensor> {
+    pub fn pool(self, tokens: &Tensor, batch: &PackedBatch, skip: Option<&[usize]>) -> Result<Tensor> {
         let pooled = (0..batch.sequences())
             .map(|index| {
                 let rows = batch.rows(index);
@@ -79,10 +74,7 @@ impl Pooling {
 
 impl fmt::Display for Pooling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (_, name) = Self::ALL
-            .iter()
-            .find(|(pooling, _)| pooling == self)
-            .expect("every variant is listed");
+        let (_, name) = Self::ALL.iter().find(|(pooling, _)| pooling == self).expect("every variant is listed");
         f.write_str(name)
     }
 }
@@ -91,26 +83,15 @@ impl FromStr for Pooling {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        Self::ALL
-            .iter()
-            .find(|(_, known)| *known == name)
-            .map(|(pooling, _)| *pooling)
-            .ok_or_else(|| {
-                let known: Vec<&str> = Self::ALL.iter().map(|(_, name)| *name).collect();
-                Error::input(format!(
-                    "unknown pooling {name:?}; known are {}",
-                    known.join(", ")
-                ))
-            })
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(pooling, _)| *pooling).ok_or_else(|| {
+            let known: Vec<&str> = Self::ALL.iter().map(|(_, name)| *name).collect();
+            Error::input(format!("unknown pooling {name:?}; known are {}", known.join(", ")))
+        })
     }
 }
 
 /// Scales every row to length 1 (rows of zeros stay zero), like `torch.nn.functional.normalize`.
 pub fn normalize(vectors: &Tensor) -> Result<Tensor> {
-    let norms = vectors
-        .sqr()?
-        .sum_keepdim(1)?
-        .sqrt()?
-        .clamp(1e-12, f64::MAX)?;
+    let norms = vectors.sqr()?.sum_keepdim(1)?.sqrt()?.clamp(1e-12, f64::MAX)?;
     Ok(vectors.broadcast_div(&norms)?)
 }

@@ -114,9 +114,7 @@ impl Suite {
     /// The published suite.
     pub fn get() -> &'static Suite {
         static SUITE: OnceLock<Suite> = OnceLock::new();
-        SUITE.get_or_init(|| {
-            parse(TABLE).expect("models/suite.toml is part of the build and tested")
-        })
+        SUITE.get_or_init(|| parse(TABLE).expect("models/suite.toml is part of the build and tested"))
     }
 
     /// All models, ordered by family and size.
@@ -152,9 +150,7 @@ impl Suite {
 
     fn without_organisation<'a>(&self, name: &'a str) -> &'a str {
         match name.split_once('/') {
-            Some((organisation, rest)) if organisation.eq_ignore_ascii_case(&self.organisation) => {
-                rest
-            }
+            Some((organisation, rest)) if organisation.eq_ignore_ascii_case(&self.organisation) => rest,
             _ => name,
         }
     }
@@ -200,10 +196,7 @@ fn objective<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Objective, D:
 fn parse(text: &str) -> Result<Suite, String> {
     let table: Table = toml::from_str(text).map_err(|error| error.to_string())?;
     let entry = |row: Row| {
-        let dimensions = *table
-            .sizes
-            .get(&row.size)
-            .ok_or_else(|| format!("{}: no size {}", row.name, row.size))?;
+        let dimensions = *table.sizes.get(&row.size).ok_or_else(|| format!("{}: no size {}", row.name, row.size))?;
         Ok(Entry {
             hub_id: format!("{}/{}", table.organisation, row.name),
             name: row.name,
@@ -215,15 +208,8 @@ fn parse(text: &str) -> Result<Suite, String> {
             safetensors: row.safetensors,
         })
     };
-    let entries = table
-        .models
-        .into_iter()
-        .map(entry)
-        .collect::<Result<_, String>>()?;
-    Ok(Suite {
-        organisation: table.organisation,
-        entries,
-    })
+    let entries = table.models.into_iter().map(entry).collect::<Result<_, String>>()?;
+    Ok(Suite { organisation: table.organisation, entries })
 }
 
 /// Levenshtein distance, in bytes: model names are ASCII.
@@ -253,13 +239,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), total);
-        assert_eq!(
-            suite
-                .iter()
-                .filter(|e| e.objective() == Objective::Encoder)
-                .count(),
-            12
-        );
+        assert_eq!(suite.iter().filter(|e| e.objective() == Objective::Encoder).count(), 12);
         assert_eq!(suite.iter().filter(|e| e.is_cross_objective()).count(), 12);
     }
 
@@ -267,65 +247,19 @@ mod tests {
     fn every_spelling_finds_its_model() {
         let suite = Suite::get();
         for (spelling, id, objective) in [
-            (
-                "ettin-encoder-150m",
-                "jhu-clsp/ettin-encoder-150m",
-                Objective::Encoder,
-            ),
-            (
-                "encoder-150m",
-                "jhu-clsp/ettin-encoder-150m",
-                Objective::Encoder,
-            ),
-            (
-                "jhu-clsp/ettin-decoder-1b",
-                "jhu-clsp/ettin-decoder-1b",
-                Objective::Decoder,
-            ),
-            (
-                "Ettin-Decoder-1B",
-                "jhu-clsp/ettin-decoder-1b",
-                Objective::Decoder,
-            ),
-            (
-                "ettin-enc-from-dec-17m",
-                "jhu-clsp/ettin-enc-from-dec-17m",
-                Objective::Encoder,
-            ),
-            (
-                "ettin-encoder-from-decoder-17m",
-                "jhu-clsp/ettin-enc-from-dec-17m",
-                Objective::Encoder,
-            ),
-            (
-                "jhu-clsp/ettin-encoder-from-decoder-17m",
-                "jhu-clsp/ettin-enc-from-dec-17m",
-                Objective::Encoder,
-            ),
-            (
-                "enc-from-dec-17m",
-                "jhu-clsp/ettin-enc-from-dec-17m",
-                Objective::Encoder,
-            ),
-            (
-                "ettin-decoder-from-encoder-400m",
-                "jhu-clsp/ettin-dec-from-enc-400m",
-                Objective::Decoder,
-            ),
-            (
-                "dec-from-enc-400m",
-                "jhu-clsp/ettin-dec-from-enc-400m",
-                Objective::Decoder,
-            ),
+            ("ettin-encoder-150m", "jhu-clsp/ettin-encoder-150m", Objective::Encoder),
+            ("encoder-150m", "jhu-clsp/ettin-encoder-150m", Objective::Encoder),
+            ("jhu-clsp/ettin-decoder-1b", "jhu-clsp/ettin-decoder-1b", Objective::Decoder),
+            ("Ettin-Decoder-1B", "jhu-clsp/ettin-decoder-1b", Objective::Decoder),
+            ("ettin-enc-from-dec-17m", "jhu-clsp/ettin-enc-from-dec-17m", Objective::Encoder),
+            ("ettin-encoder-from-decoder-17m", "jhu-clsp/ettin-enc-from-dec-17m", Objective::Encoder),
+            ("jhu-clsp/ettin-encoder-from-decoder-17m", "jhu-clsp/ettin-enc-from-dec-17m", Objective::Encoder),
+            ("enc-from-dec-17m", "jhu-clsp/ettin-enc-from-dec-17m", Objective::Encoder),
+            ("ettin-decoder-from-encoder-400m", "jhu-clsp/ettin-dec-from-enc-400m", Objective::Decoder),
+            ("dec-from-enc-400m", "jhu-clsp/ettin-dec-from-enc-400m", Objective::Decoder),
         ] {
-            let entry = suite
-                .find(spelling)
-                .unwrap_or_else(|| panic!("{spelling} not found"));
-            assert_eq!(
-                (entry.hub_id(), entry.objective()),
-                (id, objective),
-                "{spelling}"
-            );
+            let entry = suite.find(spelling).unwrap_or_else(|| panic!("{spelling} not found"));
+            assert_eq!((entry.hub_id(), entry.objective()), (id, objective), "{spelling}");
         }
         assert!(suite.find("other-org/ettin-encoder-150m").is_none());
         assert!(suite.find("ettin-encoder-160m").is_none());
@@ -336,13 +270,7 @@ mod tests {
     fn the_parameters_follow_from_the_dimensions() {
         const VOCABULARY: u64 = 50_368;
         for entry in Suite::get() {
-            let Dimensions {
-                layers,
-                hidden,
-                intermediate,
-                heads,
-                parameters,
-            } = entry.dimensions();
+            let Dimensions { layers, hidden, intermediate, heads, parameters } = entry.dimensions();
             assert_eq!(hidden, heads * 64, "{}", entry.name());
             let (l, h, i) = (layers as u64, hidden as u64, intermediate as u64);
             // Wqkv 3h², Wo h², Wi 2ih, mlp Wo ih, two norms a layer; the first layer has no attention norm, while the
@@ -355,51 +283,26 @@ mod tests {
     #[test]
     fn commits_are_whole_hashes_or_unknown() {
         for commit in Suite::get().iter().flat_map(Entry::known_commits) {
-            assert!(
-                commit.len() == 40 && commit.bytes().all(|b| b.is_ascii_hexdigit()),
-                "{commit}"
-            );
+            assert!(commit.len() == 40 && commit.bytes().all(|b| b.is_ascii_hexdigit()), "{commit}");
         }
-        assert_eq!(
-            Suite::get().find("encoder-400m").and_then(Entry::commit),
-            None
-        );
-        assert_eq!(
-            Suite::get()
-                .find("encoder-17m")
-                .map(|e| e.known_commits().count()),
-            Some(2)
-        );
+        assert_eq!(Suite::get().find("encoder-400m").and_then(Entry::commit), None);
+        assert_eq!(Suite::get().find("encoder-17m").map(|e| e.known_commits().count()), Some(2));
     }
 
     #[test]
     fn a_typo_gets_a_suggestion_and_nonsense_does_not() {
         let suite = Suite::get();
-        assert_eq!(
-            suite.suggest("ettin-encodr-150m"),
-            Some("ettin-encoder-150m")
-        );
-        assert_eq!(
-            suite.suggest("jhu-clsp/ettin-decoder-1bb"),
-            Some("ettin-decoder-1b")
-        );
-        assert_eq!(
-            suite.suggest("ettin-enc-form-dec-32m"),
-            Some("ettin-enc-from-dec-32m")
-        );
+        assert_eq!(suite.suggest("ettin-encodr-150m"), Some("ettin-encoder-150m"));
+        assert_eq!(suite.suggest("jhu-clsp/ettin-decoder-1bb"), Some("ettin-decoder-1b"));
+        assert_eq!(suite.suggest("ettin-enc-form-dec-32m"), Some("ettin-enc-from-dec-32m"));
         assert_eq!(suite.suggest("bert-base-uncased"), None);
         assert_eq!(suite.suggest(""), None);
     }
 
     #[test]
     fn edit_distances() {
-        for (a, b, distance) in [
-            ("", "", 0),
-            ("", "abc", 3),
-            ("abc", "", 3),
-            ("kitten", "sitting", 3),
-            ("ab", "ba", 2),
-        ] {
+        for (a, b, distance) in [("", "", 0), ("", "abc", 3), ("abc", "", 3), ("kitten", "sitting", 3), ("ab", "ba", 2)]
+        {
             assert_eq!(edit_distance(a, b), distance, "{a} {b}");
         }
     }

@@ -37,12 +37,7 @@ pub struct Weights {
 
 impl fmt::Debug for Weights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Weights({} tensors in {:?})",
-            self.tensors.len(),
-            self.files
-        )
+        write!(f, "Weights({} tensors in {:?})", self.tensors.len(), self.files)
     }
 }
 
@@ -86,10 +81,7 @@ impl Weights {
     /// [`Error::MissingFile`] when there is none of them, [`Error::Weights`] when one is corrupt.
     pub fn open(source: &dyn FileSource) -> Result<Self> {
         let files = shards::find(source)?;
-        let mut weights = Self {
-            files: Vec::new(),
-            tensors: BTreeMap::new(),
-        };
+        let mut weights = Self { files: Vec::new(), tensors: BTreeMap::new() };
         let (names, shards): (Vec<String>, Vec<FileData>) = files.shards.into_iter().unzip();
         for shard in shards {
             weights.add(shard)?;
@@ -105,10 +97,7 @@ impl Weights {
     /// # Errors
     /// [`Error::Weights`] when it is of no known form or corrupt.
     pub fn from_file(file: FileData) -> Result<Self> {
-        let mut weights = Self {
-            files: Vec::new(),
-            tensors: BTreeMap::new(),
-        };
+        let mut weights = Self { files: Vec::new(), tensors: BTreeMap::new() };
         weights.add(file)?;
         Ok(weights)
     }
@@ -120,26 +109,12 @@ impl Weights {
         };
         let index = self.files.len();
         for tensor in found {
-            let Found {
-                name,
-                dtype,
-                shape,
-                data,
-            } = tensor;
+            let Found { name, dtype, shape, data } = tensor;
             if names::is_buffer(&name) {
                 continue;
             }
-            let entry = Entry {
-                stored: name,
-                file: index,
-                dtype,
-                shape,
-                data,
-            };
-            match self
-                .tensors
-                .entry(names::canonical(&entry.stored).into_owned())
-            {
+            let entry = Entry { stored: name, file: index, dtype, shape, data };
+            match self.tensors.entry(names::canonical(&entry.stored).into_owned()) {
                 Slot::Vacant(slot) => slot.insert(entry),
                 Slot::Occupied(slot) => {
                     return Err(Error::Weights {
@@ -172,10 +147,7 @@ impl Weights {
         if missing.is_empty() {
             return Ok(());
         }
-        Err(Error::Tensors {
-            file: index.file.clone(),
-            message: missing.join("; "),
-        })
+        Err(Error::Tensors { file: index.file.clone(), message: missing.join("; ") })
     }
 
     /// Canonical names, sorted.
@@ -200,9 +172,7 @@ impl Weights {
             shape: &entry.shape,
             bytes: match &entry.data {
                 // Ranges were checked when the file was read.
-                Data::Mapped(range) => self.files[entry.file]
-                    .get(range.clone())
-                    .unwrap_or_default(),
+                Data::Mapped(range) => self.files[entry.file].get(range.clone()).unwrap_or_default(),
                 Data::Gathered(bytes) => bytes,
             },
         })
@@ -234,8 +204,7 @@ impl Weights {
     /// # Errors
     /// [`Error::Tensors`] naming tensor, file, and expected and actual shape.
     pub fn optional(&self, name: &str, shape: &[usize]) -> Result<Option<View<'_>>> {
-        self.look_up(name, shape)
-            .map_err(|problem| self.tensors_error(&[problem]))
+        self.look_up(name, shape).map_err(|problem| self.tensors_error(&[problem]))
     }
 
     fn look_up(&self, name: &str, shape: &[usize]) -> Result<Option<View<'_>>, Problem> {
@@ -243,28 +212,19 @@ impl Weights {
             return Ok(None);
         };
         if let Stored::Foreign(dtype) = &entry.dtype {
-            let message = format!(
-                "`{}` is stored as {dtype}; supported: F32, F16, BF16",
-                entry.stored
-            );
+            let message = format!("`{}` is stored as {dtype}; supported: F32, F16, BF16", entry.stored);
             return Err(Problem(message));
         }
         if entry.shape != shape {
-            let (stored, actual, file) =
-                (&entry.stored, &entry.shape, self.files[entry.file].name());
-            return Err(Problem(format!(
-                "`{stored}` in {file} is {actual:?}, expected {shape:?}"
-            )));
+            let (stored, actual, file) = (&entry.stored, &entry.shape, self.files[entry.file].name());
+            return Err(Problem(format!("`{stored}` in {file} is {actual:?}, expected {shape:?}")));
         }
         Ok(self.get(name))
     }
 
     fn tensors_error(&self, problems: &[Problem]) -> Error {
         let texts: Vec<&str> = problems.iter().map(|problem| problem.0.as_str()).collect();
-        Error::Tensors {
-            file: self.place(),
-            message: texts.join("; "),
-        }
+        Error::Tensors { file: self.place(), message: texts.join("; ") }
     }
 
     /// The file, or the first of several, for error messages.

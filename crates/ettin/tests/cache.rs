@@ -10,24 +10,15 @@ fn load(name: &str) -> LanguageModel {
 }
 
 fn sequence(name: &str, len: usize) -> Vec<u32> {
-    let longest = Fixture::load(name)
-        .sequences()
-        .into_iter()
-        .max_by_key(Vec::len)
-        .unwrap();
+    let longest = Fixture::load(name).sequences().into_iter().max_by_key(Vec::len).unwrap();
     longest.iter().cycle().take(len).copied().collect()
 }
 
 /// Logits of every row of one sequence, computed whole.
 fn whole(model: &LanguageModel, ids: &[u32]) -> Vec<Vec<f32>> {
     let batch = PackedBatch::new(&[ids]).unwrap();
-    let logits = model
-        .logits(&batch, &(0..ids.len()).collect::<Vec<_>>())
-        .unwrap();
-    values(&logits)
-        .chunks(model.config().vocab_size)
-        .map(<[f32]>::to_vec)
-        .collect()
+    let logits = model.logits(&batch, &(0..ids.len()).collect::<Vec<_>>()).unwrap();
+    values(&logits).chunks(model.config().vocab_size).map(<[f32]>::to_vec).collect()
 }
 
 /// Feeds rows to a cache and returns their logits.
@@ -35,10 +26,7 @@ fn feed(model: &LanguageModel, cache: &mut KvCache, ids: &[u32]) -> Vec<Vec<f32>
     let batch = PackedBatch::continuing(&[ids], &[cache.len()]).unwrap();
     let rows: Vec<usize> = (0..ids.len()).collect();
     let logits = model.step(&batch, &mut [cache], &rows).unwrap();
-    values(&logits)
-        .chunks(model.config().vocab_size)
-        .map(<[f32]>::to_vec)
-        .collect()
+    values(&logits).chunks(model.config().vocab_size).map(<[f32]>::to_vec).collect()
 }
 
 #[test]
@@ -74,11 +62,7 @@ fn rejected_rows_leave_no_trace_at_any_ring_phase() {
             let mut rows = vec![ids[position]];
             rows.extend((0..drafts).map(|draft| 100 + (position + draft) as u32 % 50));
             let logits = feed(&model, &mut cache, &rows);
-            assert_same(
-                &format!("{drafts} drafts, position {position}"),
-                &logits[0],
-                &reference[position],
-            );
+            assert_same(&format!("{drafts} drafts, position {position}"), &logits[0], &reference[position]);
             cache.truncate(position + 1).unwrap();
             assert_eq!(cache.len(), position + 1);
         }
@@ -115,9 +99,7 @@ fn sequences_of_different_lengths_decode_together() {
     for step in 0..12 {
         let starts: Vec<usize> = caches.iter().map(KvCache::len).collect();
         let batch = PackedBatch::continuing(&next, &starts).unwrap();
-        let last: Vec<usize> = (0..batch.sequences())
-            .map(|index| batch.rows(index).end - 1)
-            .collect();
+        let last: Vec<usize> = (0..batch.sequences()).map(|index| batch.rows(index).end - 1).collect();
         let mut borrowed: Vec<&mut KvCache> = caches.iter_mut().collect();
         let logits = model.step(&batch, &mut borrowed, &last).unwrap();
         for (index, text) in texts.iter_mut().enumerate() {
@@ -139,37 +121,17 @@ fn misuse_is_refused_and_changes_nothing() {
         feed(&model, &mut cache, chunk);
     }
     assert!(cache.truncate(13).is_err(), "longer than it is");
-    assert!(
-        cache.truncate(2).is_err(),
-        "further back than local layers remember"
-    );
+    assert!(cache.truncate(2).is_err(), "further back than local layers remember");
     let batch = PackedBatch::continuing(&[[1u32; 5]], &[12]).unwrap();
-    assert!(
-        model.step(&batch, &mut [&mut cache], &[]).is_err(),
-        "more rows than a step allows"
-    );
+    assert!(model.step(&batch, &mut [&mut cache], &[]).is_err(), "more rows than a step allows");
     let batch = PackedBatch::continuing(&[[1u32; 1]], &[11]).unwrap();
-    assert!(
-        model.step(&batch, &mut [&mut cache], &[]).is_err(),
-        "a gap before the step"
-    );
+    assert!(model.step(&batch, &mut [&mut cache], &[]).is_err(), "a gap before the step");
     let reference = whole(&model, &[ids.clone(), vec![77]].concat());
-    assert_same(
-        "after misuse",
-        &feed(&model, &mut cache, &[77])[0],
-        &reference[12],
-    );
+    assert_same("after misuse", &feed(&model, &mut cache, &[77])[0], &reference[12]);
     cache.truncate(0).unwrap();
     assert!(cache.is_empty());
-    assert_same(
-        "after clearing",
-        &feed(&model, &mut cache, &ids[..1])[0],
-        &reference[0],
-    );
-    assert!(
-        load("tiny-encoder").cache(4).is_err(),
-        "encoders have no cache"
-    );
+    assert_same("after clearing", &feed(&model, &mut cache, &ids[..1])[0], &reference[0]);
+    assert!(load("tiny-encoder").cache(4).is_err(), "encoders have no cache");
 }
 
 #[test]

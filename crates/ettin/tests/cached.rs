@@ -25,14 +25,7 @@ fn put(cache: &Path, path: &str, contents: &str) {
 /// A snapshot without links, with `config.json` and these files.
 fn snapshot(cache: &Path, id: &str, commit: &str, files: &[&str]) {
     for file in files.iter().chain(&["config.json"]) {
-        put(
-            cache,
-            &format!(
-                "models--{}/snapshots/{commit}/{file}",
-                id.replace('/', "--")
-            ),
-            file,
-        );
+        put(cache, &format!("models--{}/snapshots/{commit}/{file}", id.replace('/', "--")), file);
     }
 }
 
@@ -43,11 +36,7 @@ fn a_branch_leads_to_its_commit() {
     let cache = tempfile::tempdir().unwrap();
     snapshot(cache.path(), "org/model", COMMIT, WHOLE);
     put(cache.path(), "models--org--model/refs/main", COMMIT);
-    put(
-        cache.path(),
-        "models--org--model/refs/refs/pr/1",
-        &format!("{COMMIT}\n"),
-    );
+    put(cache.path(), "models--org--model/refs/refs/pr/1", &format!("{COMMIT}\n"));
     for revision in [None, Some("main"), Some("refs/pr/1"), Some(COMMIT)] {
         let files = resolve("org/model", revision, &options(cache.path())).unwrap();
         assert_eq!(files.revision(), Some(COMMIT), "{revision:?}");
@@ -66,9 +55,7 @@ fn links_to_blobs_are_followed() {
     snapshot(cache.path(), "org/model", COMMIT, &["tokenizer.json"]);
     put(cache.path(), "models--org--model/refs/main", COMMIT);
     put(cache.path(), "models--org--model/blobs/abc", "weights");
-    let link = cache.path().join(format!(
-        "models--org--model/snapshots/{COMMIT}/pytorch_model.bin"
-    ));
+    let link = cache.path().join(format!("models--org--model/snapshots/{COMMIT}/pytorch_model.bin"));
     std::os::unix::fs::symlink("../../blobs/abc", link).unwrap();
     let files = resolve("org/model", None, &options(cache.path())).unwrap();
     assert_eq!(&*files.require("pytorch_model.bin").unwrap(), b"weights");
@@ -81,16 +68,10 @@ fn offline_without_a_cached_model_is_its_own_error() {
     let mut options = options(cache.path());
     options.offline = true;
     let files = resolve("org/model", None, &options).unwrap();
-    for error in [
-        files.get("config.json").unwrap_err(),
-        files.download().unwrap_err(),
-    ] {
+    for error in [files.get("config.json").unwrap_err(), files.download().unwrap_err()] {
         assert!(matches!(error, Error::NotCached { .. }), "{error}");
         let message = error.to_string();
-        assert!(
-            message.contains("org/model (main)") && message.contains("HF_HUB_OFFLINE"),
-            "{message}"
-        );
+        assert!(message.contains("org/model (main)") && message.contains("HF_HUB_OFFLINE"), "{message}");
     }
 }
 
@@ -99,11 +80,7 @@ fn offline_a_file_that_may_exist_is_not_taken_for_absent() {
     let cache = tempfile::tempdir().unwrap();
     snapshot(cache.path(), "org/model", COMMIT, &["tokenizer.json"]);
     put(cache.path(), "models--org--model/refs/main", COMMIT);
-    put(
-        cache.path(),
-        &format!("models--org--model/.no_exist/{COMMIT}/modules.json"),
-        "",
-    );
+    put(cache.path(), &format!("models--org--model/.no_exist/{COMMIT}/modules.json"), "");
     let mut options = options(cache.path());
     options.offline = true;
     let files = resolve("org/model", None, &options).unwrap();
@@ -129,20 +106,11 @@ fn offline_a_complete_model_loads() {
 #[test]
 fn a_snapshot_with_half_of_its_shards_is_not_complete() {
     let cache = tempfile::tempdir().unwrap();
-    snapshot(
-        cache.path(),
-        "org/model",
-        COMMIT,
-        &["tokenizer.json", "a.safetensors"],
-    );
+    snapshot(cache.path(), "org/model", COMMIT, &["tokenizer.json", "a.safetensors"]);
     put(cache.path(), "models--org--model/refs/main", COMMIT);
     let folder = format!("models--org--model/snapshots/{COMMIT}");
     let index = r#"{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}"#;
-    put(
-        cache.path(),
-        &format!("{folder}/model.safetensors.index.json"),
-        index,
-    );
+    put(cache.path(), &format!("{folder}/model.safetensors.index.json"), index);
     let files = resolve("org/model", None, &options(cache.path())).unwrap();
     assert!(files.get("modules.json").is_err());
     put(cache.path(), &format!("{folder}/b.safetensors"), "b");
@@ -155,11 +123,7 @@ fn the_listing_that_python_keeps_says_what_does_not_exist() {
     snapshot(cache.path(), "org/model", COMMIT, &["tokenizer.json"]);
     put(cache.path(), "models--org--model/refs/main", COMMIT);
     let tree = r#"{"format_version": 1, "files": {"config.json": {}, "tokenizer.json": {}, "model.safetensors": {}}}"#;
-    put(
-        cache.path(),
-        &format!("models--org--model/trees/{COMMIT}.json"),
-        tree,
-    );
+    put(cache.path(), &format!("models--org--model/trees/{COMMIT}.json"), tree);
     let files = resolve("org/model", None, &options(cache.path())).unwrap();
     assert!(files.get("modules.json").unwrap().is_none());
     assert!(files.get("model.safetensors").is_err());
@@ -176,42 +140,23 @@ fn a_suite_model_stands_for_its_known_commit() {
         let files = resolve("encoder-17m", revision, &options(cache.path())).unwrap();
         assert_eq!(files.revision(), Some(conversion));
     }
-    snapshot(
-        cache.path(),
-        entry.hub_id(),
-        entry.commit().unwrap(),
-        &["tokenizer.json", "pytorch_model.bin"],
-    );
+    snapshot(cache.path(), entry.hub_id(), entry.commit().unwrap(), &["tokenizer.json", "pytorch_model.bin"]);
     let files = resolve("encoder-17m", None, &options(cache.path())).unwrap();
     assert_eq!(files.revision(), entry.commit());
     let found = cached(entry, None, &options(cache.path())).unwrap();
     assert!(found.complete);
-    assert_eq!(
-        found.bytes,
-        ["config.json", "tokenizer.json", "pytorch_model.bin"]
-            .concat()
-            .len() as u64
-    );
+    assert_eq!(found.bytes, ["config.json", "tokenizer.json", "pytorch_model.bin"].concat().len() as u64);
 }
 
 #[test]
 fn what_is_cached_as_main_will_do_for_a_suite_model() {
     let cache = tempfile::tempdir().unwrap();
     snapshot(cache.path(), "jhu-clsp/ettin-encoder-17m", COMMIT, WHOLE);
-    put(
-        cache.path(),
-        "models--jhu-clsp--ettin-encoder-17m/refs/main",
-        COMMIT,
-    );
+    put(cache.path(), "models--jhu-clsp--ettin-encoder-17m/refs/main", COMMIT);
     let files = resolve("ettin-encoder-17m", None, &options(cache.path())).unwrap();
     assert_eq!(files.revision(), Some(COMMIT));
     // But not for a checkpoint of the training.
-    let files = resolve(
-        "ettin-encoder-17m",
-        Some("step599525"),
-        &options(cache.path()),
-    )
-    .unwrap();
+    let files = resolve("ettin-encoder-17m", Some("step599525"), &options(cache.path())).unwrap();
     assert_eq!(files.revision(), None);
 }
 
@@ -230,10 +175,7 @@ fn a_damaged_ref_is_not_followed() {
 #[test]
 fn a_build_that_cannot_download_says_so() {
     let cache = tempfile::tempdir().unwrap();
-    let error = resolve("org/model", None, &options(cache.path()))
-        .unwrap()
-        .get("config.json")
-        .unwrap_err();
+    let error = resolve("org/model", None, &options(cache.path())).unwrap().get("config.json").unwrap_err();
     assert!(matches!(error, Error::NotCached { .. }), "{error}");
     assert!(error.to_string().contains("feature `hub`"), "{error}");
 }

@@ -67,10 +67,7 @@ fn encoder_32m_fills_the_mask_as_its_onnx_export_does() {
         assert_eq!(ours["token_str"], text);
         assert_eq!(ours["token"], token);
         let ours = ours["score"].as_f64().unwrap();
-        assert!(
-            (ours - score).abs() < 1e-4,
-            "{text}: {ours}, published {score}"
-        );
+        assert!((ours - score).abs() < 1e-4, "{text}: {ours}, published {score}");
     }
 }
 
@@ -85,15 +82,10 @@ fn reranker_17m_scores_as_published() {
     for case in published["cases"].as_array().unwrap() {
         let query = case["query"].as_str().unwrap();
         let documents = vec![case["doc"].as_str().unwrap()];
-        let outcomes = model
-            .run(&[RerankInput { query, documents }], None)
-            .unwrap();
+        let outcomes = model.run(&[RerankInput { query, documents }], None).unwrap();
         let score = f64::from(outcomes[0].as_ref().unwrap().value[0].score);
         let expected = case["score"].as_f64().unwrap();
-        assert!(
-            (score - expected).abs() <= tolerance,
-            "{query:?}: {score}, published {expected}"
-        );
+        assert!((score - expected).abs() <= tolerance, "{query:?}: {score}, published {expected}");
     }
 }
 
@@ -105,13 +97,7 @@ fn reranker_17m_hidden_states_are_as_published() {
     let published = published("reranker_17m_v1_trunk_hidden");
     let model = Embedder::load(&files, &Backend::cpu().unwrap()).unwrap();
     let batch = PackedBatch::new(&[ids(&published["input_ids"])]).unwrap();
-    let first = values(
-        &model
-            .token_embeddings(&batch, None)
-            .unwrap()
-            .narrow(0, 0, 1)
-            .unwrap(),
-    );
+    let first = values(&model.token_embeddings(&batch, None).unwrap().narrow(0, 0, 1).unwrap());
     let expected = numbers(&published["final_norm_output_position0_first16"]);
     assert_close("position 0", &first[..expected.len()], &expected, 1e-4);
 }
@@ -125,12 +111,7 @@ fn decoder_of_the_transformers_tests_gives_their_numbers() {
     let model = LanguageModel::load(&files, &Backend::cpu().unwrap()).unwrap();
     let batch = PackedBatch::new(&[ids(&published["ids_tf4"])]).unwrap();
     let logits = model.logits(&batch, &[0, 1, 2]).unwrap();
-    assert_close(
-        "logits",
-        &corner(&logits),
-        &numbers(&published["logits[0,:3,:3]"]),
-        1e-4,
-    );
+    assert_close("logits", &corner(&logits), &numbers(&published["logits[0,:3,:3]"]), 1e-4);
     let hidden = common::forward(model.trunk(), &batch);
     let expected = numbers(&published["last_hidden_state[0,:3,:3]"]);
     // Four decimals are printed of values below 0.4.
@@ -144,8 +125,7 @@ fn modernbert_base_gives_the_numbers_of_the_transformers_tests() {
     let published = published("transformers_modernbert_test");
     let model = LanguageModel::load(&files, &Backend::cpu().unwrap()).unwrap();
     let tokenizer = Tokenizer::load(&files).unwrap();
-    let batch =
-        PackedBatch::new(&[tokenizer.encode("Hello World!", None, true).unwrap().ids]).unwrap();
+    let batch = PackedBatch::new(&[tokenizer.encode("Hello World!", None, true).unwrap().ids]).unwrap();
     let text = "'Hello World!'";
     let logits = model.logits(&batch, &[0, 1, 2]).unwrap();
     let expected = numbers(&published[format!("{name} {text} MLM logits[0,:3,:3]")]);
@@ -162,9 +142,7 @@ fn tiny_random_decoder_gives_the_numbers_of_bumblebee() {
     let published = published("bumblebee");
     let model = LanguageModel::load(&files, &Backend::cpu().unwrap()).unwrap();
     let batch = PackedBatch::new(&[[10u32, 20, 30, 40, 50, 60, 70, 80]]).unwrap();
-    let middle = |tensor: &candle_core::Tensor| {
-        values(&tensor.narrow(0, 1, 3).unwrap().narrow(1, 1, 3).unwrap())
-    };
+    let middle = |tensor: &candle_core::Tensor| values(&tensor.narrow(0, 1, 3).unwrap().narrow(1, 1, 3).unwrap());
     let logits = model.logits(&batch, &(0..8).collect::<Vec<_>>()).unwrap();
     let expected = numbers(&published["decoder tiny logits[0,1:4,1:4]"]);
     assert_close("logits", &middle(&logits), &expected, 1e-4);

@@ -6,12 +6,7 @@ use candle_core::Tensor;
 use common::{Fixture, assert_same, forward, model, rows, values};
 use ettin::{Backend, Isa, PackedBatch, Span, Team, heads::LanguageModel};
 
-const MODELS: [&str; 4] = [
-    "tiny-encoder",
-    "tiny-decoder",
-    "tiny-encoder-biases",
-    "tiny-decoder-biases",
-];
+const MODELS: [&str; 4] = ["tiny-encoder", "tiny-decoder", "tiny-encoder-biases", "tiny-decoder-biases"];
 
 fn isa() -> Isa {
     Isa::select().unwrap()
@@ -33,9 +28,7 @@ fn ids(seed: u32, len: usize) -> Vec<u32> {
 }
 
 fn all_logits(model: &LanguageModel, batch: &PackedBatch) -> Tensor {
-    model
-        .logits(batch, &(0..batch.tokens()).collect::<Vec<_>>())
-        .unwrap()
+    model.logits(batch, &(0..batch.tokens()).collect::<Vec<_>>()).unwrap()
 }
 
 #[test]
@@ -46,20 +39,13 @@ fn packed_equals_alone_in_any_order() {
         let reversed: Vec<_> = sequences.iter().rev().cloned().collect();
         let packed = PackedBatch::new(&sequences).unwrap();
         let other = PackedBatch::new(&reversed).unwrap();
-        let (in_order, in_reverse) = (
-            all_logits(&language, &packed),
-            all_logits(&language, &other),
-        );
+        let (in_order, in_reverse) = (all_logits(&language, &packed), all_logits(&language, &other));
         for (index, sequence) in sequences.iter().enumerate() {
             let alone = PackedBatch::new(std::slice::from_ref(sequence)).unwrap();
             let alone = values(&all_logits(&language, &alone));
             let what = format!("{name}, sequence {index}");
             assert_same(&what, &rows(&in_order, &packed, index), &alone);
-            assert_same(
-                &what,
-                &rows(&in_reverse, &other, sequences.len() - 1 - index),
-                &alone,
-            );
+            assert_same(&what, &rows(&in_reverse, &other, sequences.len() - 1 - index), &alone);
         }
     }
 }
@@ -85,11 +71,7 @@ fn threads_change_nothing() {
         };
         let one = logits(1);
         for threads in [2, 3, 5] {
-            assert_same(
-                &format!("{name}, {threads} threads"),
-                &logits(threads),
-                &one,
-            );
+            assert_same(&format!("{name}, {threads} threads"), &logits(threads), &one);
         }
     }
 }
@@ -103,14 +85,7 @@ fn window_edges_are_where_the_span_says() {
         let files = model(name);
         let mut config = ettin::Config::load(&files).unwrap();
         let local = config.layers[1].span;
-        assert_eq!(
-            local,
-            Span {
-                left: Some(left),
-                right: Some(right)
-            },
-            "{name}"
-        );
+        assert_eq!(local, Span { left: Some(left), right: Some(right) }, "{name}");
         config.layers.truncate(1);
         config.layers[0].span = local;
         let weights = ettin::weights::Weights::open(&files).unwrap();

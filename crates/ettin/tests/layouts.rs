@@ -75,10 +75,7 @@ fn the_format_before_zip_is_refused_with_advice() {
     let error = Weights::open(&files("bin-before-zip")).unwrap_err();
     assert!(matches!(error, Error::Weights { .. }));
     let text = error.to_string();
-    assert!(
-        text.contains("torch before 1.6") && text.contains("pytorch_model.bin"),
-        "{text}"
-    );
+    assert!(text.contains("torch before 1.6") && text.contains("pytorch_model.bin"), "{text}");
 }
 
 #[test]
@@ -98,28 +95,12 @@ fn a_named_file_is_the_one_loaded_even_through_a_folder_of_the_model() {
     let folder = tempfile::tempdir().unwrap();
     let weights = root("models/tiny-layouts/safetensors/model.safetensors");
     std::fs::copy(weights, folder.path().join("ema.safetensors")).unwrap();
-    std::fs::write(
-        folder.path().join("model.safetensors"),
-        "another one, never read",
-    )
-    .unwrap();
+    std::fs::write(folder.path().join("model.safetensors"), "another one, never read").unwrap();
     let files = ModelFiles::folder(folder.path().join("ema.safetensors")).unwrap();
     assert!(Weights::open(&files).is_ok());
-    assert!(
-        Weights::open(&Subfolder {
-            files: &files,
-            folder: ""
-        })
-        .is_ok()
-    );
-    let module = Subfolder {
-        files: &files,
-        folder: "2_Dense",
-    };
-    assert!(matches!(
-        Weights::open(&module),
-        Err(Error::MissingFile { .. })
-    ));
+    assert!(Weights::open(&Subfolder { files: &files, folder: "" }).is_ok());
+    let module = Subfolder { files: &files, folder: "2_Dense" };
+    assert!(matches!(Weights::open(&module), Err(Error::MissingFile { .. })));
 }
 
 #[test]
@@ -127,25 +108,11 @@ fn unequal_outputs_are_warned_about() {
     let report = |layout: &str| {
         let files = files(layout);
         let config = Config::load(&files).unwrap();
-        Weights::open(&files)
-            .unwrap()
-            .checkpoint(&config, Head::Language)
-            .unwrap()
-            .report
+        Weights::open(&files).unwrap().checkpoint(&config, Head::Language).unwrap().report
     };
     let unequal = report("both-unequal");
-    assert!(
-        unequal.warnings[0].contains("`decoder.weight` differs"),
-        "{unequal:?}"
-    );
-    for layout in [
-        "safetensors",
-        "bin",
-        "both-tied",
-        "only-decoder-weight",
-        "no-prefix",
-        "decoder-bin",
-    ] {
+    assert!(unequal.warnings[0].contains("`decoder.weight` differs"), "{unequal:?}");
+    for layout in ["safetensors", "bin", "both-tied", "only-decoder-weight", "no-prefix", "decoder-bin"] {
         let report = report(layout);
         assert_eq!(report, Default::default(), "{layout}");
     }
@@ -153,14 +120,7 @@ fn unequal_outputs_are_warned_about() {
 
 #[test]
 fn conversion_keeps_every_value() {
-    for layout in [
-        "bin",
-        "bin-sharded",
-        "bin-views",
-        "decoder-bin",
-        "safetensors-sharded",
-        "only-decoder-weight",
-    ] {
+    for layout in ["bin", "bin-sharded", "bin-views", "decoder-bin", "safetensors-sharded", "only-decoder-weight"] {
         let out = tempfile::tempdir().unwrap();
         let mut written = Vec::new();
         let progress = &mut |name: &str| written.push(name.to_owned());
@@ -168,30 +128,14 @@ fn conversion_keeps_every_value() {
         assert_eq!(done.files, ["model.safetensors", "config.json"]);
         assert_eq!(done.files, written);
         let converted = ModelFiles::folder(out.path()).unwrap();
-        let expected = if layout.starts_with("decoder") {
-            "decoder"
-        } else {
-            "f32"
-        };
+        let expected = if layout.starts_with("decoder") { "decoder" } else { "f32" };
         check(&converted, layout, expected, F32);
-        let (before, after) = (
-            Weights::open(&files(layout)).unwrap(),
-            Weights::open(&converted).unwrap(),
-        );
+        let (before, after) = (Weights::open(&files(layout)).unwrap(), Weights::open(&converted).unwrap());
         for view in after.views() {
             let stored = before.get(view.name()).unwrap();
-            assert_eq!(
-                (view.shape(), view.bytes()),
-                (stored.shape(), stored.bytes()),
-                "{}",
-                view.name()
-            );
+            assert_eq!((view.shape(), view.bytes()), (stored.shape(), stored.bytes()), "{}", view.name());
         }
-        assert_eq!(
-            before.names().count(),
-            after.names().count() + done.dropped.len(),
-            "{layout}"
-        );
+        assert_eq!(before.names().count(), after.names().count() + done.dropped.len(), "{layout}");
         assert!(done.dropped.iter().all(|name| name == "decoder.weight"));
     }
 }
@@ -206,37 +150,14 @@ fn conversion_narrows_to_the_dtype_asked_for() {
         let out = tempfile::tempdir().unwrap();
         convert(&files("bin"), out.path(), Some(dtype), &mut |_| {}).unwrap();
         let converted = ModelFiles::folder(out.path()).unwrap();
-        assert!(
-            Weights::open(&converted)
-                .unwrap()
-                .views()
-                .all(|view| view.dtype() == dtype)
-        );
-        assert_eq!(
-            Config::load(&converted)
-                .unwrap()
-                .stored_dtype
-                .unwrap()
-                .name(),
-            name
-        );
+        assert!(Weights::open(&converted).unwrap().views().all(|view| view.dtype() == dtype));
+        assert_eq!(Config::load(&converted).unwrap().stored_dtype.unwrap().name(), name);
         check(&converted, name, expected, F32);
     }
     // And back: widening bf16 loses nothing.
     let out = tempfile::tempdir().unwrap();
-    convert(
-        &files("bin-bf16"),
-        out.path(),
-        Some(StoredDtype::F32),
-        &mut |_| {},
-    )
-    .unwrap();
-    check(
-        &ModelFiles::folder(out.path()).unwrap(),
-        "bf16 widened",
-        "bf16",
-        F32,
-    );
+    convert(&files("bin-bf16"), out.path(), Some(StoredDtype::F32), &mut |_| {}).unwrap();
+    check(&ModelFiles::folder(out.path()).unwrap(), "bf16 widened", "bf16", F32);
 }
 
 #[test]
@@ -244,23 +165,10 @@ fn conversion_takes_a_chain_with_its_modules() {
     let out = tempfile::tempdir().unwrap();
     let source = ModelFiles::folder(root("models/tiny-text-chain-max-dense")).unwrap();
     let done = convert(&source, out.path(), Some(StoredDtype::BF16), &mut |_| {}).unwrap();
-    for name in [
-        "modules.json",
-        "config.json",
-        "tokenizer.json",
-        "model.safetensors",
-    ] {
-        assert!(
-            done.files.iter().any(|file| file == name),
-            "{name} in {:?}",
-            done.files
-        );
+    for name in ["modules.json", "config.json", "tokenizer.json", "model.safetensors"] {
+        assert!(done.files.iter().any(|file| file == name), "{name} in {:?}", done.files);
     }
-    let dense: Vec<&String> = done
-        .files
-        .iter()
-        .filter(|file| file.ends_with("_Dense/model.safetensors"))
-        .collect();
+    let dense: Vec<&String> = done.files.iter().filter(|file| file.ends_with("_Dense/model.safetensors")).collect();
     assert_eq!(dense.len(), 1, "{:?}", done.files);
     for file in &done.files {
         assert!(out.path().join(file).is_file(), "{file}");
@@ -270,18 +178,8 @@ fn conversion_takes_a_chain_with_its_modules() {
 #[test]
 fn conversion_of_a_folder_without_weights_writes_nothing_but_says_so() {
     let (source, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    std::fs::write(
-        source.path().join("config.json"),
-        r#"{"model_type": "modernbert"}"#,
-    )
-    .unwrap();
-    let error = convert(
-        &ModelFiles::folder(source.path()).unwrap(),
-        out.path(),
-        None,
-        &mut |_| {},
-    )
-    .unwrap_err();
+    std::fs::write(source.path().join("config.json"), r#"{"model_type": "modernbert"}"#).unwrap();
+    let error = convert(&ModelFiles::folder(source.path()).unwrap(), out.path(), None, &mut |_| {}).unwrap_err();
     assert!(matches!(error, Error::MissingFile { .. }), "{error}");
     assert!(error.to_string().contains("pytorch_model.bin"));
 }

@@ -17,12 +17,7 @@ const LAYERS: usize = 12;
 fn status(key: &str) -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with(key)).unwrap();
-    line.split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse::<usize>()
-        .unwrap()
-        * 1024
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
 
 /// An encoder of medium size in f32; returns its number of parameters.
@@ -33,10 +28,7 @@ fn write_model(folder: &std::path::Path) -> usize {
     });
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
     let mut tensors = vec![
-        (
-            "model.embeddings.tok_embeddings.weight".to_owned(),
-            vec![VOCABULARY, HIDDEN],
-        ),
+        ("model.embeddings.tok_embeddings.weight".to_owned(), vec![VOCABULARY, HIDDEN]),
         ("model.embeddings.norm.weight".to_owned(), vec![HIDDEN]),
         ("model.final_norm.weight".to_owned(), vec![HIDDEN]),
         ("head.dense.weight".to_owned(), vec![HIDDEN, HIDDEN]),
@@ -67,8 +59,7 @@ fn write_model(folder: &std::path::Path) -> usize {
     let header = serde_json::to_vec(&header).unwrap();
     let file = std::fs::File::create(folder.join("model.safetensors")).unwrap();
     let mut file = std::io::BufWriter::new(file);
-    file.write_all(&(header.len() as u64).to_le_bytes())
-        .unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
     file.write_all(&header).unwrap();
     let chunk = 0.01f32.to_le_bytes().repeat(1 << 16);
     let mut left = end;
@@ -91,20 +82,9 @@ fn loading_peaks_near_the_packed_size() {
     let before = status("VmRSS");
     let model = LanguageModel::load(&ModelFiles::folder(folder.path()).unwrap(), &backend).unwrap();
     let (peak, after) = (status("VmHWM") - before, status("VmRSS") - before);
-    println!(
-        "packed {} MiB, peak {} MiB, after {} MiB",
-        packed >> 20,
-        peak >> 20,
-        after >> 20
-    );
+    println!("packed {} MiB, peak {} MiB, after {} MiB", packed >> 20, peak >> 20, after >> 20);
     let bound = packed + packed * 15 / 100 + (64 << 20);
-    assert!(
-        peak <= bound,
-        "peak {peak}, allowed {bound} for {packed} packed"
-    );
-    assert!(
-        after >= packed,
-        "the weights are in memory, not in the file: {after} of {packed}"
-    );
+    assert!(peak <= bound, "peak {peak}, allowed {bound} for {packed} packed");
+    assert!(after >= packed, "the weights are in memory, not in the file: {after} of {packed}");
     drop(model);
 }

@@ -15,10 +15,7 @@ fn repository(path: &str) -> String {
 
 fn nano(name: &str) -> (LanguageModel, Tokenizer) {
     let files = ModelFiles::folder(repository(&format!("models/nano-{name}"))).unwrap();
-    (
-        LanguageModel::load(&files, &Backend::cpu().unwrap()).unwrap(),
-        Tokenizer::load(&files).unwrap(),
-    )
+    (LanguageModel::load(&files, &Backend::cpu().unwrap()).unwrap(), Tokenizer::load(&files).unwrap())
 }
 
 /// Documents as ids of `[CLS] text [SEP]`, the first 256, with what the reference says of each.
@@ -30,22 +27,13 @@ fn held_out(tokenizer: &Tokenizer) -> (Vec<(Vec<u32>, Value)>, Value) {
     assert_eq!(cases.len(), sample.lines().count());
     let documents = sample.lines().zip(cases).map(|(line, case)| {
         let line: Value = serde_json::from_str(line).unwrap();
-        let limit = Limit {
-            tokens: usize::MAX,
-            truncate: Truncate::Error,
-        };
-        let mut ids = tokenizer
-            .encode_within(line["text"].as_str().unwrap(), None, limit)
-            .unwrap()
-            .ids;
+        let limit = Limit { tokens: usize::MAX, truncate: Truncate::Error };
+        let mut ids = tokenizer.encode_within(line["text"].as_str().unwrap(), None, limit).unwrap().ids;
         ids.truncate(256);
         assert_eq!(case["tokens"], ids.len());
         (ids, case.clone())
     });
-    (
-        documents.collect(),
-        fixture["provenance"]["summary"].clone(),
-    )
+    (documents.collect(), fixture["provenance"]["summary"].clone())
 }
 
 fn number(value: &Value) -> f64 {
@@ -54,26 +42,17 @@ fn number(value: &Value) -> f64 {
 
 /// Equal to three digits.
 fn assert_three_digits(ours: f64, theirs: f64) {
-    assert!(
-        (ours - theirs).abs() < 5e-4 * theirs.abs(),
-        "{ours} is not {theirs}"
-    );
+    assert!((ours - theirs).abs() < 5e-4 * theirs.abs(), "{ours} is not {theirs}");
 }
 
 fn log_softmax(logits: &[f32], id: u32) -> f64 {
     let max = logits.iter().copied().fold(f32::MIN, f32::max);
-    let sum: f64 = logits
-        .iter()
-        .map(|&logit| f64::from(logit - max).exp())
-        .sum();
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - max).exp()).sum();
     f64::from(logits[id as usize] - max) - sum.ln()
 }
 
 fn best(logits: &[f32]) -> u32 {
-    (1..logits.len()).fold(
-        0,
-        |best, id| if logits[id] > logits[best] { id } else { best },
-    ) as u32
+    (1..logits.len()).fold(0, |best, id| if logits[id] > logits[best] { id } else { best }) as u32
 }
 
 #[test]
@@ -98,11 +77,7 @@ fn masked_accuracy_on_held_out_text() {
             start += ids.len();
             sequences.push(given);
         }
-        let logits = model
-            .logits(&PackedBatch::new(&sequences).unwrap(), &rows)
-            .unwrap()
-            .to_vec2::<f32>()
-            .unwrap();
+        let logits = model.logits(&PackedBatch::new(&sequences).unwrap(), &rows).unwrap().to_vec2::<f32>().unwrap();
         for (logits, &id) in logits.iter().zip(&wanted) {
             right += usize::from(best(logits) == id);
             entropy -= log_softmax(logits, id);
@@ -112,10 +87,7 @@ fn masked_accuracy_on_held_out_text() {
     assert_eq!(summary["masked"], masks);
     let accuracy = right as f64 / masks as f64;
     assert_three_digits(accuracy, number(&summary["masked_top1"]));
-    assert_three_digits(
-        entropy / masks as f64,
-        number(&summary["masked_cross_entropy"]),
-    );
+    assert_three_digits(entropy / masks as f64, number(&summary["masked_cross_entropy"]));
     assert!(accuracy > 5.0 * number(&summary["unigram_masked_top1"]));
 }
 
@@ -127,16 +99,8 @@ fn perplexity_on_held_out_text() {
     for (ids, case) in &documents {
         let rows: Vec<usize> = (0..ids.len() - 1).collect();
         let batch = PackedBatch::new(&[ids]).unwrap();
-        let logits = model
-            .logits(&batch, &rows)
-            .unwrap()
-            .to_vec2::<f32>()
-            .unwrap();
-        let sum: f64 = logits
-            .iter()
-            .zip(&ids[1..])
-            .map(|(logits, &id)| -log_softmax(logits, id))
-            .sum();
+        let logits = model.logits(&batch, &rows).unwrap().to_vec2::<f32>().unwrap();
+        let sum: f64 = logits.iter().zip(&ids[1..]).map(|(logits, &id)| -log_softmax(logits, id)).sum();
         assert_three_digits(sum, number(&case["nll"]));
         nll += sum;
         predicted += rows.len();

@@ -75,12 +75,7 @@ fn check_sequence(name: &str) {
     for sequence in 0..batch.sequences() {
         let reference = values(fixture.get(&format!("logits.{sequence}")));
         let ours = values(&logits.narrow(0, sequence, 1).unwrap());
-        assert_close(
-            &format!("{name}, sequence {sequence}, logits"),
-            &ours,
-            &reference,
-            F32,
-        );
+        assert_close(&format!("{name}, sequence {sequence}, logits"), &ours, &reference, F32);
     }
 }
 
@@ -110,12 +105,7 @@ fn encoder_token_classifier() {
     let logits = classifier.logits(&batch).unwrap();
     for sequence in 0..batch.sequences() {
         let reference = values(fixture.get(&format!("logits.{sequence}")));
-        assert_close(
-            "token logits",
-            &rows(&logits, &batch, sequence),
-            &reference,
-            F32,
-        );
+        assert_close("token logits", &rows(&logits, &batch, sequence), &reference, F32);
     }
 }
 
@@ -129,11 +119,6 @@ fn encoder_question_answering() {
     let logits = answering.logits(&batch).unwrap();
     for sequence in 0..batch.sequences() {
         let reference = values(fixture.get(&format!("logits.{sequence}")));
-        assert_close(
-            "start and end logits",
-            &rows(&logits, &batch, sequence),
-            &reference,
-            F32,
-        );
+        assert_close("start and end logits", &rows(&logits, &batch, sequence), &reference, F32);
     }
 }

@@ -35,31 +35,19 @@ struct Case {
 
 impl Case {
     fn text(&self, key: &str) -> &str {
-        self.input[key]
-            .as_str()
-            .unwrap_or_else(|| panic!("no {key} in {}", self.input))
+        self.input[key].as_str().unwrap_or_else(|| panic!("no {key} in {}", self.input))
     }
 }
 
 /// The cases of a fixture by model and options, so that each group is one call of many inputs.
 fn groups(name: &str) -> Vec<Vec<Case>> {
-    let text =
-        fs::read_to_string(repository(&format!("tests/fixtures/pipelines/{name}.json"))).unwrap();
+    let text = fs::read_to_string(repository(&format!("tests/fixtures/pipelines/{name}.json"))).unwrap();
     let fixture: Value = serde_json::from_str(&text).unwrap();
     let mut groups: BTreeMap<String, Vec<Case>> = BTreeMap::new();
     for case in fixture["cases"].as_array().unwrap() {
-        let [model, options, input, output] =
-            ["model", "options", "input", "output"].map(|key| case[key].clone());
+        let [model, options, input, output] = ["model", "options", "input", "output"].map(|key| case[key].clone());
         let model = model.as_str().unwrap().to_owned();
-        groups
-            .entry(format!("{model} {options}"))
-            .or_default()
-            .push(Case {
-                model,
-                options,
-                input,
-                output,
-            });
+        groups.entry(format!("{model} {options}")).or_default().push(Case { model, options, input, output });
     }
     assert!(!groups.is_empty());
     groups.into_values().collect()
@@ -71,24 +59,17 @@ fn assert_same(ours: &Value, theirs: &Value, tolerance: f64, scale: f64, place: 
         (Value::Number(a), Value::Number(b)) if a.is_f64() || b.is_f64() => {
             let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
             let scale = scale.max(b.abs()).max(1.0);
-            assert!(
-                (a - b).abs() <= tolerance * scale,
-                "{place}: {a} is not {b}"
-            );
+            assert!((a - b).abs() <= tolerance * scale, "{place}: {a} is not {b}");
         }
         (Value::Array(a), Value::Array(b)) => {
             assert_eq!(a.len(), b.len(), "{place}: {ours} is not {theirs}");
-            let largest = b
-                .iter()
-                .filter_map(Value::as_f64)
-                .fold(0.0, |largest: f64, value| largest.max(value.abs()));
+            let largest = b.iter().filter_map(Value::as_f64).fold(0.0, |largest: f64, value| largest.max(value.abs()));
             for (index, (a, b)) in a.iter().zip(b).enumerate() {
                 assert_same(a, b, tolerance, largest, &format!("{place}[{index}]"));
             }
         }
         (Value::Object(a), Value::Object(b)) => {
-            let keys =
-                |map: &serde_json::Map<String, Value>| map.keys().cloned().collect::<Vec<_>>();
+            let keys = |map: &serde_json::Map<String, Value>| map.keys().cloned().collect::<Vec<_>>();
             assert_eq!(keys(a), keys(b), "{place}");
             for (key, a) in a {
                 assert_same(a, &b[key], tolerance, 1.0, &format!("{place}.{key}"));
@@ -108,37 +89,22 @@ fn check_within<T: Serialize>(tolerance: f64, outcomes: Outcomes<T>, group: &[Ca
         let outcome = outcome.unwrap();
         assert!(!outcome.truncated);
         let place = format!("{} {} {}", case.model, case.options, case.input);
-        assert_same(
-            &serde_json::to_value(outcome.value).unwrap(),
-            &case.output,
-            tolerance,
-            1.0,
-            &place,
-        );
+        assert_same(&serde_json::to_value(outcome.value).unwrap(), &case.output, tolerance, 1.0, &place);
     }
 }
 
 /// Small batches, so that inputs are packed, sorted and split.
 fn options() -> Options {
-    Options {
-        batch_tokens: 64,
-        ..Options::default()
-    }
+    Options { batch_tokens: 64, ..Options::default() }
 }
 
 fn texts(group: &[Case]) -> Vec<&str> {
-    group
-        .iter()
-        .map(|case| case.input.as_str().unwrap())
-        .collect()
+    group.iter().map(|case| case.input.as_str().unwrap()).collect()
 }
 
 fn text_inputs(group: &[Case]) -> Vec<TextInput<'_>> {
     fn input(case: &Case) -> TextInput<'_> {
-        TextInput {
-            text: case.text("text"),
-            pair: case.input["text_pair"].as_str(),
-        }
+        TextInput { text: case.text("text"), pair: case.input["text_pair"].as_str() }
     }
     group.iter().map(input).collect()
 }
@@ -157,10 +123,7 @@ fn classify() {
     for group in groups("classify") {
         let task = Classifier::load(&files(&group[0].model), &options()).unwrap();
         let given = &group[0].options;
-        let mut request = ClassifyRequest {
-            raw: given["function_to_apply"] == "none",
-            ..ClassifyRequest::default()
-        };
+        let mut request = ClassifyRequest { raw: given["function_to_apply"] == "none", ..ClassifyRequest::default() };
         if let Some(top_k) = given.get("top_k") {
             request.top_k = top_k.as_u64().map(|k| k as usize);
         }
@@ -181,10 +144,7 @@ fn tag() {
             "max" => Aggregation::Max,
             other => panic!("{other}"),
         };
-        let request = TagRequest {
-            aggregation,
-            all: given["ignore_labels"] == serde_json::json!([]),
-        };
+        let request = TagRequest { aggregation, all: given["ignore_labels"] == serde_json::json!([]) };
         check(task.run(&texts(&group), &request).unwrap(), &group);
     }
 }
@@ -196,21 +156,13 @@ fn answer() {
         if group[0].options != serde_json::json!({}) {
             continue;
         }
-        group
-            .iter_mut()
-            .for_each(|case| case.output = case.output[0].clone());
+        group.iter_mut().for_each(|case| case.output = case.output[0].clone());
         let task = Answerer::load(&files(&group[0].model), &options()).unwrap();
         let questions: Vec<Question<'_>> = group
             .iter()
-            .map(|case| Question {
-                question: case.text("question"),
-                context: case.text("context"),
-            })
+            .map(|case| Question { question: case.text("question"), context: case.text("context") })
             .collect();
-        check(
-            task.run(&questions, &AnswerRequest::default()).unwrap(),
-            &group,
-        );
+        check(task.run(&questions, &AnswerRequest::default()).unwrap(), &group);
     }
 }
 
@@ -235,14 +187,8 @@ fn rerank() {
             .iter()
             .map(|case| {
                 let documents = case.input["documents"].as_array().unwrap();
-                let documents = documents
-                    .iter()
-                    .map(|document| document.as_str().unwrap())
-                    .collect();
-                RerankInput {
-                    query: case.text("query"),
-                    documents,
-                }
+                let documents = documents.iter().map(|document| document.as_str().unwrap()).collect();
+                RerankInput { query: case.text("query"), documents }
             })
             .collect();
         check(task.run(&inputs, activation).unwrap(), &group);
@@ -261,17 +207,10 @@ fn score() {
             other => panic!("{other}"),
         };
         let bos = given["bos"].as_bool().unwrap();
-        let request = ScoreRequest {
-            method: Some(method),
-            bos,
-            ..ScoreRequest::default()
-        };
+        let request = ScoreRequest { method: Some(method), bos, ..ScoreRequest::default() };
         let inputs: Vec<ScoreInput<'_>> = group
             .iter()
-            .map(|case| ScoreInput {
-                text: case.text("text"),
-                context: case.input["context"].as_str(),
-            })
+            .map(|case| ScoreInput { text: case.text("text"), context: case.input["context"].as_str() })
             .collect();
         check(task.run(&inputs, &request).unwrap(), &group);
     }
@@ -283,10 +222,7 @@ fn vectors(outcomes: Outcomes<Embedding>) -> Outcomes<Vector> {
         .map(|(index, outcome)| {
             let Outcome { value, truncated } = outcome?;
             assert_eq!(value.index, index);
-            Ok(Outcome {
-                value: value.embedding,
-                truncated,
-            })
+            Ok(Outcome { value: value.embedding, truncated })
         })
         .collect()
 }
@@ -300,9 +236,7 @@ fn embed_chains_and_compare() {
         let request = EmbedRequest {
             prompt: given["prompt_name"]
                 .as_str()
-                .map_or(PromptChoice::Default, |name| {
-                    PromptChoice::Named(name.into())
-                }),
+                .map_or(PromptChoice::Default, |name| PromptChoice::Named(name.into())),
             dimensions: given["truncate_dim"].as_u64().map(|size| size as usize),
             normalize: given["normalize_embeddings"].as_bool(),
             ..EmbedRequest::default()
@@ -310,9 +244,7 @@ fn embed_chains_and_compare() {
         if given.get("similarity").is_none() {
             // sentence-transformers leaves a normalised vector shorter when it cuts it; we scale it again.
             if request.dimensions.is_some() && task.chain().unwrap().normalizes() {
-                group
-                    .iter_mut()
-                    .for_each(|case| case.output = normalized(&case.output));
+                group.iter_mut().for_each(|case| case.output = normalized(&case.output));
             }
             check(vectors(task.run(&texts(&group), &request).unwrap()), &group);
             continue;
@@ -321,43 +253,20 @@ fn embed_chains_and_compare() {
             .iter()
             .map(|case| {
                 let b = case.input["b"].as_array().unwrap();
-                SimilarityInput {
-                    a: case.text("a"),
-                    b: b.iter().map(|text| text.as_str().unwrap()).collect(),
-                }
+                SimilarityInput { a: case.text("a"), b: b.iter().map(|text| text.as_str().unwrap()).collect() }
             })
             .collect();
-        let outcomes = task
-            .similarity(&inputs, &request)
-            .unwrap()
-            .into_iter()
-            .map(|outcome| {
-                let Outcome { value, truncated } = outcome?;
-                assert!(
-                    value
-                        .iter()
-                        .enumerate()
-                        .all(|(index, score)| score.index == index)
-                );
-                Ok(Outcome {
-                    value: value
-                        .into_iter()
-                        .map(|score| score.score)
-                        .collect::<Vec<_>>(),
-                    truncated,
-                })
-            });
+        let outcomes = task.similarity(&inputs, &request).unwrap().into_iter().map(|outcome| {
+            let Outcome { value, truncated } = outcome?;
+            assert!(value.iter().enumerate().all(|(index, score)| score.index == index));
+            Ok(Outcome { value: value.into_iter().map(|score| score.score).collect::<Vec<_>>(), truncated })
+        });
         check(outcomes.collect::<Outcomes<_>>(), &group);
     }
 }
 
 fn normalized(vector: &Value) -> Value {
-    let values: Vec<f64> = vector
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|value| value.as_f64().unwrap())
-        .collect();
+    let values: Vec<f64> = vector.as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect();
     let norm = values.iter().map(|value| value * value).sum::<f64>().sqrt();
     values.into_iter().map(|value| value / norm).collect()
 }
@@ -372,10 +281,7 @@ fn embed_with_every_pooling() {
                 "weightedmean" => "weighted-mean".into(),
                 name => name.to_owned(),
             };
-            let request = EmbedRequest {
-                pooling: Some(pooling.parse().unwrap()),
-                ..EmbedRequest::default()
-            };
+            let request = EmbedRequest { pooling: Some(pooling.parse().unwrap()), ..EmbedRequest::default() };
             let one: Vec<Case> = group
                 .iter()
                 .map(|case| Case {
@@ -385,11 +291,7 @@ fn embed_with_every_pooling() {
                     output: case.output[name].clone(),
                 })
                 .collect();
-            check_within(
-                NANO_TOLERANCE,
-                vectors(task.run(&texts(&one), &request).unwrap()),
-                &one,
-            );
+            check_within(NANO_TOLERANCE, vectors(task.run(&texts(&one), &request).unwrap()), &one);
         }
     }
 }
@@ -404,11 +306,7 @@ fn generate() {
             ..Sampling::default()
         };
         let max_new_tokens = given["max_new_tokens"].as_u64().unwrap() as usize;
-        let request = GenerateRequest {
-            max_new_tokens,
-            sampling,
-            ..GenerateRequest::default()
-        };
+        let request = GenerateRequest { max_new_tokens, sampling, ..GenerateRequest::default() };
         let mut streamed = vec![String::new(); group.len()];
         let generations = task
             .run(&texts(&group), &request, &mut |piece| {
@@ -417,8 +315,7 @@ fn generate() {
             })
             .unwrap();
         assert_eq!(generations.seed, None);
-        for ((outcome, case), streamed) in generations.outputs.into_iter().zip(&group).zip(streamed)
-        {
+        for ((outcome, case), streamed) in generations.outputs.into_iter().zip(&group).zip(streamed) {
             let generated = outcome.unwrap().value;
             assert_eq!(generated.prompt, case.input.as_str().unwrap());
             assert_eq!(generated.text, streamed);

@@ -16,33 +16,19 @@ fn reference() -> Backend {
 }
 
 fn all_logits(model: &LanguageModel, batch: &PackedBatch) -> Vec<f32> {
-    values(
-        &model
-            .logits(batch, &(0..batch.tokens()).collect::<Vec<_>>())
-            .unwrap(),
-    )
+    values(&model.logits(batch, &(0..batch.tokens()).collect::<Vec<_>>()).unwrap())
 }
 
 #[test]
 fn every_instruction_set_agrees_with_it() {
-    for name in [
-        "tiny-encoder-biases",
-        "tiny-decoder-biases",
-        "tiny-encoder-older",
-        "tiny-activation-silu",
-    ] {
+    for name in ["tiny-encoder-biases", "tiny-decoder-biases", "tiny-encoder-older", "tiny-activation-silu"] {
         let batch = PackedBatch::new(&Fixture::load(name).sequences()).unwrap();
         let oracle = LanguageModel::load(&model(name), &reference()).unwrap();
         let oracle = all_logits(&oracle, &batch);
         for isa in Isa::available() {
             let fused = Backend::fused(isa, Team::global());
             let fused = LanguageModel::load(&model(name), &fused).unwrap();
-            assert_close(
-                &format!("{name} on {isa}"),
-                &all_logits(&fused, &batch),
-                &oracle,
-                F32,
-            );
+            assert_close(&format!("{name} on {isa}"), &all_logits(&fused, &batch), &oracle, F32);
         }
     }
 }
@@ -77,10 +63,7 @@ fn variables(name: &str) -> (VarMap, Config) {
     for view in weights.views() {
         let tensor = view.tensor(&Device::Cpu, DType::F32).unwrap();
         let var = candle_core::Var::from_tensor(&tensor).unwrap();
-        map.data()
-            .lock()
-            .unwrap()
-            .insert(view.name().to_owned(), var);
+        map.data().lock().unwrap().insert(view.name().to_owned(), var);
     }
     (map, config)
 }
@@ -96,66 +79,32 @@ fn gradients_reach_every_variable() {
     let logits = language.logits(&batch, &rows).unwrap();
 
     let loaded = LanguageModel::load(&model("tiny-encoder-biases"), &reference()).unwrap();
-    assert_close(
-        "variables",
-        &values(&logits),
-        &all_logits(&loaded, &batch),
-        1e-6,
-    );
+    assert_close("variables", &values(&logits), &all_logits(&loaded, &batch), 1e-6);
 
-    let gradients = logits
-        .sqr()
-        .unwrap()
-        .mean_all()
-        .unwrap()
-        .backward()
-        .unwrap();
+    let gradients = logits.sqr().unwrap().mean_all().unwrap().backward().unwrap();
     for (name, var) in map.data().lock().unwrap().iter() {
-        let gradient = gradients
-            .get(var)
-            .unwrap_or_else(|| panic!("{name} has no gradient"));
-        let largest = values(gradient)
-            .iter()
-            .fold(0f32, |max, x| max.max(x.abs()));
-        assert!(
-            largest.is_finite() && largest > 0.0,
-            "{name}: largest gradient {largest}"
-        );
+        let gradient = gradients.get(var).unwrap_or_else(|| panic!("{name} has no gradient"));
+        let largest = values(gradient).iter().fold(0f32, |max, x| max.max(x.abs()));
+        assert!(largest.is_finite() && largest > 0.0, "{name}: largest gradient {largest}");
     }
 }
 
 #[test]
 fn a_missing_variable_is_named() {
     let (map, config) = variables("tiny-encoder");
-    map.data()
-        .lock()
-        .unwrap()
-        .remove("model.layers.1.mlp.Wi.weight");
+    map.data().lock().unwrap().remove("model.layers.1.mlp.Wi.weight");
     // A builder over fixed tensors; one over a VarMap would create what is missing.
-    let tensors = map
-        .data()
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
-        .collect();
+    let tensors =
+        map.data().lock().unwrap().iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
     let vars = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-    let error = Parameters::from_variables(vars, &config, Head::Language)
-        .err()
-        .unwrap();
-    assert!(
-        error.to_string().contains("model.layers.1.mlp.Wi"),
-        "{error}"
-    );
+    let error = Parameters::from_variables(vars, &config, Head::Language).err().unwrap();
+    assert!(error.to_string().contains("model.layers.1.mlp.Wi"), "{error}");
 }
 
 #[test]
 fn formats_that_the_cpu_does_not_compute_are_refused_by_name() {
     for dtype in [Dtype::Bf16, Dtype::F16] {
-        for error in [
-            Backend::new(&Device::Cpu, dtype),
-            Backend::reference(&Device::Cpu, dtype),
-        ] {
+        for error in [Backend::new(&Device::Cpu, dtype), Backend::reference(&Device::Cpu, dtype)] {
             let error = error.unwrap_err().to_string();
             assert!(error.contains(&dtype.to_string()), "{error}");
         }

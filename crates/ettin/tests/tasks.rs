@@ -27,25 +27,15 @@ fn copy(model: &str, to: &Path) {
 }
 
 fn limited(max_length: usize, truncate: Truncate) -> Options {
-    Options {
-        max_length: Some(max_length),
-        truncate,
-        ..Options::default()
-    }
+    Options { max_length: Some(max_length), truncate, ..Options::default() }
 }
 
 fn small_batches() -> Options {
-    Options {
-        batch_tokens: 24,
-        ..Options::default()
-    }
+    Options { batch_tokens: 24, ..Options::default() }
 }
 
 fn values<T>(outcomes: Outcomes<T>) -> Vec<T> {
-    outcomes
-        .into_iter()
-        .map(|outcome| outcome.unwrap().value)
-        .collect()
+    outcomes.into_iter().map(|outcome| outcome.unwrap().value).collect()
 }
 
 const TEXTS: [&str; 5] = [
@@ -58,83 +48,37 @@ const TEXTS: [&str; 5] = [
 
 #[test]
 fn batches_change_no_bit_of_any_result() {
-    let (alone, batched) = (
-        Options {
-            batch_tokens: 1,
-            ..Options::default()
-        },
-        Options::default(),
-    );
+    let (alone, batched) = (Options { batch_tokens: 1, ..Options::default() }, Options::default());
     for model in ["nano-encoder", "nano-decoder"] {
-        let request = EmbedRequest {
-            normalize: Some(true),
-            ..EmbedRequest::default()
-        };
-        let embed = |options| {
-            TextEmbedder::load(&files(model), options)
-                .unwrap()
-                .run(&TEXTS, &request)
-                .unwrap()
-        };
+        let request = EmbedRequest { normalize: Some(true), ..EmbedRequest::default() };
+        let embed = |options| TextEmbedder::load(&files(model), options).unwrap().run(&TEXTS, &request).unwrap();
         assert_eq!(values(embed(&alone)), values(embed(&batched)), "{model}");
-        assert_eq!(
-            values(embed(&alone)),
-            values(embed(&small_batches())),
-            "{model}"
-        );
+        assert_eq!(values(embed(&alone)), values(embed(&small_batches())), "{model}");
 
-        let inputs = TEXTS.map(|text| ScoreInput {
-            text,
-            context: Some("Once upon a time"),
-        });
+        let inputs = TEXTS.map(|text| ScoreInput { text, context: Some("Once upon a time") });
         let score = |options| {
             let scorer = Scorer::load(&files(model), options).unwrap();
             let outcomes = scorer.run(&inputs, &ScoreRequest::default()).unwrap();
-            outcomes
-                .into_iter()
-                .map(|outcome| outcome.ok().map(|outcome| outcome.value))
-                .collect::<Vec<_>>()
+            outcomes.into_iter().map(|outcome| outcome.ok().map(|outcome| outcome.value)).collect::<Vec<_>>()
         };
         assert_eq!(score(&alone), score(&batched), "{model}");
     }
     let masked = TEXTS.map(|text| format!("{text} It was a [MASK] day."));
     let masked: Vec<&str> = masked.iter().map(String::as_str).collect();
-    let fill = |options| {
-        values(
-            FillMask::load(&files("nano-encoder"), options)
-                .unwrap()
-                .run(&masked, 3)
-                .unwrap(),
-        )
-    };
+    let fill = |options| values(FillMask::load(&files("nano-encoder"), options).unwrap().run(&masked, 3).unwrap());
     assert_eq!(fill(&alone), fill(&batched));
 }
 
 #[test]
 fn sampling_in_a_batch_equals_sampling_alone() {
     let generator = Generator::load(&files("nano-decoder"), &Options::default()).unwrap();
-    let sampling = Sampling {
-        temperature: 0.9,
-        top_k: Some(50),
-        top_p: Some(0.95),
-        seed: Some(3),
-        ..Sampling::default()
-    };
-    let request = GenerateRequest {
-        max_new_tokens: 12,
-        sampling,
-        samples: 2,
-        ..GenerateRequest::default()
-    };
+    let sampling =
+        Sampling { temperature: 0.9, top_k: Some(50), top_p: Some(0.95), seed: Some(3), ..Sampling::default() };
+    let request = GenerateRequest { max_new_tokens: 12, sampling, samples: 2, ..GenerateRequest::default() };
     let tokens = |prompts: &[&str]| {
-        let generations = generator
-            .run(prompts, &request, &mut |_| ControlFlow::Continue(()))
-            .unwrap();
+        let generations = generator.run(prompts, &request, &mut |_| ControlFlow::Continue(())).unwrap();
         assert_eq!(generations.seed, Some(3));
-        values(generations.outputs)
-            .into_iter()
-            .map(|generated| generated.tokens)
-            .collect::<Vec<_>>()
+        values(generations.outputs).into_iter().map(|generated| generated.tokens).collect::<Vec<_>>()
     };
     let together = tokens(&TEXTS);
     let apart: Vec<Vec<u32>> = TEXTS.iter().flat_map(|text| tokens(&[text])).collect();
@@ -146,103 +90,53 @@ fn sampling_in_a_batch_equals_sampling_alone() {
 fn an_unset_seed_is_drawn_and_repeats() {
     let generator = Generator::load(&files("nano-decoder"), &Options::default()).unwrap();
     let run = |seed| {
-        let sampling = Sampling {
-            temperature: 1.0,
-            seed,
-            ..Sampling::default()
-        };
-        let request = GenerateRequest {
-            max_new_tokens: 10,
-            sampling,
-            ..GenerateRequest::default()
-        };
-        generator
-            .run(&["Once"], &request, &mut |_| ControlFlow::Continue(()))
-            .unwrap()
+        let sampling = Sampling { temperature: 1.0, seed, ..Sampling::default() };
+        let request = GenerateRequest { max_new_tokens: 10, sampling, ..GenerateRequest::default() };
+        generator.run(&["Once"], &request, &mut |_| ControlFlow::Continue(())).unwrap()
     };
     let drawn = run(None);
     assert!(drawn.seed.is_some());
     let again = run(drawn.seed);
-    assert_eq!(
-        values(drawn.outputs)[0].tokens,
-        values(again.outputs)[0].tokens
-    );
+    assert_eq!(values(drawn.outputs)[0].tokens, values(again.outputs)[0].tokens);
 }
 
 #[test]
 fn a_bad_input_loses_no_other() {
     let fill_mask = FillMask::load(&files("nano-encoder"), &limited(16, Truncate::Error)).unwrap();
     let long = "word ".repeat(40) + "[MASK]";
-    let outcomes = fill_mask
-        .run(
-            &["A [MASK].", "no mask", &long, "The [MASK] and the [MASK]."],
-            2,
-        )
-        .unwrap();
+    let outcomes = fill_mask.run(&["A [MASK].", "no mask", &long, "The [MASK] and the [MASK]."], 2).unwrap();
     assert!(matches!(&outcomes[0], Ok(Outcome { value: Fills::One(list), .. }) if list.len() == 2));
     assert!(matches!(&outcomes[1], Err(Error::Input(message)) if message.contains("[MASK]")));
-    assert!(matches!(
-        &outcomes[2],
-        Err(Error::TooLong { limit: 16, .. })
-    ));
-    assert!(
-        matches!(&outcomes[3], Ok(Outcome { value: Fills::Many(lists), .. }) if lists.len() == 2)
-    );
+    assert!(matches!(&outcomes[2], Err(Error::TooLong { limit: 16, .. })));
+    assert!(matches!(&outcomes[3], Ok(Outcome { value: Fills::Many(lists), .. }) if lists.len() == 2));
 
     let answerer = Answerer::load(&files("tiny-text-answer"), &Options::default()).unwrap();
     let question = |question, context| Question { question, context };
-    let questions = [
-        question("Who?", ""),
-        question("Who?", "A dog."),
-        question("", "A dog."),
-    ];
+    let questions = [question("Who?", ""), question("Who?", "A dog."), question("", "A dog.")];
     let outcomes = answerer.run(&questions, &AnswerRequest::default()).unwrap();
     assert!(outcomes[0].is_err() && outcomes[1].is_ok() && outcomes[2].is_err());
 
     let generator = Generator::load(&files("nano-decoder"), &limited(16, Truncate::Error)).unwrap();
-    let request = GenerateRequest {
-        max_new_tokens: 2,
-        samples: 2,
-        ..GenerateRequest::default()
-    };
+    let request = GenerateRequest { max_new_tokens: 2, samples: 2, ..GenerateRequest::default() };
     let prompts = ["Once", &long, "A dog"];
-    let outputs = generator
-        .run(&prompts, &request, &mut |_| ControlFlow::Continue(()))
-        .unwrap()
-        .outputs;
+    let outputs = generator.run(&prompts, &request, &mut |_| ControlFlow::Continue(())).unwrap().outputs;
     let failed: Vec<bool> = outputs.iter().map(Result::is_err).collect();
     assert_eq!(failed, [false, false, true, true, false, false]);
 
     let scorer = Scorer::load(&files("nano-decoder"), &Options::default()).unwrap();
-    let inputs = ["", "A dog."].map(|text| ScoreInput {
-        text,
-        context: None,
-    });
+    let inputs = ["", "A dog."].map(|text| ScoreInput { text, context: None });
     let outcomes = scorer.run(&inputs, &ScoreRequest::default()).unwrap();
     assert!(outcomes[0].is_err() && outcomes[1].is_ok());
 }
 
 #[test]
 fn no_inputs_have_no_results() {
-    assert!(
-        FillMask::load(&files("nano-encoder"), &Options::default())
-            .unwrap()
-            .run(&[], 5)
-            .unwrap()
-            .is_empty()
-    );
+    assert!(FillMask::load(&files("nano-encoder"), &Options::default()).unwrap().run(&[], 5).unwrap().is_empty());
     let generator = Generator::load(&files("nano-decoder"), &Options::default()).unwrap();
-    let none = generator
-        .run(&[], &GenerateRequest::default(), &mut |_| {
-            ControlFlow::Continue(())
-        })
-        .unwrap();
+    let none = generator.run(&[], &GenerateRequest::default(), &mut |_| ControlFlow::Continue(())).unwrap();
     assert!(none.outputs.is_empty());
     let reranker = Reranker::load(&files("tiny-text-rerank-chain"), &Options::default()).unwrap();
-    let nothing = RerankInput {
-        query: "Who?",
-        documents: Vec::new(),
-    };
+    let nothing = RerankInput { query: "Who?", documents: Vec::new() };
     assert!(values(reranker.run(&[nothing], None).unwrap())[0].is_empty());
 }
 
@@ -255,15 +149,9 @@ fn cut_inputs_are_reported() {
         let cut = |flags: Vec<bool>| assert_eq!(flags, [false, true], "{truncate:?}");
 
         let embedder = TextEmbedder::load(&files("nano-encoder"), &options).unwrap();
-        let per_token = EmbedRequest {
-            per_token: true,
-            ..EmbedRequest::default()
-        };
+        let per_token = EmbedRequest { per_token: true, ..EmbedRequest::default() };
         let outcomes = embedder.run(&texts, &per_token).unwrap();
-        cut(outcomes
-            .iter()
-            .map(|outcome| outcome.as_ref().unwrap().truncated)
-            .collect());
+        cut(outcomes.iter().map(|outcome| outcome.as_ref().unwrap().truncated).collect());
         let lens: Vec<usize> = values(outcomes)
             .into_iter()
             .map(|embedding| match embedding.embedding {
@@ -275,75 +163,35 @@ fn cut_inputs_are_reported() {
 
         let scorer = Scorer::load(&files("nano-encoder"), &options).unwrap();
         for method in [ScoreMethod::Pll, ScoreMethod::LeftToRight] {
-            let request = ScoreRequest {
-                method: Some(method),
-                ..ScoreRequest::default()
-            };
-            let inputs = texts.map(|text| ScoreInput {
-                text,
-                context: None,
-            });
+            let request = ScoreRequest { method: Some(method), ..ScoreRequest::default() };
+            let inputs = texts.map(|text| ScoreInput { text, context: None });
             let outcomes = scorer.run(&inputs, &request).unwrap();
-            cut(outcomes
-                .iter()
-                .map(|outcome| outcome.as_ref().unwrap().truncated)
-                .collect());
+            cut(outcomes.iter().map(|outcome| outcome.as_ref().unwrap().truncated).collect());
         }
 
         let generator = Generator::load(&files("nano-decoder"), &options).unwrap();
-        let request = GenerateRequest {
-            max_new_tokens: 4,
-            ..GenerateRequest::default()
-        };
-        let outcomes = generator
-            .run(&texts, &request, &mut |_| ControlFlow::Continue(()))
-            .unwrap()
-            .outputs;
-        cut(outcomes
-            .iter()
-            .map(|outcome| outcome.as_ref().unwrap().truncated)
-            .collect());
+        let request = GenerateRequest { max_new_tokens: 4, ..GenerateRequest::default() };
+        let outcomes = generator.run(&texts, &request, &mut |_| ControlFlow::Continue(())).unwrap().outputs;
+        cut(outcomes.iter().map(|outcome| outcome.as_ref().unwrap().truncated).collect());
         let generated = &values(outcomes)[1];
-        assert_eq!(
-            (generated.timings.prompt_tokens, generated.tokens.len()),
-            (16, 4)
-        );
+        assert_eq!((generated.timings.prompt_tokens, generated.tokens.len()), (16, 4));
     }
 }
 
 #[test]
 fn a_full_context_ends_a_generation() {
     let generator = Generator::load(&files("nano-decoder"), &limited(12, Truncate::Error)).unwrap();
-    let request = GenerateRequest {
-        max_new_tokens: 100,
-        ignore_eos: true,
-        ..GenerateRequest::default()
-    };
-    let outputs = generator
-        .run(&["Once upon a time"], &request, &mut |_| {
-            ControlFlow::Continue(())
-        })
-        .unwrap()
-        .outputs;
+    let request = GenerateRequest { max_new_tokens: 100, ignore_eos: true, ..GenerateRequest::default() };
+    let outputs = generator.run(&["Once upon a time"], &request, &mut |_| ControlFlow::Continue(())).unwrap().outputs;
     let generated = &values(outputs)[0];
-    assert_eq!(
-        (generated.finish_reason, generated.tokens.len()),
-        (FinishReason::Context, 7)
-    );
+    assert_eq!((generated.finish_reason, generated.tokens.len()), (FinishReason::Context, 7));
 }
 
 #[test]
 fn no_bos_needs_a_prompt() {
     let generator = Generator::load(&files("nano-decoder"), &Options::default()).unwrap();
-    let request = GenerateRequest {
-        max_new_tokens: 1,
-        bos: false,
-        ..GenerateRequest::default()
-    };
-    let outputs = generator
-        .run(&["", "A"], &request, &mut |_| ControlFlow::Continue(()))
-        .unwrap()
-        .outputs;
+    let request = GenerateRequest { max_new_tokens: 1, bos: false, ..GenerateRequest::default() };
+    let outputs = generator.run(&["", "A"], &request, &mut |_| ControlFlow::Continue(())).unwrap().outputs;
     assert!(outputs[0].is_err() && outputs[1].is_ok());
 }
 
@@ -355,20 +203,11 @@ fn unfitting_models_are_named_with_what_fits() {
         assert!(parts.iter().all(|part| text.contains(part)), "{text}");
     };
     let decoder = FillMask::load(&files("nano-decoder"), &options).unwrap_err();
-    says(
-        decoder,
-        &["fill-mask", "nano-decoder", "is a decoder", "generate"],
-    );
+    says(decoder, &["fill-mask", "nano-decoder", "is a decoder", "generate"]);
     let encoder = Generator::load(&files("nano-encoder"), &options).unwrap_err();
-    says(
-        encoder,
-        &["generate", "nano-encoder", "is an encoder", "fill-mask"],
-    );
+    says(encoder, &["generate", "nano-encoder", "is an encoder", "fill-mask"]);
     let base = Classifier::load(&files("nano-encoder"), &options).unwrap_err();
-    says(
-        base,
-        &["classifier.weight", "ModernBertForMaskedLM", "fill-mask"],
-    );
+    says(base, &["classifier.weight", "ModernBertForMaskedLM", "fill-mask"]);
     let tagger = Tagger::load(&files("nano-encoder"), &options).unwrap_err();
     says(tagger, &["classifier.weight", "not tag"]);
     let three_labels = Reranker::load(&files("tiny-text-classify-single"), &options).unwrap_err();
@@ -377,35 +216,23 @@ fn unfitting_models_are_named_with_what_fits() {
     let folder = tempfile::tempdir().unwrap();
     copy("tiny-text-classify-one", folder.path());
     let config = folder.path().join("config.json");
-    let text = fs::read_to_string(&config)
-        .unwrap()
-        .replace("ForSequenceClassification", "ForMultipleChoice");
+    let text = fs::read_to_string(&config).unwrap().replace("ForSequenceClassification", "ForMultipleChoice");
     fs::write(&config, text).unwrap();
-    let choice =
-        Classifier::load(&ModelFiles::folder(folder.path()).unwrap(), &options).unwrap_err();
+    let choice = Classifier::load(&ModelFiles::folder(folder.path()).unwrap(), &options).unwrap_err();
     says(choice, &["not supported", "multiple choice"]);
 }
 
 #[test]
 fn scoring_methods_that_do_not_fit_are_refused() {
-    let input = [ScoreInput {
-        text: "A dog.",
-        context: None,
-    }];
+    let input = [ScoreInput { text: "A dog.", context: None }];
     for (model, method) in [
         ("nano-encoder", ScoreMethod::Causal),
         ("nano-decoder", ScoreMethod::Pll),
         ("nano-decoder", ScoreMethod::LeftToRight),
     ] {
         let scorer = Scorer::load(&files(model), &Options::default()).unwrap();
-        let request = ScoreRequest {
-            method: Some(method),
-            ..ScoreRequest::default()
-        };
-        assert!(
-            matches!(scorer.run(&input, &request), Err(Error::Unsupported(_))),
-            "{model} {method:?}"
-        );
+        let request = ScoreRequest { method: Some(method), ..ScoreRequest::default() };
+        assert!(matches!(scorer.run(&input, &request), Err(Error::Unsupported(_))), "{model} {method:?}");
     }
 }
 
@@ -414,47 +241,22 @@ fn encoders_that_were_decoders_are_read_one_position_earlier() {
     let folder = tempfile::tempdir().unwrap();
     let converted = folder.path().join("ettin-enc-from-dec-17m");
     copy("nano-encoder", &converted);
-    let input = [ScoreInput {
-        text: " Paris.",
-        context: Some("The capital of France is"),
-    }];
+    let input = [ScoreInput { text: " Paris.", context: Some("The capital of France is") }];
     let score = |files: &ModelFiles, read_earlier| {
-        let request = ScoreRequest {
-            method: Some(ScoreMethod::LeftToRight),
-            read_earlier,
-            ..ScoreRequest::default()
-        };
-        values(
-            Scorer::load(files, &Options::default())
-                .unwrap()
-                .run(&input, &request)
-                .unwrap(),
-        )
-        .remove(0)
+        let request = ScoreRequest { method: Some(ScoreMethod::LeftToRight), read_earlier, ..ScoreRequest::default() };
+        values(Scorer::load(files, &Options::default()).unwrap().run(&input, &request).unwrap()).remove(0)
     };
     let converted = ModelFiles::folder(converted).unwrap();
-    assert_eq!(
-        score(&converted, None),
-        score(&files("nano-encoder"), Some(true))
-    );
-    assert_eq!(
-        score(&converted, Some(false)),
-        score(&files("nano-encoder"), None)
-    );
+    assert_eq!(score(&converted, None), score(&files("nano-encoder"), Some(true)));
+    assert_eq!(score(&converted, Some(false)), score(&files("nano-encoder"), None));
     assert_ne!(score(&converted, None), score(&converted, Some(false)));
 }
 
 #[test]
 fn prompts_are_known_by_name() {
     let plain = TextEmbedder::load(&files("nano-encoder"), &Options::default()).unwrap();
-    let named = |name: &str| EmbedRequest {
-        prompt: PromptChoice::Named(name.into()),
-        ..EmbedRequest::default()
-    };
-    assert!(matches!(
-        plain.run(&["A dog."], &named("passage")),
-        Err(Error::Input(_))
-    ));
+    let named = |name: &str| EmbedRequest { prompt: PromptChoice::Named(name.into()), ..EmbedRequest::default() };
+    assert!(matches!(plain.run(&["A dog."], &named("passage")), Err(Error::Input(_))));
     assert_eq!(
         values(plain.run(&["A dog."], &named("query")).unwrap()),
         values(plain.run(&["A dog."], &EmbedRequest::default()).unwrap()),
@@ -467,39 +269,12 @@ fn requests_no_text_can_fulfil_are_refused_before_computing() {
     let embedder = TextEmbedder::load(&files("nano-encoder"), &Options::default()).unwrap();
     let base = EmbedRequest::default;
     for request in [
-        EmbedRequest {
-            layer: Some(7),
-            ..base()
-        },
-        EmbedRequest {
-            dimensions: Some(0),
-            ..base()
-        },
-        EmbedRequest {
-            dimensions: Some(257),
-            ..base()
-        },
-        EmbedRequest {
-            per_token: true,
-            pooling: Some(ettin::Pooling::Cls),
-            ..base()
-        },
+        EmbedRequest { layer: Some(7), ..base() },
+        EmbedRequest { dimensions: Some(0), ..base() },
+        EmbedRequest { dimensions: Some(257), ..base() },
+        EmbedRequest { per_token: true, pooling: Some(ettin::Pooling::Cls), ..base() },
     ] {
-        assert!(
-            matches!(embedder.run(&["A dog."], &request), Err(Error::Input(_))),
-            "{request:?}"
-        );
+        assert!(matches!(embedder.run(&["A dog."], &request), Err(Error::Input(_))), "{request:?}");
     }
-    assert!(
-        embedder
-            .run(
-                &["A dog."],
-                &EmbedRequest {
-                    layer: Some(6),
-                    dimensions: Some(256),
-                    ..base()
-                }
-            )
-            .is_ok()
-    );
+    assert!(embedder.run(&["A dog."], &EmbedRequest { layer: Some(6), dimensions: Some(256), ..base() }).is_ok());
 }

@@ -47,12 +47,7 @@ pub(crate) struct ModelArgs {
 #[command(next_help_heading = "Computation")]
 pub(crate) struct EngineArgs {
     /// Where to compute: auto, cpu, cuda, cuda:N or metal
-    #[arg(
-        long,
-        env = "ETTIN_DEVICE",
-        default_value = "auto",
-        value_name = "DEVICE"
-    )]
+    #[arg(long, env = "ETTIN_DEVICE", default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: DeviceChoice,
 
     /// Numeric scheme; auto is the fastest of f32-level accuracy on this machine
@@ -83,12 +78,7 @@ pub(crate) struct LengthArgs {
     pub(crate) max_length: Option<NonZeroUsize>,
 
     /// What to do with a longer input: refuse it, or cut its right or left end and say so
-    #[arg(
-        long,
-        env = "ETTIN_TRUNCATE",
-        default_value = "error",
-        value_name = "SIDE"
-    )]
+    #[arg(long, env = "ETTIN_TRUNCATE", default_value = "error", value_name = "SIDE")]
     pub(crate) truncate: TruncateSide,
 }
 
@@ -113,12 +103,7 @@ pub(crate) struct InputArgs {
 
     /// How to read it: text is one input per line, jsonl one record per line, auto takes jsonl when the
     /// first line begins with '{'
-    #[arg(
-        long,
-        env = "ETTIN_INPUT_FORMAT",
-        default_value = "auto",
-        value_name = "FORMAT"
-    )]
+    #[arg(long, env = "ETTIN_INPUT_FORMAT", default_value = "auto", value_name = "FORMAT")]
     pub(crate) input_format: InputFormat,
 }
 

@@ -454,11 +454,7 @@ fn number(text: &str) -> Result<f32, String> {
 
 fn bounded(text: &str, holds: impl Fn(f32) -> bool, range: &str) -> Result<f32, String> {
     let value = number(text)?;
-    if holds(value) {
-        Ok(value)
-    } else {
-        Err(format!("must be {range}"))
-    }
+    if holds(value) { Ok(value) } else { Err(format!("must be {range}")) }
 }
 
 fn temperature(text: &str) -> Result<f32, String> {
@@ -478,11 +474,7 @@ fn positive(text: &str) -> Result<f32, String> {
 }
 
 fn non_empty(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        Err("an empty text would stop at once".into())
-    } else {
-        Ok(text.to_owned())
-    }
+    if text.is_empty() { Err("an empty text would stop at once".into()) } else { Ok(text.to_owned()) }
 }
 
 #[cfg(test)]
@@ -522,13 +514,7 @@ mod tests {
         };
         assert_eq!(normalization(&[]), None);
         assert_eq!(normalization(&["--normalize"]), Some(true));
-        assert_eq!(
-            normalization(&["--normalize", "--no-normalize"]),
-            Some(false)
-        );
-        assert_eq!(
-            normalization(&["--no-normalize", "--normalize"]),
-            Some(true)
-        );
+        assert_eq!(normalization(&["--normalize", "--no-normalize"]), Some(false));
+        assert_eq!(normalization(&["--no-normalize", "--normalize"]), Some(true));
     }
 }

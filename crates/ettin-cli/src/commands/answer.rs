@@ -14,22 +14,13 @@ pub(super) fn run(args: args::Answer) -> anyhow::Result<Status> {
     let plan = Plan::new(&args.run, Suited::NeedsHead("a question-answering head"))?;
     let job = plan.open()?;
     let task = Answerer::load(&job.files, &plan.options)?;
-    driver::answer(
-        texts,
-        plan.chunk_size(),
-        &plan.output,
-        job.sink,
-        |records| {
-            let questions: Vec<Question<'_>> = records
-                .iter()
-                .map(|(_, record)| Question {
-                    question: &record.question,
-                    context: &record.context,
-                })
-                .collect();
-            Ok(task.run(&questions, &AnswerRequest::default())?)
-        },
-    )
+    driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
+        let questions: Vec<Question<'_>> = records
+            .iter()
+            .map(|(_, record)| Question { question: &record.question, context: &record.context })
+            .collect();
+        Ok(task.run(&questions, &AnswerRequest::default())?)
+    })
 }
 
 fn texts(
@@ -40,18 +31,10 @@ fn texts(
     let Some(question) = question else {
         return input::records(input, "QUESTION");
     };
-    let asked = move |context| QuestionContext {
-        id: None,
-        question: question.clone(),
-        context,
-    };
+    let asked = move |context| QuestionContext { id: None, question: question.clone(), context };
     if contexts.is_empty() {
         let source = input::plain_source(input, "CONTEXT")?;
-        return Ok(Texts::lines(
-            source,
-            InputFormat::Text,
-            Some(Box::new(asked)),
-        ));
+        return Ok(Texts::lines(source, InputFormat::Text, Some(Box::new(asked))));
     }
     input::refuse_both(input, "CONTEXT")?;
     Ok(Texts::Arguments(contexts.into_iter().map(asked).collect()))
@@ -62,11 +45,6 @@ impl Payload for tasks::Answer {
     const HEADS: &'static [&'static str] = &["score", "answer", "start", "end"];
 
     fn rows(&self) -> Vec<Vec<String>> {
-        vec![vec![
-            number(self.score.into()),
-            shortened(&self.answer),
-            self.start.to_string(),
-            self.end.to_string(),
-        ]]
+        vec![vec![number(self.score.into()), shortened(&self.answer), self.start.to_string(), self.end.to_string()]]
     }
 }

@@ -15,11 +15,7 @@ use crate::say::Notes;
 pub(super) fn run(args: args::Convert) -> anyhow::Result<Status> {
     let notes = Notes::new(args.quiet.quiet);
     refuse_full(&args.output)?;
-    let nano = if Path::new(&args.model).exists() {
-        None
-    } else {
-        Nano::named(&args.model, Nano::Encoder)
-    };
+    let nano = if Path::new(&args.model).exists() { None } else { Nano::named(&args.model, Nano::Encoder) };
     let files = match nano {
         Some(nano) => nano.files(),
         None => {
@@ -43,9 +39,7 @@ pub(super) fn run(args: args::Convert) -> anyhow::Result<Status> {
     }
     let converted = converted?;
     for name in &converted.dropped {
-        notes.note(format_args!(
-            "{name} repeats another tensor and is stored once"
-        ));
+        notes.note(format_args!("{name} repeats another tensor and is stored once"));
     }
     notes.plain(format_args!(
         "{}: {} tensors, {} parameters in {}",
@@ -67,10 +61,7 @@ fn refuse_full(folder: &Path) -> anyhow::Result<()> {
         }
     };
     if full {
-        return Err(Usage::error(format!(
-            "--output {}: the folder is not empty; choose a new one",
-            folder.display()
-        )));
+        return Err(Usage::error(format!("--output {}: the folder is not empty; choose a new one", folder.display())));
     }
     Ok(())
 }

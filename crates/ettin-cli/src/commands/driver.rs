@@ -25,10 +25,7 @@ pub(super) fn answer<T: Record, P: Payload>(
 ) -> anyhow::Result<Status> {
     let mut printer = Printer::new(sink, output.format, !texts.is_single());
     let status = each_chunk(texts, size, output, run, |slots| {
-        let answers: Vec<_> = slots
-            .into_iter()
-            .filter_map(|(index, answer)| Some((index, answer?)))
-            .collect();
+        let answers: Vec<_> = slots.into_iter().filter_map(|(index, answer)| Some((index, answer?))).collect();
         printer.print(&answers)
     })?;
     printer.finish()?;
@@ -61,11 +58,7 @@ pub(super) fn each_chunk<T: Record, P>(
                 Err(error) => Err(error),
             };
             let answer = match result {
-                Ok(Outcome { value, truncated }) => Some(Answered {
-                    id: item.id.take(),
-                    payload: value,
-                    truncated,
-                }),
+                Ok(Outcome { value, truncated }) => Some(Answered { id: item.id.take(), payload: value, truncated }),
                 Err(error) => {
                     bad += 1;
                     let report = || say::error(format_args!("{}: {error}", item.place));
@@ -96,10 +89,7 @@ pub(super) fn each_chunk<T: Record, P>(
 }
 
 fn good<T>(chunk: &[Item<T>]) -> Vec<Numbered<'_, T>> {
-    chunk
-        .iter()
-        .filter_map(|item| Some((item.index, item.record.as_ref().ok()?)))
-        .collect()
+    chunk.iter().filter_map(|item| Some((item.index, item.record.as_ref().ok()?))).collect()
 }
 
 #[cfg(test)]
@@ -109,34 +99,21 @@ mod tests {
     use crate::output::Format;
     use crate::say::Notes;
 
-    const SIZE: ChunkSize = ChunkSize {
-        inputs: 2,
-        ..ChunkSize::LIGHT
-    };
+    const SIZE: ChunkSize = ChunkSize { inputs: 2, ..ChunkSize::LIGHT };
 
     fn texts(texts: &[&str]) -> Texts<Text> {
-        let text = |text: &&str| Text {
-            id: None,
-            text: (*text).to_owned(),
-        };
+        let text = |text: &&str| Text { id: None, text: (*text).to_owned() };
         Texts::Arguments(texts.iter().map(text).collect())
     }
 
     /// Lengths of the texts; "bad" is bad and "long" is cut.
     fn lengths(inputs: &[&str]) -> (Status, Vec<Slot<usize>>) {
-        let output = Output {
-            format: Format::Jsonl,
-            path: None,
-            notes: Notes::new(true),
-        };
+        let output = Output { format: Format::Jsonl, path: None, notes: Notes::new(true) };
         let mut all = Vec::new();
         let run = |records: &[Numbered<'_, Text>]| {
             let length = |(_, record): &Numbered<'_, Text>| match record.text.as_str() {
                 "bad" => Err(ettin::Error::input("it is bad")),
-                text => Ok(Outcome {
-                    value: text.len(),
-                    truncated: text == "long",
-                }),
+                text => Ok(Outcome { value: text.len(), truncated: text == "long" }),
             };
             Ok(records.iter().map(length).collect())
         };
@@ -158,16 +135,7 @@ mod tests {
                 (*index, answer.map(|a| (a.payload, a.truncated)))
             })
             .collect();
-        assert_eq!(
-            said,
-            [
-                (0, Some((1, false))),
-                (1, None),
-                (2, Some((3, false))),
-                (3, Some((4, true))),
-                (4, None)
-            ]
-        );
+        assert_eq!(said, [(0, Some((1, false))), (1, None), (2, Some((3, false))), (3, Some((4, true))), (4, None)]);
     }
 
     #[test]

@@ -29,10 +29,7 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
     let task = TextEmbedder::load(&job.files, &plan.options)?;
     say_pooling(&task, &args.vectors, plan.output.notes);
     let run = |records: &[Numbered<'_, Text>]| {
-        let texts: Vec<&str> = records
-            .iter()
-            .map(|(_, record)| record.text.as_str())
-            .collect();
+        let texts: Vec<&str> = records.iter().map(|(_, record)| record.text.as_str()).collect();
         let mut outcomes = task.run(&texts, &request)?;
         // The library counts within the call; the contract counts all inputs.
         for (outcome, (index, _)) in outcomes.iter_mut().zip(records) {
@@ -65,9 +62,7 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
     })?;
     if cut > 0 {
         // The array has no room to say it.
-        plan.output
-            .notes
-            .note(format_args!("{cut} inputs were truncated"));
+        plan.output.notes.note(format_args!("{cut} inputs were truncated"));
     }
     written(array.write(format, &mut job.sink))?;
     job.sink.finish()?;
@@ -77,9 +72,7 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
 fn refuse_terminal(plan: &Plan) -> anyhow::Result<()> {
     let binary = matches!(plan.output.format, Format::Npy | Format::Safetensors);
     if binary && plan.output.on_terminal() {
-        return Err(Usage::error(
-            "an array does not belong on a terminal: add --output FILE, or redirect stdout",
-        ));
+        return Err(Usage::error("an array does not belong on a terminal: add --output FILE, or redirect stdout"));
     }
     Ok(())
 }
@@ -127,20 +120,11 @@ impl Payload for Embedding {
         let row = |vector: &Vec<f32>| {
             const SHOWN: usize = 4;
             let norm: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-            let mut values: Vec<String> = vector
-                .iter()
-                .take(SHOWN)
-                .map(|&value| number(value.into()))
-                .collect();
+            let mut values: Vec<String> = vector.iter().take(SHOWN).map(|&value| number(value.into())).collect();
             if vector.len() > SHOWN {
                 values.push("…".into());
             }
-            vec![
-                self.index.to_string(),
-                vector.len().to_string(),
-                number(norm.sqrt()),
-                values.join(" "),
-            ]
+            vec![self.index.to_string(), vector.len().to_string(), number(norm.sqrt()), values.join(" ")]
         };
         match &self.embedding {
             Vector::Pooled(vector) => vec![row(vector)],

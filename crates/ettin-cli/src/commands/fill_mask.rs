@@ -15,19 +15,10 @@ pub(super) fn run(args: args::FillMask) -> anyhow::Result<Status> {
     let plan = Plan::new(&args.run, Suited::Nano(Nano::Encoder))?;
     let job = plan.open()?;
     let task = tasks::FillMask::load(&job.files, &plan.options)?;
-    driver::answer(
-        texts,
-        plan.chunk_size(),
-        &plan.output,
-        job.sink,
-        |records| {
-            let texts: Vec<&str> = records
-                .iter()
-                .map(|(_, record)| record.text.as_str())
-                .collect();
-            Ok(task.run(&texts, args.top_k.get())?)
-        },
-    )
+    driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
+        let texts: Vec<&str> = records.iter().map(|(_, record)| record.text.as_str()).collect();
+        Ok(task.run(&texts, args.top_k.get())?)
+    })
 }
 
 impl Payload for Fills {

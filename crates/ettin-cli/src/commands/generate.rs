@@ -48,9 +48,7 @@ pub(super) fn run(args: args::Generate) -> anyhow::Result<Status> {
     let run = |records: &[Numbered<'_, Prompt>]| {
         let prompts = prompts(records);
         let mut stream = Stream::new(&mut sink, &prompts);
-        let outcomes = generate(&task, &request, &prompts, notes, |piece| {
-            stream.piece(&piece)
-        })?;
+        let outcomes = generate(&task, &request, &prompts, notes, |piece| stream.piece(&piece))?;
         written(stream.finish())?;
         Ok(outcomes)
     };
@@ -83,11 +81,8 @@ fn generate(
     if let (Some(seed), None) = (generations.seed, request.sampling.seed) {
         notes.note(format_args!("sampled with --seed {seed}"));
     }
-    let outputs: Vec<&Generated> = generations
-        .outputs
-        .iter()
-        .filter_map(|outcome| Some(&outcome.as_ref().ok()?.value))
-        .collect();
+    let outputs: Vec<&Generated> =
+        generations.outputs.iter().filter_map(|outcome| Some(&outcome.as_ref().ok()?.value)).collect();
     notes.note(speed(&outputs, started.elapsed()));
     Ok(generations.outputs)
 }
@@ -96,12 +91,7 @@ fn generate(
 fn speed(outputs: &[&Generated], elapsed: Duration) -> String {
     let rate = |tokens: usize, ms: f64| tokens as f64 / (ms / 1e3).max(1e-9);
     if let [one] = outputs {
-        let Timings {
-            prompt_tokens,
-            prompt_ms,
-            generated_tokens,
-            generate_ms,
-        } = one.timings;
+        let Timings { prompt_tokens, prompt_ms, generated_tokens, generate_ms } = one.timings;
         // The first token comes with the prompt's logits.
         let steps = generated_tokens.saturating_sub(1);
         return format!(
@@ -111,16 +101,9 @@ fn speed(outputs: &[&Generated], elapsed: Duration) -> String {
             finish(one.finish_reason),
         );
     }
-    let generated: usize = outputs
-        .iter()
-        .map(|output| output.timings.generated_tokens)
-        .sum();
+    let generated: usize = outputs.iter().map(|output| output.timings.generated_tokens).sum();
     let ms = elapsed.as_secs_f64() * 1e3;
-    format!(
-        "{} prompts, {generated} tokens generated at {:.1} tokens/s in all",
-        outputs.len(),
-        rate(generated, ms),
-    )
+    format!("{} prompts, {generated} tokens generated at {:.1} tokens/s in all", outputs.len(), rate(generated, ms),)
 }
 
 /// The contract's word for it.
@@ -148,10 +131,7 @@ fn sampling(args: &SamplingArgs) -> Sampling {
 }
 
 fn prompts<'a>(records: &[Numbered<'a, Prompt>]) -> Vec<&'a str> {
-    records
-        .iter()
-        .map(|(_, record)| record.prompt.as_str())
-        .collect()
+    records.iter().map(|(_, record)| record.prompt.as_str()).collect()
 }
 
 impl Payload for Generated {
@@ -159,11 +139,7 @@ impl Payload for Generated {
     const HEADS: &'static [&'static str] = &["prompt", "text", "finish_reason"];
 
     fn rows(&self) -> Vec<Vec<String>> {
-        vec![vec![
-            shortened(&self.prompt),
-            shortened(&self.text),
-            finish(self.finish_reason).into(),
-        ]]
+        vec![vec![shortened(&self.prompt), shortened(&self.text), finish(self.finish_reason).into()]]
     }
 }
 
@@ -183,10 +159,7 @@ mod tests {
             }
         };
         assert_eq!(sampled(&[]), 0.0);
-        assert_eq!(
-            sampled(&["--seed", "1", "--repetition-penalty", "1.2"]),
-            0.0
-        );
+        assert_eq!(sampled(&["--seed", "1", "--repetition-penalty", "1.2"]), 0.0);
         assert_eq!(sampled(&["--top-p", "0.9"]), 1.0);
         assert_eq!(sampled(&["--min-p", "0.1", "--temperature", "0"]), 0.0);
         assert_eq!(sampled(&["--temperature", "0.7"]), 0.7);

@@ -17,21 +17,14 @@ pub(super) fn run(args: args::Info) -> anyhow::Result<Status> {
     let output = Output::resolve(&args.output);
     set_threads(args.engine.threads)?;
     let hub = hub_options(&args.model.hub, output.notes);
-    let asked = args
-        .model
-        .model
-        .as_deref()
-        .is_some_and(|name| !name.is_empty());
+    let asked = args.model.model.as_deref().is_some_and(|name| !name.is_empty());
     let model = if asked {
         let model = Model::resolve(&args.model, Suited::Nano(Nano::Encoder), output.notes)?;
         Some(model::Model::read(&model.open(output.notes)?)?)
     } else {
         None
     };
-    let info = Info {
-        machine: machine::Machine::look(&args.engine, &hub)?,
-        model,
-    };
+    let info = Info { machine: machine::Machine::look(&args.engine, &hub)?, model };
     let mut sink = output.open()?;
     // One thing is described, so `json` is an object here and no array.
     let printed = match output.format {
@@ -57,9 +50,7 @@ impl Info {
     fn rows(&self) -> Vec<Vec<String>> {
         let mut rows = self.machine.rows();
         rows.extend(self.model.iter().flat_map(model::Model::rows));
-        rows.into_iter()
-            .map(|(name, value)| vec![name.to_owned(), value])
-            .collect()
+        rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect()
     }
 }
 

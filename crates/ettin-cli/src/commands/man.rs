@@ -31,8 +31,7 @@ pub(super) fn run(args: args::Man) -> anyhow::Result<Status> {
         sink.finish()?;
         return Ok(Status::Done);
     };
-    std::fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     for (name, page) in pages {
         let mut sink = Sink::open(Some(&folder.join(format!("{name}.1"))))?;
         written(sink.write_all(&page))?;
@@ -46,10 +45,7 @@ fn pages() -> anyhow::Result<Vec<(String, Vec<u8>)>> {
     let mut command = command();
     command.build();
     let mut pages = vec![("ettin-run".to_owned(), page(command.clone())?)];
-    for sub in command
-        .get_subcommands()
-        .filter(|sub| sub.get_name() != "help")
-    {
+    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
         let name = format!("ettin-run-{}", sub.get_name());
         pages.push((name, page(sub.clone().version(env!("CARGO_PKG_VERSION")))?));
     }
@@ -94,15 +90,8 @@ fn sections(text: &str) -> String {
 
 /// Text that roff takes as text.
 fn escaped(line: &str) -> String {
-    let line = line
-        .replace('\\', "\\e")
-        .replace('-', "\\-")
-        .replace('\'', "\\(aq");
-    if line.starts_with('.') {
-        format!("\\&{line}")
-    } else {
-        line
-    }
+    let line = line.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
+    if line.starts_with('.') { format!("\\&{line}") } else { line }
 }
 
 #[cfg(test)]
@@ -122,10 +111,7 @@ mod tests {
         for (name, page) in pages {
             let page = String::from_utf8(page).unwrap();
             assert!(page.contains(".TH"), "{name}");
-            assert!(
-                page.contains(".SH \"EXAMPLES\""),
-                "{name} shows no examples"
-            );
+            assert!(page.contains(".SH \"EXAMPLES\""), "{name} shows no examples");
         }
     }
 }

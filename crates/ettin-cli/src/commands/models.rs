@@ -23,9 +23,7 @@ pub(super) fn run(args: args::Models) -> anyhow::Result<Status> {
         .collect();
     printer.print(&rows)?;
     printer.finish()?;
-    output
-        .notes
-        .plain(format_args!("cache: {}", options.cache.display()));
+    output.notes.plain(format_args!("cache: {}", options.cache.display()));
     Ok(Status::Done)
 }
 
@@ -72,25 +70,14 @@ impl Row {
 
 impl From<Cached> for InCache {
     fn from(cached: Cached) -> Self {
-        InCache {
-            revision: cached.commit,
-            complete: cached.complete,
-            bytes: cached.bytes,
-        }
+        InCache { revision: cached.commit, complete: cached.complete, bytes: cached.bytes }
     }
 }
 
 impl Payload for Row {
     const LIST: bool = false;
-    const HEADS: &'static [&'static str] = &[
-        "name",
-        "layers",
-        "hidden",
-        "intermediate",
-        "heads",
-        "parameters",
-        "cached",
-    ];
+    const HEADS: &'static [&'static str] =
+        &["name", "layers", "hidden", "intermediate", "heads", "parameters", "cached"];
 
     fn rows(&self) -> Vec<Vec<String>> {
         let cached = match &self.cached {
@@ -102,10 +89,7 @@ impl Payload for Row {
             None => String::new(),
         };
         vec![vec![
-            self.aliases
-                .first()
-                .map_or(self.name, String::as_str)
-                .to_owned(),
+            self.aliases.first().map_or(self.name, String::as_str).to_owned(),
             self.layers.to_string(),
             self.hidden.to_string(),
             self.intermediate.to_string(),

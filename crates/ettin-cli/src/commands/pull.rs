@@ -18,14 +18,10 @@ pub(super) fn run(args: args::Pull) -> anyhow::Result<Status> {
     let mut sink = Sink::open(None)?;
     for name in &args.models {
         if Nano::named(name, Nano::Encoder).is_some() {
-            return Err(Usage::error(format!(
-                "{name} is part of this program: there is nothing to download"
-            )));
+            return Err(Usage::error(format!("{name} is part of this program: there is nothing to download")));
         }
         if Path::new(name).exists() {
-            return Err(Usage::error(format!(
-                "{name} is here already: there is nothing to download"
-            )));
+            return Err(Usage::error(format!("{name} is here already: there is nothing to download")));
         }
         let files = ettin::hub::resolve(name, args.hub.revision.as_deref(), &options)?;
         files.download()?;

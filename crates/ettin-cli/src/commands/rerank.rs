@@ -20,26 +20,18 @@ pub(super) fn run(args: args::Rerank) -> anyhow::Result<Status> {
         ActivationChoice::Sigmoid => Activation::Sigmoid,
     });
     let format = plan.output.format;
-    driver::answer(
-        texts,
-        plan.chunk_size(),
-        &plan.output,
-        job.sink,
-        |records| {
-            let inputs: Vec<RerankInput<'_>> = records
-                .iter()
-                .map(|(_, record)| RerankInput {
-                    query: &record.query,
-                    documents: record.documents.iter().map(String::as_str).collect(),
-                })
-                .collect();
-            let outcomes = task.run(&inputs, activation)?;
-            let documents = records
-                .iter()
-                .map(|(_, record)| record.documents.as_slice());
-            Ok(Ranked::all(outcomes, documents, format))
-        },
-    )
+    driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
+        let inputs: Vec<RerankInput<'_>> = records
+            .iter()
+            .map(|(_, record)| RerankInput {
+                query: &record.query,
+                documents: record.documents.iter().map(String::as_str).collect(),
+            })
+            .collect();
+        let outcomes = task.run(&inputs, activation)?;
+        let documents = records.iter().map(|(_, record)| record.documents.as_slice());
+        Ok(Ranked::all(outcomes, documents, format))
+    })
 }
 
 fn texts(
@@ -51,11 +43,7 @@ fn texts(
         return input::records(input, "QUERY");
     };
     let documents = input::arguments_or_lines(documents, input, "DOCUMENT")?;
-    Ok(Texts::Arguments(vec![QueryDocuments {
-        id: None,
-        query,
-        documents,
-    }]))
+    Ok(Texts::Arguments(vec![QueryDocuments { id: None, query, documents }]))
 }
 
 /// Scores of texts, with the texts where a table shows them.
@@ -71,19 +59,18 @@ impl Ranked {
         texts: impl Iterator<Item = &'a [String]>,
         format: Format,
     ) -> ettin::tasks::Outcomes<Ranked> {
-        let with_texts =
-            |(outcome, texts): (ettin::Result<ettin::tasks::Outcome<_>>, &[String])| {
-                outcome.map(|outcome| ettin::tasks::Outcome {
-                    truncated: outcome.truncated,
-                    value: Ranked {
-                        scores: outcome.value,
-                        texts: match format {
-                            Format::Table => texts.iter().map(|text| shortened(text)).collect(),
-                            _ => Vec::new(),
-                        },
+        let with_texts = |(outcome, texts): (ettin::Result<ettin::tasks::Outcome<_>>, &[String])| {
+            outcome.map(|outcome| ettin::tasks::Outcome {
+                truncated: outcome.truncated,
+                value: Ranked {
+                    scores: outcome.value,
+                    texts: match format {
+                        Format::Table => texts.iter().map(|text| shortened(text)).collect(),
+                        _ => Vec::new(),
                     },
-                })
-            };
+                },
+            })
+        };
         outcomes.into_iter().zip(texts).map(with_texts).collect()
     }
 }

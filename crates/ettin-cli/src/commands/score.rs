@@ -11,8 +11,7 @@ use crate::output::{Payload, number};
 use crate::plan::{Plan, Suited};
 
 pub(super) fn run(args: args::Score) -> anyhow::Result<Status> {
-    let texts = input::texts(args.text, &args.run.input, "TEXT", ContextText::new)?
-        .in_context(args.context);
+    let texts = input::texts(args.text, &args.run.input, "TEXT", ContextText::new)?.in_context(args.context);
     let suited = match args.method {
         None | Some(MethodChoice::Causal) => Nano::Decoder,
         Some(MethodChoice::Pll | MethodChoice::LeftToRight) => Nano::Encoder,
@@ -29,22 +28,13 @@ pub(super) fn run(args: args::Score) -> anyhow::Result<Status> {
         bos: !args.no_bos,
         ..ScoreRequest::default()
     };
-    driver::answer(
-        texts,
-        plan.chunk_size(),
-        &plan.output,
-        job.sink,
-        |records| {
-            let inputs: Vec<ScoreInput<'_>> = records
-                .iter()
-                .map(|(_, record)| ScoreInput {
-                    text: &record.text,
-                    context: record.context.as_deref(),
-                })
-                .collect();
-            Ok(task.run(&inputs, &request)?)
-        },
-    )
+    driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
+        let inputs: Vec<ScoreInput<'_>> = records
+            .iter()
+            .map(|(_, record)| ScoreInput { text: &record.text, context: record.context.as_deref() })
+            .collect();
+        Ok(task.run(&inputs, &request)?)
+    })
 }
 
 impl Payload for Scored {
@@ -57,20 +47,14 @@ impl Payload for Scored {
             .iter()
             .map(|token| {
                 vec![
-                    token
-                        .logprob
-                        .map_or_else(String::new, |logprob| number(logprob.into())),
+                    token.logprob.map_or_else(String::new, |logprob| number(logprob.into())),
                     token.token.to_string(),
                     format!("{:?}", token.token_str),
                 ]
             })
             .collect();
         let perplexity = self.perplexity.map_or_else(|| "none".into(), number);
-        rows.push(vec![
-            number(self.sum),
-            String::new(),
-            format!("sum of {}, perplexity {perplexity}", self.count),
-        ]);
+        rows.push(vec![number(self.sum), String::new(), format!("sum of {}, perplexity {perplexity}", self.count)]);
         rows
     }
 }

@@ -12,9 +12,7 @@ use crate::plan::{Plan, Suited};
 
 pub(super) fn run(args: args::Similarity) -> anyhow::Result<Status> {
     if args.vectors.pooling == Some(PoolingChoice::None) {
-        return Err(Usage::error(
-            "--pooling none: texts are compared by one vector each",
-        ));
+        return Err(Usage::error("--pooling none: texts are compared by one vector each"));
     }
     let texts = texts(args.a, args.b, &args.run.input)?;
     let plan = Plan::new(&args.run, Suited::Nano(Nano::Encoder))?;
@@ -23,31 +21,18 @@ pub(super) fn run(args: args::Similarity) -> anyhow::Result<Status> {
     embed::say_pooling(&task, &args.vectors, plan.output.notes);
     let request = embed::request(&args.vectors);
     let format = plan.output.format;
-    driver::answer(
-        texts,
-        plan.chunk_size(),
-        &plan.output,
-        job.sink,
-        |records| {
-            let inputs: Vec<SimilarityInput<'_>> = records
-                .iter()
-                .map(|(_, record)| SimilarityInput {
-                    a: &record.a,
-                    b: record.b.iter().map(String::as_str).collect(),
-                })
-                .collect();
-            let outcomes = task.similarity(&inputs, &request)?;
-            let texts = records.iter().map(|(_, record)| record.b.as_slice());
-            Ok(Ranked::all(outcomes, texts, format))
-        },
-    )
+    driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
+        let inputs: Vec<SimilarityInput<'_>> = records
+            .iter()
+            .map(|(_, record)| SimilarityInput { a: &record.a, b: record.b.iter().map(String::as_str).collect() })
+            .collect();
+        let outcomes = task.similarity(&inputs, &request)?;
+        let texts = records.iter().map(|(_, record)| record.b.as_slice());
+        Ok(Ranked::all(outcomes, texts, format))
+    })
 }
 
-fn texts(
-    a: Option<String>,
-    b: Vec<String>,
-    input: &args::InputArgs,
-) -> anyhow::Result<Texts<Comparison>> {
+fn texts(a: Option<String>, b: Vec<String>, input: &args::InputArgs) -> anyhow::Result<Texts<Comparison>> {
     let Some(a) = a else {
         return input::records(input, "A");
     };

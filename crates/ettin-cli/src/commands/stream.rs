@@ -18,10 +18,7 @@ impl<'a, W: Write> Stream<'a, W> {
     pub(super) fn new(out: W, prompts: &[&'a str]) -> Self {
         Stream {
             out,
-            outputs: prompts
-                .iter()
-                .map(|&prompt| (prompt, String::new(), false))
-                .collect(),
+            outputs: prompts.iter().map(|&prompt| (prompt, String::new(), false)).collect(),
             current: 0,
             begun: false,
         }
@@ -94,13 +91,7 @@ mod tests {
         let mut stream = Stream::new(&mut out, prompts);
         for &(index, text, end) in pieces {
             let finish = end.then_some(FinishReason::Length);
-            stream
-                .piece(&Piece {
-                    index,
-                    text,
-                    finish,
-                })
-                .unwrap();
+            stream.piece(&Piece { index, text, finish }).unwrap();
         }
         stream.finish().unwrap();
         String::from_utf8(out).unwrap()
@@ -108,12 +99,7 @@ mod tests {
 
     #[test]
     fn outputs_do_not_mix() {
-        let pieces = [
-            (0, " a", false),
-            (1, " x", false),
-            (0, "b", true),
-            (1, "y", true),
-        ];
+        let pieces = [(0, " a", false), (1, " x", false), (0, "b", true), (1, "y", true)];
         assert_eq!(shown(&["P", "Q"], &pieces), "P ab\nQ xy\n");
         let pieces = [(1, " xy", true), (0, " a", false), (0, "b", true)];
         assert_eq!(shown(&["P", "Q"], &pieces), "P ab\nQ xy\n");
@@ -128,9 +114,6 @@ mod tests {
 
     #[test]
     fn text_moves_no_cursor() {
-        assert_eq!(
-            shown(&["P\u{1b}[2J"], &[(0, "a\tb\r\n", true)]),
-            "P[2Ja\tb\n\n"
-        );
+        assert_eq!(shown(&["P\u{1b}[2J"], &[(0, "a\tb\r\n", true)]), "P[2Ja\tb\n\n");
     }
 }

@@ -24,19 +24,10 @@ pub(super) fn run(args: args::Tag) -> anyhow::Result<Status> {
         },
         all: args.all,
     };
-    driver::answer(
-        texts,
-        plan.chunk_size(),
-        &plan.output,
-        job.sink,
-        |records| {
-            let texts: Vec<&str> = records
-                .iter()
-                .map(|(_, record)| record.text.as_str())
-                .collect();
-            Ok(task.run(&texts, &request)?)
-        },
-    )
+    driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
+        let texts: Vec<&str> = records.iter().map(|(_, record)| record.text.as_str()).collect();
+        Ok(task.run(&texts, &request)?)
+    })
 }
 
 impl Payload for Vec<Tag> {
@@ -46,29 +37,10 @@ impl Payload for Vec<Tag> {
     fn rows(&self) -> Vec<Vec<String>> {
         let row = |tag: &Tag| {
             let (score, entity, word, start, end) = match tag {
-                Tag::Token {
-                    entity,
-                    score,
-                    word,
-                    start,
-                    end,
-                    ..
-                } => (score, entity, word, start, end),
-                Tag::Group {
-                    entity_group,
-                    score,
-                    word,
-                    start,
-                    end,
-                } => (score, entity_group, word, start, end),
+                Tag::Token { entity, score, word, start, end, .. } => (score, entity, word, start, end),
+                Tag::Group { entity_group, score, word, start, end } => (score, entity_group, word, start, end),
             };
-            vec![
-                number((*score).into()),
-                entity.clone(),
-                shortened(word),
-                start.to_string(),
-                end.to_string(),
-            ]
+            vec![number((*score).into()), entity.clone(), shortened(word), start.to_string(), end.to_string()]
         };
         self.iter().map(row).collect()
     }

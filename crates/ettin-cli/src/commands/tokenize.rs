@@ -18,8 +18,7 @@ pub(super) fn run(args: args::Tokenize) -> anyhow::Result<Status> {
     let output = Output::resolve(&args.output);
     let tokenizer = match &args.tokenizer {
         Some(path) => {
-            let bytes =
-                std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
             Tokenizer::from_bytes(&bytes).with_context(|| path.display().to_string())?
         }
         None => {
@@ -29,15 +28,10 @@ pub(super) fn run(args: args::Tokenize) -> anyhow::Result<Status> {
     };
     let sink = output.open()?;
     driver::answer(texts, ChunkSize::LIGHT, &output, sink, |records| {
-        let outcome = |value| Outcome {
-            value,
-            truncated: false,
-        };
+        let outcome = |value| Outcome { value, truncated: false };
         Ok(records
             .iter()
-            .map(|(_, record)| {
-                tokenize(&tokenizer, record.input(), !args.no_special_tokens).map(outcome)
-            })
+            .map(|(_, record)| tokenize(&tokenizer, record.input(), !args.no_special_tokens).map(outcome))
             .collect())
     })
 }
@@ -49,14 +43,7 @@ impl Payload for Tokenized {
     fn rows(&self) -> Vec<Vec<String>> {
         let tokens = self.ids.iter().zip(&self.tokens).zip(&self.offsets);
         tokens
-            .map(|((id, token), (start, end))| {
-                vec![
-                    id.to_string(),
-                    token.clone(),
-                    start.to_string(),
-                    end.to_string(),
-                ]
-            })
+            .map(|((id, token), (start, end))| vec![id.to_string(), token.clone(), start.to_string(), end.to_string()])
             .collect()
     }
 }

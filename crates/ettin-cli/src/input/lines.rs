@@ -15,20 +15,14 @@ pub(super) struct Lines<R> {
 
 impl<R: BufRead> Lines<R> {
     pub(super) fn new(reader: R) -> Self {
-        Lines {
-            reader,
-            number: 0,
-            longest: LONGEST,
-        }
+        Lines { reader, number: 0, longest: LONGEST }
     }
 
     /// The next line that is not empty, with its number from 1, or what is wrong with it; `None` at the end.
     pub(super) fn next(&mut self) -> io::Result<Option<(u64, Result<String, String>)>> {
         loop {
             let mut bytes = Vec::new();
-            let read = (&mut self.reader)
-                .take(self.longest + 1)
-                .read_until(b'\n', &mut bytes)?;
+            let read = (&mut self.reader).take(self.longest + 1).read_until(b'\n', &mut bytes)?;
             if read == 0 {
                 return Ok(None);
             }
@@ -69,10 +63,7 @@ mod tests {
     }
 
     fn texts(bytes: &[u8]) -> Vec<(u64, String)> {
-        read(bytes)
-            .into_iter()
-            .map(|(number, line)| (number, line.unwrap()))
-            .collect()
+        read(bytes).into_iter().map(|(number, line)| (number, line.unwrap())).collect()
     }
 
     #[test]

@@ -46,28 +46,16 @@ pub(crate) struct ChunkSize {
 
 impl ChunkSize {
     /// Everything at once.
-    pub(crate) const ALL: ChunkSize = ChunkSize {
-        inputs: usize::MAX,
-        bytes: usize::MAX,
-        patience: Duration::MAX,
-    };
+    pub(crate) const ALL: ChunkSize = ChunkSize { inputs: usize::MAX, bytes: usize::MAX, patience: Duration::MAX };
 
     /// Texts that cost little.
-    pub(crate) const LIGHT: ChunkSize = ChunkSize {
-        inputs: QUEUE,
-        bytes: 1 << 20,
-        patience: PATIENCE,
-    };
+    pub(crate) const LIGHT: ChunkSize = ChunkSize { inputs: QUEUE, bytes: 1 << 20, patience: PATIENCE };
 
     /// Enough text for a few batches, so that inputs of like length can be put together.
     pub(crate) fn for_batches(batch_tokens: usize) -> Self {
         const BATCHES: usize = 4;
         const BYTES_PER_TOKEN: usize = 4;
-        ChunkSize {
-            inputs: QUEUE,
-            bytes: batch_tokens.saturating_mul(BATCHES * BYTES_PER_TOKEN),
-            patience: PATIENCE,
-        }
+        ChunkSize { inputs: QUEUE, bytes: batch_tokens.saturating_mul(BATCHES * BYTES_PER_TOKEN), patience: PATIENCE }
     }
 }
 
@@ -100,17 +88,8 @@ impl<T: Record> Texts<T> {
     }
 
     /// The lines of a source; `from_text` is `None` where only JSONL makes sense.
-    pub(crate) fn lines(
-        source: Source,
-        format: InputFormat,
-        from_text: Option<FromText<T>>,
-    ) -> Self {
-        Texts::Lines(Reading {
-            source,
-            format,
-            from_text,
-            complete: None,
-        })
+    pub(crate) fn lines(source: Source, format: InputFormat, from_text: Option<FromText<T>>) -> Self {
+        Texts::Lines(Reading { source, format, from_text, complete: None })
     }
 
     /// Gives every input what was said once for all of them.
@@ -120,10 +99,7 @@ impl<T: Record> Texts<T> {
                 arguments.iter_mut().for_each(complete);
                 Texts::Arguments(arguments)
             }
-            Texts::Lines(reading) => Texts::Lines(Reading {
-                complete: Some(Box::new(complete)),
-                ..reading
-            }),
+            Texts::Lines(reading) => Texts::Lines(Reading { complete: Some(Box::new(complete)), ..reading }),
         }
     }
 
@@ -153,11 +129,7 @@ impl<T: Record> Texts<T> {
                 })?;
             }
         }
-        Ok(Chunks {
-            receiver,
-            size,
-            kept: None,
-        })
+        Ok(Chunks { receiver, size, kept: None })
     }
 }
 
@@ -168,10 +140,7 @@ impl<T: Record> Texts<T> {
 pub(crate) fn collect_lines(source: &Source) -> anyhow::Result<Vec<String>> {
     let mut lines = Lines::new(open(source)?);
     let mut texts = Vec::new();
-    while let Some((number, line)) = lines
-        .next()
-        .with_context(|| format!("cannot read {source}"))?
-    {
+    while let Some((number, line)) = lines.next().with_context(|| format!("cannot read {source}"))? {
         texts.push(line.map_err(|error| anyhow::anyhow!("{source}: line {number}: {error}"))?);
     }
     Ok(texts)
@@ -202,19 +171,9 @@ fn spawn(work: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
 type Sent<T> = anyhow::Result<Item<T>>;
 
 /// Hands an input over; false when nobody wants more.
-fn send<T: Record>(
-    sender: &SyncSender<Sent<T>>,
-    index: usize,
-    place: Place,
-    mut record: Result<T, String>,
-) -> bool {
+fn send<T: Record>(sender: &SyncSender<Sent<T>>, index: usize, place: Place, mut record: Result<T, String>) -> bool {
     let id = record.as_mut().ok().and_then(Record::take_id);
-    let item = Item {
-        index,
-        place,
-        id,
-        record,
-    };
+    let item = Item { index, place, id, record };
     sender.send(Ok(item)).is_ok()
 }
 
@@ -249,11 +208,7 @@ impl<T: Record> Reading<T> {
 }
 
 fn guess(first_line: &str) -> InputFormat {
-    if first_line.trim_start().starts_with('{') {
-        InputFormat::Jsonl
-    } else {
-        InputFormat::Text
-    }
+    if first_line.trim_start().starts_with('{') { InputFormat::Jsonl } else { InputFormat::Text }
 }
 
 /// An iterator over chunks of inputs, in order.
@@ -311,11 +266,7 @@ mod tests {
     use super::super::Text;
     use super::*;
 
-    const SIZE: ChunkSize = ChunkSize {
-        inputs: 3,
-        bytes: 10,
-        patience: PATIENCE,
-    };
+    const SIZE: ChunkSize = ChunkSize { inputs: 3, bytes: 10, patience: PATIENCE };
 
     fn text(text: String) -> Text {
         Text { id: None, text }
@@ -323,16 +274,11 @@ mod tests {
 
     fn lines(bytes: &'static [u8], format: InputFormat) -> Vec<Item<Text>> {
         let (sender, receiver) = sync_channel(1);
-        let Texts::Lines(reading) = Texts::lines(Source::Stdin, format, Some(Box::new(text)))
-        else {
+        let Texts::Lines(reading) = Texts::lines(Source::Stdin, format, Some(Box::new(text))) else {
             unreachable!("lines are lines")
         };
         spawn(move || reading.send_all(bytes, &sender).unwrap()).unwrap();
-        let chunks = Chunks {
-            receiver,
-            size: SIZE,
-            kept: None,
-        };
+        let chunks = Chunks { receiver, size: SIZE, kept: None };
         chunks.flat_map(Result::unwrap).collect()
     }
 
@@ -348,10 +294,7 @@ mod tests {
 
     #[test]
     fn order_and_places_survive_chunking() {
-        let items = lines(
-            b"a\n\nlong enough to be alone\nb\nc\nd\ne\n",
-            InputFormat::Auto,
-        );
+        let items = lines(b"a\n\nlong enough to be alone\nb\nc\nd\ne\n", InputFormat::Auto);
         assert_eq!(
             said(&items),
             [
@@ -367,14 +310,8 @@ mod tests {
 
     #[test]
     fn jsonl_is_recognised_and_can_be_refused() {
-        let items = lines(
-            b"\n {\"text\":\"a\",\"id\":1}\n \nplain\n",
-            InputFormat::Auto,
-        );
-        assert_eq!(
-            said(&items),
-            [(0, Place::Line(2), Some("a")), (1, Place::Line(4), None)]
-        );
+        let items = lines(b"\n {\"text\":\"a\",\"id\":1}\n \nplain\n", InputFormat::Auto);
+        assert_eq!(said(&items), [(0, Place::Line(2), Some("a")), (1, Place::Line(4), None)]);
         assert!(items[0].id.is_some());
         let items = lines(b"{braces}\n", InputFormat::Text);
         assert_eq!(said(&items), [(0, Place::Line(1), Some("{braces}"))]);
@@ -384,11 +321,7 @@ mod tests {
     fn chunks_have_bounds() {
         let arguments = ["a", "b", "c", "d", "0123456789ab", "e"];
         let texts = Texts::Arguments(arguments.map(|a| text(a.into())).into());
-        let chunks: Vec<usize> = texts
-            .chunks(SIZE)
-            .unwrap()
-            .map(|chunk| chunk.unwrap().len())
-            .collect();
+        let chunks: Vec<usize> = texts.chunks(SIZE).unwrap().map(|chunk| chunk.unwrap().len()).collect();
         assert_eq!(chunks, [3, 1, 1, 1]);
     }
 

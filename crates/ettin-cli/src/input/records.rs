@@ -27,15 +27,11 @@ impl<'de> Deserialize<'de> for Id {
         // Integers beyond 64 bits are read as floats and would come back changed.
         const EXACT: f64 = (1u64 << 53) as f64;
         match Value::deserialize(deserializer)? {
-            Value::Array(_) | Value::Object(_) => Err(de::Error::custom(
-                "id must be a string, a number, true, false or null",
-            )),
-            Value::Number(number)
-                if number.is_f64() && number.as_f64().unwrap_or(0.0).abs() > EXACT =>
-            {
-                Err(de::Error::custom(
-                    "id is too large a number: make it a string",
-                ))
+            Value::Array(_) | Value::Object(_) => {
+                Err(de::Error::custom("id must be a string, a number, true, false or null"))
+            }
+            Value::Number(number) if number.is_f64() && number.as_f64().unwrap_or(0.0).abs() > EXACT => {
+                Err(de::Error::custom("id is too large a number: make it a string"))
             }
             scalar => Ok(Id(scalar)),
         }
@@ -171,29 +167,18 @@ impl Text {
 
 impl TextPair {
     pub(crate) fn new(text: String) -> Self {
-        TextPair {
-            id: None,
-            text,
-            text_pair: None,
-        }
+        TextPair { id: None, text, text_pair: None }
     }
 
     /// As the library takes it.
     pub(crate) fn input(&self) -> TextInput<'_> {
-        TextInput {
-            text: &self.text,
-            pair: self.text_pair.as_deref(),
-        }
+        TextInput { text: &self.text, pair: self.text_pair.as_deref() }
     }
 }
 
 impl ContextText {
     pub(crate) fn new(text: String) -> Self {
-        ContextText {
-            id: None,
-            text,
-            context: None,
-        }
+        ContextText { id: None, text, context: None }
     }
 }
 
@@ -251,16 +236,7 @@ mod tests {
 
     #[test]
     fn ids_come_back_as_given() {
-        for id in [
-            "7",
-            "-1",
-            "1.5",
-            "\"a\"",
-            "\"\"",
-            "true",
-            "null",
-            "18446744073709551615",
-        ] {
+        for id in ["7", "-1", "1.5", "\"a\"", "\"\"", "true", "null", "18446744073709551615"] {
             let mut record: Text = parse(&format!(r#"{{"text":"x","id":{id}}}"#)).unwrap();
             let given = record.take_id().expect(id);
             assert_eq!(serde_json::to_string(&given).unwrap(), id);
@@ -278,13 +254,7 @@ mod tests {
         assert!(error.contains("unknown field `txt`"), "{error}");
         let error = parse::<Text>("{}").unwrap_err();
         assert!(error.contains("missing field `text`"), "{error}");
-        for bad in [
-            r#"{"text":1}"#,
-            r#"{"text":null}"#,
-            r#"{"text":"x"} y"#,
-            r#"{"text":"x","text":"y"}"#,
-            "{",
-        ] {
+        for bad in [r#"{"text":1}"#, r#"{"text":null}"#, r#"{"text":"x"} y"#, r#"{"text":"x","text":"y"}"#, "{"] {
             assert!(parse::<Text>(bad).is_err(), "{bad}");
         }
         assert!(parse::<QueryDocuments>(r#"{"query":"q","documents":"d"}"#).is_err());
@@ -302,10 +272,7 @@ mod tests {
     #[test]
     fn errors_give_a_column_and_no_line_of_their_own() {
         let error = parse::<Text>(r#"{"text": }"#).unwrap_err();
-        assert!(
-            error.contains("column 10") && !error.contains("line 1"),
-            "{error}"
-        );
+        assert!(error.contains("column 10") && !error.contains("line 1"), "{error}");
     }
 
     #[test]

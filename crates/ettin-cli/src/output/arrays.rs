@@ -73,8 +73,7 @@ impl ArrayWriter {
                 self.vector(&vec![f32::NAN; vector.len()]);
             }
         }
-        self.bytes
-            .extend(vector.iter().flat_map(|value| value.to_le_bytes()));
+        self.bytes.extend(vector.iter().flat_map(|value| value.to_le_bytes()));
         self.rows += 1;
     }
 
@@ -85,10 +84,8 @@ impl ArrayWriter {
             out.write_all(&npy_header(&shape))?;
             return out.write_all(&self.bytes);
         }
-        let offsets: Option<Vec<u8>> = self
-            .offsets
-            .as_ref()
-            .map(|offsets| offsets.iter().flat_map(|at| at.to_le_bytes()).collect());
+        let offsets: Option<Vec<u8>> =
+            self.offsets.as_ref().map(|offsets| offsets.iter().flat_map(|at| at.to_le_bytes()).collect());
         let embeddings = view(Dtype::F32, shape.to_vec(), &self.bytes)?;
         let mut tensors = vec![("embeddings", embeddings)];
         if let Some(bytes) = &offsets {
@@ -107,8 +104,7 @@ fn view(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> io::Result<TensorView<
 fn npy_header(shape: &[usize; 2]) -> Vec<u8> {
     const BEFORE: usize = 10; // magic, version and length
     let [rows, columns] = shape;
-    let mut header =
-        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
     let padding = 64 - (BEFORE + header.len() + 1) % 64;
     header.push_str(&" ".repeat(padding % 64));
     header.push('\n');
@@ -130,13 +126,7 @@ mod tests {
 
     #[test]
     fn npy_headers_are_aligned_and_say_the_shape() {
-        for shape in [
-            [0, 0],
-            [1, 1],
-            [3, 768],
-            [1_000_000_000, 12_345],
-            [usize::MAX, usize::MAX],
-        ] {
+        for shape in [[0, 0], [1, 1], [3, 768], [1_000_000_000, 12_345], [usize::MAX, usize::MAX]] {
             let header = npy_header(&shape);
             assert_eq!(header.len() % 64, 0);
             assert_eq!(&header[..8], b"\x93NUMPY\x01\x00");
@@ -144,10 +134,7 @@ mod tests {
             let length = u16::from_le_bytes([header[8], header[9]]) as usize;
             assert_eq!(length + 10, header.len());
             let text = String::from_utf8_lossy(&header[10..]);
-            assert!(
-                text.contains(&format!("'shape': ({}, {})", shape[0], shape[1])),
-                "{text}"
-            );
+            assert!(text.contains(&format!("'shape': ({}, {})", shape[0], shape[1])), "{text}");
         }
     }
 
@@ -158,17 +145,10 @@ mod tests {
         writer.push(Row::Pooled(&[1.0, 2.0]));
         writer.skip(false);
         let out = written(&writer, Format::Npy);
-        let values: Vec<f32> = out[out.len() - 24..]
-            .chunks_exact(4)
-            .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
-            .collect();
+        let values: Vec<f32> =
+            out[out.len() - 24..].chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
         assert_eq!(values[2..4], [1.0, 2.0]);
-        assert!(
-            values[..2]
-                .iter()
-                .chain(&values[4..])
-                .all(|value| value.is_nan())
-        );
+        assert!(values[..2].iter().chain(&values[4..]).all(|value| value.is_nan()));
         assert!(String::from_utf8_lossy(&out).contains("(3, 2)"));
     }
 
@@ -195,8 +175,6 @@ mod tests {
     fn nothing_is_an_empty_array() {
         let writer = ArrayWriter::default();
         assert!(String::from_utf8_lossy(&written(&writer, Format::Npy)).contains("(0, 0)"));
-        assert!(
-            safetensors::SafeTensors::deserialize(&written(&writer, Format::Safetensors)).is_ok()
-        );
+        assert!(safetensors::SafeTensors::deserialize(&written(&writer, Format::Safetensors)).is_ok());
     }
 }

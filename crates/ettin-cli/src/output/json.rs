@@ -28,11 +28,7 @@ pub(crate) struct Answered<P> {
 impl<P> Answered<P> {
     /// A result of no particular input.
     pub(crate) fn plain(payload: P) -> Self {
-        Answered {
-            id: None,
-            payload,
-            truncated: false,
-        }
+        Answered { id: None, payload, truncated: false }
     }
 }
 
@@ -61,11 +57,7 @@ impl<P: Payload> Serialize for Answered<P> {
             }
             map.end()
         } else {
-            let keys = WithKeys {
-                id: self.id.as_ref(),
-                payload: &self.payload,
-                truncated: self.truncated,
-            };
+            let keys = WithKeys { id: self.id.as_ref(), payload: &self.payload, truncated: self.truncated };
             keys.serialize(serializer)
         }
     }
@@ -127,11 +119,7 @@ mod tests {
 
     fn json<P: Payload>(id: Option<&str>, payload: P, truncated: bool) -> String {
         let id = id.map(|id| serde_json::from_str(id).unwrap());
-        let answered = Answered {
-            id,
-            payload,
-            truncated,
-        };
+        let answered = Answered { id, payload, truncated };
         serde_json::to_string(&answered).unwrap()
     }
 
@@ -140,32 +128,17 @@ mod tests {
         let object = || Object { score: 0.1 };
         assert_eq!(json(None, object(), false), r#"{"score":0.1}"#);
         assert_eq!(json(Some("7"), object(), false), r#"{"id":7,"score":0.1}"#);
-        assert_eq!(
-            json(None, object(), true),
-            r#"{"score":0.1,"truncated":true}"#
-        );
-        assert_eq!(
-            json(Some("null"), object(), true),
-            r#"{"id":null,"score":0.1,"truncated":true}"#
-        );
+        assert_eq!(json(None, object(), true), r#"{"score":0.1,"truncated":true}"#);
+        assert_eq!(json(Some("null"), object(), true), r#"{"id":null,"score":0.1,"truncated":true}"#);
     }
 
     #[test]
     fn lists_are_wrapped_only_when_there_is_something_to_say() {
         let list = || vec![Object { score: 0.3 }];
         assert_eq!(json(None, list(), false), r#"[{"score":0.3}]"#);
-        assert_eq!(
-            json(Some("\"a\""), list(), false),
-            r#"{"id":"a","result":[{"score":0.3}]}"#
-        );
-        assert_eq!(
-            json(Some("1"), list(), true),
-            r#"{"id":1,"result":[{"score":0.3}],"truncated":true}"#
-        );
-        assert_eq!(
-            json(None, Vec::<Object>::new(), true),
-            r#"{"result":[],"truncated":true}"#
-        );
+        assert_eq!(json(Some("\"a\""), list(), false), r#"{"id":"a","result":[{"score":0.3}]}"#);
+        assert_eq!(json(Some("1"), list(), true), r#"{"id":1,"result":[{"score":0.3}],"truncated":true}"#);
+        assert_eq!(json(None, Vec::<Object>::new(), true), r#"{"result":[],"truncated":true}"#);
     }
 
     #[test]
@@ -175,20 +148,8 @@ mod tests {
             json(Some("1"), Object { score: 0.515_187_2 }, true),
             r#"{"id":1,"score":0.5151872,"truncated":true}"#
         );
-        assert_eq!(
-            json(None, Object { score: f32::NAN }, false),
-            r#"{"score":null}"#
-        );
-        assert_eq!(
-            json(
-                None,
-                Object {
-                    score: f32::INFINITY
-                },
-                false
-            ),
-            r#"{"score":null}"#
-        );
+        assert_eq!(json(None, Object { score: f32::NAN }, false), r#"{"score":null}"#);
+        assert_eq!(json(None, Object { score: f32::INFINITY }, false), r#"{"score":null}"#);
     }
 
     #[test]

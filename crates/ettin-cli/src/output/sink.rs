@@ -36,17 +36,11 @@ impl Sink {
     /// When the file cannot be made where it should be. An existing file stays as it is until the output is complete.
     pub(crate) fn open(path: Option<&Path>) -> anyhow::Result<Sink> {
         let Some(path) = path.filter(|path| path.as_os_str() != "-") else {
-            return Ok(Sink {
-                target: Some(Target::Stdout(BufWriter::new(io::stdout()))),
-                name: "stdout".into(),
-            });
+            return Ok(Sink { target: Some(Target::Stdout(BufWriter::new(io::stdout()))), name: "stdout".into() });
         };
         let name = path.display().to_string();
         let target = Self::file(path).with_context(|| format!("cannot write {name}"))?;
-        Ok(Sink {
-            target: Some(target),
-            name,
-        })
+        Ok(Sink { target: Some(target), name })
     }
 
     fn file(path: &Path) -> anyhow::Result<Target> {
@@ -67,15 +61,8 @@ impl Sink {
         temporary.push(name);
         temporary.push(format!(".{}.tmp", std::process::id()));
         let temporary = path.with_file_name(temporary);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&temporary)?;
-        let unfinished = Unfinished {
-            temporary,
-            path,
-            renamed: false,
-        };
+        let file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+        let unfinished = Unfinished { temporary, path, renamed: false };
         Ok(Target::File(BufWriter::new(file), unfinished))
     }
 
@@ -147,9 +134,7 @@ mod tests {
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(folder).unwrap();
-        entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect()
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     #[test]

@@ -14,16 +14,11 @@ pub(crate) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_content_arrangement(arrangement(table.width()));
-    let bold = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-        && std::io::stdout().is_terminal();
+    let bold = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && std::io::stdout().is_terminal();
     if !heads.is_empty() {
         table.set_header(heads.iter().map(|head| {
             let cell = Cell::new(head);
-            if bold {
-                cell.add_attribute(Attribute::Bold)
-            } else {
-                cell
-            }
+            if bold { cell.add_attribute(Attribute::Bold) } else { cell }
         }));
     }
     for row in rows {
@@ -122,10 +117,7 @@ mod tests {
     #[test]
     fn columns_line_up() {
         let rows = [["0.5", "a"], ["10.25", "bc"]].map(|row| row.map(String::from).to_vec());
-        assert_eq!(
-            table(&["score", "text"], &rows),
-            "score  text\n  0.5  a\n10.25  bc\n"
-        );
+        assert_eq!(table(&["score", "text"], &rows), "score  text\n  0.5  a\n10.25  bc\n");
     }
 
     #[test]

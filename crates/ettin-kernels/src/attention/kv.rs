@@ -33,13 +33,7 @@ impl KvBlocks {
     /// If there are no heads or they have no elements.
     pub fn new(heads: usize, head_dim: usize, capacity: usize) -> Self {
         assert!(heads > 0 && head_dim > 0, "{heads} heads of {head_dim}");
-        let mut kv = Self {
-            heads,
-            head_dim,
-            blocks: blocks_for(capacity),
-            wrapped: false,
-            data: Buffer::default(),
-        };
+        let mut kv = Self { heads, head_dim, blocks: blocks_for(capacity), wrapped: false, data: Buffer::default() };
         kv.data = Buffer::zeroed(kv.blocks * kv.block_len());
         kv
     }
@@ -70,24 +64,9 @@ impl KvBlocks {
     /// If a length is wrong.
     pub fn write(&mut self, position: usize, k: &[f32], v: &[f32]) {
         let width = self.heads * self.head_dim;
-        assert!(
-            k.len() == width && v.len() == width,
-            "a key and a value have {width} elements"
-        );
-        let source = KvRows {
-            k,
-            v,
-            stride: width,
-        };
-        store(
-            &Team::single(),
-            source,
-            &mut [KvWrite {
-                kv: self,
-                position,
-                rows: 0..1,
-            }],
-        );
+        assert!(k.len() == width && v.len() == width, "a key and a value have {width} elements");
+        let source = KvRows { k, v, stride: width };
+        store(&Team::single(), source, &mut [KvWrite { kv: self, position, rows: 0..1 }]);
     }
 
     /// Copies one position out, for tests and debugging: `[heads, head_dim]` each.
@@ -96,10 +75,7 @@ impl KvBlocks {
     /// If a length is wrong.
     pub fn read(&self, position: usize, k: &mut [f32], v: &mut [f32]) {
         let width = self.heads * self.head_dim;
-        assert!(
-            k.len() == width && v.len() == width,
-            "a key and a value have {width} elements"
-        );
+        assert!(k.len() == width && v.len() == width, "a key and a value have {width} elements");
         let column = position % KEY_BLOCK;
         for head in 0..self.heads {
             let (keys, values) = self.block(position / KEY_BLOCK, head);
@@ -150,23 +126,13 @@ impl KvBlocks {
 
 impl std::fmt::Debug for KvBlocks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "KvBlocks {{ {} heads of {}, {} positions }}",
-            self.heads,
-            self.head_dim,
-            self.capacity()
-        )
+        write!(f, "KvBlocks {{ {} heads of {}, {} positions }}", self.heads, self.head_dim, self.capacity())
     }
 }
 
 /// Blocks that `capacity` consecutive positions can touch.
 fn blocks_for(capacity: usize) -> usize {
-    if capacity == 0 {
-        1
-    } else {
-        (capacity + KEY_BLOCK - 2) / KEY_BLOCK + 1
-    }
+    if capacity == 0 { 1 } else { (capacity + KEY_BLOCK - 2) / KEY_BLOCK + 1 }
 }
 
 /// Keys and values side by side: row r's are at `k[r·stride..]` and `v[r·stride..]`, `[heads, head_dim]` each. In a
@@ -201,16 +167,10 @@ pub fn store(team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_>]) {
     let mut targets = Vec::with_capacity(writes.len());
     for KvWrite { kv, position, rows } in writes {
         let width = kv.heads * kv.head_dim;
-        let needed = rows
-            .end
-            .checked_sub(1)
-            .map_or(0, |last| last * source.stride + width);
+        let needed = rows.end.checked_sub(1).map_or(0, |last| last * source.stride + width);
         let present = source.k.len().min(source.v.len());
         assert!(needed <= present, "rows {rows:?} pass the source's end");
-        assert!(
-            rows.len() <= kv.capacity(),
-            "more rows than the storage holds"
-        );
+        assert!(rows.len() <= kv.capacity(), "more rows than the storage holds");
         let positions = *position..*position + rows.len();
         kv.wrapped |= positions.end > kv.capacity();
         let target = Target {
@@ -251,11 +211,7 @@ struct Target<'a> {
 impl Target<'_> {
     /// One per slot: where the positions just fill the ring, its first and last block share one.
     fn tasks(&self) -> usize {
-        if self.positions.is_empty() {
-            0
-        } else {
-            self.blocks.len().min(self.slots)
-        }
+        if self.positions.is_empty() { 0 } else { self.blocks.len().min(self.slots) }
     }
 
     fn write(&self, source: KvRows<'_>, task: usize) {
@@ -266,10 +222,7 @@ impl Target<'_> {
             let base = block * KEY_BLOCK;
             let start = self.positions.start.max(base);
             let end = self.positions.end.min(base + KEY_BLOCK);
-            for (head, tile) in slot
-                .chunks_exact_mut(self.block_len / self.heads)
-                .enumerate()
-            {
+            for (head, tile) in slot.chunks_exact_mut(self.block_len / self.heads).enumerate() {
                 let (keys, values) = tile.split_at_mut(self.head_dim * KEY_BLOCK);
                 let padded = values.len() / KEY_BLOCK;
                 for position in start..end {

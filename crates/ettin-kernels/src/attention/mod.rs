@@ -86,10 +86,7 @@ pub fn attention(isa: Isa, team: &Team, args: Attention<'_>, out: &mut [f32]) {
     let (mut tasks, mut work, mut row) = (0, 0usize, 0);
     for sequence in args.sequences {
         args.check(sequence, out.len());
-        assert!(
-            row <= sequence.rows.start,
-            "sequences are not in the order of their rows"
-        );
+        assert!(row <= sequence.rows.start, "sequences are not in the order of their rows");
         row = sequence.rows.end.max(row);
         tiles.push(tasks);
         tasks += sequence.rows.len().div_ceil(QUERY_TILE);
@@ -114,55 +111,26 @@ pub fn attention(isa: Isa, team: &Team, args: Attention<'_>, out: &mut [f32]) {
             for (keys, query) in keys.iter_mut().zip(queries.clone()) {
                 *keys = args.span.keys(sequence.start + query, sequence.len);
             }
-            let tile = Tile {
-                args,
-                sequence,
-                head,
-                queries,
-                keys,
-                out: &out,
-            };
-            isa.run(Run {
-                tile,
-                state: State {
-                    sums,
-                    weights,
-                    largest,
-                },
-            });
+            let tile = Tile { args, sequence, head, queries, keys, out: &out };
+            isa.run(Run { tile, state: State { sums, weights, largest } });
         });
     });
 }
 
 impl Attention<'_> {
     fn check(&self, sequence: &Sequence<'_>, out: usize) {
-        let Sequence {
-            rows,
-            start,
-            len,
-            kv,
-        } = sequence;
+        let Sequence { rows, start, len, kv } = sequence;
         let width = self.heads * self.head_dim;
-        assert!(
-            kv.heads() == self.heads && kv.head_dim() == self.head_dim,
-            "{kv:?} has other heads"
-        );
+        assert!(kv.heads() == self.heads && kv.head_dim() == self.head_dim, "{kv:?} has other heads");
         assert!(rows.end * width <= out, "rows {rows:?} pass the end of out");
         let Some(last) = rows.end.checked_sub(1).filter(|_| !rows.is_empty()) else {
             return;
         };
-        assert!(
-            last * self.q_stride + width <= self.q.len(),
-            "rows {rows:?} pass the end of q"
-        );
-        let keys =
-            self.span.keys(*start, *len).start..self.span.keys(start + rows.len() - 1, *len).end;
+        assert!(last * self.q_stride + width <= self.q.len(), "rows {rows:?} pass the end of q");
+        let keys = self.span.keys(*start, *len).start..self.span.keys(start + rows.len() - 1, *len).end;
         if !keys.is_empty() {
             let blocks = (keys.end - 1) / KEY_BLOCK - keys.start / KEY_BLOCK + 1;
-            assert!(
-                blocks * KEY_BLOCK <= kv.capacity(),
-                "keys {keys:?} are not all stored in {kv:?}"
-            );
+            assert!(blocks * KEY_BLOCK <= kv.capacity(), "keys {keys:?} are not all stored in {kv:?}");
         }
     }
 }
@@ -193,12 +161,7 @@ impl Kernel for Run<'_> {
         let seen = self.tile.keys[0].start..self.tile.keys[count - 1].end;
         for block in seen.start / KEY_BLOCK..seen.end.div_ceil(KEY_BLOCK) {
             for first in (0..count).step_by(S::GROUP) {
-                self.tile.group(
-                    s,
-                    block,
-                    first..(first + S::GROUP).min(count),
-                    &mut self.state,
-                );
+                self.tile.group(s, block, first..(first + S::GROUP).min(count), &mut self.state);
             }
         }
         self.tile.finish(s, &self.state);
@@ -243,9 +206,7 @@ impl Tile<'_> {
         let Some(first) = queries.clone().find(|query| !blind(query)) else {
             return;
         };
-        let count = (first..queries.end)
-            .take_while(|query| !blind(query))
-            .count();
+        let count = (first..queries.end).take_while(|query| !blind(query)).count();
         let (keys, values) = self.sequence.kv.block(block, self.head);
         let (dim, padded) = (self.args.head_dim, self.sequence.kv.padded());
 
@@ -274,31 +235,17 @@ impl Tile<'_> {
         let scale = s.splat(self.args.scale);
         for (r, scores) in scores.iter_mut().enumerate().take(count) {
             let columns = self.columns(block, first + r);
-            let mut row = [
-                s.mul(s.load(&scores[0]), scale),
-                s.mul(s.load(&scores[1]), scale),
-            ];
+            let mut row = [s.mul(s.load(&scores[0]), scale), s.mul(s.load(&scores[1]), scale)];
             if columns.len() < KEY_BLOCK {
-                row = [
-                    mask(s, row[0], &COLUMNS[0], &columns),
-                    mask(s, row[1], &COLUMNS[1], &columns),
-                ];
+                row = [mask(s, row[0], &COLUMNS[0], &columns), mask(s, row[1], &COLUMNS[1], &columns)];
             }
             s.store(row[0], &mut scores[0]);
             s.store(row[1], &mut scores[1]);
             let highest = s.largest(s.max(row[0], row[1]));
             let largest = &mut state.largest[first + r];
-            let raised = if highest > *largest {
-                highest
-            } else {
-                *largest
-            };
+            let raised = if highest > *largest { highest } else { *largest };
             // With nothing but −∞ so far, subtracting it would give NaN.
-            shifts[r] = if raised == f32::NEG_INFINITY {
-                0.0
-            } else {
-                raised
-            };
+            shifts[r] = if raised == f32::NEG_INFINITY { 0.0 } else { raised };
             drop[r] = *largest - shifts[r];
             *largest = raised;
             seen[r] = columns;
@@ -308,17 +255,11 @@ impl Tile<'_> {
 
         for r in 0..count {
             let (shift, correction) = (s.splat(shifts[r]), s.splat(corrections[r]));
-            let weights = [
-                exp(s, s.sub(s.load(&scores[r][0]), shift)),
-                exp(s, s.sub(s.load(&scores[r][1]), shift)),
-            ];
+            let weights = [exp(s, s.sub(s.load(&scores[r][0]), shift)), exp(s, s.sub(s.load(&scores[r][1]), shift))];
             s.store(weights[0], &mut scores[r][0]);
             s.store(weights[1], &mut scores[r][1]);
             let sum = lane(state.weights, first + r);
-            s.store(
-                s.mul_add(s.load(sum), correction, s.add(weights[0], weights[1])),
-                sum,
-            );
+            s.store(s.mul_add(s.load(sum), correction, s.add(weights[0], weights[1])), sum);
             if corrections[r] != 1.0 {
                 for i in 0..padded / LANES {
                     let sum = lane(state.sums, (first + r) * padded / LANES + i);

@@ -76,24 +76,14 @@ impl RowsTimesBlock {
     fn below(self, rows: usize) -> Self {
         let a = self.a.wrapping_add(rows * self.a_stride);
         let out = self.out.wrapping_add(rows * self.out_stride);
-        Self {
-            rows: self.rows - rows,
-            a,
-            out,
-            ..self
-        }
+        Self { rows: self.rows - rows, a, out, ..self }
     }
 
     /// Without the first `columns`.
     #[inline(always)]
     fn right(self, columns: usize) -> Self {
         let (b, out) = (self.b.wrapping_add(columns), self.out.wrapping_add(columns));
-        Self {
-            width: self.width - columns,
-            b,
-            out,
-            ..self
-        }
+        Self { width: self.width - columns, b, out, ..self }
     }
 }
 

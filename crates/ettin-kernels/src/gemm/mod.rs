@@ -47,14 +47,7 @@ pub enum Store {
 ///
 /// # Panics
 /// If the lengths do not fit together.
-pub fn gemm(
-    team: &Team,
-    x: &[f32],
-    w: &PackedMatrix,
-    bias: Option<&[f32]>,
-    store: Store,
-    out: &mut [f32],
-) {
+pub fn gemm(team: &Team, x: &[f32], w: &PackedMatrix, bias: Option<&[f32]>, store: Store, out: &mut [f32]) {
     let (n, k) = (w.n(), w.k());
     if n == 0 {
         return assert!(out.is_empty(), "a product with no outputs");
@@ -66,19 +59,8 @@ pub fn gemm(
     if m == 0 {
         return;
     }
-    let product = Product {
-        x,
-        w,
-        bias,
-        store,
-        out: Shared::new(out),
-    };
-    let plan = w.isa().run(MakePlan {
-        m,
-        k,
-        panels: w.panels(),
-        threads: team.threads(),
-    });
+    let product = Product { x, w, bias, store, out: Shared::new(out) };
+    let plan = w.isa().run(MakePlan { m, k, panels: w.panels(), threads: team.threads() });
     let work = (2 * m * n).saturating_mul(k);
     team.run(plan.row_parts * plan.column_parts, work, |task| {
         let part = Part {
@@ -130,11 +112,7 @@ impl Plan {
 
     /// The panels of a part of the columns: whole strips, but for the last.
     fn panels(&self, part: usize) -> Range<usize> {
-        let strips = share(
-            self.all_panels.div_ceil(self.strip),
-            self.column_parts,
-            part,
-        );
+        let strips = share(self.all_panels.div_ceil(self.strip), self.column_parts, part);
         strips.start * self.strip..(strips.end * self.strip).min(self.all_panels)
     }
 }
@@ -151,33 +129,14 @@ impl Kernel for MakePlan {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> Plan {
-        let Self {
-            m,
-            k,
-            panels,
-            threads,
-        } = self;
+        let Self { m, k, panels, threads } = self;
         let tiles = m.div_ceil(S::ROWS);
         let strip = S::strip(m.div_ceil(tiles));
         let most_rows = (ROWS_BYTES / (4 * k.max(1))).max(S::ROWS);
-        let tasks = if threads == 1 {
-            1
-        } else {
-            threads * TASKS_PER_THREAD
-        };
-        let row_parts = (m / MIN_ROWS)
-            .clamp(1, tasks)
-            .max(m.div_ceil(most_rows))
-            .min(tiles);
+        let tasks = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
+        let row_parts = (m / MIN_ROWS).clamp(1, tasks).max(m.div_ceil(most_rows)).min(tiles);
         let column_parts = tasks.div_ceil(row_parts).min(panels.div_ceil(strip));
-        Plan {
-            m,
-            tiles,
-            all_panels: panels,
-            strip,
-            row_parts,
-            column_parts,
-        }
+        Plan { m, tiles, all_panels: panels, strip, row_parts, column_parts }
     }
 }
 
@@ -226,13 +185,7 @@ impl Part<'_> {
     /// `a`: this part's rows, tile after tile.
     #[inline(always)]
     fn multiply<S: Simd>(&self, simd: S, a: &[f32]) {
-        let Product {
-            w,
-            bias,
-            store,
-            ref out,
-            ..
-        } = *self.product;
+        let Product { w, bias, store, ref out, .. } = *self.product;
         let (n, k) = (w.n(), w.k());
         let first_row = self.plan.rows_of(&self.tiles).start;
         for first in self.panels.clone().step_by(self.plan.strip) {

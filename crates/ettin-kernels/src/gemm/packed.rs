@@ -27,13 +27,7 @@ impl PackedMatrix {
     ///
     /// # Panics
     /// If this CPU lacks `isa`.
-    pub fn pack(
-        isa: Isa,
-        team: &Team,
-        n: usize,
-        k: usize,
-        fill: &(dyn Fn(usize, &mut [f32]) + Sync),
-    ) -> Self {
+    pub fn pack(isa: Isa, team: &Team, n: usize, k: usize, fill: &(dyn Fn(usize, &mut [f32]) + Sync)) -> Self {
         let width = isa.run(PanelWidth);
         let panels = n.div_ceil(width);
         let mut data = Buffer::zeroed(panels * width * k);
@@ -53,13 +47,7 @@ impl PackedMatrix {
                 }
             });
         });
-        Self {
-            isa,
-            n,
-            k,
-            width,
-            data,
-        }
+        Self { isa, n, k, width, data }
     }
 
     /// Outputs.
@@ -106,11 +94,7 @@ impl PackedMatrix {
 
 impl std::fmt::Debug for PackedMatrix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "PackedMatrix {{ {}, [{}, {}] }}",
-            self.isa, self.n, self.k
-        )
+        write!(f, "PackedMatrix {{ {}, [{}, {}] }}", self.isa, self.n, self.k)
     }
 }
 

@@ -143,10 +143,7 @@ impl<const R: usize, const P: usize, const N: usize> Kernel for Micro<'_, R, P, 
                     };
                     // SAFETY: `columns` outputs of `R` rows are writable and ours, by the promise of `Tiles::tile`.
                     let out = unsafe {
-                        std::slice::from_raw_parts_mut(
-                            tile.out.wrapping_add(r * tile.out_stride + first),
-                            len,
-                        )
+                        std::slice::from_raw_parts_mut(tile.out.wrapping_add(r * tile.out_stride + first), len)
                     };
                     put(s, value, tile.store, out);
                 }
@@ -159,18 +156,10 @@ impl<const R: usize, const P: usize, const N: usize> Kernel for Micro<'_, R, P, 
 #[inline(always)]
 fn put<S: Simd>(s: S, value: S::V, store: Store, out: &mut [f32]) {
     if let Ok(out) = <&mut [f32; LANES]>::try_from(&mut *out) {
-        let value = if store == Store::Add {
-            s.add(s.load(out), value)
-        } else {
-            value
-        };
+        let value = if store == Store::Add { s.add(s.load(out), value) } else { value };
         s.store(value, out);
     } else {
-        let value = if store == Store::Add {
-            s.add(s.load_part(out), value)
-        } else {
-            value
-        };
+        let value = if store == Store::Add { s.add(s.load_part(out), value) } else { value };
         s.store_part(value, out);
     }
 }
@@ -195,11 +184,7 @@ impl<const R: usize, const P: usize, const N: usize> Micro<'_, R, P, N> {
             for (r, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: r < R, t < k, and `a` holds R × k (checked by `run`).
                 let x = s.splat(unsafe { *a.as_ptr().add(r * row + t * step) });
-                for (sum, weight) in sums
-                    .as_flattened_mut()
-                    .iter_mut()
-                    .zip(weights.as_flattened())
-                {
+                for (sum, weight) in sums.as_flattened_mut().iter_mut().zip(weights.as_flattened()) {
                     *sum = s.mul_add(x, *weight, *sum);
                 }
             }

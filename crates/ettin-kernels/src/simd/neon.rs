@@ -85,8 +85,7 @@ impl Lanes for Neon {
     fn scale(self, v: Quad, n: Quad) -> Quad {
         // Two factors, each a normal number; the first product is exact, the second rounds.
         array::from_fn(|i| unsafe {
-            let power =
-                |n| vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(n, vdupq_n_s32(127))));
+            let power = |n| vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(n, vdupq_n_s32(127))));
             let n = vcvtq_s32_f32(n[i]);
             let first = vshrq_n_s32::<1>(n);
             vmulq_f32(vmulq_f32(v[i], power(first)), power(vsubq_s32(n, first)))
@@ -107,11 +106,7 @@ impl Lanes for Neon {
         let mut half = LANES / 2;
         while half > 0 {
             for i in 0..half {
-                lanes[i] = if lanes[i] > lanes[i + half] {
-                    lanes[i]
-                } else {
-                    lanes[i + half]
-                };
+                lanes[i] = if lanes[i] > lanes[i + half] { lanes[i] } else { lanes[i + half] };
             }
             half /= 2;
         }

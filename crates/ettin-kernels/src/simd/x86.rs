@@ -38,22 +38,14 @@ impl Avx2 {
             let n = _mm256_cvtps_epi32(n);
             let first = _mm256_srai_epi32::<1>(n);
             let second = _mm256_sub_epi32(n, first);
-            _mm256_mul_ps(
-                _mm256_mul_ps(v, self.power_of_two(first)),
-                self.power_of_two(second),
-            )
+            _mm256_mul_ps(_mm256_mul_ps(v, self.power_of_two(first)), self.power_of_two(second))
         }
     }
 
     /// 2^n for n in −126..=127.
     #[inline(always)]
     fn power_of_two(self, n: __m256i) -> __m256 {
-        unsafe {
-            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(
-                n,
-                _mm256_set1_epi32(127),
-            )))
-        }
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)))) }
     }
 }
 
@@ -78,12 +70,7 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> Pair {
-        unsafe {
-            [
-                _mm256_loadu_ps(x.as_ptr()),
-                _mm256_loadu_ps(x.as_ptr().add(8)),
-            ]
-        }
+        unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))] }
     }
     #[inline(always)]
     fn store(self, [low, high]: Pair, out: &mut [f32; LANES]) {
@@ -110,12 +97,7 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn mul_add(self, a: Pair, b: Pair, c: Pair) -> Pair {
-        unsafe {
-            [
-                _mm256_fmadd_ps(a[0], b[0], c[0]),
-                _mm256_fmadd_ps(a[1], b[1], c[1]),
-            ]
-        }
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
     }
     #[inline(always)]
     fn max(self, a: Pair, b: Pair) -> Pair {
@@ -130,10 +112,7 @@ impl Lanes for Avx2 {
         unsafe {
             let low = _mm256_cmp_ps::<_CMP_LT_OQ>(a[0], b[0]);
             let high = _mm256_cmp_ps::<_CMP_LT_OQ>(a[1], b[1]);
-            [
-                _mm256_blendv_ps(otherwise[0], then[0], low),
-                _mm256_blendv_ps(otherwise[1], then[1], high),
-            ]
+            [_mm256_blendv_ps(otherwise[0], then[0], low), _mm256_blendv_ps(otherwise[1], then[1], high)]
         }
     }
     #[inline(always)]

@@ -35,10 +35,7 @@ pub(crate) fn bits(x: &[f32]) -> Vec<u32> {
 /// Largest difference divided by the largest reference.
 pub(crate) fn relative_error(got: &[f32], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
-    let error = got
-        .iter()
-        .zip(want)
-        .map(|(&g, &w)| (f64::from(g) - w).abs());
+    let error = got.iter().zip(want).map(|(&g, &w)| (f64::from(g) - w).abs());
     let scale = want.iter().fold(0.0f64, |a, w| a.max(w.abs()));
     assert!(got.iter().all(|x| x.is_finite()), "not finite");
     error.fold(0.0, f64::max) / scale.max(f64::MIN_POSITIVE)

@@ -16,22 +16,13 @@ const MAX_BYTES: usize = 64 << 20;
 /// [`Error::Config`] with line and column when it is not JSON, when it is JSON but no object, or when a key
 /// appears twice with different values.
 pub(crate) fn parse_object(bytes: &[u8], file: &str) -> Result<Map<String, Value>> {
-    let fail = |message: String| Error::Config {
-        file: file.to_owned(),
-        message,
-    };
+    let fail = |message: String| Error::Config { file: file.to_owned(), message };
     if bytes.len() > MAX_BYTES {
-        return Err(fail(format!(
-            "{} bytes are too many for a configuration (limit {MAX_BYTES})",
-            bytes.len()
-        )));
+        return Err(fail(format!("{} bytes are too many for a configuration (limit {MAX_BYTES})", bytes.len())));
     }
     match serde_json::from_slice(bytes) {
         Ok(Unambiguous(Value::Object(map))) => Ok(map),
-        Ok(Unambiguous(other)) => Err(fail(format!(
-            "expected a JSON object, found {}",
-            kind(&other)
-        ))),
+        Ok(Unambiguous(other)) => Err(fail(format!("expected a JSON object, found {}", kind(&other)))),
         Err(error) => Err(fail(match non_finite_at(bytes, &error) {
             Some(word) => format!(
                 "{word} at line {} column {} is Python's notation, not JSON; write a finite number",
@@ -57,16 +48,12 @@ pub(crate) fn kind(value: &Value) -> &'static str {
 
 /// Python's `json` writes `NaN` and `Infinity` as bare words: name them instead of "expected value".
 fn non_finite_at(bytes: &[u8], error: &serde_json::Error) -> Option<&'static str> {
-    let line = bytes
-        .split(|&b| b == b'\n')
-        .nth(error.line().checked_sub(1)?)?;
+    let line = bytes.split(|&b| b == b'\n').nth(error.line().checked_sub(1)?)?;
     let column = error.column();
     ["NaN", "-Infinity", "Infinity"].into_iter().find(|word| {
         // The reported column is that of the first or second byte of the word.
-        (column.saturating_sub(2)..=column).any(|start| {
-            line.get(start..)
-                .is_some_and(|rest| rest.starts_with(word.as_bytes()))
-        })
+        (column.saturating_sub(2)..=column)
+            .any(|start| line.get(start..).is_some_and(|rest| rest.starts_with(word.as_bytes())))
     })
 }
 
@@ -125,9 +112,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
         while let Some((key, Unambiguous(value))) = access.next_entry::<String, _>()? {
             match map.get(&key) {
                 Some(earlier) if *earlier != value => {
-                    return Err(A::Error::custom(format_args!(
-                        "the key `{key}` appears twice with different values"
-                    )));
+                    return Err(A::Error::custom(format_args!("the key `{key}` appears twice with different values")));
                 }
                 _ => map.insert(key, value),
             };
@@ -141,9 +126,7 @@ mod tests {
     use super::*;
 
     fn message(text: &str) -> String {
-        parse_object(text.as_bytes(), "config.json")
-            .unwrap_err()
-            .to_string()
+        parse_object(text.as_bytes(), "config.json").unwrap_err().to_string()
     }
 
     #[test]

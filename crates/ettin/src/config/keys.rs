@@ -15,11 +15,7 @@ pub(crate) struct Keys<'a> {
 
 impl<'a> Keys<'a> {
     pub(crate) fn new(map: &'a Map<String, Value>, file: &'a str) -> Self {
-        Self {
-            map,
-            file,
-            path: String::new(),
-        }
+        Self { map, file, path: String::new() }
     }
 
     /// An error about `key`: "`key` is <value>; <rule>".
@@ -30,10 +26,7 @@ impl<'a> Keys<'a> {
 
     /// An error about the file as a whole.
     pub(crate) fn error(&self, message: String) -> Error {
-        Error::Config {
-            file: self.file.to_owned(),
-            message,
-        }
+        Error::Config { file: self.file.to_owned(), message }
     }
 
     /// The value of `key`; `null` counts as absent.
@@ -58,12 +51,9 @@ impl<'a> Keys<'a> {
             return Ok(default);
         };
         let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
-        number.filter(|n| (1..=limit).contains(n)).ok_or_else(|| {
-            self.refuse(
-                key,
-                format_args!("supported: whole numbers from 1 to {limit}"),
-            )
-        })
+        number
+            .filter(|n| (1..=limit).contains(n))
+            .ok_or_else(|| self.refuse(key, format_args!("supported: whole numbers from 1 to {limit}")))
     }
 
     /// `true` or `false`, or `default` when the key is absent.
@@ -101,9 +91,7 @@ impl<'a> Keys<'a> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
-        let items = value
-            .as_array()
-            .map(|items| items.iter().map(Value::as_str));
+        let items = value.as_array().map(|items| items.iter().map(Value::as_str));
         match items.and_then(|items| items.collect()) {
             Some(texts) => Ok(Some(texts)),
             None => Err(self.refuse(key, "expected a list of strings")),
@@ -114,11 +102,7 @@ impl<'a> Keys<'a> {
     pub(crate) fn object(&self, key: &str) -> Result<Option<Keys<'a>>> {
         match self.get(key) {
             None => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(Keys {
-                map,
-                file: self.file,
-                path: format!("{}{key}.", self.path),
-            })),
+            Some(Value::Object(map)) => Ok(Some(Keys { map, file: self.file, path: format!("{}{key}.", self.path) })),
             Some(_) => Err(self.refuse(key, "expected an object")),
         }
     }
@@ -131,11 +115,7 @@ fn brief(value: &Value) -> String {
         Value::Array(items) if items.len() > 4 => format!("a list of {} items", items.len()),
         _ => {
             let text = value.to_string();
-            if text.len() <= 120 {
-                text
-            } else {
-                format!("{} of {} bytes", kind(value), text.len())
-            }
+            if text.len() <= 120 { text } else { format!("{} of {} bytes", kind(value), text.len()) }
         }
     }
 }

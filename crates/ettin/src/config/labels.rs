@@ -22,29 +22,20 @@ pub(super) fn labels(keys: &Keys<'_>) -> Result<Vec<String>> {
     };
     let count = named.names().count();
     if stated.is_some_and(|stated| stated != count) {
-        return Err(keys.refuse(
-            "num_labels",
-            format_args!("`id2label` names {count}; one of the two must go"),
-        ));
+        return Err(keys.refuse("num_labels", format_args!("`id2label` names {count}; one of the two must go")));
     }
     if count == 0 {
         return Err(keys.refuse("id2label", "it names no label"));
     }
     let mut labels = vec![None; count];
     for key in named.names() {
-        let slot = key
-            .parse::<usize>()
-            .ok()
-            .and_then(|index| labels.get_mut(index));
+        let slot = key.parse::<usize>().ok().and_then(|index| labels.get_mut(index));
         let name = named.get(key).and_then(Value::as_str);
         match (slot, name) {
             (Some(slot @ None), Some(name)) => *slot = Some(name.to_owned()),
             (_, None) => return Err(named.refuse(key, "a label is a string")),
             _ => {
-                let rule = format!(
-                    "{count} labels are numbered 0 to {} without gaps",
-                    count - 1
-                );
+                let rule = format!("{count} labels are numbered 0 to {} without gaps", count - 1);
                 return Err(named.refuse(key, rule));
             }
         }

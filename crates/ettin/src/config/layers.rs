@@ -17,38 +17,23 @@ const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 
 /// The span and RoPE base of each of `count` layers.
-pub(super) fn layers(
-    keys: &Keys<'_>,
-    objective: Objective,
-    count: usize,
-) -> Result<Vec<LayerSpec>> {
+pub(super) fn layers(keys: &Keys<'_>, objective: Objective, count: usize) -> Result<Vec<LayerSpec>> {
     let (global_theta, local_theta) = thetas(keys)?;
-    let global = LayerSpec {
-        span: objective.global_span(),
-        rope_theta: global_theta,
-    };
-    let local = LayerSpec {
-        span: objective.local_span(half_window(keys)?),
-        rope_theta: local_theta,
-    };
+    let global = LayerSpec { span: objective.global_span(), rope_theta: global_theta };
+    let local = LayerSpec { span: objective.local_span(half_window(keys)?), rope_theta: local_theta };
     let every = keys.size("global_attn_every_n_layers", GLOBAL_EVERY, MAX_WINDOW)?;
     let Some(types) = keys.texts("layer_types")? else {
         let layer = |i| if i % every == 0 { global } else { local };
         return Ok((0..count).map(layer).collect());
     };
     if types.len() != count {
-        let rule = format!(
-            "{} entries do not describe {count} layers (`num_hidden_layers`)",
-            types.len()
-        );
+        let rule = format!("{} entries do not describe {count} layers (`num_hidden_layers`)", types.len());
         return Err(keys.refuse("layer_types", rule));
     }
     let layer = |name: &&str| match *name {
         FULL => Ok(global),
         SLIDING => Ok(local),
-        other => Err(keys.error(format!(
-            "`layer_types` names \"{other}\"; supported: \"{FULL}\", \"{SLIDING}\""
-        ))),
+        other => Err(keys.error(format!("`layer_types` names \"{other}\"; supported: \"{FULL}\", \"{SLIDING}\""))),
     };
     types.iter().map(layer).collect()
 }
@@ -69,14 +54,8 @@ impl Objective {
     /// decoder itself and `half − 1` to the left (transformers 5.23 counts the token itself).
     pub fn local_span(self, half: usize) -> Span {
         match self {
-            Objective::Encoder => Span {
-                left: Some(half),
-                right: Some(half),
-            },
-            Objective::Decoder => Span {
-                left: Some(half.saturating_sub(1)),
-                right: Some(0),
-            },
+            Objective::Encoder => Span { left: Some(half), right: Some(half) },
+            Objective::Decoder => Span { left: Some(half.saturating_sub(1)), right: Some(0) },
         }
     }
 }
@@ -86,16 +65,11 @@ fn half_window(keys: &Keys<'_>) -> Result<usize> {
     let whole = keys.size("local_attention", LOCAL_ATTENTION, MAX_WINDOW)?;
     let half = keys.size("sliding_window", whole / 2, MAX_WINDOW / 2)?;
     if half == 0 {
-        return Err(keys.refuse(
-            "local_attention",
-            "supported: 2 or more, the whole width of the window",
-        ));
+        return Err(keys.refuse("local_attention", "supported: 2 or more, the whole width of the window"));
     }
     if keys.get("local_attention").is_some() && half != whole / 2 {
-        let rule = format!(
-            "it must be half of `local_attention` ({whole}), that is {}, or one of the two must go",
-            whole / 2
-        );
+        let rule =
+            format!("it must be half of `local_attention` ({whole}), that is {}, or one of the two must go", whole / 2);
         return Err(keys.refuse("sliding_window", rule));
     }
     Ok(half)
@@ -113,29 +87,20 @@ fn thetas(keys: &Keys<'_>) -> Result<(f32, f32)> {
     }
     let theta = |layer_type, older_key, default| -> Result<f32> {
         let newer = match &nested {
-            Some(nested) => nested
-                .object(layer_type)?
-                .as_ref()
-                .map(rope_theta)
-                .transpose()?
-                .flatten(),
+            Some(nested) => nested.object(layer_type)?.as_ref().map(rope_theta).transpose()?.flatten(),
             None => None,
         };
         let older = keys.positive(older_key)?;
         match (newer, older) {
             (Some(newer), Some(older)) if newer != older => Err(keys.refuse(
                 older_key,
-                format_args!(
-                    "`rope_parameters.{layer_type}.rope_theta` says {newer}; one of the two must go"
-                ),
+                format_args!("`rope_parameters.{layer_type}.rope_theta` says {newer}; one of the two must go"),
             )),
             _ => Ok(newer.or(older).unwrap_or(default)),
         }
     };
-    let (global, local) = (
-        theta(FULL, "global_rope_theta", GLOBAL_THETA)?,
-        theta(SLIDING, "local_rope_theta", LOCAL_THETA)?,
-    );
+    let (global, local) =
+        (theta(FULL, "global_rope_theta", GLOBAL_THETA)?, theta(SLIDING, "local_rope_theta", LOCAL_THETA)?);
     match keys.positive("rope_theta")? {
         Some(base) if base != global || base != local => Err(keys.refuse(
             "rope_theta",
@@ -153,9 +118,7 @@ fn rope_theta(parameters: &Keys<'_>) -> Result<Option<f32>> {
             "rope_type" | "type" => refuse_unless_default(parameters, name)?,
             "partial_rotary_factor" => refuse_partial(parameters)?,
             other => {
-                return Err(
-                    parameters.refuse(other, "supported: `rope_type` \"default\" and `rope_theta`")
-                );
+                return Err(parameters.refuse(other, "supported: `rope_type` \"default\" and `rope_theta`"));
             }
         }
     }
@@ -187,9 +150,6 @@ fn refuse_unless_default(keys: &Keys<'_>, name: &str) -> Result<()> {
 fn refuse_partial(keys: &Keys<'_>) -> Result<()> {
     match keys.positive("partial_rotary_factor")? {
         None | Some(1.0) => Ok(()),
-        Some(_) => Err(keys.refuse(
-            "partial_rotary_factor",
-            "supported: 1, rotation of the whole head",
-        )),
+        Some(_) => Err(keys.refuse("partial_rotary_factor", "supported: 1, rotation of the whole head")),
     }
 }

@@ -55,44 +55,26 @@ fn decoder() -> Value {
     with(older(), json!({"model_type": "modernbert-decoder"}))
 }
 
-const FULL: Span = Span {
-    left: None,
-    right: None,
-};
+const FULL: Span = Span { left: None, right: None };
 
 #[test]
 fn the_older_dialect() {
     let config = read(&older()).unwrap();
     assert_eq!(config.objective, Objective::Encoder);
-    assert_eq!(
-        (config.num_layers(), config.num_heads, config.head_dim()),
-        (7, 4, 64)
-    );
+    assert_eq!((config.num_layers(), config.num_heads, config.head_dim()), (7, 4, 64));
     assert_eq!(config.architecture(), Some("ModernBertForMaskedLM"));
     assert_eq!(config.stored_dtype, Some(StoredDtype::F32));
     for (index, layer) in config.layers.iter().enumerate() {
-        let local = Span {
-            left: Some(64),
-            right: Some(64),
-        };
-        assert_eq!(
-            layer.span,
-            if index % 3 == 0 { FULL } else { local },
-            "layer {index}"
-        );
+        let local = Span { left: Some(64), right: Some(64) };
+        assert_eq!(layer.span, if index % 3 == 0 { FULL } else { local }, "layer {index}");
         assert_eq!(layer.rope_theta, 160_000.0);
     }
 }
 
 #[test]
 fn the_newer_dialect_says_the_same() {
-    let older_keys = [
-        "global_attn_every_n_layers",
-        "global_rope_theta",
-        "local_rope_theta",
-        "local_attention",
-        "layer_norm_eps",
-    ];
+    let older_keys =
+        ["global_attn_every_n_layers", "global_rope_theta", "local_rope_theta", "local_attention", "layer_norm_eps"];
     let kinds = ["full_attention", "sliding_attention", "sliding_attention"];
     let newer = with(
         without(older(), &older_keys),
@@ -109,49 +91,18 @@ fn the_newer_dialect_says_the_same() {
 
 #[test]
 fn absent_keys_take_the_defaults_of_transformers() {
-    for (model_type, objective) in [
-        ("modernbert", Objective::Encoder),
-        ("modernbert-decoder", Objective::Decoder),
-    ] {
+    for (model_type, objective) in [("modernbert", Objective::Encoder), ("modernbert-decoder", Objective::Decoder)] {
         let config = read(&json!({"model_type": model_type})).unwrap();
         assert_eq!(config.objective, objective);
-        assert_eq!(
-            (
-                config.vocab_size,
-                config.hidden_size,
-                config.intermediate_size
-            ),
-            (50_368, 768, 1152)
-        );
-        assert_eq!(
-            (
-                config.num_layers(),
-                config.num_heads,
-                config.max_position_embeddings
-            ),
-            (22, 12, 8192)
-        );
+        assert_eq!((config.vocab_size, config.hidden_size, config.intermediate_size), (50_368, 768, 1152));
+        assert_eq!((config.num_layers(), config.num_heads, config.max_position_embeddings), (22, 12, 8192));
         assert_eq!(config.norm_eps, 1e-5);
-        assert!(
-            !config.norm_bias
-                && !config.attention_bias
-                && !config.mlp_bias
-                && !config.classifier_bias
-        );
+        assert!(!config.norm_bias && !config.attention_bias && !config.mlp_bias && !config.classifier_bias);
         assert!(config.decoder_bias && config.tie_word_embeddings);
-        assert_eq!(
-            (config.hidden_activation, config.classifier_activation),
-            (Activation::Gelu, Activation::Gelu)
-        );
+        assert_eq!((config.hidden_activation, config.classifier_activation), (Activation::Gelu, Activation::Gelu));
         assert_eq!(config.classifier_pooling, ClassifierPooling::Cls);
-        assert_eq!(
-            (config.pad_token_id, config.bos_token_id),
-            (Some(50_283), Some(50_281))
-        );
-        assert_eq!(
-            (config.cls_token_id, config.sep_token_id),
-            (Some(50_281), Some(50_282))
-        );
+        assert_eq!((config.pad_token_id, config.bos_token_id), (Some(50_283), Some(50_281)));
+        assert_eq!((config.cls_token_id, config.sep_token_id), (Some(50_281), Some(50_282)));
         assert_eq!((config.unk_token_id, config.mask_token_id), (None, None));
         assert_eq!(config.eos_token_ids, [50_282]);
         assert_eq!(config.labels, ["LABEL_0", "LABEL_1"]);
@@ -164,34 +115,13 @@ fn absent_keys_take_the_defaults_of_transformers() {
 #[test]
 fn spans_are_those_measured_on_transformers() {
     let config = read(&decoder()).unwrap();
-    assert_eq!(
-        config.layers[0].span,
-        Span {
-            left: None,
-            right: Some(0)
-        }
-    );
-    assert_eq!(
-        config.layers[1].span,
-        Span {
-            left: Some(63),
-            right: Some(0)
-        }
-    );
+    assert_eq!(config.layers[0].span, Span { left: None, right: Some(0) });
+    assert_eq!(config.layers[1].span, Span { left: Some(63), right: Some(0) });
     // `sliding_window` is the half window on both types.
     for (base, left, right) in [(older(), 5, 5), (decoder(), 4, 0)] {
-        let base = with(
-            without(base, &["local_attention"]),
-            json!({"sliding_window": 5}),
-        );
+        let base = with(without(base, &["local_attention"]), json!({"sliding_window": 5}));
         let span = read(&base).unwrap().layers[1].span;
-        assert_eq!(
-            span,
-            Span {
-                left: Some(left),
-                right: Some(right)
-            }
-        );
+        assert_eq!(span, Span { left: Some(left), right: Some(right) });
     }
     // An odd width is halved downwards.
     let odd = with(older(), json!({"local_attention": 127}));
@@ -204,10 +134,7 @@ fn a_model_can_be_read_under_the_other_objective() {
     assert_eq!(encoder.clone().with_objective(Objective::Decoder), decoder);
     assert_eq!(decoder.with_objective(Objective::Encoder), encoder);
     assert_eq!(encoder.clone().with_objective(Objective::Encoder), encoder);
-    assert_eq!(
-        encoder.clone().with_span(1, FULL).unwrap().layers[1].span,
-        FULL
-    );
+    assert_eq!(encoder.clone().with_span(1, FULL).unwrap().layers[1].span, FULL);
     assert!(encoder.with_span(7, FULL).is_err());
 }
 
@@ -221,10 +148,7 @@ fn layer_types_precede_the_older_pattern() {
 
 #[test]
 fn each_theta_comes_from_its_own_key() {
-    let config = with(
-        older(),
-        json!({"global_rope_theta": 7.0, "local_rope_theta": 8.0}),
-    );
+    let config = with(older(), json!({"global_rope_theta": 7.0, "local_rope_theta": 8.0}));
     let thetas = |config: &Value| {
         let layers = read(config).unwrap().layers;
         (layers[0].rope_theta, layers[1].rope_theta)
@@ -232,15 +156,9 @@ fn each_theta_comes_from_its_own_key() {
     assert_eq!(thetas(&config), (7.0, 8.0));
     let bare = without(older(), &["global_rope_theta", "local_rope_theta"]);
     assert_eq!(thetas(&bare), (160_000.0, 10_000.0));
-    let half = with(
-        bare,
-        json!({"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5}}}),
-    );
+    let half = with(bare, json!({"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5}}}));
     assert_eq!(thetas(&half), (5.0, 10_000.0));
-    assert_eq!(
-        thetas(&with(half, json!({"local_rope_theta": 9}))),
-        (5.0, 9.0)
-    );
+    assert_eq!(thetas(&with(half, json!({"local_rope_theta": 9}))), (5.0, 9.0));
 }
 
 #[test]
@@ -255,28 +173,15 @@ fn every_activation_by_its_name() {
     ];
     for (name, activation) in names {
         let config = read(&with(older(), json!({"hidden_activation": name}))).unwrap();
-        assert_eq!(
-            (config.hidden_activation, config.classifier_activation),
-            (activation, Activation::Gelu)
-        );
+        assert_eq!((config.hidden_activation, config.classifier_activation), (activation, Activation::Gelu));
         let config = read(&with(older(), json!({"classifier_activation": name}))).unwrap();
-        assert_eq!(
-            (config.hidden_activation, config.classifier_activation),
-            (Activation::Gelu, activation)
-        );
+        assert_eq!((config.hidden_activation, config.classifier_activation), (Activation::Gelu, activation));
     }
 }
 
 #[test]
 fn flags_are_read() {
-    for key in [
-        "norm_bias",
-        "attention_bias",
-        "mlp_bias",
-        "decoder_bias",
-        "classifier_bias",
-        "tie_word_embeddings",
-    ] {
+    for key in ["norm_bias", "attention_bias", "mlp_bias", "decoder_bias", "classifier_bias", "tie_word_embeddings"] {
         for value in [true, false] {
             let config = read(&with(older(), json!({key: value}))).unwrap();
             let read = match key {
@@ -298,89 +203,44 @@ fn flags_are_read() {
 #[test]
 fn what_would_change_numbers_is_refused_by_key_and_value() {
     let cases = [
-        (
-            json!({"model_type": "bert"}),
-            "`model_type` is \"bert\"; supported: \"modernbert\"",
-        ),
+        (json!({"model_type": "bert"}), "`model_type` is \"bert\"; supported: \"modernbert\""),
         (json!({"model_type": null}), "model_type"),
-        (
-            json!({"hidden_activation": "gelu_fast"}),
-            "`hidden_activation` is \"gelu_fast\"; supported: \"gelu\"",
-        ),
+        (json!({"hidden_activation": "gelu_fast"}), "`hidden_activation` is \"gelu_fast\"; supported: \"gelu\""),
         (json!({"hidden_activation": null}), "hidden_activation"),
         (json!({"classifier_activation": 3}), "classifier_activation"),
         (json!({"hidden_act": "relu"}), "hidden_act"),
-        (
-            json!({"position_embedding_type": "relative_key"}),
-            "position_embedding_type",
-        ),
-        (
-            json!({"quantization_config": {"bits": 4}}),
-            "quantization_config",
-        ),
+        (json!({"position_embedding_type": "relative_key"}), "position_embedding_type"),
+        (json!({"quantization_config": {"bits": 4}}), "quantization_config"),
         (json!({"text_config": {}}), "text_config"),
         (json!({"encoder": {}}), "encoder"),
         (json!({"per_layer_config": {"0": {}}}), "per_layer_config"),
         (json!({"pruned_heads": {"0": [1]}}), "pruned_heads"),
-        (
-            json!({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
-            "rope_scaling",
-        ),
-        (
-            json!({"rope_scaling": {"type": "yarn"}}),
-            "`rope_scaling.type` is \"yarn\"",
-        ),
-        (
-            json!({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}),
-            "`rope_parameters.rope_type`",
-        ),
+        (json!({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}), "rope_scaling"),
+        (json!({"rope_scaling": {"type": "yarn"}}), "`rope_scaling.type` is \"yarn\""),
+        (json!({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}), "`rope_parameters.rope_type`"),
         (
             json!({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}),
             "`rope_parameters.full_attention.rope_type` is \"yarn\"; supported: \"default\"",
         ),
-        (
-            json!({"rope_parameters": {"sliding_attention": {"factor": 2}}}),
-            "rope_parameters.sliding_attention.factor",
-        ),
-        (
-            json!({"rope_parameters": {"full_attention": {"rope_theta": 5}}}),
-            "global_rope_theta",
-        ),
-        (
-            json!({"rope_parameters": {"chunked_attention": {}}}),
-            "chunked_attention",
-        ),
-        (
-            json!({"rope_parameters": {"full_attention": 3}}),
-            "expected an object",
-        ),
+        (json!({"rope_parameters": {"sliding_attention": {"factor": 2}}}), "rope_parameters.sliding_attention.factor"),
+        (json!({"rope_parameters": {"full_attention": {"rope_theta": 5}}}), "global_rope_theta"),
+        (json!({"rope_parameters": {"chunked_attention": {}}}), "chunked_attention"),
+        (json!({"rope_parameters": {"full_attention": 3}}), "expected an object"),
         (json!({"rope_theta": 10000.0}), "rope_theta"),
         (json!({"global_rope_theta": null}), "global_rope_theta"),
         (json!({"local_rope_theta": 0}), "local_rope_theta"),
         (json!({"local_rope_theta": -1}), "local_rope_theta"),
         (json!({"global_rope_theta": 1e300}), "global_rope_theta"),
-        (
-            json!({"partial_rotary_factor": 0.5}),
-            "partial_rotary_factor",
-        ),
+        (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
         (json!({"layer_types": ["full_attention"]}), "7 layers"),
-        (
-            json!({"layer_types": vec!["chunked_attention"; 7]}),
-            "chunked_attention",
-        ),
+        (json!({"layer_types": vec!["chunked_attention"; 7]}), "chunked_attention"),
         (json!({"layer_types": "full_attention"}), "layer_types"),
         (json!({"layer_types": [1, 2]}), "layer_types"),
-        (
-            json!({"global_attn_every_n_layers": 0}),
-            "global_attn_every_n_layers",
-        ),
+        (json!({"global_attn_every_n_layers": 0}), "global_attn_every_n_layers"),
         (json!({"local_attention": 0}), "local_attention"),
         (json!({"local_attention": 1}), "local_attention"),
         (json!({"local_attention": null}), "local_attention"),
-        (
-            json!({"sliding_window": 10}),
-            "half of `local_attention` (128)",
-        ),
+        (json!({"sliding_window": 10}), "half of `local_attention` (128)"),
         (json!({"sliding_window": -1}), "sliding_window"),
         (json!({"sliding_window": null}), "sliding_window"),
         (json!({"norm_eps": 0}), "norm_eps"),
@@ -388,10 +248,7 @@ fn what_would_change_numbers_is_refused_by_key_and_value() {
         (json!({"norm_eps": "1e-5"}), "norm_eps"),
         (json!({"classifier_pooling": "max"}), "classifier_pooling"),
         (json!({"problem_type": "ranking"}), "problem_type"),
-        (
-            json!({"problem_type": "single_label_classification", "num_labels": 1}),
-            "problem_type",
-        ),
+        (json!({"problem_type": "single_label_classification", "num_labels": 1}), "problem_type"),
         (json!({"pad_token_id": 50_368}), "pad_token_id"),
         (json!({"cls_token_id": -1}), "cls_token_id"),
         (json!({"eos_token_id": [1, 60_000]}), "eos_token_id"),
@@ -400,33 +257,17 @@ fn what_would_change_numbers_is_refused_by_key_and_value() {
         (json!({"id2label": {"x": "a"}}), "id2label.x"),
         (json!({"id2label": {"0": 3}}), "id2label.0"),
         (json!({"id2label": {}}), "id2label"),
-        (
-            json!({"id2label": {"0": "a"}, "num_labels": 2}),
-            "num_labels",
-        ),
+        (json!({"id2label": {"0": "a"}, "num_labels": 2}), "num_labels"),
         (json!({"architectures": "ModernBertModel"}), "architectures"),
     ];
     for (changes, expected) in cases {
         let text = refusal(changes);
         assert!(text.contains(expected), "{text} should say {expected}");
     }
-    let eps = with(
-        without(older(), &["norm_eps"]),
-        json!({"layer_norm_eps": 1e-3}),
-    );
-    assert!(
-        read(&eps)
-            .unwrap_err()
-            .to_string()
-            .contains("layer_norm_eps")
-    );
+    let eps = with(without(older(), &["norm_eps"]), json!({"layer_norm_eps": 1e-3}));
+    assert!(read(&eps).unwrap_err().to_string().contains("layer_norm_eps"));
     // Beside `norm_eps` it does not count.
-    assert_eq!(
-        read(&with(older(), json!({"layer_norm_eps": 1e-3})))
-            .unwrap()
-            .norm_eps,
-        1e-5
-    );
+    assert_eq!(read(&with(older(), json!({"layer_norm_eps": 1e-3}))).unwrap().norm_eps, 1e-5);
 }
 
 #[test]
@@ -441,31 +282,15 @@ fn dimensions_are_bounded() {
         "local_attention",
     ];
     for key in keys {
-        for value in [
-            json!(0),
-            json!(-1),
-            json!(u64::MAX),
-            json!(1_u64 << 40),
-            json!(1.5),
-            json!("8"),
-            json!(null),
-        ] {
+        for value in [json!(0), json!(-1), json!(u64::MAX), json!(1_u64 << 40), json!(1.5), json!("8"), json!(null)] {
             assert!(refusal(json!({key: value})).contains(key));
         }
     }
     assert!(refusal(json!({"hidden_size": 250})).contains("divide `hidden_size` (250)"));
-    assert!(
-        refusal(json!({"hidden_size": 252, "num_attention_heads": 4})).contains("odd head size")
-    );
+    assert!(refusal(json!({"hidden_size": 252, "num_attention_heads": 4})).contains("odd head size"));
     assert!(refusal(json!({"head_dim": 32})).contains("supported: 64"));
     assert!(refusal(json!({"num_key_value_heads": 2})).contains("supported: 4"));
-    assert!(
-        read(&with(
-            older(),
-            json!({"head_dim": 64, "num_key_value_heads": 4})
-        ))
-        .is_ok()
-    );
+    assert!(read(&with(older(), json!({"head_dim": 64, "num_key_value_heads": 4}))).is_ok());
 }
 
 #[test]
@@ -476,18 +301,9 @@ fn harmless_keys_are_ignored() {
         "rope_scaling": null, "sparse_pred_ignore_index": -100, "sparse_prediction": true, "transformers_version": "9",
         "use_cache": false, "pruned_heads": {}, "_name_or_path": "x", "auto_map": {"AutoModel": "m.M"}, "invented": [1],
     });
-    assert_eq!(
-        read(&with(older(), changes)).unwrap(),
-        read(&older()).unwrap()
-    );
+    assert_eq!(read(&with(older(), changes)).unwrap(), read(&older()).unwrap());
     // ModernBERT-base says so although no model of this type embeds positions.
-    assert!(
-        read(&with(
-            older(),
-            json!({"position_embedding_type": "absolute"})
-        ))
-        .is_ok()
-    );
+    assert!(read(&with(older(), json!({"position_embedding_type": "absolute"}))).is_ok());
     assert!(read(&with(decoder(), json!({"classifier_pooling": "last"}))).is_ok());
 }
 
@@ -495,29 +311,14 @@ fn harmless_keys_are_ignored() {
 fn labels_come_in_output_order() {
     let named = json!({"id2label": {"2": "c", "0": "a", "1": "b"}, "num_labels": 3});
     assert_eq!(read(&with(older(), named)).unwrap().labels, ["a", "b", "c"]);
-    assert_eq!(
-        read(&with(older(), json!({"num_labels": 1})))
-            .unwrap()
-            .labels,
-        ["LABEL_0"]
-    );
+    assert_eq!(read(&with(older(), json!({"num_labels": 1}))).unwrap().labels, ["LABEL_0"]);
 }
 
 #[test]
 fn token_ids_may_be_none_or_many() {
-    let config = read(&with(
-        older(),
-        json!({"eos_token_id": [1, 2], "pad_token_id": null, "mask_token_id": 4}),
-    ))
-    .unwrap();
-    assert_eq!(
-        (
-            config.eos_token_ids,
-            config.pad_token_id,
-            config.mask_token_id
-        ),
-        (vec![1, 2], None, Some(4))
-    );
+    let config =
+        read(&with(older(), json!({"eos_token_id": [1, 2], "pad_token_id": null, "mask_token_id": 4}))).unwrap();
+    assert_eq!((config.eos_token_ids, config.pad_token_id, config.mask_token_id), (vec![1, 2], None, Some(4)));
     let none = read(&with(older(), json!({"eos_token_id": null}))).unwrap();
     assert!(none.eos_token_ids.is_empty());
     // A default that a small vocabulary does not hold is no token.
@@ -532,13 +333,7 @@ fn a_cross_encoders_activation_is_read_from_either_key() {
         json!({"sentence_transformers": {"activation_fn": name, "version": "5.0.0"}}),
         json!({"sbert_ce_default_activation_function": name}),
     ] {
-        assert_eq!(
-            read(&with(older(), changes))
-                .unwrap()
-                .activation_fn
-                .as_deref(),
-            Some(name)
-        );
+        assert_eq!(read(&with(older(), changes)).unwrap().activation_fn.as_deref(), Some(name));
     }
 }
 
@@ -555,22 +350,10 @@ fn what_is_written_reads_back_the_same() {
             let config = read(&config).unwrap();
             let text = config.to_json().unwrap();
             assert!(text.contains("\"layer_types\""));
-            assert_eq!(
-                Config::from_json(text.as_bytes(), "written").unwrap(),
-                config
-            );
+            assert_eq!(Config::from_json(text.as_bytes(), "written").unwrap(), config);
         }
     }
-    let odd = read(&older())
-        .unwrap()
-        .with_span(
-            2,
-            Span {
-                left: Some(3),
-                right: Some(3),
-            },
-        )
-        .unwrap();
+    let odd = read(&older()).unwrap().with_span(2, Span { left: Some(3), right: Some(3) }).unwrap();
     assert!(matches!(odd.to_json(), Err(Error::Unsupported(_))));
 }
 
@@ -578,17 +361,12 @@ fn what_is_written_reads_back_the_same() {
 fn no_cut_or_flipped_byte_makes_it_panic() {
     let text = older().to_string().into_bytes();
     for end in 0..text.len() {
-        assert!(
-            Config::from_json(&text[..end], "config.json").is_err(),
-            "cut at {end}"
-        );
+        assert!(Config::from_json(&text[..end], "config.json").is_err(), "cut at {end}");
     }
     let mut state = 1_u64;
     for _ in 0..10_000 {
         let mut bytes = text.clone();
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let at = (state >> 33) as usize % bytes.len();
         bytes[at] = (state >> 20) as u8;
         let _ = Config::from_json(&bytes, "config.json");

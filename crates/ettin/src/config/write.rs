@@ -60,10 +60,7 @@ impl Config {
             "tie_word_embeddings": self.tie_word_embeddings,
             "vocab_size": self.vocab_size,
         });
-        for (key, id) in [
-            ("unk_token_id", self.unk_token_id),
-            ("mask_token_id", self.mask_token_id),
-        ] {
+        for (key, id) in [("unk_token_id", self.unk_token_id), ("mask_token_id", self.mask_token_id)] {
             if let Some(id) = id {
                 out[key] = json!(id);
             }
@@ -84,16 +81,8 @@ struct Kinds {
 
 impl Kinds {
     fn of(config: &Config) -> Result<Self> {
-        let first = |local: bool| {
-            config
-                .layers
-                .iter()
-                .find(|layer| layer.span.left.is_some() == local)
-        };
-        let half_window = match (
-            first(true).and_then(|layer| layer.span.left),
-            config.objective,
-        ) {
+        let first = |local: bool| config.layers.iter().find(|layer| layer.span.left.is_some() == local);
+        let half_window = match (first(true).and_then(|layer| layer.span.left), config.objective) {
             (None, _) => 64,
             (Some(left), Objective::Encoder) => left,
             (Some(left), Objective::Decoder) => left + 1,
@@ -107,11 +96,7 @@ impl Kinds {
             None => (config.objective.global_span(), kinds.global_theta),
             Some(_) => (config.objective.local_span(half_window), kinds.local_theta),
         };
-        match config
-            .layers
-            .iter()
-            .position(|layer| (layer.span, layer.rope_theta) != expected(layer))
-        {
+        match config.layers.iter().position(|layer| (layer.span, layer.rope_theta) != expected(layer)) {
             None => Ok(kinds),
             Some(odd) => Err(Error::Unsupported(format!(
                 "config.json cannot say layer {odd}'s span or RoPE base beside those of the other layers"
@@ -139,7 +124,5 @@ fn name(activation: Activation) -> &'static str {
 /// The `f64` with the digits that round-trip `value`: 1e-5, not 9.999999747378752e-6.
 fn shortest(value: f32) -> f64 {
     let digits = value.to_string().parse().ok();
-    digits
-        .filter(|&wide: &f64| wide as f32 == value)
-        .unwrap_or(f64::from(value))
+    digits.filter(|&wide: &f64| wide as f32 == value).unwrap_or(f64::from(value))
 }

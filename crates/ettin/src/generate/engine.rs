@@ -32,12 +32,7 @@ pub(crate) trait CausalModel {
 
     /// Appends `tokens[i]` to `caches[i]`. Returns the logits after the last token of the sequences that `wanted`
     /// names, a row each, in the order named.
-    fn step(
-        &self,
-        tokens: &[&[u32]],
-        caches: &mut [&mut Self::Cache],
-        wanted: &[usize],
-    ) -> Result<Vec<Vec<f32>>>;
+    fn step(&self, tokens: &[&[u32]], caches: &mut [&mut Self::Cache], wanted: &[usize]) -> Result<Vec<Vec<f32>>>;
 }
 
 /// A prompt and where its outputs go.
@@ -82,20 +77,10 @@ impl<'a, M: CausalModel> Engine<'a, M> {
             return Err(Error::input("a stop string must not be empty"));
         }
         if request.samples == 0 {
-            return Err(Error::input(
-                "at least one sample per prompt must be asked for",
-            ));
+            return Err(Error::input("at least one sample per prompt must be asked for"));
         }
         let sampler = Sampler::new(&request.sampling)?;
-        Ok(Self {
-            model,
-            rules: Rules {
-                tokenizer,
-                request,
-                sampler,
-                context,
-            },
-        })
+        Ok(Self { model, rules: Rules { tokenizer, request, sampler, context } })
     }
 
     /// The seed in use; none when nothing is drawn.
@@ -105,16 +90,8 @@ impl<'a, M: CausalModel> Engine<'a, M> {
 
     /// Continues all prompts; results come in the order they end. A sequence that fails alone (its logits are not finite)
     /// has its error, and the others go on.
-    pub(crate) fn run(
-        &self,
-        prompts: Vec<Prompt>,
-        on_piece: &mut OnPiece<'_>,
-    ) -> Result<Vec<Output>> {
-        let mut sink = Sink {
-            on_piece,
-            done: Vec::new(),
-            cancelled: false,
-        };
+    pub(crate) fn run(&self, prompts: Vec<Prompt>, on_piece: &mut OnPiece<'_>) -> Result<Vec<Output>> {
+        let mut sink = Sink { on_piece, done: Vec::new(), cancelled: false };
         let mut waiting = VecDeque::from(prompts);
         let mut running = Vec::new();
         loop {
@@ -125,9 +102,7 @@ impl<'a, M: CausalModel> Engine<'a, M> {
             let logits = self.step(&mut running)?;
             running = self.extend(running, logits, &mut sink);
         }
-        let unread = waiting
-            .into_iter()
-            .map(|prompt| Sequence::new(&self.rules, prompt.ids, prompt.output));
+        let unread = waiting.into_iter().map(|prompt| Sequence::new(&self.rules, prompt.ids, prompt.output));
         for sequence in running.into_iter().map(|one| one.sequence).chain(unread) {
             for mut sequence in self.samples(sequence) {
                 sequence.end(FinishReason::Cancelled)?;
@@ -146,11 +121,7 @@ impl<'a, M: CausalModel> Engine<'a, M> {
     ) -> Result<()> {
         let samples = self.rules.request.samples;
         let outputs = |one: &Running<'a, M::Cache>| {
-            if one.sequence.is_reading() {
-                samples
-            } else {
-                1
-            }
+            if one.sequence.is_reading() { samples } else { 1 }
         };
         let mut taken: usize = running.iter().map(outputs).sum();
         while taken == 0 || taken + samples <= MAX_RUNNING {
@@ -167,10 +138,7 @@ impl<'a, M: CausalModel> Engine<'a, M> {
                 }
                 None => {
                     taken += samples;
-                    running.push(Running {
-                        sequence,
-                        cache: self.model.cache()?,
-                    });
+                    running.push(Running { sequence, cache: self.model.cache()? });
                 }
             }
         }
@@ -183,17 +151,12 @@ impl<'a, M: CausalModel> Engine<'a, M> {
         let mut room = STEP_ROWS;
         let mut rows = vec![0; running.len()];
         for reading in [false, true] {
-            for (rows, one) in rows
-                .iter_mut()
-                .zip(&*running)
-                .filter(|(_, one)| one.sequence.is_reading() == reading)
-            {
+            for (rows, one) in rows.iter_mut().zip(&*running).filter(|(_, one)| one.sequence.is_reading() == reading) {
                 *rows = one.sequence.unread().len().min(room);
                 room -= *rows;
             }
         }
-        let (mut fed, mut wanted, mut tokens, mut caches) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut fed, mut wanted, mut tokens, mut caches) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, Running { sequence, cache }) in running.iter_mut().enumerate() {
             let unread = sequence.unread();
             if rows[index] > 0 {
@@ -255,10 +218,7 @@ impl<'a, M: CausalModel> Engine<'a, M> {
             return vec![one];
         }
         let mut samples: Vec<_> = (1..self.rules.request.samples)
-            .map(|sample| Running {
-                sequence: one.sequence.sample(sample),
-                cache: self.model.fork(&one.cache),
-            })
+            .map(|sample| Running { sequence: one.sequence.sample(sample), cache: self.model.fork(&one.cache) })
             .collect();
         samples.insert(0, one);
         samples
@@ -266,20 +226,8 @@ impl<'a, M: CausalModel> Engine<'a, M> {
 
     /// The samples of a sequence that has none yet, or the sequence itself.
     fn samples(&self, sequence: Sequence<'a>) -> Vec<Sequence<'a>> {
-        let samples = if sequence.is_reading() {
-            self.rules.request.samples
-        } else {
-            1
-        };
-        (0..samples)
-            .map(|sample| {
-                if samples == 1 {
-                    sequence.clone()
-                } else {
-                    sequence.sample(sample)
-                }
-            })
-            .collect()
+        let samples = if sequence.is_reading() { self.rules.request.samples } else { 1 };
+        (0..samples).map(|sample| if samples == 1 { sequence.clone() } else { sequence.sample(sample) }).collect()
     }
 }
 
@@ -293,17 +241,11 @@ struct Sink<'a, 'b> {
 impl Sink<'_, '_> {
     fn piece(&mut self, index: usize, text: &str, finish: Option<FinishReason>) {
         if !self.cancelled && (!text.is_empty() || finish.is_some()) {
-            self.cancelled = (self.on_piece)(Piece {
-                index,
-                text,
-                finish,
-            })
-            .is_break();
+            self.cancelled = (self.on_piece)(Piece { index, text, finish }).is_break();
         }
     }
 
     fn finish(&mut self, sequence: Sequence<'_>, reason: FinishReason) {
-        self.done
-            .push((sequence.output, Ok(sequence.finished(reason))));
+        self.done.push((sequence.output, Ok(sequence.finished(reason))));
     }
 }

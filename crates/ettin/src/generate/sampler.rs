@@ -29,36 +29,22 @@ struct Candidate {
 impl Sampler {
     /// Checks the settings; draws a seed if one is needed and none is given.
     pub(super) fn new(sampling: &Sampling) -> Result<Self> {
-        let Sampling {
-            temperature,
-            top_p,
-            min_p,
-            repetition_penalty,
-            seed,
-            ..
-        } = *sampling;
+        let Sampling { temperature, top_p, min_p, repetition_penalty, seed, .. } = *sampling;
         let share = |name: &str, value: Option<f32>| match value {
-            Some(value) if !(0.0..=1.0).contains(&value) => Err(Error::input(format!(
-                "{name} must lie between 0 and 1, not {value}"
-            ))),
+            Some(value) if !(0.0..=1.0).contains(&value) => {
+                Err(Error::input(format!("{name} must lie between 0 and 1, not {value}")))
+            }
             _ => Ok(()),
         };
         if !(temperature.is_finite() && temperature >= 0.0) {
-            return Err(Error::input(format!(
-                "the temperature must be 0 or more, not {temperature}"
-            )));
+            return Err(Error::input(format!("the temperature must be 0 or more, not {temperature}")));
         }
         if !(repetition_penalty.is_finite() && repetition_penalty > 0.0) {
-            return Err(Error::input(format!(
-                "the repetition penalty must be above 0, not {repetition_penalty}"
-            )));
+            return Err(Error::input(format!("the repetition penalty must be above 0, not {repetition_penalty}")));
         }
         share("top-p", top_p)?;
         share("min-p", min_p)?;
-        Ok(Self {
-            sampling: sampling.clone(),
-            seed: seed.unwrap_or_else(random::draw_seed),
-        })
+        Ok(Self { sampling: sampling.clone(), seed: seed.unwrap_or_else(random::draw_seed) })
     }
 
     /// The seed, unless nothing is drawn.
@@ -79,13 +65,7 @@ impl Sampler {
     ///
     /// # Errors
     /// [`Error::Input`] for logits that are not finite.
-    pub(super) fn choose(
-        &self,
-        logits: &[f32],
-        seen: &HashSet<u32>,
-        sample: u64,
-        position: u64,
-    ) -> Result<u32> {
+    pub(super) fn choose(&self, logits: &[f32], seen: &HashSet<u32>, sample: u64, position: u64) -> Result<u32> {
         if logits.is_empty() || logits.iter().any(|logit| !logit.is_finite()) {
             return Err(Error::input(format!(
                 "the model's logits for the token at position {position} are not finite: \
@@ -106,10 +86,7 @@ impl Sampler {
         if let Some(p) = self.sampling.min_p {
             candidates.retain(|candidate| candidate.weight >= f64::from(p));
         }
-        Ok(draw(
-            &candidates,
-            random::uniform(self.seed, sample, position),
-        ))
+        Ok(draw(&candidates, random::uniform(self.seed, sample, position)))
     }
 
     fn penalised<'l>(&self, logits: &'l [f32], seen: &HashSet<u32>) -> Cow<'l, [f32]> {
@@ -120,11 +97,7 @@ impl Sampler {
         let mut logits = logits.to_vec();
         for &id in seen {
             if let Some(logit) = logits.get_mut(id as usize) {
-                *logit = if *logit < 0.0 {
-                    *logit * penalty
-                } else {
-                    *logit / penalty
-                };
+                *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
             }
         }
         Cow::Owned(logits)
@@ -139,11 +112,7 @@ impl Sampler {
             .zip(logits)
             .map(|(id, &logit)| {
                 let logit = (logit - max) / temperature;
-                Candidate {
-                    id,
-                    logit,
-                    weight: f64::from(logit).exp(),
-                }
+                Candidate { id, logit, weight: f64::from(logit).exp() }
             })
             .collect()
     }
@@ -206,10 +175,7 @@ fn draw(candidates: &[Candidate], u: f64) -> u32 {
         }
     }
     // Rounding can leave a trace of the mass over: it belongs to the last token that has any.
-    let last = candidates
-        .iter()
-        .rev()
-        .find(|candidate| candidate.weight > 0.0);
+    let last = candidates.iter().rev().find(|candidate| candidate.weight > 0.0);
     last.map_or(0, |candidate| candidate.id)
 }
 
@@ -218,18 +184,11 @@ mod tests {
     use super::*;
 
     fn sampler(sampling: Sampling) -> Sampler {
-        Sampler::new(&Sampling {
-            seed: Some(5),
-            ..sampling
-        })
-        .unwrap()
+        Sampler::new(&Sampling { seed: Some(5), ..sampling }).unwrap()
     }
 
     fn warm() -> Sampling {
-        Sampling {
-            temperature: 1.0,
-            ..Sampling::default()
-        }
+        Sampling { temperature: 1.0, ..Sampling::default() }
     }
 
     /// Shares of each token over many positions.
@@ -237,25 +196,17 @@ mod tests {
         let sampler = sampler(sampling);
         let mut counts = vec![0usize; logits.len()];
         for position in 0..20_000 {
-            let id = sampler
-                .choose(logits, &HashSet::new(), 0, position)
-                .unwrap();
+            let id = sampler.choose(logits, &HashSet::new(), 0, position).unwrap();
             counts[id as usize] += 1;
         }
-        counts
-            .iter()
-            .map(|&count| count as f64 / 20_000.0)
-            .collect()
+        counts.iter().map(|&count| count as f64 / 20_000.0).collect()
     }
 
     /// Five standard deviations of a share are at most 0.018.
     fn assert_shares(sampling: Sampling, probabilities: &[f64], expected: &[f64]) {
         let logits: Vec<f32> = probabilities.iter().map(|p| p.ln() as f32).collect();
         for (share, expected) in shares(sampling, &logits).iter().zip(expected) {
-            assert!(
-                (share - expected).abs() < 0.018 && (*expected > 0.0 || *share == 0.0),
-                "{share} {expected}"
-            );
+            assert!((share - expected).abs() < 0.018 && (*expected > 0.0 || *share == 0.0), "{share} {expected}");
         }
     }
 
@@ -270,85 +221,27 @@ mod tests {
     fn temperature_sharpens() {
         let squares: f64 = FOUR.iter().map(|p| p * p).sum();
         let expected = FOUR.map(|p| p * p / squares);
-        assert_shares(
-            Sampling {
-                temperature: 0.5,
-                ..warm()
-            },
-            &FOUR,
-            &expected,
-        );
+        assert_shares(Sampling { temperature: 0.5, ..warm() }, &FOUR, &expected);
     }
 
     #[test]
     fn top_k_keeps_ties() {
-        assert_shares(
-            Sampling {
-                top_k: Some(2),
-                ..warm()
-            },
-            &FOUR,
-            &[0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0],
-        );
-        assert_shares(
-            Sampling {
-                top_k: Some(2),
-                ..warm()
-            },
-            &[0.2, 0.4, 0.2, 0.2],
-            &[0.2, 0.4, 0.2, 0.2],
-        );
-        assert_shares(
-            Sampling {
-                top_k: Some(0),
-                ..warm()
-            },
-            &FOUR,
-            &FOUR,
-        );
-        assert_shares(
-            Sampling {
-                top_k: Some(99),
-                ..warm()
-            },
-            &FOUR,
-            &FOUR,
-        );
+        assert_shares(Sampling { top_k: Some(2), ..warm() }, &FOUR, &[0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0]);
+        assert_shares(Sampling { top_k: Some(2), ..warm() }, &[0.2, 0.4, 0.2, 0.2], &[0.2, 0.4, 0.2, 0.2]);
+        assert_shares(Sampling { top_k: Some(0), ..warm() }, &FOUR, &FOUR);
+        assert_shares(Sampling { top_k: Some(99), ..warm() }, &FOUR, &FOUR);
     }
 
     #[test]
     fn top_p_keeps_the_token_that_crosses_it() {
-        assert_shares(
-            Sampling {
-                top_p: Some(0.6),
-                ..warm()
-            },
-            &FOUR,
-            &[0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0],
-        );
-        assert_shares(
-            Sampling {
-                top_p: Some(0.0),
-                ..warm()
-            },
-            &FOUR,
-            &[0.0, 1.0, 0.0, 0.0],
-        );
-        assert_shares(
-            Sampling {
-                top_p: Some(1.0),
-                ..warm()
-            },
-            &FOUR,
-            &FOUR,
-        );
+        assert_shares(Sampling { top_p: Some(0.6), ..warm() }, &FOUR, &[0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0]);
+        assert_shares(Sampling { top_p: Some(0.0), ..warm() }, &FOUR, &[0.0, 1.0, 0.0, 0.0]);
+        assert_shares(Sampling { top_p: Some(1.0), ..warm() }, &FOUR, &FOUR);
     }
 
     #[test]
     fn top_p_over_many_tokens_equals_a_full_sort() {
-        let logits: Vec<f32> = (0..3000)
-            .map(|i| ((i * 7919) % 3000) as f32 / 1000.0)
-            .collect();
+        let logits: Vec<f32> = (0..3000).map(|i| ((i * 7919) % 3000) as f32 / 1000.0).collect();
         for p in [0.1f32, 0.5, 0.9, 0.999] {
             let mut kept = sampler(warm()).warm(&logits);
             let mut sorted = kept.clone();
@@ -368,41 +261,20 @@ mod tests {
 
     #[test]
     fn min_p_is_a_share_of_the_best() {
-        assert_shares(
-            Sampling {
-                min_p: Some(0.4),
-                ..warm()
-            },
-            &FOUR,
-            &[0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0],
-        );
-        assert_shares(
-            Sampling {
-                min_p: Some(1.0),
-                ..warm()
-            },
-            &FOUR,
-            &[0.0, 1.0, 0.0, 0.0],
-        );
+        assert_shares(Sampling { min_p: Some(0.4), ..warm() }, &FOUR, &[0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0]);
+        assert_shares(Sampling { min_p: Some(1.0), ..warm() }, &FOUR, &[0.0, 1.0, 0.0, 0.0]);
     }
 
     #[test]
     fn top_k_comes_before_top_p() {
         // Among the two best alone, 0.5 is two thirds of the mass: top-p 0.6 then keeps one token, not two.
-        let sampling = Sampling {
-            top_k: Some(2),
-            top_p: Some(0.6),
-            ..warm()
-        };
+        let sampling = Sampling { top_k: Some(2), top_p: Some(0.6), ..warm() };
         assert_shares(sampling, &FOUR, &[0.0, 1.0, 0.0, 0.0]);
     }
 
     #[test]
     fn repetition_penalty_divides_positive_and_multiplies_negative_logits() {
-        let sampler = sampler(Sampling {
-            repetition_penalty: 2.0,
-            ..Sampling::default()
-        });
+        let sampler = sampler(Sampling { repetition_penalty: 2.0, ..Sampling::default() });
         let seen = HashSet::from([0, 2, 99]);
         let logits = [4.0, 3.0, -1.0, -1.5];
         assert_eq!(*sampler.penalised(&logits, &seen), [2.0, 3.0, -2.0, -1.5]);
@@ -412,22 +284,14 @@ mod tests {
     #[test]
     fn greedy_takes_the_first_of_equals_and_needs_no_seed() {
         let sampler = Sampler::new(&Sampling::default()).unwrap();
-        assert_eq!(
-            sampler
-                .choose(&[1.0, 2.0, 2.0], &HashSet::new(), 0, 0)
-                .unwrap(),
-            1
-        );
+        assert_eq!(sampler.choose(&[1.0, 2.0, 2.0], &HashSet::new(), 0, 0).unwrap(), 1);
         assert_eq!(sampler.seed(), None);
         assert!(Sampler::new(&warm()).unwrap().seed().is_some());
     }
 
     #[test]
     fn tiny_temperatures_are_greedy() {
-        let sampling = Sampling {
-            temperature: f32::MIN_POSITIVE,
-            ..warm()
-        };
+        let sampling = Sampling { temperature: f32::MIN_POSITIVE, ..warm() };
         assert_shares(sampling, &FOUR, &[0.0, 1.0, 0.0, 0.0]);
     }
 
@@ -435,9 +299,7 @@ mod tests {
     fn logits_that_are_not_finite_are_an_error() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for sampling in [Sampling::default(), warm()] {
-                let error = sampler(sampling)
-                    .choose(&[0.0, bad], &HashSet::new(), 0, 3)
-                    .unwrap_err();
+                let error = sampler(sampling).choose(&[0.0, bad], &HashSet::new(), 0, 3).unwrap_err();
                 assert!(error.to_string().contains("position 3"), "{error}");
             }
         }
@@ -448,35 +310,14 @@ mod tests {
     fn settings_out_of_range_are_refused() {
         let base = Sampling::default;
         for sampling in [
-            Sampling {
-                temperature: -1.0,
-                ..base()
-            },
-            Sampling {
-                temperature: f32::NAN,
-                ..base()
-            },
-            Sampling {
-                top_p: Some(1.5),
-                ..base()
-            },
-            Sampling {
-                top_p: Some(f32::NAN),
-                ..base()
-            },
-            Sampling {
-                min_p: Some(-0.1),
-                ..base()
-            },
-            Sampling {
-                repetition_penalty: 0.0,
-                ..base()
-            },
+            Sampling { temperature: -1.0, ..base() },
+            Sampling { temperature: f32::NAN, ..base() },
+            Sampling { top_p: Some(1.5), ..base() },
+            Sampling { top_p: Some(f32::NAN), ..base() },
+            Sampling { min_p: Some(-0.1), ..base() },
+            Sampling { repetition_penalty: 0.0, ..base() },
         ] {
-            assert!(
-                matches!(Sampler::new(&sampling), Err(Error::Input(_))),
-                "{sampling:?}"
-            );
+            assert!(matches!(Sampler::new(&sampling), Err(Error::Input(_))), "{sampling:?}");
         }
     }
 }

@@ -55,11 +55,7 @@ pub(super) struct Sequence<'a> {
 
 impl<'a> Sequence<'a> {
     pub(super) fn new(rules: &Rules<'a>, prompt: Vec<u32>, output: usize) -> Self {
-        let seen = if rules.sampler.wants_history() {
-            prompt.iter().copied().collect()
-        } else {
-            HashSet::new()
-        };
+        let seen = if rules.sampler.wants_history() { prompt.iter().copied().collect() } else { HashSet::new() };
         Self {
             output,
             sample: 0,
@@ -77,11 +73,7 @@ impl<'a> Sequence<'a> {
 
     /// The same prompt for its `sample`-th continuation.
     pub(super) fn sample(&self, sample: usize) -> Self {
-        Self {
-            output: self.output + sample,
-            sample: sample as u64,
-            ..self.clone()
-        }
+        Self { output: self.output + sample, sample: sample as u64, ..self.clone() }
     }
 
     /// Whether the prompt's last logits are still to come.
@@ -119,15 +111,9 @@ impl<'a> Sequence<'a> {
     }
 
     /// Chooses the next token. Returns the text that is final with it, and whether the sequence ends here.
-    pub(super) fn extend(
-        &mut self,
-        rules: &Rules<'a>,
-        logits: &[f32],
-    ) -> Result<(String, Option<FinishReason>)> {
+    pub(super) fn extend(&mut self, rules: &Rules<'a>, logits: &[f32]) -> Result<(String, Option<FinishReason>)> {
         let position = self.tokens.len() as u64;
-        let token = rules
-            .sampler
-            .choose(logits, &self.seen, self.sample, position)?;
+        let token = rules.sampler.choose(logits, &self.seen, self.sample, position)?;
         self.tokens.push(token);
         if !rules.request.ignore_eos && rules.tokenizer.special().eos.contains(&token) {
             return self.end(FinishReason::Eos);

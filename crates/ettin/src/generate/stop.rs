@@ -10,20 +10,13 @@ pub(super) struct StopFilter<'a> {
 impl<'a> StopFilter<'a> {
     /// `stops` must not hold empty strings.
     pub(super) fn new(stops: &'a [String]) -> Self {
-        Self {
-            stops,
-            held: String::new(),
-        }
+        Self { stops, held: String::new() }
     }
 
     /// Takes text; returns what is certain to come before any stop string, and whether one was found.
     pub(super) fn push(&mut self, text: &str) -> (String, bool) {
         self.held.push_str(text);
-        let found = self
-            .stops
-            .iter()
-            .filter_map(|stop| self.held.find(stop.as_str()))
-            .min();
+        let found = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
         if let Some(start) = found {
             self.held.truncate(start);
             return (std::mem::take(&mut self.held), true);
@@ -42,9 +35,7 @@ impl<'a> StopFilter<'a> {
     fn longest_beginning(&self) -> usize {
         let beginning = |stop: &String| {
             let ends = stop.char_indices().map(|(index, _)| index).rev();
-            ends.into_iter()
-                .find(|&end| self.held.ends_with(&stop[..end]))
-                .unwrap_or(0)
+            ends.into_iter().find(|&end| self.held.ends_with(&stop[..end])).unwrap_or(0)
         };
         self.stops.iter().map(beginning).max().unwrap_or(0)
     }
@@ -76,11 +67,7 @@ mod tests {
         let text = "one END two";
         for cut in 0..text.len() {
             let pieces = [&text[..cut], &text[cut..]];
-            assert_eq!(
-                through(&["END"], &pieces),
-                ("one ".to_string(), true),
-                "{cut}"
-            );
+            assert_eq!(through(&["END"], &pieces), ("one ".to_string(), true), "{cut}");
         }
         let letters: Vec<&str> = text.split_inclusive(|_| true).collect();
         assert_eq!(through(&["END"], &letters), ("one ".to_string(), true));
@@ -101,14 +88,8 @@ mod tests {
 
     #[test]
     fn the_earliest_of_several_wins() {
-        assert_eq!(
-            through(&["two", "one"], &["zero one two"]),
-            ("zero ".into(), true)
-        );
-        assert_eq!(
-            through(&["aab", "ab"], &["a", "a", "b"]),
-            (String::new(), true)
-        );
+        assert_eq!(through(&["two", "one"], &["zero one two"]), ("zero ".into(), true));
+        assert_eq!(through(&["aab", "ab"], &["a", "a", "b"]), (String::new(), true));
         assert_eq!(through(&[], &["a", "b"]), ("ab".into(), false));
     }
 

@@ -28,19 +28,11 @@ struct Scripted {
 
 impl Scripted {
     fn new(script: &[u32]) -> Self {
-        Self {
-            script: script.to_vec(),
-            noise: false,
-            steps: RefCell::default(),
-            poison: None,
-        }
+        Self { script: script.to_vec(), noise: false, steps: RefCell::default(), poison: None }
     }
 
     fn noise() -> Self {
-        Self {
-            noise: true,
-            ..Self::new(&[])
-        }
+        Self { noise: true, ..Self::new(&[]) }
     }
 
     fn logits(&self, read: &[u32]) -> Vec<f32> {
@@ -50,18 +42,12 @@ impl Scripted {
         }
         let mut logits = vec![0.0; VOCAB];
         if self.noise {
-            let key = read.iter().fold(1u64, |key, &id| {
-                key.wrapping_mul(6_364_136_223_846_793_005) ^ u64::from(id)
-            });
+            let key = read.iter().fold(1u64, |key, &id| key.wrapping_mul(6_364_136_223_846_793_005) ^ u64::from(id));
             for (id, logit) in logits.iter_mut().enumerate() {
                 *logit = random::uniform(key, 0, id as u64) as f32 * 8.0;
             }
         } else {
-            let next = self
-                .script
-                .iter()
-                .position(|&id| id == last)
-                .map_or(0, |i| (i + 1) % self.script.len());
+            let next = self.script.iter().position(|&id| id == last).map_or(0, |i| (i + 1) % self.script.len());
             logits[self.script[next] as usize] = 9.0;
         }
         logits
@@ -79,12 +65,7 @@ impl CausalModel for Scripted {
         cache.clone()
     }
 
-    fn step(
-        &self,
-        tokens: &[&[u32]],
-        caches: &mut [&mut Vec<u32>],
-        wanted: &[usize],
-    ) -> Result<Vec<Vec<f32>>> {
+    fn step(&self, tokens: &[&[u32]], caches: &mut [&mut Vec<u32>], wanted: &[usize]) -> Result<Vec<Vec<f32>>> {
         assert_eq!(tokens.len(), caches.len());
         let rows = tokens.iter().map(|tokens| tokens.len()).sum();
         assert!(rows <= STEP_ROWS && tokens.iter().all(|tokens| !tokens.is_empty()));
@@ -92,10 +73,7 @@ impl CausalModel for Scripted {
         for (cache, tokens) in caches.iter_mut().zip(tokens) {
             cache.extend_from_slice(tokens);
         }
-        Ok(wanted
-            .iter()
-            .map(|&index| self.logits(caches[index]))
-            .collect())
+        Ok(wanted.iter().map(|&index| self.logits(caches[index])).collect())
     }
 }
 
@@ -108,22 +86,12 @@ struct Run {
 }
 
 /// Runs prompts and checks that the streamed text is the text returned.
-fn run(
-    model: &Scripted,
-    request: &GenerateRequest,
-    prompts: &[Vec<u32>],
-    context: usize,
-) -> Vec<Result<Run>> {
+fn run(model: &Scripted, request: &GenerateRequest, prompts: &[Vec<u32>], context: usize) -> Vec<Result<Run>> {
     let tokenizer = tokenizer();
     let engine = Engine::new(model, &tokenizer, request, context).unwrap();
     let mut pieces: BTreeMap<usize, (String, usize)> = BTreeMap::new();
     let prompts = prompts.iter().enumerate();
-    let prompts = prompts
-        .map(|(i, ids)| Prompt {
-            ids: ids.clone(),
-            output: i * request.samples,
-        })
-        .collect();
+    let prompts = prompts.map(|(i, ids)| Prompt { ids: ids.clone(), output: i * request.samples }).collect();
     let mut done = engine
         .run(prompts, &mut |piece| {
             let (text, finishes) = pieces.entry(piece.index).or_default();
@@ -139,13 +107,7 @@ fn run(
         .map(|(output, finished)| {
             let finished = finished?;
             let (streamed, finishes) = pieces.remove(&output).unwrap_or_default();
-            Ok(Run {
-                text: finished.text,
-                streamed,
-                tokens: finished.tokens,
-                reason: finished.reason,
-                finishes,
-            })
+            Ok(Run { text: finished.text, streamed, tokens: finished.tokens, reason: finished.reason, finishes })
         })
         .collect()
 }
@@ -153,55 +115,27 @@ fn run(
 fn one(model: &Scripted, request: &GenerateRequest, prompt: &[u32]) -> Run {
     let mut runs = run(model, request, &[prompt.to_vec()], 1024);
     let run = runs.remove(0).unwrap();
-    assert_eq!(
-        (run.streamed.as_str(), run.finishes),
-        (run.text.as_str(), 1)
-    );
+    assert_eq!((run.streamed.as_str(), run.finishes), (run.text.as_str(), 1));
     run
 }
 
 fn greedy(max_new_tokens: usize) -> GenerateRequest {
-    GenerateRequest {
-        max_new_tokens,
-        ..GenerateRequest::default()
-    }
+    GenerateRequest { max_new_tokens, ..GenerateRequest::default() }
 }
 
 fn sampled(seed: u64, max_new_tokens: usize) -> GenerateRequest {
-    let sampling = Sampling {
-        temperature: 1.0,
-        seed: Some(seed),
-        ..Sampling::default()
-    };
-    GenerateRequest {
-        sampling,
-        ..greedy(max_new_tokens)
-    }
+    let sampling = Sampling { temperature: 1.0, seed: Some(seed), ..Sampling::default() };
+    GenerateRequest { sampling, ..greedy(max_new_tokens) }
 }
 
 #[test]
 fn eos_ends_and_is_listed_but_not_text() {
-    let script = [
-        [2].to_vec(),
-        tokenizer().ids(" a small cat").unwrap(),
-        vec![3],
-    ]
-    .concat();
+    let script = [[2].to_vec(), tokenizer().ids(" a small cat").unwrap(), vec![3]].concat();
     let run = one(&Scripted::new(&script), &greedy(50), &[2]);
-    assert_eq!(
-        (run.reason, run.text.as_str()),
-        (FinishReason::Eos, " a small cat")
-    );
+    assert_eq!((run.reason, run.text.as_str()), (FinishReason::Eos, " a small cat"));
     assert_eq!(run.tokens, script[1..]);
 
-    let on = one(
-        &Scripted::new(&script),
-        &GenerateRequest {
-            ignore_eos: true,
-            ..greedy(50)
-        },
-        &[2],
-    );
+    let on = one(&Scripted::new(&script), &GenerateRequest { ignore_eos: true, ..greedy(50) }, &[2]);
     assert_eq!((on.reason, on.tokens.len()), (FinishReason::Length, 50));
     assert!(on.text.starts_with(" a small cat a small cat"));
 }
@@ -212,18 +146,12 @@ fn length_and_context_end() {
     let run = one(&model, &greedy(7), &[2, 9]);
     assert_eq!((run.reason, run.tokens.len()), (FinishReason::Length, 7));
     let none = one(&model, &greedy(0), &[2, 9]);
-    assert_eq!(
-        (none.reason, none.tokens.len(), none.text.as_str()),
-        (FinishReason::Length, 0, "")
-    );
+    assert_eq!((none.reason, none.tokens.len(), none.text.as_str()), (FinishReason::Length, 0, ""));
 
     for (context, expected) in [(5, 3), (2, 0), (1, 0)] {
         let runs = self::run(&model, &greedy(7), &[vec![2, 9]], context);
         let run = runs[0].as_ref().unwrap();
-        assert_eq!(
-            (run.reason, run.tokens.len()),
-            (FinishReason::Context, expected)
-        );
+        assert_eq!((run.reason, run.tokens.len()), (FinishReason::Context, expected));
         assert_eq!(run.finishes, 1);
     }
 }
@@ -232,32 +160,15 @@ fn length_and_context_end() {
 fn stop_strings_across_tokens_are_cut_and_never_streamed() {
     let words = tokenizer().ids(" one two three four").unwrap();
     let script = [[2].to_vec(), words].concat();
-    let request = GenerateRequest {
-        stop: vec!["o thr".into(), "zzz".into()],
-        ..greedy(50)
-    };
+    let request = GenerateRequest { stop: vec!["o thr".into(), "zzz".into()], ..greedy(50) };
     let run = one(&Scripted::new(&script), &request, &[2]);
-    assert_eq!(
-        (run.reason, run.text.as_str()),
-        (FinishReason::Stop, " one tw")
-    );
-    assert!(
-        tokenizer()
-            .decode(&run.tokens, true)
-            .unwrap()
-            .contains("o thr")
-    );
+    assert_eq!((run.reason, run.text.as_str()), (FinishReason::Stop, " one tw"));
+    assert!(tokenizer().decode(&run.tokens, true).unwrap().contains("o thr"));
 
     // What might have become a stop string is text after all.
-    let request = GenerateRequest {
-        stop: vec![" four five".into()],
-        ..greedy(script.len() - 1)
-    };
+    let request = GenerateRequest { stop: vec![" four five".into()], ..greedy(script.len() - 1) };
     let run = one(&Scripted::new(&script), &request, &[2]);
-    assert_eq!(
-        (run.reason, run.text.as_str()),
-        (FinishReason::Length, " one two three four")
-    );
+    assert_eq!((run.reason, run.text.as_str()), (FinishReason::Length, " one two three four"));
 }
 
 #[test]
@@ -271,18 +182,11 @@ fn incomplete_characters_are_flushed_at_the_end() {
 
 #[test]
 fn in_a_batch_equals_alone() {
-    let prompts: Vec<Vec<u32>> = (1..80u32)
-        .map(|n| (0..n * 13).map(|i| 5 + (i * 31 + n) % 4000).collect())
-        .collect();
+    let prompts: Vec<Vec<u32>> = (1..80u32).map(|n| (0..n * 13).map(|i| 5 + (i * 31 + n) % 4000).collect()).collect();
     for request in [greedy(9), sampled(4, 9)] {
         let together = run(&Scripted::noise(), &request, &prompts, 4096);
         for (prompt, together) in prompts.iter().zip(together) {
-            let alone = &run(
-                &Scripted::noise(),
-                &request,
-                std::slice::from_ref(prompt),
-                4096,
-            )[0];
+            let alone = &run(&Scripted::noise(), &request, std::slice::from_ref(prompt), 4096)[0];
             assert_eq!(alone.as_ref().unwrap().tokens, together.unwrap().tokens);
         }
     }
@@ -298,10 +202,7 @@ fn long_prompts_are_read_in_steps() {
 #[test]
 fn samples_of_a_prompt_differ_and_read_it_once() {
     let model = Scripted::noise();
-    let request = GenerateRequest {
-        samples: 3,
-        ..sampled(4, 6)
-    };
+    let request = GenerateRequest { samples: 3, ..sampled(4, 6) };
     let prompts = [vec![2, 7, 8, 9], vec![2, 5]];
     let runs = run(&model, &request, &prompts, 1024);
     let tokens: Vec<_> = runs.into_iter().map(|run| run.unwrap().tokens).collect();
@@ -309,30 +210,18 @@ fn samples_of_a_prompt_differ_and_read_it_once() {
     assert!(tokens[0] != tokens[1] && tokens[1] != tokens[2]);
     assert_eq!(model.steps.borrow()[0], 6);
     // The first sample is what a single one would be.
-    assert_eq!(
-        one(&Scripted::noise(), &sampled(4, 6), &prompts[1]).tokens,
-        tokens[3]
-    );
+    assert_eq!(one(&Scripted::noise(), &sampled(4, 6), &prompts[1]).tokens, tokens[3]);
     let other = one(&Scripted::noise(), &sampled(5, 6), &prompts[1]).tokens;
     assert_ne!(other, tokens[3]);
-    let many = GenerateRequest {
-        samples: 40,
-        ..sampled(4, 2)
-    };
+    let many = GenerateRequest { samples: 40, ..sampled(4, 2) };
     assert_eq!(run(&Scripted::noise(), &many, &prompts, 1024).len(), 80);
 }
 
 #[test]
 fn repetition_is_penalised_in_prompt_and_continuation() {
     let script = [2, 10, 11, 12];
-    let sampling = Sampling {
-        repetition_penalty: 1e9,
-        ..Sampling::default()
-    };
-    let request = GenerateRequest {
-        sampling,
-        ..greedy(5)
-    };
+    let sampling = Sampling { repetition_penalty: 1e9, ..Sampling::default() };
+    let request = GenerateRequest { sampling, ..greedy(5) };
     // 10 and 11 are in the prompt: their logits vanish, and the first unseen id of all equals follows.
     let run = one(&Scripted::new(&script), &request, &[2, 10, 11]);
     assert_eq!(run.tokens[0], 12);
@@ -343,16 +232,8 @@ fn repetition_is_penalised_in_prompt_and_continuation() {
 
 #[test]
 fn a_sequence_with_broken_logits_does_not_lose_the_others() {
-    let model = Scripted {
-        poison: Some(77),
-        ..Scripted::noise()
-    };
-    let runs = run(
-        &model,
-        &greedy(3),
-        &[vec![2, 5], vec![2, 77], vec![2, 6]],
-        1024,
-    );
+    let model = Scripted { poison: Some(77), ..Scripted::noise() };
+    let runs = run(&model, &greedy(3), &[vec![2, 5], vec![2, 77], vec![2, 6]], 1024);
     assert!(matches!(&runs[1], Err(Error::Input(message)) if message.contains("not finite")));
     assert_eq!(runs[0].as_ref().unwrap().tokens.len(), 3);
     assert_eq!(runs[2].as_ref().unwrap().tokens.len(), 3);
@@ -364,21 +245,12 @@ fn a_break_cancels_what_is_not_finished() {
     let model = Scripted::noise();
     let request = greedy(50);
     let engine = Engine::new(&model, &tokenizer, &request, 1024).unwrap();
-    let prompts = (0..40)
-        .map(|i| Prompt {
-            ids: vec![2, 5 + i as u32],
-            output: i,
-        })
-        .collect();
+    let prompts = (0..40).map(|i| Prompt { ids: vec![2, 5 + i as u32], output: i }).collect();
     let mut pieces = 0;
     let done = engine
         .run(prompts, &mut |_| {
             pieces += 1;
-            if pieces == 100 {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            if pieces == 100 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
         .unwrap();
     assert_eq!((pieces, done.len()), (100, 40));
@@ -393,13 +265,7 @@ fn a_break_cancels_what_is_not_finished() {
 fn requests_out_of_range_are_refused() {
     let (tokenizer, model) = (tokenizer(), Scripted::noise());
     let refused = |request: GenerateRequest| Engine::new(&model, &tokenizer, &request, 9).is_err();
-    assert!(refused(GenerateRequest {
-        stop: vec![String::new()],
-        ..greedy(1)
-    }));
-    assert!(refused(GenerateRequest {
-        samples: 0,
-        ..greedy(1)
-    }));
+    assert!(refused(GenerateRequest { stop: vec![String::new()], ..greedy(1) }));
+    assert!(refused(GenerateRequest { samples: 0, ..greedy(1) }));
     assert!(!refused(greedy(1)));
 }

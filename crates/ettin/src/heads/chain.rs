@@ -48,9 +48,7 @@ impl FromStr for Similarity {
             "dot" => Ok(Similarity::Dot),
             "euclidean" => Ok(Similarity::Euclidean),
             "manhattan" => Ok(Similarity::Manhattan),
-            _ => Err(Error::Unsupported(format!(
-                "similarity {name:?}; known are cosine, dot, euclidean, manhattan"
-            ))),
+            _ => Err(Error::Unsupported(format!("similarity {name:?}; known are cosine, dot, euclidean, manhattan"))),
         }
     }
 }
@@ -60,13 +58,7 @@ impl Similarity {
     pub fn score(self, a: &[f32], b: &[f32]) -> f32 {
         let pairs = || a.iter().zip(b).map(|(&a, &b)| (f64::from(a), f64::from(b)));
         let dot = || pairs().map(|(a, b)| a * b).sum::<f64>();
-        let norm = |v: &[f32]| {
-            v.iter()
-                .map(|&x| f64::from(x).powi(2))
-                .sum::<f64>()
-                .sqrt()
-                .max(1e-12)
-        };
+        let norm = |v: &[f32]| v.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt().max(1e-12);
         let score = match self {
             Similarity::Cosine => dot() / (norm(a) * norm(b)),
             Similarity::Dot => dot(),
@@ -103,10 +95,7 @@ pub struct Chain {
 
 #[derive(Debug)]
 enum Module {
-    Dense {
-        linear: Linear,
-        activation: Activation,
-    },
+    Dense { linear: Linear, activation: Activation },
     LayerNorm(Norm),
     Normalize,
 }
@@ -139,11 +128,7 @@ struct ModuleEntry {
 
 impl Chain {
     /// The chain of a repository, or `None` where it has no `modules.json`; with it, the folder of its trunk.
-    pub(crate) fn load(
-        files: &dyn FileSource,
-        hidden_size: usize,
-        backend: &Backend,
-    ) -> Result<Option<Self>> {
+    pub(crate) fn load(files: &dyn FileSource, hidden_size: usize, backend: &Backend) -> Result<Option<Self>> {
         let Some(entries) = entries(files)? else {
             return Ok(None);
         };
@@ -151,17 +136,9 @@ impl Chain {
             return Err(refuse("a chain of fewer than two modules"));
         };
         expect(first, "Transformer", "the first module")?;
-        expect(
-            second,
-            "Pooling",
-            "the second module (late interaction and SPLADE are not supported)",
-        )?;
-        let mut chain = Self {
-            pooling: Vec::new(),
-            modules: Vec::new(),
-            settings: settings(files, &first.path)?,
-            output_size: 0,
-        };
+        expect(second, "Pooling", "the second module (late interaction and SPLADE are not supported)")?;
+        let mut chain =
+            Self { pooling: Vec::new(), modules: Vec::new(), settings: settings(files, &first.path)?, output_size: 0 };
         let pooling = PoolingConfig::load(files, &second.path)?;
         chain.pooling = pooling.modes(&second.path, hidden_size)?;
         chain.settings.include_prompt = pooling.include_prompt.unwrap_or(true);
@@ -173,37 +150,20 @@ impl Chain {
         Ok(Some(chain))
     }
 
-    fn module(
-        &mut self,
-        files: &dyn FileSource,
-        entry: &ModuleEntry,
-        backend: &Backend,
-    ) -> Result<Module> {
+    fn module(&mut self, files: &dyn FileSource, entry: &ModuleEntry, backend: &Backend) -> Result<Module> {
         match class(entry) {
             "Dense" => {
                 let config: DenseConfig = read_json(files, &join(&entry.path, "config.json"))?;
                 let (inputs, outputs) = config.check(&entry.path, self.output_size)?;
-                let weights = Weights::open(&Subfolder {
-                    files,
-                    folder: &entry.path,
-                })?;
+                let weights = Weights::open(&Subfolder { files, folder: &entry.path })?;
                 let weight = weights.require("linear.weight", &[outputs, inputs])?;
-                let bias = config
-                    .bias
-                    .then(|| weights.require("linear.bias", &[outputs]))
-                    .transpose()?;
+                let bias = config.bias.then(|| weights.require("linear.bias", &[outputs])).transpose()?;
                 let linear = backend.linear(params::dense(&weights, weight, bias))?;
                 self.output_size = outputs;
-                Ok(Module::Dense {
-                    linear,
-                    activation: config.activation()?,
-                })
+                Ok(Module::Dense { linear, activation: config.activation()? })
             }
             "LayerNorm" => {
-                let weights = Weights::open(&Subfolder {
-                    files,
-                    folder: &entry.path,
-                })?;
+                let weights = Weights::open(&Subfolder { files, folder: &entry.path })?;
                 let vector = |name: &str| {
                     let view = weights.require(name, &[self.output_size])?;
                     Ok::<_, Error>(Vector::Values(view.to_f32()))
@@ -244,15 +204,8 @@ impl Chain {
         backend: &Backend,
     ) -> Result<Tensor> {
         let one = overrides.pooling.as_slice();
-        let pooling = if one.is_empty() {
-            self.pooling.as_slice()
-        } else {
-            one
-        };
-        let pooled = pooling
-            .iter()
-            .map(|pooling| pooling.pool(tokens, batch, skip))
-            .collect::<Result<Vec<_>>>()?;
+        let pooling = if one.is_empty() { self.pooling.as_slice() } else { one };
+        let pooled = pooling.iter().map(|pooling| pooling.pool(tokens, batch, skip)).collect::<Result<Vec<_>>>()?;
         let mut vectors = Tensor::cat(&pooled, 1)?;
         for module in &self.modules {
             vectors = match module {
@@ -260,9 +213,7 @@ impl Chain {
                     let hidden = backend.hidden(&vectors)?;
                     activation.apply(&ops::linear(&hidden, linear)?.to_tensor()?)?
                 }
-                Module::LayerNorm(norm) => {
-                    ops::norm(&backend.hidden(&vectors)?, norm)?.to_tensor()?
-                }
+                Module::LayerNorm(norm) => ops::norm(&backend.hidden(&vectors)?, norm)?.to_tensor()?,
                 Module::Normalize if overrides.keep_normalize => normalize(&vectors)?,
                 Module::Normalize => vectors,
             };
@@ -274,20 +225,13 @@ impl Chain {
 /// The folder in which a repository keeps its trunk: not empty only in old sentence-transformers saves.
 pub(crate) fn trunk_folder(files: &dyn FileSource) -> Result<String> {
     Ok(match entries(files)? {
-        Some(entries) => entries
-            .into_iter()
-            .next()
-            .map(|entry| entry.path)
-            .unwrap_or_default(),
+        Some(entries) => entries.into_iter().next().map(|entry| entry.path).unwrap_or_default(),
         None => String::new(),
     })
 }
 
 fn entries(files: &dyn FileSource) -> Result<Option<Vec<ModuleEntry>>> {
-    files
-        .get(MODULES)?
-        .map(|data| parse(&data, MODULES))
-        .transpose()
+    files.get(MODULES)?.map(|data| parse(&data, MODULES)).transpose()
 }
 
 fn settings(files: &dyn FileSource, trunk: &str) -> Result<Settings> {
@@ -311,15 +255,10 @@ fn settings(files: &dyn FileSource, trunk: &str) -> Result<Settings> {
     }
     let sentence: Sentence = read_optional(files, "config_sentence_transformers.json")?;
     if let Some(kind @ ("SparseEncoder" | "MultiVectorEncoder")) = sentence.model_type.as_deref() {
-        return Err(refuse(&format!(
-            "the sentence-transformers model type {kind}"
-        )));
+        return Err(refuse(&format!("the sentence-transformers model type {kind}")));
     }
-    let prompts: BTreeMap<String, String> = sentence
-        .prompts
-        .into_iter()
-        .map(|(name, text)| (name, text.unwrap_or_default()))
-        .collect();
+    let prompts: BTreeMap<String, String> =
+        sentence.prompts.into_iter().map(|(name, text)| (name, text.unwrap_or_default())).collect();
     if let Some(name) = &sentence.default_prompt_name
         && !prompts.contains_key(name)
     {
@@ -333,10 +272,7 @@ fn settings(files: &dyn FileSource, trunk: &str) -> Result<Settings> {
         prompts,
         default_prompt_name: sentence.default_prompt_name,
         include_prompt: true,
-        similarity: sentence
-            .similarity_fn_name
-            .as_deref()
-            .map_or(Ok(Similarity::Cosine), str::parse)?,
+        similarity: sentence.similarity_fn_name.as_deref().map_or(Ok(Similarity::Cosine), str::parse)?,
     })
 }
 
@@ -390,10 +326,7 @@ impl PoolingConfig {
         };
         let modes = match &self.pooling_mode {
             Some(OneOrMany::One(name)) => vec![named(name)?],
-            Some(OneOrMany::Many(names)) => names
-                .iter()
-                .map(|name| named(name))
-                .collect::<Result<_>>()?,
+            Some(OneOrMany::Many(names)) => names.iter().map(|name| named(name)).collect::<Result<_>>()?,
             None => [
                 (self.pooling_mode_cls_token, Pooling::Cls),
                 (self.pooling_mode_max_tokens, Pooling::Max),
@@ -406,11 +339,7 @@ impl PoolingConfig {
             .filter_map(|(set, mode)| set.then_some(mode))
             .collect(),
         };
-        Ok(if modes.is_empty() {
-            vec![Pooling::Mean]
-        } else {
-            modes
-        })
+        Ok(if modes.is_empty() { vec![Pooling::Mean] } else { modes })
     }
 }
 
@@ -439,10 +368,8 @@ fn sentence_embedding() -> String {
 
 impl DenseConfig {
     fn check(&self, folder: &str, input_size: usize) -> Result<(usize, usize)> {
-        let outer = self
-            .module_output_name
-            .as_ref()
-            .is_some_and(|name| *name != "sentence_embedding" && *name != "scores");
+        let outer =
+            self.module_output_name.as_ref().is_some_and(|name| *name != "sentence_embedding" && *name != "scores");
         if self.module_input_name != "sentence_embedding" || outer {
             return Err(refuse(&format!(
                 "a Dense module on {:?} (late interaction works on token_embeddings)",
@@ -470,18 +397,14 @@ impl DenseConfig {
         };
         let class = path.rsplit('.').next().unwrap_or(path);
         match class {
-            _ if !path.starts_with("torch.") => Err(refuse(&format!(
-                "the activation {path:?} of a Dense module"
-            ))),
+            _ if !path.starts_with("torch.") => Err(refuse(&format!("the activation {path:?} of a Dense module"))),
             "Identity" => Ok(Activation::Identity),
             "Tanh" => Ok(Activation::Tanh),
             "ReLU" => Ok(Activation::Relu),
             "GELU" => Ok(Activation::Gelu),
             "SiLU" => Ok(Activation::Silu),
             "Sigmoid" => Ok(Activation::Sigmoid),
-            _ => Err(refuse(&format!(
-                "the activation {path:?} of a Dense module"
-            ))),
+            _ => Err(refuse(&format!("the activation {path:?} of a Dense module"))),
         }
     }
 }
@@ -507,10 +430,7 @@ fn expect(entry: &ModuleEntry, name: &str, place: &str) -> Result<()> {
     if class(entry) == name {
         return Ok(());
     }
-    Err(refuse(&format!(
-        "{place} of {MODULES} being {} instead of {name}",
-        class(entry)
-    )))
+    Err(refuse(&format!("{place} of {MODULES} being {} instead of {name}", class(entry))))
 }
 
 fn refuse(what: &str) -> Error {
@@ -519,35 +439,20 @@ fn refuse(what: &str) -> Error {
 
 fn join(folder: &str, file: &str) -> String {
     let folder = folder.trim_end_matches('/');
-    if folder.is_empty() {
-        file.to_owned()
-    } else {
-        format!("{folder}/{file}")
-    }
+    if folder.is_empty() { file.to_owned() } else { format!("{folder}/{file}") }
 }
 
 fn parse<T: serde::de::DeserializeOwned>(data: &[u8], file: &str) -> Result<T> {
-    serde_json::from_slice(data).map_err(|error| Error::Config {
-        file: file.to_owned(),
-        message: error.to_string(),
-    })
+    serde_json::from_slice(data).map_err(|error| Error::Config { file: file.to_owned(), message: error.to_string() })
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(files: &dyn FileSource, file: &str) -> Result<T> {
     match files.get(file)? {
         Some(data) => parse(&data, file),
-        None => Err(Error::MissingFile {
-            place: files.place(),
-            file: file.to_owned(),
-        }),
+        None => Err(Error::MissingFile { place: files.place(), file: file.to_owned() }),
     }
 }
 
-fn read_optional<T: serde::de::DeserializeOwned + Default>(
-    files: &dyn FileSource,
-    file: &str,
-) -> Result<T> {
-    files
-        .get(file)?
-        .map_or_else(|| Ok(T::default()), |data| parse(&data, file))
+fn read_optional<T: serde::de::DeserializeOwned + Default>(files: &dyn FileSource, file: &str) -> Result<T> {
+    files.get(file)?.map_or_else(|| Ok(T::default()), |data| parse(&data, file))
 }

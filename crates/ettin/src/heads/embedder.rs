@@ -39,10 +39,7 @@ impl Embedder {
     /// Loads the model that `files` hold, with its chain if there is a `modules.json`.
     pub fn load(files: &ModelFiles, backend: &Backend) -> Result<Self> {
         let folder = trunk_folder(files)?;
-        let trunk = Subfolder {
-            files,
-            folder: &folder,
-        };
+        let trunk = Subfolder { files, folder: &folder };
         let config = Config::load(&trunk)?;
         let weights = Weights::open(&trunk)?;
         let parameters = Parameters::from_weights(&weights, &config, Head::None)?;
@@ -84,10 +81,7 @@ impl Embedder {
             Some(chain) => {
                 let keep_normalize = options.normalize != Some(false);
                 normalized |= keep_normalize && chain.normalizes();
-                let overrides = Overrides {
-                    pooling: options.pooling,
-                    keep_normalize,
-                };
+                let overrides = Overrides { pooling: options.pooling, keep_normalize };
                 chain.forward(&tokens, batch, skip, overrides, self.trunk.backend())?
             }
             None => {
@@ -98,17 +92,11 @@ impl Embedder {
         if let Some(size) = options.dimensions {
             let full = vectors.dim(1)?;
             if !(1..=full).contains(&size) {
-                return Err(Error::input(format!(
-                    "{size} dimensions were asked of vectors that have {full}"
-                )));
+                return Err(Error::input(format!("{size} dimensions were asked of vectors that have {full}")));
             }
             vectors = vectors.narrow(1, 0, size)?;
         }
-        if normalized {
-            normalize(&vectors)
-        } else {
-            Ok(vectors.contiguous()?)
-        }
+        if normalized { normalize(&vectors) } else { Ok(vectors.contiguous()?) }
     }
 
     /// The vector of every token, `[tokens, hidden]`: the final hidden states, or another layer's.
@@ -116,12 +104,10 @@ impl Embedder {
         let layers = self.config().layers.len();
         match layer {
             None => self.trunk.forward(batch)?.to_tensor(),
-            Some(layer) if layer <= layers => {
-                Ok(self.trunk.hidden_states(batch)?.swap_remove(layer))
+            Some(layer) if layer <= layers => Ok(self.trunk.hidden_states(batch)?.swap_remove(layer)),
+            Some(layer) => {
+                Err(Error::input(format!("layer {layer} was asked of a model with {layers}; 0 is the embedding")))
             }
-            Some(layer) => Err(Error::input(format!(
-                "layer {layer} was asked of a model with {layers}; 0 is the embedding"
-            ))),
         }
     }
 }

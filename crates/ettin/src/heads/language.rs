@@ -29,23 +29,11 @@ impl LanguageModel {
     }
 
     /// Builds the model from parameters with [`Head::Language`](weights::Head::Language).
-    pub fn build(
-        mut parameters: Parameters<'_>,
-        config: &Config,
-        backend: &Backend,
-    ) -> Result<Self> {
+    pub fn build(mut parameters: Parameters<'_>, config: &Config, backend: &Backend) -> Result<Self> {
         Ok(Self {
             head: prediction_head(&mut parameters, backend)?,
-            output: parameters
-                .output
-                .take()
-                .map(|matrix| backend.table(matrix))
-                .transpose()?,
-            bias: parameters
-                .output_bias
-                .take()
-                .map(|bias| backend.bias(bias))
-                .transpose()?,
+            output: parameters.output.take().map(|matrix| backend.table(matrix)).transpose()?,
+            bias: parameters.output_bias.take().map(|bias| backend.bias(bias)).transpose()?,
             trunk: Trunk::build(parameters, config, backend)?,
         })
     }
@@ -68,21 +56,14 @@ impl LanguageModel {
     /// The same for the next tokens of sequences whose beginnings are in `caches`; see [`Trunk::step`].
     ///
     /// With no `rows` only the caches are filled, and the tensor is `[0, vocabulary]`.
-    pub fn step(
-        &self,
-        batch: &PackedBatch,
-        caches: &mut [&mut KvCache],
-        rows: &[usize],
-    ) -> Result<Tensor> {
+    pub fn step(&self, batch: &PackedBatch, caches: &mut [&mut KvCache], rows: &[usize]) -> Result<Tensor> {
         self.project(&self.trunk.step(batch, caches)?, rows)
     }
 
     /// An empty cache for one sequence, of which a step adds at most `max_step` rows.
     pub fn cache(&self, max_step: usize) -> Result<KvCache> {
         if self.config().objective == Objective::Encoder {
-            return Err(Error::input(
-                "an encoder has no key-value cache: it sees the whole text",
-            ));
+            return Err(Error::input("an encoder has no key-value cache: it sees the whole text"));
         }
         self.trunk.cache(max_step)
     }
@@ -91,11 +72,7 @@ impl LanguageModel {
     pub fn project(&self, hidden: &Hidden, rows: &[usize]) -> Result<Tensor> {
         if rows.is_empty() {
             let shape = (0, self.config().vocab_size);
-            return Ok(Tensor::zeros(
-                shape,
-                candle_core::DType::F32,
-                &candle_core::Device::Cpu,
-            )?);
+            return Ok(Tensor::zeros(shape, candle_core::DType::F32, &candle_core::Device::Cpu)?);
         }
         let hidden = ops::head(&hidden.select(rows)?, &self.head)?;
         let table = self.output.as_ref().unwrap_or_else(|| self.trunk.table());

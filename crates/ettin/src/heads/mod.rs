@@ -46,9 +46,7 @@ struct Classifier {
 impl Classifier {
     /// The head that its parameters are looked up as.
     fn parameters(config: &Config) -> weights::Head {
-        weights::Head::Classifier {
-            outputs: config.labels.len(),
-        }
+        weights::Head::Classifier { outputs: config.labels.len() }
     }
 
     fn build(parameters: &mut Parameters<'_>, backend: &Backend) -> Result<Self> {

@@ -28,11 +28,7 @@ impl SequenceClassifier {
     }
 
     /// Builds the model from parameters with [`Head::Classifier`](crate::weights::Head::Classifier).
-    pub fn build(
-        mut parameters: Parameters<'_>,
-        config: &Config,
-        backend: &Backend,
-    ) -> Result<Self> {
+    pub fn build(mut parameters: Parameters<'_>, config: &Config, backend: &Backend) -> Result<Self> {
         Ok(Self {
             classifier: Classifier::build(&mut parameters, backend)?,
             trunk: Trunk::build(parameters, config, backend)?,
@@ -54,9 +50,7 @@ impl SequenceClassifier {
         let hidden = self.trunk.forward(batch)?;
         let pooled = match (self.config().objective, self.config().classifier_pooling) {
             (Objective::Decoder, _) => hidden.select(&self.last_rows(batch))?,
-            (Objective::Encoder, ClassifierPooling::Cls) => {
-                hidden.select(&batch.offsets()[..batch.sequences()])?
-            }
+            (Objective::Encoder, ClassifierPooling::Cls) => hidden.select(&batch.offsets()[..batch.sequences()])?,
             (Objective::Encoder, ClassifierPooling::Mean) => {
                 let pooled = Pooling::Mean.pool(&hidden.to_tensor()?, batch, None)?;
                 self.trunk.backend().hidden(&pooled)?
@@ -72,9 +66,7 @@ impl SequenceClassifier {
             .map(|index| {
                 let rows = batch.rows(index);
                 let first = rows.start;
-                rows.rev()
-                    .find(|&row| Some(batch.ids()[row]) != pad)
-                    .unwrap_or(first)
+                rows.rev().find(|&row| Some(batch.ids()[row]) != pad).unwrap_or(first)
             })
             .collect()
     }

@@ -3,9 +3,7 @@
 use candle_core::Tensor;
 
 use super::{Classifier, open};
-use crate::{
-    Config, Error, PackedBatch, Result, Trunk, files::ModelFiles, ops::Backend, params::Parameters,
-};
+use crate::{Config, Error, PackedBatch, Result, Trunk, files::ModelFiles, ops::Backend, params::Parameters};
 
 /// A trunk that scores the labels of every token.
 ///
@@ -23,11 +21,7 @@ impl TokenClassifier {
     }
 
     /// Builds the model from parameters with [`Head::Classifier`](crate::weights::Head::Classifier).
-    pub fn build(
-        mut parameters: Parameters<'_>,
-        config: &Config,
-        backend: &Backend,
-    ) -> Result<Self> {
+    pub fn build(mut parameters: Parameters<'_>, config: &Config, backend: &Backend) -> Result<Self> {
         Ok(Self {
             classifier: Classifier::build(&mut parameters, backend)?,
             trunk: Trunk::build(parameters, config, backend)?,

@@ -53,11 +53,7 @@ pub(super) struct Snapshot<'a> {
 
 impl Snapshot<'_> {
     pub(super) fn path(&self, file: &str) -> PathBuf {
-        self.repo
-            .folder
-            .join("snapshots")
-            .join(self.commit)
-            .join(file)
+        self.repo.folder.join("snapshots").join(self.commit).join(file)
     }
 
     /// Whether anything of this commit was ever cached.
@@ -75,11 +71,7 @@ impl Snapshot<'_> {
     }
 
     pub(super) fn marker(&self, file: &str) -> PathBuf {
-        self.repo
-            .folder
-            .join(".no_exist")
-            .join(self.commit)
-            .join(file)
+        self.repo.folder.join(".no_exist").join(self.commit).join(file)
     }
 
     /// Whether it is certain that the repository has no such file at this commit.
@@ -89,19 +81,11 @@ impl Snapshot<'_> {
 
     /// The repository's list of files, as Python's `snapshot_download` leaves it.
     fn tree(&self) -> Option<serde_json::Map<String, Value>> {
-        let path = self
-            .repo
-            .folder
-            .join("trees")
-            .join(format!("{}.json", self.commit));
-        let Value::Object(mut tree) = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?
-        else {
+        let path = self.repo.folder.join("trees").join(format!("{}.json", self.commit));
+        let Value::Object(mut tree) = serde_json::from_slice(&std::fs::read(path).ok()?).ok()? else {
             return None;
         };
-        match (
-            tree.get("format_version").and_then(Value::as_u64),
-            tree.remove("files"),
-        ) {
+        match (tree.get("format_version").and_then(Value::as_u64), tree.remove("files")) {
             (Some(1), Some(Value::Object(files))) => Some(files),
             _ => None,
         }
@@ -113,72 +97,43 @@ impl Snapshot<'_> {
     /// A complete snapshot is taken as it is: a file it lacks is one that the model does not have.
     pub(super) fn is_complete(&self) -> bool {
         let there = |file: &str| self.has(file) || self.is_known_absent(file);
-        self.has("config.json")
-            && there("tokenizer.json")
-            && self.has_weights()
-            && self.has_modules()
+        self.has("config.json") && there("tokenizer.json") && self.has_weights() && self.has_modules()
     }
 
     fn has_weights(&self) -> bool {
         WEIGHTS.iter().any(|form| {
             self.has(form)
                 && (!form.ends_with(".index.json")
-                    || self
-                        .listed(form, shards)
-                        .is_some_and(|all| all.iter().all(|shard| self.has(shard))))
+                    || self.listed(form, shards).is_some_and(|all| all.iter().all(|shard| self.has(shard))))
         })
     }
 
     fn has_modules(&self) -> bool {
         !self.has("modules.json")
-            || self
-                .listed("modules.json", module_folders)
-                .is_some_and(|folders| {
-                    // A module without settings (Normalize) may have no folder at all, and is then marked so.
-                    folders.iter().all(|folder| {
-                        let config = format!("{folder}/config.json");
-                        self.has(&config)
-                            || self.is_known_absent(&config)
-                            || folder.ends_with("Normalize")
-                    })
+            || self.listed("modules.json", module_folders).is_some_and(|folders| {
+                // A module without settings (Normalize) may have no folder at all, and is then marked so.
+                folders.iter().all(|folder| {
+                    let config = format!("{folder}/config.json");
+                    self.has(&config) || self.is_known_absent(&config) || folder.ends_with("Normalize")
                 })
+            })
     }
 
-    fn listed(
-        &self,
-        file: &str,
-        parse: fn(&str, &[u8]) -> Result<Vec<String>>,
-    ) -> Option<Vec<String>> {
+    fn listed(&self, file: &str, parse: fn(&str, &[u8]) -> Result<Vec<String>>) -> Option<Vec<String>> {
         let bytes = self.open(file).ok()??;
         parse(bytes.name(), &bytes).ok()
     }
 
     /// Bytes of the files this engine reads.
     pub(super) fn size(&self) -> u64 {
-        let mut files: Vec<String> = METADATA
-            .iter()
-            .chain(&WEIGHTS)
-            .map(|&file| file.to_owned())
-            .collect();
+        let mut files: Vec<String> = METADATA.iter().chain(&WEIGHTS).map(|&file| file.to_owned()).collect();
         for index in WEIGHTS.iter().filter(|form| form.ends_with(".index.json")) {
             files.extend(self.listed(index, shards).unwrap_or_default());
         }
-        for folder in self
-            .listed("modules.json", module_folders)
-            .unwrap_or_default()
-        {
-            files.extend(
-                METADATA
-                    .iter()
-                    .chain(&WEIGHTS)
-                    .map(|file| format!("{folder}/{file}")),
-            );
+        for folder in self.listed("modules.json", module_folders).unwrap_or_default() {
+            files.extend(METADATA.iter().chain(&WEIGHTS).map(|file| format!("{folder}/{file}")));
         }
-        files
-            .iter()
-            .filter_map(|file| self.path(file).metadata().ok())
-            .map(|metadata| metadata.len())
-            .sum()
+        files.iter().filter_map(|file| self.path(file).metadata().ok()).map(|metadata| metadata.len()).sum()
     }
 }
 

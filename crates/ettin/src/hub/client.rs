@@ -6,9 +6,7 @@
 
 use std::time::Duration;
 
-use ureq::http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, LOCATION, RANGE,
-};
+use ureq::http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, LOCATION, RANGE};
 use ureq::http::header::{IF_RANGE, RETRY_AFTER};
 use ureq::http::{HeaderMap, Response, Uri};
 use ureq::{Agent, Body};
@@ -37,11 +35,7 @@ pub(super) enum Failure {
 
 impl Failure {
     pub(super) fn again(error: Error) -> Self {
-        Failure::Again {
-            error,
-            after: None,
-            progressed: false,
-        }
+        Failure::Again { error, after: None, progressed: false }
     }
 }
 
@@ -97,18 +91,10 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(options: &HubOptions) -> Result<Self> {
-        let wrong = |message: String| Error::Hub {
-            url: options.endpoint.clone(),
-            message,
-        };
-        let endpoint: Uri = options
-            .endpoint
-            .parse()
-            .map_err(|error| wrong(format!("not an address: {error}")))?;
+        let wrong = |message: String| Error::Hub { url: options.endpoint.clone(), message };
+        let endpoint: Uri = options.endpoint.parse().map_err(|error| wrong(format!("not an address: {error}")))?;
         if !matches!(endpoint.scheme_str(), Some("http" | "https")) {
-            return Err(wrong(
-                "HF_ENDPOINT must begin with https:// or http://".to_owned(),
-            ));
+            return Err(wrong("HF_ENDPOINT must begin with https:// or http://".to_owned()));
         }
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
@@ -137,11 +123,7 @@ impl Client {
             let (error, after, progressed) = match attempt() {
                 Ok(value) => return Ok(value),
                 Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Again {
-                    error,
-                    after,
-                    progressed,
-                }) => (error, after, progressed),
+                Err(Failure::Again { error, after, progressed }) => (error, after, progressed),
             };
             failures = if progressed { 1 } else { failures + 1 };
             let pause = after.unwrap_or(self.backoff * 2u32.saturating_pow(failures - 1));
@@ -167,14 +149,10 @@ impl Client {
     }
 
     fn send(&self, head: bool, url: &str, from: Option<Rest<'_>>) -> Result<Reply, Failure> {
-        let wrong = |url: &Uri, message: String| Error::Hub {
-            url: without_query(url),
-            message,
-        };
-        let mut target: Uri = url.parse().map_err(|error| Error::Hub {
-            url: url.to_owned(),
-            message: format!("not an address: {error}"),
-        })?;
+        let wrong = |url: &Uri, message: String| Error::Hub { url: without_query(url), message };
+        let mut target: Uri = url
+            .parse()
+            .map_err(|error| Error::Hub { url: url.to_owned(), message: format!("not an address: {error}") })?;
         let mut identity = Identity::default();
         for _ in 0..=MAX_REDIRECTS {
             let response = self.hop(head, &target, from.as_ref())?;
@@ -187,61 +165,28 @@ impl Client {
                 if identity.own_etag.is_none() && identity.linked_etag.is_none() {
                     identity.own_etag = text(&parts.headers, ETAG.as_str());
                 }
-                let reply = Reply {
-                    url: without_query(&target),
-                    status,
-                    headers: parts.headers,
-                    body,
-                    identity,
-                };
+                let reply = Reply { url: without_query(&target), status, headers: parts.headers, body, identity };
                 return reply.checked(self.token.is_some());
             }
             let location = text(response.headers(), LOCATION.as_str());
-            let next = location
-                .as_deref()
-                .and_then(|location| resolve_location(&target, location));
-            let next = next.ok_or_else(|| {
-                wrong(
-                    &target,
-                    format!("redirects to {location:?}, which is no address"),
-                )
-            })?;
+            let next = location.as_deref().and_then(|location| resolve_location(&target, location));
+            let next = next.ok_or_else(|| wrong(&target, format!("redirects to {location:?}, which is no address")))?;
             if target.scheme_str() == Some("https") && next.scheme_str() != Some("https") {
-                return Err(wrong(
-                    &target,
-                    format!("redirects to an insecure address, {}", without_query(&next)),
-                )
-                .into());
+                return Err(
+                    wrong(&target, format!("redirects to an insecure address, {}", without_query(&next))).into()
+                );
             }
-            if head
-                && !self.is_endpoint(&next)
-                && (identity.linked_etag.is_some() || identity.own_etag.is_some())
-            {
+            if head && !self.is_endpoint(&next) && (identity.linked_etag.is_some() || identity.own_etag.is_some()) {
                 let (parts, body) = response.into_parts();
-                return Ok(Reply {
-                    url: without_query(&target),
-                    status,
-                    headers: parts.headers,
-                    body,
-                    identity,
-                });
+                return Ok(Reply { url: without_query(&target), status, headers: parts.headers, body, identity });
             }
             target = next;
         }
         Err(wrong(&target, format!("more than {MAX_REDIRECTS} redirects")).into())
     }
 
-    fn hop(
-        &self,
-        head: bool,
-        target: &Uri,
-        from: Option<&Rest<'_>>,
-    ) -> Result<Response<Body>, Failure> {
-        let mut request = if head {
-            self.agent.head(target)
-        } else {
-            self.agent.get(target)
-        };
+    fn hop(&self, head: bool, target: &Uri, from: Option<&Rest<'_>>) -> Result<Response<Body>, Failure> {
+        let mut request = if head { self.agent.head(target) } else { self.agent.get(target) };
         // Compressed in transit, a file would have neither a length to check nor a place to resume at.
         request = request.header(ACCEPT_ENCODING, "identity");
         let on_endpoint = self.is_endpoint(target);
@@ -263,47 +208,26 @@ impl Client {
                 ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
                 _ => false,
             };
-            let advice = if unreachable {
-                ": no connection? A cached model needs none"
-            } else {
-                ""
-            };
-            let error = Error::Hub {
-                url: without_query(target),
-                message: format!("{error}{advice}"),
-            };
-            if unreachable || lasting {
-                Failure::Final(error)
-            } else {
-                Failure::again(error)
-            }
+            let advice = if unreachable { ": no connection? A cached model needs none" } else { "" };
+            let error = Error::Hub { url: without_query(target), message: format!("{error}{advice}") };
+            if unreachable || lasting { Failure::Final(error) } else { Failure::again(error) }
         })
     }
 
     /// Whether an address is of the endpoint's scheme, host and port: the only place the token is for.
     fn is_endpoint(&self, target: &Uri) -> bool {
-        let port = |uri: &Uri| {
-            uri.port_u16()
-                .unwrap_or(if uri.scheme_str() == Some("https") {
-                    443
-                } else {
-                    80
-                })
-        };
+        let port = |uri: &Uri| uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
         let same_host = match (target.host(), self.endpoint.host()) {
             (Some(a), Some(b)) => a.eq_ignore_ascii_case(b),
             _ => false,
         };
-        same_host
-            && target.scheme() == self.endpoint.scheme()
-            && port(target) == port(&self.endpoint)
+        same_host && target.scheme() == self.endpoint.scheme() && port(target) == port(&self.endpoint)
     }
 }
 
 impl Identity {
     fn update(&mut self, headers: &HeaderMap) {
-        let newer =
-            |name: &str, old: &mut Option<String>| *old = text(headers, name).or(old.take());
+        let newer = |name: &str, old: &mut Option<String>| *old = text(headers, name).or(old.take());
         newer("x-repo-commit", &mut self.commit);
         newer("x-linked-etag", &mut self.linked_etag);
         newer(ETAG.as_str(), &mut self.own_etag);
@@ -316,17 +240,13 @@ impl Reply {
     fn checked(self, has_token: bool) -> Result<Self, Failure> {
         let status = self.status;
         let reason = text(&self.headers, "x-error-message");
-        let said = reason
-            .as_ref()
-            .map(|reason| format!(" ({reason})"))
-            .unwrap_or_default();
+        let said = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         let url = self.url.clone();
         match status {
             200 | 206 | 416 => match text(&self.headers, CONTENT_ENCODING.as_str()).as_deref() {
                 None | Some("identity") => Ok(self),
                 Some(encoding) => {
-                    let message =
-                        format!("sent with the encoding {encoding}, although none was accepted");
+                    let message = format!("sent with the encoding {encoding}, although none was accepted");
                     Err(Error::Hub { url, message }.into())
                 }
             },
@@ -334,46 +254,23 @@ impl Reply {
             401 | 403 => {
                 let code = self.error_code();
                 let message = match (has_token, code.as_deref()) {
-                    (_, Some("GatedRepo")) => {
-                        "the model is gated: accept its conditions on its page, and set HF_TOKEN"
-                    }
+                    (_, Some("GatedRepo")) => "the model is gated: accept its conditions on its page, and set HF_TOKEN",
                     (false, _) => {
                         "it does not exist, or is private or gated: check the name, or set HF_TOKEN \
                          (or log in with `hf auth login`)"
                     }
-                    (true, _) => {
-                        "the token is not valid or has no right to this model: check HF_TOKEN and the name"
-                    }
+                    (true, _) => "the token is not valid or has no right to this model: check HF_TOKEN and the name",
                 };
-                Err(Error::Unauthorized {
-                    url,
-                    status,
-                    message: format!("{message}{said}"),
-                }
-                .into())
+                Err(Error::Unauthorized { url, status, message: format!("{message}{said}") }.into())
             }
             408 | 429 | 500 | 502 | 503 | 504 => {
-                let what = if status == 429 {
-                    "too many requests; try again later"
-                } else {
-                    "the server is in trouble"
-                };
-                let error = Error::Hub {
-                    url,
-                    message: format!("HTTP {status}: {what}{said}"),
-                };
+                let what =
+                    if status == 429 { "too many requests; try again later" } else { "the server is in trouble" };
+                let error = Error::Hub { url, message: format!("HTTP {status}: {what}{said}") };
                 let after = number(&self.headers, RETRY_AFTER.as_str()).map(Duration::from_secs);
-                Err(Failure::Again {
-                    error,
-                    after,
-                    progressed: false,
-                })
+                Err(Failure::Again { error, after, progressed: false })
             }
-            _ => Err(Error::Hub {
-                url,
-                message: format!("HTTP {status}{said}"),
-            }
-            .into()),
+            _ => Err(Error::Hub { url, message: format!("HTTP {status}{said}") }.into()),
         }
     }
 
@@ -393,43 +290,25 @@ impl Reply {
     }
 
     fn metadata(&self) -> Result<Metadata> {
-        let Identity {
-            commit,
-            linked_etag,
-            linked_size,
-            own_etag,
-        } = &self.identity;
+        let Identity { commit, linked_etag, linked_size, own_etag } = &self.identity;
         let raw = linked_etag.as_ref().or(own_etag.as_ref());
-        let etag = raw
-            .and_then(|raw| blob_name(raw))
-            .ok_or_else(|| Error::Hub {
-                url: self.url.clone(),
-                message: "the answer has no ETag, so this is not a Hub: check HF_ENDPOINT"
-                    .to_owned(),
-            })?;
+        let etag = raw.and_then(|raw| blob_name(raw)).ok_or_else(|| Error::Hub {
+            url: self.url.clone(),
+            message: "the answer has no ETag, so this is not a Hub: check HF_ENDPOINT".to_owned(),
+        })?;
         let direct = self.status == 200;
         Ok(Metadata {
             etag,
-            strong_etag: own_etag
-                .clone()
-                .filter(|tag| direct && tag.starts_with('"')),
-            size: linked_size
-                .or_else(|| number(&self.headers, CONTENT_LENGTH.as_str()).filter(|_| direct)),
+            strong_etag: own_etag.clone().filter(|tag| direct && tag.starts_with('"')),
+            size: linked_size.or_else(|| number(&self.headers, CONTENT_LENGTH.as_str()).filter(|_| direct)),
             commit: commit.clone(),
         })
     }
 
     /// The blob name by which the endpoint knows what it sends now, if it says so.
     pub(super) fn blob_name(&self) -> Option<String> {
-        let Identity {
-            linked_etag,
-            own_etag,
-            ..
-        } = &self.identity;
-        linked_etag
-            .as_ref()
-            .or(own_etag.as_ref())
-            .and_then(|raw| blob_name(raw))
+        let Identity { linked_etag, own_etag, .. } = &self.identity;
+        linked_etag.as_ref().or(own_etag.as_ref()).and_then(|raw| blob_name(raw))
     }
 
     /// The first byte of the file that the body holds, and the file's whole length where it is said.
@@ -461,12 +340,7 @@ impl Reply {
             .into_with_config()
             .limit(LIMIT)
             .read_to_vec()
-            .map_err(|error| {
-                Failure::again(Error::Hub {
-                    url,
-                    message: error.to_string(),
-                })
-            })
+            .map_err(|error| Failure::again(Error::Hub { url, message: error.to_string() }))
     }
 }
 
@@ -474,26 +348,14 @@ impl Reply {
 fn blob_name(etag: &str) -> Option<String> {
     let bare = etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"');
     let fine = |c: char| {
-        if c.is_ascii_alphanumeric() || "-_.".contains(c) {
-            c
-        } else {
-            '-'
-        }
+        if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }
     };
     let name: String = bare.chars().map(fine).collect();
-    (!name.is_empty()
-        && name.len() <= 128
-        && !name.starts_with('.')
-        && !name.ends_with(".incomplete"))
-    .then_some(name)
+    (!name.is_empty() && name.len() <= 128 && !name.starts_with('.') && !name.ends_with(".incomplete")).then_some(name)
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
-    headers
-        .get(name)?
-        .to_str()
-        .ok()
-        .map(|value| value.trim().to_owned())
+    headers.get(name)?.to_str().ok().map(|value| value.trim().to_owned())
 }
 
 fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
@@ -516,29 +378,18 @@ fn resolve_location(base: &Uri, location: &str) -> Option<Uri> {
     } else if location.starts_with('/') {
         format!("{}{location}", origin()?)
     } else {
-        let folder = base
-            .path()
-            .rsplit_once('/')
-            .map_or("", |(folder, _)| folder);
+        let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
         format!("{}{folder}/{location}", origin()?)
     };
     let uri: Uri = absolute.parse().ok()?;
-    matches!(uri.scheme_str(), Some("http" | "https"))
-        .then_some(uri)
-        .filter(|uri| uri.host().is_some())
+    matches!(uri.scheme_str(), Some("http" | "https")).then_some(uri).filter(|uri| uri.host().is_some())
 }
 
 /// Percent-encodes one part of a path, `/` included unless it is kept.
 pub(super) fn encoded(part: &str, keep_slashes: bool) -> String {
-    let plain = |byte: u8| {
-        byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) || (keep_slashes && byte == b'/')
-    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) || (keep_slashes && byte == b'/');
     let encode = |byte: u8| {
-        if plain(byte) {
-            char::from(byte).to_string()
-        } else {
-            format!("%{byte:02X}")
-        }
+        if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
     };
     part.bytes().map(encode).collect()
 }
@@ -581,9 +432,6 @@ mod tests {
     #[test]
     fn addresses_encode_what_is_not_plain() {
         assert_eq!(encoded("refs/pr/1", false), "refs%2Fpr%2F1");
-        assert_eq!(
-            encoded("1_Pooling/a b#?.json", true),
-            "1_Pooling/a%20b%23%3F.json"
-        );
+        assert_eq!(encoded("1_Pooling/a b#?.json", true), "1_Pooling/a%20b%23%3F.json");
     }
 }

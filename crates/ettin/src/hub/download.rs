@@ -49,41 +49,20 @@ struct Sibling {
 
 impl Download {
     /// Asks the Hub for the list of files and fetches all that are not weights.
-    pub(super) fn start(
-        cache: &RepoCache,
-        id: &str,
-        revision: &str,
-        options: &HubOptions,
-    ) -> Result<Self> {
+    pub(super) fn start(cache: &RepoCache, id: &str, revision: &str, options: &HubOptions) -> Result<Self> {
         let client = Client::new(options)?;
         let (commit, files) = match list(&client, id, revision, options)? {
-            Some(info) => (
-                info.sha,
-                Some(
-                    info.siblings
-                        .into_iter()
-                        .map(|file| file.rfilename)
-                        .collect(),
-                ),
-            ),
+            Some(info) => (info.sha, Some(info.siblings.into_iter().map(|file| file.rfilename).collect())),
             None => (commit_of_config(&client, id, revision, options)?, None),
         };
         if !is_commit(&commit) || (is_commit(revision) && !commit.eq_ignore_ascii_case(revision)) {
             return Err(Error::Hub {
                 url: options.endpoint.clone(),
-                message: format!(
-                    "answers with the commit {commit:?} when asked for {revision} of {id}"
-                ),
+                message: format!("answers with the commit {commit:?} when asked for {revision} of {id}"),
             });
         }
-        let download = Self {
-            client,
-            cache: cache.clone(),
-            options: options.clone(),
-            id: id.to_owned(),
-            commit,
-            files,
-        };
+        let download =
+            Self { client, cache: cache.clone(), options: options.clone(), id: id.to_owned(), commit, files };
         download.fetch_metadata()?;
         cache.write_ref(revision, &download.commit)?;
         Ok(download)
@@ -158,11 +137,7 @@ impl Download {
             if !self.fetch(&file)? {
                 continue;
             }
-            if let Some(index) = self
-                .snapshot()
-                .open(&file)?
-                .filter(|_| form.ends_with(".index.json"))
-            {
+            if let Some(index) = self.snapshot().open(&file)?.filter(|_| form.ends_with(".index.json")) {
                 for shard in shards(index.name(), &index)? {
                     let shard = format!("{prefix}{shard}");
                     if !self.fetch(&shard)? {
@@ -178,17 +153,8 @@ impl Download {
 }
 
 /// The repository's commit and files; `None` if the endpoint has no such list, as a plain mirror may not.
-fn list(
-    client: &Client,
-    id: &str,
-    revision: &str,
-    options: &HubOptions,
-) -> Result<Option<ModelInfo>> {
-    let url = format!(
-        "{}/api/models/{id}/revision/{}",
-        options.endpoint,
-        encoded(revision, false)
-    );
+fn list(client: &Client, id: &str, revision: &str, options: &HubOptions) -> Result<Option<ModelInfo>> {
+    let url = format!("{}/api/models/{id}/revision/{}", options.endpoint, encoded(revision, false));
     client.retrying(|| {
         let reply = client.get(&url, None)?;
         if reply.status == 404 {
@@ -207,52 +173,29 @@ fn list(
 }
 
 /// The commit of a revision by way of the file that every model has.
-fn commit_of_config(
-    client: &Client,
-    id: &str,
-    revision: &str,
-    options: &HubOptions,
-) -> Result<String> {
+fn commit_of_config(client: &Client, id: &str, revision: &str, options: &HubOptions) -> Result<String> {
     let url = file_url(options, id, revision, "config.json");
-    let metadata = client
-        .head(&url)?
-        .ok_or_else(|| not_found(id, revision, false))?;
+    let metadata = client.head(&url)?.ok_or_else(|| not_found(id, revision, false))?;
     let own = is_commit(revision).then(|| revision.to_owned());
     metadata.commit.or(own).ok_or_else(|| Error::Hub {
         url,
-        message: "the answer has no X-Repo-Commit, so this is not a Hub: check HF_ENDPOINT"
-            .to_owned(),
+        message: "the answer has no X-Repo-Commit, so this is not a Hub: check HF_ENDPOINT".to_owned(),
     })
 }
 
 fn not_found(id: &str, revision: &str, revision_only: bool) -> Error {
     if revision_only {
-        let message =
-            format!("see {id} on the Hub for its branches and tags, or leave the revision out");
-        return Error::NotFound {
-            what: format!("revision {revision} of {id}"),
-            message,
-        };
+        let message = format!("see {id} on the Hub for its branches and tags, or leave the revision out");
+        return Error::NotFound { what: format!("revision {revision} of {id}"), message };
     }
-    let message = match Suite::get()
-        .suggest(id)
-        .filter(|_| Suite::get().find(id).is_none())
-    {
+    let message = match Suite::get().suggest(id).filter(|_| Suite::get().find(id).is_none()) {
         Some(name) => format!("did you mean {name}?"),
         None => "check the name; if the model is private, set HF_TOKEN".to_owned(),
     };
-    Error::NotFound {
-        what: format!("model {id} (revision {revision})"),
-        message,
-    }
+    Error::NotFound { what: format!("model {id} (revision {revision})"), message }
 }
 
 /// Where the endpoint serves a file.
 pub(super) fn file_url(options: &HubOptions, id: &str, revision: &str, file: &str) -> String {
-    format!(
-        "{}/{id}/resolve/{}/{}",
-        options.endpoint,
-        encoded(revision, false),
-        encoded(file, true)
-    )
+    format!("{}/{id}/resolve/{}/{}", options.endpoint, encoded(revision, false), encoded(file, true))
 }

@@ -6,21 +6,15 @@ use super::HubOptions;
 use super::cache::RepoCache;
 use crate::{Error, Result};
 
-pub(super) const REASON: Option<&str> = Some(
-    "this build cannot download (it lacks the feature `hub`): fetch the model with another tool first",
-);
+pub(super) const REASON: Option<&str> =
+    Some("this build cannot download (it lacks the feature `hub`): fetch the model with another tool first");
 
 /// Never constructed: every way to a download is refused for [`REASON`] first.
 #[derive(Debug)]
 pub(super) struct Download(Infallible);
 
 impl Download {
-    pub(super) fn start(
-        _: &RepoCache,
-        id: &str,
-        revision: &str,
-        options: &HubOptions,
-    ) -> Result<Self> {
+    pub(super) fn start(_: &RepoCache, id: &str, revision: &str, options: &HubOptions) -> Result<Self> {
         Err(Error::NotCached {
             model: id.to_owned(),
             what: revision.to_owned(),

@@ -6,12 +6,8 @@ use crate::files::check_name;
 use crate::{Error, Result};
 
 /// Weights at the root of a model (or of a module's folder), the preferred form first.
-pub(super) const WEIGHTS: [&str; 4] = [
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-];
+pub(super) const WEIGHTS: [&str; 4] =
+    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 /// Everything but weights that a model may have at its root, or a sentence-transformers module in its folder.
 pub(super) const METADATA: [&str; 12] = [
@@ -31,21 +27,12 @@ pub(super) const METADATA: [&str; 12] = [
 
 /// The folders of a sentence-transformers chain, the root left out.
 pub(super) fn module_folders(name: &str, modules: &[u8]) -> Result<Vec<String>> {
-    let wrong = |message: &str| Error::Config {
-        file: name.to_owned(),
-        message: message.to_owned(),
-    };
-    let value: Value =
-        serde_json::from_slice(modules).map_err(|error| wrong(&error.to_string()))?;
-    let modules = value
-        .as_array()
-        .ok_or_else(|| wrong("a list of modules is expected"))?;
+    let wrong = |message: &str| Error::Config { file: name.to_owned(), message: message.to_owned() };
+    let value: Value = serde_json::from_slice(modules).map_err(|error| wrong(&error.to_string()))?;
+    let modules = value.as_array().ok_or_else(|| wrong("a list of modules is expected"))?;
     let mut folders = Vec::new();
     for module in modules {
-        let path = module
-            .get("path")
-            .and_then(Value::as_str)
-            .ok_or_else(|| wrong("a module has no path"))?;
+        let path = module.get("path").and_then(Value::as_str).ok_or_else(|| wrong("a module has no path"))?;
         let path = path.trim_end_matches('/');
         if !path.is_empty() {
             check_name(path)?;
@@ -57,20 +44,12 @@ pub(super) fn module_folders(name: &str, modules: &[u8]) -> Result<Vec<String>> 
 
 /// The shards that an index lists, each once, in order of their names.
 pub(super) fn shards(name: &str, index: &[u8]) -> Result<Vec<String>> {
-    let wrong = |message: &str| Error::Config {
-        file: name.to_owned(),
-        message: message.to_owned(),
-    };
+    let wrong = |message: &str| Error::Config { file: name.to_owned(), message: message.to_owned() };
     let value: Value = serde_json::from_slice(index).map_err(|error| wrong(&error.to_string()))?;
-    let map = value
-        .get("weight_map")
-        .and_then(Value::as_object)
-        .ok_or_else(|| wrong("it has no weight_map"))?;
+    let map = value.get("weight_map").and_then(Value::as_object).ok_or_else(|| wrong("it has no weight_map"))?;
     let mut shards = Vec::new();
     for shard in map.values() {
-        let shard = shard
-            .as_str()
-            .ok_or_else(|| wrong("a shard's name is not a string"))?;
+        let shard = shard.as_str().ok_or_else(|| wrong("a shard's name is not a string"))?;
         check_name(shard)?;
         shards.push(shard.to_owned());
     }
@@ -95,27 +74,16 @@ mod tests {
             b"[]",
             b"{",
         ] {
-            assert!(
-                shards("index", bad).is_err(),
-                "{}",
-                String::from_utf8_lossy(bad)
-            );
+            assert!(shards("index", bad).is_err(), "{}", String::from_utf8_lossy(bad));
         }
     }
 
     #[test]
     fn module_folders_leave_out_the_root_and_stay_inside() {
         let modules = br#"[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense/"}]"#;
-        assert_eq!(
-            module_folders("modules.json", modules).unwrap(),
-            ["1_Pooling", "2_Dense"]
-        );
+        assert_eq!(module_folders("modules.json", modules).unwrap(), ["1_Pooling", "2_Dense"]);
         for bad in [&br#"[{"path": "../x"}]"#[..], br#"[{}]"#, br#"{}"#, b"["] {
-            assert!(
-                module_folders("modules.json", bad).is_err(),
-                "{}",
-                String::from_utf8_lossy(bad)
-            );
+            assert!(module_folders("modules.json", bad).is_err(), "{}", String::from_utf8_lossy(bad));
         }
     }
 }

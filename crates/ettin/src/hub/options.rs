@@ -79,31 +79,17 @@ impl HubOptions {
 
     /// [`HubOptions::from_env`] with another source of variables.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Self {
-        let text = |name: &str| {
-            lookup(name)
-                .map(|value| value.trim().to_owned())
-                .filter(|value| !value.is_empty())
-        };
+        let text = |name: &str| lookup(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
         let flag = |name: &str| text(name).is_some_and(|value| is_true(&value));
-        let user = text("HOME")
-            .map(PathBuf::from)
-            .or_else(std::env::home_dir)
-            .unwrap_or_default();
+        let user = text("HOME").map(PathBuf::from).or_else(std::env::home_dir).unwrap_or_default();
         let path = |name: &str| text(name).map(|value| expand_home(&value, &user));
 
-        let home = path("HF_HOME").unwrap_or_else(|| {
-            path("XDG_CACHE_HOME")
-                .unwrap_or_else(|| user.join(".cache"))
-                .join("huggingface")
-        });
-        let cache = path("HF_HUB_CACHE")
-            .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
-            .unwrap_or_else(|| home.join("hub"));
+        let home = path("HF_HOME")
+            .unwrap_or_else(|| path("XDG_CACHE_HOME").unwrap_or_else(|| user.join(".cache")).join("huggingface"));
+        let cache = path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE")).unwrap_or_else(|| home.join("hub"));
         let token = || {
             let file = path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
-            text("HF_TOKEN")
-                .or_else(|| text("HUGGING_FACE_HUB_TOKEN"))
-                .or_else(|| token_in(&file))
+            text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(|| token_in(&file))
         };
         let mut options = Self::new(cache);
         if let Some(endpoint) = text("HF_ENDPOINT") {
@@ -112,14 +98,9 @@ impl HubOptions {
         if !flag("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
             options.token = token();
         }
-        options.offline = text("HF_HUB_OFFLINE")
-            .or_else(|| text("TRANSFORMERS_OFFLINE"))
-            .is_some_and(|v| is_true(&v));
+        options.offline = text("HF_HUB_OFFLINE").or_else(|| text("TRANSFORMERS_OFFLINE")).is_some_and(|v| is_true(&v));
         options.symlinks = !flag("HF_HUB_DISABLE_SYMLINKS");
-        if let Some(seconds) = text("HF_HUB_DOWNLOAD_TIMEOUT")
-            .and_then(|value| value.parse().ok())
-            .filter(|&s| s > 0)
-        {
+        if let Some(seconds) = text("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|value| value.parse().ok()).filter(|&s| s > 0) {
             options.timeout = Duration::from_secs(seconds);
         }
         options
@@ -142,9 +123,7 @@ impl fmt::Debug for HubOptions {
 }
 
 fn is_true(value: &str) -> bool {
-    ["1", "on", "yes", "true"]
-        .iter()
-        .any(|word| value.eq_ignore_ascii_case(word))
+    ["1", "on", "yes", "true"].iter().any(|word| value.eq_ignore_ascii_case(word))
 }
 
 fn expand_home(value: &str, user: &Path) -> PathBuf {
@@ -175,31 +154,12 @@ mod tests {
     fn the_cache_folder_is_the_one_python_uses() {
         for (variables, cache) in [
             (&[("HOME", "/home/u")][..], "/home/u/.cache/huggingface/hub"),
-            (
-                &[("HOME", "/home/u"), ("XDG_CACHE_HOME", "/x")],
-                "/x/huggingface/hub",
-            ),
+            (&[("HOME", "/home/u"), ("XDG_CACHE_HOME", "/x")], "/x/huggingface/hub"),
             (&[("HOME", "/home/u"), ("HF_HOME", "/hf")], "/hf/hub"),
-            (
-                &[("HOME", "/home/u"), ("HF_HOME", "~/hf")],
-                "/home/u/hf/hub",
-            ),
-            (
-                &[("HOME", "/home/u"), ("HF_HOME", "")],
-                "/home/u/.cache/huggingface/hub",
-            ),
-            (
-                &[("HF_HOME", "/hf"), ("HUGGINGFACE_HUB_CACHE", "/old")],
-                "/old",
-            ),
-            (
-                &[
-                    ("HF_HOME", "/hf"),
-                    ("HUGGINGFACE_HUB_CACHE", "/old"),
-                    ("HF_HUB_CACHE", "/new"),
-                ],
-                "/new",
-            ),
+            (&[("HOME", "/home/u"), ("HF_HOME", "~/hf")], "/home/u/hf/hub"),
+            (&[("HOME", "/home/u"), ("HF_HOME", "")], "/home/u/.cache/huggingface/hub"),
+            (&[("HF_HOME", "/hf"), ("HUGGINGFACE_HUB_CACHE", "/old")], "/old"),
+            (&[("HF_HOME", "/hf"), ("HUGGINGFACE_HUB_CACHE", "/old"), ("HF_HUB_CACHE", "/new")], "/new"),
         ] {
             assert_eq!(options(variables).cache, Path::new(cache), "{variables:?}");
         }
@@ -208,28 +168,15 @@ mod tests {
     #[test]
     fn the_endpoint_loses_its_last_slash() {
         assert_eq!(options(&[]).endpoint, "https://huggingface.co");
-        assert_eq!(
-            options(&[("HF_ENDPOINT", "http://mirror:8080/")]).endpoint,
-            "http://mirror:8080"
-        );
+        assert_eq!(options(&[("HF_ENDPOINT", "http://mirror:8080/")]).endpoint, "http://mirror:8080");
     }
 
     #[test]
     fn offline_takes_the_words_python_takes() {
-        for (value, offline) in [
-            ("1", true),
-            ("ON", true),
-            ("yes", true),
-            ("True", true),
-            ("0", false),
-            ("", false),
-            ("no", false),
-        ] {
-            assert_eq!(
-                options(&[("HF_HUB_OFFLINE", value)]).offline,
-                offline,
-                "{value:?}"
-            );
+        for (value, offline) in
+            [("1", true), ("ON", true), ("yes", true), ("True", true), ("0", false), ("", false), ("no", false)]
+        {
+            assert_eq!(options(&[("HF_HUB_OFFLINE", value)]).offline, offline, "{value:?}");
         }
         assert!(options(&[("TRANSFORMERS_OFFLINE", "1")]).offline);
     }
@@ -240,29 +187,13 @@ mod tests {
         let place = home.path().to_str().unwrap();
         assert_eq!(options(&[("HF_HOME", place)]).token, None);
         std::fs::write(home.path().join("token"), "hf_file\n").unwrap();
-        assert_eq!(
-            options(&[("HF_HOME", place)]).token.as_deref(),
-            Some("hf_file")
-        );
-        assert_eq!(
-            options(&[("HF_HOME", place), ("HF_TOKEN", "hf_env\n")])
-                .token
-                .as_deref(),
-            Some("hf_env")
-        );
-        assert_eq!(
-            options(&[("HF_HOME", place), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]).token,
-            None
-        );
+        assert_eq!(options(&[("HF_HOME", place)]).token.as_deref(), Some("hf_file"));
+        assert_eq!(options(&[("HF_HOME", place), ("HF_TOKEN", "hf_env\n")]).token.as_deref(), Some("hf_env"));
+        assert_eq!(options(&[("HF_HOME", place), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]).token, None);
         let other = home.path().join("other");
         std::fs::write(&other, "hf_other").unwrap();
         let path = other.to_str().unwrap();
-        assert_eq!(
-            options(&[("HF_HOME", place), ("HF_TOKEN_PATH", path)])
-                .token
-                .as_deref(),
-            Some("hf_other")
-        );
+        assert_eq!(options(&[("HF_HOME", place), ("HF_TOKEN_PATH", path)]).token.as_deref(), Some("hf_other"));
     }
 
     #[test]

@@ -23,16 +23,9 @@ pub(crate) struct HubFiles {
 
 impl HubFiles {
     /// Looks the revision up in the cache.
-    pub(super) fn new(
-        id: &str,
-        entry: Option<&Entry>,
-        revision: Option<&str>,
-        options: &HubOptions,
-    ) -> Self {
+    pub(super) fn new(id: &str, entry: Option<&Entry>, revision: Option<&str>, options: &HubOptions) -> Self {
         let cache = RepoCache::new(&options.cache, id);
-        let target = revision
-            .or_else(|| entry.and_then(Entry::commit))
-            .unwrap_or("main");
+        let target = revision.or_else(|| entry.and_then(Entry::commit)).unwrap_or("main");
         let ask_anew = options.refresh && !options.offline && !is_commit(target);
         let commit = (!ask_anew).then(|| cached_commit(&cache, entry, revision));
         Self {
@@ -67,12 +60,7 @@ impl HubFiles {
 
     pub(crate) fn require(&self, file: &str) -> Result<Option<FileData>> {
         match self.get(file)? {
-            None if !self
-                .snapshot()
-                .is_some_and(|snapshot| snapshot.is_known_absent(file)) =>
-            {
-                self.fetch(file)
-            }
+            None if !self.snapshot().is_some_and(|snapshot| snapshot.is_known_absent(file)) => self.fetch(file),
             found => Ok(found),
         }
     }
@@ -86,21 +74,14 @@ impl HubFiles {
     }
 
     pub(crate) fn download(&self) -> Result<()> {
-        if self
-            .snapshot()
-            .is_some_and(|snapshot| snapshot.is_complete())
-        {
+        if self.snapshot().is_some_and(|snapshot| snapshot.is_complete()) {
             return Ok(());
         }
         self.with_download("", Download::fetch_all)
     }
 
     /// Runs an action on the download, which is started at its first use; one at a time.
-    fn with_download<T>(
-        &self,
-        file: &str,
-        action: impl FnOnce(&Download) -> Result<T>,
-    ) -> Result<T> {
+    fn with_download<T>(&self, file: &str, action: impl FnOnce(&Download) -> Result<T>) -> Result<T> {
         let offline = "offline mode is on: unset HF_HUB_OFFLINE (or --offline), or fetch it with `pull` first";
         if let Some(reason) = self.options.offline.then_some(offline).or(download::REASON) {
             let revision = self.commit().unwrap_or(&self.revision);
@@ -109,18 +90,10 @@ impl HubFiles {
             } else {
                 revision.to_owned()
             };
-            return Err(Error::NotCached {
-                model: self.id.clone(),
-                what,
-                cache: self.options.cache.clone(),
-                reason,
-            });
+            return Err(Error::NotCached { model: self.id.clone(), what, cache: self.options.cache.clone(), reason });
         }
         // A panic in a progress callback poisons the lock; what it guards is replaced as a whole, so it stays valid.
-        let mut slot = self
-            .download
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut slot = self.download.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if slot.is_none() {
             // The commit, once known, is what all later files come from, wherever the branch has gone meanwhile.
             let revision = self.commit().unwrap_or(&self.revision);
@@ -147,31 +120,16 @@ impl HubFiles {
 }
 
 /// The commit to read from the cache: the first candidate that is complete, or else that has anything.
-fn cached_commit(
-    cache: &RepoCache,
-    entry: Option<&Entry>,
-    revision: Option<&str>,
-) -> Option<String> {
-    let known = || {
-        entry
-            .into_iter()
-            .flat_map(Entry::known_commits)
-            .map(str::to_owned)
-    };
+fn cached_commit(cache: &RepoCache, entry: Option<&Entry>, revision: Option<&str>) -> Option<String> {
+    let known = || entry.into_iter().flat_map(Entry::known_commits).map(str::to_owned);
     let main = || cache.commit("main").into_iter();
     let candidates: Vec<String> = match revision {
         None => known().chain(main()).collect(),
         Some("main") => main().chain(known()).collect(),
         Some(revision) => cache.commit(revision).into_iter().collect(),
     };
-    let found = |fits: &dyn Fn(Snapshot<'_>) -> bool| {
-        candidates
-            .iter()
-            .find(|commit| fits(cache.snapshot(commit)))
-    };
-    found(&|snapshot| snapshot.is_complete())
-        .or_else(|| found(&|snapshot| snapshot.exists()))
-        .cloned()
+    let found = |fits: &dyn Fn(Snapshot<'_>) -> bool| candidates.iter().find(|commit| fits(cache.snapshot(commit)));
+    found(&|snapshot| snapshot.is_complete()).or_else(|| found(&|snapshot| snapshot.exists())).cloned()
 }
 
 /// What the cache holds of a model.
@@ -191,9 +149,5 @@ pub fn cached(entry: &Entry, revision: Option<&str>, options: &HubOptions) -> Op
     let cache = RepoCache::new(&options.cache, entry.hub_id());
     let commit = cached_commit(&cache, Some(entry), revision)?;
     let snapshot = cache.snapshot(&commit);
-    Some(Cached {
-        complete: snapshot.is_complete(),
-        bytes: snapshot.size(),
-        commit: commit.clone(),
-    })
+    Some(Cached { complete: snapshot.is_complete(), bytes: snapshot.size(), commit: commit.clone() })
 }

@@ -30,9 +30,7 @@ pub fn resolve(spec: &str, revision: Option<&str>, options: &HubOptions) -> Resu
     if !spec.is_empty() && Path::new(spec).exists() {
         return match revision {
             None => ModelFiles::folder(spec),
-            Some(revision) => Err(Error::input(format!(
-                "{spec} is a local path and has no revision {revision}"
-            ))),
+            Some(revision) => Err(Error::input(format!("{spec} is a local path and has no revision {revision}"))),
         };
     }
     if looks_like_a_path(spec) {
@@ -42,9 +40,7 @@ pub fn resolve(spec: &str, revision: Option<&str>, options: &HubOptions) -> Resu
         (Some((name, own)), None) => (name, Some(own)),
         (Some((name, own)), Some(given)) if own == given => (name, Some(own)),
         (Some((_, own)), Some(given)) => {
-            return Err(Error::input(format!(
-                "{spec} names the revision {own}, but {given} is asked for too"
-            )));
+            return Err(Error::input(format!("{spec} names the revision {own}, but {given} is asked for too")));
         }
         (None, revision) => (spec, revision),
     };
@@ -57,10 +53,7 @@ pub fn resolve(spec: &str, revision: Option<&str>, options: &HubOptions) -> Resu
         None if is_hub_id(name) => name,
         None => return Err(unknown(name)),
     };
-    Ok(ModelFiles::hub(
-        id,
-        HubFiles::new(id, entry, revision, options),
-    ))
+    Ok(ModelFiles::hub(id, HubFiles::new(id, entry, revision, options)))
 }
 
 fn looks_like_a_path(spec: &str) -> bool {
@@ -77,18 +70,13 @@ fn looks_like_a_path(spec: &str) -> bool {
 fn is_hub_id(name: &str) -> bool {
     let fine = |part: &str| {
         !part.is_empty()
-            && part
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
             && !part.starts_with(['-', '.'])
             && !part.ends_with(['-', '.'])
             && !part.contains("--")
             && !part.contains("..")
     };
-    name.len() <= 96
-        && name
-            .split_once('/')
-            .is_some_and(|(organisation, name)| fine(organisation) && fine(name))
+    name.len() <= 96 && name.split_once('/').is_some_and(|(organisation, name)| fine(organisation) && fine(name))
 }
 
 /// Refuses what git would refuse as the name of a branch or tag, above all what would leave the folder `refs`.
@@ -98,24 +86,16 @@ fn check_revision(revision: &str) -> Result<()> {
     if revision.split('/').all(fine) && !revision.contains("..") && !revision.contains(odd) {
         Ok(())
     } else {
-        Err(Error::input(format!(
-            "{revision:?} cannot be a revision: give a branch, a tag or a commit"
-        )))
+        Err(Error::input(format!("{revision:?} cannot be a revision: give a branch, a tag or a commit")))
     }
 }
 
 fn unknown(name: &str) -> Error {
     let hint = match Suite::get().suggest(name) {
         Some(suggestion) => format!(": did you mean {suggestion}?"),
-        None => {
-            ": give a name that `models` lists, a Hub id (organisation/name), or a local folder"
-                .to_owned()
-        }
+        None => ": give a name that `models` lists, a Hub id (organisation/name), or a local folder".to_owned(),
     };
-    Error::UnknownModel {
-        name: name.to_owned(),
-        hint,
-    }
+    Error::UnknownModel { name: name.to_owned(), hint }
 }
 
 #[cfg(test)]
@@ -134,30 +114,15 @@ mod tests {
 
     #[test]
     fn names_ids_and_revisions() {
-        assert_eq!(
-            place("dec-from-enc-68m", None),
-            "jhu-clsp/ettin-dec-from-enc-68m@main: f"
-        );
-        assert_eq!(
-            place("encoder-17m@step5", None),
-            "jhu-clsp/ettin-encoder-17m@step5: f"
-        );
-        assert_eq!(
-            place("encoder-17m@step5", Some("step5")),
-            "jhu-clsp/ettin-encoder-17m@step5: f"
-        );
-        assert_eq!(
-            place("org/name", Some("refs/pr/1")),
-            "org/name@refs/pr/1: f"
-        );
+        assert_eq!(place("dec-from-enc-68m", None), "jhu-clsp/ettin-dec-from-enc-68m@main: f");
+        assert_eq!(place("encoder-17m@step5", None), "jhu-clsp/ettin-encoder-17m@step5: f");
+        assert_eq!(place("encoder-17m@step5", Some("step5")), "jhu-clsp/ettin-encoder-17m@step5: f");
+        assert_eq!(place("org/name", Some("refs/pr/1")), "org/name@refs/pr/1: f");
         assert_eq!(
             place("encoder-17m", None),
             "jhu-clsp/ettin-encoder-17m@987607455c61e7a5bbc85f7758e0512ea6d0ae4c: f"
         );
-        assert_eq!(
-            place("encoder-17m", Some("main")),
-            "jhu-clsp/ettin-encoder-17m@main: f"
-        );
+        assert_eq!(place("encoder-17m", Some("main")), "jhu-clsp/ettin-encoder-17m@main: f");
     }
 
     #[test]
@@ -172,39 +137,21 @@ mod tests {
             ("org/a--b", "organisation/name"),
         ] {
             let error = resolve(spec, None, &options()).unwrap_err();
-            assert!(
-                matches!(error, Error::UnknownModel { .. }),
-                "{spec}: {error}"
-            );
+            assert!(matches!(error, Error::UnknownModel { .. }), "{spec}: {error}");
             assert!(error.to_string().contains(advice), "{spec}: {error}");
         }
-        for spec in [
-            "./gone",
-            "../gone",
-            "/gone/model",
-            "gone/model.safetensors",
-            "~/gone",
-        ] {
-            assert!(
-                matches!(resolve(spec, None, &options()), Err(Error::Io { .. })),
-                "{spec}"
-            );
+        for spec in ["./gone", "../gone", "/gone/model", "gone/model.safetensors", "~/gone"] {
+            assert!(matches!(resolve(spec, None, &options()), Err(Error::Io { .. })), "{spec}");
         }
     }
 
     #[test]
     fn revisions_that_leave_refs_are_refused() {
-        for revision in [
-            "", "../x", "a/../b", "/a", "a//b", "a/", ".hidden", "a\\b", "a b", "a\nb", "a:b",
-            "x.lock",
-        ] {
+        for revision in ["", "../x", "a/../b", "/a", "a//b", "a/", ".hidden", "a\\b", "a b", "a\nb", "a:b", "x.lock"] {
             let error = resolve("encoder-17m", Some(revision), &options()).unwrap_err();
             assert!(matches!(error, Error::Input(_)), "{revision:?}: {error}");
         }
-        assert!(matches!(
-            resolve("encoder-17m@a", Some("b"), &options()),
-            Err(Error::Input(_))
-        ));
+        assert!(matches!(resolve("encoder-17m@a", Some("b"), &options()), Err(Error::Input(_))));
     }
 
     #[test]
@@ -212,9 +159,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let spec = folder.path().to_str().unwrap();
         assert_eq!(resolve(spec, None, &options()).unwrap().name(), spec);
-        assert!(matches!(
-            resolve(spec, Some("main"), &options()),
-            Err(Error::Input(_))
-        ));
+        assert!(matches!(resolve(spec, Some("main"), &options()), Err(Error::Input(_))));
     }
 }

@@ -10,10 +10,7 @@ impl RepoCache {
     /// The lock that guards the blob of that name, shared with Python.
     pub(super) fn lock_path(&self, etag: &str) -> PathBuf {
         let repo = self.folder.file_name().unwrap_or_default();
-        self.folder
-            .with_file_name(".locks")
-            .join(repo)
-            .join(format!("{etag}.lock"))
+        self.folder.with_file_name(".locks").join(repo).join(format!("{etag}.lock"))
     }
 
     pub(super) fn blob_path(&self, etag: &str) -> PathBuf {
@@ -43,8 +40,6 @@ impl Snapshot<'_> {
 }
 
 pub(super) fn create_parent(path: &Path) -> Result<()> {
-    let parent = path
-        .parent()
-        .ok_or_else(|| Error::io(path)(io::ErrorKind::InvalidInput.into()))?;
+    let parent = path.parent().ok_or_else(|| Error::io(path)(io::ErrorKind::InvalidInput.into()))?;
     std::fs::create_dir_all(parent).map_err(Error::io(parent))
 }

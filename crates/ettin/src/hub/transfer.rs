@@ -47,15 +47,8 @@ impl Transfer<'_> {
             let Some(metadata) = self.client.head(&url)? else {
                 return Ok(false);
             };
-            if let Some(other) = metadata
-                .commit
-                .as_ref()
-                .filter(|other| !other.eq_ignore_ascii_case(self.commit))
-            {
-                return Err(self.wrong(
-                    &url,
-                    format!("sends the commit {other}, not {}", self.commit),
-                ));
+            if let Some(other) = metadata.commit.as_ref().filter(|other| !other.eq_ignore_ascii_case(self.commit)) {
+                return Err(self.wrong(&url, format!("sends the commit {other}, not {}", self.commit)));
             }
             let pointer = self.cache.snapshot(self.commit).path(self.file);
             let lock = Lock::acquire(&self.cache.lock_path(&metadata.etag))?;
@@ -73,23 +66,15 @@ impl Transfer<'_> {
             self.link(&blob, &pointer, fresh)?;
             return Ok(true);
         }
-        Err(self.wrong(
-            &url,
-            "the file keeps changing while it is downloaded".to_owned(),
-        ))
+        Err(self.wrong(&url, "the file keeps changing while it is downloaded".to_owned()))
     }
 
     fn receive(&self, url: &str, metadata: &Metadata, blob: &Path, lock: &Lock) -> Result<Outcome> {
         create_parent(blob)?;
         let path = partial_path(blob, lock);
-        let mut partial = Partial::open(
-            path,
-            is_sha256(&metadata.etag).then_some(metadata.etag.as_str()),
-        )?;
+        let mut partial = Partial::open(path, is_sha256(&metadata.etag).then_some(metadata.etag.as_str()))?;
         for _ in 0..=RESTARTS {
-            let outcome = self
-                .client
-                .retrying(|| self.append(url, metadata, &mut partial))?;
+            let outcome = self.client.retrying(|| self.append(url, metadata, &mut partial))?;
             if let Outcome::Changed = outcome {
                 partial.discard();
                 return Ok(outcome);
@@ -102,19 +87,11 @@ impl Transfer<'_> {
             partial.clear()?;
         }
         partial.discard();
-        Err(self.wrong(
-            url,
-            "what arrives does not have the SHA-256 that the Hub states".to_owned(),
-        ))
+        Err(self.wrong(url, "what arrives does not have the SHA-256 that the Hub states".to_owned()))
     }
 
     /// Asks for what is still missing and appends it.
-    fn append(
-        &self,
-        url: &str,
-        metadata: &Metadata,
-        partial: &mut Partial,
-    ) -> Result<Outcome, Failure> {
+    fn append(&self, url: &str, metadata: &Metadata, partial: &mut Partial) -> Result<Outcome, Failure> {
         if metadata.size.is_some_and(|size| partial.len > size) {
             partial.clear()?;
         }
@@ -123,25 +100,17 @@ impl Transfer<'_> {
             return Ok(Outcome::Received);
         }
         let unless_changed = metadata.strong_etag.as_deref();
-        let from = (partial.len > 0).then_some(Rest {
-            start: partial.len,
-            unless_changed,
-        });
+        let from = (partial.len > 0).then_some(Rest { start: partial.len, unless_changed });
         let reply = self.client.get(url, from)?;
         if reply.status == 404 {
-            return Err(self
-                .wrong(url, "the file is gone from the Hub".to_owned())
-                .into());
+            return Err(self.wrong(url, "the file is gone from the Hub".to_owned()).into());
         }
         if reply.blob_name().is_some_and(|now| now != metadata.etag) {
             return Ok(Outcome::Changed);
         }
         if reply.status == 416 {
             partial.clear()?;
-            return Err(Failure::again(self.wrong(
-                url,
-                "the rest of the file cannot be had (HTTP 416)".to_owned(),
-            )));
+            return Err(Failure::again(self.wrong(url, "the rest of the file cannot be had (HTTP 416)".to_owned())));
         }
         let (start, total) = reply.extent()?;
         if start == 0 && partial.len > 0 {
@@ -154,9 +123,7 @@ impl Transfer<'_> {
         let total = match (metadata.size, total) {
             (Some(stated), Some(sent)) if stated != sent => {
                 partial.clear()?;
-                return Err(self
-                    .wrong(url, format!("sends {sent} bytes of a file of {stated}"))
-                    .into());
+                return Err(self.wrong(url, format!("sends {sent} bytes of a file of {stated}")).into());
             }
             (stated, sent) => stated.or(sent),
         };
@@ -164,13 +131,7 @@ impl Transfer<'_> {
         Ok(Outcome::Received)
     }
 
-    fn copy(
-        &self,
-        url: &str,
-        mut body: impl Read,
-        total: Option<u64>,
-        partial: &mut Partial,
-    ) -> Result<(), Failure> {
+    fn copy(&self, url: &str, mut body: impl Read, total: Option<u64>, partial: &mut Partial) -> Result<(), Failure> {
         let start = partial.len;
         let mut chunk = vec![0; CHUNK];
         let broken = loop {
@@ -187,15 +148,10 @@ impl Transfer<'_> {
         match total {
             Some(total) if partial.len > total => {
                 partial.clear()?;
-                Err(self
-                    .wrong(url, format!("sends more than the {total} bytes it states"))
-                    .into())
+                Err(self.wrong(url, format!("sends more than the {total} bytes it states")).into())
             }
             Some(total) if partial.len < total => Err(Failure::Again {
-                error: self.wrong(
-                    url,
-                    format!("{broken} after {} of {total} bytes", partial.len),
-                ),
+                error: self.wrong(url, format!("{broken} after {} of {total} bytes", partial.len)),
                 after: None,
                 progressed: partial.len > start,
             }),
@@ -205,12 +161,7 @@ impl Transfer<'_> {
 
     fn report(&self, done: u64, total: Option<u64>) {
         if let Some(progress) = &self.options.progress {
-            progress(Progress {
-                model: self.model,
-                file: self.file,
-                done,
-                total: total.unwrap_or(done),
-            });
+            progress(Progress { model: self.model, file: self.file, done, total: total.unwrap_or(done) });
         }
     }
 
@@ -240,10 +191,7 @@ impl Transfer<'_> {
     }
 
     fn wrong(&self, url: &str, message: String) -> Error {
-        Error::Hub {
-            url: url.to_owned(),
-            message,
-        }
+        Error::Hub { url: url.to_owned(), message }
     }
 }
 
@@ -260,23 +208,10 @@ impl<'a> Partial<'a> {
     /// Opens what an earlier attempt left, or an empty file.
     fn open(path: PathBuf, expected: Option<&'a str>) -> Result<Self> {
         let mut options = OpenOptions::new();
-        let file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(Error::io(&path))?;
-        let mut partial = Self {
-            path,
-            file,
-            len: 0,
-            expected,
-            hash: Sha256::new(),
-        };
+        let file = options.read(true).write(true).create(true).truncate(false).open(&path).map_err(Error::io(&path))?;
+        let mut partial = Self { path, file, len: 0, expected, hash: Sha256::new() };
         if expected.is_some() {
-            partial.len =
-                io::copy(&mut partial.file, &mut partial.hash).map_err(Error::io(&partial.path))?;
+            partial.len = io::copy(&mut partial.file, &mut partial.hash).map_err(Error::io(&partial.path))?;
         } else {
             partial.clear()?;
         }
@@ -293,10 +228,7 @@ impl<'a> Partial<'a> {
     }
 
     fn clear(&mut self) -> Result<()> {
-        let emptied = self
-            .file
-            .set_len(0)
-            .and_then(|()| self.file.seek(SeekFrom::Start(0)));
+        let emptied = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
         emptied.map_err(Error::io(&self.path))?;
         self.hash = Sha256::new();
         self.len = 0;
@@ -304,16 +236,8 @@ impl<'a> Partial<'a> {
     }
 
     fn is_intact(&self) -> bool {
-        let digest = || {
-            self.hash
-                .clone()
-                .finalize()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>()
-        };
-        self.expected
-            .is_none_or(|expected| expected.eq_ignore_ascii_case(&digest()))
+        let digest = || self.hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        self.expected.is_none_or(|expected| expected.eq_ignore_ascii_case(&digest()))
     }
 
     /// Gives the finished file its name. It reaches the disk first, so that a power failure cannot leave the name alone.
@@ -354,12 +278,7 @@ impl Lock {
         create_parent(path)?;
         loop {
             let mut options = OpenOptions::new();
-            let file = options
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(path)
-                .map_err(Error::io(path))?;
+            let file = options.write(true).create(true).truncate(false).open(path).map_err(Error::io(path))?;
             match file.lock() {
                 // Python may have deleted the lock file while we waited, and another process made a new one.
                 Ok(()) if !is_at(&file, path) => {}

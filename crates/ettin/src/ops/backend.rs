@@ -11,8 +11,8 @@ use candle_core::{DType, Device};
 use ettin_kernels::{Isa, KvBlocks, RopeTable, Team};
 
 use super::{
-    Attention, AttentionParams, Bias, Block, Head, HeadParams, Hidden, KvRepr, KvStore, Linear,
-    LinearParams, Matrix, Mlp, MlpParams, Norm, NormParams, Room, Table, Vector,
+    Attention, AttentionParams, Bias, Block, Head, HeadParams, Hidden, KvRepr, KvStore, Linear, LinearParams, Matrix,
+    Mlp, MlpParams, Norm, NormParams, Room, Table, Vector,
     fused::{self, Cpu},
     hidden::Repr,
     reference,
@@ -35,12 +35,8 @@ pub enum Dtype {
 
 impl Dtype {
     /// Every format with its name.
-    pub const ALL: [(Dtype, &'static str); 4] = [
-        (Dtype::Auto, "auto"),
-        (Dtype::F32, "f32"),
-        (Dtype::Bf16, "bf16"),
-        (Dtype::F16, "f16"),
-    ];
+    pub const ALL: [(Dtype, &'static str); 4] =
+        [(Dtype::Auto, "auto"), (Dtype::F32, "f32"), (Dtype::Bf16, "bf16"), (Dtype::F16, "f16")];
 }
 
 impl fmt::Display for Dtype {
@@ -62,11 +58,7 @@ impl FromStr for Dtype {
             .iter()
             .find(|(_, known)| *known == name)
             .map(|(dtype, _)| *dtype)
-            .ok_or_else(|| {
-                Error::input(format!(
-                    "unknown dtype {name:?}; known are auto, f32, bf16, f16"
-                ))
-            })
+            .ok_or_else(|| Error::input(format!("unknown dtype {name:?}; known are auto, f32, bf16, f16")))
     }
 }
 
@@ -99,9 +91,7 @@ impl Backend {
             return Self::reference(device, dtype);
         }
         if !matches!(dtype, Dtype::Auto | Dtype::F32) {
-            return Err(Error::Unsupported(format!(
-                "dtype {dtype} on the CPU; the CPU kernels compute in f32"
-            )));
+            return Err(Error::Unsupported(format!("dtype {dtype} on the CPU; the CPU kernels compute in f32")));
         }
         if std::env::var_os("ETTIN_REFERENCE").is_some_and(|value| value == "1") {
             return Self::reference(device, dtype);
@@ -131,17 +121,11 @@ impl Backend {
             Dtype::Bf16 => DType::BF16,
             Dtype::F16 => DType::F16,
         };
-        Ok(Self::of(Kind::Reference {
-            device: device.clone(),
-            dtype,
-        }))
+        Ok(Self::of(Kind::Reference { device: device.clone(), dtype }))
     }
 
     fn of(kind: Kind) -> Self {
-        Self {
-            kind,
-            ropes: Arc::default(),
-        }
+        Self { kind, ropes: Arc::default() }
     }
 
     /// The device that results live on.
@@ -156,18 +140,10 @@ impl Backend {
     pub fn describe(&self) -> String {
         match &self.kind {
             Kind::Fused(cpu) => {
-                format!(
-                    "cpu, f32, {} kernels, {} threads",
-                    cpu.isa,
-                    cpu.team.threads()
-                )
+                format!("cpu, f32, {} kernels, {} threads", cpu.isa, cpu.team.threads())
             }
             Kind::Reference { device, dtype } => {
-                format!(
-                    "{}, {}, candle operations",
-                    device_name(device),
-                    dtype.as_str()
-                )
+                format!("{}, {}, candle operations", device_name(device), dtype.as_str())
             }
         }
     }
@@ -176,9 +152,7 @@ impl Backend {
     pub fn table(&self, matrix: Matrix<'_>) -> Result<Table> {
         Ok(Table(match &self.kind {
             Kind::Fused(cpu) => Block::Fused(fused::Table::new(matrix, cpu)?),
-            Kind::Reference { device, dtype } => {
-                Block::Reference(reference::Table::new(matrix, device, *dtype)?)
-            }
+            Kind::Reference { device, dtype } => Block::Reference(reference::Table::new(matrix, device, *dtype)?),
         }))
     }
 
@@ -194,9 +168,7 @@ impl Backend {
     pub fn norm(&self, params: NormParams) -> Result<Norm> {
         Ok(Norm(match &self.kind {
             Kind::Fused(_) => Block::Fused(fused::Norm::new(params)?),
-            Kind::Reference { device, .. } => {
-                Block::Reference(reference::Norm::new(params, device)?)
-            }
+            Kind::Reference { device, .. } => Block::Reference(reference::Norm::new(params, device)?),
         }))
     }
 
@@ -204,9 +176,7 @@ impl Backend {
     pub fn linear(&self, params: LinearParams<'_>) -> Result<Linear> {
         Ok(Linear(match &self.kind {
             Kind::Fused(cpu) => Block::Fused(fused::Linear::new(params, cpu)?),
-            Kind::Reference { device, dtype } => {
-                Block::Reference(reference::Linear::new(params, device, *dtype)?)
-            }
+            Kind::Reference { device, dtype } => Block::Reference(reference::Linear::new(params, device, *dtype)?),
         }))
     }
 
@@ -225,9 +195,7 @@ impl Backend {
     pub fn mlp(&self, params: MlpParams<'_>) -> Result<Mlp> {
         Ok(Mlp(match &self.kind {
             Kind::Fused(cpu) => Block::Fused(fused::Mlp::new(params, cpu)?),
-            Kind::Reference { device, dtype } => {
-                Block::Reference(reference::Mlp::new(params, device, *dtype)?)
-            }
+            Kind::Reference { device, dtype } => Block::Reference(reference::Mlp::new(params, device, *dtype)?),
         }))
     }
 
@@ -235,9 +203,7 @@ impl Backend {
     pub fn head(&self, params: HeadParams<'_>) -> Result<Head> {
         Ok(Head(match &self.kind {
             Kind::Fused(cpu) => Block::Fused(fused::Head::new(params, cpu)?),
-            Kind::Reference { device, dtype } => {
-                Block::Reference(reference::Head::new(params, device, *dtype)?)
-            }
+            Kind::Reference { device, dtype } => Block::Reference(reference::Head::new(params, device, *dtype)?),
         }))
     }
 
@@ -257,11 +223,7 @@ impl Backend {
     pub(crate) fn kv_store(&self, heads: usize, head_dim: usize, ring: Option<usize>) -> KvStore {
         KvStore(match &self.kind {
             Kind::Fused(_) => {
-                let room = if ring.is_some() {
-                    Room::Ring
-                } else {
-                    Room::All
-                };
+                let room = if ring.is_some() { Room::Ring } else { Room::All };
                 KvRepr::Fused(KvBlocks::new(heads, head_dim, ring.unwrap_or(0)), room)
             }
             Kind::Reference { .. } => KvRepr::Reference(reference::KvTensors::default()),
@@ -269,10 +231,7 @@ impl Backend {
     }
 
     fn rope(&self, theta: f32, head_dim: usize, positions: usize) -> Arc<RopeTable> {
-        let mut ropes = self
-            .ropes
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut ropes = self.ropes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         ropes
             .entry((theta.to_bits(), head_dim, positions))
             .or_insert_with(|| Arc::new(RopeTable::new(theta, head_dim, positions)))

@@ -4,14 +4,11 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use ettin_kernels::{
-    Activation, Attention as Queries, Isa, KvBlocks, KvRows, KvWrite, PackedMatrix, RopeRows,
-    RopeTable, Sequence, Span, Store, Team, activate, attention, attention::store, geglu, gemm,
-    layer_norm, rope,
+    Activation, Attention as Queries, Isa, KvBlocks, KvRows, KvWrite, PackedMatrix, RopeRows, RopeTable, Sequence,
+    Span, Store, Team, activate, attention, attention::store, geglu, gemm, layer_norm, rope,
 };
 
-use super::{
-    AttentionParams, HeadParams, KvRepr, LinearParams, Matrix, MlpParams, NormParams, mixed,
-};
+use super::{AttentionParams, HeadParams, KvRepr, LinearParams, Matrix, MlpParams, NormParams, mixed};
 use crate::{Error, PackedBatch, Result, cache::LayerCache};
 
 /// The instruction set and the threads that everything of one model runs on.
@@ -68,10 +65,7 @@ pub(super) struct Head {
 
 impl Table {
     pub(super) fn new(matrix: Matrix<'_>, cpu: &Arc<Cpu>) -> Result<Self> {
-        Ok(Self {
-            cpu: cpu.clone(),
-            weight: matrix.pack(cpu.isa, &cpu.team)?,
-        })
+        Ok(Self { cpu: cpu.clone(), weight: matrix.pack(cpu.isa, &cpu.team)? })
     }
 }
 
@@ -86,11 +80,7 @@ impl Norm {
 
     fn apply(&self, cpu: &Cpu, x: &[f32], out: &mut Vec<f32>) {
         out.resize(x.len(), 0.0);
-        let norm = ettin_kernels::Norm {
-            weight: &self.weight,
-            bias: self.bias.as_deref(),
-            eps: self.eps,
-        };
+        let norm = ettin_kernels::Norm { weight: &self.weight, bias: self.bias.as_deref(), eps: self.eps };
         layer_norm(cpu.isa, &cpu.team, x, norm, out);
     }
 }
@@ -105,34 +95,16 @@ impl Linear {
 
     fn write(&self, cpu: &Cpu, x: &[f32], out: &mut Vec<f32>) {
         out.resize(x.len() / self.weight.k() * self.weight.n(), 0.0);
-        gemm(
-            &cpu.team,
-            x,
-            &self.weight,
-            self.bias.as_deref(),
-            Store::Write,
-            out,
-        );
+        gemm(&cpu.team, x, &self.weight, self.bias.as_deref(), Store::Write, out);
     }
 
     fn add(&self, cpu: &Cpu, x: &[f32], out: &mut [f32]) {
-        gemm(
-            &cpu.team,
-            x,
-            &self.weight,
-            self.bias.as_deref(),
-            Store::Add,
-            out,
-        );
+        gemm(&cpu.team, x, &self.weight, self.bias.as_deref(), Store::Add, out);
     }
 }
 
 impl Attention {
-    pub(super) fn new(
-        params: AttentionParams<'_>,
-        rope: &Arc<RopeTable>,
-        cpu: &Cpu,
-    ) -> Result<Self> {
+    pub(super) fn new(params: AttentionParams<'_>, rope: &Arc<RopeTable>, cpu: &Cpu) -> Result<Self> {
         Ok(Self {
             norm: params.norm.map(Norm::new).transpose()?,
             qkv: Linear::new(params.qkv, cpu)?,
@@ -180,15 +152,7 @@ pub(super) struct Rows {
 
 impl Rows {
     pub(super) fn new(cpu: Arc<Cpu>, size: usize, hidden: Vec<f32>) -> Self {
-        Self {
-            cpu,
-            size,
-            hidden,
-            normed: Vec::new(),
-            wide: Vec::new(),
-            narrow: Vec::new(),
-            keys: Vec::new(),
-        }
+        Self { cpu, size, hidden, normed: Vec::new(), wide: Vec::new(), narrow: Vec::new(), keys: Vec::new() }
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -217,10 +181,7 @@ pub(super) fn embed(table: &Table, norm: &Norm, ids: &[u32]) -> Result<Rows> {
     let mut gathered = vec![0.0; ids.len() * size];
     for (row, &id) in gathered.chunks_exact_mut(size).zip(ids) {
         if id as usize >= table.weight.n() {
-            return Err(Error::input(format!(
-                "token id {id} is outside the vocabulary of {}",
-                table.weight.n()
-            )));
+            return Err(Error::input(format!("token id {id} is outside the vocabulary of {}", table.weight.n())));
         }
         table.weight.row(id as usize, row);
     }
@@ -251,8 +212,7 @@ pub(super) fn attention_block(
             // Every layer of a batch needs the same room: made for the first, overwritten by the others.
             for index in rows.keys.len()..batch.sequences() {
                 let len = batch.rows(index).len();
-                rows.keys
-                    .push(KvBlocks::new(block.heads, block.head_dim, len));
+                rows.keys.push(KvBlocks::new(block.heads, block.head_dim, len));
             }
             block.append(&cpu, batch, rows.keys.iter_mut(), &rows.wide);
             let keys = |index: usize| Ok(&rows.keys[index]);
@@ -279,34 +239,16 @@ pub(super) fn attention_block(
 impl Attention {
     /// Turns q and k of every row to their positions, in place.
     fn rotate(&self, cpu: &Cpu, batch: &PackedBatch, qkv: &mut [f32]) {
-        let target = RopeRows {
-            rows: qkv,
-            stride: 3 * self.heads * self.head_dim,
-            offset: 0,
-            heads: 2 * self.heads,
-        };
+        let target = RopeRows { rows: qkv, stride: 3 * self.heads * self.head_dim, offset: 0, heads: 2 * self.heads };
         rope(cpu.isa, &cpu.team, &self.rope, batch.positions(), target);
     }
 
     /// Writes the keys and values of every row, out of `[tokens, q | k | v]`, at their positions.
-    fn append<'a>(
-        &self,
-        cpu: &Cpu,
-        batch: &PackedBatch,
-        stores: impl Iterator<Item = &'a mut KvBlocks>,
-        qkv: &[f32],
-    ) {
+    fn append<'a>(&self, cpu: &Cpu, batch: &PackedBatch, stores: impl Iterator<Item = &'a mut KvBlocks>, qkv: &[f32]) {
         let size = self.heads * self.head_dim;
-        let source = KvRows {
-            k: &qkv[size..],
-            v: &qkv[2 * size..],
-            stride: 3 * size,
-        };
-        let writes = stores.enumerate().map(|(index, kv)| KvWrite {
-            kv,
-            position: batch.start(index),
-            rows: batch.rows(index),
-        });
+        let source = KvRows { k: &qkv[size..], v: &qkv[2 * size..], stride: 3 * size };
+        let writes =
+            stores.enumerate().map(|(index, kv)| KvWrite { kv, position: batch.start(index), rows: batch.rows(index) });
         store(&cpu.team, source, &mut writes.collect::<Vec<_>>());
     }
 
@@ -321,12 +263,7 @@ impl Attention {
     ) -> Result<()> {
         let sequences = (0..batch.sequences()).map(|index| {
             let (rows, start) = (batch.rows(index), batch.start(index));
-            Ok(Sequence {
-                start,
-                len: start + rows.len(),
-                rows,
-                kv: store(index)?,
-            })
+            Ok(Sequence { start, len: start + rows.len(), rows, kv: store(index)? })
         });
         let sequences = sequences.collect::<Result<Vec<_>>>()?;
         let queries = Queries {
@@ -349,14 +286,7 @@ pub(super) fn mlp_block(rows: &mut Rows, block: &Mlp) -> Result<()> {
     block.wi.write(&cpu, &rows.normed, &mut rows.wide); // [rows, activated | gate]
     let inner = block.wo.weight.k();
     rows.narrow.resize(rows.wide.len() / 2, 0.0);
-    geglu(
-        cpu.isa,
-        &cpu.team,
-        &rows.wide,
-        inner,
-        block.activation,
-        &mut rows.narrow,
-    );
+    geglu(cpu.isa, &cpu.team, &rows.wide, inner, block.activation, &mut rows.narrow);
     block.wo.add(&cpu, &rows.narrow, &mut rows.hidden);
     Ok(())
 }
@@ -383,13 +313,6 @@ pub(super) fn linear(rows: &Rows, linear: &Linear) -> Result<Rows> {
 pub(super) fn logits(rows: &Rows, table: &Table, bias: Option<&[f32]>) -> Result<Tensor> {
     let shape = (rows.rows(), table.weight.n());
     let mut out = vec![0.0; shape.0 * shape.1];
-    gemm(
-        &rows.cpu.team,
-        &rows.hidden,
-        &table.weight,
-        bias,
-        Store::Write,
-        &mut out,
-    );
+    gemm(&rows.cpu.team, &rows.hidden, &table.weight, bias, Store::Write, &mut out);
     Ok(Tensor::from_vec(out, shape, &Device::Cpu)?)
 }

@@ -47,10 +47,7 @@ impl Hidden {
     /// The given rows alone, in the given order: heads compute only what is asked.
     pub fn select(&self, rows: &[usize]) -> Result<Hidden> {
         if let Some(row) = rows.iter().find(|&&row| row >= self.rows()) {
-            return Err(crate::Error::input(format!(
-                "row {row} was asked of {} rows",
-                self.rows()
-            )));
+            return Err(crate::Error::input(format!("row {row} was asked of {} rows", self.rows())));
         }
         Ok(Hidden(match &self.0 {
             Repr::Fused(hidden) => Repr::Fused(hidden.select(rows)),

@@ -14,9 +14,7 @@ mod reference;
 
 pub use backend::{Backend, Dtype};
 pub use hidden::Hidden;
-pub use params::{
-    AttentionParams, HeadParams, LinearParams, Matrix, MlpParams, NormParams, Vector,
-};
+pub use params::{AttentionParams, HeadParams, LinearParams, Matrix, MlpParams, NormParams, Vector};
 
 use candle_core::Tensor;
 
@@ -106,12 +104,10 @@ impl KvStore {
 /// Starts the residual stream: `norm(table[ids])`, `[tokens, hidden]`.
 pub fn embed(table: &Table, norm: &Norm, batch: &PackedBatch) -> Result<Hidden> {
     match (&table.0, &norm.0) {
-        (Block::Fused(table), Block::Fused(norm)) => {
-            Ok(Hidden(Repr::Fused(fused::embed(table, norm, batch.ids())?)))
+        (Block::Fused(table), Block::Fused(norm)) => Ok(Hidden(Repr::Fused(fused::embed(table, norm, batch.ids())?))),
+        (Block::Reference(table), Block::Reference(norm)) => {
+            Ok(Hidden(Repr::Reference(reference::embed(table, norm, batch.ids())?)))
         }
-        (Block::Reference(table), Block::Reference(norm)) => Ok(Hidden(Repr::Reference(
-            reference::embed(table, norm, batch.ids())?,
-        ))),
         _ => Err(mixed()),
     }
 }
@@ -125,9 +121,7 @@ pub fn attention_block(
     cache: Option<LayerCache<'_, '_>>,
 ) -> Result<()> {
     match (&mut hidden.0, &attention.0) {
-        (Repr::Fused(hidden), Block::Fused(attention)) => {
-            fused::attention_block(hidden, attention, batch, cache)
-        }
+        (Repr::Fused(hidden), Block::Fused(attention)) => fused::attention_block(hidden, attention, batch, cache),
         (Repr::Reference(hidden), Block::Reference(attention)) => {
             reference::attention_block(hidden, attention, batch, cache)
         }
@@ -147,12 +141,8 @@ pub fn mlp_block(hidden: &mut Hidden, mlp: &Mlp) -> Result<()> {
 /// Normalises every row.
 pub fn norm(hidden: &Hidden, norm: &Norm) -> Result<Hidden> {
     match (&hidden.0, &norm.0) {
-        (Repr::Fused(hidden), Block::Fused(norm)) => {
-            Ok(Hidden(Repr::Fused(fused::norm(hidden, norm)?)))
-        }
-        (Repr::Reference(hidden), Block::Reference(norm)) => {
-            Ok(Hidden(Repr::Reference(norm.forward(hidden)?)))
-        }
+        (Repr::Fused(hidden), Block::Fused(norm)) => Ok(Hidden(Repr::Fused(fused::norm(hidden, norm)?))),
+        (Repr::Reference(hidden), Block::Reference(norm)) => Ok(Hidden(Repr::Reference(norm.forward(hidden)?))),
         _ => Err(mixed()),
     }
 }
@@ -160,9 +150,7 @@ pub fn norm(hidden: &Hidden, norm: &Norm) -> Result<Hidden> {
 /// The prediction head on every row: `norm(activation(dense(h)))`.
 pub fn head(hidden: &Hidden, head: &Head) -> Result<Hidden> {
     match (&hidden.0, &head.0) {
-        (Repr::Fused(hidden), Block::Fused(head)) => {
-            Ok(Hidden(Repr::Fused(fused::head(hidden, head)?)))
-        }
+        (Repr::Fused(hidden), Block::Fused(head)) => Ok(Hidden(Repr::Fused(fused::head(hidden, head)?))),
         (Repr::Reference(hidden), Block::Reference(head)) => {
             Ok(Hidden(Repr::Reference(reference::head(hidden, head)?)))
         }
@@ -173,12 +161,8 @@ pub fn head(hidden: &Hidden, head: &Head) -> Result<Hidden> {
 /// A dense layer on every row.
 pub fn linear(hidden: &Hidden, linear: &Linear) -> Result<Hidden> {
     match (&hidden.0, &linear.0) {
-        (Repr::Fused(hidden), Block::Fused(linear)) => {
-            Ok(Hidden(Repr::Fused(fused::linear(hidden, linear)?)))
-        }
-        (Repr::Reference(hidden), Block::Reference(linear)) => {
-            Ok(Hidden(Repr::Reference(linear.forward(hidden)?)))
-        }
+        (Repr::Fused(hidden), Block::Fused(linear)) => Ok(Hidden(Repr::Fused(fused::linear(hidden, linear)?))),
+        (Repr::Reference(hidden), Block::Reference(linear)) => Ok(Hidden(Repr::Reference(linear.forward(hidden)?))),
         _ => Err(mixed()),
     }
 }

@@ -28,11 +28,7 @@ impl Matrix<'_> {
     pub(super) fn tensor(self, device: &Device, dtype: DType) -> Result<Tensor> {
         match self {
             Matrix::Tensor(tensor) => Ok(tensor.to_device(device)?.to_dtype(dtype)?),
-            Matrix::Rows {
-                outputs,
-                inputs,
-                fill,
-            } => {
+            Matrix::Rows { outputs, inputs, fill } => {
                 let mut values = vec![0f32; outputs * inputs];
                 for (row, values) in values.chunks_exact_mut(inputs).enumerate() {
                     fill(row, values);
@@ -46,23 +42,10 @@ impl Matrix<'_> {
     /// The matrix packed for the kernels.
     pub(super) fn pack(self, isa: Isa, team: &Team) -> Result<PackedMatrix> {
         match self {
-            Matrix::Rows {
-                outputs,
-                inputs,
-                fill,
-            } => Ok(PackedMatrix::pack(
-                isa,
-                team,
-                outputs,
-                inputs,
-                fill.as_ref(),
-            )),
+            Matrix::Rows { outputs, inputs, fill } => Ok(PackedMatrix::pack(isa, team, outputs, inputs, fill.as_ref())),
             Matrix::Tensor(tensor) => {
                 let (outputs, inputs) = tensor.dims2()?;
-                let values = tensor
-                    .to_dtype(DType::F32)?
-                    .flatten_all()?
-                    .to_vec1::<f32>()?;
+                let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
                 let fill = |row: usize, out: &mut [f32]| {
                     out.copy_from_slice(&values[row * inputs..][..inputs]);
                 };

@@ -60,9 +60,7 @@ pub(super) struct Head {
 
 impl Table {
     pub(super) fn new(matrix: super::Matrix<'_>, device: &Device, dtype: DType) -> Result<Self> {
-        Ok(Self {
-            weight: matrix.tensor(device, dtype)?,
-        })
+        Ok(Self { weight: matrix.tensor(device, dtype)? })
     }
 }
 
@@ -120,10 +118,7 @@ impl Attention {
         let angles = (0..rope.positions()).map(|position| rope.angles(position));
         let (cos, sin): (Vec<&[f32]>, Vec<&[f32]>) = angles.unzip();
         Ok(Self {
-            norm: params
-                .norm
-                .map(|norm| Norm::new(norm, device))
-                .transpose()?,
+            norm: params.norm.map(|norm| Norm::new(norm, device)).transpose()?,
             qkv: Linear::new(params.qkv, device, dtype)?,
             out: Linear::new(params.out, device, dtype)?,
             heads: params.heads,
@@ -145,38 +140,23 @@ impl Attention {
 
     /// One sequence: `q` `[heads, rows, head_dim]` from position `start`, keys and values `[heads, keys, head_dim]`
     /// from position `first`; gives `[rows, heads · head_dim]`.
-    fn attend(
-        &self,
-        q: &Tensor,
-        start: usize,
-        k: &Tensor,
-        v: &Tensor,
-        first: usize,
-    ) -> Result<Tensor> {
+    fn attend(&self, q: &Tensor, start: usize, k: &Tensor, v: &Tensor, first: usize) -> Result<Tensor> {
         let (rows, keys) = (q.dim(1)?, k.dim(1)?);
         let scale = 1.0 / (self.head_dim as f64).sqrt();
         let mut outputs = Vec::with_capacity(rows.div_ceil(QUERY_CHUNK));
         for row in (0..rows).step_by(QUERY_CHUNK) {
             let count = QUERY_CHUNK.min(rows - row);
             let queries = start + row..start + row + count;
-            let low = self
-                .span
-                .left
-                .map_or(0, |left| queries.start.saturating_sub(left))
-                .max(first);
+            let low = self.span.left.map_or(0, |left| queries.start.saturating_sub(left)).max(first);
             let high = self
                 .span
                 .right
-                .map_or(usize::MAX, |right| {
-                    (queries.end - 1).saturating_add(right + 1)
-                })
+                .map_or(usize::MAX, |right| (queries.end - 1).saturating_add(right + 1))
                 .min(first + keys);
             let k = k.narrow(1, low - first, high - low)?;
             let v = v.narrow(1, low - first, high - low)?.contiguous()?;
             let q = q.narrow(1, row, count)?.contiguous()?;
-            let scores = q
-                .matmul(&k.transpose(1, 2)?.contiguous()?)?
-                .to_dtype(DType::F32)?;
+            let scores = q.matmul(&k.transpose(1, 2)?.contiguous()?)?.to_dtype(DType::F32)?;
             let mut scores = (scores * scale)?; // [heads, count, high - low]
             if let Some(mask) = self.mask(queries, low..high, q.device())? {
                 scores = scores.broadcast_add(&mask)?;
@@ -198,13 +178,11 @@ impl Attention {
         let shape = (queries.len(), keys.len());
         let mut values = Vec::with_capacity(shape.0 * shape.1);
         for query in queries {
-            values.extend(keys.clone().map(|key| {
-                if self.span.contains(query, key) {
-                    0f32
-                } else {
-                    f32::NEG_INFINITY
-                }
-            }));
+            values.extend(keys.clone().map(
+                |key| {
+                    if self.span.contains(query, key) { 0f32 } else { f32::NEG_INFINITY }
+                },
+            ));
         }
         if values.iter().all(|&value| value == 0.0) {
             return Ok(None);
@@ -215,9 +193,7 @@ impl Attention {
 
 /// Softmax over the last dimension, composed of differentiable operations.
 fn softmax(x: &Tensor) -> Result<Tensor> {
-    let x = x
-        .broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?
-        .exp()?;
+    let x = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
     Ok(x.broadcast_div(&x.sum_keepdim(D::Minus1)?)?)
 }
 
@@ -267,10 +243,7 @@ pub(super) fn attention_block(
         Some(norm) => norm.forward(hidden)?,
         None => hidden.clone(),
     };
-    let qkv = attention
-        .qkv
-        .forward(&x)?
-        .reshape((batch.tokens(), 3, heads, head_dim))?;
+    let qkv = attention.qkv.forward(&x)?.reshape((batch.tokens(), 3, heads, head_dim))?;
     let positions = Tensor::new(batch.positions(), hidden.device())?;
     let cos = attention.cos.index_select(&positions, 0)?.unsqueeze(1)?; // [tokens, 1, head_dim / 2]
     let sin = attention.sin.index_select(&positions, 0)?.unsqueeze(1)?;
@@ -308,14 +281,11 @@ pub(super) fn mlp_block(hidden: &mut Tensor, mlp: &Mlp) -> Result<()> {
 }
 
 pub(super) fn head(hidden: &Tensor, head: &Head) -> Result<Tensor> {
-    head.norm
-        .forward(&activate(head.activation, &head.dense.forward(hidden)?)?)
+    head.norm.forward(&activate(head.activation, &head.dense.forward(hidden)?)?)
 }
 
 pub(super) fn logits(hidden: &Tensor, table: &Table, bias: Option<&Tensor>) -> Result<Tensor> {
-    let x = hidden
-        .to_dtype(table.weight.dtype())?
-        .matmul(&table.weight.t()?)?;
+    let x = hidden.to_dtype(table.weight.dtype())?.matmul(&table.weight.t()?)?;
     let x = x.to_dtype(DType::F32)?;
     Ok(match bias {
         Some(bias) => x.broadcast_add(bias)?,
@@ -333,18 +303,11 @@ pub(crate) struct KvTensors {
 impl KvTensors {
     /// Appends keys and values that start at position `start` (whatever was held from there on is dropped), forgets
     /// those that no later query can see even after `slack` rows are taken back, and returns all that are held.
-    fn append(
-        &mut self,
-        k: &Tensor,
-        v: &Tensor,
-        start: usize,
-        left: Option<usize>,
-    ) -> Result<(Tensor, Tensor, usize)> {
+    fn append(&mut self, k: &Tensor, v: &Tensor, start: usize, left: Option<usize>) -> Result<(Tensor, Tensor, usize)> {
         let (k, v) = match &self.held {
             Some((held_k, held_v)) if start > self.first => {
                 let keep = start - self.first;
-                let join =
-                    |held: &Tensor, new: &Tensor| Tensor::cat(&[&held.narrow(1, 0, keep)?, new], 1);
+                let join = |held: &Tensor, new: &Tensor| Tensor::cat(&[&held.narrow(1, 0, keep)?, new], 1);
                 (join(held_k, k)?, join(held_v, v)?)
             }
             _ => {
@@ -355,9 +318,7 @@ impl KvTensors {
         let all = (k, v, self.first);
         // The next query sits at `end`; up to this step's rows may be taken back, so they count as slack.
         let end = self.first + all.0.dim(1)?;
-        let low = left
-            .map_or(0, |left| start.saturating_sub(left))
-            .max(self.first);
+        let low = left.map_or(0, |left| start.saturating_sub(left)).max(self.first);
         let held = |x: &Tensor| x.narrow(1, low - self.first, end - low)?.contiguous();
         self.held = Some((held(&all.0)?, held(&all.1)?));
         self.first = low;

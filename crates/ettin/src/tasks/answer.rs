@@ -87,10 +87,7 @@ impl Answerer {
     /// # Errors
     /// What loading the model's files can meet; the two-label classifier's tensors must be there.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let need = Need {
-            task: "answer",
-            objective: None,
-        };
+        let need = Need { task: "answer", objective: None };
         let model = need.load(files, options, QuestionAnswering::load)?;
         let frontend = Frontend::load(files, options, model.config(), None)?;
         Ok(Self { model, frontend })
@@ -100,38 +97,15 @@ impl Answerer {
     ///
     /// # Errors
     /// Failures of the engine; a question's own failure is in its place.
-    pub fn run(
-        &self,
-        questions: &[Question<'_>],
-        request: &AnswerRequest,
-    ) -> Result<Outcomes<Answer>> {
-        let search = Search {
-            answers: 1,
-            max_answer_len: request.max_answer_len,
-        };
+    pub fn run(&self, questions: &[Question<'_>], request: &AnswerRequest) -> Result<Outcomes<Answer>> {
+        let search = Search { answers: 1, max_answer_len: request.max_answer_len };
         let found = self.search(questions, search)?.into_iter();
-        let best = |answers: Vec<Answer>| {
-            answers
-                .into_iter()
-                .next()
-                .ok_or_else(|| Error::input("there is no answer"))
-        };
-        Ok(found
-            .map(|answers| {
-                Ok(Outcome {
-                    value: best(answers?)?,
-                    truncated: false,
-                })
-            })
-            .collect())
+        let best = |answers: Vec<Answer>| answers.into_iter().next().ok_or_else(|| Error::input("there is no answer"));
+        Ok(found.map(|answers| Ok(Outcome { value: best(answers?)?, truncated: false })).collect())
     }
 
     /// The best answers to every question, as many as `search` asks for.
-    fn search(
-        &self,
-        questions: &[Question<'_>],
-        search: Search,
-    ) -> Result<Vec<Result<Vec<Answer>>>> {
+    fn search(&self, questions: &[Question<'_>], search: Search) -> Result<Vec<Result<Vec<Answer>>>> {
         if search.max_answer_len == 0 {
             return Err(Error::input("an answer must be allowed at least one token"));
         }
@@ -142,25 +116,16 @@ impl Answerer {
         let ids = |row: usize| Cow::Borrowed(&windows[row].ids[..]);
         let mut scores = run_rows(&lengths, self.frontend.batch_tokens, ids, |batch, rows| {
             let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
-            Ok((0..rows.len())
-                .map(|index| Scores::new(&logits[batch.rows(index)]))
-                .collect())
+            Ok((0..rows.len()).map(|index| Scores::new(&logits[batch.rows(index)])).collect())
         })?
         .into_iter();
         let cls = self.frontend.tokenizer.special().cls;
-        let asked = errors
-            .iter()
-            .zip(questions)
-            .filter(|(error, _)| error.is_none())
-            .map(|(_, question)| question);
+        let asked = errors.iter().zip(questions).filter(|(error, _)| error.is_none()).map(|(_, question)| question);
         let answers: Vec<_> = good
             .iter()
             .zip(asked)
             .map(|(windows, question)| {
-                let scored: Vec<_> = windows
-                    .iter()
-                    .zip(scores.by_ref().take(windows.len()))
-                    .collect();
+                let scored: Vec<_> = windows.iter().zip(scores.by_ref().take(windows.len())).collect();
                 Ok(search.answers(question.context, &scored, cls))
             })
             .collect();
@@ -168,19 +133,14 @@ impl Answerer {
     }
 
     fn windows(&self, question: &Question<'_>) -> Result<Vec<Encoding>> {
-        for (name, text) in [
-            ("question", question.question),
-            ("context", question.context),
-        ] {
+        for (name, text) in [("question", question.question), ("context", question.context)] {
             if text.is_empty() {
                 return Err(Error::input(format!("the {name} is empty")));
             }
         }
         let window = self.frontend.limit.tokens.min(WINDOW);
         let overlap = OVERLAP.min(window / 2);
-        self.frontend
-            .tokenizer
-            .encode_windows(question.question, question.context, window, overlap)
+        self.frontend.tokenizer.encode_windows(question.question, question.context, window, overlap)
     }
 }
 

@@ -64,10 +64,7 @@ pub(super) fn run_rows<'a, T>(
         }
     }
     let missing = || Error::input("a batch returned too few results");
-    values
-        .into_iter()
-        .map(|value| value.ok_or_else(missing))
-        .collect()
+    values.into_iter().map(|value| value.ok_or_else(missing)).collect()
 }
 
 /// As [`run_rows`] for inputs that encode to one row each: bad inputs keep their error and are not computed.
@@ -78,24 +75,15 @@ pub(super) fn run_encodings<T>(
     budget: usize,
     mut compute: impl FnMut(&PackedBatch, &[Item<'_>]) -> Result<Vec<Result<T>>>,
 ) -> Result<Outcomes<T>> {
-    let (rows, errors) = split(
-        encodings
-            .into_iter()
-            .map(|encoding| encoding.and_then(not_empty)),
-    );
-    let inputs: Vec<usize> = (0..errors.len())
-        .filter(|&input| errors[input].is_none())
-        .collect();
+    let (rows, errors) = split(encodings.into_iter().map(|encoding| encoding.and_then(not_empty)));
+    let inputs: Vec<usize> = (0..errors.len()).filter(|&input| errors[input].is_none()).collect();
     let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
     let values = run_rows(
         &lengths,
         budget,
         |row| Cow::Borrowed(&rows[row].ids[..]),
         |batch, group| {
-            let item = |&row: &usize| Item {
-                input: inputs[row],
-                encoding: &rows[row],
-            };
+            let item = |&row: &usize| Item { input: inputs[row], encoding: &rows[row] };
             compute(batch, &group.iter().map(item).collect::<Vec<_>>())
         },
     )?;
@@ -123,10 +111,7 @@ pub(super) fn split<T>(inputs: impl Iterator<Item = Result<T>>) -> (Vec<T>, Vec<
 }
 
 /// Undoes [`split`].
-pub(super) fn merge<T>(
-    good: impl Iterator<Item = Result<T>>,
-    errors: Vec<Option<Error>>,
-) -> Vec<Result<T>> {
+pub(super) fn merge<T>(good: impl Iterator<Item = Result<T>>, errors: Vec<Option<Error>>) -> Vec<Result<T>> {
     let mut good = good;
     errors
         .into_iter()
@@ -176,14 +161,7 @@ mod tests {
             special: Vec::new(),
             truncated: len == 2,
         };
-        let inputs = vec![
-            Ok(row(1)),
-            Err(Error::input("bad")),
-            Ok(row(4)),
-            Ok(row(0)),
-            Ok(row(2)),
-            Ok(row(3)),
-        ];
+        let inputs = vec![Ok(row(1)), Err(Error::input("bad")), Ok(row(4)), Ok(row(0)), Ok(row(2)), Ok(row(3))];
         let outcomes = run_encodings(inputs, 5, |batch, rows| {
             assert_eq!(batch.sequences(), rows.len());
             let values = rows.iter().map(|row| match row.encoding.ids.len() {
@@ -193,16 +171,8 @@ mod tests {
             Ok(values.collect())
         })
         .unwrap();
-        let values: Vec<_> = outcomes
-            .iter()
-            .map(|outcome| outcome.as_ref().ok().map(|good| good.value))
-            .collect();
-        assert_eq!(
-            values,
-            [Some((0, 1)), None, Some((2, 4)), None, Some((4, 2)), None]
-        );
-        assert!(
-            outcomes[4].as_ref().unwrap().truncated && !outcomes[0].as_ref().unwrap().truncated
-        );
+        let values: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().ok().map(|good| good.value)).collect();
+        assert_eq!(values, [Some((0, 1)), None, Some((2, 4)), None, Some((4, 2)), None]);
+        assert!(outcomes[4].as_ref().unwrap().truncated && !outcomes[0].as_ref().unwrap().truncated);
     }
 }

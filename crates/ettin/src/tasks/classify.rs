@@ -44,10 +44,7 @@ pub struct ClassifyRequest {
 
 impl Default for ClassifyRequest {
     fn default() -> Self {
-        Self {
-            top_k: Some(1),
-            raw: false,
-        }
+        Self { top_k: Some(1), raw: false }
     }
 }
 
@@ -74,10 +71,7 @@ impl Classifier {
     /// # Errors
     /// What loading the model's files can meet; the classifier's tensors must be there.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let need = Need {
-            task: "classify",
-            objective: None,
-        };
+        let need = Need { task: "classify", objective: None };
         let model = need.load(files, options, SequenceClassifier::load)?;
         let frontend = Frontend::load(files, options, model.config(), None)?;
         Ok(Self { model, frontend })
@@ -92,23 +86,12 @@ impl Classifier {
     ///
     /// # Errors
     /// Failures of the engine; an input's own failure is in its place.
-    pub fn run(
-        &self,
-        inputs: &[TextInput<'_>],
-        request: &ClassifyRequest,
-    ) -> Result<Outcomes<Vec<Label>>> {
-        let function = if request.raw {
-            Function::Raw
-        } else {
-            Function::of(self.model.config())
-        };
+    pub fn run(&self, inputs: &[TextInput<'_>], request: &ClassifyRequest) -> Result<Outcomes<Vec<Label>>> {
+        let function = if request.raw { Function::Raw } else { Function::of(self.model.config()) };
         let encode = |input: &TextInput<'_>| self.frontend.encode(*input);
         self.frontend.run(inputs, encode, |batch, _| {
             let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
-            Ok(logits
-                .iter()
-                .map(|row| Ok(ranked(self.labels(), &function.apply(row), request.top_k)))
-                .collect())
+            Ok(logits.iter().map(|row| Ok(ranked(self.labels(), &function.apply(row), request.top_k))).collect())
         })
     }
 }
@@ -136,12 +119,7 @@ impl Function {
 /// Equal scores keep the order of the labels.
 fn ranked(labels: &[String], scores: &[f32], top_k: Option<usize>) -> Vec<Label> {
     let pairs = labels.iter().zip(scores);
-    let mut ranked: Vec<Label> = pairs
-        .map(|(label, &score)| Label {
-            label: label.clone(),
-            score,
-        })
-        .collect();
+    let mut ranked: Vec<Label> = pairs.map(|(label, &score)| Label { label: label.clone(), score }).collect();
     ranked.sort_by(|a, b| descending(a.score, b.score));
     ranked.truncate(top_k.unwrap_or(usize::MAX));
     ranked

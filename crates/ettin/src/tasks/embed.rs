@@ -107,31 +107,15 @@ impl TextEmbedder {
     /// # Errors
     /// [`Error::Unsupported`] for late interaction and SPLADE; what loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let model = Need {
-            task: "embed",
-            objective: None,
-        }
-        .load(files, options, Embedder::load)?;
-        let max_seq_length = model
-            .chain()
-            .and_then(|chain| chain.settings().max_seq_length);
+        let model = Need { task: "embed", objective: None }.load(files, options, Embedder::load)?;
+        let max_seq_length = model.chain().and_then(|chain| chain.settings().max_seq_length);
         let frontend = Frontend::load(files, options, model.config(), max_seq_length)?;
-        Ok(Self {
-            model,
-            frontend,
-            plain: Settings {
-                include_prompt: true,
-                ..Settings::default()
-            },
-        })
+        Ok(Self { model, frontend, plain: Settings { include_prompt: true, ..Settings::default() } })
     }
 
     /// The pooling taken because the model's files configure none; worth telling the user once.
     pub fn unconfigured_pooling(&self) -> Option<Pooling> {
-        self.model
-            .chain()
-            .is_none()
-            .then(|| self.model.default_pooling())
+        self.model.chain().is_none().then(|| self.model.default_pooling())
     }
 
     /// Names of the model's prompts.
@@ -150,9 +134,7 @@ impl TextEmbedder {
         let skip = self.skipped(prompt)?;
         let encode = |text: &&str| match prompt {
             "" => self.frontend.encode((*text).into()),
-            prompt => self
-                .frontend
-                .encode([prompt, text].concat().as_str().into()),
+            prompt => self.frontend.encode([prompt, text].concat().as_str().into()),
         };
         self.frontend.run(texts, encode, |batch, items| {
             let vectors = if request.per_token {
@@ -165,22 +147,10 @@ impl TextEmbedder {
                     layer: request.layer,
                     skip: (skip > 0).then(|| vec![skip; items.len()]),
                 };
-                self.model
-                    .embed(batch, &options)?
-                    .to_vec2()?
-                    .into_iter()
-                    .map(Vector::Pooled)
-                    .collect()
+                self.model.embed(batch, &options)?.to_vec2()?.into_iter().map(Vector::Pooled).collect()
             };
             let embeddings = items.iter().zip(vectors);
-            Ok(embeddings
-                .map(|(item, embedding)| {
-                    Ok(Embedding {
-                        index: item.input,
-                        embedding,
-                    })
-                })
-                .collect())
+            Ok(embeddings.map(|(item, embedding)| Ok(Embedding { index: item.input, embedding })).collect())
         })
     }
 
@@ -195,24 +165,15 @@ impl TextEmbedder {
         request: &EmbedRequest,
     ) -> Result<Outcomes<Vec<IndexedScore>>> {
         if request.per_token {
-            return Err(Error::input(
-                "texts are compared by one vector each, not by one per token",
-            ));
+            return Err(Error::input("texts are compared by one vector each, not by one per token"));
         }
-        let texts: Vec<&str> = inputs
-            .iter()
-            .flat_map(|input| std::iter::once(input.a).chain(input.b.iter().copied()))
-            .collect();
+        let texts: Vec<&str> =
+            inputs.iter().flat_map(|input| std::iter::once(input.a).chain(input.b.iter().copied())).collect();
         let mut embeddings = self.run(&texts, request)?.into_iter();
         let similarity = self.settings().similarity;
         Ok(inputs
             .iter()
-            .map(|input| {
-                compared(
-                    similarity,
-                    embeddings.by_ref().take(1 + input.b.len()).collect(),
-                )
-            })
+            .map(|input| compared(similarity, embeddings.by_ref().take(1 + input.b.len()).collect()))
             .collect())
     }
 
@@ -228,9 +189,7 @@ impl TextEmbedder {
     /// Refuses a request that no text could fulfil, before any is computed.
     fn check(&self, request: &EmbedRequest) -> Result<()> {
         if request.per_token && request.pooling.is_some() {
-            return Err(Error::input(
-                "one vector per token and a pooling exclude each other",
-            ));
+            return Err(Error::input("one vector per token and a pooling exclude each other"));
         }
         let layers = self.model.config().num_layers();
         if let Some(layer) = request.layer.filter(|&layer| layer > layers) {
@@ -239,9 +198,7 @@ impl TextEmbedder {
             )));
         }
         if request.dimensions == Some(0) {
-            return Err(Error::input(
-                "an embedding must keep at least one dimension",
-            ));
+            return Err(Error::input("an embedding must keep at least one dimension"));
         }
         Ok(())
     }
@@ -260,20 +217,13 @@ impl TextEmbedder {
         if ["query", "document"].contains(&name.as_str()) && !settings.prompts.contains_key(name) {
             return Ok("");
         }
-        settings
-            .prompts
-            .get(name)
-            .map(String::as_str)
-            .ok_or_else(|| {
-                let known = self.prompts();
-                Error::input(match known.is_empty() {
-                    true => format!("the model has no prompts, so none named {name:?}"),
-                    false => format!(
-                        "the model has no prompt {name:?}; it has {}",
-                        known.join(", ")
-                    ),
-                })
+        settings.prompts.get(name).map(String::as_str).ok_or_else(|| {
+            let known = self.prompts();
+            Error::input(match known.is_empty() {
+                true => format!("the model has no prompts, so none named {name:?}"),
+                false => format!("the model has no prompt {name:?}; it has {}", known.join(", ")),
             })
+        })
     }
 
     /// Leading tokens that take no part in the pooling: the prompt, with the special token before it.
@@ -287,56 +237,31 @@ impl TextEmbedder {
     }
 
     /// One vector per token, cut and scaled as a pooled one would be.
-    fn token_vectors(
-        &self,
-        batch: &PackedBatch,
-        items: &[Item<'_>],
-        request: &EmbedRequest,
-    ) -> Result<Vec<Vector>> {
-        let mut vectors: Vec<Vec<f32>> = self
-            .model
-            .token_embeddings(batch, request.layer)?
-            .to_vec2()?;
+    fn token_vectors(&self, batch: &PackedBatch, items: &[Item<'_>], request: &EmbedRequest) -> Result<Vec<Vector>> {
+        let mut vectors: Vec<Vec<f32>> = self.model.token_embeddings(batch, request.layer)?.to_vec2()?;
         if let Some(dimensions) = request.dimensions {
             let size = self.model.config().hidden_size;
             if dimensions > size {
-                return Err(Error::input(format!(
-                    "{dimensions} dimensions were asked of vectors that have {size}"
-                )));
+                return Err(Error::input(format!("{dimensions} dimensions were asked of vectors that have {size}")));
             }
-            vectors
-                .iter_mut()
-                .for_each(|vector| vector.truncate(dimensions));
+            vectors.iter_mut().for_each(|vector| vector.truncate(dimensions));
         }
         if request.normalize == Some(true) {
             vectors.iter_mut().for_each(|vector| normalize(vector));
         }
         let mut rows = vectors.into_iter();
-        Ok(items
-            .iter()
-            .map(|item| Vector::Tokens(rows.by_ref().take(item.encoding.ids.len()).collect()))
-            .collect())
+        Ok(items.iter().map(|item| Vector::Tokens(rows.by_ref().take(item.encoding.ids.len()).collect())).collect())
     }
 }
 
 /// Scales to length 1; zeros stay.
 fn normalize(vector: &mut [f32]) {
-    let norm = vector
-        .iter()
-        .map(|&x| f64::from(x).powi(2))
-        .sum::<f64>()
-        .sqrt()
-        .max(1e-12);
-    vector
-        .iter_mut()
-        .for_each(|x| *x = (f64::from(*x) / norm) as f32);
+    let norm = vector.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt().max(1e-12);
+    vector.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
 }
 
 /// The first embedding against each of the others.
-fn compared(
-    similarity: Similarity,
-    embeddings: Outcomes<Embedding>,
-) -> Result<Outcome<Vec<IndexedScore>>> {
+fn compared(similarity: Similarity, embeddings: Outcomes<Embedding>) -> Result<Outcome<Vec<IndexedScore>>> {
     let mut truncated = false;
     let mut vectors = Vec::with_capacity(embeddings.len());
     for outcome in embeddings {
@@ -350,12 +275,6 @@ fn compared(
     let Some((a, rest)) = vectors.split_first() else {
         return Err(Error::input("there is nothing to compare"));
     };
-    let score = |(index, b): (usize, &Vec<f32>)| IndexedScore {
-        index,
-        score: similarity.score(a, b),
-    };
-    Ok(Outcome {
-        value: rest.iter().enumerate().map(score).collect(),
-        truncated,
-    })
+    let score = |(index, b): (usize, &Vec<f32>)| IndexedScore { index, score: similarity.score(a, b) };
+    Ok(Outcome { value: rest.iter().enumerate().map(score).collect(), truncated })
 }

@@ -68,22 +68,13 @@ impl FillMask {
     /// # Errors
     /// [`Error::Unsupported`] for a decoder; what loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let need = Need {
-            task: "fill-mask",
-            objective: Some(Objective::Encoder),
-        };
+        let need = Need { task: "fill-mask", objective: Some(Objective::Encoder) };
         let model = need.load(files, options, LanguageModel::load)?;
         let frontend = Frontend::load(files, options, model.config(), None)?;
         let mask = frontend.tokenizer.special().mask.ok_or_else(|| {
-            Error::Tokenizer(
-                "the model's files name no mask token, which fill-mask needs".to_owned(),
-            )
+            Error::Tokenizer("the model's files name no mask token, which fill-mask needs".to_owned())
         })?;
-        Ok(Self {
-            model,
-            frontend,
-            mask,
-        })
+        Ok(Self { model, frontend, mask })
     }
 
     /// The tokenizer, for example for the mask's spelling.
@@ -98,23 +89,12 @@ impl FillMask {
     pub fn run(&self, texts: &[&str], top_k: usize) -> Result<Outcomes<Fills>> {
         let encode = |text: &&str| {
             let encoding = self.frontend.encode((*text).into())?;
-            if encoding.ids.contains(&self.mask) {
-                Ok(encoding)
-            } else {
-                Err(self.no_mask(&encoding))
-            }
+            if encoding.ids.contains(&self.mask) { Ok(encoding) } else { Err(self.no_mask(&encoding)) }
         };
-        self.frontend.run(texts, encode, |batch, rows| {
-            self.compute(batch, rows, top_k)
-        })
+        self.frontend.run(texts, encode, |batch, rows| self.compute(batch, rows, top_k))
     }
 
-    fn compute(
-        &self,
-        batch: &PackedBatch,
-        rows: &[Item<'_>],
-        top_k: usize,
-    ) -> Result<Vec<Result<Fills>>> {
+    fn compute(&self, batch: &PackedBatch, rows: &[Item<'_>], top_k: usize) -> Result<Vec<Result<Fills>>> {
         let hidden = self.model.trunk().forward(batch)?;
         let is_mask = |row: &usize| batch.ids()[*row] == self.mask;
         let masks: Vec<usize> = (0..batch.tokens()).filter(is_mask).collect();
@@ -141,8 +121,7 @@ impl FillMask {
         let mut lists = positions
             .zip(best)
             .map(|(position, best)| {
-                let candidate =
-                    |(token, score)| self.candidate(ids, position, token, score, single);
+                let candidate = |(token, score)| self.candidate(ids, position, token, score, single);
                 best.into_iter().map(candidate).collect::<Result<Vec<_>>>()
             })
             .collect::<Result<Vec<_>>>()?;
@@ -155,14 +134,7 @@ impl FillMask {
         })
     }
 
-    fn candidate(
-        &self,
-        ids: &[u32],
-        position: usize,
-        token: u32,
-        score: f32,
-        single: bool,
-    ) -> Result<Candidate> {
+    fn candidate(&self, ids: &[u32], position: usize, token: u32, score: f32, single: bool) -> Result<Candidate> {
         let tokenizer = &self.frontend.tokenizer;
         let mut filled = ids.to_vec();
         filled[position] = token;
@@ -189,8 +161,5 @@ impl FillMask {
 fn best_tokens(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
     let probabilities = softmax(logits);
     // Ranked by logit: distinct logits may round to one probability.
-    top_k(logits, count)
-        .into_iter()
-        .map(|token| (token as u32, probabilities[token]))
-        .collect()
+    top_k(logits, count).into_iter().map(|token| (token as u32, probabilities[token])).collect()
 }

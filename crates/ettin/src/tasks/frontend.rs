@@ -23,23 +23,16 @@ impl Frontend {
         max_seq_length: Option<usize>,
     ) -> Result<Self> {
         let limits = [max_seq_length, options.max_length];
-        let tokens = limits
-            .into_iter()
-            .flatten()
-            .fold(config.max_position_embeddings, usize::min);
+        let tokens = limits.into_iter().flatten().fold(config.max_position_embeddings, usize::min);
         Ok(Self {
             tokenizer: Tokenizer::load(files)?,
-            limit: Limit {
-                tokens,
-                truncate: options.truncate,
-            },
+            limit: Limit { tokens, truncate: options.truncate },
             batch_tokens: options.batch_tokens,
         })
     }
 
     pub(super) fn encode(&self, input: TextInput<'_>) -> Result<Encoding> {
-        self.tokenizer
-            .encode_within(input.text, input.pair, self.limit)
+        self.tokenizer.encode_within(input.text, input.pair, self.limit)
     }
 
     /// Encodes and computes inputs of one sequence each; see [`run_encodings`].
@@ -92,13 +85,8 @@ impl Need {
     }
 
     fn check(self, name: &str, config: &Config) -> Result<()> {
-        if let Some(class) = config
-            .architecture()
-            .filter(|class| class.ends_with("ForMultipleChoice"))
-        {
-            return Err(Error::Unsupported(format!(
-                "multiple choice: {name} is a {class}"
-            )));
+        if let Some(class) = config.architecture().filter(|class| class.ends_with("ForMultipleChoice")) {
+            return Err(Error::Unsupported(format!("multiple choice: {name} is a {class}")));
         }
         match self.objective {
             Some(objective) if objective != config.objective => Err(Error::Unsupported(format!(
@@ -120,25 +108,14 @@ impl Need {
         const FITS: [(&str, &[&str]); 5] = [
             ("ForMaskedLM", &["fill-mask", "embed", "score"]),
             ("ForCausalLM", &["generate", "embed", "score"]),
-            (
-                "ForSequenceClassification",
-                &["classify", "rerank", "embed"],
-            ),
+            ("ForSequenceClassification", &["classify", "rerank", "embed"]),
             ("ForTokenClassification", &["tag", "embed"]),
             ("ForQuestionAnswering", &["answer", "embed"]),
         ];
         let class = config.architecture()?;
-        let fits = FITS
-            .iter()
-            .find(|(end, _)| class.ends_with(end))
-            .map_or(&["embed"][..], |(_, tasks)| tasks);
-        (!fits.contains(&self.task)).then(|| {
-            format!(
-                "the model is a {class}, which fits {}, not {}",
-                fits.join(", "),
-                self.task
-            )
-        })
+        let fits = FITS.iter().find(|(end, _)| class.ends_with(end)).map_or(&["embed"][..], |(_, tasks)| tasks);
+        (!fits.contains(&self.task))
+            .then(|| format!("the model is a {class}, which fits {}, not {}", fits.join(", "), self.task))
     }
 }
 

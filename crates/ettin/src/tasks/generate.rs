@@ -8,9 +8,7 @@ use super::batching::encode_all;
 use super::frontend::{Frontend, Need};
 use super::{Options, Outcome, Outcomes, Truncate};
 use crate::files::ModelFiles;
-use crate::generate::{
-    CausalModel, Engine, FinishReason, GenerateRequest, Piece, Prompt, STEP_ROWS,
-};
+use crate::generate::{CausalModel, Engine, FinishReason, GenerateRequest, Piece, Prompt, STEP_ROWS};
 use crate::heads::LanguageModel;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, KvCache, Objective, PackedBatch, Result};
@@ -91,10 +89,7 @@ impl Generator {
     /// # Errors
     /// [`Error::Unsupported`] for an encoder; what loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let need = Need {
-            task: "generate",
-            objective: Some(Objective::Decoder),
-        };
+        let need = Need { task: "generate", objective: Some(Objective::Decoder) };
         let model = need.load(files, options, LanguageModel::load)?;
         let frontend = Frontend::load(files, options, model.config(), None)?;
         Ok(Self { model, frontend })
@@ -116,32 +111,21 @@ impl Generator {
         request: &GenerateRequest,
         on_piece: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
     ) -> Result<Generations> {
-        let engine = Engine::new(
-            &self.model,
-            &self.frontend.tokenizer,
-            request,
-            self.frontend.limit.tokens,
-        )?;
+        let engine = Engine::new(&self.model, &self.frontend.tokenizer, request, self.frontend.limit.tokens)?;
         let mut truncated = vec![false; prompts.len()];
         let mut outputs: Vec<Option<Result<Outcome<Generated>>>> = Vec::new();
         outputs.resize_with(prompts.len() * request.samples, || None);
         let mut queue = Vec::with_capacity(prompts.len());
-        for (index, encoded) in encode_all(prompts, |prompt| self.encode(prompt, request))
-            .into_iter()
-            .enumerate()
-        {
+        for (index, encoded) in encode_all(prompts, |prompt| self.encode(prompt, request)).into_iter().enumerate() {
             let output = index * request.samples;
             match encoded {
                 Ok((ids, cut)) => {
                     truncated[index] = cut;
                     queue.push(Prompt { ids, output });
                 }
-                Err(error) => self.refuse(
-                    &mut outputs[output..output + request.samples],
-                    prompts[index],
-                    error,
-                    request,
-                ),
+                Err(error) => {
+                    self.refuse(&mut outputs[output..output + request.samples], prompts[index], error, request)
+                }
             }
         }
         for (output, finished) in engine.run(queue, on_piece)? {
@@ -163,14 +147,8 @@ impl Generator {
             }));
         }
         let missing = || Err(Error::input("the prompt was not continued"));
-        let outputs = outputs
-            .into_iter()
-            .map(|output| output.unwrap_or_else(missing))
-            .collect();
-        Ok(Generations {
-            seed: engine.seed(),
-            outputs,
-        })
+        let outputs = outputs.into_iter().map(|output| output.unwrap_or_else(missing)).collect();
+        Ok(Generations { seed: engine.seed(), outputs })
     }
 
     /// Every sample of a prompt that cannot be read has an error; it is read again for each, as errors cannot be copied.
@@ -195,9 +173,7 @@ impl Generator {
             (false, _) => None,
             (true, Some(bos)) => Some(bos),
             (true, None) => {
-                return Err(Error::Tokenizer(
-                    "the model's files name no bos token; leave it out".to_owned(),
-                ));
+                return Err(Error::Tokenizer("the model's files name no bos token; leave it out".to_owned()));
             }
         };
         let mut ids = tokenizer.ids(prompt)?;
@@ -205,17 +181,11 @@ impl Generator {
         let tokens = ids.len() + usize::from(bos.is_some());
         let cut = tokens > limit.tokens;
         if cut {
-            let room = limit
-                .tokens
-                .saturating_sub(request.max_new_tokens)
-                .max(limit.tokens / 2);
+            let room = limit.tokens.saturating_sub(request.max_new_tokens).max(limit.tokens / 2);
             let kept = room.saturating_sub(usize::from(bos.is_some()));
             match limit.truncate {
                 Truncate::Error => {
-                    return Err(Error::TooLong {
-                        tokens,
-                        limit: limit.tokens,
-                    });
+                    return Err(Error::TooLong { tokens, limit: limit.tokens });
                 }
                 Truncate::Right => ids.truncate(kept),
                 Truncate::Left => drop(ids.drain(..ids.len() - kept)),
@@ -223,9 +193,7 @@ impl Generator {
         }
         let ids: Vec<u32> = bos.into_iter().chain(ids).collect();
         match ids.is_empty() {
-            true => Err(Error::input(
-                "an empty prompt can only be continued behind the bos token",
-            )),
+            true => Err(Error::input("an empty prompt can only be continued behind the bos token")),
             false => Ok((ids, cut)),
         }
     }
@@ -242,18 +210,10 @@ impl CausalModel for LanguageModel {
         cache.fork()
     }
 
-    fn step(
-        &self,
-        tokens: &[&[u32]],
-        caches: &mut [&mut KvCache],
-        wanted: &[usize],
-    ) -> Result<Vec<Vec<f32>>> {
+    fn step(&self, tokens: &[&[u32]], caches: &mut [&mut KvCache], wanted: &[usize]) -> Result<Vec<Vec<f32>>> {
         let starts: Vec<usize> = caches.iter().map(|cache| cache.len()).collect();
         let batch = PackedBatch::continuing(tokens, &starts)?;
-        let rows: Vec<usize> = wanted
-            .iter()
-            .map(|&index| batch.rows(index).end - 1)
-            .collect();
+        let rows: Vec<usize> = wanted.iter().map(|&index| batch.rows(index).end - 1).collect();
         Ok(LanguageModel::step(self, &batch, caches, &rows)?.to_vec2()?)
     }
 }

@@ -27,9 +27,7 @@ pub use crate::tokenizer::Truncate;
 
 pub use answer::{Answer, AnswerRequest, Answerer, Question};
 pub use classify::{Classifier, ClassifyRequest, Label};
-pub use embed::{
-    EmbedRequest, Embedding, IndexedScore, PromptChoice, SimilarityInput, TextEmbedder, Vector,
-};
+pub use embed::{EmbedRequest, Embedding, IndexedScore, PromptChoice, SimilarityInput, TextEmbedder, Vector};
 pub use fill_mask::{Candidate, FillMask, Fills};
 pub use generate::{Generated, Generations, Generator, Timings};
 pub use rerank::{Activation, RerankInput, Reranker};
@@ -93,9 +91,6 @@ impl<'a> From<&'a str> for TextInput<'a> {
 
 impl<'a> From<(&'a str, &'a str)> for TextInput<'a> {
     fn from((text, pair): (&'a str, &'a str)) -> Self {
-        Self {
-            text,
-            pair: Some(pair),
-        }
+        Self { text, pair: Some(pair) }
     }
 }

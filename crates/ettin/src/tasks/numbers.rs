@@ -5,10 +5,7 @@ use std::cmp::Ordering;
 /// Probabilities of a row.
 pub(super) fn softmax(logits: &[f32]) -> Vec<f32> {
     let max = max(logits);
-    let exps: Vec<f64> = logits
-        .iter()
-        .map(|&logit| f64::from(logit - max).exp())
-        .collect();
+    let exps: Vec<f64> = logits.iter().map(|&logit| f64::from(logit - max).exp()).collect();
     let sum: f64 = exps.iter().sum();
     exps.iter().map(|exp| (exp / sum) as f32).collect()
 }
@@ -16,10 +13,7 @@ pub(super) fn softmax(logits: &[f32]) -> Vec<f32> {
 /// `log Σ exp(logits)`.
 pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
     let max = max(logits);
-    let sum: f64 = logits
-        .iter()
-        .map(|&logit| f64::from(logit - max).exp())
-        .sum();
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - max).exp()).sum();
     f64::from(max) + sum.ln()
 }
 
@@ -31,11 +25,7 @@ pub(super) fn sigmoid(logit: f32) -> f32 {
 /// Index of the largest value, the first of equals.
 pub(super) fn argmax(values: &[f32]) -> usize {
     let better = |best: usize, index: usize| {
-        if values[index] > values[best] {
-            index
-        } else {
-            best
-        }
+        if values[index] > values[best] { index } else { best }
     };
     (1..values.len()).fold(0, better)
 }

@@ -72,10 +72,7 @@ impl Reranker {
     /// # Errors
     /// [`Error::Unsupported`] for a chain or a classifier with several outputs; what loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let need = Need {
-            task: "rerank",
-            objective: None,
-        };
+        let need = Need { task: "rerank", objective: None };
         let stated = stated_activation(files)?;
         if files.get("modules.json")?.is_some() {
             let model = need.load(files, options, Embedder::load)?;
@@ -86,22 +83,14 @@ impl Reranker {
             only_one(files, outputs, "embed")?;
             let frontend = Frontend::load(files, options, model.config(), max_seq_length)?;
             let activation = stated.map_or(Configured::Known(Activation::Raw), Configured::from);
-            return Ok(Self {
-                model: Model::Chain(model),
-                frontend,
-                activation,
-            });
+            return Ok(Self { model: Model::Chain(model), frontend, activation });
         }
         let model = need.load(files, options, SequenceClassifier::load)?;
         only_one(files, model.config().labels.len(), "classify")?;
         let frontend = Frontend::load(files, options, model.config(), None)?;
         let stated = stated.or_else(|| model.config().activation_fn.clone());
         let activation = stated.map_or(Configured::Known(Activation::Sigmoid), Configured::from);
-        Ok(Self {
-            model: Model::Classifier(model),
-            frontend,
-            activation,
-        })
+        Ok(Self { model: Model::Classifier(model), frontend, activation })
     }
 
     /// What is applied unless the call says otherwise.
@@ -111,9 +100,9 @@ impl Reranker {
     pub fn activation(&self) -> Result<Activation> {
         match &self.activation {
             Configured::Known(activation) => Ok(*activation),
-            Configured::Other(name) => Err(Error::Unsupported(format!(
-                "the model's activation {name}; ask for raw scores or for the sigmoid"
-            ))),
+            Configured::Other(name) => {
+                Err(Error::Unsupported(format!("the model's activation {name}; ask for raw scores or for the sigmoid")))
+            }
         }
     }
 
@@ -130,32 +119,18 @@ impl Reranker {
             Some(activation) => activation,
             None => self.activation()?,
         };
-        let pair = |query, document| TextInput {
-            text: query,
-            pair: Some(document),
-        };
+        let pair = |query, document| TextInput { text: query, pair: Some(document) };
         let pairs: Vec<TextInput<'_>> = inputs
             .iter()
-            .flat_map(|input| {
-                input
-                    .documents
-                    .iter()
-                    .map(|&document| pair(input.query, document))
-            })
+            .flat_map(|input| input.documents.iter().map(|&document| pair(input.query, document)))
             .collect();
         let encode = |pair: &TextInput<'_>| self.frontend.encode(*pair);
         let scored = self.frontend.run(&pairs, encode, |batch, _| {
             let scores = self.scores(batch)?;
-            Ok(scores
-                .into_iter()
-                .map(|score| Ok(activation.apply(score)))
-                .collect())
+            Ok(scores.into_iter().map(|score| Ok(activation.apply(score))).collect())
         })?;
         let mut scored = scored.into_iter();
-        Ok(inputs
-            .iter()
-            .map(|input| ranked(scored.by_ref().take(input.documents.len()).collect()))
-            .collect())
+        Ok(inputs.iter().map(|input| ranked(scored.by_ref().take(input.documents.len()).collect())).collect())
     }
 
     /// One raw score per sequence.
@@ -198,10 +173,8 @@ fn stated_activation(files: &ModelFiles) -> Result<Option<String>> {
     let Some(bytes) = files.get(FILE)? else {
         return Ok(None);
     };
-    let stated: Stated = serde_json::from_slice(&bytes).map_err(|error| Error::Config {
-        file: FILE.to_owned(),
-        message: error.to_string(),
-    })?;
+    let stated: Stated = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::Config { file: FILE.to_owned(), message: error.to_string() })?;
     Ok(stated.activation_fn)
 }
 
@@ -222,14 +195,8 @@ fn ranked(scores: Outcomes<f32>) -> Result<Outcome<Vec<IndexedScore>>> {
     for (index, outcome) in scores.into_iter().enumerate() {
         let outcome = outcome?;
         truncated |= outcome.truncated;
-        ranked.push(IndexedScore {
-            index,
-            score: outcome.value,
-        });
+        ranked.push(IndexedScore { index, score: outcome.value });
     }
     ranked.sort_by(|a, b| descending(a.score, b.score));
-    Ok(Outcome {
-        value: ranked,
-        truncated,
-    })
+    Ok(Outcome { value: ranked, truncated })
 }

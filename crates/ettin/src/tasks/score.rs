@@ -78,11 +78,7 @@ pub struct ScoreRequest {
 
 impl Default for ScoreRequest {
     fn default() -> Self {
-        Self {
-            method: None,
-            bos: true,
-            read_earlier: None,
-        }
+        Self { method: None, bos: true, read_earlier: None }
     }
 }
 
@@ -118,21 +114,11 @@ impl Scorer {
     /// # Errors
     /// What loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let model = Need {
-            task: "score",
-            objective: None,
-        }
-        .load(files, options, LanguageModel::load)?;
+        let model = Need { task: "score", objective: None }.load(files, options, LanguageModel::load)?;
         let frontend = Frontend::load(files, options, model.config(), None)?;
         let name = files.name();
-        let from_decoder = ["enc-from-dec", "encoder-from-decoder"]
-            .iter()
-            .any(|part| name.contains(part));
-        Ok(Self {
-            model,
-            frontend,
-            from_decoder,
-        })
+        let from_decoder = ["enc-from-dec", "encoder-from-decoder"].iter().any(|part| name.contains(part));
+        Ok(Self { model, frontend, from_decoder })
     }
 
     /// The method used unless a request names one.
@@ -148,11 +134,7 @@ impl Scorer {
     /// # Errors
     /// [`Error::Unsupported`] for a method that does not fit the model; failures of the engine. A text's own failure is in
     /// its place.
-    pub fn run(
-        &self,
-        inputs: &[ScoreInput<'_>],
-        request: &ScoreRequest,
-    ) -> Result<Outcomes<Scored>> {
+    pub fn run(&self, inputs: &[ScoreInput<'_>], request: &ScoreRequest) -> Result<Outcomes<Scored>> {
         let method = request.method.unwrap_or_else(|| self.default_method());
         self.check(method)?;
         let pieces = encode_all(inputs, |input| self.pieces(input, method, request));
@@ -166,10 +148,7 @@ impl Scorer {
         };
         let outcomes = pieces.into_iter().zip(logprobs).map(|(pieces, logprobs)| {
             let truncated = pieces.truncated;
-            Ok(Outcome {
-                value: self.scored(method, &pieces.text, logprobs)?,
-                truncated,
-            })
+            Ok(Outcome { value: self.scored(method, &pieces.text, logprobs)?, truncated })
         });
         Ok(merge(outcomes, errors))
     }
@@ -186,32 +165,16 @@ impl Scorer {
         }
     }
 
-    fn scored(
-        &self,
-        method: ScoreMethod,
-        tokens: &[u32],
-        logprobs: Vec<Option<f32>>,
-    ) -> Result<Scored> {
+    fn scored(&self, method: ScoreMethod, tokens: &[u32], logprobs: Vec<Option<f32>>) -> Result<Scored> {
         let known = || logprobs.iter().flatten();
-        let (sum, count) = (
-            known().map(|&logprob| f64::from(logprob)).sum::<f64>(),
-            known().count(),
-        );
+        let (sum, count) = (known().map(|&logprob| f64::from(logprob)).sum::<f64>(), known().count());
         let score = |(&token, &logprob): (&u32, &Option<f32>)| {
             let token_str = self.frontend.tokenizer.decode(&[token], false)?;
-            Ok(TokenScore {
-                token,
-                token_str,
-                logprob,
-            })
+            Ok(TokenScore { token, token_str, logprob })
         };
         Ok(Scored {
             method,
-            tokens: tokens
-                .iter()
-                .zip(&logprobs)
-                .map(score)
-                .collect::<Result<_>>()?,
+            tokens: tokens.iter().zip(&logprobs).map(score).collect::<Result<_>>()?,
             sum,
             count,
             perplexity: (count > 0).then(|| (-sum / count as f64).exp()),
@@ -222,10 +185,7 @@ impl Scorer {
 /// Natural logarithm of a token's probability.
 fn logprob(logits: &[f32], token: u32) -> Result<f32> {
     let logit = logits.get(token as usize).ok_or_else(|| {
-        Error::Tokenizer(format!(
-            "token {token} is outside the model's vocabulary of {}",
-            logits.len()
-        ))
+        Error::Tokenizer(format!("token {token} is outside the model's vocabulary of {}", logits.len()))
     })?;
     Ok((f64::from(*logit) - log_sum_exp(logits)) as f32)
 }

@@ -109,10 +109,7 @@ impl Tagger {
     /// # Errors
     /// What loading the model's files can meet; the classifier's tensors must be there.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let need = Need {
-            task: "tag",
-            objective: None,
-        };
+        let need = Need { task: "tag", objective: None };
         let model = need.load(files, options, TokenClassifier::load)?;
         let frontend = Frontend::load(files, options, model.config(), None)?;
         Ok(Self { model, frontend })
@@ -127,33 +124,17 @@ impl Tagger {
         self.frontend.run(texts, encode, |batch, items| {
             let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
             let tags = |(index, item): (usize, &Item<'_>)| {
-                self.tags(
-                    texts[item.input],
-                    item.encoding,
-                    &logits[batch.rows(index)],
-                    request,
-                )
+                self.tags(texts[item.input], item.encoding, &logits[batch.rows(index)], request)
             };
             Ok(items.iter().enumerate().map(tags).collect())
         })
     }
 
-    fn tags(
-        &self,
-        text: &str,
-        encoding: &Encoding,
-        logits: &[Vec<f32>],
-        request: &TagRequest,
-    ) -> Result<Vec<Tag>> {
+    fn tags(&self, text: &str, encoding: &Encoding, logits: &[Vec<f32>], request: &TagRequest) -> Result<Vec<Tag>> {
         let unk = self.frontend.tokenizer.special().unk;
         let tokens = aggregate::tokens(text, encoding, unk, |index| softmax(&logits[index]));
         let labels = &self.model.config().labels;
-        let mut tags = aggregate::tags(
-            &tokens,
-            labels,
-            request.aggregation,
-            &self.frontend.tokenizer,
-        )?;
+        let mut tags = aggregate::tags(&tokens, labels, request.aggregation, &self.frontend.tokenizer)?;
         if !request.all {
             tags.retain(|tag| tag.label() != "O");
         }

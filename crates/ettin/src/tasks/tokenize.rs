@@ -35,15 +35,7 @@ pub struct Tokenized {
 ///
 /// # Errors
 /// As [`Tokenizer::encode`].
-pub fn tokenize(
-    tokenizer: &Tokenizer,
-    input: TextInput<'_>,
-    special_tokens: bool,
-) -> Result<Tokenized> {
+pub fn tokenize(tokenizer: &Tokenizer, input: TextInput<'_>, special_tokens: bool) -> Result<Tokenized> {
     let encoding = tokenizer.encode(input.text, input.pair, special_tokens)?;
-    Ok(Tokenized {
-        ids: encoding.ids,
-        tokens: encoding.tokens,
-        offsets: encoding.offsets,
-    })
+    Ok(Tokenized { ids: encoding.ids, tokens: encoding.tokens, offsets: encoding.offsets })
 }

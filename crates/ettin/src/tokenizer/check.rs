@@ -38,16 +38,11 @@ pub(super) fn before_parsing(bytes: &[u8]) -> Result<()> {
     }
     // Merges are cut by the prefix's length without a look at what they begin with.
     let prefixed = |model: &Model| {
-        model
-            .continuing_subword_prefix
-            .as_ref()
-            .is_some_and(|prefix| !prefix.is_empty())
+        model.continuing_subword_prefix.as_ref().is_some_and(|prefix| !prefix.is_empty())
             && model.r#type.as_ref().is_none_or(|name| name == "BPE")
     };
     match parts.model.is_some_and(|model| prefixed(&model)) {
-        true => Err(fail(
-            "BPE with a continuing_subword_prefix is not supported".to_owned(),
-        )),
+        true => Err(fail("BPE with a continuing_subword_prefix is not supported".to_owned())),
         false => Ok(()),
     }
 }
@@ -71,25 +66,19 @@ fn processors(processor: &Value) -> Result<(), String> {
     for (name, token) in tokens.into_iter().flatten() {
         let count = |key: &str| listed(token, key).count();
         if count("ids") != count("tokens") {
-            return Err(format!(
-                "the post-processor's `{name}` has not as many ids as tokens"
-            ));
+            return Err(format!("the post-processor's `{name}` has not as many ids as tokens"));
         }
     }
     listed(processor, "processors").try_for_each(processors)
 }
 
 /// A template may name only the special tokens that are listed and the sequences that there are.
-fn check_piece(
-    piece: &Value,
-    tokens: Option<&Map<String, Value>>,
-    sequences: usize,
-) -> Result<(), String> {
+fn check_piece(piece: &Value, tokens: Option<&Map<String, Value>>, sequences: usize) -> Result<(), String> {
     let id = |kind: &str| piece.get(kind).and_then(|piece| piece.get("id")?.as_str());
     match (id("SpecialToken"), id("Sequence")) {
-        (Some(token), _) if tokens.is_none_or(|tokens| !tokens.contains_key(token)) => Err(
-            format!("template names `{token}`, which its special_tokens lack"),
-        ),
+        (Some(token), _) if tokens.is_none_or(|tokens| !tokens.contains_key(token)) => {
+            Err(format!("template names `{token}`, which its special_tokens lack"))
+        }
         (_, Some("B")) if sequences < 2 => Err("template names a second sequence".to_owned()),
         _ => Ok(()),
     }
@@ -97,9 +86,5 @@ fn check_piece(
 
 /// The items of the list under `key`; none where there is no list.
 fn listed<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
-    value
-        .get(key)
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
+    value.get(key).and_then(Value::as_array).into_iter().flatten()
 }

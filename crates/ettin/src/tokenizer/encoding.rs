@@ -27,11 +27,7 @@ impl Encoding {
             tokens: encoding.get_tokens().to_vec(),
             offsets: encoding.get_offsets().to_vec(),
             words: encoding.get_word_ids().to_vec(),
-            special: encoding
-                .get_special_tokens_mask()
-                .iter()
-                .map(|&mask| mask != 0)
-                .collect(),
+            special: encoding.get_special_tokens_mask().iter().map(|&mask| mask != 0).collect(),
             truncated,
         }
     }

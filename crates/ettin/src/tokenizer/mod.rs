@@ -9,9 +9,7 @@ mod special;
 mod stream;
 
 use tokenizers::tokenizer::PostProcessor as _;
-use tokenizers::utils::truncation::{
-    TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
-};
+use tokenizers::utils::truncation::{TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings};
 use tokenizers::{Decoder as _, Tokenizer as Inner};
 
 use crate::files::ModelFiles;
@@ -37,11 +35,8 @@ pub enum Truncate {
 
 impl Truncate {
     /// Every policy with its name.
-    pub const ALL: [(Truncate, &'static str); 3] = [
-        (Truncate::Error, "error"),
-        (Truncate::Right, "right"),
-        (Truncate::Left, "left"),
-    ];
+    pub const ALL: [(Truncate, &'static str); 3] =
+        [(Truncate::Error, "error"), (Truncate::Right, "right"), (Truncate::Left, "left")];
 }
 
 /// The most tokens an input may have, and what happens to a longer one.
@@ -84,23 +79,13 @@ impl Tokenizer {
     pub fn load(files: &ModelFiles) -> Result<Self> {
         // Old sentence-transformers saves keep the trunk and its tokenizer in a folder of their own.
         let folder = trunk_folder(files)?;
-        let files = Subfolder {
-            files,
-            folder: &folder,
-        };
+        let files = Subfolder { files, folder: &folder };
         let Some(bytes) = files.get("tokenizer.json")? else {
-            return Err(Error::MissingFile {
-                place: files.place(),
-                file: "tokenizer.json".to_owned(),
-            });
+            return Err(Error::MissingFile { place: files.place(), file: "tokenizer.json".to_owned() });
         };
         let inner = parse(&bytes)?;
         let (special, vocab_size) = special::load(&files, &inner)?;
-        Ok(Self {
-            inner,
-            special,
-            vocab_size,
-        })
+        Ok(Self { inner, special, vocab_size })
     }
 
     /// From the bytes of a `tokenizer.json` alone; special tokens are known by their usual names.
@@ -110,11 +95,7 @@ impl Tokenizer {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let inner = parse(bytes)?;
         let special = special::by_usual_names(&inner);
-        Ok(Self {
-            inner,
-            special,
-            vocab_size: None,
-        })
+        Ok(Self { inner, special, vocab_size: None })
     }
 
     /// Ids of the special tokens.
@@ -154,33 +135,20 @@ impl Tokenizer {
             Truncate::Right => TruncationDirection::Right,
             Truncate::Left => TruncationDirection::Left,
         };
-        let room = limit
-            .tokens
-            .saturating_sub(self.added_tokens(pair.is_some()));
+        let room = limit.tokens.saturating_sub(self.added_tokens(pair.is_some()));
         if room == 0 {
             return Err(too_long(encoding.ids.len(), limit.tokens));
         }
-        let params = TruncationParams {
-            direction,
-            max_length: room,
-            strategy: TruncationStrategy::LongestFirst,
-            stride: 0,
-        };
-        let (first, second) = (
-            self.plain(text)?,
-            pair.map(|pair| self.plain(pair)).transpose()?,
-        );
-        let (mut first, mut second) =
-            truncate_encodings(first, second, &params).map_err(tokenizer_error)?;
+        let params =
+            TruncationParams { direction, max_length: room, strategy: TruncationStrategy::LongestFirst, stride: 0 };
+        let (first, second) = (self.plain(text)?, pair.map(|pair| self.plain(pair)).transpose()?);
+        let (mut first, mut second) = truncate_encodings(first, second, &params).map_err(tokenizer_error)?;
         // The parts cut off would otherwise be combined with one another.
         first.take_overflowing();
         if let Some(second) = &mut second {
             second.take_overflowing();
         }
-        let encoding = self
-            .inner
-            .post_process(first, second, true)
-            .map_err(tokenizer_error)?;
+        let encoding = self.inner.post_process(first, second, true).map_err(tokenizer_error)?;
         self.checked(Encoding::new(encoding, true))
     }
 
@@ -189,13 +157,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::TooLong`] when the first text leaves no room; otherwise as [`encode`](Self::encode).
-    pub fn encode_windows(
-        &self,
-        text: &str,
-        long: &str,
-        limit: usize,
-        overlap: usize,
-    ) -> Result<Vec<Encoding>> {
+    pub fn encode_windows(&self, text: &str, long: &str, limit: usize, overlap: usize) -> Result<Vec<Encoding>> {
         let (first, mut second) = (self.plain(text)?, self.plain(long)?);
         let taken = first.len() + self.added_tokens(true);
         if taken >= limit {
@@ -207,10 +169,7 @@ impl Tokenizer {
         std::iter::once(second)
             .chain(rest)
             .map(|window| {
-                let pair = self
-                    .inner
-                    .post_process(first.clone(), Some(window), true)
-                    .map_err(tokenizer_error)?;
+                let pair = self.inner.post_process(first.clone(), Some(window), true).map_err(tokenizer_error)?;
                 self.checked(Encoding::new(pair, false))
             })
             .collect()
@@ -221,10 +180,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, false)
-            .map_err(tokenizer_error)?;
+        let encoding = self.inner.encode_fast(text, false).map_err(tokenizer_error)?;
         self.check_ids(encoding.get_ids())?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -234,9 +190,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] when the decoder refuses.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner
-            .decode(ids, skip_special)
-            .map_err(tokenizer_error)
+        self.inner.decode(ids, skip_special).map_err(tokenizer_error)
     }
 
     /// The text of tokens in the vocabulary's spelling.
@@ -264,15 +218,11 @@ impl Tokenizer {
 
     /// Special tokens that the template adds.
     fn added_tokens(&self, pair: bool) -> usize {
-        self.inner
-            .get_post_processor()
-            .map_or(0, |processor| processor.added_tokens(pair))
+        self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(pair))
     }
 
     fn plain(&self, text: &str) -> Result<tokenizers::Encoding> {
-        self.inner
-            .encode_char_offsets(text, false)
-            .map_err(tokenizer_error)
+        self.inner.encode_char_offsets(text, false).map_err(tokenizer_error)
     }
 
     fn checked(&self, encoding: Encoding) -> Result<Encoding> {
@@ -296,8 +246,7 @@ impl Tokenizer {
 
 fn parse(bytes: &[u8]) -> Result<Inner> {
     check::before_parsing(bytes)?;
-    let mut inner = Inner::from_bytes(bytes)
-        .map_err(|error| Error::Tokenizer(format!("tokenizer.json: {error}")))?;
+    let mut inner = Inner::from_bytes(bytes).map_err(|error| Error::Tokenizer(format!("tokenizer.json: {error}")))?;
     inner.with_truncation(None).map_err(tokenizer_error)?;
     inner.with_padding(None);
     Ok(inner)

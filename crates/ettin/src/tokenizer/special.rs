@@ -30,10 +30,7 @@ pub struct SpecialIds {
 /// A name in `tokenizer_config.json` wins over one in `special_tokens_map.json`, that over an id in `config.json`.
 /// Generation ends at any id of `generation_config.json` and `config.json`.
 pub(super) fn load(files: &dyn FileSource, inner: &Inner) -> Result<(SpecialIds, Option<usize>)> {
-    let names = [
-        object(files, "tokenizer_config.json")?,
-        object(files, "special_tokens_map.json")?,
-    ];
+    let names = [object(files, "tokenizer_config.json")?, object(files, "special_tokens_map.json")?];
     let config = object(files, "config.json")?;
     let generation = object(files, "generation_config.json")?;
     let one = |key: &str| {
@@ -84,18 +81,13 @@ fn object(files: &dyn FileSource, file: &str) -> Result<Map<String, Value>> {
     let Some(bytes) = files.get(file)? else {
         return Ok(Map::new());
     };
-    serde_json::from_slice(&bytes).map_err(|error| Error::Config {
-        file: file.to_owned(),
-        message: error.to_string(),
-    })
+    serde_json::from_slice(&bytes).map_err(|error| Error::Config { file: file.to_owned(), message: error.to_string() })
 }
 
 /// The id of a token given as a string or as an object with `content`.
 fn named(names: &Map<String, Value>, key: &str, inner: &Inner) -> Option<u32> {
     let value = names.get(key)?;
-    let name = value
-        .as_str()
-        .or_else(|| value.get("content").and_then(Value::as_str))?;
+    let name = value.as_str().or_else(|| value.get("content").and_then(Value::as_str))?;
     inner.token_to_id(name)
 }
 

@@ -14,10 +14,7 @@ pub struct TextStream<'a> {
 
 impl<'a> TextStream<'a> {
     pub(super) fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self {
-            tokenizer,
-            held: Vec::new(),
-        }
+        Self { tokenizer, held: Vec::new() }
     }
 
     /// Takes a token and returns the text that it completes; special tokens have none.

@@ -20,8 +20,7 @@ fn limit(tokens: usize, truncate: Truncate) -> Limit {
 
 #[test]
 fn golden_ids() {
-    let text =
-        std::fs::read_to_string(repository("tests/fixtures/tokenizer_goldens.json")).unwrap();
+    let text = std::fs::read_to_string(repository("tests/fixtures/tokenizer_goldens.json")).unwrap();
     let goldens: Value = serde_json::from_str(&text).unwrap();
     let tokenizer = ettin();
     for (key, special) in [("with_specials", true), ("without_specials", false)] {
@@ -58,48 +57,25 @@ fn special_ids_come_from_the_models_own_files() {
 fn stated_ids_win_over_usual_names() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-    std::fs::copy(
-        repository("models/nano-encoder/tokenizer.json"),
-        folder.path().join("tokenizer.json"),
-    )
-    .unwrap();
-    file(
-        "tokenizer_config.json",
-        r#"{"mask_token": {"content": "[UNK]"}}"#,
-    );
-    file(
-        "special_tokens_map.json",
-        r#"{"mask_token": "[PAD]", "cls_token": "[SEP]"}"#,
-    );
-    file(
-        "config.json",
-        r#"{"bos_token_id": 4, "eos_token_id": [7, 6], "vocab_size": 8192}"#,
-    );
+    std::fs::copy(repository("models/nano-encoder/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    file("tokenizer_config.json", r#"{"mask_token": {"content": "[UNK]"}}"#);
+    file("special_tokens_map.json", r#"{"mask_token": "[PAD]", "cls_token": "[SEP]"}"#);
+    file("config.json", r#"{"bos_token_id": 4, "eos_token_id": [7, 6], "vocab_size": 8192}"#);
     file("generation_config.json", r#"{"eos_token_id": 9}"#);
     let tokenizer = Tokenizer::load(&ModelFiles::folder(folder.path()).unwrap()).unwrap();
     let special = tokenizer.special();
-    assert_eq!(
-        (special.mask, special.cls, special.bos),
-        (Some(1), Some(3), Some(4))
-    );
+    assert_eq!((special.mask, special.cls, special.bos), (Some(1), Some(3), Some(4)));
     assert_eq!(special.eos, [6, 7, 9]);
 }
 
 #[test]
 fn ids_outside_the_vocabulary_are_errors() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::copy(
-        repository("models/nano-encoder/tokenizer.json"),
-        folder.path().join("tokenizer.json"),
-    )
-    .unwrap();
+    std::fs::copy(repository("models/nano-encoder/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
     std::fs::write(folder.path().join("config.json"), r#"{"vocab_size": 300}"#).unwrap();
     let tokenizer = Tokenizer::load(&ModelFiles::folder(folder.path()).unwrap()).unwrap();
     assert!(tokenizer.encode("a", None, true).is_ok());
-    for error in [
-        tokenizer.encode("capital", None, true).unwrap_err(),
-        tokenizer.ids("capital").unwrap_err(),
-    ] {
+    for error in [tokenizer.encode("capital", None, true).unwrap_err(), tokenizer.ids("capital").unwrap_err()] {
         assert!(error.to_string().contains("vocabulary of 300"), "{error}");
     }
 }
@@ -111,26 +87,18 @@ fn both_spellings_of_merges_load() {
     let merges = pairs["model"]["merges"].as_array_mut().unwrap();
     assert!(merges[0].is_array());
     for merge in merges {
-        *merge = json!(format!(
-            "{} {}",
-            merge[0].as_str().unwrap(),
-            merge[1].as_str().unwrap()
-        ));
+        *merge = json!(format!("{} {}", merge[0].as_str().unwrap(), merge[1].as_str().unwrap()));
     }
     let old = Tokenizer::from_bytes(pairs.to_string().as_bytes()).unwrap();
     let text = "The capital of France is [MASK].";
-    assert_eq!(
-        old.encode(text, None, true).unwrap(),
-        nano().encode(text, None, true).unwrap()
-    );
+    assert_eq!(old.encode(text, None, true).unwrap(), nano().encode(text, None, true).unwrap());
 }
 
 #[test]
 fn padding_and_truncation_of_the_file_are_ignored() {
     let text = std::fs::read_to_string(repository("models/nano-encoder/tokenizer.json")).unwrap();
     let mut file: Value = serde_json::from_str(&text).unwrap();
-    file["truncation"] =
-        json!({"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0});
+    file["truncation"] = json!({"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0});
     file["padding"] = json!({
         "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null,
         "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"
@@ -162,23 +130,12 @@ fn truncation_keeps_the_special_tokens_and_says_so() {
     let whole = tokenizer.encode(text, None, true).unwrap();
     assert!(!whole.truncated);
     let len = whole.ids.len();
-    assert_eq!(
-        tokenizer
-            .encode_within(text, None, limit(len, Truncate::Error))
-            .unwrap(),
-        whole
-    );
-    let error = tokenizer
-        .encode_within(text, None, limit(len - 1, Truncate::Error))
-        .unwrap_err();
+    assert_eq!(tokenizer.encode_within(text, None, limit(len, Truncate::Error)).unwrap(), whole);
+    let error = tokenizer.encode_within(text, None, limit(len - 1, Truncate::Error)).unwrap_err();
     assert!(matches!(error, Error::TooLong { tokens, limit } if tokens == len && limit == len - 1));
 
-    let right = tokenizer
-        .encode_within(text, None, limit(6, Truncate::Right))
-        .unwrap();
-    let left = tokenizer
-        .encode_within(text, None, limit(6, Truncate::Left))
-        .unwrap();
+    let right = tokenizer.encode_within(text, None, limit(6, Truncate::Right)).unwrap();
+    let left = tokenizer.encode_within(text, None, limit(6, Truncate::Left)).unwrap();
     assert!(right.truncated && left.truncated);
     assert_eq!(right.ids, [&whole.ids[..5], &[3]].concat());
     assert_eq!(left.ids, [&[2], &whole.ids[len - 5..]].concat());
@@ -194,16 +151,8 @@ fn the_longer_text_of_a_pair_is_cut_first() {
     let tokenizer = nano();
     let (short, long) = ("one two", "one two three four five six seven eight");
     let kept = tokenizer.ids(short).unwrap().len();
-    let encoding = tokenizer
-        .encode_within(short, Some(long), limit(kept + 6, Truncate::Right))
-        .unwrap();
-    let count = |side| {
-        encoding
-            .sequences
-            .iter()
-            .filter(|&&sequence| sequence == Some(side))
-            .count()
-    };
+    let encoding = tokenizer.encode_within(short, Some(long), limit(kept + 6, Truncate::Right)).unwrap();
+    let count = |side| encoding.sequences.iter().filter(|&&sequence| sequence == Some(side)).count();
     assert_eq!((count(0), count(1)), (kept, 3));
     assert_eq!(encoding.ids.len(), kept + 6);
     assert!(encoding.truncated);
@@ -222,33 +171,19 @@ fn windows_cover_the_long_text_and_overlap() {
     for (index, window) in windows.iter().enumerate() {
         assert!(window.ids.len() <= limit);
         let ids = window.ids.iter().zip(&window.sequences);
-        let part: Vec<u32> = ids
-            .filter(|(_, sequence)| **sequence == Some(1))
-            .map(|(id, _)| *id)
-            .collect();
+        let part: Vec<u32> = ids.filter(|(_, sequence)| **sequence == Some(1)).map(|(id, _)| *id).collect();
         let skip = if index == 0 { 0 } else { 2 };
         covered.extend(&part[skip..]);
     }
     assert_eq!(covered, all);
-    assert!(matches!(
-        tokenizer.encode_windows("who?", long, question + 3, 2),
-        Err(Error::TooLong { .. })
-    ));
-    assert_eq!(
-        tokenizer
-            .encode_windows("who?", "", limit, 2)
-            .unwrap()
-            .len(),
-        1
-    );
+    assert!(matches!(tokenizer.encode_windows("who?", long, question + 3, 2), Err(Error::TooLong { .. })));
+    assert_eq!(tokenizer.encode_windows("who?", "", limit, 2).unwrap().len(), 1);
 }
 
 #[test]
 fn streamed_text_equals_decoded_text() {
     let tokenizer = ettin();
-    let mut ids = tokenizer
-        .ids("Ångström 中文 🚀🚀 a\u{FFFD}b, naïve; 日本語")
-        .unwrap();
+    let mut ids = tokenizer.ids("Ångström 中文 🚀🚀 a\u{FFFD}b, naïve; 日本語").unwrap();
     // Bytes that form no character, between and at the end.
     let stray = tokenizer.ids("🚀").unwrap()[0];
     ids.insert(3, stray);
@@ -267,33 +202,17 @@ fn streamed_text_equals_decoded_text() {
 
 #[test]
 fn malformed_files_are_errors() {
-    for bytes in [
-        &b""[..],
-        b"{",
-        b"[]",
-        b"null",
-        b"{\"model\": {}}",
-        b"\xff\xfe",
-    ] {
-        assert!(matches!(
-            Tokenizer::from_bytes(bytes),
-            Err(Error::Tokenizer(_))
-        ));
+    for bytes in [&b""[..], b"{", b"[]", b"null", b"{\"model\": {}}", b"\xff\xfe"] {
+        assert!(matches!(Tokenizer::from_bytes(bytes), Err(Error::Tokenizer(_))));
     }
 }
 
 #[test]
 fn files_that_the_tokenizers_crate_panics_on_are_errors() {
     let file = |part: &str| {
-        format!(
-            r#"{{"version": "1.0", "model": {{"type": "BPE", "vocab": {{}}, "merges": []}}, {part}}}"#
-        )
+        format!(r#"{{"version": "1.0", "model": {{"type": "BPE", "vocab": {{}}, "merges": []}}, {part}}}"#)
     };
-    let refusal = |part: &str| {
-        Tokenizer::from_bytes(file(part).as_bytes())
-            .unwrap_err()
-            .to_string()
-    };
+    let refusal = |part: &str| Tokenizer::from_bytes(file(part).as_bytes()).unwrap_err().to_string();
     assert!(Tokenizer::from_bytes(file(r#""decoder": {"type": "Fuse"}"#).as_bytes()).is_ok());
     assert!(refusal("\"decoder\": {\"type\": \"Fu\u{1}se\"}").contains("control character"));
     assert!(refusal(r#""decoder": {"type": 1e999}"#).contains("out of range"));
@@ -316,8 +235,6 @@ fn files_that_the_tokenizers_crate_panics_on_are_errors() {
     assert!(refusal(&template(second, "[1]")).contains("second sequence"));
     let prefixed = r#"{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]],
         "continuing_subword_prefix": "____"}}"#;
-    let error = Tokenizer::from_bytes(prefixed.as_bytes())
-        .unwrap_err()
-        .to_string();
+    let error = Tokenizer::from_bytes(prefixed.as_bytes()).unwrap_err().to_string();
     assert!(error.contains("continuing_subword_prefix"), "{error}");
 }

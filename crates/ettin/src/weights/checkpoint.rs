@@ -124,9 +124,7 @@ impl Weights {
         let checkpoint = Checkpoint {
             embeddings,
             embedding_norm: reader.norm("model.embeddings.norm"),
-            layers: (0..config.num_layers())
-                .map(|index| reader.layer(index))
-                .collect(),
+            layers: (0..config.num_layers()).map(|index| reader.layer(index)).collect(),
             final_norm: reader.norm("model.final_norm"),
             head: reader.head(head, embeddings),
             report: reader.report(),
@@ -150,21 +148,14 @@ struct Reader<'a, 'c> {
     warnings: RefCell<Vec<String>>,
 }
 
-const NOTHING: View<'static> = View {
-    name: "",
-    dtype: StoredDtype::F32,
-    shape: &[0],
-    bytes: &[],
-};
+const NOTHING: View<'static> = View { name: "", dtype: StoredDtype::F32, shape: &[0], bytes: &[] };
 
 impl<'a> Reader<'a, '_> {
     fn must(&self, name: &str, shape: &[usize]) -> View<'a> {
         self.may(name, shape).unwrap_or_else(|| {
             // A fault of a tensor that is there was recorded by `may`.
             if !self.has(name) {
-                self.problems
-                    .borrow_mut()
-                    .push(Problem::missing(name, shape));
+                self.problems.borrow_mut().push(Problem::missing(name, shape));
             }
             NOTHING
         })
@@ -191,10 +182,7 @@ impl<'a> Reader<'a, '_> {
         let shape = [self.config.hidden_size];
         Norm {
             weight: self.must(&format!("{name}.weight"), &shape),
-            bias: self
-                .config
-                .norm_bias
-                .then(|| self.must(&format!("{name}.bias"), &shape)),
+            bias: self.config.norm_bias.then(|| self.must(&format!("{name}.bias"), &shape)),
         }
     }
 
@@ -206,11 +194,7 @@ impl<'a> Reader<'a, '_> {
     }
 
     fn layer(&self, index: usize) -> LayerWeights<'a> {
-        let Config {
-            hidden_size: hidden,
-            intermediate_size: inner,
-            ..
-        } = *self.config;
+        let Config { hidden_size: hidden, intermediate_size: inner, .. } = *self.config;
         let (attention, mlp) = (self.config.attention_bias, self.config.mlp_bias);
         let name = |part: &str| format!("model.layers.{index}.{part}");
         LayerWeights {
@@ -230,33 +214,22 @@ impl<'a> Reader<'a, '_> {
         let parts = ["q_proj", "k_proj", "v_proj"].map(|part| format!("{name}.{part}"));
         let fused = format!("{name}.Wqkv");
         let separate = match self.config.objective {
-            Objective::Encoder => {
-                !self.has(&format!("{fused}.weight")) && self.has(&format!("{}.weight", parts[0]))
-            }
+            Objective::Encoder => !self.has(&format!("{fused}.weight")) && self.has(&format!("{}.weight", parts[0])),
             Objective::Decoder => !self.has(&format!("{fused}.weight")),
         };
         if !separate {
             return self.linear(&fused, [3 * hidden, hidden], bias);
         }
         let stack = |kind: &str, shape: &[usize]| {
-            Stack::new(
-                parts
-                    .iter()
-                    .map(|part| self.must(&format!("{part}.{kind}"), shape))
-                    .collect(),
-            )
+            Stack::new(parts.iter().map(|part| self.must(&format!("{part}.{kind}"), shape)).collect())
         };
-        Linear {
-            weight: stack("weight", &[hidden, hidden]),
-            bias: bias.then(|| stack("bias", &[hidden])),
-        }
+        Linear { weight: stack("weight", &[hidden, hidden]), bias: bias.then(|| stack("bias", &[hidden])) }
     }
 
     /// The embedding, which a tied file may hold under the output projection's name alone.
     fn embeddings(&self) -> View<'a> {
         let shape = [self.config.vocab_size, self.config.hidden_size];
-        let tied_name =
-            self.config.tie_word_embeddings && !self.has(EMBEDDINGS) && self.has(OUTPUT);
+        let tied_name = self.config.tie_word_embeddings && !self.has(EMBEDDINGS) && self.has(OUTPUT);
         self.must(if tied_name { OUTPUT } else { EMBEDDINGS }, &shape)
     }
 
@@ -270,17 +243,9 @@ impl<'a> Reader<'a, '_> {
             _ => ("head", "lm_head"),
         };
         let present = |name: &str| self.has(&format!("{name}.dense.weight"));
-        let name = if !present(ours) && present(theirs) {
-            theirs
-        } else {
-            ours
-        };
+        let name = if !present(ours) && present(theirs) { theirs } else { ours };
         Some(HeadWeights {
-            dense: self.linear(
-                &format!("{name}.dense"),
-                [hidden, hidden],
-                self.config.classifier_bias,
-            ),
+            dense: self.linear(&format!("{name}.dense"), [hidden, hidden], self.config.classifier_bias),
             norm: self.norm(&format!("{name}.norm")),
             output: (head == Head::Language).then(|| self.output(embeddings)),
             classifier: match head {
@@ -294,44 +259,24 @@ impl<'a> Reader<'a, '_> {
     }
 
     fn output(&self, embeddings: View<'a>) -> Output<'a> {
-        let Config {
-            vocab_size: vocab,
-            hidden_size: hidden,
-            ..
-        } = *self.config;
+        let Config { vocab_size: vocab, hidden_size: hidden, .. } = *self.config;
         let weight = match self.config.tie_word_embeddings {
             false => Some(self.must(OUTPUT, &[vocab, hidden])),
-            true => self
-                .may(OUTPUT, &[vocab, hidden])
-                .filter(|output| !output.same_values(&embeddings)),
+            true => self.may(OUTPUT, &[vocab, hidden]).filter(|output| !output.same_values(&embeddings)),
         };
         if self.config.tie_word_embeddings && weight.is_some() && !embeddings.is_empty() {
             self.warnings.borrow_mut().push(format!(
                 "`{OUTPUT}` differs from `{EMBEDDINGS}` although the configuration ties them; both are used as stored"
             ));
         }
-        Output {
-            weight,
-            bias: self
-                .config
-                .decoder_bias
-                .then(|| self.must("decoder.bias", &[vocab])),
-        }
+        Output { weight, bias: self.config.decoder_bias.then(|| self.must("decoder.bias", &[vocab])) }
     }
 
     fn report(&self) -> Report {
         let used = self.used.borrow();
-        let unused = self
-            .weights
-            .names()
-            .filter(|name| !used.contains(name))
-            .map(str::to_owned);
+        let unused = self.weights.names().filter(|name| !used.contains(name)).map(str::to_owned);
         let (other_heads, unused) = unused.partition(|name| names::is_head(name));
-        Report {
-            unused,
-            other_heads,
-            warnings: self.warnings.take(),
-        }
+        Report { unused, other_heads, warnings: self.warnings.take() }
     }
 }
 

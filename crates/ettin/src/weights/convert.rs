@@ -62,23 +62,13 @@ pub fn convert(
         None => Vec::new(),
     };
     folders.insert(0, String::new());
-    let mut conversion = Conversion {
-        out_dir,
-        dtype,
-        progress,
-        done: Converted::default(),
-    };
+    let mut conversion = Conversion { out_dir, dtype, progress, done: Converted::default() };
     for folder in &folders {
-        conversion.folder(Subfolder {
-            files: source,
-            folder,
-        })?;
+        conversion.folder(Subfolder { files: source, folder })?;
     }
     match conversion.done.tensors {
         // Nothing but copies: no weights anywhere.
-        0 => Err(Weights::open(source)
-            .err()
-            .unwrap_or_else(|| Error::input("the model has no tensors"))),
+        0 => Err(Weights::open(source).err().unwrap_or_else(|| Error::input("the model has no tensors"))),
         _ => Ok(conversion.done),
     }
 }
@@ -104,9 +94,7 @@ impl Conversion<'_> {
         }
         if let Some(config) = config {
             // A module's configuration says nothing about a dtype.
-            let dtype = self
-                .dtype
-                .filter(|_| weights.is_some() && is_model(&config));
+            let dtype = self.dtype.filter(|_| weights.is_some() && is_model(&config));
             self.write(&folder.path("config.json"), &with_dtype(&config, dtype)?)?;
         }
         for name in COPIED {
@@ -117,17 +105,10 @@ impl Conversion<'_> {
         Ok(())
     }
 
-    fn weights(
-        &mut self,
-        folder: Subfolder<'_>,
-        weights: &Weights,
-        config: Option<&[u8]>,
-    ) -> Result<()> {
+    fn weights(&mut self, folder: Subfolder<'_>, weights: &Weights, config: Option<&[u8]>) -> Result<()> {
         weights.refuse_foreign()?;
         let tied = match config.filter(|config| is_model(config) || folder.folder.is_empty()) {
-            Some(config) => {
-                Config::from_json(config, &folder.path("config.json"))?.tie_word_embeddings
-            }
+            Some(config) => Config::from_json(config, &folder.path("config.json"))?.tie_word_embeddings,
             None => false,
         };
         let repeated = tied && weights.output_repeats_embeddings();
@@ -151,9 +132,7 @@ impl Conversion<'_> {
         let path = self.prepare(name)?;
         let partial = Partial::beside(&path)?;
         let mut file = partial.create()?;
-        file.write_all(bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(Error::io(&path))?;
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io(&path))?;
         partial.finish(&path)
     }
 
@@ -176,29 +155,14 @@ fn is_model(config: &[u8]) -> bool {
 
 /// The non-empty paths in `modules.json`, each a plain folder name.
 fn module_folders(modules: &[u8]) -> Result<Vec<String>> {
-    let fail = |message: String| Error::Config {
-        file: "modules.json".to_owned(),
-        message,
-    };
-    let list: Value = serde_json::from_slice(modules)
-        .map_err(|error| fail(format!("not valid JSON: {error}")))?;
-    let paths = list
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|module| module.get("path")?.as_str());
+    let fail = |message: String| Error::Config { file: "modules.json".to_owned(), message };
+    let list: Value = serde_json::from_slice(modules).map_err(|error| fail(format!("not valid JSON: {error}")))?;
+    let paths = list.as_array().into_iter().flatten().filter_map(|module| module.get("path")?.as_str());
     paths
         .filter(|path| !path.is_empty())
-        .map(|path| {
-            match path
-                .chars()
-                .all(|c| c.is_alphanumeric() || "_-".contains(c))
-            {
-                true => Ok(path.to_owned()),
-                false => Err(fail(format!(
-                    "the module path \"{path}\" is no plain folder name"
-                ))),
-            }
+        .map(|path| match path.chars().all(|c| c.is_alphanumeric() || "_-".contains(c)) {
+            true => Ok(path.to_owned()),
+            false => Err(fail(format!("the module path \"{path}\" is no plain folder name"))),
         })
         .collect()
 }
@@ -213,13 +177,10 @@ impl Weights {
     }
 
     fn refuse_foreign(&self) -> Result<()> {
-        let foreign = self
-            .tensors
-            .values()
-            .filter_map(|entry| match &entry.dtype {
-                Stored::Known(_) => None,
-                Stored::Foreign(dtype) => Some(format!("`{}` is stored as {dtype}", entry.stored)),
-            });
+        let foreign = self.tensors.values().filter_map(|entry| match &entry.dtype {
+            Stored::Known(_) => None,
+            Stored::Foreign(dtype) => Some(format!("`{}` is stored as {dtype}", entry.stored)),
+        });
         let foreign: Vec<String> = foreign.collect();
         if foreign.is_empty() {
             return Ok(());
@@ -237,11 +198,7 @@ fn with_dtype(config: &[u8], dtype: Option<StoredDtype>) -> Result<Vec<u8>> {
         return Ok(config.to_vec());
     };
     let mut map = parse_object(config, "config.json")?;
-    let key = if map.contains_key("torch_dtype") {
-        "torch_dtype"
-    } else {
-        "dtype"
-    };
+    let key = if map.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
     map.insert(key.to_owned(), Value::from(dtype.name()));
     Ok(format!("{:#}\n", Value::Object(map)).into_bytes())
 }

@@ -16,14 +16,10 @@ pub(super) fn canonical(stored: &str) -> Cow<'_, str> {
 /// Buffers that early releases saved beside the weights and that are recomputed, not read.
 pub(super) fn is_buffer(stored: &str) -> bool {
     let last = stored.rsplit('.').next().unwrap_or(stored);
-    last == "position_ids"
-        || last.ends_with("inv_freq")
-        || stored == "model.embeddings.position_embeddings"
+    last == "position_ids" || last.ends_with("inv_freq") || stored == "model.embeddings.position_embeddings"
 }
 
 /// Whether an unused tensor belongs to a head that this load did not ask for.
 pub(super) fn is_head(canonical: &str) -> bool {
-    ["head.", "lm_head.", "decoder.", "classifier."]
-        .iter()
-        .any(|part| canonical.starts_with(part))
+    ["head.", "lm_head.", "decoder.", "classifier."].iter().any(|part| canonical.starts_with(part))
 }

@@ -33,19 +33,10 @@ pub(super) struct PickledTensor {
 /// The named tensors of a pickled state dict, in its order. The error is a sentence about what was wrong.
 pub(super) fn read_state_dict(pickle: &[u8]) -> Result<Vec<(String, PickledTensor)>, String> {
     if pickle.len() > MAX_BYTES {
-        return Err(format!(
-            "data.pkl has {} bytes, the limit is {MAX_BYTES}",
-            pickle.len()
-        ));
+        return Err(format!("data.pkl has {} bytes, the limit is {MAX_BYTES}", pickle.len()));
     }
-    let mut machine = Machine {
-        input: pickle,
-        at: 0,
-        nodes: Vec::new(),
-        stack: Vec::new(),
-        marks: Vec::new(),
-        memo: HashMap::new(),
-    };
+    let mut machine =
+        Machine { input: pickle, at: 0, nodes: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
     let top = machine.run()?;
     machine.state_dict(top)
 }
@@ -66,11 +57,7 @@ enum Node<'a> {
     List(Vec<Value>),
     Dict(Vec<(Value, Value)>),
     Global(Global),
-    Storage {
-        dtype: Stored,
-        key: &'a str,
-        len: usize,
-    },
+    Storage { dtype: Stored, key: &'a str, len: usize },
     Tensor(PickledTensor),
 }
 
@@ -96,8 +83,8 @@ impl Global {
             // Buffers that nothing reads may be of these; a weight of theirs is refused when it is asked for.
             (
                 "torch",
-                "DoubleStorage" | "LongStorage" | "IntStorage" | "ShortStorage" | "CharStorage"
-                | "ByteStorage" | "BoolStorage",
+                "DoubleStorage" | "LongStorage" | "IntStorage" | "ShortStorage" | "CharStorage" | "ByteStorage"
+                | "BoolStorage",
             ) => Some(Self::Storage(Stored::Foreign(name.to_owned()))),
             _ => None,
         }
@@ -123,8 +110,7 @@ impl<'a> Machine<'a> {
             if opcode == b'.' {
                 return self.pop();
             }
-            self.step(opcode)
-                .map_err(|problem| format!("data.pkl at byte {position}: {problem}"))?;
+            self.step(opcode).map_err(|problem| format!("data.pkl at byte {position}: {problem}"))?;
         }
     }
 
@@ -137,19 +123,13 @@ impl<'a> Machine<'a> {
             b'N' => self.push(Value::None),
             0x88 | 0x89 => self.push(Value::Bool),
             // BININT, BININT1, BININT2, LONG1
-            b'J' => self
-                .array()
-                .and_then(|b| self.push(Value::Int(i32::from_le_bytes(b).into()))),
+            b'J' => self.array().and_then(|b| self.push(Value::Int(i32::from_le_bytes(b).into()))),
             b'K' => self.array().and_then(|[b]| self.push(Value::Int(b.into()))),
-            b'M' => self
-                .array()
-                .and_then(|b| self.push(Value::Int(u16::from_le_bytes(b).into()))),
+            b'M' => self.array().and_then(|b| self.push(Value::Int(u16::from_le_bytes(b).into()))),
             0x8a => self.long(),
             // SHORT_BINUNICODE, BINUNICODE, BINUNICODE8
             0x8c => self.array().and_then(|[n]| self.text(n.into())),
-            b'X' => self
-                .array()
-                .and_then(|n| self.text(u32::from_le_bytes(n).into())),
+            b'X' => self.array().and_then(|n| self.text(u32::from_le_bytes(n).into())),
             0x8d => self.array().and_then(|n| self.text(u64::from_le_bytes(n))),
             // EMPTY_TUPLE, EMPTY_LIST, EMPTY_DICT
             b')' => self.make(Node::Tuple(Vec::new())),
@@ -157,12 +137,8 @@ impl<'a> Machine<'a> {
             b'}' => self.make(Node::Dict(Vec::new())),
             // MARK, TUPLE, TUPLE1, TUPLE2, TUPLE3
             b'(' => self.mark(),
-            b't' => self
-                .pop_mark()
-                .and_then(|items| self.make(Node::Tuple(items))),
-            0x85..=0x87 => self
-                .pop_many(usize::from(opcode - 0x84))
-                .and_then(|items| self.make(Node::Tuple(items))),
+            b't' => self.pop_mark().and_then(|items| self.make(Node::Tuple(items))),
+            0x85..=0x87 => self.pop_many(usize::from(opcode - 0x84)).and_then(|items| self.make(Node::Tuple(items))),
             // APPEND, APPENDS
             b'a' => self.pop_many(1).and_then(|items| self.append(items)),
             b'e' => self.pop_mark().and_then(|items| self.append(items)),
@@ -171,23 +147,17 @@ impl<'a> Machine<'a> {
             b'u' => self.pop_mark().and_then(|items| self.set_items(&items)),
             // BINPUT, LONG_BINPUT, MEMOIZE, BINGET, LONG_BINGET
             b'q' => self.array().and_then(|[i]| self.remember(i.into())),
-            b'r' => self
-                .array()
-                .and_then(|i| self.remember(u32::from_le_bytes(i))),
+            b'r' => self.array().and_then(|i| self.remember(u32::from_le_bytes(i))),
             0x94 => self.remember(self.memo.len() as u32),
             b'h' => self.array().and_then(|[i]| self.recall(i.into())),
-            b'j' => self
-                .array()
-                .and_then(|i| self.recall(u32::from_le_bytes(i))),
+            b'j' => self.array().and_then(|i| self.recall(u32::from_le_bytes(i))),
             // GLOBAL, STACK_GLOBAL, REDUCE, BUILD, BINPERSID
             b'c' => self.global(),
             0x93 => self.stack_global(),
             b'R' => self.reduce(),
             b'b' => self.build(),
             b'Q' => self.persistent_id(),
-            other => Err(format!(
-                "opcode 0x{other:02x} has no place in a weights file"
-            )),
+            other => Err(format!("opcode 0x{other:02x} has no place in a weights file")),
         }
     }
 
@@ -195,12 +165,8 @@ impl<'a> Machine<'a> {
 
     fn bytes(&mut self, count: usize) -> Result<&'a [u8], String> {
         let bytes = self.input.get(self.at..).and_then(|rest| rest.get(..count));
-        let bytes = bytes.ok_or_else(|| {
-            format!(
-                "data.pkl ends at byte {} in the middle of a value",
-                self.input.len()
-            )
-        })?;
+        let bytes =
+            bytes.ok_or_else(|| format!("data.pkl ends at byte {} in the middle of a value", self.input.len()))?;
         self.at += count;
         Ok(bytes)
     }
@@ -212,10 +178,7 @@ impl<'a> Machine<'a> {
 
     fn line(&mut self) -> Result<&'a str, String> {
         let rest = &self.input[self.at..];
-        let end = rest
-            .iter()
-            .position(|&b| b == b'\n')
-            .ok_or("a name without an end")?;
+        let end = rest.iter().position(|&b| b == b'\n').ok_or("a name without an end")?;
         let line = utf8(&rest[..end])?;
         self.at += end + 1;
         Ok(line)
@@ -303,10 +266,7 @@ impl<'a> Machine<'a> {
     }
 
     fn recall(&mut self, index: u32) -> Result<(), String> {
-        let value = *self
-            .memo
-            .get(&index)
-            .ok_or_else(|| format!("value {index} was never remembered"))?;
+        let value = *self.memo.get(&index).ok_or_else(|| format!("value {index} was never remembered"))?;
         self.push(value)
     }
 
@@ -319,9 +279,7 @@ impl<'a> Machine<'a> {
 
     fn top_node(&mut self) -> Option<&mut Node<'a>> {
         match self.stack.last() {
-            Some(&Value::Node(index)) if self.stack.len() > self.floor() => {
-                self.nodes.get_mut(index)
-            }
+            Some(&Value::Node(index)) if self.stack.len() > self.floor() => self.nodes.get_mut(index),
             _ => None,
         }
     }
@@ -337,9 +295,7 @@ impl<'a> Machine<'a> {
     fn set_items(&mut self, items: &[Value]) -> Result<(), String> {
         let (pairs, rest) = items.as_chunks::<2>();
         match self.top_node() {
-            Some(Node::Dict(dict)) if rest.is_empty() => {
-                dict.extend(pairs.iter().map(|&[key, value]| (key, value)))
-            }
+            Some(Node::Dict(dict)) if rest.is_empty() => dict.extend(pairs.iter().map(|&[key, value]| (key, value))),
             _ => return Err("entries set on what is no dict".to_owned()),
         }
         Ok(())
@@ -373,8 +329,7 @@ impl<'a> Machine<'a> {
 
     fn reduce(&mut self) -> Result<(), String> {
         let call = self.pop_many(2)?;
-        let (Some(Node::Global(global)), Some(Node::Tuple(arguments))) =
-            (self.node(call[0]), self.node(call[1]))
+        let (Some(Node::Global(global)), Some(Node::Tuple(arguments))) = (self.node(call[0]), self.node(call[1]))
         else {
             return Err("a call of what is no known function".to_owned());
         };
@@ -388,10 +343,7 @@ impl<'a> Machine<'a> {
                 _ => return Err("a parameter without a tensor".to_owned()),
             },
             (global, arguments) => {
-                return Err(format!(
-                    "{global:?} called with {} arguments",
-                    arguments.len()
-                ));
+                return Err(format!("{global:?} called with {} arguments", arguments.len()));
             }
         };
         self.make(built)
@@ -410,16 +362,10 @@ impl<'a> Machine<'a> {
         let id = self.pop()?;
         let storage = match self.node(id) {
             Some(Node::Tuple(parts)) => match parts.as_slice() {
-                [tag, kind, key, _location, Value::Int(len)]
-                    if self.as_text(*tag) == Some("storage") =>
-                {
+                [tag, kind, key, _location, Value::Int(len)] if self.as_text(*tag) == Some("storage") => {
                     match (self.node(*kind), self.as_text(*key), usize::try_from(*len)) {
                         (Some(Node::Global(Global::Storage(dtype))), Some(key), Ok(len)) => {
-                            Some(Node::Storage {
-                                dtype: dtype.clone(),
-                                key,
-                                len,
-                            })
+                            Some(Node::Storage { dtype: dtype.clone(), key, len })
                         }
                         _ => None,
                     }
@@ -431,23 +377,13 @@ impl<'a> Machine<'a> {
         self.make(storage.ok_or("a persistent id that names no storage")?)
     }
 
-    fn tensor(
-        &self,
-        storage: Value,
-        offset: Value,
-        shape: Value,
-        strides: Value,
-    ) -> Result<PickledTensor, String> {
+    fn tensor(&self, storage: Value, offset: Value, shape: Value, strides: Value) -> Result<PickledTensor, String> {
         let Some(Node::Storage { dtype, key, len }) = self.node(storage) else {
             return Err("a tensor without a storage".to_owned());
         };
         let (shape, strides) = (self.sizes(shape)?, self.sizes(strides)?);
         if shape.len() != strides.len() {
-            return Err(format!(
-                "a tensor of {} dimensions and {} strides",
-                shape.len(),
-                strides.len()
-            ));
+            return Err(format!("a tensor of {} dimensions and {} strides", shape.len(), strides.len()));
         }
         Ok(PickledTensor {
             storage: (*key).to_owned(),
@@ -461,9 +397,7 @@ impl<'a> Machine<'a> {
 
     fn sizes(&self, value: Value) -> Result<Vec<usize>, String> {
         match self.node(value) {
-            Some(Node::Tuple(items)) if items.len() <= MAX_DIMENSIONS => {
-                items.iter().map(|&item| size(item)).collect()
-            }
+            Some(Node::Tuple(items)) if items.len() <= MAX_DIMENSIONS => items.iter().map(|&item| size(item)).collect(),
             Some(Node::Tuple(items)) => Err(format!("a tensor of {} dimensions", items.len())),
             _ => Err("a tensor without a shape".to_owned()),
         }
@@ -482,9 +416,7 @@ impl<'a> Machine<'a> {
         };
         let mut tensors = Vec::new();
         for &(key, value) in entries {
-            let name = self
-                .as_text(key)
-                .ok_or("a tensor whose name is no string")?;
+            let name = self.as_text(key).ok_or("a tensor whose name is no string")?;
             match self.node(value) {
                 Some(Node::Tensor(tensor)) => tensors.push((name.to_owned(), tensor.clone())),
                 Some(Node::Dict(_)) => {
@@ -515,10 +447,7 @@ fn utf8(bytes: &[u8]) -> Result<&str, String> {
 
 /// A name from the file, made fit for an error message.
 fn printable(name: &str) -> String {
-    name.chars()
-        .take(100)
-        .flat_map(char::escape_default)
-        .collect()
+    name.chars().take(100).flat_map(char::escape_default).collect()
 }
 
 #[cfg(test)]

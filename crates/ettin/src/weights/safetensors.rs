@@ -12,17 +12,12 @@ const LENGTH_BYTES: usize = 8;
 /// The tensors of a safetensors file.
 pub(super) fn read(file: &FileData) -> Result<Vec<Found>> {
     let bytes: &[u8] = file;
-    let fail = |message: String| Error::Weights {
-        file: file.name().to_owned(),
-        message,
-    };
+    let fail = |message: String| Error::Weights { file: file.name().to_owned(), message };
     if bytes.starts_with(b"version https://git-lfs") {
-        let advice =
-            "a Git LFS pointer, not the file it stands for; fetch the weights with `git lfs pull`";
+        let advice = "a Git LFS pointer, not the file it stands for; fetch the weights with `git lfs pull`";
         return Err(fail(advice.to_owned()));
     }
-    let (length, metadata) =
-        SafeTensors::read_metadata(bytes).map_err(|error| fail(explain(bytes, error)))?;
+    let (length, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| fail(explain(bytes, error)))?;
     let start = LENGTH_BYTES + length;
     // The crate would keep the last of two entries of one name.
     parse_object(&bytes[LENGTH_BYTES..start], file.name())?;
@@ -46,17 +41,14 @@ pub(super) fn read(file: &FileData) -> Result<Vec<Found>> {
 }
 
 fn explain(bytes: &[u8], error: SafeTensorError) -> String {
-    let claimed = bytes
-        .first_chunk::<LENGTH_BYTES>()
-        .map(|b| u64::from_le_bytes(*b));
+    let claimed = bytes.first_chunk::<LENGTH_BYTES>().map(|b| u64::from_le_bytes(*b));
     match (error, claimed) {
         (SafeTensorError::HeaderTooSmall, _) | (_, None) => {
             format!("{} bytes are no safetensors file", bytes.len())
         }
-        (SafeTensorError::InvalidHeaderLength, Some(claimed)) => format!(
-            "the header claims {claimed} bytes, the file has {}: truncated, or not safetensors",
-            bytes.len()
-        ),
+        (SafeTensorError::InvalidHeaderLength, Some(claimed)) => {
+            format!("the header claims {claimed} bytes, the file has {}: truncated, or not safetensors", bytes.len())
+        }
         (SafeTensorError::HeaderTooLarge, Some(claimed)) => {
             format!("the header claims {claimed} bytes: corrupt, or not safetensors")
         }

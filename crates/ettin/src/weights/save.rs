@@ -29,13 +29,9 @@ pub fn save(
 ) -> Result<()> {
     let header = header(tensors, dtype, metadata);
     let partial = Partial::beside(path)?;
-    let io = |source| Error::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| Error::Io { path: path.to_owned(), source };
     let mut out = BufWriter::with_capacity(1 << 20, partial.create()?);
-    out.write_all(&(header.len() as u64).to_le_bytes())
-        .map_err(io)?;
+    out.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
     out.write_all(&header).map_err(io)?;
     for (name, view) in tensors {
         let to = dtype.unwrap_or(view.dtype());
@@ -60,11 +56,7 @@ pub fn save(
 }
 
 /// The JSON header, padded with spaces.
-fn header(
-    tensors: &[(&str, View<'_>)],
-    dtype: Option<StoredDtype>,
-    metadata: &BTreeMap<String, String>,
-) -> Vec<u8> {
+fn header(tensors: &[(&str, View<'_>)], dtype: Option<StoredDtype>, metadata: &BTreeMap<String, String>) -> Vec<u8> {
     let mut map = Map::new();
     if !metadata.is_empty() {
         map.insert("__metadata__".to_owned(), json!(metadata));
@@ -73,8 +65,7 @@ fn header(
     for (name, view) in tensors {
         let dtype = dtype.unwrap_or(view.dtype());
         let end = offset + view.len() * dtype.size();
-        let entry =
-            json!({"dtype": dtype.tag(), "shape": view.shape(), "data_offsets": [offset, end]});
+        let entry = json!({"dtype": dtype.tag(), "shape": view.shape(), "data_offsets": [offset, end]});
         map.insert((*name).to_owned(), entry);
         offset = end;
     }
@@ -87,9 +78,7 @@ fn header(
 fn narrow(values: &[f32], dtype: StoredDtype, out: &mut Vec<u8>) -> Result<(), f32> {
     match dtype {
         StoredDtype::F32 => values.iter().for_each(|v| out.extend(v.to_le_bytes())),
-        StoredDtype::BF16 => values
-            .iter()
-            .for_each(|v| out.extend(bf16::from_f32(*v).to_le_bytes())),
+        StoredDtype::BF16 => values.iter().for_each(|v| out.extend(bf16::from_f32(*v).to_le_bytes())),
         StoredDtype::F16 => {
             for &value in values {
                 let half = f16::from_f32(value);
@@ -111,21 +100,13 @@ pub(super) struct Partial {
 impl Partial {
     /// A name beside `path`, so that the final rename stays on one file system.
     pub(super) fn beside(path: &Path) -> Result<Self> {
-        let name = path
-            .file_name()
-            .ok_or_else(|| Error::input(format!("{} is no file name", path.display())))?;
+        let name = path.file_name().ok_or_else(|| Error::input(format!("{} is no file name", path.display())))?;
         let partial = format!(".{}.{}.partial", name.to_string_lossy(), std::process::id());
-        Ok(Self {
-            path: path.with_file_name(partial),
-        })
+        Ok(Self { path: path.with_file_name(partial) })
     }
 
     pub(super) fn create(&self) -> Result<File> {
-        let options = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .clone();
+        let options = OpenOptions::new().write(true).create(true).truncate(true).clone();
         options.open(&self.path).map_err(Error::io(&self.path))
     }
 

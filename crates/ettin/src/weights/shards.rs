@@ -22,10 +22,7 @@ pub trait FileSource {
     /// # Errors
     /// As [`get`](Self::get), and [`Error::MissingFile`] when there is none.
     fn require(&self, name: &str) -> Result<FileData> {
-        self.get(name)?.ok_or_else(|| Error::MissingFile {
-            place: self.place(),
-            file: name.to_owned(),
-        })
+        self.get(name)?.ok_or_else(|| Error::MissingFile { place: self.place(), file: name.to_owned() })
     }
 
     /// The one weights file to load instead of looking for the usual names.
@@ -97,10 +94,8 @@ impl FileSource for Subfolder<'_> {
 }
 
 /// Forms of weights, in order of preference: a whole file and the index of its shards.
-const FORMS: [(&str, &str); 2] = [
-    ("model.safetensors", "model.safetensors.index.json"),
-    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-];
+const FORMS: [(&str, &str); 2] =
+    [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")];
 
 /// An index of more files than this is no model's.
 const MAX_SHARDS: usize = 10_000;
@@ -128,55 +123,33 @@ pub(super) fn find(source: &dyn FileSource) -> Result<Found> {
             return named(source, name, file);
         }
     }
-    let names: Vec<&str> = FORMS
-        .into_iter()
-        .flat_map(|(whole, index)| [whole, index])
-        .collect();
-    Err(Error::MissingFile {
-        place: source.place(),
-        file: format!("weights (looked for {})", names.join(", ")),
-    })
+    let names: Vec<&str> = FORMS.into_iter().flat_map(|(whole, index)| [whole, index]).collect();
+    Err(Error::MissingFile { place: source.place(), file: format!("weights (looked for {})", names.join(", ")) })
 }
 
 /// A whole file, or the shards that an index names.
 fn named(source: &dyn FileSource, name: &str, file: FileData) -> Result<Found> {
     if !name.ends_with(".index.json") {
-        return Ok(Found {
-            shards: vec![(name.to_owned(), file)],
-            index: None,
-        });
+        return Ok(Found { shards: vec![(name.to_owned(), file)], index: None });
     }
     let index = read_index(&file, name)?;
     let names: BTreeSet<&String> = index.places.values().collect();
-    let shards = names
-        .into_iter()
-        .map(|name| Ok((name.clone(), source.require(name)?)));
-    Ok(Found {
-        shards: shards.collect::<Result<_>>()?,
-        index: Some(index),
-    })
+    let shards = names.into_iter().map(|name| Ok((name.clone(), source.require(name)?)));
+    Ok(Found { shards: shards.collect::<Result<_>>()?, index: Some(index) })
 }
 
 fn read_index(file: &FileData, name: &str) -> Result<Index> {
     let map = parse_object(file, name)?;
-    let fail = |message: String| Error::Weights {
-        file: name.to_owned(),
-        message,
-    };
+    let fail = |message: String| Error::Weights { file: name.to_owned(), message };
     let Some(Value::Object(places)) = map.get("weight_map") else {
         return Err(fail("there is no `weight_map` object".to_owned()));
     };
-    let mut index = Index {
-        file: name.to_owned(),
-        places: BTreeMap::new(),
-    };
+    let mut index = Index { file: name.to_owned(), places: BTreeMap::new() };
     for (tensor, place) in places {
         match place.as_str().filter(|place| is_plain_name(place)) {
             Some(place) => index.places.insert(tensor.clone(), place.to_owned()),
             None => {
-                return Err(fail(format!(
-                    "`weight_map` puts `{tensor}` into {place}, which is no plain file name"
-                )));
+                return Err(fail(format!("`weight_map` puts `{tensor}` into {place}, which is no plain file name")));
             }
         };
     }

@@ -20,10 +20,7 @@ impl Source {
 
 impl FileSource for Source {
     fn get(&self, name: &str) -> Result<Option<FileData>> {
-        Ok(self
-            .0
-            .get(name)
-            .map(|bytes| FileData::from_bytes(name, bytes.clone())))
+        Ok(self.0.get(name).map(|bytes| FileData::from_bytes(name, bytes.clone())))
     }
 
     fn place(&self) -> String {
@@ -62,10 +59,7 @@ fn tensor(dtype: &str, shape: Value, from: usize, to: usize) -> Value {
 fn parts() -> (serde_json::Map<String, Value>, Vec<u8>) {
     let file = layout("safetensors/model.safetensors");
     let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
-    (
-        serde_json::from_slice(&file[8..8 + length]).unwrap(),
-        file[8 + length..].to_vec(),
-    )
+    (serde_json::from_slice(&file[8..8 + length]).unwrap(), file[8 + length..].to_vec())
 }
 
 fn rebuild(header: &serde_json::Map<String, Value>, data: &[u8]) -> Vec<u8> {
@@ -83,10 +77,7 @@ fn missing_and_misshaped_tensors_are_named_all_at_once() {
     let shape = entry["shape"].as_array().unwrap().clone();
     entry["shape"] = json!([shape[1], shape[0]]);
     let weights = open("w.safetensors", rebuild(&header, &data)).unwrap();
-    let text = weights
-        .checkpoint(&config(), Head::Classifier { outputs: 3 })
-        .unwrap_err()
-        .to_string();
+    let text = weights.checkpoint(&config(), Head::Classifier { outputs: 3 }).unwrap_err().to_string();
     for expected in [
         "w.safetensors",
         "`model.final_norm.weight` [32] is missing",
@@ -103,32 +94,17 @@ fn missing_and_misshaped_tensors_are_named_all_at_once() {
 fn unused_tensors_are_listed_and_other_heads_apart() {
     let (mut header, data) = parts();
     let end = data.len();
-    header.insert(
-        "model.layers.9.attn.Wqkv.weight".to_owned(),
-        tensor("F32", json!([1]), end, end + 4),
-    );
-    header.insert(
-        "model.layers.0.attn.rotary_emb.inv_freq".to_owned(),
-        tensor("F32", json!([1]), end + 4, end + 8),
-    );
-    header.insert(
-        "model.embeddings.position_ids".to_owned(),
-        tensor("I64", json!([1]), end + 8, end + 16),
-    );
+    header.insert("model.layers.9.attn.Wqkv.weight".to_owned(), tensor("F32", json!([1]), end, end + 4));
+    header.insert("model.layers.0.attn.rotary_emb.inv_freq".to_owned(), tensor("F32", json!([1]), end + 4, end + 8));
+    header.insert("model.embeddings.position_ids".to_owned(), tensor("I64", json!([1]), end + 8, end + 16));
     let file = rebuild(&header, &[data, vec![0; 16]].concat());
     let weights = open("w.safetensors", file).unwrap();
-    let report = weights
-        .checkpoint(&config(), Head::Language)
-        .unwrap()
-        .report;
+    let report = weights.checkpoint(&config(), Head::Language).unwrap().report;
     assert_eq!(report.unused, ["model.layers.9.attn.Wqkv.weight"]);
     assert!(report.other_heads.is_empty() && report.warnings.is_empty());
     let trunk = weights.checkpoint(&config(), Head::None).unwrap();
     assert!(trunk.head.is_none());
-    assert_eq!(
-        trunk.report.other_heads,
-        ["decoder.bias", "head.dense.weight", "head.norm.weight"]
-    );
+    assert_eq!(trunk.report.other_heads, ["decoder.bias", "head.dense.weight", "head.norm.weight"]);
 }
 
 #[test]
@@ -137,10 +113,7 @@ fn biases_are_required_where_the_configuration_says_so() {
     let mut config = config();
     (config.norm_bias, config.attention_bias, config.mlp_bias) = (true, true, true);
     (config.classifier_bias, config.tie_word_embeddings) = (true, false);
-    let text = weights
-        .checkpoint(&config, Head::Language)
-        .unwrap_err()
-        .to_string();
+    let text = weights.checkpoint(&config, Head::Language).unwrap_err().to_string();
     for name in [
         "model.embeddings.norm.bias",
         "model.layers.0.attn.Wqkv.bias",
@@ -161,45 +134,25 @@ fn biases_are_required_where_the_configuration_says_so() {
 
 #[test]
 fn an_untied_model_does_not_borrow_its_embedding_from_the_output() {
-    let weights = open(
-        "w.safetensors",
-        layout("only-decoder-weight/model.safetensors"),
-    )
-    .unwrap();
+    let weights = open("w.safetensors", layout("only-decoder-weight/model.safetensors")).unwrap();
     let mut config = config();
     assert!(weights.checkpoint(&config, Head::None).is_ok());
     config.tie_word_embeddings = false;
-    let text = weights
-        .checkpoint(&config, Head::None)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        text.contains("`model.embeddings.tok_embeddings.weight`"),
-        "{text}"
-    );
+    let text = weights.checkpoint(&config, Head::None).unwrap_err().to_string();
+    assert!(text.contains("`model.embeddings.tok_embeddings.weight`"), "{text}");
 }
 
 #[test]
 fn query_key_and_value_are_one_matrix_however_they_are_stored() {
-    for (fused, separate, decoder) in [
-        ("safetensors", "encoder-separate-qkv", false),
-        ("decoder-fused-qkv", "decoder", true),
-    ] {
-        let read = |name: &str| {
-            open(
-                "w.safetensors",
-                layout(&format!("{name}/model.safetensors")),
-            )
-            .unwrap()
-        };
+    for (fused, separate, decoder) in
+        [("safetensors", "encoder-separate-qkv", false), ("decoder-fused-qkv", "decoder", true)]
+    {
+        let read = |name: &str| open("w.safetensors", layout(&format!("{name}/model.safetensors"))).unwrap();
         let (fused, separate) = (read(fused), read(separate));
         let folder = if decoder { "decoder" } else { "safetensors" };
-        let config =
-            Config::from_json(&layout(&format!("{folder}/config.json")), "config.json").unwrap();
-        let (fused, separate) = (
-            fused.checkpoint(&config, Head::None).unwrap(),
-            separate.checkpoint(&config, Head::None).unwrap(),
-        );
+        let config = Config::from_json(&layout(&format!("{folder}/config.json")), "config.json").unwrap();
+        let (fused, separate) =
+            (fused.checkpoint(&config, Head::None).unwrap(), separate.checkpoint(&config, Head::None).unwrap());
         for (one, three) in fused.layers.iter().zip(&separate.layers) {
             let (one, three) = (&one.qkv.weight, &three.qkv.weight);
             assert_eq!((one.parts().len(), three.parts().len()), (1, 3));
@@ -211,13 +164,8 @@ fn query_key_and_value_are_one_matrix_however_they_are_stored() {
                 three.row(row, &mut b);
                 assert_eq!(a, b, "row {row}");
             }
-            let tensor = three
-                .tensor(&candle_core::Device::Cpu, candle_core::DType::F32)
-                .unwrap();
-            assert_eq!(
-                tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
-                one.to_f32()
-            );
+            let tensor = three.tensor(&candle_core::Device::Cpu, candle_core::DType::F32).unwrap();
+            assert_eq!(tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap(), one.to_f32());
         }
     }
 }
@@ -226,21 +174,12 @@ fn query_key_and_value_are_one_matrix_however_they_are_stored() {
 fn a_missing_projection_of_three_is_an_error() {
     let file = layout("encoder-separate-qkv/model.safetensors");
     let name = b"layers.1.attn.k_proj";
-    let at = file
-        .windows(name.len())
-        .position(|window| window == name)
-        .unwrap();
+    let at = file.windows(name.len()).position(|window| window == name).unwrap();
     let mut renamed = file;
     renamed[at + name.len() - 6] = b'x';
     let weights = open("w", renamed).unwrap();
-    let text = weights
-        .checkpoint(&config(), Head::None)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        text.contains("`model.layers.1.attn.k_proj.weight` [32, 32] is missing"),
-        "{text}"
-    );
+    let text = weights.checkpoint(&config(), Head::None).unwrap_err().to_string();
+    assert!(text.contains("`model.layers.1.attn.k_proj.weight` [32, 32] is missing"), "{text}");
     assert_eq!(text.matches("missing").count(), 1, "{text}");
 }
 
@@ -258,23 +197,13 @@ fn views_widen_every_dtype_at_any_alignment() {
             .collect();
         for shift in 0..4 {
             let moved = [&vec![0; shift][..], &bytes].concat();
-            let view = View {
-                name: "v",
-                dtype,
-                shape: &[2, 2],
-                bytes: &moved[shift..],
-            };
+            let view = View { name: "v", dtype, shape: &[2, 2], bytes: &moved[shift..] };
             assert_eq!(view.to_f32(), values);
             let mut row = [0.0; 2];
             view.row(1, &mut row);
             assert_eq!(row, values[2..]);
-            let tensor = view
-                .tensor(&candle_core::Device::Cpu, candle_core::DType::F32)
-                .unwrap();
-            assert_eq!(
-                tensor.to_vec2::<f32>().unwrap(),
-                [&values[..2], &values[2..]]
-            );
+            let tensor = view.tensor(&candle_core::Device::Cpu, candle_core::DType::F32).unwrap();
+            assert_eq!(tensor.to_vec2::<f32>().unwrap(), [&values[..2], &values[2..]]);
         }
     }
 }
@@ -282,8 +211,7 @@ fn views_widen_every_dtype_at_any_alignment() {
 #[test]
 fn lying_safetensors_headers_are_told_apart() {
     let header = |entries: Value| entries.to_string();
-    let one =
-        |entry: Value, data: usize| refusal(safetensors(&header(json!({ "a": entry })), data));
+    let one = |entry: Value, data: usize| refusal(safetensors(&header(json!({ "a": entry })), data));
     assert!(refusal([]).contains("no safetensors file"));
     assert!(refusal([1, 2, 3]).contains("no safetensors file"));
     assert!(refusal(100_u64.to_le_bytes()).contains("claims 100 bytes"));
@@ -298,14 +226,10 @@ fn lying_safetensors_headers_are_told_apart() {
     assert!(one(tensor("F32", json!([1_u64 << 40, 1_u64 << 40]), 0, 8), 8).contains("overflow"));
     assert!(one(tensor("F32", json!([-1]), 0, 8), 8).contains("header is invalid"));
     assert!(one(tensor("F128", json!([2]), 0, 8), 8).contains("header is invalid"));
-    let overlapping =
-        json!({"a": tensor("F32", json!([2]), 0, 8), "b": tensor("F32", json!([2]), 4, 12)});
+    let overlapping = json!({"a": tensor("F32", json!([2]), 0, 8), "b": tensor("F32", json!([2]), 4, 12)});
     assert!(refusal(safetensors(&header(overlapping), 12)).contains("`b` overlaps"));
     let entry = tensor("F32", json!([0]), 0, 0);
-    let twice = format!(
-        "{{\"a\": {}, \"a\": {entry}}}",
-        tensor("F32", json!([0, 1]), 0, 0)
-    );
+    let twice = format!("{{\"a\": {}, \"a\": {entry}}}", tensor("F32", json!([0, 1]), 0, 0));
     assert!(refusal(safetensors(&twice, 0)).contains("`a` appears twice"));
     let both = json!({"layers.0.x": entry, "model.layers.0.x": entry});
     assert!(refusal(safetensors(&header(both), 0)).contains("stored twice"));
@@ -313,41 +237,27 @@ fn lying_safetensors_headers_are_told_apart() {
 
 #[test]
 fn other_dtypes_are_refused_where_they_are_asked_for() {
-    let header =
-        json!({"a": tensor("F64", json!([1]), 0, 8), "b": tensor("F32", json!([1]), 8, 12)});
+    let header = json!({"a": tensor("F64", json!([1]), 0, 8), "b": tensor("F32", json!([1]), 8, 12)});
     let weights = open("w", safetensors(&header.to_string(), 12)).unwrap();
     assert!(weights.get("a").is_none());
     let text = weights.require("a", &[1]).unwrap_err().to_string();
-    assert!(
-        text.contains("`a` is stored as F64; supported: F32, F16, BF16"),
-        "{text}"
-    );
+    assert!(text.contains("`a` is stored as F64; supported: F32, F16, BF16"), "{text}");
     assert!(weights.optional("a", &[1]).is_err());
     assert!(weights.optional("c", &[1]).unwrap().is_none());
     let text = weights.require("b", &[2]).unwrap_err().to_string();
     assert!(text.contains("`b` in w is [1], expected [2]"), "{text}");
-    assert!(
-        weights
-            .require("c", &[2])
-            .unwrap_err()
-            .to_string()
-            .contains("`c` [2] is missing")
-    );
+    assert!(weights.require("c", &[2]).unwrap_err().to_string().contains("`c` [2] is missing"));
 }
 
 #[test]
 fn forms_are_preferred_in_order() {
     let whole = layout("safetensors/model.safetensors");
-    let source = Source::default()
-        .with("pytorch_model.bin", *b"never read")
-        .with("model.safetensors", whole);
+    let source = Source::default().with("pytorch_model.bin", *b"never read").with("model.safetensors", whole);
     assert!(Weights::open(&source).is_ok());
     let error = Weights::open(&Source::default()).unwrap_err();
     assert!(matches!(error, Error::MissingFile { .. }));
     assert!(
-        error.to_string().contains(
-            "looked for model.safetensors, model.safetensors.index.json, pytorch_model.bin"
-        )
+        error.to_string().contains("looked for model.safetensors, model.safetensors.index.json, pytorch_model.bin")
     );
 }
 
@@ -356,26 +266,13 @@ fn a_bad_index_is_refused() {
     let index = |places: Value| {
         let text = json!({ "weight_map": places }).to_string();
         let part = layout("safetensors-sharded/model-00001-of-00002.safetensors");
-        let source = Source::default()
-            .with("model.safetensors.index.json", text)
-            .with("part.safetensors", part);
+        let source = Source::default().with("model.safetensors.index.json", text).with("part.safetensors", part);
         Weights::open(&source).unwrap_err().to_string()
     };
     assert!(index(json!([])).contains("no `weight_map`"));
     assert!(index(json!({})).contains("names 0 files"));
-    for name in [
-        "../part.safetensors",
-        "/etc/passwd",
-        "a/b",
-        "",
-        "..",
-        "a\\b",
-        "c:d",
-    ] {
-        assert!(
-            index(json!({"a": name})).contains("no plain file name"),
-            "{name}"
-        );
+    for name in ["../part.safetensors", "/etc/passwd", "a/b", "", "..", "a\\b", "c:d"] {
+        assert!(index(json!({"a": name})).contains("no plain file name"), "{name}");
     }
     assert!(index(json!({"a": 3})).contains("no plain file name"));
     assert!(index(json!({"a": "gone.safetensors"})).contains("has no gone.safetensors"));
@@ -386,22 +283,15 @@ fn a_bad_index_is_refused() {
 #[test]
 fn a_shard_without_one_of_its_tensors_is_refused() {
     let mut source = Source::default();
-    for name in [
-        "model-00001-of-00002.safetensors",
-        "model-00002-of-00002.safetensors",
-    ] {
+    for name in ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"] {
         source = source.with(name, layout(&format!("safetensors-sharded/{name}")));
     }
     let index = layout("safetensors-sharded/model.safetensors.index.json");
     let mut index: Value = serde_json::from_slice(&index).unwrap();
-    index["weight_map"]["model.layers.1.mlp_norm.weight"] =
-        json!("model-00001-of-00002.safetensors");
+    index["weight_map"]["model.layers.1.mlp_norm.weight"] = json!("model-00001-of-00002.safetensors");
     let source = source.with("model.safetensors.index.json", index.to_string());
     let text = Weights::open(&source).unwrap_err().to_string();
-    assert!(
-        text.contains("model.safetensors.index.json") && text.contains("is not in model-00001"),
-        "{text}"
-    );
+    assert!(text.contains("model.safetensors.index.json") && text.contains("is not in model-00001"), "{text}");
 }
 
 /// Flips bytes and cuts the file; loading and reading everything may fail but never panic.
@@ -411,26 +301,17 @@ fn torment(name: &str, file: &[u8], flips: usize, cuts: usize) {
         let Ok(weights) = open(name, bytes) else {
             return false;
         };
-        let sum: f32 = weights
-            .views()
-            .map(|view| view.to_f32().iter().sum::<f32>())
-            .sum();
+        let sum: f32 = weights.views().map(|view| view.to_f32().iter().sum::<f32>()).sum();
         let _ = (sum, weights.checkpoint(&config, Head::Language));
         true
     };
     let step = (file.len() / cuts).max(1);
-    for end in (0..file.len())
-        .step_by(step)
-        .chain(0..200)
-        .chain(file.len() - 200..file.len())
-    {
+    for end in (0..file.len()).step_by(step).chain(0..200).chain(file.len() - 200..file.len()) {
         assert!(!attempt(file[..end].to_vec()), "{name} cut at {end}");
     }
     let mut state = 7_u64;
     let mut random = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize
     };
     for round in 0..flips {
@@ -450,22 +331,12 @@ fn torment(name: &str, file: &[u8], flips: usize, cuts: usize) {
 
 #[test]
 fn a_damaged_safetensors_file_is_an_error_never_a_panic() {
-    torment(
-        "model.safetensors",
-        &layout("safetensors/model.safetensors"),
-        10_000,
-        500,
-    );
+    torment("model.safetensors", &layout("safetensors/model.safetensors"), 10_000, 500);
 }
 
 #[test]
 fn a_damaged_torch_file_is_an_error_never_a_panic() {
-    torment(
-        "pytorch_model.bin",
-        &layout("bin-views/pytorch_model.bin"),
-        10_000,
-        500,
-    );
+    torment("pytorch_model.bin", &layout("bin-views/pytorch_model.bin"), 10_000, 500);
 }
 
 #[test]
@@ -480,10 +351,7 @@ fn what_is_saved_reads_back() {
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap());
     assert_eq!(header % 8, 0);
     let again = open("again", bytes).unwrap();
-    assert_eq!(
-        again.views().collect::<Vec<_>>(),
-        weights.views().collect::<Vec<_>>()
-    );
+    assert_eq!(again.views().collect::<Vec<_>>(), weights.views().collect::<Vec<_>>());
     // Nothing else is left in the folder.
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
@@ -495,19 +363,11 @@ fn a_value_beyond_f16_stops_the_conversion_and_leaves_nothing() {
     fs::write(&path, "what was there before").unwrap();
     let write = |value: f32, dtype| {
         let bytes = value.to_le_bytes();
-        let view = View {
-            name: "w",
-            dtype: StoredDtype::F32,
-            shape: &[1],
-            bytes: &bytes,
-        };
+        let view = View { name: "w", dtype: StoredDtype::F32, shape: &[1], bytes: &bytes };
         save(&path, &[("w", view)], Some(dtype), &BTreeMap::new())
     };
     let text = write(65_520.0, StoredDtype::F16).unwrap_err().to_string();
-    assert!(
-        text.contains("`w` holds 65520") && text.contains("bfloat16"),
-        "{text}"
-    );
+    assert!(text.contains("`w` holds 65520") && text.contains("bfloat16"), "{text}");
     assert_eq!(fs::read(&path).unwrap(), b"what was there before");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     assert!(write(65_504.0, StoredDtype::F16).is_ok());
@@ -520,8 +380,5 @@ fn an_unwritable_place_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("absent/model.safetensors");
     let error = save(&path, &[], None, &BTreeMap::new()).unwrap_err();
-    assert!(
-        matches!(&error, Error::Io { path, .. } if path.to_string_lossy().contains("absent")),
-        "{error}"
-    );
+    assert!(matches!(&error, Error::Io { path, .. } if path.to_string_lossy().contains("absent")), "{error}");
 }

@@ -259,10 +259,7 @@ impl<'a> Stack<'a> {
         match self.parts.as_slice() {
             [one] => one.tensor(device, dtype),
             parts => {
-                let tensors: Vec<_> = parts
-                    .iter()
-                    .map(|part| part.tensor(device, dtype))
-                    .collect::<Result<_>>()?;
+                let tensors: Vec<_> = parts.iter().map(|part| part.tensor(device, dtype)).collect::<Result<_>>()?;
                 Ok(Tensor::cat(&tensors, 0)?)
             }
         }
@@ -274,17 +271,8 @@ fn widen(dtype: StoredDtype, bytes: &[u8], out: &mut [f32]) {
     let (quads, _) = bytes.as_chunks::<4>();
     let (pairs, _) = bytes.as_chunks::<2>();
     match dtype {
-        StoredDtype::F32 => out
-            .iter_mut()
-            .zip(quads)
-            .for_each(|(o, b)| *o = f32::from_le_bytes(*b)),
-        StoredDtype::F16 => out
-            .iter_mut()
-            .zip(pairs)
-            .for_each(|(o, b)| *o = f16::from_le_bytes(*b).to_f32()),
-        StoredDtype::BF16 => out
-            .iter_mut()
-            .zip(pairs)
-            .for_each(|(o, b)| *o = bf16::from_le_bytes(*b).to_f32()),
+        StoredDtype::F32 => out.iter_mut().zip(quads).for_each(|(o, b)| *o = f32::from_le_bytes(*b)),
+        StoredDtype::F16 => out.iter_mut().zip(pairs).for_each(|(o, b)| *o = f16::from_le_bytes(*b).to_f32()),
+        StoredDtype::BF16 => out.iter_mut().zip(pairs).for_each(|(o, b)| *o = bf16::from_le_bytes(*b).to_f32()),
     }
 }

@@ -11,9 +11,7 @@ pub const F32: f64 = 1e-4;
 
 /// A path below the repository's root.
 pub fn root(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .join(path)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
 
 /// A model of `models/`.
@@ -36,15 +34,11 @@ pub struct Fixture {
 impl Fixture {
     pub fn load(name: &str) -> Self {
         let path = root("tests/fixtures").join(format!("{name}.safetensors"));
-        Self {
-            tensors: candle_core::safetensors::load(path, &Device::Cpu).unwrap(),
-        }
+        Self { tensors: candle_core::safetensors::load(path, &Device::Cpu).unwrap() }
     }
 
     pub fn get(&self, name: &str) -> &Tensor {
-        self.tensors
-            .get(name)
-            .unwrap_or_else(|| panic!("the fixture has no {name}"))
+        self.tensors.get(name).unwrap_or_else(|| panic!("the fixture has no {name}"))
     }
 
     /// Token ids of every sequence.
@@ -52,10 +46,7 @@ impl Fixture {
         let count = (0..).take_while(|index| self.tensors.contains_key(&format!("ids.{index}")));
         count
             .map(|index| {
-                let ids = self
-                    .get(&format!("ids.{index}"))
-                    .to_dtype(DType::U32)
-                    .unwrap();
+                let ids = self.get(&format!("ids.{index}")).to_dtype(DType::U32).unwrap();
                 ids.flatten_all().unwrap().to_vec1().unwrap()
             })
             .collect()
@@ -64,29 +55,17 @@ impl Fixture {
 
 /// All values of a tensor.
 pub fn values(tensor: &Tensor) -> Vec<f32> {
-    tensor
-        .to_dtype(DType::F32)
-        .unwrap()
-        .flatten_all()
-        .unwrap()
-        .to_vec1()
-        .unwrap()
+    tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// Fails unless max|Δ| / max|reference| is within `tolerance`.
 #[track_caller]
 pub fn assert_close(what: &str, ours: &[f32], reference: &[f32], tolerance: f64) {
     assert_eq!(ours.len(), reference.len(), "{what}: sizes differ");
-    let largest = reference
-        .iter()
-        .fold(0f64, |max, &x| max.max(f64::from(x).abs()));
+    let largest = reference.iter().fold(0f64, |max, &x| max.max(f64::from(x).abs()));
     let error = ours.iter().zip(reference).fold(0f64, |max, (&a, &b)| {
         let delta = (f64::from(a) - f64::from(b)).abs();
-        if delta.is_nan() {
-            f64::INFINITY
-        } else {
-            max.max(delta)
-        }
+        if delta.is_nan() { f64::INFINITY } else { max.max(delta) }
     });
     assert!(
         error <= tolerance * largest,
@@ -99,15 +78,9 @@ pub fn assert_close(what: &str, ours: &[f32], reference: &[f32], tolerance: f64)
 #[track_caller]
 pub fn assert_same(what: &str, ours: &[f32], other: &[f32]) {
     assert_eq!(ours.len(), other.len(), "{what}: sizes differ");
-    let first = ours
-        .iter()
-        .zip(other)
-        .position(|(a, b)| a.to_bits() != b.to_bits());
+    let first = ours.iter().zip(other).position(|(a, b)| a.to_bits() != b.to_bits());
     if let Some(index) = first {
-        panic!(
-            "{what}: value {index} is {} here and {} there",
-            ours[index], other[index]
-        );
+        panic!("{what}: value {index} is {} here and {} there", ours[index], other[index]);
     }
 }
 

@@ -38,9 +38,7 @@ fn snapshot(cache: &Path) -> PathBuf {
 }
 
 fn partial(cache: &Path, contents: &[u8]) -> PathBuf {
-    repo(cache)
-        .join("blobs")
-        .join(format!("{}.incomplete", sha256(contents)))
+    repo(cache).join("blobs").join(format!("{}.incomplete", sha256(contents)))
 }
 
 fn leave_partial(cache: &Path, contents: &[u8], bytes: &[u8]) {
@@ -51,13 +49,8 @@ fn leave_partial(cache: &Path, contents: &[u8], bytes: &[u8]) {
 
 fn incomplete_files(cache: &Path) -> usize {
     let blobs = std::fs::read_dir(repo(cache).join("blobs"));
-    let names = blobs
-        .into_iter()
-        .flatten()
-        .map(|entry| entry.unwrap().file_name());
-    names
-        .filter(|name| name.to_string_lossy().ends_with(".incomplete"))
-        .count()
+    let names = blobs.into_iter().flatten().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().ends_with(".incomplete")).count()
 }
 
 /// What the cache must satisfy at any moment: every file of the snapshot is whole.
@@ -74,10 +67,7 @@ fn assert_sound(cache: &Path, hub: &Hub) {
 }
 
 fn storage_gets(requests: &[Request]) -> Vec<&Request> {
-    requests
-        .iter()
-        .filter(|request| request.storage && request.method == "GET")
-        .collect()
+    requests.iter().filter(|request| request.storage && request.method == "GET").collect()
 }
 
 /// A twist for the answers that carry weights, of which the first `times` are changed.
@@ -102,11 +92,7 @@ fn path_twist(
     change: impl Fn(Reply) -> Reply + Send + 'static,
 ) -> impl FnMut(&Request, Reply) -> Reply + Send + 'static {
     move |request, reply| {
-        if request.path.contains(part) {
-            change(reply)
-        } else {
-            reply
-        }
+        if request.path.contains(part) { change(reply) } else { reply }
     }
 }
 
@@ -118,11 +104,7 @@ fn a_model_is_downloaded_once_and_then_makes_no_request() {
     assert_eq!(files.revision(), Some(COMMIT));
     assert!(files.require("model.safetensors").unwrap()[..] == weights()[..]);
     let requests = hub.requests();
-    assert!(
-        !requests
-            .iter()
-            .any(|request| request.path.contains("README") || request.path.contains(".bin"))
-    );
+    assert!(!requests.iter().any(|request| request.path.contains("README") || request.path.contains(".bin")));
     assert_eq!(storage_gets(&requests).len(), 1);
 
     let again = load(&options).unwrap();
@@ -146,11 +128,7 @@ fn weights_are_fetched_when_asked_for_and_not_before() {
     let again = resolve("org/model", None, &options).unwrap();
     again.require("tokenizer.json").unwrap();
     assert!(again.get("modules.json").unwrap().is_none());
-    assert_eq!(
-        hub.requests().len(),
-        0,
-        "the tokenizer alone is cached, and what is absent is known"
-    );
+    assert_eq!(hub.requests().len(), 0, "the tokenizer alone is cached, and what is absent is known");
     again.download().unwrap();
     assert_eq!(storage_gets(&hub.requests()).len(), 1);
 }
@@ -160,17 +138,9 @@ fn the_cache_is_laid_out_as_other_tools_expect() {
     let (hub, cache) = (Hub::with_model(), tempfile::tempdir().unwrap());
     load(&hub.options(cache.path())).unwrap();
     let root = repo(cache.path());
-    assert_eq!(
-        std::fs::read_to_string(root.join("refs/main")).unwrap(),
-        COMMIT
-    );
+    assert_eq!(std::fs::read_to_string(root.join("refs/main")).unwrap(), COMMIT);
     assert!(root.join("blobs").join(sha256(&weights())).is_file());
-    assert!(
-        root.join(".no_exist")
-            .join(COMMIT)
-            .join("modules.json")
-            .is_file()
-    );
+    assert!(root.join(".no_exist").join(COMMIT).join("modules.json").is_file());
     #[cfg(unix)]
     assert_eq!(
         std::fs::read_link(snapshot(cache.path()).join("model.safetensors")).unwrap(),
@@ -218,19 +188,11 @@ fn a_branch_stays_where_it_was_until_it_is_refreshed() {
     let files = load(&options).unwrap();
     assert_eq!(files.revision(), Some(next));
     assert_eq!(&*files.require("config.json").unwrap(), b"{\"new\": true}");
-    assert!(
-        storage_gets(&hub.requests()).is_empty(),
-        "unchanged weights are linked, not sent again"
-    );
+    assert!(storage_gets(&hub.requests()).is_empty(), "unchanged weights are linked, not sent again");
     options.refresh = false;
     assert_eq!(load(&options).unwrap().revision(), Some(next));
     // The old commit is still there, by its name.
-    assert_eq!(
-        resolve("org/model", Some(COMMIT), &options)
-            .unwrap()
-            .revision(),
-        Some(COMMIT)
-    );
+    assert_eq!(resolve("org/model", Some(COMMIT), &options).unwrap().revision(), Some(COMMIT));
 }
 
 #[test]
@@ -239,10 +201,7 @@ fn a_tag_is_remembered_apart_from_main() {
     let options = hub.options(cache.path());
     let files = resolve("org/model@step5", None, &options).unwrap();
     files.download().unwrap();
-    assert_eq!(
-        std::fs::read_to_string(repo(cache.path()).join("refs/step5")).unwrap(),
-        COMMIT
-    );
+    assert_eq!(std::fs::read_to_string(repo(cache.path()).join("refs/step5")).unwrap(), COMMIT);
     assert!(!repo(cache.path()).join("refs/main").exists());
 }
 
@@ -256,13 +215,7 @@ fn the_token_goes_to_the_endpoint_and_nowhere_else() {
     assert!(requests.iter().any(|request| request.storage));
     for request in requests {
         let expected = (!request.storage).then_some("Bearer hf_secret");
-        assert_eq!(
-            request.header("authorization"),
-            expected,
-            "{} {}",
-            request.method,
-            request.path
-        );
+        assert_eq!(request.header("authorization"), expected, "{} {}", request.method, request.path);
     }
 }
 
@@ -275,10 +228,7 @@ fn a_cut_connection_is_resumed_where_it_broke() {
     }));
     load(&hub.options(cache.path())).unwrap();
     let requests = hub.requests();
-    let ranges: Vec<_> = storage_gets(&requests)
-        .iter()
-        .map(|request| request.header("range"))
-        .collect();
+    let ranges: Vec<_> = storage_gets(&requests).iter().map(|request| request.header("range")).collect();
     assert_eq!(ranges, [None, Some("bytes=100000-"), Some("bytes=200000-")]);
     assert_sound(cache.path(), &hub);
 }
@@ -286,14 +236,10 @@ fn a_cut_connection_is_resumed_where_it_broke() {
 #[test]
 fn a_small_file_is_resumed_on_condition_that_it_is_the_same() {
     let long = "x".repeat(100_000);
-    let (hub, cache) = (
-        Hub::with(&[("config.json", long.as_bytes())]),
-        tempfile::tempdir().unwrap(),
-    );
+    let (hub, cache) = (Hub::with(&[("config.json", long.as_bytes())]), tempfile::tempdir().unwrap());
     let mut cuts = 1;
     hub.twist(move |request, mut reply| {
-        if request.path.contains("resolve-cache/config.json") && request.method == "GET" && cuts > 0
-        {
+        if request.path.contains("resolve-cache/config.json") && request.method == "GET" && cuts > 0 {
             cuts -= 1;
             reply.cut_after = Some(50_000);
         }
@@ -302,15 +248,9 @@ fn a_small_file_is_resumed_on_condition_that_it_is_the_same() {
     let files = resolve("org/model", None, &hub.options(cache.path())).unwrap();
     assert_eq!(&*files.require("config.json").unwrap(), long.as_bytes());
     let requests = hub.requests();
-    let resumed = requests
-        .iter()
-        .rfind(|request| request.path.contains("resolve-cache/config.json"))
-        .unwrap();
+    let resumed = requests.iter().rfind(|request| request.path.contains("resolve-cache/config.json")).unwrap();
     assert_eq!(resumed.header("range"), Some("bytes=50000-"));
-    assert_eq!(
-        resumed.header("if-range"),
-        Some(format!("\"{}\"", &sha256(long.as_bytes())[..40]).as_str())
-    );
+    assert_eq!(resumed.header("if-range"), Some(format!("\"{}\"", &sha256(long.as_bytes())[..40]).as_str()));
 }
 
 #[test]
@@ -333,10 +273,7 @@ fn what_an_earlier_process_left_is_resumed() {
     let (hub, cache) = (Hub::with_model(), tempfile::tempdir().unwrap());
     leave_partial(cache.path(), &weights(), &weights()[..300_000]);
     load(&hub.options(cache.path())).unwrap();
-    assert_eq!(
-        storage_gets(&hub.requests())[0].header("range"),
-        Some("bytes=300000-")
-    );
+    assert_eq!(storage_gets(&hub.requests())[0].header("range"), Some("bytes=300000-"));
     assert_sound(cache.path(), &hub);
 }
 
@@ -366,9 +303,7 @@ fn damaged_leftovers_are_noticed_and_replaced() {
 fn leftovers_of_a_file_without_a_hash_are_not_trusted() {
     let (hub, cache) = (Hub::with_model(), tempfile::tempdir().unwrap());
     let config = b"{\"model_type\": \"modernbert\"}";
-    let path = repo(cache.path())
-        .join("blobs")
-        .join(format!("{}.incomplete", &sha256(config)[..40]));
+    let path = repo(cache.path()).join("blobs").join(format!("{}.incomplete", &sha256(config)[..40]));
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, "garbage").unwrap();
     let files = load(&hub.options(cache.path())).unwrap();
@@ -379,9 +314,7 @@ fn leftovers_of_a_file_without_a_hash_are_not_trusted() {
 fn a_server_that_ignores_ranges_sends_the_whole_file_again() {
     let (hub, cache) = (Hub::with_model(), tempfile::tempdir().unwrap());
     leave_partial(cache.path(), &weights(), &weights()[..300_000]);
-    hub.twist(weights_twist(usize::MAX, |_| {
-        Reply::new(200).body(weights())
-    }));
+    hub.twist(weights_twist(usize::MAX, |_| Reply::new(200).body(weights())));
     load(&hub.options(cache.path())).unwrap();
     assert_sound(cache.path(), &hub);
 }
@@ -393,10 +326,7 @@ fn an_unsatisfiable_range_starts_over() {
     hub.twist(weights_twist(1, |_| Reply::new(416)));
     load(&hub.options(cache.path())).unwrap();
     let requests = hub.requests();
-    let ranges: Vec<_> = storage_gets(&requests)
-        .iter()
-        .map(|request| request.header("range"))
-        .collect();
+    let ranges: Vec<_> = storage_gets(&requests).iter().map(|request| request.header("range")).collect();
     assert_eq!(ranges, [Some("bytes=300000-"), None]);
     assert_sound(cache.path(), &hub);
 }
@@ -406,9 +336,7 @@ fn a_part_from_another_place_is_refused() {
     let (hub, cache) = (Hub::with_model(), tempfile::tempdir().unwrap());
     leave_partial(cache.path(), &weights(), &weights()[..300_000]);
     hub.twist(weights_twist(usize::MAX, |_| {
-        Reply::new(206)
-            .with("Content-Range", "bytes 5-699999/700000")
-            .body(&weights()[5..])
+        Reply::new(206).with("Content-Range", "bytes 5-699999/700000").body(&weights()[5..])
     }));
     let error = failure(&hub.options(cache.path())).to_string();
     assert!(error.contains("from byte 5"), "{error}");
@@ -419,14 +347,9 @@ fn a_part_from_another_place_is_refused() {
 fn a_wrong_length_is_an_error_and_leaves_nothing_behind() {
     for sent in [0, 699_999, 700_001] {
         let (hub, cache) = (Hub::with_model(), tempfile::tempdir().unwrap());
-        hub.twist(weights_twist(usize::MAX, move |_| {
-            Reply::new(200).body(vec![1; sent])
-        }));
+        hub.twist(weights_twist(usize::MAX, move |_| Reply::new(200).body(vec![1; sent])));
         let error = failure(&hub.options(cache.path())).to_string();
-        assert!(
-            error.contains(&format!("{sent} bytes of a file of 700000")),
-            "{error}"
-        );
+        assert!(error.contains(&format!("{sent} bytes of a file of 700000")), "{error}");
         assert!(!snapshot(cache.path()).join("model.safetensors").exists());
         hub.behave();
         load(&hub.options(cache.path())).unwrap();
@@ -437,9 +360,7 @@ fn a_wrong_length_is_an_error_and_leaves_nothing_behind() {
 #[test]
 fn contents_that_do_not_match_their_hash_are_refused() {
     let (hub, cache) = (Hub::with_model(), tempfile::tempdir().unwrap());
-    hub.twist(weights_twist(usize::MAX, |_| {
-        Reply::new(200).body(vec![1; 700_000])
-    }));
+    hub.twist(weights_twist(usize::MAX, |_| Reply::new(200).body(vec![1; 700_000])));
     let error = failure(&hub.options(cache.path())).to_string();
     assert!(error.contains("SHA-256"), "{error}");
     assert!(!snapshot(cache.path()).join("model.safetensors").exists());
@@ -456,15 +377,8 @@ fn a_file_that_changes_between_two_requests_is_started_over() {
             return reply;
         }
         heads += usize::from(request.method == "HEAD");
-        let (etag, body) = if heads == 1 && request.method == "HEAD" {
-            ("old", "{}")
-        } else {
-            ("new", "[1]")
-        };
-        Reply::new(200)
-            .with("ETag", format!("\"{etag}\""))
-            .with("X-Repo-Commit", COMMIT)
-            .body(body)
+        let (etag, body) = if heads == 1 && request.method == "HEAD" { ("old", "{}") } else { ("new", "[1]") };
+        Reply::new(200).with("ETag", format!("\"{etag}\"")).with("X-Repo-Commit", COMMIT).body(body)
     });
     let files = load(&hub.options(cache.path())).unwrap();
     assert_eq!(&*files.require("config.json").unwrap(), b"[1]");
@@ -487,8 +401,7 @@ fn refusals_say_what_to_do() {
         let (hub, cache) = (Hub::with_model(), tempfile::tempdir().unwrap());
         hub.twist(move |_, _| {
             let reply = Reply::new(status);
-            code.iter()
-                .fold(reply, |reply, code| reply.with("X-Error-Code", code))
+            code.iter().fold(reply, |reply, code| reply.with("X-Error-Code", code))
         });
         let error = failure(&hub.options(cache.path()));
         assert!(error.to_string().contains(advice), "{status}: {error}");
@@ -497,11 +410,7 @@ fn refusals_say_what_to_do() {
             404 => assert!(matches!(error, Error::NotFound { .. }), "{error}"),
             _ => assert!(matches!(error, Error::Hub { .. }), "{error}"),
         }
-        assert_eq!(
-            hub.requests().len(),
-            1,
-            "{status}: asking again would not help"
-        );
+        assert_eq!(hub.requests().len(), 1, "{status}: asking again would not help");
     }
 }
 
@@ -512,10 +421,7 @@ fn a_token_that_is_refused_is_named_as_the_problem() {
     let mut options = hub.options(cache.path());
     options.token = Some("hf_expired".to_owned());
     let error = failure(&options).to_string();
-    assert!(
-        error.contains("the token is not valid") && !error.contains("hf_expired"),
-        "{error}"
-    );
+    assert!(error.contains("the token is not valid") && !error.contains("hf_expired"), "{error}");
 }
 
 #[test]
@@ -566,13 +472,7 @@ fn no_server_at_all_is_an_error() {
     let cache = tempfile::tempdir().unwrap();
     let mut options = HubOptions::new(cache.path());
     options.backoff = Duration::from_millis(1);
-    for endpoint in [
-        "http://127.0.0.1:1",
-        "not an address",
-        "ftp://127.0.0.1",
-        "https://",
-        "",
-    ] {
+    for endpoint in ["http://127.0.0.1:1", "not an address", "ftp://127.0.0.1", "https://", ""] {
         options.endpoint = endpoint.to_owned();
         assert!(matches!(failure(&options), Error::Hub { .. }), "{endpoint}");
     }
@@ -583,12 +483,8 @@ fn answers_that_no_hub_gives_are_refused() {
     let html = |_: Reply| Reply::new(200).body("<html>log in to the hotel</html>");
     let lists: [(&str, Change); 4] = [
         ("not a list", html),
-        ("the commit", |_| {
-            Reply::new(200).body(r#"{"sha": "../../x", "siblings": []}"#)
-        }),
-        ("redirects", |_| {
-            Reply::new(302).with("Location", "/api/models/org/model/revision/main")
-        }),
+        ("the commit", |_| Reply::new(200).body(r#"{"sha": "../../x", "siblings": []}"#)),
+        ("redirects", |_| Reply::new(302).with("Location", "/api/models/org/model/revision/main")),
         ("redirects to", |_| Reply::new(302)),
     ];
     for (message, twist) in lists {
@@ -598,25 +494,13 @@ fn answers_that_no_hub_gives_are_refused() {
         assert!(error.contains(message), "{error}");
     }
     let files: [(&str, Change); 4] = [
-        ("no ETag", |_| {
-            Reply::new(200).with("X-Repo-Commit", COMMIT).body("{}")
-        }),
-        ("no ETag", |_| {
-            Reply::new(200).with("ETag", "\"..\"").body("{}")
-        }),
+        ("no ETag", |_| Reply::new(200).with("X-Repo-Commit", COMMIT).body("{}")),
+        ("no ETag", |_| Reply::new(200).with("ETag", "\"..\"").body("{}")),
         ("sends the commit", |_| {
             let other = "2222222222222222222222222222222222222222";
-            Reply::new(200)
-                .with("ETag", "\"x\"")
-                .with("X-Repo-Commit", other)
-                .body("{}")
+            Reply::new(200).with("ETag", "\"x\"").with("X-Repo-Commit", other).body("{}")
         }),
-        ("encoding gzip", |_| {
-            Reply::new(200)
-                .with("ETag", "\"x\"")
-                .with("Content-Encoding", "gzip")
-                .body("{}")
-        }),
+        ("encoding gzip", |_| Reply::new(200).with("ETag", "\"x\"").with("Content-Encoding", "gzip").body("{}")),
     ];
     for (message, twist) in files {
         let (hub, cache) = (Hub::with_model(), tempfile::tempdir().unwrap());
@@ -631,41 +515,22 @@ fn answers_that_no_hub_gives_are_refused() {
 fn hostile_names_never_leave_the_cache() {
     let index = br#"{"weight_map": {"a": "../../../../escaped.bin"}}"#;
     for files in [
-        &[
-            ("config.json", &b"{}"[..]),
-            ("../../escaped.bin", b"x"),
-            ("/escaped.bin", b"x"),
-        ][..],
-        &[
-            ("config.json", b"{}"),
-            ("modules.json", br#"[{"path": "../../../../escaped"}]"#),
-        ],
-        &[
-            ("config.json", b"{}"),
-            ("tokenizer.json", b"{}"),
-            ("pytorch_model.bin.index.json", index),
-        ],
+        &[("config.json", &b"{}"[..]), ("../../escaped.bin", b"x"), ("/escaped.bin", b"x")][..],
+        &[("config.json", b"{}"), ("modules.json", br#"[{"path": "../../../../escaped"}]"#)],
+        &[("config.json", b"{}"), ("tokenizer.json", b"{}"), ("pytorch_model.bin.index.json", index)],
     ] {
         let (hub, folder) = (Hub::with(files), tempfile::tempdir().unwrap());
         let cache = folder.path().join("a/b/cache");
         let files = resolve("org/model", None, &hub.options(&cache)).unwrap();
         assert!(files.download().is_err());
-        assert!(matches!(
-            files.get("../../escaped.bin"),
-            Err(Error::Input(_))
-        ));
-        assert!(
-            !hub.requests()
-                .iter()
-                .any(|request| request.path.contains("escaped"))
-        );
+        assert!(matches!(files.get("../../escaped.bin"), Err(Error::Input(_))));
+        assert!(!hub.requests().iter().any(|request| request.path.contains("escaped")));
     }
 }
 
 #[test]
 fn a_chain_is_fetched_with_its_folders() {
-    let modules =
-        br#"[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}, {"path": "3_Normalize"}]"#;
+    let modules = br#"[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}, {"path": "3_Normalize"}]"#;
     let (hub, cache) = (
         Hub::with(&[
             ("config.json", b"{}"),
@@ -680,20 +545,11 @@ fn a_chain_is_fetched_with_its_folders() {
         tempfile::tempdir().unwrap(),
     );
     let options = hub.options(cache.path());
-    resolve("org/model", None, &options)
-        .unwrap()
-        .download()
-        .unwrap();
+    resolve("org/model", None, &options).unwrap().download().unwrap();
     hub.requests();
     let files = resolve("org/model", None, &options).unwrap();
-    assert_eq!(
-        &*files.require("1_Pooling/config.json").unwrap(),
-        b"{\"pooling\": 1}"
-    );
-    assert_eq!(
-        &*files.require("2_Dense/model.safetensors").unwrap(),
-        b"dense"
-    );
+    assert_eq!(&*files.require("1_Pooling/config.json").unwrap(), b"{\"pooling\": 1}");
+    assert_eq!(&*files.require("2_Dense/model.safetensors").unwrap(), b"dense");
     assert!(files.get("3_Normalize/config.json").unwrap().is_none());
     assert!(files.get("2_Dense/pytorch_model.bin").unwrap().is_none());
     assert_eq!(hub.requests().len(), 0);
@@ -727,10 +583,7 @@ fn an_interrupted_completion_does_not_hide_a_chain() {
         offline.offline = true;
         let files = resolve("org/model", Some(COMMIT), &offline).unwrap();
         assert!(files.require("tokenizer.json").is_err(), "{file}");
-        assert!(
-            !matches!(files.get(file), Ok(None)),
-            "{file} is taken for absent"
-        );
+        assert!(!matches!(files.get(file), Ok(None)), "{file} is taken for absent");
     }
     hub.behave();
     let files = resolve("org/model", Some(COMMIT), &options).unwrap();
@@ -759,10 +612,7 @@ fn shards_are_fetched_with_their_index() {
     let files = resolve("org/model", None, &options).unwrap();
     assert_eq!(&*files.require("model-2.safetensors").unwrap(), b"two");
     hub.requests();
-    resolve("org/model", None, &options)
-        .unwrap()
-        .download()
-        .unwrap();
+    resolve("org/model", None, &options).unwrap().download().unwrap();
     assert_eq!(hub.requests().len(), 0);
 }
 
@@ -793,10 +643,7 @@ fn a_cache_that_cannot_be_written_is_an_error() {
     let (hub, cache) = (Hub::with_model(), tempfile::tempdir().unwrap());
     std::fs::create_dir_all(repo(cache.path())).unwrap();
     std::fs::write(repo(cache.path()).join("blobs"), "a file in the way").unwrap();
-    assert!(matches!(
-        failure(&hub.options(cache.path())),
-        Error::Io { .. }
-    ));
+    assert!(matches!(failure(&hub.options(cache.path())), Error::Io { .. }));
 }
 
 #[test]
@@ -816,10 +663,7 @@ fn progress_covers_the_file_from_where_it_was_resumed() {
     }));
     load(&options).unwrap();
     let seen = seen.lock().unwrap();
-    assert_eq!(
-        (seen.first(), seen.last()),
-        (Some(&300_000), Some(&700_000))
-    );
+    assert_eq!((seen.first(), seen.last()), (Some(&300_000), Some(&700_000)));
     assert!(seen.is_sorted());
 }
 
@@ -840,10 +684,7 @@ fn threads_that_ask_at_once_download_once() {
 #[test]
 fn in_another_process() {
     let variable = |name| std::env::var(name).ok();
-    if let (Some(endpoint), Some(cache)) = (
-        variable("ETTIN_TEST_ENDPOINT"),
-        variable("ETTIN_TEST_CACHE"),
-    ) {
+    if let (Some(endpoint), Some(cache)) = (variable("ETTIN_TEST_ENDPOINT"), variable("ETTIN_TEST_CACHE")) {
         let mut options = HubOptions::new(cache);
         options.endpoint = endpoint;
         load(&options).unwrap();
@@ -899,9 +740,6 @@ fn a_killed_process_leaves_a_sound_cache_that_the_next_one_completes() {
 
     hub.requests();
     load(&hub.options(cache.path())).unwrap();
-    assert_eq!(
-        storage_gets(&hub.requests())[0].header("range"),
-        Some("bytes=400000-")
-    );
+    assert_eq!(storage_gets(&hub.requests())[0].header("range"), Some("bytes=400000-"));
     assert_sound(cache.path(), &hub);
 }

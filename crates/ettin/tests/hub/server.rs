@@ -38,10 +38,7 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn new(status: u16) -> Self {
-        Reply {
-            status,
-            ..Reply::default()
-        }
+        Reply { status, ..Reply::default() }
     }
 
     pub(crate) fn with(mut self, name: &str, value: impl ToString) -> Self {
@@ -82,18 +79,12 @@ impl Hub {
         let state = State {
             id: "org/model".to_owned(),
             commit: COMMIT.to_owned(),
-            files: files
-                .iter()
-                .map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec()))
-                .collect(),
+            files: files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())).collect(),
             twist: None,
             log: Vec::new(),
             storage: format!("http://{}", storage.local_addr().unwrap()),
         };
-        let hub = Hub {
-            url: format!("http://{}", endpoint.local_addr().unwrap()),
-            state: Arc::new(Mutex::new(state)),
-        };
+        let hub = Hub { url: format!("http://{}", endpoint.local_addr().unwrap()), state: Arc::new(Mutex::new(state)) };
         for (listener, is_storage) in [(endpoint, false), (storage, true)] {
             let hub = hub.clone();
             std::thread::spawn(move || {
@@ -183,11 +174,7 @@ impl State {
             if !self.knows(revision) {
                 return not_found("RevisionNotFound");
             }
-            let siblings: Vec<_> = self
-                .files
-                .keys()
-                .map(|name| serde_json::json!({"rfilename": name}))
-                .collect();
+            let siblings: Vec<_> = self.files.keys().map(|name| serde_json::json!({"rfilename": name})).collect();
             let info = serde_json::json!({"sha": self.commit, "siblings": siblings});
             return Reply::new(200).body(info.to_string());
         }
@@ -213,10 +200,7 @@ impl State {
                 .with("X-Repo-Commit", &self.commit);
         }
         Reply::new(302)
-            .with(
-                "Location",
-                format!("{}/large/{file}?signature=secret", self.storage),
-            )
+            .with("Location", format!("{}/large/{file}?signature=secret", self.storage))
             .with("X-Repo-Commit", &self.commit)
             .with("X-Linked-Size", bytes.len())
             .with("X-Linked-ETag", format!("\"{}\"", self.etag(file)))
@@ -228,42 +212,26 @@ impl State {
 
     fn etag(&self, file: &str) -> String {
         let sha = sha256(&self.files[file]);
-        if is_large(file) {
-            sha
-        } else {
-            sha[..40].to_owned()
-        }
+        if is_large(file) { sha } else { sha[..40].to_owned() }
     }
 
     fn file(&self, request: &Request, file: &str) -> Reply {
         let Some(bytes) = self.files.get(file) else {
             return Reply::new(404).with("X-Error-Code", "EntryNotFound");
         };
-        let own = if request.storage {
-            "\"storage-etag\"".to_owned()
-        } else {
-            format!("\"{}\"", self.etag(file))
-        };
+        let own = if request.storage { "\"storage-etag\"".to_owned() } else { format!("\"{}\"", self.etag(file)) };
         let changed = request.header("if-range").is_some_and(|etag| etag != own);
-        let start = request.header("range").filter(|_| !changed).map(|range| {
-            range
-                .strip_prefix("bytes=")
-                .unwrap()
-                .strip_suffix('-')
-                .unwrap()
-                .parse::<usize>()
-                .unwrap()
-        });
+        let start = request
+            .header("range")
+            .filter(|_| !changed)
+            .map(|range| range.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse::<usize>().unwrap());
         match start {
             None => Reply::new(200).body(bytes.clone()),
             Some(start) if start >= bytes.len() => {
                 Reply::new(416).with("Content-Range", format!("bytes */{}", bytes.len()))
             }
             Some(start) => Reply::new(206)
-                .with(
-                    "Content-Range",
-                    format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len()),
-                )
+                .with("Content-Range", format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len()))
                 .body(&bytes[start..]),
         }
     }
@@ -271,16 +239,11 @@ impl State {
 
 /// Contents large enough to arrive in several pieces.
 pub(crate) fn weights() -> Vec<u8> {
-    (0..700_000u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect()
+    (0..700_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn is_large(file: &str) -> bool {
@@ -300,12 +263,7 @@ fn read_request(stream: &TcpStream, storage: bool) -> Option<Request> {
         };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    Some(Request {
-        method,
-        path,
-        headers,
-        storage,
-    })
+    Some(Request { method, path, headers, storage })
 }
 
 /// Sends an answer; a client that has gone away is its own affair.
@@ -314,20 +272,13 @@ fn send(stream: &mut TcpStream, request: &Request, reply: &Reply) {
     for (name, value) in &reply.headers {
         head += &format!("{name}: {value}\r\n");
     }
-    if !reply
-        .headers
-        .iter()
-        .any(|(name, _)| name == "Content-Length")
-    {
+    if !reply.headers.iter().any(|(name, _)| name == "Content-Length") {
         head += &format!("Content-Length: {}\r\n", reply.body.len());
     }
     head += "\r\n";
     let _ = stream.write_all(head.as_bytes());
     if request.method != "HEAD" {
-        let end = reply
-            .cut_after
-            .unwrap_or(reply.body.len())
-            .min(reply.body.len());
+        let end = reply.cut_after.unwrap_or(reply.body.len()).min(reply.body.len());
         let _ = stream.write_all(&reply.body[..end]);
     }
     let _ = stream.flush();

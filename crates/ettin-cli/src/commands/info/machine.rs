@@ -75,11 +75,7 @@ impl Machine {
                 used: rayon::current_num_threads(),
                 cores: std::thread::available_parallelism().map_or(1, usize::from),
             },
-            devices: Devices {
-                compiled: device::compiled(),
-                present: device::present(),
-                selected: backend.describe(),
-            },
+            devices: Devices { compiled: device::compiled(), present: device::present(), selected: backend.describe() },
             hub: Hub {
                 cache: hub.cache.display().to_string(),
                 endpoint: hub.endpoint.clone(),
@@ -92,27 +88,13 @@ impl Machine {
     /// For people.
     pub(super) fn rows(&self) -> Vec<(&'static str, String)> {
         let yes = |holds| if holds { "yes" } else { "no" }.to_owned();
-        let forced = if self.cpu.forced {
-            " (forced by ETTIN_ISA)"
-        } else {
-            ""
-        };
+        let forced = if self.cpu.forced { " (forced by ETTIN_ISA)" } else { "" };
         vec![
             ("ettin-run", format!("{} ({})", self.version, self.target)),
             ("built with", self.features.join(", ")),
             ("cpu features", self.cpu.features.join(" ")),
-            (
-                "kernels",
-                format!(
-                    "{}{forced}; this CPU runs {}",
-                    self.cpu.selected,
-                    self.cpu.kernels.join(", ")
-                ),
-            ),
-            (
-                "threads",
-                format!("{} of {} cores", self.threads.used, self.threads.cores),
-            ),
+            ("kernels", format!("{}{forced}; this CPU runs {}", self.cpu.selected, self.cpu.kernels.join(", "))),
+            ("threads", format!("{} of {} cores", self.threads.used, self.threads.cores)),
             ("devices built in", self.devices.compiled.join(", ")),
             ("devices present", self.devices.present.join(", ")),
             ("computing on", self.devices.selected.clone()),
@@ -126,15 +108,8 @@ impl Machine {
 
 /// Cargo features of this binary.
 fn features() -> Vec<&'static str> {
-    let all = [
-        ("hub", cfg!(feature = "hub")),
-        ("cuda", cfg!(feature = "cuda")),
-        ("metal", cfg!(feature = "metal")),
-    ];
-    all.iter()
-        .filter(|(_, on)| *on)
-        .map(|(name, _)| *name)
-        .collect()
+    let all = [("hub", cfg!(feature = "hub")), ("cuda", cfg!(feature = "cuda")), ("metal", cfg!(feature = "metal"))];
+    all.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect()
 }
 
 macro_rules! detected {

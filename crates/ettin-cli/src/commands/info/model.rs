@@ -50,9 +50,7 @@ impl Model {
         let file = files.require("config.json")?;
         let config = Config::from_json(&file, file.name())?;
         // Every configuration has label names, if only by default.
-        let classifies = config
-            .architecture()
-            .is_some_and(|name| name.contains("Classification"));
+        let classifies = config.architecture().is_some_and(|name| name.contains("Classification"));
         let weights = Weights::open(files)?;
         let parameters: u64 = weights.views().map(|view| view.len() as u64).sum();
         let mut stored_dtypes: Vec<_> = weights.views().map(|view| view.dtype().name()).collect();
@@ -73,33 +71,18 @@ impl Model {
             max_length: config.max_position_embeddings,
             tied_embeddings: config.tie_word_embeddings,
             layers: config.layers.iter().map(Layer::from).collect(),
-            labels: if classifies {
-                config.labels
-            } else {
-                Vec::new()
-            },
+            labels: if classifies { config.labels } else { Vec::new() },
             stored_dtypes,
             parameters,
-            bytes: Bytes {
-                f32: 4 * parameters,
-                bf16: 2 * parameters,
-                f16: 2 * parameters,
-            },
+            bytes: Bytes { f32: 4 * parameters, bf16: 2 * parameters, f16: 2 * parameters },
         })
     }
 
     /// For people.
     pub(super) fn rows(&self) -> Vec<(&'static str, String)> {
         let mut rows = vec![("", String::new()), ("model", self.name.clone())];
-        rows.extend(
-            self.revision
-                .iter()
-                .map(|revision| ("revision", revision.clone())),
-        );
-        let architecture = self
-            .architecture
-            .as_deref()
-            .unwrap_or("architecture not named");
+        rows.extend(self.revision.iter().map(|revision| ("revision", revision.clone())));
+        let architecture = self.architecture.as_deref().unwrap_or("architecture not named");
         rows.extend([
             ("objective", format!("{} ({architecture})", self.objective)),
             (
@@ -121,22 +104,8 @@ impl Model {
         rows.extend(self.spans().into_iter().map(|span| ("layers", span)));
         let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
         rows.extend([
-            (
-                "parameters",
-                format!(
-                    "{} stored as {}",
-                    self.parameters,
-                    self.stored_dtypes.join(", ")
-                ),
-            ),
-            (
-                "weights",
-                format!(
-                    "{} in f32, {} in bf16 or f16",
-                    megabytes(self.bytes.f32),
-                    megabytes(self.bytes.bf16)
-                ),
-            ),
+            ("parameters", format!("{} stored as {}", self.parameters, self.stored_dtypes.join(", "))),
+            ("weights", format!("{} in f32, {} in bf16 or f16", megabytes(self.bytes.f32), megabytes(self.bytes.bf16))),
         ]);
         rows
     }
@@ -150,10 +119,7 @@ impl Model {
                 None => kinds.push((layer, vec![index.to_string()])),
             }
         }
-        kinds
-            .into_iter()
-            .map(|(layer, indices)| format!("{}: {}", indices.join(" "), layer.describe()))
-            .collect()
+        kinds.into_iter().map(|(layer, indices)| format!("{}: {}", indices.join(" "), layer.describe())).collect()
     }
 }
 
@@ -164,21 +130,12 @@ impl Layer {
             Some(0) => format!("none to the {name}"),
             Some(keys) => format!("{keys} to the {name}"),
         };
-        format!(
-            "{}, {}; theta {}",
-            side(self.left, "left"),
-            side(self.right, "right"),
-            self.rope_theta
-        )
+        format!("{}, {}; theta {}", side(self.left, "left"), side(self.right, "right"), self.rope_theta)
     }
 }
 
 impl From<&LayerSpec> for Layer {
     fn from(spec: &LayerSpec) -> Self {
-        Layer {
-            left: spec.span.left,
-            right: spec.span.right,
-            rope_theta: spec.rope_theta,
-        }
+        Layer { left: spec.span.left, right: spec.span.right, rope_theta: spec.rope_theta }
     }
 }

@@ -34,54 +34,30 @@ struct Span {
 impl Scores {
     /// From rows of `[start, end]`.
     pub(super) fn new(logits: &[Vec<f32>]) -> Self {
-        Self {
-            start: logits.iter().map(|row| row[0]).collect(),
-            end: logits.iter().map(|row| row[1]).collect(),
-        }
+        Self { start: logits.iter().map(|row| row[0]).collect(), end: logits.iter().map(|row| row[1]).collect() }
     }
 }
 
 impl Search {
     /// The best answers over all windows of one context, best first. Spans that name the same text count as one answer
     /// with the sum of their scores.
-    pub(super) fn answers(
-        &self,
-        context: &str,
-        windows: &[(&Encoding, Scores)],
-        cls: Option<u32>,
-    ) -> Vec<Answer> {
+    pub(super) fn answers(&self, context: &str, windows: &[(&Encoding, Scores)], cls: Option<u32>) -> Vec<Answer> {
         let scalars: Vec<char> = context.chars().collect();
         let mut answers: Vec<(Answer, f64)> = Vec::new();
         for (encoding, scores) in windows {
             for span in self.spans(encoding, scores, cls) {
                 let (start, end) = bounds(encoding, span);
                 let answer: String = scalars.get(start..end).unwrap_or_default().iter().collect();
-                let same = |(known, _): &&mut (Answer, f64)| {
-                    known.answer.to_lowercase() == answer.to_lowercase()
-                };
+                let same = |(known, _): &&mut (Answer, f64)| known.answer.to_lowercase() == answer.to_lowercase();
                 match answers.iter_mut().find(same) {
                     Some((_, score)) => *score += f64::from(span.score),
-                    None => answers.push((
-                        Answer {
-                            answer,
-                            score: 0.0,
-                            start,
-                            end,
-                        },
-                        f64::from(span.score),
-                    )),
+                    None => answers.push((Answer { answer, score: 0.0, start, end }, f64::from(span.score))),
                 }
             }
         }
         answers.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         answers.truncate(self.answers);
-        answers
-            .into_iter()
-            .map(|(answer, score)| Answer {
-                score: score as f32,
-                ..answer
-            })
-            .collect()
+        answers.into_iter().map(|(answer, score)| Answer { score: score as f32, ..answer }).collect()
     }
 
     /// The best spans of one window. More than asked for are looked at, as several may name one text.
@@ -96,9 +72,7 @@ impl Search {
 
         let mut best: Vec<Span> = Vec::new();
         for first in (0..len).filter(|&first| in_context(first)) {
-            for last in
-                (first..len.min(first + self.max_answer_len)).filter(|&last| in_context(last))
-            {
+            for last in (first..len.min(first + self.max_answer_len)).filter(|&last| in_context(last)) {
                 let score = start[first] * end[last];
                 if best.len() == keep && best[keep - 1].score >= score {
                     continue;
@@ -114,11 +88,8 @@ impl Search {
 
 /// Softmax over the tokens that count; the first token's is set to zero afterwards.
 fn probabilities(logits: &[f32], counts: impl Fn(usize) -> bool) -> Vec<f32> {
-    let masked: Vec<f32> = logits
-        .iter()
-        .enumerate()
-        .map(|(token, &logit)| if counts(token) { logit } else { MASKED })
-        .collect();
+    let masked: Vec<f32> =
+        logits.iter().enumerate().map(|(token, &logit)| if counts(token) { logit } else { MASKED }).collect();
     let mut probabilities = softmax(&masked);
     if let Some(first) = probabilities.first_mut() {
         *first = 0.0;
@@ -130,24 +101,16 @@ fn probabilities(logits: &[f32], counts: impl Fn(usize) -> bool) -> Vec<f32> {
 fn bounds(encoding: &Encoding, span: Span) -> (usize, usize) {
     let same_word = |token: usize| {
         let word = encoding.words[token];
-        (0..encoding.ids.len()).filter(move |&other| {
-            encoding.sequences[other] == Some(1) && encoding.words[other] == word
-        })
+        (0..encoding.ids.len())
+            .filter(move |&other| encoding.sequences[other] == Some(1) && encoding.words[other] == word)
     };
     match (encoding.words[span.first], encoding.words[span.last]) {
         (Some(_), Some(_)) => {
-            let start = same_word(span.first)
-                .map(|token| encoding.offsets[token].0)
-                .min();
-            let end = same_word(span.last)
-                .map(|token| encoding.offsets[token].1)
-                .max();
+            let start = same_word(span.first).map(|token| encoding.offsets[token].0).min();
+            let end = same_word(span.last).map(|token| encoding.offsets[token].1).max();
             (start.unwrap_or(0), end.unwrap_or(0))
         }
         // A token of no word keeps its own place.
-        _ => (
-            encoding.offsets[span.first].0,
-            encoding.offsets[span.last].1,
-        ),
+        _ => (encoding.offsets[span.first].0, encoding.offsets[span.last].1),
     }
 }

@@ -6,48 +6,25 @@ use super::*;
 #[test]
 fn several_answers_are_those_of_the_pipeline() {
     let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-    let text =
-        std::fs::read_to_string(format!("{repository}/tests/fixtures/pipelines/answer.json"))
-            .unwrap();
+    let text = std::fs::read_to_string(format!("{repository}/tests/fixtures/pipelines/answer.json")).unwrap();
     let fixture: Value = serde_json::from_str(&text).unwrap();
     let files = ModelFiles::folder(format!("{repository}/models/tiny-text-answer")).unwrap();
     let answerer = Answerer::load(&files, &Options::default()).unwrap();
     let mut tested = 0;
     for case in fixture["cases"].as_array().unwrap() {
         let given = case["options"].as_object().unwrap();
-        if given
-            .keys()
-            .any(|key| key != "top_k" && key != "max_answer_len")
-        {
+        if given.keys().any(|key| key != "top_k" && key != "max_answer_len") {
             continue;
         }
-        let number = |key: &str, default| {
-            given
-                .get(key)
-                .and_then(Value::as_u64)
-                .map_or(default, |n| n as usize)
-        };
-        let search = Search {
-            answers: number("top_k", 1),
-            max_answer_len: number("max_answer_len", 15),
-        };
+        let number = |key: &str, default| given.get(key).and_then(Value::as_u64).map_or(default, |n| n as usize);
+        let search = Search { answers: number("top_k", 1), max_answer_len: number("max_answer_len", 15) };
         let text = |key: &str| case["input"][key].as_str().unwrap();
-        let question = Question {
-            question: text("question"),
-            context: text("context"),
-        };
-        let found = answerer
-            .search(&[question], search)
-            .unwrap()
-            .remove(0)
-            .unwrap();
+        let question = Question { question: text("question"), context: text("context") };
+        let found = answerer.search(&[question], search).unwrap().remove(0).unwrap();
         let expected = case["output"].as_array().unwrap();
         assert_eq!(found.len(), expected.len());
         for (found, expected) in found.iter().zip(expected) {
-            let place = (
-                expected["start"].as_u64().unwrap() as usize,
-                expected["end"].as_u64().unwrap() as usize,
-            );
+            let place = (expected["start"].as_u64().unwrap() as usize, expected["end"].as_u64().unwrap() as usize);
             assert_eq!((found.start, found.end), place, "{case}");
             assert_eq!(expected["answer"], found.answer.as_str());
             assert!((f64::from(found.score) - expected["score"].as_f64().unwrap()).abs() < 1e-5);
@@ -64,37 +41,17 @@ fn window(ids: &[u32], context_from: usize) -> Encoding {
         ids: ids.to_vec(),
         tokens: vec![String::new(); len],
         offsets: (0..len)
-            .map(|token| {
-                if inside(token) {
-                    (token - context_from, token - context_from + 1)
-                } else {
-                    (0, 0)
-                }
-            })
+            .map(|token| if inside(token) { (token - context_from, token - context_from + 1) } else { (0, 0) })
             .collect(),
-        sequences: (0..len)
-            .map(|token| if inside(token) { Some(1) } else { None })
-            .collect(),
-        words: (0..len)
-            .map(|token| {
-                if inside(token) {
-                    Some((token - context_from) as u32)
-                } else {
-                    None
-                }
-            })
-            .collect(),
+        sequences: (0..len).map(|token| if inside(token) { Some(1) } else { None }).collect(),
+        words: (0..len).map(|token| if inside(token) { Some((token - context_from) as u32) } else { None }).collect(),
         special: vec![false; len],
         truncated: false,
     }
 }
 
 fn scores(start: &[f32], end: &[f32]) -> Scores {
-    let rows: Vec<Vec<f32>> = start
-        .iter()
-        .zip(end)
-        .map(|(&start, &end)| vec![start, end])
-        .collect();
+    let rows: Vec<Vec<f32>> = start.iter().zip(end).map(|(&start, &end)| vec![start, end]).collect();
     Scores::new(&rows)
 }
 
@@ -102,14 +59,8 @@ fn scores(start: &[f32], end: &[f32]) -> Scores {
 fn only_the_context_answers_and_only_forwards() {
     let encoding = window(&[2, 9, 3, 20, 21, 22, 3], 3);
     // The question and the special tokens have the highest logits; in the context the end peaks before the start.
-    let scores = scores(
-        &[9.0, 9.0, 9.0, 0.0, 1.0, 4.0, 9.0],
-        &[9.0, 9.0, 9.0, 5.0, 0.0, 2.0, 9.0],
-    );
-    let search = Search {
-        answers: 1,
-        max_answer_len: 15,
-    };
+    let scores = scores(&[9.0, 9.0, 9.0, 0.0, 1.0, 4.0, 9.0], &[9.0, 9.0, 9.0, 5.0, 0.0, 2.0, 9.0]);
+    let search = Search { answers: 1, max_answer_len: 15 };
     let answers = search.answers("abc", &[(&encoding, scores)], Some(2));
     assert_eq!((answers.len(), answers[0].answer.as_str()), (1, "c"));
     assert_eq!((answers[0].start, answers[0].end), (2, 3));
@@ -118,15 +69,9 @@ fn only_the_context_answers_and_only_forwards() {
 #[test]
 fn answers_are_no_longer_than_allowed() {
     let encoding = window(&[2, 9, 3, 20, 21, 22, 3], 3);
-    let scores = scores(
-        &[0.0, 0.0, 0.0, 9.0, 0.0, 0.0, 0.0],
-        &[0.0, 0.0, 0.0, 0.0, 1.0, 9.0, 0.0],
-    );
+    let scores = scores(&[0.0, 0.0, 0.0, 9.0, 0.0, 0.0, 0.0], &[0.0, 0.0, 0.0, 0.0, 1.0, 9.0, 0.0]);
     for (max_answer_len, expected) in [(3, "abc"), (2, "ab"), (1, "c")] {
-        let search = Search {
-            answers: 1,
-            max_answer_len,
-        };
+        let search = Search { answers: 1, max_answer_len };
         let answers = search.answers("abc", &[(&encoding, scores.clone())], Some(2));
         assert_eq!(answers[0].answer, expected, "{max_answer_len}");
     }
@@ -136,10 +81,7 @@ fn answers_are_no_longer_than_allowed() {
 fn the_same_text_in_two_windows_is_one_answer() {
     let encoding = window(&[2, 9, 3, 20, 3], 3);
     let flat = || scores(&[0.0; 5], &[0.0; 5]);
-    let search = Search {
-        answers: 3,
-        max_answer_len: 15,
-    };
+    let search = Search { answers: 3, max_answer_len: 15 };
     let one = search.answers("a", &[(&encoding, flat())], Some(2));
     let two = search.answers("a", &[(&encoding, flat()), (&encoding, flat())], Some(2));
     assert_eq!((one.len(), two.len()), (1, 1));

@@ -20,10 +20,7 @@ struct Row {
 
 impl Row {
     fn new(pieces: &Pieces) -> Self {
-        Self {
-            ids: [&pieces.before[..], &pieces.text].concat(),
-            from: pieces.before.len().max(1),
-        }
+        Self { ids: [&pieces.before[..], &pieces.text].concat(), from: pieces.before.len().max(1) }
     }
 
     /// Tokens read.
@@ -37,9 +34,8 @@ impl Scorer {
     pub(super) fn causal(&self, pieces: &[Pieces]) -> Result<Vec<Vec<Option<f32>>>> {
         let rows: Vec<Row> = pieces.iter().map(Row::new).collect();
         let budget = self.frontend.batch_tokens.min(MAX_LOGIT_ROWS);
-        let short: Vec<usize> = (0..rows.len())
-            .filter(|&row| (1..=MAX_LOGIT_ROWS).contains(&rows[row].len()))
-            .collect();
+        let short: Vec<usize> =
+            (0..rows.len()).filter(|&row| (1..=MAX_LOGIT_ROWS).contains(&rows[row].len())).collect();
         let lengths: Vec<usize> = short.iter().map(|&row| rows[row].len()).collect();
         let ids = |index: usize| {
             let row = &rows[short[index]];
@@ -58,11 +54,7 @@ impl Scorer {
                 _ => self.in_steps(row)?,
             };
             let unknown = pieces.text.len() - known.len();
-            scores.push(
-                std::iter::repeat_n(None, unknown)
-                    .chain(known.into_iter().map(Some))
-                    .collect(),
-            );
+            scores.push(std::iter::repeat_n(None, unknown).chain(known.into_iter().map(Some)).collect());
         }
         Ok(scores)
     }
@@ -70,22 +62,12 @@ impl Scorer {
     /// Whole sequences at once.
     fn packed(&self, batch: &PackedBatch, members: &[&Row]) -> Result<Vec<Vec<f32>>> {
         let wanted = members.iter().enumerate();
-        let rows: Vec<usize> = wanted
-            .flat_map(|(index, row)| batch.rows(index).skip(row.from - 1))
-            .collect();
-        let mut logits = self
-            .model
-            .logits(batch, &rows)?
-            .to_vec2::<f32>()?
-            .into_iter();
+        let rows: Vec<usize> = wanted.flat_map(|(index, row)| batch.rows(index).skip(row.from - 1)).collect();
+        let mut logits = self.model.logits(batch, &rows)?.to_vec2::<f32>()?.into_iter();
         members
             .iter()
             .map(|row| {
-                row.ids[row.from..]
-                    .iter()
-                    .zip(logits.by_ref())
-                    .map(|(&id, logits)| logprob(&logits, id))
-                    .collect()
+                row.ids[row.from..].iter().zip(logits.by_ref()).map(|(&id, logits)| logprob(&logits, id)).collect()
             })
             .collect()
     }
@@ -97,13 +79,8 @@ impl Scorer {
         let mut start = 0;
         for step in row.ids[..row.len()].chunks(STEP_ROWS) {
             let batch = PackedBatch::continuing(&[step], &[start])?;
-            let rows: Vec<usize> = (0..step.len())
-                .filter(|offset| start + offset + 1 >= row.from)
-                .collect();
-            let logits = self
-                .model
-                .step(&batch, &mut [&mut cache], &rows)?
-                .to_vec2::<f32>()?;
+            let rows: Vec<usize> = (0..step.len()).filter(|offset| start + offset + 1 >= row.from).collect();
+            let logits = self.model.step(&batch, &mut [&mut cache], &rows)?.to_vec2::<f32>()?;
             for (offset, logits) in rows.into_iter().zip(logits) {
                 scores.push(logprob(&logits, row.ids[start + offset + 1])?);
             }
@@ -123,27 +100,16 @@ mod tests {
     #[test]
     fn steps_through_a_cache_equal_the_whole_text() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/nano-decoder");
-        let scorer =
-            Scorer::load(&ModelFiles::folder(folder).unwrap(), &Options::default()).unwrap();
+        let scorer = Scorer::load(&ModelFiles::folder(folder).unwrap(), &Options::default()).unwrap();
         let text = "The little girl went to the park. ".repeat(90);
         let request = ScoreRequest::default();
         for context in [None, Some("Once upon a time")] {
-            let input = ScoreInput {
-                text: &text,
-                context,
-            };
-            let pieces = scorer
-                .pieces(&input, ScoreMethod::Causal, &request)
-                .unwrap();
+            let input = ScoreInput { text: &text, context };
+            let pieces = scorer.pieces(&input, ScoreMethod::Causal, &request).unwrap();
             let row = Row::new(&pieces);
             assert!(row.len() > STEP_ROWS);
             let steps = scorer.in_steps(&row).unwrap();
-            let whole: Option<Vec<f32>> = scorer
-                .causal(&[pieces])
-                .unwrap()
-                .remove(0)
-                .into_iter()
-                .collect();
+            let whole: Option<Vec<f32>> = scorer.causal(&[pieces]).unwrap().remove(0).into_iter().collect();
             assert_eq!(Some(steps), whole);
         }
     }

@@ -33,21 +33,12 @@ impl Scorer {
     }
 
     /// `[CLS] context text[..t] [MASK][MASK][MASK][SEP]`, read at the first mask, or one position before it.
-    pub(super) fn left_to_right(
-        &self,
-        pieces: &[Pieces],
-        earlier: bool,
-    ) -> Result<Vec<Vec<Option<f32>>>> {
+    pub(super) fn left_to_right(&self, pieces: &[Pieces], earlier: bool) -> Result<Vec<Vec<Option<f32>>>> {
         let mask = self.special("mask", self.frontend.tokenizer.special().mask)?;
         let sep = self.special("sep", self.frontend.tokenizer.special().sep)?;
         let len = |pieces: &Pieces, token| pieces.before.len() + token + 4;
         self.probe(pieces, len, usize::from(earlier), |pieces, token| {
-            [
-                &pieces.before[..],
-                &pieces.text[..token],
-                &[mask, mask, mask, sep],
-            ]
-            .concat()
+            [&pieces.before[..], &pieces.text[..token], &[mask, mask, mask, sep]].concat()
         })
     }
 
@@ -60,42 +51,23 @@ impl Scorer {
         ids: impl Fn(&Pieces, usize) -> Vec<u32>,
     ) -> Result<Vec<Vec<Option<f32>>>> {
         let of_input = |(input, one): (usize, &Pieces)| {
-            let probe = |token| Probe {
-                input,
-                token,
-                len: len(one, token),
-            };
+            let probe = |token| Probe { input, token, len: len(one, token) };
             (0..one.text.len()).map(probe).collect::<Vec<_>>()
         };
         let probes: Vec<Probe> = pieces.iter().enumerate().flat_map(of_input).collect();
         let lengths: Vec<usize> = probes.iter().map(|probe| probe.len).collect();
         let sequence = |row: usize| Cow::Owned(ids(&pieces[probes[row].input], probes[row].token));
-        let scores = run_rows(
-            &lengths,
-            self.frontend.batch_tokens,
-            sequence,
-            |batch, group| {
-                let places = group.iter().enumerate().map(|(index, &row)| {
-                    let Probe { input, token, .. } = probes[row];
-                    // `before` starts with cls, so one position back is in the sequence.
-                    batch.rows(index).start + pieces[input].before.len() + token - back
-                });
-                let logits = self
-                    .model
-                    .logits(batch, &places.collect::<Vec<_>>())?
-                    .to_vec2::<f32>()?;
-                let scored = group.iter().zip(logits);
-                scored
-                    .map(|(&row, logits)| {
-                        logprob(&logits, pieces[probes[row].input].text[probes[row].token])
-                    })
-                    .collect()
-            },
-        )?;
+        let scores = run_rows(&lengths, self.frontend.batch_tokens, sequence, |batch, group| {
+            let places = group.iter().enumerate().map(|(index, &row)| {
+                let Probe { input, token, .. } = probes[row];
+                // `before` starts with cls, so one position back is in the sequence.
+                batch.rows(index).start + pieces[input].before.len() + token - back
+            });
+            let logits = self.model.logits(batch, &places.collect::<Vec<_>>())?.to_vec2::<f32>()?;
+            let scored = group.iter().zip(logits);
+            scored.map(|(&row, logits)| logprob(&logits, pieces[probes[row].input].text[probes[row].token])).collect()
+        })?;
         let mut scores = scores.into_iter();
-        Ok(pieces
-            .iter()
-            .map(|one| scores.by_ref().take(one.text.len()).map(Some).collect())
-            .collect())
+        Ok(pieces.iter().map(|one| scores.by_ref().take(one.text.len()).map(Some).collect()).collect())
     }
 }

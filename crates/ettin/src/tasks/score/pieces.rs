@@ -15,12 +15,7 @@ pub(super) struct Pieces {
 }
 
 impl Scorer {
-    pub(super) fn pieces(
-        &self,
-        input: &ScoreInput<'_>,
-        method: ScoreMethod,
-        request: &ScoreRequest,
-    ) -> Result<Pieces> {
+    pub(super) fn pieces(&self, input: &ScoreInput<'_>, method: ScoreMethod, request: &ScoreRequest) -> Result<Pieces> {
         let tokenizer = &self.frontend.tokenizer;
         let (context, text) = without_trailing_space(input.context.unwrap_or_default(), input.text);
         let (mut context, mut text) = (tokenizer.ids(context)?, tokenizer.ids(&text)?);
@@ -43,34 +38,18 @@ impl Scorer {
         let excess = tokens.saturating_sub(limit.tokens);
         if excess > 0 {
             if limit.truncate == Truncate::Error || added + 1 > limit.tokens {
-                return Err(Error::TooLong {
-                    tokens,
-                    limit: limit.tokens,
-                });
+                return Err(Error::TooLong { tokens, limit: limit.tokens });
             }
-            cut(
-                &mut context,
-                &mut text,
-                excess,
-                limit.truncate == Truncate::Left,
-            );
+            cut(&mut context, &mut text, excess, limit.truncate == Truncate::Left);
         }
         if method == ScoreMethod::LeftToRight {
             text.push(self.special("sep", tokenizer.special().sep)?);
         }
-        Ok(Pieces {
-            before: first.into_iter().chain(context).collect(),
-            text,
-            truncated: excess > 0,
-        })
+        Ok(Pieces { before: first.into_iter().chain(context).collect(), text, truncated: excess > 0 })
     }
 
     pub(super) fn special(&self, name: &str, id: Option<u32>) -> Result<u32> {
-        id.ok_or_else(|| {
-            Error::Tokenizer(format!(
-                "the model's files name no {name} token, which scoring needs"
-            ))
-        })
+        id.ok_or_else(|| Error::Tokenizer(format!("the model's files name no {name} token, which scoring needs")))
     }
 }
 
@@ -99,10 +78,7 @@ mod tests {
 
     #[test]
     fn trailing_space_moves_to_the_text() {
-        assert_eq!(
-            without_trailing_space("a b \t", "c"),
-            ("a b", " \tc".to_owned())
-        );
+        assert_eq!(without_trailing_space("a b \t", "c"), ("a b", " \tc".to_owned()));
         assert_eq!(without_trailing_space("", " c"), ("", " c".to_owned()));
     }
 

@@ -45,11 +45,7 @@ pub(super) fn tokens(
             let unknown = Some(encoding.ids[index]) == unk;
             let border = &scalars[start.saturating_sub(1)..scalars.len().min(start + 1)];
             Token {
-                word: if unknown {
-                    scalars[start..end].iter().collect()
-                } else {
-                    encoding.tokens[index].clone()
-                },
+                word: if unknown { scalars[start..end].iter().collect() } else { encoding.tokens[index].clone() },
                 probabilities: probabilities(index),
                 index,
                 start,
@@ -75,17 +71,8 @@ pub(super) fn tags(
         Aggregation::None => {
             let tag = |token: &Token| {
                 let (label, score) = single(token);
-                let Token {
-                    index, start, end, ..
-                } = *token;
-                Tag::Token {
-                    entity: label.to_owned(),
-                    score,
-                    index,
-                    word: token.word.clone(),
-                    start,
-                    end,
-                }
+                let Token { index, start, end, .. } = *token;
+                Tag::Token { entity: label.to_owned(), score, index, word: token.word.clone(), start, end }
             };
             return Ok(tokens.iter().map(tag).collect());
         }
@@ -93,13 +80,7 @@ pub(super) fn tags(
             .iter()
             .map(|token| {
                 let (label, score) = single(token);
-                Labelled {
-                    label,
-                    score,
-                    word: token.word.clone(),
-                    start: token.start,
-                    end: token.end,
-                }
+                Labelled { label, score, word: token.word.clone(), start: token.start, end: token.end }
             })
             .collect(),
         Aggregation::First | Aggregation::Average | Aggregation::Max => tokens
@@ -107,10 +88,7 @@ pub(super) fn tags(
             .map(|word| label_word(word, labels, aggregation, tokenizer))
             .collect::<Result<Vec<_>>>()?,
     };
-    labelled
-        .chunk_by(|one, next| continues(one.label, next.label))
-        .map(|group| join(group, tokenizer))
-        .collect()
+    labelled.chunk_by(|one, next| continues(one.label, next.label)).map(|group| join(group, tokenizer)).collect()
 }
 
 fn label_word<'a>(
@@ -125,9 +103,7 @@ fn label_word<'a>(
         Aggregation::Max => {
             // The first of equals.
             let surer = |one, other| if best(other) > best(one) { other } else { one };
-            word.iter()
-                .reduce(surer)
-                .map_or_else(Vec::new, |token| token.probabilities.clone())
+            word.iter().reduce(surer).map_or_else(Vec::new, |token| token.probabilities.clone())
         }
         _ => word[0].probabilities.clone(),
     };
@@ -143,10 +119,7 @@ fn label_word<'a>(
 
 fn mean(word: &[Token]) -> Vec<f32> {
     let label_mean = |label: usize| {
-        let sum: f64 = word
-            .iter()
-            .map(|token| f64::from(token.probabilities[label]))
-            .sum();
+        let sum: f64 = word.iter().map(|token| f64::from(token.probabilities[label])).sum();
         (sum / word.len() as f64) as f32
     };
     (0..word[0].probabilities.len()).map(label_mean).collect()
@@ -155,10 +128,7 @@ fn mean(word: &[Token]) -> Vec<f32> {
 /// Whether a label goes on with the entity of the label before it.
 fn continues(label: &str, next: &str) -> bool {
     fn tag(label: &str) -> &str {
-        label
-            .strip_prefix("B-")
-            .or_else(|| label.strip_prefix("I-"))
-            .unwrap_or(label)
+        label.strip_prefix("B-").or_else(|| label.strip_prefix("I-")).unwrap_or(label)
     }
     !next.starts_with("B-") && tag(label) == tag(next)
 }
@@ -168,10 +138,7 @@ fn join(group: &[Labelled<'_>], tokenizer: &Tokenizer) -> Result<Tag> {
     let label = group[0].label;
     Ok(Tag::Group {
         // What follows the first hyphen, whatever comes before it.
-        entity_group: label
-            .split_once('-')
-            .map_or(label, |(_, tag)| tag)
-            .to_owned(),
+        entity_group: label.split_once('-').map_or(label, |(_, tag)| tag).to_owned(),
         score: (sum / group.len() as f64) as f32,
         word: tokenizer.join(group.iter().map(|one| one.word.clone()).collect())?,
         start: group[0].start,

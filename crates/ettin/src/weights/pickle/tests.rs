@@ -41,25 +41,14 @@ fn a_state_dict_is_read() {
 
 #[test]
 fn a_plain_dict_does_as_well_and_attributes_are_dropped() {
-    let body = [
-        b"}(".as_slice(),
-        &item("HalfStorage"),
-        b"u}X\x09\0\0\0_metadataNsb",
-    ]
-    .concat();
-    assert_eq!(
-        read(&body).unwrap()[0].1.dtype,
-        Stored::Known(StoredDtype::F16)
-    );
+    let body = [b"}(".as_slice(), &item("HalfStorage"), b"u}X\x09\0\0\0_metadataNsb"].concat();
+    assert_eq!(read(&body).unwrap()[0].1.dtype, Stored::Known(StoredDtype::F16));
 }
 
 #[test]
 fn integer_storages_are_noted_not_refused() {
     let tensors = read(&state_dict(&item("LongStorage"))).unwrap();
-    assert_eq!(
-        tensors[0].1.dtype,
-        Stored::Foreign("LongStorage".to_owned())
-    );
+    assert_eq!(tensors[0].1.dtype, Stored::Foreign("LongStorage".to_owned()));
 }
 
 #[test]
@@ -84,12 +73,7 @@ fn only_the_known_calls_are_made() {
 
 #[test]
 fn nested_checkpoints_are_told_apart() {
-    let body = [
-        b"}X\x0a\0\0\0state_dict".as_slice(),
-        &state_dict(&item("FloatStorage")),
-        b"s",
-    ]
-    .concat();
+    let body = [b"}X\x0a\0\0\0state_dict".as_slice(), &state_dict(&item("FloatStorage")), b"s"].concat();
     assert!(refusal(&body).contains("`state_dict` is a dict inside the dict"));
     assert!(refusal(b"}X\x05\0\0\0epochK\x03s").contains("`epoch` is no tensor"));
     assert!(refusal(b"K\x01").contains("no dict of tensors"));
@@ -126,10 +110,7 @@ fn sizes_are_bounded() {
 #[test]
 fn shapes_must_be_sizes() {
     let good = state_dict(&item("FloatStorage"));
-    let at = good
-        .windows(6)
-        .position(|w| w == b"K\x02K\x03\x86K")
-        .unwrap();
+    let at = good.windows(6).position(|w| w == b"K\x02K\x03\x86K").unwrap();
     let mut bad = good.clone();
     // BININT1 2 becomes NONE NONE.
     bad[at..at + 2].copy_from_slice(b"NN");
@@ -140,12 +121,7 @@ fn shapes_must_be_sizes() {
 
 #[test]
 fn no_input_makes_it_panic() {
-    let good = [
-        b"\x80\x02".as_slice(),
-        &state_dict(&item("FloatStorage")),
-        b".",
-    ]
-    .concat();
+    let good = [b"\x80\x02".as_slice(), &state_dict(&item("FloatStorage")), b"."].concat();
     for end in 0..good.len() {
         assert!(read_state_dict(&good[..end]).is_err(), "cut at {end}");
     }
@@ -153,9 +129,7 @@ fn no_input_makes_it_panic() {
     for _ in 0..20_000 {
         let mut bytes = good.clone();
         for _ in 0..3 {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let at = (state >> 33) as usize % bytes.len();
             bytes[at] = (state >> 20) as u8;
         }
