@@ -93,11 +93,13 @@ impl Trunk {
     /// Final hidden states of whole sequences, `[tokens, hidden]`.
     pub fn forward(&self, batch: &PackedBatch) -> Result<Hidden> {
         self.check(batch)?;
-        let mut hidden = self.embeddings.forward(batch)?;
-        for layer in &self.layers {
-            layer.forward(&mut hidden, batch, None)?;
-        }
-        ops::norm(&hidden, &self.final_norm)
+        self.backend.enter(batch.tokens(), &self.config, || {
+            let mut hidden = self.embeddings.forward(batch)?;
+            for layer in &self.layers {
+                layer.forward(&mut hidden, batch, None)?;
+            }
+            ops::norm(&hidden, &self.final_norm)
+        })
     }
 
     /// Final hidden states of the next tokens of sequences that `caches` hold the beginnings of, `[tokens, hidden]`.
@@ -119,14 +121,16 @@ impl Trunk {
             }
             cache.reserve(batch.rows(index).len())?;
         }
-        let mut hidden = self.embeddings.forward(batch)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            layer.forward(&mut hidden, batch, Some(LayerCache::new(caches, index)))?;
-        }
-        for (index, cache) in caches.iter_mut().enumerate() {
-            cache.advance(batch.rows(index).len());
-        }
-        ops::norm(&hidden, &self.final_norm)
+        self.backend.enter(batch.tokens(), &self.config, || {
+            let mut hidden = self.embeddings.forward(batch)?;
+            for (index, layer) in self.layers.iter().enumerate() {
+                layer.forward(&mut hidden, batch, Some(LayerCache::new(caches, index)))?;
+            }
+            for (index, cache) in caches.iter_mut().enumerate() {
+                cache.advance(batch.rows(index).len());
+            }
+            ops::norm(&hidden, &self.final_norm)
+        })
     }
 
     /// Hidden states after every layer, as transformers returns them: entry 0 is the embedding, entry `i` the output of

@@ -17,7 +17,7 @@ use super::{
     hidden::Repr,
     reference,
 };
-use crate::{Error, Result};
+use crate::{Config, Error, Result};
 
 /// The number format that a model computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -69,6 +69,9 @@ pub struct Backend {
     /// Layers of one base share one table.
     ropes: Arc<Mutex<Ropes>>,
 }
+
+/// Floating-point operations of a forward pass, a millisecond's worth or less, from which waking threads pays.
+const SHARED_WORK: usize = 1 << 25;
 
 /// Tables by theta (its bits), head width and positions.
 type Ropes = HashMap<(u32, usize, usize), Arc<RopeTable>>;
@@ -133,6 +136,22 @@ impl Backend {
         match &self.kind {
             Kind::Fused(_) => Device::Cpu,
             Kind::Reference { device, .. } => device.clone(),
+        }
+    }
+
+    /// Runs a forward pass over `tokens` rows among the threads that will share its work, so that they are called once
+    /// and not for every block; a pass too short to be shared stays with the caller.
+    pub(crate) fn enter<R: Send>(
+        &self,
+        tokens: usize,
+        config: &Config,
+        forward: impl FnOnce() -> Result<R> + Send,
+    ) -> Result<R> {
+        let weights =
+            config.layers.len() * config.hidden_size * (4 * config.hidden_size + 3 * config.intermediate_size);
+        match &self.kind {
+            Kind::Fused(cpu) if 2 * tokens * weights >= SHARED_WORK => cpu.team.enter(forward),
+            _ => forward(),
         }
     }
 
