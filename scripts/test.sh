@@ -18,17 +18,18 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features hub --quie
 say "tests"
 cargo test --workspace --features hub
 
-# The kernels' own tests walk every path this machine has; the model's tests run on one path at a time.
+# The kernels' own tests walk every path this machine has; the model's tests run on one path at a time. The same packages
+# and features as above, so that nothing is built again.
 for isa in portable avx2; do
     if [ "$isa" != portable ] && ! grep -qw "$isa" /proc/cpuinfo 2>/dev/null; then
         say "tests of the model on $isa: skipped, this machine has no $isa"
         continue
     fi
     say "tests of the model on $isa"
-    ETTIN_ISA=$isa cargo test --package ettin --features hub --test parity --test invariance --test cache
+    ETTIN_ISA=$isa cargo test --workspace --features hub --test parity --test invariance --test cache
 done
 
 say "tests of the model on the reference path"
-ETTIN_REFERENCE=1 cargo test --package ettin --features hub --test parity
+ETTIN_REFERENCE=1 cargo test --workspace --features hub --test parity
 
 say "all green"
