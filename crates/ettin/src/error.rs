@@ -56,12 +56,12 @@ pub enum Error {
     #[error("{0}")]
     Input(String),
     /// A file cannot be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {reason}")]
     Io {
         /// The file.
         path: PathBuf,
         /// The operating system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A model name that is neither a path, nor a model of the suite, nor a Hub id.
     #[error("unknown model {name:?}{hint}")]
@@ -123,7 +123,7 @@ impl Error {
     /// An [`Error::Io`] that remembers which file it was about.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Error::Io { path, source }
+        move |reason| Error::Io { path, reason }
     }
 }
 

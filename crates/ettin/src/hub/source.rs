@@ -34,7 +34,8 @@ pub fn resolve(spec: &str, revision: Option<&str>, options: &HubOptions) -> Resu
         };
     }
     if looks_like_a_path(spec) {
-        return Err(Error::io(spec)(std::io::ErrorKind::NotFound.into()));
+        let message = "no such file or folder; a model is named by its Hub id, or by the path of its folder";
+        return Err(Error::io(spec)(std::io::Error::new(std::io::ErrorKind::NotFound, message)));
     }
     let (name, revision) = match (spec.rsplit_once('@'), revision) {
         (Some((name, own)), None) => (name, Some(own)),

@@ -29,7 +29,7 @@ pub fn save(
 ) -> Result<()> {
     let header = header(tensors, dtype, metadata);
     let partial = Partial::beside(path)?;
-    let io = |source| Error::Io { path: path.to_owned(), source };
+    let io = |reason| Error::Io { path: path.to_owned(), reason };
     let mut out = BufWriter::with_capacity(1 << 20, partial.create()?);
     out.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
     out.write_all(&header).map_err(io)?;
