@@ -25,7 +25,7 @@ const MAX_VOCAB: usize = 1 << 24;
 const MAX_HIDDEN: usize = 1 << 16;
 const MAX_INTERMEDIATE: usize = 1 << 20;
 const MAX_LAYERS: usize = 1 << 10;
-const MAX_POSITIONS: usize = 1 << 24;
+const MAX_POSITIONS: usize = 1 << 20;
 
 /// What the model was trained to do, and so which way its attention looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
