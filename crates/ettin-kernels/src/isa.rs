@@ -92,6 +92,18 @@ impl Isa {
             _ => unsupported(self),
         }
     }
+
+    /// As [`Isa::run`], with the instructions for products of bf16 and of bytes where the CPU has them: for kernels of
+    /// those, which give the same results without (`simd/bf16.rs`).
+    pub(crate) fn run_narrow<K: Kernel>(self, kernel: K) -> K::Output {
+        #[cfg(target_arch = "x86_64")]
+        if self == Isa::Avx512
+            && let Some(token) = crate::simd::Avx512Bf16::new()
+        {
+            return token.run(kernel);
+        }
+        self.run(kernel)
+    }
 }
 
 #[cold]

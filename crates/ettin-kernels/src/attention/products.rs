@@ -68,6 +68,8 @@ products!(crate::simd::Neon, 6 rows, 3 2 1);
 products!(crate::simd::Avx2, 6 rows, 3 2 1);
 #[cfg(target_arch = "x86_64")]
 products!(crate::simd::Avx512, 8 rows, 8 4 2 1);
+#[cfg(target_arch = "x86_64")]
+products!(crate::simd::Avx512Bf16, 8 rows, 8 4 2 1);
 
 /// `wrapping`: only dereferenced under the promise of [`Products::rows_times_block`].
 impl RowsTimesBlock {

@@ -87,6 +87,10 @@ tiles!(crate::simd::Avx2, 6 rows, 1 vectors, { 1 => 4, 2 => 2, 3 => 1, 4 => 1, 5
 tiles!(crate::simd::Avx512, 14 rows, 2 vectors, {
     1 => 4, 2 => 4, 3 => 2, 4 => 2, 5 => 2, 6 => 2, 7 => 1, 8 => 1, 9 => 1, 10 => 1, 11 => 1, 12 => 1, 13 => 1, 14 => 1
 });
+#[cfg(target_arch = "x86_64")]
+tiles!(crate::simd::Avx512Bf16, 14 rows, 2 vectors, {
+    1 => 4, 2 => 4, 3 => 2, 4 => 2, 5 => 2, 6 => 2, 7 => 1, 8 => 1, 9 => 1, 10 => 1, 11 => 1, 12 => 1, 13 => 1, 14 => 1
+});
 
 impl<'a> Tile<'a> {
     /// The same tile, one panel at a time.

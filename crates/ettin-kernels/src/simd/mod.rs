@@ -11,12 +11,16 @@
 //! All instruction sets have the same sixteen lanes (one AVX-512 register, two AVX2, four NEON), so lane-wise
 //! reductions have one order everywhere and the fused instruction sets agree bit for bit.
 
+mod bf16;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use bf16::Avx512Bf16;
+pub(crate) use bf16::PairProducts;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
@@ -37,8 +41,8 @@ pub(crate) trait Kernel {
 }
 
 /// Everything a kernel may ask of an instruction set: lanes, and the register-tile shapes that suit it.
-pub(crate) trait Simd: Lanes + Tiles + Products {}
-impl<S: Lanes + Tiles + Products> Simd for S {}
+pub(crate) trait Simd: PairProducts + Tiles + Products {}
+impl<S: PairProducts + Tiles + Products> Simd for S {}
 
 /// Operations on sixteen f32 lanes.
 pub(crate) trait Lanes: Copy + Send + Sync {

@@ -1,0 +1,119 @@
+//! Products of narrow numbers on sixteen lanes: pairs of bf16 into f32, quads of bytes into i32.
+//!
+//! **One result everywhere.** A pair's two products enter the sum as two multiply-adds, the odd (upper) element first:
+//! the order of `vdpbf16ps` on the CPUs we could ask (AMD Zen 5). The instruction takes subnormal numbers for zero, on
+//! both ends. [`PairProducts::round`] never gives a subnormal, so instruction and emulation agree bit for bit while
+//! sums are normal or zero; a subnormal partial sum (below 2⁻¹²⁶) differs by at most itself. A product of two bf16
+//! is exact in f32 (eight bits by eight), so multiplying and adding apart, as [`Portable`] does, gives the same too,
+//! while products neither overflow nor underflow. Quads are exact.
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::Avx512Bf16;
+
+use super::{LANES, Lanes, Portable};
+
+/// Sixteen 32-bit lanes of narrow numbers, each two bf16 (the even element in the lower half) or four bytes.
+pub(crate) trait PairProducts: Lanes {
+    /// Sixteen lanes of 32 bits.
+    type Words: Copy;
+
+    fn load_words(self, x: &[u32; LANES]) -> Self::Words;
+    fn store_words(self, v: Self::Words, out: &mut [u32; LANES]);
+    /// One word in all lanes.
+    fn splat_word(self, x: u32) -> Self::Words;
+    /// The even (lower) elements of pairs of bf16.
+    fn even(self, pairs: Self::Words) -> Self::V;
+    /// The odd (upper) elements of pairs of bf16.
+    fn odd(self, pairs: Self::Words) -> Self::V;
+    /// 32 elements in order, as sixteen pairs: the nearest bf16, of two the even one; NaN stays NaN, subnormal numbers
+    /// become zero of their sign.
+    fn round(self, first: Self::V, second: Self::V) -> Self::Words;
+    /// `acc + Σ a[i]·b[i]` over four bytes per lane, unsigned times signed, wrapping.
+    fn dot_quads(self, acc: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words;
+    /// The lanes as signed integers, rounded to f32.
+    fn integers(self, v: Self::Words) -> Self::V;
+
+    /// `acc + a.odd·b.odd`, then `+ a.even·b.even`, each a multiply-add.
+    #[inline(always)]
+    fn dot_pairs(self, acc: Self::V, a: Self::Words, b: Self::Words) -> Self::V {
+        let acc = self.mul_add(self.odd(a), self.odd(b), acc);
+        self.mul_add(self.even(a), self.even(b), acc)
+    }
+}
+
+/// Upper half of a word.
+const UPPER: u32 = 0xffff_0000;
+/// Bits of the smallest normal f32.
+const SMALLEST: u32 = 0x0080_0000;
+/// Bits of infinity: what is above is NaN.
+const INFINITE: u32 = 0x7f80_0000;
+const MAGNITUDE: u32 = 0x7fff_ffff;
+
+impl PairProducts for Portable {
+    type Words = [u32; LANES];
+
+    #[inline(always)]
+    fn load_words(self, x: &[u32; LANES]) -> Self::Words {
+        *x
+    }
+    #[inline(always)]
+    fn store_words(self, v: Self::Words, out: &mut [u32; LANES]) {
+        *out = v;
+    }
+    #[inline(always)]
+    fn splat_word(self, x: u32) -> Self::Words {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn even(self, pairs: Self::Words) -> Self::V {
+        pairs.map(|pair| f32::from_bits(pair << 16))
+    }
+    #[inline(always)]
+    fn odd(self, pairs: Self::Words) -> Self::V {
+        pairs.map(|pair| f32::from_bits(pair & UPPER))
+    }
+    #[inline(always)]
+    fn round(self, first: Self::V, second: Self::V) -> Self::Words {
+        let mut words = [0; LANES];
+        for (half, elements) in [first, second].iter().enumerate() {
+            for (word, pair) in words[half * LANES / 2..].iter_mut().zip(elements.as_chunks::<2>().0) {
+                *word = round(pair[0]) | round(pair[1]) << 16;
+            }
+        }
+        words
+    }
+    #[inline(always)]
+    fn dot_quads(self, mut acc: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words {
+        for (acc, (a, b)) in acc.iter_mut().zip(a.into_iter().zip(b)) {
+            let products = a.to_le_bytes().into_iter().zip(b.to_le_bytes());
+            let sum: i32 = products.map(|(a, b)| i32::from(a) * i32::from(b as i8)).sum();
+            *acc = acc.wrapping_add(sum as u32);
+        }
+        acc
+    }
+    #[inline(always)]
+    fn integers(self, v: Self::Words) -> Self::V {
+        v.map(|x| x as i32 as f32)
+    }
+}
+
+/// The bits of the nearest bf16, by the rules of [`PairProducts::round`].
+#[inline(always)]
+fn round(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let magnitude = bits & MAGNITUDE;
+    if magnitude > INFINITE {
+        bits >> 16 | 0x40 // quiet
+    } else if magnitude < SMALLEST {
+        bits >> 16 & 0x8000
+    } else {
+        (bits + 0x7fff + (bits >> 16 & 1)) >> 16
+    }
+}

@@ -1,0 +1,231 @@
+//! AVX2 and AVX-512F by widening; AVX-512 with BF16 and VNNI by its own instructions.
+//!
+//! SAFETY, for every block in this file: as in `simd/x86.rs`, the token proves the instruction set.
+#![allow(clippy::undocumented_unsafe_blocks)] // the one argument above serves for all
+#![allow(unused_unsafe)] // where the build's baseline already has the instruction set
+
+use std::{arch::x86_64::*, mem::transmute};
+
+use super::{
+    super::{Avx2, Avx512, Kernel},
+    *,
+};
+
+impl PairProducts for Avx2 {
+    type Words = [__m256i; 2];
+
+    #[inline(always)]
+    fn load_words(self, x: &[u32; LANES]) -> Self::Words {
+        unsafe { [_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().add(8).cast())] }
+    }
+    #[inline(always)]
+    fn store_words(self, [low, high]: Self::Words, out: &mut [u32; LANES]) {
+        unsafe {
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), low);
+            _mm256_storeu_si256(out.as_mut_ptr().add(8).cast(), high);
+        }
+    }
+    #[inline(always)]
+    fn splat_word(self, x: u32) -> Self::Words {
+        unsafe { [_mm256_set1_epi32(x as i32); 2] }
+    }
+    #[inline(always)]
+    fn even(self, [low, high]: Self::Words) -> Self::V {
+        unsafe {
+            let (low, high) = (_mm256_slli_epi32::<16>(low), _mm256_slli_epi32::<16>(high));
+            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
+        }
+    }
+    #[inline(always)]
+    fn odd(self, [low, high]: Self::Words) -> Self::V {
+        unsafe {
+            let upper = _mm256_set1_epi32(UPPER as i32);
+            let (low, high) = (_mm256_and_si256(low, upper), _mm256_and_si256(high, upper));
+            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
+        }
+    }
+    #[inline(always)]
+    fn round(self, first: Self::V, second: Self::V) -> Self::Words {
+        unsafe { [round_256(first[0], first[1]), round_256(second[0], second[1])] }
+    }
+    #[inline(always)]
+    fn dot_quads(self, acc: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words {
+        unsafe { [dot_quads_256(acc[0], a[0], b[0]), dot_quads_256(acc[1], a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn integers(self, [low, high]: Self::Words) -> Self::V {
+        unsafe { [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)] }
+    }
+}
+
+/// The nearest bf16 of eight lanes, in their lower halves.
+#[inline(always)]
+unsafe fn round_half(x: __m256) -> __m256i {
+    unsafe {
+        let bits = _mm256_castps_si256(x);
+        let shifted = _mm256_srli_epi32::<16>(bits);
+        let magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(MAGNITUDE as i32));
+        let odd = _mm256_and_si256(shifted, _mm256_set1_epi32(1));
+        let up = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+        let rounded = _mm256_srli_epi32::<16>(up);
+        let quiet = _mm256_or_si256(shifted, _mm256_set1_epi32(0x40));
+        let nan = _mm256_cmpgt_epi32(magnitude, _mm256_set1_epi32(INFINITE as i32));
+        let zero = _mm256_and_si256(shifted, _mm256_set1_epi32(0x8000));
+        let small = _mm256_cmpgt_epi32(_mm256_set1_epi32(SMALLEST as i32), magnitude);
+        _mm256_blendv_epi8(_mm256_blendv_epi8(rounded, quiet, nan), zero, small)
+    }
+}
+
+/// Sixteen elements to bf16, in order: packing works on halves of the registers.
+#[inline(always)]
+unsafe fn round_256(low: __m256, high: __m256) -> __m256i {
+    unsafe {
+        let packed = _mm256_packus_epi32(round_half(low), round_half(high));
+        _mm256_permute4x64_epi64::<0b11_01_10_00>(packed)
+    }
+}
+
+/// Bytes 0 and 2, then 1 and 3, as sixteen bits: `vpmaddubsw` would saturate.
+#[inline(always)]
+unsafe fn dot_quads_256(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+    unsafe {
+        let a_even = _mm256_and_si256(a, _mm256_set1_epi16(0xff));
+        let b_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
+        let even = _mm256_madd_epi16(a_even, b_even);
+        let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
+        _mm256_add_epi32(acc, _mm256_add_epi32(even, odd))
+    }
+}
+
+#[inline(always)]
+unsafe fn halves(v: __m512i) -> [__m256i; 2] {
+    unsafe { [_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v)] }
+}
+
+#[inline(always)]
+unsafe fn whole([low, high]: [__m256i; 2]) -> __m512i {
+    unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high) }
+}
+
+/// What AVX-512F has for words, whether or not it has the narrow products.
+macro_rules! words_of_avx512 {
+    () => {
+        type Words = __m512i;
+
+        #[inline(always)]
+        fn load_words(self, x: &[u32; LANES]) -> __m512i {
+            unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+        }
+        #[inline(always)]
+        fn store_words(self, v: __m512i, out: &mut [u32; LANES]) {
+            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), v) }
+        }
+        #[inline(always)]
+        fn splat_word(self, x: u32) -> __m512i {
+            unsafe { _mm512_set1_epi32(x as i32) }
+        }
+        #[inline(always)]
+        fn even(self, v: __m512i) -> __m512 {
+            unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(v)) }
+        }
+        #[inline(always)]
+        fn odd(self, v: __m512i) -> __m512 {
+            unsafe { _mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32(UPPER as i32))) }
+        }
+        #[inline(always)]
+        fn integers(self, v: __m512i) -> __m512 {
+            unsafe { _mm512_cvtepi32_ps(v) }
+        }
+    };
+}
+
+impl PairProducts for Avx512 {
+    words_of_avx512!();
+
+    #[inline(always)]
+    fn round(self, first: __m512, second: __m512) -> __m512i {
+        unsafe {
+            let (a, b) = (halves(_mm512_castps_si512(first)), halves(_mm512_castps_si512(second)));
+            let first = round_256(_mm256_castsi256_ps(a[0]), _mm256_castsi256_ps(a[1]));
+            whole([first, round_256(_mm256_castsi256_ps(b[0]), _mm256_castsi256_ps(b[1]))])
+        }
+    }
+    #[inline(always)]
+    fn dot_quads(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        unsafe {
+            let (acc, a, b) = (halves(acc), halves(a), halves(b));
+            whole([dot_quads_256(acc[0], a[0], b[0]), dot_quads_256(acc[1], a[1], b[1])])
+        }
+    }
+}
+
+impl PairProducts for Avx512Bf16 {
+    words_of_avx512!();
+
+    #[inline(always)]
+    fn round(self, first: __m512, second: __m512) -> __m512i {
+        unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first)) }
+    }
+    #[inline(always)]
+    fn dot_pairs(self, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
+        unsafe { _mm512_dpbf16_ps(acc, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b)) }
+    }
+    #[inline(always)]
+    fn dot_quads(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(acc, a, b) }
+    }
+}
+
+/// Proof that the CPU has AVX-512F with the products of bf16 and of bytes (BF16 and VNNI).
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Bf16(Avx512);
+
+impl Avx512Bf16 {
+    pub(crate) fn new() -> Option<Self> {
+        let narrow = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni");
+        Avx512::new().filter(|_| narrow && is_x86_feature_detected!("avx512bw")).map(Self)
+    }
+}
+
+/// Methods that are those of the token inside.
+macro_rules! as_inside {
+    ($($name:ident($($arg:ident: $type:ty),+) $(-> $out:ty)?;)+) => {
+        $(#[inline(always)]
+        fn $name(self, $($arg: $type),+) $(-> $out)? {
+            self.0.$name($($arg),+)
+        })+
+    };
+}
+
+impl Lanes for Avx512Bf16 {
+    type V = __m512;
+
+    #[inline(always)]
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni,avx2,fma")]
+        fn compiled<K: Kernel>(simd: Avx512Bf16, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        unsafe { compiled(self, kernel) }
+    }
+
+    as_inside! {
+        splat(x: f32) -> __m512;
+        load(x: &[f32; LANES]) -> __m512;
+        store(v: __m512, out: &mut [f32; LANES]);
+        load_part(x: &[f32]) -> __m512;
+        store_part(v: __m512, out: &mut [f32]);
+        add(a: __m512, b: __m512) -> __m512;
+        sub(a: __m512, b: __m512) -> __m512;
+        mul(a: __m512, b: __m512) -> __m512;
+        div(a: __m512, b: __m512) -> __m512;
+        mul_add(a: __m512, b: __m512, c: __m512) -> __m512;
+        max(a: __m512, b: __m512) -> __m512;
+        min(a: __m512, b: __m512) -> __m512;
+        where_less(a: __m512, b: __m512, then: __m512, otherwise: __m512) -> __m512;
+        scale(v: __m512, n: __m512) -> __m512;
+        sum(v: __m512) -> f32;
+        largest(v: __m512) -> f32;
+        prefetch(p: *const f32);
+    }
+}
