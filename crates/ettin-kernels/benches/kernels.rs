@@ -6,8 +6,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ettin_kernels::{
-    Activation, Attention, Isa, KvBlocks, KvRows, KvWrite, Norm, PackedMatrix, RopeRows, RopeTable, Sequence, Span,
-    Store, Team, attention, attention::store, geglu, gemm, layer_norm, rope, softmax,
+    Activation, Attention, Isa, KvBlocks, KvRows, KvWrite, Norm, Operand, PackedMatrix, RopeRows, RopeTable, Scheme,
+    Sequence, Span, Store, Team, attention, attention::store, geglu, gemm, layer_norm, rope, softmax,
 };
 
 fn data(len: usize) -> Vec<f32> {
@@ -39,16 +39,22 @@ const PRODUCTS: [(usize, usize, usize); 9] = [
 fn products(c: &mut Criterion) {
     for team in teams() {
         for isa in Isa::available() {
-            let mut group = c.benchmark_group(format!("gemm/{isa}/{}t", team.threads()));
-            for (m, k, n) in PRODUCTS {
-                let w = data(k);
-                let w = PackedMatrix::pack(isa, &team, n, k, &|_, out| out.copy_from_slice(&w));
-                let x = data(m * k);
-                let mut out = vec![0.0; m * n];
-                group.throughput(Throughput::Elements((2 * m * k * n) as u64));
-                group.bench_function(format!("{m}x{k}x{n}"), |b| {
-                    b.iter(|| gemm(&team, black_box(&x), &w, None, Store::Write, &mut out));
-                });
+            for scheme in Scheme::ALL {
+                let mut group = c.benchmark_group(format!("gemm/{isa}/{scheme}/{}t", team.threads()));
+                for (m, k, n) in PRODUCTS {
+                    let w = data(k);
+                    let w = PackedMatrix::pack(isa, scheme, &team, n, k, &|_, out| out.copy_from_slice(&w));
+                    let x = data(m * k);
+                    let mut operand = Operand::new();
+                    let mut out = vec![0.0; m * n];
+                    group.throughput(Throughput::Elements((2 * m * k * n) as u64));
+                    group.bench_function(format!("{m}x{k}x{n}"), |b| {
+                        b.iter(|| {
+                            operand.encode(&team, &w, black_box(&x));
+                            gemm(&team, &operand, &w, None, Store::Write, &mut out);
+                        });
+                    });
+                }
             }
         }
     }

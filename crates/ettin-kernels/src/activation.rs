@@ -69,6 +69,12 @@ pub fn geglu(isa: Isa, team: &Team, x: &[f32], i: usize, act: Activation, out: &
     });
 }
 
+/// `out = act(a) ⊙ b` on the calling thread.
+pub(crate) fn gated(isa: Isa, act: Activation, a: &[f32], b: &[f32], out: &mut [f32]) {
+    assert!(a.len() == out.len() && b.len() == out.len(), "a, b and out differ in length");
+    isa.run(Gated { act, a, b, out })
+}
+
 /// A function of one vector, as a type: the choice is made outside the loop.
 trait Function: Copy {
     fn of<S: Simd>(self, s: S, x: S::V) -> S::V;

@@ -1,49 +1,82 @@
-//! Zeroed f32 storage whose first element starts a cache line.
+//! Zeroed storage of 32-bit elements whose first one starts a cache line.
 
-use std::ops::{Deref, DerefMut};
+use std::{
+    marker::PhantomData,
+    ops::{Deref, DerefMut},
+};
 
 use crate::simd::LANES;
 
 /// One vector, one x86 cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([f32; LANES]);
+struct Line([u32; LANES]);
 
-/// A growable buffer of f32, a whole number of cache lines.
-#[derive(Clone, Default)]
-pub(crate) struct Buffer(Vec<Line>);
+/// Types of 32 bits of which every bit pattern is a value.
+pub(crate) trait Word: Copy + Send + Sync + private::Sealed {}
+impl Word for f32 {}
+impl Word for u32 {}
 
-impl Buffer {
+mod private {
+    pub(crate) trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for u32 {}
+}
+
+/// A growable buffer, a whole number of cache lines.
+#[derive(Clone)]
+pub(crate) struct Buffer<T = f32>(Vec<Line>, PhantomData<T>);
+
+impl<T> Default for Buffer<T> {
+    fn default() -> Self {
+        Self(Vec::new(), PhantomData)
+    }
+}
+
+impl<T: Word> Buffer<T> {
     /// At least `len` zeros. Pages stay untouched until written, where the allocator hands out zeroed ones.
     pub(crate) fn zeroed(len: usize) -> Self {
         let lines = Box::<[Line]>::new_zeroed_slice(len.div_ceil(LANES));
         // SAFETY: all-zero bytes are sixteen zeros.
-        Self(unsafe { lines.assume_init() }.into_vec())
+        Self(unsafe { lines.assume_init() }.into_vec(), PhantomData)
     }
 
     /// At least `len` elements; new ones are zero, old ones keep their place.
     pub(crate) fn grow(&mut self, len: usize) {
         let lines = len.div_ceil(LANES);
         if lines > self.0.len() {
-            self.0.resize(lines, Line([0.0; LANES]));
+            self.0.resize(lines, Line([0; LANES]));
         }
     }
 }
 
-impl Deref for Buffer {
-    type Target = [f32];
+impl<T: Word> Deref for Buffer<T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[f32] {
-        // SAFETY: `Line` is exactly sixteen f32 without padding, so `n` lines are `16·n` consecutive f32.
+    fn deref(&self) -> &[T] {
+        // SAFETY: `Line` is exactly sixteen words without padding, so `n` lines are `16·n` consecutive words, and any
+        // bits are a `T`.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * LANES) }
     }
 }
 
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<T: Word> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as in `deref`, through a unique reference.
         unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * LANES) }
     }
+}
+
+/// The same memory as words.
+pub(crate) fn bits(x: &[f32]) -> &[u32] {
+    // SAFETY: the two have one size and alignment, and any bits are either.
+    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
+}
+
+/// The same memory as words.
+pub(crate) fn as_words(x: &mut [f32]) -> &mut [u32] {
+    // SAFETY: the two have one size and alignment, any bits are either, and the reference stays unique.
+    unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), x.len()) }
 }
 
 /// Runs `f` on this thread's scratch of at least `len` elements with undefined contents. Reused between calls, so

@@ -26,6 +26,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod block;
 mod buffer;
 pub mod convert;
 pub mod gemm;
@@ -42,7 +43,7 @@ pub mod testing;
 pub use activation::{Activation, activate, geglu};
 pub use attention::{Attention, KEY_BLOCK, KvBlocks, KvRows, KvWrite, Sequence, Span, attention};
 pub use convert::{Half, widen};
-pub use gemm::{PackedMatrix, Store, gemm};
+pub use gemm::{Operand, PackedMatrix, Scheme, Store, gemm};
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub use mapped::MappedFile;
 pub use math::EXP_ERROR;

@@ -36,6 +36,11 @@ pub fn layer_norm(isa: Isa, team: &Team, x: &[f32], norm: Norm<'_>, out: &mut [f
     });
 }
 
+/// [`layer_norm`] on the calling thread.
+pub(crate) fn normalise(isa: Isa, x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
+    isa.run(Rows { x, norm, out })
+}
+
 struct Rows<'a> {
     x: &'a [f32],
     norm: Norm<'a>,

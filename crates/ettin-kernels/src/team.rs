@@ -3,7 +3,10 @@
 //! A [`Team`] is a view on a rayon pool. Work is cut into tasks whose cut never changes results (the invariance
 //! rule); tasks are drawn from a counter, so uneven ones balance. The calling thread always works too. Called from
 //! inside any rayon pool, a team uses that pool's threads instead of its own: two pools are never busy for one call,
-//! and nothing waits on a pool that waits back.
+//! and nothing waits on a pool that waits back. A thread that has [entered](Team::enter) keeps the others awake between
+//! its calls (`team/session.rs`).
+
+mod session;
 
 use std::{
     fmt,
@@ -16,9 +19,13 @@ use std::{
 };
 
 use rayon::{Scope, ThreadPool, ThreadPoolBuilder};
+use session::Session;
 
 /// Below this much work (flops or bytes) a call is cheaper than waking another thread (a few microseconds).
 const SOLO_WORK: usize = 1 << 19;
+
+/// The same where the others are awake (some tenths of a microsecond).
+const ENTERED_SOLO_WORK: usize = 1 << 16;
 
 /// Tasks per thread where a kernel chooses the cut: enough to even out a late or slow thread.
 pub(crate) const TASKS_PER_THREAD: usize = 4;
@@ -67,27 +74,33 @@ impl Team {
         let here = || rayon::current_num_threads();
         match &self.0 {
             Crew::Single => 1,
+            _ if Session::entered() => Session::with(|session| session.map_or(1, Session::hands)),
             Crew::Global => here(),
             Crew::Pool(pool) if inside_a_pool() => pool.current_num_threads().min(here()),
             Crew::Pool(pool) => pool.current_num_threads(),
         }
     }
 
-    /// Runs `f` on a thread of the team, so that the calls it makes find the others awake. Enter once per forward.
-    /// Inside any rayon pool, and for a single thread, it just calls `f`.
-    pub fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+    /// Runs `f` on this thread while the other threads of the team stay awake for the calls that it makes. Enter once
+    /// per forward. Inside an entered call or any rayon pool, and for a single thread, it just calls `f`.
+    pub fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
+        let threads = self.threads();
+        if threads <= 1 || Session::entered() || inside_a_pool() {
+            return f();
+        }
+        let session = Session::new(threads);
         match &self.0 {
-            _ if inside_a_pool() => f(),
-            Crew::Single => f(),
-            Crew::Global => rayon::scope(|_| f()),
-            Crew::Pool(pool) => pool.install(f),
+            Crew::Pool(pool) => pool.in_place_scope(|scope| lead(scope, &session, f)),
+            _ => rayon::in_place_scope(|scope| lead(scope, &session, f)),
         }
     }
 
     /// Runs `f(0)`, …, `f(tasks - 1)`, each exactly once, in any order. `work` is roughly the flops or bytes of the
     /// whole; where that is little, the caller does everything itself. A panic in `f` is passed on.
     pub fn run(&self, tasks: usize, work: usize, f: impl Fn(usize) + Sync) {
-        let hands = if work < SOLO_WORK { 1 } else { self.threads().min(tasks) };
+        let entered = Session::entered();
+        let solo = if entered { ENTERED_SOLO_WORK } else { SOLO_WORK };
+        let hands = if work < solo { 1 } else { self.threads().min(tasks) };
         if hands <= 1 {
             return (0..tasks).for_each(f);
         }
@@ -98,6 +111,10 @@ impl Team {
                 f(task);
             }
         };
+        if entered {
+            // With more than one hand there is a session, and it is not in a step.
+            return Session::with(|session| session.map_or_else(draw, |session| session.step(&draw)));
+        }
         match &self.0 {
             Crew::Pool(pool) if !inside_a_pool() => pool.in_place_scope(|scope| work_together(scope, hands, &draw)),
             // The pool this thread belongs to, else the global one.
@@ -123,6 +140,12 @@ impl Team {
 fn work_together<'scope>(scope: &Scope<'scope>, hands: usize, draw: &'scope (impl Fn() + Sync)) {
     (1..hands).for_each(|_| scope.spawn(move |_| draw()));
     draw();
+}
+
+/// `f`, with all other hands of the session following.
+fn lead<'scope, R>(scope: &Scope<'scope>, session: &'scope Session, f: impl FnOnce() -> R) -> R {
+    (1..session.hands()).for_each(|_| scope.spawn(move |_| session.follow()));
+    session.lead(f)
 }
 
 fn inside_a_pool() -> bool {
@@ -252,6 +275,71 @@ mod tests {
             });
         });
         assert_eq!(sum.into_inner(), 4 * 6);
+    }
+
+    #[test]
+    fn entered_steps_run_every_task_once_and_use_the_others() {
+        let team = Team::with_threads(3).unwrap();
+        let helped = AtomicUsize::new(0);
+        let leader = std::thread::current().id();
+        team.enter(|| {
+            assert_eq!(team.threads(), 3);
+            for step in 0..2_000 {
+                if step % 500 == 0 {
+                    // Long enough for followers to go to sleep.
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+                let runs: [AtomicUsize; 7] = Default::default();
+                team.run(runs.len(), MUCH, |task| {
+                    runs[task].fetch_add(1, Ordering::Relaxed);
+                    helped.fetch_add((std::thread::current().id() != leader).into(), Ordering::Relaxed);
+                    if step % 500 < 2 {
+                        std::thread::sleep(std::time::Duration::from_micros(300));
+                    }
+                });
+                assert!(runs.iter().all(|n| n.load(Ordering::Relaxed) == 1), "step {step}");
+            }
+            assert_eq!(Team::single().threads(), 1);
+        });
+        assert!(helped.into_inner() > 0, "the leader was left alone");
+    }
+
+    #[test]
+    fn many_threads_may_enter_one_team() {
+        let team = Team::with_threads(2).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let sum = AtomicUsize::new(0);
+                        team.enter(|| {
+                            for _ in 0..20 {
+                                team.run(5, MUCH, |task| {
+                                    sum.fetch_add(task, Ordering::Relaxed);
+                                });
+                            }
+                        });
+                        assert_eq!(sum.into_inner(), 200);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_panic_in_an_entered_step_reaches_the_caller_and_spoils_nothing() {
+        let team = Team::with_threads(2).unwrap();
+        for bad in 0..40 {
+            let run = || team.enter(|| team.run(40, MUCH, |task| assert_ne!(task, bad)));
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
+        }
+        let sum = AtomicUsize::new(0);
+        team.enter(|| {
+            team.run(4, MUCH, |task| {
+                sum.fetch_add(task, Ordering::Relaxed);
+            });
+        });
+        assert_eq!(sum.into_inner(), 6);
     }
 
     #[test]

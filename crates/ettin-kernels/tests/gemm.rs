@@ -1,46 +1,86 @@
-//! The packed product: accuracy against f64, and bit equality under every cut.
+//! The packed product in every scheme: accuracy against f64, and bit equality under every cut.
 
 mod common;
 
 use common::{Random, bits, relative_error};
-use ettin_kernels::{Isa, PackedMatrix, Store, Team, gemm, testing::each_isa};
+use ettin_kernels::{Isa, Operand, PackedMatrix, Scheme, Store, Team, gemm, testing::each_isa};
+use half::bf16;
 
 /// Blocks of 256 chained multiply-adds on data in −1..1: measured 1e-6 at worst; one chain of 4096 gives 3e-6.
 const TOLERANCE: f64 = 1.5e-6;
 
-fn pack(isa: Isa, team: &Team, w: &[f32], n: usize, k: usize) -> PackedMatrix {
-    PackedMatrix::pack(isa, team, n, k, &|row, out| out.copy_from_slice(&w[row * k..(row + 1) * k]))
+/// Against the product of the numbers that the scheme stores, except for what [`Scheme::Bf16x3`] leaves out: the third
+/// part of each factor (2⁻¹⁷ each) and the product of the second parts.
+fn tolerance(scheme: Scheme) -> f64 {
+    match scheme {
+        Scheme::Bf16x3 => 4e-5,
+        // Six products enter a chain for one.
+        Scheme::Bf16x6 => 3.0 * TOLERANCE,
+        _ => TOLERANCE,
+    }
+}
+
+fn each(mut test: impl FnMut(Isa, Scheme)) {
+    each_isa(|isa| Scheme::ALL.into_iter().for_each(|scheme| test(isa, scheme)));
+}
+
+fn pack(isa: Isa, scheme: Scheme, team: &Team, w: &[f32], n: usize, k: usize) -> PackedMatrix {
+    PackedMatrix::pack(isa, scheme, team, n, k, &|row, out| out.copy_from_slice(&w[row * k..(row + 1) * k]))
+}
+
+fn multiply(team: &Team, x: &[f32], m: usize, w: &PackedMatrix, bias: Option<&[f32]>, store: Store, out: &mut [f32]) {
+    let (mut operand, k) = (Operand::new(), w.k());
+    operand.produce(team, w, m, &|rows, out| out.copy_from_slice(&x[rows.start * k..rows.end * k]));
+    gemm(team, &operand, w, bias, store, out);
 }
 
 fn product(team: &Team, x: &[f32], w: &PackedMatrix, m: usize) -> Vec<f32> {
     let mut out = vec![f32::NAN; m * w.n()];
-    gemm(team, x, w, None, Store::Write, &mut out);
+    multiply(team, x, m, w, None, Store::Write, &mut out);
     out
 }
 
-fn oracle(x: &[f32], w: &[f32], bias: &[f32], before: &[f32], n: usize, k: usize) -> Vec<f64> {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+/// The activations that a scheme multiplies.
+fn rounded(scheme: Scheme, x: &[f32], k: usize) -> Vec<f64> {
+    let row = |x: &[f32]| -> Vec<f64> {
+        let most = x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        let byte = |x: &f32| f64::from((x * (127.0 / most)).round_ties_even()) * f64::from(most) / 127.0;
+        match scheme {
+            Scheme::Bf16 => x.iter().map(|&x| bf16::from_f32(x).to_f64()).collect(),
+            Scheme::Int8 => x.iter().map(byte).collect(),
+            _ => x.iter().map(|&x| f64::from(x)).collect(),
+        }
+    };
+    x.chunks(k.max(1)).flat_map(row).collect()
+}
+
+fn oracle(x: &[f32], w: &PackedMatrix, bias: &[f32], before: &[f32]) -> Vec<f64> {
+    let (n, k) = (w.n(), w.k());
+    let x = rounded(w.scheme(), x, k);
+    let mut stored = vec![vec![0.0f32; k]; n];
+    for (row, out) in stored.iter_mut().enumerate() {
+        w.row(row, out);
+    }
+    let dot = |a: &[f64], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| a * f64::from(b)).sum::<f64>();
     (0..before.len())
         .map(|i| {
             let (row, column) = (i / n, i % n);
-            dot(&x[row * k..(row + 1) * k], &w[column * k..(column + 1) * k])
-                + f64::from(bias[column])
-                + f64::from(before[i])
+            dot(&x[row * k..(row + 1) * k], &stored[column]) + f64::from(bias[column]) + f64::from(before[i])
         })
         .collect()
 }
 
 #[test]
 fn agrees_with_f64_for_odd_shapes() {
-    each_isa(|isa| {
+    each(|isa, scheme| {
         let mut random = Random::new(1);
         let team = Team::single();
-        for m in [1, 2, 3, 4, 5, 6, 7, 11, 13, 14, 15, 29] {
-            for n in [1, 2, 15, 16, 17, 31, 32, 33, 47, 64, 97, 130, 257] {
-                for k in [1, 2, 16, 255, 256, 257, 512, 700] {
+        for m in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 29] {
+            for n in [1, 15, 16, 17, 33, 64, 130] {
+                for k in [1, 2, 3, 31, 33, 256, 257, 700] {
                     let (x, w) = (random.vector(m * k), random.vector(n * k));
                     let (bias, before) = (random.vector(n), random.vector(m * n));
-                    let packed = pack(isa, &team, &w, n, k);
+                    let packed = pack(isa, scheme, &team, &w, n, k);
                     let zeros = vec![0.0; m * n];
                     let no_bias = vec![0.0; n];
                     for (bias, store) in [
@@ -51,10 +91,13 @@ fn agrees_with_f64_for_odd_shapes() {
                     ] {
                         let start = if store == Store::Add { &before } else { &zeros };
                         let mut out = if store == Store::Add { before.clone() } else { vec![f32::NAN; m * n] };
-                        gemm(&team, &x, &packed, bias.map(|b| &b[..]), store, &mut out);
-                        let want = oracle(&x, &w, bias.unwrap_or(&no_bias), start, n, k);
-                        let error = relative_error(&out, &want);
-                        assert!(error <= TOLERANCE, "{isa} {m}x{n}x{k} {store:?}: {error:e}");
+                        multiply(&team, &x, m, &packed, bias.map(|b| &b[..]), store, &mut out);
+                        let want = oracle(&x, &packed, bias.unwrap_or(&no_bias), start);
+                        // Of a few outputs, all may happen to be small.
+                        let size = 0.3 * (k as f64).sqrt();
+                        let most = want.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+                        let error = relative_error(&out, &want) * most / most.max(size);
+                        assert!(error <= tolerance(scheme), "{isa} {scheme} {m}x{n}x{k} {store:?}: {error:e}");
                     }
                 }
             }
@@ -64,44 +107,45 @@ fn agrees_with_f64_for_odd_shapes() {
 
 #[test]
 fn agrees_with_f64_for_long_sums() {
-    each_isa(|isa| {
+    each(|isa, scheme| {
         let mut random = Random::new(2);
         let (m, n, k) = (17, 40, 4096);
         let (x, w) = (random.vector(m * k), random.vector(n * k));
-        let out = product(&Team::single(), &x, &pack(isa, &Team::single(), &w, n, k), m);
-        let error = relative_error(&out, &oracle(&x, &w, &vec![0.0; n], &vec![0.0; m * n], n, k));
-        println!("{isa}: {error:e}");
-        assert!(error <= TOLERANCE, "{isa}: {error:e}");
+        let w = pack(isa, scheme, &Team::single(), &w, n, k);
+        let out = product(&Team::single(), &x, &w, m);
+        let error = relative_error(&out, &oracle(&x, &w, &vec![0.0; n], &vec![0.0; m * n]));
+        println!("{isa} {scheme}: {error:e}");
+        assert!(error <= tolerance(scheme), "{isa} {scheme}: {error:e}");
     });
 }
 
 #[test]
 fn empty_shapes_are_fine() {
-    each_isa(|isa| {
+    each(|isa, scheme| {
         let team = Team::single();
-        assert!(product(&team, &[], &pack(isa, &team, &[1.0; 6], 2, 3), 0).is_empty());
-        assert!(product(&team, &[1.0; 3], &pack(isa, &team, &[], 0, 3), 1).is_empty());
+        assert!(product(&team, &[], &pack(isa, scheme, &team, &[1.0; 6], 2, 3), 0).is_empty());
+        assert!(product(&team, &[1.0; 3], &pack(isa, scheme, &team, &[], 0, 3), 1).is_empty());
         // Without inputs the sum is empty.
-        assert_eq!(product(&team, &[], &pack(isa, &team, &[], 5, 0), 2), [0.0; 10]);
+        assert_eq!(product(&team, &[], &pack(isa, scheme, &team, &[], 5, 0), 2), [0.0; 10]);
     });
 }
 
 #[test]
 fn rows_do_not_depend_on_their_neighbours() {
-    each_isa(|isa| {
+    each(|isa, scheme| {
         let mut random = Random::new(3);
         let team = Team::single();
         for (n, k) in [(100, 300), (64, 64), (33, 1000)] {
-            let m = 300;
+            let m = 100;
             let (x, w) = (random.vector(m * k), random.vector(n * k));
-            let packed = pack(isa, &team, &w, n, k);
+            let packed = pack(isa, scheme, &team, &w, n, k);
             let whole = product(&team, &x, &packed, m);
-            for group in 1..=40 {
+            for group in (1..=16).chain([28, 29, 40]) {
                 for first in (0..m).step_by(group) {
                     let rows = first..(first + group).min(m);
                     let part = product(&team, &x[rows.start * k..rows.end * k], &packed, rows.len());
                     let want = &whole[rows.start * n..rows.end * n];
-                    assert_eq!(bits(&part), bits(want), "{isa}: rows {rows:?} of {m}x{n}x{k}");
+                    assert_eq!(bits(&part), bits(want), "{isa} {scheme}: rows {rows:?} of {m}x{n}x{k}");
                 }
             }
         }
@@ -110,15 +154,15 @@ fn rows_do_not_depend_on_their_neighbours() {
 
 #[test]
 fn columns_do_not_depend_on_their_neighbours() {
-    each_isa(|isa| {
+    each(|isa, scheme| {
         let mut random = Random::new(4);
         let team = Team::single();
         let (m, n, k) = (9, 200, 520);
         let (x, w) = (random.vector(m * k), random.vector(n * k));
-        let whole = product(&team, &x, &pack(isa, &team, &w, n, k), m);
+        let whole = product(&team, &x, &pack(isa, scheme, &team, &w, n, k), m);
         for columns in [0..1, 0..200, 3..40, 31..33, 100..197, 199..200] {
             let part = &w[columns.start * k..columns.end * k];
-            let out = product(&team, &x, &pack(isa, &team, part, columns.len(), k), m);
+            let out = product(&team, &x, &pack(isa, scheme, &team, part, columns.len(), k), m);
             for row in 0..m {
                 let want = &whole[row * n..][columns.clone()];
                 assert_eq!(bits(&out[row * columns.len()..][..columns.len()]), bits(want), "{isa} {columns:?}");
@@ -130,13 +174,13 @@ fn columns_do_not_depend_on_their_neighbours() {
 #[test]
 fn threads_change_no_bit() {
     let teams = [Team::with_threads(2).unwrap(), Team::with_threads(3).unwrap()];
-    each_isa(|isa| {
+    each(|isa, scheme| {
         let mut random = Random::new(5);
         for (m, n, k) in [(1, 2000, 700), (3, 777, 512), (50, 300, 300), (700, 100, 90), (500, 65, 257)] {
             let (x, w) = (random.vector(m * k), random.vector(n * k));
-            let alone = product(&Team::single(), &x, &pack(isa, &Team::single(), &w, n, k), m);
+            let alone = product(&Team::single(), &x, &pack(isa, scheme, &Team::single(), &w, n, k), m);
             for team in &teams {
-                let out = product(team, &x, &pack(isa, team, &w, n, k), m);
+                let out = product(team, &x, &pack(isa, scheme, team, &w, n, k), m);
                 assert_eq!(bits(&out), bits(&alone), "{isa}, {} threads, {m}x{n}x{k}", team.threads());
             }
         }
@@ -148,34 +192,38 @@ fn fused_instruction_sets_agree_bit_for_bit() {
     let mut random = Random::new(6);
     let (m, n, k) = (23, 90, 777);
     let (x, w) = (random.vector(m * k), random.vector(n * k));
-    let mut first: Option<(Isa, Vec<f32>)> = None;
-    each_isa(|isa| {
-        let out = product(&Team::single(), &x, &pack(isa, &Team::single(), &w, n, k), m);
-        match &first {
-            Some((other, want)) if isa.fused() => {
-                assert_eq!(bits(&out), bits(want), "{isa} and {other}")
+    for scheme in Scheme::ALL {
+        // Products of bf16 are exact in f32, and sums of bytes are exact.
+        let portable_too = !scheme.keeps_activations();
+        let mut first: Option<(Isa, Vec<f32>)> = None;
+        each_isa(|isa| {
+            let out = product(&Team::single(), &x, &pack(isa, scheme, &Team::single(), &w, n, k), m);
+            match &first {
+                Some((other, want)) if isa.fused() || portable_too => {
+                    assert_eq!(bits(&out), bits(want), "{scheme} {isa} and {other}")
+                }
+                Some(_) => {}
+                None => first = Some((isa, out)),
             }
-            Some(_) => {}
-            None => first = Some((isa, out)),
-        }
-    });
+        });
+    }
 }
 
 #[test]
 fn nothing_is_read_or_written_outside() {
-    each_isa(|isa| {
+    each(|isa, scheme| {
         let mut random = Random::new(7);
         let team = Team::single();
         for (m, n, k) in [(1, 33, 40), (7, 5, 9), (14, 47, 30), (5, 129, 17)] {
             let (x, w) = (random.vector(m * k), random.vector(n * k));
-            let packed = pack(isa, &team, &w, n, k);
+            let packed = pack(isa, scheme, &team, &w, n, k);
             let want = product(&team, &x, &packed, m);
             for shift in 0..5 {
                 let mut around = vec![f32::NAN; shift];
                 around.extend(&x);
                 around.push(f32::NAN);
                 let mut out = vec![7.0; shift + m * n + 1];
-                gemm(&team, &around[shift..][..m * k], &packed, None, Store::Write, &mut out[shift..][..m * n]);
+                multiply(&team, &around[shift..][..m * k], m, &packed, None, Store::Write, &mut out[shift..][..m * n]);
                 assert_eq!(bits(&out[shift..][..m * n]), bits(&want), "{isa} shift {shift}");
                 assert!(out[..shift].iter().chain(&out[shift + m * n..]).all(|&x| x == 7.0));
             }
@@ -184,30 +232,92 @@ fn nothing_is_read_or_written_outside() {
 }
 
 #[test]
-fn a_row_comes_back_as_it_was_packed() {
-    each_isa(|isa| {
+fn a_row_comes_back_as_well_as_the_scheme_keeps_it() {
+    each(|isa, scheme| {
         let mut random = Random::new(8);
         let (n, k) = (75, 130);
         let w = random.vector(n * k);
         let calls = std::sync::atomic::AtomicUsize::new(0);
-        let packed = PackedMatrix::pack(isa, &Team::with_threads(2).unwrap(), n, k, &|row, out| {
+        let packed = PackedMatrix::pack(isa, scheme, &Team::with_threads(2).unwrap(), n, k, &|row, out| {
             calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             out.copy_from_slice(&w[row * k..(row + 1) * k]);
         });
         assert_eq!(calls.into_inner(), n, "each row is read once");
-        assert_eq!((packed.n(), packed.k(), packed.isa()), (n, k, isa));
-        assert!(packed.bytes() >= 4 * n * k && packed.bytes() <= 4 * (n + 32) * k);
+        assert_eq!((packed.n(), packed.k(), packed.isa(), packed.scheme()), (n, k, isa, scheme));
+        let (bits, error) = match scheme {
+            Scheme::F32 => (32.0, 0.0),
+            Scheme::Bf16 => (16.0, 2f32.powi(-9)),
+            Scheme::Bf16x3 => (32.0, 2f32.powi(-17)),
+            Scheme::Bf16x6 => (48.0, 2f32.powi(-25)),
+            Scheme::Int8 | Scheme::W8 => (8.0, 0.5 / 127.0),
+            // A step and more: of the two ends of the range, only one fits.
+            Scheme::W4 => (4.5, 0.16),
+        };
+        let full = (packed.bytes() * 8) as f32 / bits;
+        assert!(full >= (n * k) as f32 && full <= ((n + 32) * (k + 40)) as f32, "{scheme} {}", packed.bytes());
         let mut row = vec![0.0; k];
         for n in 0..n {
             packed.row(n, &mut row);
-            assert_eq!(bits(&row), bits(&w[n * k..(n + 1) * k]));
+            for (got, want) in row.iter().zip(&w[n * k..]) {
+                assert!((got - want).abs() <= error, "{isa} {scheme}: {got} for {want}");
+            }
         }
     });
 }
 
 #[test]
-#[should_panic(expected = "out is not [rows, 3]")]
+fn four_bits_keep_most_of_a_weight() {
+    let mut random = Random::new(9);
+    let (n, k) = (64, 512);
+    let w = random.vector(n * k);
+    let packed = pack(Isa::Portable, Scheme::W4, &Team::single(), &w, n, k);
+    let (mut error, mut row) = (0.0, vec![0.0; k]);
+    for n in 0..n {
+        packed.row(n, &mut row);
+        error += row.iter().zip(&w[n * k..]).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+    }
+    // A uniform weight rounded to sixteen even steps of 1/8 errs by 1/8 / √12.
+    let error = (error / (n * k) as f32).sqrt();
+    assert!(error < 0.04, "{error}");
+}
+
+#[test]
+fn what_is_not_finite_is_not_hidden() {
+    each(|isa, scheme| {
+        let team = Team::single();
+        let (m, n, k) = (3, 40, 70);
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut x = vec![0.5; m * k];
+            x[k + 7] = bad;
+            let out = product(&team, &x, &pack(isa, scheme, &team, &vec![0.25; n * k], n, k), m);
+            assert!(out[..n].iter().chain(&out[2 * n..]).all(|x| x.is_finite()), "{isa} {scheme}");
+            assert!(out[n..2 * n].iter().all(|x| !x.is_finite()), "{isa} {scheme}");
+            let mut w = vec![0.25; n * k];
+            w[5 * k + 7] = bad;
+            let out = product(&team, &vec![0.5; m * k], &pack(isa, scheme, &team, &w, n, k), m);
+            for (i, x) in out.iter().enumerate() {
+                assert_eq!(x.is_finite(), i % n != 5, "{isa} {scheme} {bad} {i}");
+            }
+        }
+    });
+}
+
+#[test]
+#[should_panic(expected = "out is not [2, 3]")]
 fn a_ragged_output_is_refused() {
-    let w = pack(Isa::best(), &Team::single(), &[0.0; 6], 3, 2);
-    gemm(&Team::single(), &[0.0; 4], &w, None, Store::Write, &mut [0.0; 5]);
+    let w = pack(Isa::best(), Scheme::F32, &Team::single(), &[0.0; 6], 3, 2);
+    multiply(&Team::single(), &[0.0; 4], 2, &w, None, Store::Write, &mut [0.0; 5]);
+}
+
+#[test]
+#[should_panic(expected = "another scheme")]
+fn rows_of_another_scheme_are_refused() {
+    let team = Team::single();
+    let (a, b) = (
+        pack(Isa::best(), Scheme::F32, &team, &[0.0; 6], 3, 2),
+        pack(Isa::best(), Scheme::Bf16, &team, &[0.0; 6], 3, 2),
+    );
+    let mut operand = Operand::new();
+    operand.encode(&team, &a, &[0.0; 4]);
+    gemm(&team, &operand, &b, None, Store::Write, &mut [0.0; 6]);
 }

@@ -4,7 +4,7 @@ mod common;
 
 use candle_core::Tensor;
 use common::{Fixture, assert_same, forward, model, rows, values};
-use ettin::{Backend, Isa, PackedBatch, Span, Team, heads::LanguageModel};
+use ettin::{Backend, Isa, PackedBatch, Scheme, Span, Team, heads::LanguageModel};
 
 const MODELS: [&str; 4] = ["tiny-encoder", "tiny-decoder", "tiny-encoder-biases", "tiny-decoder-biases"];
 
@@ -13,7 +13,7 @@ fn isa() -> Isa {
 }
 
 fn backend(threads: usize) -> Backend {
-    Backend::fused(isa(), Team::with_threads(threads).unwrap())
+    Backend::fused(isa(), Scheme::F32, Team::with_threads(threads).unwrap())
 }
 
 /// Pseudo-random token ids of a tiny model.

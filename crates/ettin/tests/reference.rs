@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 use candle_nn::{VarBuilder, VarMap};
 use common::{F32, Fixture, assert_close, model, values};
 use ettin::{
-    Backend, Config, Dtype, Isa, KvCache, PackedBatch, Parameters, Team,
+    Backend, Config, Dtype, Isa, KvCache, PackedBatch, Parameters, Scheme, Team,
     heads::LanguageModel,
     weights::{Head, Weights},
 };
@@ -26,7 +26,7 @@ fn every_instruction_set_agrees_with_it() {
         let oracle = LanguageModel::load(&model(name), &reference()).unwrap();
         let oracle = all_logits(&oracle, &batch);
         for isa in Isa::available() {
-            let fused = Backend::fused(isa, Team::global());
+            let fused = Backend::fused(isa, Scheme::F32, Team::global());
             let fused = LanguageModel::load(&model(name), &fused).unwrap();
             assert_close(&format!("{name} on {isa}"), &all_logits(&fused, &batch), &oracle, F32);
         }

@@ -1,24 +1,36 @@
-//! A weight in the layout the product reads: panels of outputs, k-major inside.
+//! A weight in the layout the product reads: panels of outputs, step by step inside.
 
 use std::ops::Range;
 
+use super::{
+    form::Form,
+    operand::steps,
+    quantise::{Panel, Vectors},
+    scheme::{Scheme, WithForm},
+};
 use crate::{
     buffer::{Buffer, with_scratch},
     isa::Isa,
-    simd::{Kernel, Simd},
+    simd::{Kernel, LANES, Simd},
     team::{Shared, Team},
 };
 
-/// A weight `[n, k]` (n outputs), packed once for an instruction set.
+/// A weight `[n, k]` (n outputs), packed once for an instruction set and a scheme.
 ///
-/// Panel p holds outputs `p·width..(p+1)·width` as `[k, width]`; outputs beyond n are zero.
+/// Panel p holds the outputs `p·width..(p+1)·width`; outputs beyond n are zero.
 #[derive(Clone)]
 pub struct PackedMatrix {
     isa: Isa,
+    scheme: Scheme,
     n: usize,
     k: usize,
     width: usize,
-    data: Buffer,
+    panel_words: usize,
+    data: Buffer<u32>,
+    /// One per output, where the scheme has them.
+    factors: Buffer,
+    /// One per output, where the scheme has them.
+    offsets: Buffer<u32>,
 }
 
 impl PackedMatrix {
@@ -26,28 +38,55 @@ impl PackedMatrix {
     /// from several threads, and must not call parallel kernels; no second copy of the weight is made.
     ///
     /// # Panics
-    /// If this CPU lacks `isa`.
-    pub fn pack(isa: Isa, team: &Team, n: usize, k: usize, fill: &(dyn Fn(usize, &mut [f32]) + Sync)) -> Self {
+    /// If this CPU lacks `isa`, or an [`Int8`](Scheme::Int8) product would have more than 65,536 inputs.
+    pub fn pack(
+        isa: Isa,
+        scheme: Scheme,
+        team: &Team,
+        n: usize,
+        k: usize,
+        fill: &(dyn Fn(usize, &mut [f32]) + Sync),
+    ) -> Self {
+        assert!(scheme != Scheme::Int8 || k <= 1 << 16, "{k} inputs are too many for sums of bytes");
         let width = isa.run(PanelWidth);
         let panels = n.div_ceil(width);
-        let mut data = Buffer::zeroed(panels * width * k);
-        let shared = Shared::new(&mut data);
+        let panel_words = scheme.with(PanelWords { vectors: width / LANES, k });
+        let per_output = |wanted: bool| if wanted { panels * width } else { 0 };
+        let mut packed = Self {
+            isa,
+            scheme,
+            n,
+            k,
+            width,
+            panel_words,
+            data: Buffer::zeroed(panels * panel_words),
+            factors: Buffer::zeroed(per_output(matches!(scheme, Scheme::Int8 | Scheme::W8))),
+            offsets: Buffer::zeroed(per_output(scheme == Scheme::Int8)),
+        };
+        let lengths = (packed.factors.len(), packed.offsets.len());
+        let data = Shared::new(&mut packed.data);
+        let factors = Shared::new(&mut packed.factors);
+        let offsets = Shared::new(&mut packed.offsets);
+        let part = |p: usize, of: usize| if of == 0 { 0..0 } else { p * width..(p + 1) * width };
         team.run(panels, 8 * n * k, |p| {
             let rows = p * width..((p + 1) * width).min(n);
-            // SAFETY: each task has a panel of its own.
-            let panel = unsafe { shared.slice(p * width * k..(p + 1) * width * k) };
+            // SAFETY: each task has a panel of its own, with its outputs' factors and offsets.
+            let (words, factors, offsets) = unsafe {
+                (
+                    data.slice(p * panel_words..(p + 1) * panel_words),
+                    factors.slice(part(p, lengths.0)),
+                    offsets.slice(part(p, lengths.1)),
+                )
+            };
             with_scratch(rows.len() * k, |scratch| {
                 for (i, row) in rows.clone().enumerate() {
                     fill(row, &mut scratch[i * k..(i + 1) * k]);
                 }
-                for (t, out) in panel.chunks_exact_mut(width).enumerate() {
-                    for (i, out) in out[..rows.len()].iter_mut().enumerate() {
-                        *out = scratch[i * k + t];
-                    }
-                }
+                let panel = Panel { rows: scratch, count: rows.len(), k, vectors: width / LANES };
+                scheme.with(Quantise { panel, words, factors, offsets });
             });
         });
-        Self { isa, n, k, width, data }
+        packed
     }
 
     /// Outputs.
@@ -65,9 +104,14 @@ impl PackedMatrix {
         self.isa
     }
 
+    /// The number format it is stored in.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
     /// Memory held, padding included.
     pub fn bytes(&self) -> usize {
-        size_of_val::<[f32]>(&self.data)
+        size_of_val::<[u32]>(&self.data) + size_of_val::<[f32]>(&self.factors) + size_of_val::<[u32]>(&self.offsets)
     }
 
     /// Unpacks row `n` into `out` of length k: token lookup in an embedding tied to the output weight.
@@ -77,24 +121,49 @@ impl PackedMatrix {
     pub fn row(&self, n: usize, out: &mut [f32]) {
         assert!(n < self.n, "row {n} of {}", self.n);
         assert_eq!(out.len(), self.k);
-        let panel = self.panel(n / self.width..n / self.width + 1);
-        for (out, row) in out.iter_mut().zip(panel.chunks_exact(self.width)) {
-            *out = row[n % self.width];
-        }
+        let factor = self.factors.get(n).copied().unwrap_or(1.0);
+        let panel = n / self.width;
+        self.scheme.with(Row {
+            panel: self.panel(panel..panel + 1),
+            vectors: self.width / LANES,
+            output: n % self.width,
+            factor,
+            out,
+        });
+    }
+
+    /// The panels of some outputs.
+    ///
+    /// # Panics
+    /// If they are not whole panels.
+    pub(crate) fn panels_of(&self, outputs: Range<usize>) -> Range<usize> {
+        let whole = |at: usize| at.is_multiple_of(self.width) || at == self.n;
+        assert!(whole(outputs.start) && whole(outputs.end), "{outputs:?} are not whole panels of {}", self.width);
+        outputs.start / self.width..outputs.end.div_ceil(self.width)
     }
 
     pub(super) fn panels(&self) -> usize {
         self.n.div_ceil(self.width)
     }
 
-    pub(super) fn panel(&self, panels: Range<usize>) -> &[f32] {
-        &self.data[panels.start * self.width * self.k..panels.end * self.width * self.k]
+    pub(super) fn panel(&self, panels: Range<usize>) -> &[u32] {
+        &self.data[panels.start * self.panel_words..panels.end * self.panel_words]
+    }
+
+    /// The factors of whole panels, or nothing.
+    pub(super) fn factors(&self, panels: &Range<usize>) -> &[f32] {
+        self.factors.get(panels.start * self.width..panels.end * self.width).unwrap_or(&[])
+    }
+
+    /// The offsets of whole panels, or nothing.
+    pub(super) fn offsets(&self, panels: &Range<usize>) -> &[u32] {
+        self.offsets.get(panels.start * self.width..panels.end * self.width).unwrap_or(&[])
     }
 }
 
 impl std::fmt::Debug for PackedMatrix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PackedMatrix {{ {}, [{}, {}] }}", self.isa, self.n, self.k)
+        write!(f, "PackedMatrix {{ {}, {}, [{}, {}] }}", self.isa, self.scheme, self.n, self.k)
     }
 }
 
@@ -106,5 +175,53 @@ impl Kernel for PanelWidth {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> usize {
         S::PANEL
+    }
+}
+
+/// Words of a panel.
+struct PanelWords {
+    vectors: usize,
+    k: usize,
+}
+
+impl WithForm for PanelWords {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<F: Form>(self) -> usize {
+        Vectors::<F>::new(self.vectors, steps::<F>(self.k)).words()
+    }
+}
+
+struct Quantise<'a> {
+    panel: Panel<'a>,
+    words: &'a mut [u32],
+    factors: &'a mut [f32],
+    offsets: &'a mut [u32],
+}
+
+impl WithForm for Quantise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<F: Form>(self) {
+        F::pack(self.panel, self.words, self.factors, self.offsets);
+    }
+}
+
+struct Row<'a> {
+    panel: &'a [u32],
+    vectors: usize,
+    output: usize,
+    factor: f32,
+    out: &'a mut [f32],
+}
+
+impl WithForm for Row<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<F: Form>(self) {
+        F::unpack(self.panel, self.vectors, self.output, self.factor, self.out);
     }
 }

@@ -1,24 +1,31 @@
 //! The register tile: a few rows times a few panels, accumulators in registers.
 
-use super::{K_BLOCK, Store};
-use crate::simd::{Kernel, LANES, Lanes, Portable, Simd};
+use super::{Store, form::Form, quantise::Vectors};
+use crate::simd::{Kernel, LANES, PairProducts, Portable, Simd};
 
-/// Up to this many rows are read where they are; more are interleaved first, as each would need an address register.
-pub(super) const DIRECT_ROWS: usize = 6;
+/// Most rows of a tile on any instruction set.
+pub(super) const MOST_ROWS: usize = 14;
 
-/// How far ahead, in k, the weight is fetched by hand: some 3 KiB, what L3 needs. Hardware prefetch alone leaves a
+/// How far ahead the weight is fetched by hand, in words: some 3 KiB, what L3 needs. Hardware prefetch alone leaves a
 /// fifth of the speed on the table, with many rows too (the first tile to meet a panel reads it from L3).
-const FETCH_AHEAD: usize = 24;
+const FETCH_AHEAD: usize = 768;
 
 /// `out[rows, columns] (+)= a·bᵀ + bias` for one tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a> {
     pub(super) rows: usize,
-    pub(super) k: usize,
-    /// `[rows, k]`, or `[k, rows]` above [`DIRECT_ROWS`].
-    pub(super) a: &'a [f32],
-    /// Whole panels `[k, PANEL]`.
-    pub(super) b: &'a [f32],
+    /// Steps of a row.
+    pub(super) steps: usize,
+    /// `[words of a row, rows]`
+    pub(super) a: &'a [u32],
+    /// One per row.
+    pub(super) row_factors: &'a [f32],
+    /// Whole panels.
+    pub(super) b: &'a [u32],
+    /// One per output of the panels, or nothing.
+    pub(super) factors: &'a [f32],
+    /// One per output of the panels, or nothing.
+    pub(super) offsets: &'a [u32],
     /// `[columns]`
     pub(super) bias: Option<&'a [f32]>,
     /// Valid outputs: more than one panel less than `b` holds, and no more than it holds.
@@ -29,7 +36,7 @@ pub(crate) struct Tile<'a> {
 }
 
 /// The tile shapes of an instruction set.
-pub(crate) trait Tiles: Lanes {
+pub(crate) trait Tiles: PairProducts {
     /// Most rows of a tile.
     const ROWS: usize;
     /// Outputs of a panel.
@@ -40,13 +47,15 @@ pub(crate) trait Tiles: Lanes {
 
     /// # Safety
     /// `tile.out` must be valid for `rows` rows of `columns`, unaliased. `rows` is in `1..=ROWS`.
-    unsafe fn tile(self, tile: Tile<'_>);
+    unsafe fn tile<F: Form>(self, tile: Tile<'_>);
 }
 
 /// `rows => strip`: enough accumulators to hide the latency of a multiply-add (4 cycles × 2 per cycle), few enough
 /// to stay in registers.
 macro_rules! tiles {
     ($token:ty, $most:literal rows, $vectors:literal vectors, { $($rows:literal => $strip:literal),+ }) => {
+        const _: () = assert!($most <= MOST_ROWS);
+
         impl Tiles for $token {
             const ROWS: usize = $most;
             const PANEL: usize = $vectors * LANES;
@@ -60,15 +69,16 @@ macro_rules! tiles {
             }
 
             #[inline(always)]
-            unsafe fn tile(self, tile: Tile<'_>) {
+            unsafe fn tile<F: Form>(self, tile: Tile<'_>) {
+                let panel = Vectors::<F>::new($vectors, tile.steps).words();
                 match tile.rows {
                     // The last strip may hold fewer panels.
-                    $($rows if tile.b.len() == tile.k * Self::PANEL * $strip => {
-                        self.run(Micro::<$rows, $strip, $vectors>(tile))
+                    $($rows if tile.b.len() == panel * $strip => {
+                        micro::<Self, F, $rows, $strip, $vectors>(self, tile)
                     })+
                     $($rows => {
-                        for part in tile.panels(Self::PANEL) {
-                            self.run(Micro::<$rows, 1, $vectors>(part))
+                        for part in tile.panels(Self::PANEL, panel) {
+                            micro::<Self, F, $rows, 1, $vectors>(self, part)
                         }
                     })+
                     rows => unreachable!("a tile of {rows} rows"),
@@ -93,13 +103,16 @@ tiles!(crate::simd::Avx512Bf16, 14 rows, 2 vectors, {
 });
 
 impl<'a> Tile<'a> {
-    /// The same tile, one panel at a time.
+    /// The same tile, one panel of `words` at a time.
     #[inline(always)]
-    fn panels(self, width: usize) -> impl Iterator<Item = Tile<'a>> {
+    fn panels(self, width: usize, words: usize) -> impl Iterator<Item = Tile<'a>> {
         (0..self.columns.div_ceil(width)).map(move |p| {
             let columns = p * width..self.columns.min((p + 1) * width);
+            let outputs = p * width..(p + 1) * width;
             Tile {
-                b: &self.b[p * width * self.k..(p + 1) * width * self.k],
+                b: &self.b[p * words..(p + 1) * words],
+                factors: self.factors.get(outputs.clone()).unwrap_or(&[]),
+                offsets: self.offsets.get(outputs).unwrap_or(&[]),
                 bias: self.bias.map(|bias| &bias[columns.clone()]),
                 columns: columns.len(),
                 // `wrapping`: only dereferenced under the promise of `Tiles::tile`.
@@ -110,24 +123,40 @@ impl<'a> Tile<'a> {
     }
 }
 
-/// A tile of `R` rows, `P` panels of `N` vectors. Built only by [`Tiles::tile`], whose promise it relies on.
-struct Micro<'a, const R: usize, const P: usize, const N: usize>(Tile<'a>);
+/// A tile of `R` rows, `P` panels of `N` vectors, under the promise of [`Tiles::tile`]: a function of its own, so that the
+/// shapes of a scheme do not become one.
+#[inline(always)]
+fn micro<S: Simd, F: Form, const R: usize, const P: usize, const N: usize>(s: S, tile: Tile<'_>) {
+    s.run(Micro::<F, R, P, N>(tile, std::marker::PhantomData))
+}
 
-impl<const R: usize, const P: usize, const N: usize> Kernel for Micro<'_, R, P, N> {
+struct Micro<'a, F, const R: usize, const P: usize, const N: usize>(Tile<'a>, std::marker::PhantomData<F>);
+
+impl<F: Form, const R: usize, const P: usize, const N: usize> Kernel for Micro<'_, F, R, P, N> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let tile = self.0;
-        assert!(tile.a.len() == R * tile.k && tile.b.len() == P * N * LANES * tile.k);
-        assert!(tile.bias.is_none_or(|bias| bias.len() == tile.columns));
-        let mut sum = self.chain(s, 0);
-        for start in (K_BLOCK..tile.k).step_by(K_BLOCK) {
-            let block = self.chain(s, start);
-            for r in 0..R {
-                for p in 0..P {
-                    for c in 0..N {
-                        sum[r][p][c] = s.add(sum[r][p][c], block[r][p][c]);
+        let at = Vectors::<F>::new(N, tile.steps);
+        assert!(tile.a.len() == R * tile.steps * F::WORDS && tile.b.len() == P * at.words());
+        assert!(tile.bias.is_none_or(|bias| bias.len() == tile.columns) && tile.row_factors.len() == R);
+        let mut sum = self.chain(s, at, 0);
+        for p in 0..P {
+            for c in 0..N {
+                let trailer = self.trailer(at, 0, p, c);
+                for sum in sum.iter_mut() {
+                    sum[p][c] = F::open(s, sum[p][c], trailer);
+                }
+            }
+        }
+        for block in 1..at.blocks() {
+            let next = self.chain(s, at, block);
+            for p in 0..P {
+                for c in 0..N {
+                    let trailer = self.trailer(at, block, p, c);
+                    for r in 0..R {
+                        sum[r][p][c] = F::fold(s, sum[r][p][c], next[r][p][c], trailer);
                     }
                 }
             }
@@ -140,10 +169,12 @@ impl<const R: usize, const P: usize, const N: usize> Kernel for Micro<'_, R, P, 
                     Some(bias) if len > 0 => Some(s.load_part(&bias[first..first + len])),
                     _ => None,
                 };
+                let factors = tile.factors.get(first..first + LANES).unwrap_or(&[]);
                 for (r, sum) in sum.iter().enumerate() {
+                    let value = F::finish(s, sum[p][c], factors, tile.row_factors[r]);
                     let value = match bias {
-                        Some(bias) => s.add(sum[p][c], bias),
-                        None => sum[p][c],
+                        Some(bias) => s.add(value, bias),
+                        None => value,
                     };
                     // SAFETY: `columns` outputs of `R` rows are writable and ours, by the promise of `Tiles::tile`.
                     let out = unsafe {
@@ -168,61 +199,49 @@ fn put<S: Simd>(s: S, value: S::V, store: Store, out: &mut [f32]) {
     }
 }
 
-impl<const R: usize, const P: usize, const N: usize> Micro<'_, R, P, N> {
-    /// The sums over one block of k, each a single chain.
+impl<F: Form, const R: usize, const P: usize, const N: usize> Micro<'_, F, R, P, N> {
     #[inline(always)]
-    fn chain<S: Simd>(&self, s: S, start: usize) -> [[[S::V; N]; P]; R] {
-        let Tile { k, a, b, .. } = self.0;
-        let (row, step) = if R <= DIRECT_ROWS { (k, 1) } else { (1, R) };
-        let mut sums = [[[s.zero(); N]; P]; R];
-        for t in start..k.min(start + K_BLOCK) {
-            let mut weights = [[s.zero(); N]; P];
+    fn trailer(&self, at: Vectors<F>, block: usize, p: usize, c: usize) -> &[u32] {
+        if F::TRAILER == 0 { &[] } else { &self.0.b[p * at.words() + at.trailer(block, c)..][..F::TRAILER] }
+    }
+
+    /// The sums over one block of steps, each a single chain.
+    #[inline(always)]
+    fn chain<S: Simd>(&self, s: S, at: Vectors<F>, block: usize) -> [[[F::Sum<S>; N]; P]; R] {
+        let Tile { a, b, steps, offsets, .. } = self.0;
+        let mut sums = [[[F::start(s, offsets); N]; P]; R];
+        if !offsets.is_empty() {
+            for sums in sums.iter_mut() {
+                for (p, sums) in sums.iter_mut().enumerate() {
+                    for (c, sum) in sums.iter_mut().enumerate() {
+                        *sum = F::start(s, &offsets[(p * N + c) * LANES..]);
+                    }
+                }
+            }
+        }
+        let first = block * Vectors::<F>::BLOCK;
+        let start = at.block(block);
+        for t in 0..(steps - first).min(Vectors::<F>::BLOCK) {
+            // SAFETY: the step is in the block, and `b` holds P panels (checked by `run`).
+            let mut weights = [[unsafe { F::weights(s, b.as_ptr().add(start + t * N * F::STORED)) }; N]; P];
             for (p, panel) in weights.iter_mut().enumerate() {
                 for (c, weight) in panel.iter_mut().enumerate() {
-                    let at = (p * k + t) * N * LANES + c * LANES;
-                    // SAFETY: t < k, and `b` holds P panels of k × N vectors (checked by `run`).
-                    *weight = unsafe { s.load(&*b.as_ptr().add(at).cast()) };
-                    s.prefetch(b.as_ptr().wrapping_add(at + FETCH_AHEAD * N * LANES));
+                    let from = b.as_ptr().wrapping_add(p * at.words() + start + (t * N + c) * F::STORED);
+                    // SAFETY: as above.
+                    *weight = unsafe { F::weights(s, from) };
+                    s.prefetch(from.wrapping_add(FETCH_AHEAD).cast());
                 }
             }
             for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: r < R, t < k, and `a` holds R × k (checked by `run`).
-                let x = s.splat(unsafe { *a.as_ptr().add(r * row + t * step) });
-                for (sum, weight) in sums.as_flattened_mut().iter_mut().zip(weights.as_flattened()) {
-                    *sum = s.mul_add(x, *weight, *sum);
+                // SAFETY: r < R, and `a` holds the words of R rows (checked by `run`).
+                let x = unsafe { F::inputs(s, a.as_ptr().add((first + t) * F::WORDS * R + r), R) };
+                for (sums, weights) in sums.iter_mut().zip(&weights) {
+                    for (sum, weight) in sums.iter_mut().zip(weights) {
+                        *sum = F::multiply(s, *sum, x, *weight);
+                    }
                 }
             }
         }
         sums
-    }
-}
-
-/// `[count, k]` to `[k, count]`, in blocks of 4 × 4, which the compiler turns into shuffles.
-#[inline(always)]
-pub(super) fn interleave(rows: &[f32], count: usize, k: usize, out: &mut [f32]) {
-    const B: usize = 4;
-    assert!(rows.len() == count * k && out.len() == count * k);
-    let whole = (count / B * B, k / B * B);
-    for t in (0..whole.1).step_by(B) {
-        for r in (0..whole.0).step_by(B) {
-            let mut block = [[0.0; B]; B];
-            for (i, block) in block.iter_mut().enumerate() {
-                block.copy_from_slice(&rows[(r + i) * k + t..][..B]);
-            }
-            for i in 0..B {
-                let column = [block[0][i], block[1][i], block[2][i], block[3][i]];
-                out[(t + i) * count + r..][..B].copy_from_slice(&column);
-            }
-        }
-        for r in whole.0..count {
-            for t in t..t + B {
-                out[t * count + r] = rows[r * k + t];
-            }
-        }
-    }
-    for t in whole.1..k {
-        for r in 0..count {
-            out[t * count + r] = rows[r * k + t];
-        }
     }
 }

@@ -98,6 +98,37 @@ pub(crate) trait Lanes: Copy + Send + Sync {
         out.copy_from_slice(&lanes[..out.len()]);
     }
 
+    /// Sixteen signed bytes.
+    #[inline(always)]
+    fn widen_signed(self, bytes: &[i8; LANES]) -> Self::V {
+        let mut lanes = [0.0; LANES];
+        for (lane, &byte) in lanes.iter_mut().zip(bytes) {
+            *lane = f32::from(byte);
+        }
+        self.load(&lanes)
+    }
+
+    /// The lower halves of sixteen bytes, then the upper ones, each less 8.
+    #[inline(always)]
+    fn widen_nibbles(self, bytes: &[u8; LANES]) -> [Self::V; 2] {
+        let mut lanes = [[0.0; LANES]; 2];
+        for (i, &byte) in bytes.iter().enumerate() {
+            lanes[0][i] = f32::from((byte & 15) as i8 - 8);
+            lanes[1][i] = f32::from((byte >> 4) as i8 - 8);
+        }
+        [self.load(&lanes[0]), self.load(&lanes[1])]
+    }
+
+    /// Sixteen bf16, the even ones in the lower halves of the words.
+    #[inline(always)]
+    fn widen_halves(self, words: &[u32; LANES / 2]) -> Self::V {
+        let mut lanes = [0.0; LANES];
+        for (lanes, word) in lanes.as_chunks_mut::<2>().0.iter_mut().zip(words) {
+            *lanes = [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)];
+        }
+        self.load(&lanes)
+    }
+
     #[inline(always)]
     fn zero(self) -> Self::V {
         self.splat(0.0)

@@ -8,7 +8,7 @@ use std::{
 };
 
 use candle_core::{DType, Device};
-use ettin_kernels::{Isa, KvBlocks, RopeTable, Team};
+use ettin_kernels::{Isa, KvBlocks, RopeTable, Scheme, Team};
 
 use super::{
     Attention, AttentionParams, Bias, Block, Head, HeadParams, Hidden, KvRepr, KvStore, Linear, LinearParams, Matrix,
@@ -27,26 +27,55 @@ pub enum Dtype {
     Auto,
     /// IEEE single precision.
     F32,
-    /// bfloat16 weights and products, f32 residual and norms.
+    /// bfloat16 weights and products, f32 sums, residual and norms.
     Bf16,
-    /// Half precision weights and products, f32 residual and norms.
+    /// Half precision weights and products, f32 residual and norms; on devices only.
     F16,
+    /// Weights and activations as two bf16 parts, three products: errors of about 2⁻¹⁶. On the CPU only.
+    Bf16x3,
+    /// Weights and activations as three bf16 parts, six products: f32 accuracy. On the CPU only.
+    Bf16x6,
+    /// Weights and activations of dense layers in eight bits, token vectors in bf16. On the CPU only.
+    Int8,
+    /// Weights in eight bits with a factor per output, arithmetic in f32. On the CPU only.
+    W8,
+    /// Weights in four bits with a factor per 32 inputs, arithmetic in f32. On the CPU only.
+    W4,
 }
 
 impl Dtype {
     /// Every format with its name.
-    pub const ALL: [(Dtype, &'static str); 4] =
-        [(Dtype::Auto, "auto"), (Dtype::F32, "f32"), (Dtype::Bf16, "bf16"), (Dtype::F16, "f16")];
+    pub const ALL: [(Dtype, &'static str); 9] = [
+        (Dtype::Auto, "auto"),
+        (Dtype::F32, "f32"),
+        (Dtype::Bf16, "bf16"),
+        (Dtype::F16, "f16"),
+        (Dtype::Bf16x3, "bf16x3"),
+        (Dtype::Bf16x6, "bf16x6"),
+        (Dtype::Int8, "int8"),
+        (Dtype::W8, "w8"),
+        (Dtype::W4, "w4"),
+    ];
+
+    /// The number format of the CPU's kernels; `None` where they have none.
+    fn scheme(self) -> Option<Scheme> {
+        Some(match self {
+            Dtype::Auto | Dtype::F32 => Scheme::F32,
+            Dtype::Bf16 => Scheme::Bf16,
+            Dtype::Bf16x3 => Scheme::Bf16x3,
+            Dtype::Bf16x6 => Scheme::Bf16x6,
+            Dtype::Int8 => Scheme::Int8,
+            Dtype::W8 => Scheme::W8,
+            Dtype::W4 => Scheme::W4,
+            Dtype::F16 => return None,
+        })
+    }
 }
 
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Dtype::Auto => "auto",
-            Dtype::F32 => "f32",
-            Dtype::Bf16 => "bf16",
-            Dtype::F16 => "f16",
-        })
+        let name = Self::ALL.iter().find(|(dtype, _)| dtype == self).map_or("", |(_, name)| name);
+        f.pad(name)
     }
 }
 
@@ -54,11 +83,10 @@ impl FromStr for Dtype {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        Self::ALL
-            .iter()
-            .find(|(_, known)| *known == name)
-            .map(|(dtype, _)| *dtype)
-            .ok_or_else(|| Error::input(format!("unknown dtype {name:?}; known are auto, f32, bf16, f16")))
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(dtype, _)| *dtype).ok_or_else(|| {
+            let names = Self::ALL.map(|(_, name)| name).join(", ");
+            Error::input(format!("unknown dtype {name:?}; known are {names}"))
+        })
     }
 }
 
@@ -70,8 +98,8 @@ pub struct Backend {
     ropes: Arc<Mutex<Ropes>>,
 }
 
-/// Floating-point operations of a forward pass, a millisecond's worth or less, from which waking threads pays.
-const SHARED_WORK: usize = 1 << 25;
+/// Floating-point operations of a forward pass, some tens of microseconds' worth, from which waking threads pays.
+const SHARED_WORK: usize = 1 << 22;
 
 /// Tables by theta (its bits), head width and positions.
 type Ropes = HashMap<(u32, usize, usize), Arc<RopeTable>>;
@@ -93,14 +121,14 @@ impl Backend {
         if !device.is_cpu() {
             return Self::reference(device, dtype);
         }
-        if !matches!(dtype, Dtype::Auto | Dtype::F32) {
-            return Err(Error::Unsupported(format!("dtype {dtype} on the CPU; the CPU kernels compute in f32")));
-        }
+        let Some(scheme) = dtype.scheme() else {
+            return Err(Error::Unsupported(format!("dtype {dtype} on the CPU; bf16 is the half precision there")));
+        };
         if std::env::var_os("ETTIN_REFERENCE").is_some_and(|value| value == "1") {
             return Self::reference(device, dtype);
         }
         let isa = Isa::select().map_err(|error| Error::Input(error.to_string()))?;
-        Ok(Self::fused(isa, Team::global()))
+        Ok(Self::fused(isa, scheme, Team::global()))
     }
 
     /// Fused kernels on the CPU in f32: what [`Backend::new`] gives for it.
@@ -108,9 +136,9 @@ impl Backend {
         Self::new(&Device::Cpu, Dtype::F32)
     }
 
-    /// Fused kernels of a given instruction set on given threads.
-    pub fn fused(isa: Isa, team: Team) -> Self {
-        Self::of(Kind::Fused(Arc::new(Cpu { isa, team })))
+    /// Fused kernels of a given instruction set and number format on given threads.
+    pub fn fused(isa: Isa, scheme: Scheme, team: Team) -> Self {
+        Self::of(Kind::Fused(Arc::new(Cpu { isa, scheme, team })))
     }
 
     /// candle's operations on any device: differentiable, and the oracle of the fused kernels.
@@ -119,10 +147,13 @@ impl Backend {
             Dtype::Auto | Dtype::F32 => DType::F32,
             // candle's CPU products in these widen every operand on each call.
             Dtype::Bf16 | Dtype::F16 if device.is_cpu() => {
-                return Err(Error::Unsupported(format!("dtype {dtype} on the CPU")));
+                return Err(Error::Unsupported(format!("dtype {dtype} on the reference path of the CPU")));
             }
             Dtype::Bf16 => DType::BF16,
             Dtype::F16 => DType::F16,
+            Dtype::Bf16x3 | Dtype::Bf16x6 | Dtype::Int8 | Dtype::W8 | Dtype::W4 => {
+                return Err(Error::Unsupported(format!("dtype {dtype} outside the CPU kernels; use f32 or bf16")));
+            }
         };
         Ok(Self::of(Kind::Reference { device: device.clone(), dtype }))
     }
@@ -159,7 +190,7 @@ impl Backend {
     pub fn describe(&self) -> String {
         match &self.kind {
             Kind::Fused(cpu) => {
-                format!("cpu, f32, {} kernels, {} threads", cpu.isa, cpu.team.threads())
+                format!("cpu, {}, {} kernels, {} threads", cpu.scheme, cpu.isa, cpu.team.threads())
             }
             Kind::Reference { device, dtype } => {
                 format!("{}, {}, candle operations", device_name(device), dtype.as_str())
@@ -194,7 +225,7 @@ impl Backend {
     /// A dense layer.
     pub fn linear(&self, params: LinearParams<'_>) -> Result<Linear> {
         Ok(Linear(match &self.kind {
-            Kind::Fused(cpu) => Block::Fused(fused::Linear::new(params, cpu)?),
+            Kind::Fused(cpu) => Block::Fused(fused::Linear::exact(params, cpu)?),
             Kind::Reference { device, dtype } => Block::Reference(reference::Linear::new(params, device, *dtype)?),
         }))
     }

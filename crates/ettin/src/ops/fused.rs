@@ -4,18 +4,31 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use ettin_kernels::{
-    Activation, Attention as Queries, Isa, KvBlocks, KvRows, KvWrite, PackedMatrix, RopeRows, RopeTable, Sequence,
-    Span, Store, Team, activate, attention, attention::store, geglu, gemm, layer_norm, rope,
+    Activation, Attention as Queries, Isa, KvBlocks, KvRows, KvWrite, Operand, PackedMatrix, RopeRows, RopeTable,
+    Scheme, Sequence, Span, Store, Team, activate, attention, attention::store, block, block::Workspace, gemm,
+    layer_norm, rope,
 };
 
 use super::{AttentionParams, HeadParams, KvRepr, LinearParams, Matrix, MlpParams, NormParams, mixed};
 use crate::{Error, PackedBatch, Result, cache::LayerCache};
 
-/// The instruction set and the threads that everything of one model runs on.
+/// The instruction set, the number format and the threads that everything of one model runs on.
 #[derive(Debug, Clone)]
 pub(super) struct Cpu {
     pub(super) isa: Isa,
+    pub(super) scheme: Scheme,
     pub(super) team: Team,
+}
+
+impl Cpu {
+    /// How token vectors and the output matrix are kept: rounding them to bytes with the activations would cost most
+    /// and gain least.
+    fn table_scheme(&self) -> Scheme {
+        match self.scheme {
+            Scheme::Int8 => Scheme::Bf16,
+            scheme => scheme,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -65,7 +78,7 @@ pub(super) struct Head {
 
 impl Table {
     pub(super) fn new(matrix: Matrix<'_>, cpu: &Arc<Cpu>) -> Result<Self> {
-        Ok(Self { cpu: cpu.clone(), weight: matrix.pack(cpu.isa, &cpu.team)? })
+        Ok(Self { cpu: cpu.clone(), weight: matrix.pack(cpu.isa, cpu.table_scheme(), &cpu.team)? })
     }
 }
 
@@ -80,26 +93,33 @@ impl Norm {
 
     fn apply(&self, cpu: &Cpu, x: &[f32], out: &mut Vec<f32>) {
         out.resize(x.len(), 0.0);
-        let norm = ettin_kernels::Norm { weight: &self.weight, bias: self.bias.as_deref(), eps: self.eps };
-        layer_norm(cpu.isa, &cpu.team, x, norm, out);
+        layer_norm(cpu.isa, &cpu.team, x, self.kernel(), out);
+    }
+
+    fn kernel(&self) -> ettin_kernels::Norm<'_> {
+        ettin_kernels::Norm { weight: &self.weight, bias: self.bias.as_deref(), eps: self.eps }
     }
 }
 
 impl Linear {
-    pub(super) fn new(params: LinearParams<'_>, cpu: &Cpu) -> Result<Self> {
+    /// A layer of its own: small ones that end a model are kept exact.
+    pub(super) fn exact(params: LinearParams<'_>, cpu: &Cpu) -> Result<Self> {
+        Self::of(params, Scheme::F32, cpu)
+    }
+
+    fn new(params: LinearParams<'_>, cpu: &Cpu) -> Result<Self> {
+        Self::of(params, cpu.scheme, cpu)
+    }
+
+    fn of(params: LinearParams<'_>, scheme: Scheme, cpu: &Cpu) -> Result<Self> {
         Ok(Self {
-            weight: params.weight.pack(cpu.isa, &cpu.team)?,
+            weight: params.weight.pack(cpu.isa, scheme, &cpu.team)?,
             bias: params.bias.map(|bias| bias.values()).transpose()?,
         })
     }
 
-    fn write(&self, cpu: &Cpu, x: &[f32], out: &mut Vec<f32>) {
-        out.resize(x.len() / self.weight.k() * self.weight.n(), 0.0);
-        gemm(&cpu.team, x, &self.weight, self.bias.as_deref(), Store::Write, out);
-    }
-
-    fn add(&self, cpu: &Cpu, x: &[f32], out: &mut [f32]) {
-        gemm(&cpu.team, x, &self.weight, self.bias.as_deref(), Store::Add, out);
+    fn kernel(&self) -> block::Linear<'_> {
+        block::Linear { weight: &self.weight, bias: self.bias.as_deref() }
     }
 }
 
@@ -144,15 +164,16 @@ pub(super) struct Rows {
     cpu: Arc<Cpu>,
     size: usize,
     hidden: Vec<f32>,    // [rows, size]
-    normed: Vec<f32>,    // [rows, size]
-    wide: Vec<f32>,      // [rows, 3 · size] or [rows, 2 · intermediate]
-    narrow: Vec<f32>,    // [rows, size] or [rows, intermediate]
+    qkv: Vec<f32>,       // [rows, 3 · size]
+    attended: Vec<f32>,  // [rows, size]
     keys: Vec<KvBlocks>, // one per sequence, when there is no cache
+    workspace: Workspace,
 }
 
 impl Rows {
     pub(super) fn new(cpu: Arc<Cpu>, size: usize, hidden: Vec<f32>) -> Self {
-        Self { cpu, size, hidden, normed: Vec::new(), wide: Vec::new(), narrow: Vec::new(), keys: Vec::new() }
+        let workspace = Workspace::new();
+        Self { cpu, size, hidden, qkv: Vec::new(), attended: Vec::new(), keys: Vec::new(), workspace }
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -197,16 +218,8 @@ pub(super) fn attention_block(
     cache: Option<LayerCache<'_, '_>>,
 ) -> Result<()> {
     let cpu = rows.cpu.clone();
-    let x = match &block.norm {
-        Some(norm) => {
-            norm.apply(&cpu, &rows.hidden, &mut rows.normed);
-            &rows.normed
-        }
-        None => &rows.hidden,
-    };
-    block.qkv.write(&cpu, x, &mut rows.wide); // [tokens, q | k | v]
-    block.rotate(&cpu, batch, &mut rows.wide);
-    rows.narrow.resize(rows.hidden.len(), 0.0);
+    block.project(&cpu, batch, rows);
+    rows.attended.resize(rows.hidden.len(), 0.0);
     match cache {
         None => {
             // Every layer of a batch needs the same room: made for the first, overwritten by the others.
@@ -214,9 +227,9 @@ pub(super) fn attention_block(
                 let len = batch.rows(index).len();
                 rows.keys.push(KvBlocks::new(block.heads, block.head_dim, len));
             }
-            block.append(&cpu, batch, rows.keys.iter_mut(), &rows.wide);
+            block.append(&cpu, batch, rows.keys.iter_mut(), &rows.qkv);
             let keys = |index: usize| Ok(&rows.keys[index]);
-            block.attend(&cpu, batch, keys, &rows.wide, &mut rows.narrow)?;
+            block.attend(&cpu, batch, keys, &rows.qkv, &mut rows.attended)?;
         }
         Some(mut cache) => {
             let stores = cache.stores_mut().map(|store| match &mut store.0 {
@@ -224,23 +237,30 @@ pub(super) fn attention_block(
                 KvRepr::Reference(_) => Err(mixed()),
             });
             let stores = stores.collect::<Result<Vec<_>>>()?;
-            block.append(&cpu, batch, stores.into_iter(), &rows.wide);
+            block.append(&cpu, batch, stores.into_iter(), &rows.qkv);
             let store = |index| match &cache.store(index).0 {
                 KvRepr::Fused(store, _) => Ok(store),
                 KvRepr::Reference(_) => Err(mixed()),
             };
-            block.attend(&cpu, batch, store, &rows.wide, &mut rows.narrow)?;
+            block.attend(&cpu, batch, store, &rows.qkv, &mut rows.attended)?;
         }
     }
-    block.out.add(&cpu, &rows.narrow, &mut rows.hidden);
+    block::add(&cpu.team, &rows.attended, block.out.kernel(), &mut rows.hidden, &mut rows.workspace);
     Ok(())
 }
 
 impl Attention {
-    /// Turns q and k of every row to their positions, in place.
-    fn rotate(&self, cpu: &Cpu, batch: &PackedBatch, qkv: &mut [f32]) {
-        let target = RopeRows { rows: qkv, stride: 3 * self.heads * self.head_dim, offset: 0, heads: 2 * self.heads };
-        rope(cpu.isa, &cpu.team, &self.rope, batch.positions(), target);
+    /// `[q | k | v]` of every row, q and k turned to their positions.
+    fn project(&self, cpu: &Cpu, batch: &PackedBatch, rows: &mut Rows) {
+        let stride = 3 * self.heads * self.head_dim;
+        let turn = |range: std::ops::Range<usize>, qkv: &mut [f32]| {
+            let target = RopeRows { rows: qkv, stride, offset: 0, heads: 2 * self.heads };
+            rope(cpu.isa, &Team::single(), &self.rope, &batch.positions()[range], target);
+        };
+        rows.qkv.resize(rows.rows() * stride, 0.0);
+        let norm = self.norm.as_ref().map(Norm::kernel);
+        let Rows { hidden, qkv, workspace, .. } = rows;
+        block::project(&cpu.team, hidden, norm, self.qkv.kernel(), &turn, qkv, workspace);
     }
 
     /// Writes the keys and values of every row, out of `[tokens, q | k | v]`, at their positions.
@@ -281,13 +301,13 @@ impl Attention {
 }
 
 pub(super) fn mlp_block(rows: &mut Rows, block: &Mlp) -> Result<()> {
-    let cpu = rows.cpu.clone();
-    block.norm.apply(&cpu, &rows.hidden, &mut rows.normed);
-    block.wi.write(&cpu, &rows.normed, &mut rows.wide); // [rows, activated | gate]
-    let inner = block.wo.weight.k();
-    rows.narrow.resize(rows.wide.len() / 2, 0.0);
-    geglu(cpu.isa, &cpu.team, &rows.wide, inner, block.activation, &mut rows.narrow);
-    block.wo.add(&cpu, &rows.narrow, &mut rows.hidden);
+    let mlp = block::Mlp {
+        norm: block.norm.kernel(),
+        wi: block.wi.kernel(),
+        activation: block.activation,
+        wo: block.wo.kernel(),
+    };
+    block::mlp(&rows.cpu.team, &mut rows.hidden, mlp, &mut rows.workspace);
     Ok(())
 }
 
@@ -305,14 +325,20 @@ pub(super) fn head(rows: &Rows, head: &Head) -> Result<Rows> {
 }
 
 pub(super) fn linear(rows: &Rows, linear: &Linear) -> Result<Rows> {
-    let mut out = Vec::new();
-    linear.write(&rows.cpu, &rows.hidden, &mut out);
+    let out = product(rows, &linear.weight, linear.bias.as_deref());
     Ok(Rows::new(rows.cpu.clone(), linear.weight.n(), out))
 }
 
 pub(super) fn logits(rows: &Rows, table: &Table, bias: Option<&[f32]>) -> Result<Tensor> {
-    let shape = (rows.rows(), table.weight.n());
-    let mut out = vec![0.0; shape.0 * shape.1];
-    gemm(&rows.cpu.team, &rows.hidden, &table.weight, bias, Store::Write, &mut out);
-    Ok(Tensor::from_vec(out, shape, &Device::Cpu)?)
+    let out = product(rows, &table.weight, bias);
+    Ok(Tensor::from_vec(out, (rows.rows(), table.weight.n()), &Device::Cpu)?)
+}
+
+fn product(rows: &Rows, weight: &PackedMatrix, bias: Option<&[f32]>) -> Vec<f32> {
+    let team = &rows.cpu.team;
+    let mut operand = Operand::new();
+    operand.encode(team, weight, &rows.hidden);
+    let mut out = vec![0.0; rows.rows() * weight.n()];
+    gemm(team, &operand, weight, bias, Store::Write, &mut out);
+    out
 }

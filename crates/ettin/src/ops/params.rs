@@ -1,7 +1,7 @@
 //! What a block is built from, before either form of it exists.
 
 use candle_core::{DType, Device, Tensor};
-use ettin_kernels::{Activation, Isa, PackedMatrix, Span, Team};
+use ettin_kernels::{Activation, Isa, PackedMatrix, Scheme, Span, Team};
 
 use crate::Result;
 
@@ -40,16 +40,18 @@ impl Matrix<'_> {
     }
 
     /// The matrix packed for the kernels.
-    pub(super) fn pack(self, isa: Isa, team: &Team) -> Result<PackedMatrix> {
+    pub(super) fn pack(self, isa: Isa, scheme: Scheme, team: &Team) -> Result<PackedMatrix> {
         match self {
-            Matrix::Rows { outputs, inputs, fill } => Ok(PackedMatrix::pack(isa, team, outputs, inputs, fill.as_ref())),
+            Matrix::Rows { outputs, inputs, fill } => {
+                Ok(PackedMatrix::pack(isa, scheme, team, outputs, inputs, fill.as_ref()))
+            }
             Matrix::Tensor(tensor) => {
                 let (outputs, inputs) = tensor.dims2()?;
                 let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
                 let fill = |row: usize, out: &mut [f32]| {
                     out.copy_from_slice(&values[row * inputs..][..inputs]);
                 };
-                Ok(PackedMatrix::pack(isa, team, outputs, inputs, &fill))
+                Ok(PackedMatrix::pack(isa, scheme, team, outputs, inputs, &fill))
             }
         }
     }

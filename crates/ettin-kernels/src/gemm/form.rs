@@ -1,0 +1,293 @@
+//! What a scheme means to a product: how a step along k loads, multiplies and adds.
+//!
+//! A **step** takes [`Form::UNIT`] inputs of a row, as [`Form::WORDS`] words of 32 bits, and the weights of sixteen outputs
+//! for them, as [`Form::STORED`] words. A **block** of steps is one chain of additions; block sums are folded in order.
+
+use super::{operand::Encode, quantise::Pack};
+use crate::simd::{LANES, Simd};
+
+/// A scheme as a type.
+pub(crate) trait Form: Encode + Pack + Copy + Send + Sync + 'static {
+    /// Inputs of a step.
+    const UNIT: usize;
+    /// Inputs of a block: part of the numerical definition.
+    const BLOCK: usize;
+    /// K is filled up with zeros to a multiple of this.
+    const PAD: usize = Self::UNIT;
+    /// Words of a row per step.
+    const WORDS: usize;
+    /// Whether it multiplies bf16 or bytes, for which there are instructions.
+    const NARROW: bool = false;
+    /// Words of sixteen outputs per step.
+    const STORED: usize;
+    /// Words of sixteen outputs after every block.
+    const TRAILER: usize = 0;
+
+    /// A row's inputs of one step, in every lane.
+    type Inputs<S: Simd>: Copy;
+    /// Sixteen outputs' weights of one step.
+    type Weights<S: Simd>: Copy;
+    /// Sixteen sums.
+    type Sum<S: Simd>: Copy;
+
+    /// What a chain starts from, given the sixteen offsets of the outputs (empty where the scheme has none).
+    fn start<S: Simd>(s: S, offsets: &[u32]) -> Self::Sum<S>;
+
+    /// # Safety
+    /// `at` must be readable for `WORDS` words, each `stride` after the one before.
+    unsafe fn inputs<S: Simd>(s: S, at: *const u32, stride: usize) -> Self::Inputs<S>;
+
+    /// # Safety
+    /// `at` must be readable for `STORED` words.
+    unsafe fn weights<S: Simd>(s: S, at: *const u32) -> Self::Weights<S>;
+
+    fn multiply<S: Simd>(s: S, sum: Self::Sum<S>, x: Self::Inputs<S>, w: Self::Weights<S>) -> Self::Sum<S>;
+
+    /// The first block's sum, given its trailer.
+    fn open<S: Simd>(s: S, block: Self::Sum<S>, trailer: &[u32]) -> Self::Sum<S>;
+
+    /// The sum so far and the next block's.
+    fn fold<S: Simd>(s: S, sum: Self::Sum<S>, block: Self::Sum<S>, trailer: &[u32]) -> Self::Sum<S>;
+
+    /// The result, given the sixteen factors of the outputs and the one of the row (1 where the scheme has none).
+    fn finish<S: Simd>(s: S, sum: Self::Sum<S>, factors: &[f32], row: f32) -> S::V;
+}
+
+/// K of a chain where the scheme does not set it otherwise.
+const K_BLOCK: usize = super::K_BLOCK;
+
+/// [`Scheme::F32`](super::Scheme::F32).
+#[derive(Clone, Copy)]
+pub(crate) struct Full;
+
+/// [`Scheme::Bf16`](super::Scheme::Bf16) and its multiples: numbers in `PARTS` parts, of which the products of parts i and
+/// j with i + j < `PARTS` are summed, small ones first.
+#[derive(Clone, Copy)]
+pub(crate) struct Split<const PARTS: usize>;
+
+/// [`Scheme::Int8`](super::Scheme::Int8). Activations are shifted by 128 to be unsigned; the offset of an output is what
+/// that adds, negated.
+#[derive(Clone, Copy)]
+pub(crate) struct Bytes;
+
+/// [`Scheme::W8`](super::Scheme::W8).
+#[derive(Clone, Copy)]
+pub(crate) struct Wide;
+
+/// [`Scheme::W4`](super::Scheme::W4): byte i of a step holds output i's weight of the even input in its lower half and that
+/// of the odd one in its upper half, each plus 8; a block ends with its factors.
+#[derive(Clone, Copy)]
+pub(crate) struct Nibbles;
+
+/// Sums that are plain f32 vectors, added block by block.
+macro_rules! plain_sums {
+    () => {
+        type Sum<S: Simd> = S::V;
+
+        #[inline(always)]
+        fn start<S: Simd>(s: S, _: &[u32]) -> S::V {
+            s.zero()
+        }
+        #[inline(always)]
+        fn open<S: Simd>(_: S, block: S::V, _: &[u32]) -> S::V {
+            block
+        }
+        #[inline(always)]
+        fn fold<S: Simd>(s: S, sum: S::V, block: S::V, _: &[u32]) -> S::V {
+            s.add(sum, block)
+        }
+    };
+}
+
+impl Form for Full {
+    const UNIT: usize = 1;
+    const BLOCK: usize = K_BLOCK;
+    const WORDS: usize = 1;
+    const STORED: usize = LANES;
+
+    type Inputs<S: Simd> = S::V;
+    type Weights<S: Simd> = S::V;
+    plain_sums!();
+
+    #[inline(always)]
+    unsafe fn inputs<S: Simd>(s: S, at: *const u32, _: usize) -> S::V {
+        // SAFETY: one word, by the caller's promise.
+        s.splat(unsafe { *at.cast::<f32>() })
+    }
+    #[inline(always)]
+    unsafe fn weights<S: Simd>(s: S, at: *const u32) -> S::V {
+        // SAFETY: sixteen words, by the caller's promise.
+        s.load(unsafe { &*at.cast() })
+    }
+    #[inline(always)]
+    fn multiply<S: Simd>(s: S, sum: S::V, x: S::V, w: S::V) -> S::V {
+        s.mul_add(x, w, sum)
+    }
+    #[inline(always)]
+    fn finish<S: Simd>(_: S, sum: S::V, _: &[f32], _: f32) -> S::V {
+        sum
+    }
+}
+
+impl<const PARTS: usize> Form for Split<PARTS> {
+    const UNIT: usize = 2;
+    const BLOCK: usize = K_BLOCK;
+    const WORDS: usize = PARTS;
+    const NARROW: bool = true;
+    const STORED: usize = PARTS * LANES;
+
+    type Inputs<S: Simd> = [S::Words; PARTS];
+    type Weights<S: Simd> = [S::Words; PARTS];
+    plain_sums!();
+
+    #[inline(always)]
+    unsafe fn inputs<S: Simd>(s: S, at: *const u32, stride: usize) -> [S::Words; PARTS] {
+        let mut parts = [s.splat_word(0); PARTS];
+        for (i, part) in parts.iter_mut().enumerate() {
+            // SAFETY: `PARTS` words, by the caller's promise.
+            *part = s.splat_word(unsafe { *at.add(i * stride) });
+        }
+        parts
+    }
+    #[inline(always)]
+    unsafe fn weights<S: Simd>(s: S, at: *const u32) -> [S::Words; PARTS] {
+        let mut parts = [s.splat_word(0); PARTS];
+        for (i, part) in parts.iter_mut().enumerate() {
+            // SAFETY: `PARTS` vectors, by the caller's promise.
+            *part = s.load_words(unsafe { &*at.add(i * LANES).cast() });
+        }
+        parts
+    }
+    #[inline(always)]
+    fn multiply<S: Simd>(s: S, mut sum: S::V, x: [S::Words; PARTS], w: [S::Words; PARTS]) -> S::V {
+        for order in (0..PARTS).rev() {
+            for i in 0..=order {
+                sum = s.dot_pairs(sum, x[i], w[order - i]);
+            }
+        }
+        sum
+    }
+    #[inline(always)]
+    fn finish<S: Simd>(_: S, sum: S::V, _: &[f32], _: f32) -> S::V {
+        sum
+    }
+}
+
+impl Form for Bytes {
+    const UNIT: usize = 4;
+    /// Integers are exact in any order; 2³¹ / (127 · 255) inputs fit.
+    const BLOCK: usize = 1 << 16;
+    const WORDS: usize = 1;
+    const NARROW: bool = true;
+    const STORED: usize = LANES;
+
+    type Inputs<S: Simd> = S::Words;
+    type Weights<S: Simd> = S::Words;
+    type Sum<S: Simd> = S::Words;
+
+    #[inline(always)]
+    fn start<S: Simd>(s: S, offsets: &[u32]) -> S::Words {
+        s.load_words(&offsets.as_chunks().0[0])
+    }
+    #[inline(always)]
+    unsafe fn inputs<S: Simd>(s: S, at: *const u32, _: usize) -> S::Words {
+        // SAFETY: one word, by the caller's promise.
+        s.splat_word(unsafe { *at })
+    }
+    #[inline(always)]
+    unsafe fn weights<S: Simd>(s: S, at: *const u32) -> S::Words {
+        // SAFETY: sixteen words, by the caller's promise.
+        s.load_words(unsafe { &*at.cast() })
+    }
+    #[inline(always)]
+    fn multiply<S: Simd>(s: S, sum: S::Words, x: S::Words, w: S::Words) -> S::Words {
+        s.dot_quads(sum, x, w)
+    }
+    #[inline(always)]
+    fn open<S: Simd>(_: S, block: S::Words, _: &[u32]) -> S::Words {
+        block
+    }
+    #[inline(always)]
+    fn fold<S: Simd>(_: S, _: S::Words, _: S::Words, _: &[u32]) -> S::Words {
+        unreachable!("a product of bytes has one block: packing refuses more inputs")
+    }
+    #[inline(always)]
+    fn finish<S: Simd>(s: S, sum: S::Words, factors: &[f32], row: f32) -> S::V {
+        let factors = s.load(&factors.as_chunks().0[0]);
+        s.mul(s.integers(sum), s.mul(factors, s.splat(row)))
+    }
+}
+
+impl Form for Wide {
+    const UNIT: usize = 1;
+    const BLOCK: usize = K_BLOCK;
+    const WORDS: usize = 1;
+    const STORED: usize = LANES / 4;
+
+    type Inputs<S: Simd> = S::V;
+    type Weights<S: Simd> = S::V;
+    plain_sums!();
+
+    #[inline(always)]
+    unsafe fn inputs<S: Simd>(s: S, at: *const u32, stride: usize) -> S::V {
+        // SAFETY: the same promise.
+        unsafe { Full::inputs(s, at, stride) }
+    }
+    #[inline(always)]
+    unsafe fn weights<S: Simd>(s: S, at: *const u32) -> S::V {
+        // SAFETY: four words, by the caller's promise.
+        s.widen_signed(unsafe { &*at.cast() })
+    }
+    #[inline(always)]
+    fn multiply<S: Simd>(s: S, sum: S::V, x: S::V, w: S::V) -> S::V {
+        s.mul_add(x, w, sum)
+    }
+    #[inline(always)]
+    fn finish<S: Simd>(s: S, sum: S::V, factors: &[f32], _: f32) -> S::V {
+        s.mul(sum, s.load(&factors.as_chunks().0[0]))
+    }
+}
+
+impl Form for Nibbles {
+    const UNIT: usize = 2;
+    const BLOCK: usize = super::quantise::GROUP;
+    const PAD: usize = super::quantise::GROUP;
+    const WORDS: usize = 2;
+    const STORED: usize = LANES / 4;
+    const TRAILER: usize = LANES / 2;
+
+    type Inputs<S: Simd> = [S::V; 2];
+    type Weights<S: Simd> = [S::V; 2];
+    type Sum<S: Simd> = S::V;
+
+    #[inline(always)]
+    fn start<S: Simd>(s: S, _: &[u32]) -> S::V {
+        s.zero()
+    }
+    #[inline(always)]
+    unsafe fn inputs<S: Simd>(s: S, at: *const u32, stride: usize) -> [S::V; 2] {
+        // SAFETY: two words, by the caller's promise.
+        unsafe { [Full::inputs(s, at, stride), Full::inputs(s, at.add(stride), stride)] }
+    }
+    #[inline(always)]
+    unsafe fn weights<S: Simd>(s: S, at: *const u32) -> [S::V; 2] {
+        // SAFETY: four words, by the caller's promise.
+        s.widen_nibbles(unsafe { &*at.cast() })
+    }
+    #[inline(always)]
+    fn multiply<S: Simd>(s: S, sum: S::V, x: [S::V; 2], w: [S::V; 2]) -> S::V {
+        s.mul_add(x[1], w[1], s.mul_add(x[0], w[0], sum))
+    }
+    #[inline(always)]
+    fn open<S: Simd>(s: S, block: S::V, trailer: &[u32]) -> S::V {
+        s.mul(block, s.widen_halves(&trailer.as_chunks().0[0]))
+    }
+    #[inline(always)]
+    fn fold<S: Simd>(s: S, sum: S::V, block: S::V, trailer: &[u32]) -> S::V {
+        s.mul_add(block, s.widen_halves(&trailer.as_chunks().0[0]), sum)
+    }
+    #[inline(always)]
+    fn finish<S: Simd>(_: S, sum: S::V, _: &[f32], _: f32) -> S::V {
+        sum
+    }
+}

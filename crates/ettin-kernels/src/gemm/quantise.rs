@@ -1,0 +1,291 @@
+//! How a scheme stores weights: from rows of f32 to a panel, and one row back.
+
+use std::marker::PhantomData;
+
+use half::bf16;
+
+use super::{
+    form::{Bytes, Form, Full, Nibbles, Split, Wide},
+    operand::{BYTE, steps},
+};
+use crate::simd::LANES;
+
+/// Inputs that share a factor in [`Scheme::W4`](super::Scheme::W4).
+pub const GROUP: usize = 32;
+
+/// Rows on their way into a panel.
+#[derive(Clone, Copy)]
+pub(crate) struct Panel<'a> {
+    /// `[count, k]`
+    pub(super) rows: &'a [f32],
+    pub(super) count: usize,
+    pub(super) k: usize,
+    /// Vectors of sixteen outputs in the panel, of which `count` outputs are taken.
+    pub(super) vectors: usize,
+}
+
+impl Panel<'_> {
+    /// Weight of an output; zero beyond k.
+    fn at(&self, output: usize, input: usize) -> f32 {
+        if input < self.k { self.rows[output * self.k + input] } else { 0.0 }
+    }
+
+    fn row(&self, output: usize) -> &[f32] {
+        &self.rows[output * self.k..(output + 1) * self.k]
+    }
+}
+
+/// Where a panel keeps what: per block its steps, each all vectors side by side, then the trailers of the vectors.
+#[derive(Clone, Copy)]
+pub(crate) struct Vectors<F> {
+    pub(super) vectors: usize,
+    pub(super) steps: usize,
+    form: PhantomData<F>,
+}
+
+impl<F: Form> Vectors<F> {
+    #[inline(always)]
+    pub(super) fn new(vectors: usize, steps: usize) -> Self {
+        Self { vectors, steps, form: PhantomData }
+    }
+
+    /// Steps of a full block.
+    pub(super) const BLOCK: usize = F::BLOCK / F::UNIT;
+
+    #[inline(always)]
+    pub(super) fn blocks(&self) -> usize {
+        self.steps.div_ceil(Self::BLOCK)
+    }
+
+    #[inline(always)]
+    pub(super) fn words(&self) -> usize {
+        self.vectors * (self.steps * F::STORED + self.blocks() * F::TRAILER)
+    }
+
+    /// First word of a block.
+    #[inline(always)]
+    pub(super) fn block(&self, block: usize) -> usize {
+        block * self.vectors * (Self::BLOCK * F::STORED + F::TRAILER)
+    }
+
+    /// First word of a vector's weights in a step.
+    #[inline(always)]
+    pub(super) fn at(&self, step: usize, vector: usize) -> usize {
+        self.block(step / Self::BLOCK) + (step % Self::BLOCK * self.vectors + vector) * F::STORED
+    }
+
+    /// First word of a vector's trailer after a block.
+    #[inline(always)]
+    pub(super) fn trailer(&self, block: usize, vector: usize) -> usize {
+        let steps = (self.steps - block * Self::BLOCK).min(Self::BLOCK);
+        self.block(block) + steps * self.vectors * F::STORED + vector * F::TRAILER
+    }
+}
+
+/// How a scheme stores weights.
+pub(crate) trait Pack: Sized {
+    /// Fills a panel of zeros.
+    fn pack(panel: Panel<'_>, words: &mut [u32], factors: &mut [f32], offsets: &mut [u32]);
+
+    /// The weights of one output, as f32.
+    fn unpack(panel: &[u32], vectors: usize, output: usize, factor: f32, out: &mut [f32]);
+}
+
+impl Pack for Full {
+    fn pack(panel: Panel<'_>, words: &mut [u32], _: &mut [f32], _: &mut [u32]) {
+        let width = panel.vectors * LANES;
+        for (t, words) in words.chunks_exact_mut(width).enumerate().take(panel.k) {
+            for (i, word) in words[..panel.count].iter_mut().enumerate() {
+                *word = panel.rows[i * panel.k + t].to_bits();
+            }
+        }
+    }
+
+    fn unpack(panel: &[u32], vectors: usize, output: usize, _: f32, out: &mut [f32]) {
+        for (out, row) in out.iter_mut().zip(panel.chunks_exact(vectors * LANES)) {
+            *out = f32::from_bits(row[output]);
+        }
+    }
+}
+
+impl<const PARTS: usize> Pack for Split<PARTS> {
+    fn pack(panel: Panel<'_>, words: &mut [u32], _: &mut [f32], _: &mut [u32]) {
+        let at = Vectors::<Self>::new(panel.vectors, steps::<Self>(panel.k));
+        for step in 0..at.steps {
+            for output in 0..panel.count {
+                let mut rest = [panel.at(output, 2 * step), panel.at(output, 2 * step + 1)];
+                for part in 0..PARTS {
+                    let pair = rest.map(nearest);
+                    words[at.at(step, output / LANES) + part * LANES + output % LANES] =
+                        u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16;
+                    for (rest, taken) in rest.iter_mut().zip(pair) {
+                        *rest -= taken.to_f32();
+                    }
+                }
+            }
+        }
+    }
+
+    fn unpack(panel: &[u32], vectors: usize, output: usize, _: f32, out: &mut [f32]) {
+        let at = Vectors::<Self>::new(vectors, steps::<Self>(out.len()));
+        for (step, out) in out.chunks_mut(2).enumerate() {
+            for (half, out) in out.iter_mut().enumerate() {
+                // Small parts first: the sum of the parts is then the number itself.
+                *out = (0..PARTS).rev().fold(0.0, |sum, part| {
+                    let word = panel[at.at(step, output / LANES) + part * LANES + output % LANES];
+                    sum + f32::from_bits(word >> (16 * half) << 16)
+                });
+            }
+        }
+    }
+}
+
+/// The nearest bf16, where subnormal numbers are zero: what the products take them for.
+fn nearest(x: f32) -> bf16 {
+    if x.abs() < f32::MIN_POSITIVE { bf16::ZERO } else { bf16::from_f32(x) }
+}
+
+/// The largest magnitude; NaN if a weight is not finite, so that what it takes part in is NaN too, not wrong.
+fn largest(weights: &[f32]) -> f32 {
+    let most = weights.iter().fold(0.0f32, |most, w| most.max(w.abs()));
+    if weights.iter().all(|w| w.is_finite()) { most } else { f32::NAN }
+}
+
+/// A row's factor, and each weight as a multiple of it from −127 to 127.
+fn bytes(row: &[f32]) -> (f32, impl Fn(f32) -> i8) {
+    let most = largest(row);
+    let scale = if most > 0.0 { BYTE / most } else { 0.0 };
+    (most / BYTE, move |w| (w * scale).round_ties_even() as i8)
+}
+
+impl Pack for Bytes {
+    fn pack(panel: Panel<'_>, words: &mut [u32], factors: &mut [f32], offsets: &mut [u32]) {
+        let at = Vectors::<Self>::new(panel.vectors, steps::<Self>(panel.k));
+        for output in 0..panel.count {
+            let (factor, byte) = bytes(panel.row(output));
+            let mut sum = 0i32;
+            for (step, quad) in panel.row(output).chunks(4).enumerate() {
+                let mut bytes = [0i8; 4];
+                for (out, &w) in bytes.iter_mut().zip(quad) {
+                    *out = byte(w);
+                    sum += i32::from(*out);
+                }
+                words[at.at(step, output / LANES) + output % LANES] = u32::from_le_bytes(bytes.map(|b| b as u8));
+            }
+            factors[output] = factor;
+            offsets[output] = (-128 * sum) as u32;
+        }
+    }
+
+    fn unpack(panel: &[u32], vectors: usize, output: usize, factor: f32, out: &mut [f32]) {
+        let at = Vectors::<Self>::new(vectors, steps::<Self>(out.len()));
+        for (step, out) in out.chunks_mut(4).enumerate() {
+            let quad = panel[at.at(step, output / LANES) + output % LANES].to_le_bytes();
+            for (out, byte) in out.iter_mut().zip(quad) {
+                *out = f32::from(byte as i8) * factor;
+            }
+        }
+    }
+}
+
+impl Pack for Wide {
+    fn pack(panel: Panel<'_>, words: &mut [u32], factors: &mut [f32], _: &mut [u32]) {
+        let at = Vectors::<Self>::new(panel.vectors, steps::<Self>(panel.k));
+        for output in 0..panel.count {
+            let (factor, byte) = bytes(panel.row(output));
+            for (step, &w) in panel.row(output).iter().enumerate() {
+                put_byte(&mut words[at.at(step, output / LANES)..], output % LANES, byte(w) as u8);
+            }
+            factors[output] = factor;
+        }
+    }
+
+    fn unpack(panel: &[u32], vectors: usize, output: usize, factor: f32, out: &mut [f32]) {
+        let at = Vectors::<Self>::new(vectors, steps::<Self>(out.len()));
+        for (step, out) in out.iter_mut().enumerate() {
+            let byte = get_byte(&panel[at.at(step, output / LANES)..], output % LANES);
+            *out = f32::from(byte as i8) * factor;
+        }
+    }
+}
+
+impl Pack for Nibbles {
+    fn pack(panel: Panel<'_>, words: &mut [u32], _: &mut [f32], _: &mut [u32]) {
+        let at = Vectors::<Self>::new(panel.vectors, steps::<Self>(panel.k));
+        // Of unused outputs too: 8 stands for zero.
+        for step in 0..at.steps {
+            for vector in 0..panel.vectors {
+                words[at.at(step, vector)..][..Self::STORED].fill(0x8888_8888);
+            }
+        }
+        for output in 0..panel.count {
+            for group in 0..at.blocks() {
+                let weights: [f32; GROUP] = std::array::from_fn(|i| panel.at(output, group * GROUP + i));
+                let factor = best_factor(&weights);
+                for (step, pair) in weights.as_chunks::<2>().0.iter().enumerate() {
+                    let [even, odd] = pair.map(|w| (nibble(w, factor) + 8) as u8);
+                    let words = &mut words[at.at(group * GROUP / 2 + step, output / LANES)..];
+                    put_byte(words, output % LANES, even | odd << 4);
+                }
+                put_half(&mut words[at.trailer(group, output / LANES)..], output % LANES, factor);
+            }
+        }
+    }
+
+    fn unpack(panel: &[u32], vectors: usize, output: usize, _: f32, out: &mut [f32]) {
+        let at = Vectors::<Self>::new(vectors, steps::<Self>(out.len()));
+        for (step, out) in out.chunks_mut(2).enumerate() {
+            let byte = get_byte(&panel[at.at(step, output / LANES)..], output % LANES);
+            let trailer = at.trailer(step / Vectors::<Self>::BLOCK, output / LANES);
+            let factor = get_half(&panel[trailer..], output % LANES);
+            for (out, nibble) in out.iter_mut().zip([byte & 15, byte >> 4]) {
+                *out = (f32::from(nibble) - 8.0) * factor;
+            }
+        }
+    }
+}
+
+/// The nearest multiple of `factor`, from −8 to 7.
+fn nibble(w: f32, factor: f32) -> i32 {
+    if factor == 0.0 { 0 } else { ((w / factor).round_ties_even() as i32).clamp(-8, 7) }
+}
+
+/// Of a few factors, that with the least squared error. The largest weight by magnitude becomes −8 times the factor, or
+/// somewhat more than that: the others are then finer.
+fn best_factor(weights: &[f32; GROUP]) -> f32 {
+    let most = weights.iter().fold(0.0f32, |most, &w| if w.abs() > most.abs() { w } else { most });
+    if largest(weights).is_nan() {
+        return f32::NAN;
+    }
+    let error = |factor: f32| -> f32 { weights.iter().map(|&w| (w - nibble(w, factor) as f32 * factor).powi(2)).sum() };
+    let candidates = [-8.0f32, -8.5, -9.0, -7.5, 7.0, 7.5].map(|steps| bf16::from_f32(most / steps).to_f32());
+    let mut best = (error(candidates[0]), candidates[0]);
+    for factor in &candidates[1..] {
+        let error = error(*factor);
+        if error < best.0 {
+            best = (error, *factor);
+        }
+    }
+    best.1
+}
+
+fn put_byte(words: &mut [u32], index: usize, byte: u8) {
+    let shift = 8 * (index % 4);
+    let word = &mut words[index / 4];
+    *word = *word & !(0xff << shift) | u32::from(byte) << shift;
+}
+
+fn get_byte(words: &[u32], index: usize) -> u8 {
+    words[index / 4].to_le_bytes()[index % 4]
+}
+
+/// Numbers of sixteen bits: the even ones in the lower halves.
+fn put_half(words: &mut [u32], index: usize, x: f32) {
+    let shift = 16 * (index % 2);
+    let word = &mut words[index / 2];
+    *word = *word & !(0xffff << shift) | u32::from(bf16::from_f32(x).to_bits()) << shift;
+}
+
+fn get_half(words: &[u32], index: usize) -> f32 {
+    f32::from_bits(words[index / 2] >> (16 * (index % 2)) << 16)
+}

@@ -1,0 +1,84 @@
+//! The number formats of a product, by name.
+
+use std::{fmt, str::FromStr};
+
+use super::form::{Bytes, Form, Full, Nibbles, Split, Wide};
+
+/// How a weight is stored and its product computed. Sums are f32 everywhere but in [`Scheme::Int8`], whose sums are exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scheme {
+    /// IEEE single precision, multiplied and added as f32.
+    F32,
+    /// Both factors rounded to bf16.
+    Bf16,
+    /// Both factors as two bf16 parts, three products: errors of about 2⁻¹⁶.
+    Bf16x3,
+    /// Both factors as three bf16 parts, six products: as exact as f32.
+    Bf16x6,
+    /// Weights in signed bytes with a factor per output, activations in bytes with a factor per row, summed exactly.
+    Int8,
+    /// Weights in signed bytes with a factor per output; activations and arithmetic in f32.
+    W8,
+    /// Weights in four bits with a bf16 factor for every 32 inputs of an output; activations and arithmetic in f32.
+    W4,
+}
+
+impl Scheme {
+    /// Every scheme.
+    pub const ALL: [Scheme; 7] =
+        [Scheme::F32, Scheme::Bf16, Scheme::Bf16x3, Scheme::Bf16x6, Scheme::Int8, Scheme::W8, Scheme::W4];
+
+    /// Its name: `f32`, `bf16`, `bf16x3`, `bf16x6`, `int8`, `w8` or `w4`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scheme::F32 => "f32",
+            Scheme::Bf16 => "bf16",
+            Scheme::Bf16x3 => "bf16x3",
+            Scheme::Bf16x6 => "bf16x6",
+            Scheme::Int8 => "int8",
+            Scheme::W8 => "w8",
+            Scheme::W4 => "w4",
+        }
+    }
+
+    /// Whether activations enter the product as f32.
+    pub fn keeps_activations(self) -> bool {
+        matches!(self, Scheme::F32 | Scheme::W8 | Scheme::W4)
+    }
+
+    /// Runs `task` with the scheme as a type.
+    #[inline(always)]
+    pub(crate) fn with<T: WithForm>(self, task: T) -> T::Output {
+        match self {
+            Scheme::F32 => task.run::<Full>(),
+            Scheme::Bf16 => task.run::<Split<1>>(),
+            Scheme::Bf16x3 => task.run::<Split<2>>(),
+            Scheme::Bf16x6 => task.run::<Split<3>>(),
+            Scheme::Int8 => task.run::<Bytes>(),
+            Scheme::W8 => task.run::<Wide>(),
+            Scheme::W4 => task.run::<Nibbles>(),
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Scheme {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Scheme::ALL.into_iter().find(|scheme| scheme.name() == name).ok_or_else(|| format!("unknown scheme `{name}`"))
+    }
+}
+
+/// A computation written once for all schemes.
+pub(crate) trait WithForm {
+    type Output;
+
+    /// Implementations are `#[inline(always)]`.
+    fn run<F: Form>(self) -> Self::Output;
+}
