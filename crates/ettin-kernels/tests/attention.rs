@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use common::{Random, bits, relative_error};
 use ettin_kernels::{
-    Attention, Isa, KEY_BLOCK, KvBlocks, KvRows, KvWrite, Sequence, Span, Team, attention, attention::store,
-    testing::each_isa,
+    Attention, Isa, KEY_BLOCK, KvBlocks, KvFormat, KvRows, KvWrite, Precision, Sequence, Span, Team, attention,
+    attention::store, testing::each_isa,
 };
 
 /// Weights in 0..1, a few hundred keys: measured 1e-6 at worst.
@@ -58,6 +58,7 @@ impl Input {
             head_dim: self.dim,
             span,
             scale: self.scale(),
+            precision: Precision::F32,
             sequences,
         }
     }
@@ -111,7 +112,7 @@ impl Input {
 
 /// Storage whose every element is NaN.
 fn poisoned(heads: usize, dim: usize, capacity: usize) -> KvBlocks {
-    let mut kv = KvBlocks::new(heads, dim, capacity);
+    let mut kv = KvBlocks::new(heads, dim, capacity, KvFormat::F32);
     let nan = vec![f32::NAN; heads * dim];
     (0..kv.capacity()).for_each(|i| kv.write(i, &nan, &nan));
     kv
@@ -272,6 +273,7 @@ fn packed_sequences_equal_lone_ones_on_any_team() {
                     head_dim: dim,
                     span,
                     scale: inputs[0].scale(),
+                    precision: Precision::F32,
                     sequences: &sequences,
                 };
                 let mut out = vec![f32::NAN; total * width];
@@ -342,7 +344,7 @@ fn fused_instruction_sets_agree_bit_for_bit() {
 fn a_query_without_keys_gets_zeros() {
     each_isa(|isa| {
         let input = Input::new(17, 2, 16, 10);
-        assert_eq!(input.one(isa, Span::CAUSAL, 3, 0, &KvBlocks::new(2, 16, 0)), [0.0; 32]);
+        assert_eq!(input.one(isa, Span::CAUSAL, 3, 0, &KvBlocks::new(2, 16, 0, KvFormat::F32)), [0.0; 32]);
         assert_eq!(input.one(isa, Span { left: Some(2), right: Some(0) }, 9, 4, &input.storage()), [0.0; 32]);
     });
 }
@@ -362,7 +364,7 @@ fn storage_reads_back_and_grows() {
     let (heads, dim) = (2, 6);
     let mut random = Random::new(19);
     let rows: Vec<_> = (0..100).map(|_| (random.vector(heads * dim), random.vector(heads * dim))).collect();
-    let mut kv = KvBlocks::new(heads, dim, 10);
+    let mut kv = KvBlocks::new(heads, dim, 10, KvFormat::F32);
     for (i, (k, v)) in rows.iter().enumerate() {
         kv.grow((i + 1).next_power_of_two());
         kv.write(i, k, v);
@@ -381,7 +383,7 @@ fn storage_reads_back_and_grows() {
 #[test]
 fn any_run_of_the_asked_capacity_fits() {
     for capacity in 1..200 {
-        let kv = KvBlocks::new(1, 2, capacity);
+        let kv = KvBlocks::new(1, 2, capacity, KvFormat::F32);
         for first in 0..KEY_BLOCK {
             let blocks = (first + capacity - 1) / KEY_BLOCK - first / KEY_BLOCK + 1;
             assert!(blocks * KEY_BLOCK <= kv.capacity(), "{capacity} from {first}");
@@ -392,7 +394,7 @@ fn any_run_of_the_asked_capacity_fits() {
 #[test]
 #[should_panic(expected = "a ring of keys cannot grow")]
 fn a_ring_cannot_grow() {
-    let mut kv = KvBlocks::new(1, 2, 10);
+    let mut kv = KvBlocks::new(1, 2, 10, KvFormat::F32);
     kv.write(kv.capacity(), &[0.0; 2], &[0.0; 2]);
     kv.grow(1000);
 }
@@ -401,5 +403,5 @@ fn a_ring_cannot_grow() {
 #[should_panic(expected = "not all stored")]
 fn keys_that_were_overwritten_are_refused() {
     let input = Input::new(20, 1, 16, 200);
-    input.one(Isa::best(), Span::CAUSAL, 199, 200, &KvBlocks::new(1, 16, 64));
+    input.one(Isa::best(), Span::CAUSAL, 199, 200, &KvBlocks::new(1, 16, 64, KvFormat::F32));
 }
