@@ -82,12 +82,16 @@ pub(super) fn many<S: Simd, A: Arithmetic>(s: S, task: &Task<'_>, queries: Range
     many.begin(s);
     let first = many.keys(0);
     let last = many.keys(many.queries.len() - 1);
-    for block in first.start / KEY_BLOCK..last.end.div_ceil(KEY_BLOCK) {
+    let blocks = first.start / KEY_BLOCK..last.end.div_ceil(KEY_BLOCK);
+    for block in blocks.clone() {
         // Both ends of what a query sees rise with its position.
         let union = in_block(&(first.start..last.end), block * KEY_BLOCK);
         let partial = in_block(&(last.start..first.end), block * KEY_BLOCK) != (0..KEY_BLOCK);
         if !union.is_empty() {
-            many.visit(s, block, union, partial);
+            // After the last, the first of the next task, which most often is the same tile or the same head.
+            let next = if block + 1 < blocks.end { block + 1 } else { blocks.start };
+            let head = if block + 1 < blocks.end { task.head } else { task.next_head() };
+            many.visit(s, block, union, partial, task.sequence.kv.block(next, head));
         }
     }
     many.finish(s);
@@ -129,11 +133,12 @@ impl<A: Arithmetic> Many<'_, A> {
                 }
             }
         }
+        self.task.prefetch_next(s, self.queries.clone());
     }
 
-    /// One block of keys, of which some query sees each of the columns `union`.
+    /// One block of keys, of which some query sees each of the columns `union`; `next` is read after it.
     #[inline(always)]
-    fn visit<S: Simd>(&mut self, s: S, block: usize, union: Range<usize>, partial: bool) {
+    fn visit<S: Simd>(&mut self, s: S, block: usize, union: Range<usize>, partial: bool, next: &[f32]) {
         let (width, vectors) = (self.width, self.width / LANES);
         let layout = self.task.sequence.kv.layout();
         let room = mem::take(&mut self.block);
@@ -151,6 +156,8 @@ impl<A: Arithmetic> Many<'_, A> {
             out: self.scores[first * width..].as_mut_ptr(),
             stride: width,
             correction: ptr::null(),
+            ahead: stored.values.as_ptr(),
+            lines: stored.values.len() / LANES,
         };
         // SAFETY: keys are [steps, KEY_BLOCK], packed queries [≥ steps, width], scores [KEY_BLOCK, width]; `rows`
         // divides KEY_BLOCK.
@@ -181,6 +188,8 @@ impl<A: Arithmetic> Many<'_, A> {
             out: self.sums.as_mut_ptr(),
             stride: width,
             correction: self.corrections.as_ptr(),
+            ahead: next.as_ptr(),
+            lines: layout.keys() / LANES,
         };
         // SAFETY: values are [KEY_BLOCK / TERMS, padded], and by the width so are weights and what is seen of them;
         // sums are [padded, width]; `rows` divides `padded`.

@@ -144,14 +144,16 @@ pub fn attention<'a>(isa: Isa, team: &Team, args: Attention<'_>, out: impl Into<
         work = work.saturating_add(4 * width * keys * sequence.rows.len());
     }
     let room = many::scratch(QUERY_TILE / LANES, args.head_dim).max(few::scratch(args.head_dim));
+    // A head's tiles follow each other where they read the same blocks, so that these stay in a core's cache; the heads
+    // of a tile, where the tile's rows and its window of blocks are all that is read.
+    let heads_inside = args.span.left.is_some() && args.span.right.is_some();
     team.run(tasks * args.heads, work, |task| {
-        // Tiles of one head follow each other, so that its blocks stay in this core's cache.
-        let (head, task) = (task / tasks, task % tasks);
+        let (head, task) = if heads_inside { (task % args.heads, task / args.heads) } else { (task / tasks, task % tasks) };
         let index = tiles.partition_point(|&first| first <= task) - 1;
         let sequence = &args.sequences[index];
         let first = (task - tiles[index]) * QUERY_TILE;
         let queries = first..(first + QUERY_TILE).min(sequence.rows.len());
-        let task = Task { args, sequence, head, queries, out: &out };
+        let task = Task { args, sequence, head, queries, heads_inside, out: &out };
         with_scratch(room, |scratch| {
             if args.precision == Precision::Bf16 && sequence.kv.layout().format != KvFormat::F32 {
                 isa.run_narrow(Run { task, scratch, arithmetic: PhantomData::<arithmetic::Bf16> });
@@ -200,6 +202,8 @@ struct Task<'a> {
     head: usize,
     /// Relative to the sequence's rows.
     queries: Range<usize>,
+    /// Whether the next task is the next head of the same queries; else it is the same head of the next queries.
+    heads_inside: bool,
     out: &'a SharedOut<'a>,
 }
 
@@ -239,6 +243,23 @@ impl Task<'_> {
     fn query(&self, query: usize) -> &[f32] {
         let row = self.sequence.rows.start + query;
         &self.args.q[row * self.args.q_stride + self.head * self.args.head_dim..][..self.args.head_dim]
+    }
+
+    #[inline(always)]
+    fn next_head(&self) -> usize {
+        if self.heads_inside { (self.head + 1) % self.args.heads } else { self.head }
+    }
+
+    /// Brings the next task's queries into the cache: they are far apart, and nothing else would in time.
+    #[inline(always)]
+    fn prefetch_next<S: Simd>(&self, s: S, queries: Range<usize>) {
+        let ahead = if self.heads_inside { self.args.head_dim } else { QUERY_TILE * self.args.q_stride };
+        for query in queries {
+            let next = self.query(query).as_ptr().wrapping_add(ahead);
+            for i in (0..self.args.head_dim).step_by(LANES) {
+                s.prefetch(next.wrapping_add(i));
+            }
+        }
     }
 
     /// What queries are multiplied by: weights are powers of two.

@@ -26,6 +26,10 @@ pub(crate) struct Product {
     pub(super) stride: usize,
     /// Start from what `out` holds times this, one vector for all rows; from zero where null.
     pub(super) correction: *const f32,
+    /// Brought into the cache meanwhile, a line a step, as what comes next is read with strides: any address.
+    pub(super) ahead: *const f32,
+    /// Lines of it.
+    pub(super) lines: usize,
 }
 
 /// The tiles that suit an instruction set.
@@ -91,6 +95,7 @@ impl<A: Arithmetic, const R: usize, const C: usize, const HIDES: bool> Kernel fo
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let p = self.0;
+        let mut line = 0;
         for first in (0..p.rows).step_by(R) {
             let mut sums = [[s.zero(); C]; R];
             if !p.correction.is_null() {
@@ -105,6 +110,8 @@ impl<A: Arithmetic, const R: usize, const C: usize, const HIDES: bool> Kernel fo
                 }
             }
             for t in 0..p.steps {
+                s.prefetch(p.ahead.wrapping_add(line * LANES));
+                line = (line + 1).min(p.lines);
                 // SAFETY: `steps` rows of `b` are readable.
                 let row = unsafe { &*p.b.add(t * p.stride).cast::<[[f32; LANES]; C]>() };
                 let mut b = [A::load(s, &row[0]); C];
