@@ -165,6 +165,13 @@ impl<A: Arithmetic> Many<'_, A> {
 
         // Two keys at a time from here on.
         let pairs = union.start / 2..union.end.div_ceil(2);
+        if let Some(scales) = &stored.scales {
+            for key in 2 * pairs.start..2 * pairs.end {
+                for score in self.scores[key * width..][..width].as_chunks_mut().0 {
+                    s.store(s.mul(s.load(score), s.splat(scales.keys[key])), score);
+                }
+            }
+        }
         for lane in (0..width).step_by(LANES) {
             if partial {
                 let mut bounds = [[0.0; LANES]; 2];
@@ -204,13 +211,7 @@ impl<A: Arithmetic> Many<'_, A> {
         let old = s.load(vector(self.largest, lane));
         let mut largest = old;
         for key in 2 * pairs.start..2 * pairs.end {
-            let score = vector_mut(self.scores, key * width + lane);
-            let mut x = s.load(score);
-            if let Some(scales) = scales {
-                x = s.mul(x, s.splat(scales.keys[key]));
-                s.store(x, score);
-            }
-            largest = s.max(x, largest); // not if x is NaN
+            largest = s.max(s.load(vector(self.scores, key * width + lane)), largest); // not if it is NaN
         }
         s.store(largest, vector_mut(self.largest, lane));
         let shift = finite(s, largest);

@@ -148,7 +148,8 @@ pub fn attention<'a>(isa: Isa, team: &Team, args: Attention<'_>, out: impl Into<
     // of a tile, where the tile's rows and its window of blocks are all that is read.
     let heads_inside = args.span.left.is_some() && args.span.right.is_some();
     team.run(tasks * args.heads, work, |task| {
-        let (head, task) = if heads_inside { (task % args.heads, task / args.heads) } else { (task / tasks, task % tasks) };
+        let (head, task) =
+            if heads_inside { (task % args.heads, task / args.heads) } else { (task / tasks, task % tasks) };
         let index = tiles.partition_point(|&first| first <= task) - 1;
         let sequence = &args.sequences[index];
         let first = (task - tiles[index]) * QUERY_TILE;

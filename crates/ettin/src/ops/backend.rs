@@ -8,7 +8,7 @@ use std::{
 };
 
 use candle_core::{DType, Device};
-use ettin_kernels::{Isa, KvBlocks, RopeTable, Team};
+use ettin_kernels::{Isa, KvBlocks, KvFormat, RopeTable, Team};
 
 use super::{
     Attention, AttentionParams, Bias, Block, Head, HeadParams, Hidden, KvRepr, KvStore, Linear, LinearParams, Matrix,
@@ -243,7 +243,7 @@ impl Backend {
         KvStore(match &self.kind {
             Kind::Fused(_) => {
                 let room = if ring.is_some() { Room::Ring } else { Room::All };
-                KvRepr::Fused(KvBlocks::new(heads, head_dim, ring.unwrap_or(0)), room)
+                KvRepr::Fused(KvBlocks::new(heads, head_dim, ring.unwrap_or(0), KvFormat::F32), room)
             }
             Kind::Reference { .. } => KvRepr::Reference(reference::KvTensors::default()),
         })

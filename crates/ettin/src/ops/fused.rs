@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use ettin_kernels::{
-    Activation, Attention as Queries, Isa, KvBlocks, KvRows, KvWrite, PackedMatrix, RopeRows, RopeTable, Sequence,
-    Span, Store, Team, activate, attention, attention::store, geglu, gemm, layer_norm, rope,
+    Activation, Attention as Queries, Isa, KvBlocks, KvFormat, KvRows, KvWrite, PackedMatrix, Precision, RopeRows,
+    RopeTable, Sequence, Span, Store, Team, activate, attention, attention::store, geglu, gemm, layer_norm, rope,
 };
 
 use super::{AttentionParams, HeadParams, KvRepr, LinearParams, Matrix, MlpParams, NormParams, mixed};
@@ -212,7 +212,7 @@ pub(super) fn attention_block(
             // Every layer of a batch needs the same room: made for the first, overwritten by the others.
             for index in rows.keys.len()..batch.sequences() {
                 let len = batch.rows(index).len();
-                rows.keys.push(KvBlocks::new(block.heads, block.head_dim, len));
+                rows.keys.push(KvBlocks::new(block.heads, block.head_dim, len, KvFormat::F32));
             }
             block.append(&cpu, batch, rows.keys.iter_mut(), &rows.wide);
             let keys = |index: usize| Ok(&rows.keys[index]);
@@ -273,6 +273,7 @@ impl Attention {
             head_dim: self.head_dim,
             span: self.span,
             scale: 1.0 / (self.head_dim as f32).sqrt(),
+            precision: Precision::F32,
             sequences: &sequences,
         };
         attention(cpu.isa, &cpu.team, queries, out);
