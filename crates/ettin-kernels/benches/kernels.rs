@@ -70,7 +70,7 @@ fn attentions(c: &mut Criterion) {
                 let mut kv = KvBlocks::new(heads, dim, len, KvFormat::F32);
                 let qkv = data(len * 3 * width);
                 let source = KvRows { k: &qkv[width..], v: &qkv[2 * width..], stride: 3 * width };
-                store(&team, source, &mut [KvWrite { kv: &mut kv, position: 0, rows: 0..len }]);
+                store(isa, &team, source, &mut [KvWrite { kv: &mut kv, position: 0, rows: 0..len }]);
                 let sequences = [Sequence { rows: 0..rows, start: len - rows, len, kv: &kv }];
                 let args = Attention {
                     q: &qkv,
@@ -93,7 +93,7 @@ fn attentions(c: &mut Criterion) {
             group.throughput(Throughput::Elements(2 * 4096 * width as u64));
             group.bench_function("store-4096", |b| {
                 let source = KvRows { k: &qkv[width..], v: &qkv[2 * width..], stride: 3 * width };
-                b.iter(|| store(&team, source, &mut [KvWrite { kv: &mut kv, position: 0, rows: 0..4096 }]));
+                b.iter(|| store(isa, &team, source, &mut [KvWrite { kv: &mut kv, position: 0, rows: 0..4096 }]));
             });
         }
     }

@@ -307,7 +307,7 @@ fn packed_sequences_equal_lone_ones_on_any_team() {
                     .zip(&rows)
                     .map(|(kv, rows)| KvWrite { kv, position: 0, rows: rows.clone() })
                     .collect();
-                store(team, source, &mut writes);
+                store(isa, team, source, &mut writes);
                 let sequences: Vec<_> = storage
                     .iter()
                     .zip(&rows)

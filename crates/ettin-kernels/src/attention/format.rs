@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use super::KEY_BLOCK;
+use crate::simd::round_bf16;
 
 /// The number format of stored keys and values. Every query attends to what the format keeps, in a prefill as well.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -67,10 +68,12 @@ pub(super) struct Layout {
 
 impl Layout {
     /// Elements from one value to the next: whole pairs of vectors.
+    #[inline(always)]
     pub fn padded(self) -> usize {
         self.head_dim.next_multiple_of(KEY_BLOCK)
     }
 
+    #[inline(always)]
     pub fn keys(self) -> usize {
         match self.format {
             KvFormat::F32 => self.head_dim * KEY_BLOCK,
@@ -79,6 +82,7 @@ impl Layout {
         }
     }
 
+    #[inline(always)]
     pub fn values(self) -> usize {
         match self.format {
             KvFormat::F32 => KEY_BLOCK * self.padded(),
@@ -88,12 +92,14 @@ impl Layout {
     }
 
     /// All of a block for one head.
+    #[inline(always)]
     pub fn len(self) -> usize {
         let scales = if self.format == KvFormat::Int8 { 2 * KEY_BLOCK } else { 0 };
         self.keys() + self.values() + scales
     }
 
     /// Writes one position, at its column of a head's part of a block.
+    #[inline(always)]
     pub fn write(self, block: &mut [f32], column: usize, k: &[f32], v: &[f32]) {
         let padded = self.padded();
         let (keys, rest) = block.split_at_mut(self.keys());
@@ -106,21 +112,28 @@ impl Layout {
                 values[column * padded..][..v.len()].copy_from_slice(v);
             }
             KvFormat::Bf16 => {
-                for (key, k) in keys.chunks_exact_mut(KEY_BLOCK).zip(k.chunks(2)) {
-                    let odd = k.get(1).map_or(0, |&k| bf16(k));
-                    key[column] = f32::from_bits(bf16(k[0]) | odd << 16);
+                for (keys, k) in keys.chunks_mut(SLICE / 2 * KEY_BLOCK).zip(k.chunks(SLICE)) {
+                    let mut bits = [0; SLICE];
+                    bits.iter_mut().zip(k).for_each(|(bits, &k)| *bits = round_bf16(k));
+                    for (key, bits) in keys.chunks_exact_mut(KEY_BLOCK).zip(bits.as_chunks::<2>().0) {
+                        key[column] = f32::from_bits(bits[0] | bits[1] << 16);
+                    }
                 }
                 let (shift, keep) = if column % 2 == 0 { (0, 0xffff_0000) } else { (16, 0xffff) };
                 for (pair, &v) in values[column / 2 * padded..].iter_mut().zip(v) {
-                    *pair = f32::from_bits(pair.to_bits() & keep | bf16(v) << shift);
+                    *pair = f32::from_bits(pair.to_bits() & keep | round_bf16(v) << shift);
                 }
             }
             KvFormat::Int8 => {
                 let (key_scales, value_scales) = scales.split_at_mut(KEY_BLOCK);
                 let (scale, inverse) = scale(k);
                 key_scales[column] = scale;
-                for (key, &k) in bytes_mut(keys).chunks_exact_mut(KEY_BLOCK).zip(k) {
-                    key[column] = integer(k, inverse);
+                for (keys, k) in bytes_mut(keys).chunks_mut(SLICE * KEY_BLOCK).zip(k.chunks(SLICE)) {
+                    let mut integers = [0; SLICE];
+                    integers.iter_mut().zip(k).for_each(|(integer, &k)| *integer = self::integer(k, inverse));
+                    for (key, integer) in keys.chunks_exact_mut(KEY_BLOCK).zip(integers) {
+                        key[column] = integer;
+                    }
                 }
                 let (scale, inverse) = self::scale(v);
                 value_scales[column] = scale;
@@ -158,33 +171,37 @@ impl Layout {
     }
 }
 
-/// The bits of the nearest bf16.
-fn bf16(x: f32) -> u32 {
-    crate::simd::round_bf16(x)
-}
+/// Elements rounded before they are laid apart: loops that the compiler vectorises.
+const SLICE: usize = 64;
 
 /// What an integer stands for, and how many of them one is.
+#[inline(always)]
 fn scale(x: &[f32]) -> (f32, f32) {
-    let largest = x.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()));
-    // The sum of the differences is NaN exactly if an element is not finite.
-    let finite = x.iter().fold(0.0, |sum, x| sum + (x - x)) == 0.0;
-    let scale = if finite { largest / 127.0 } else { f32::NAN };
+    // Magnitudes are ordered as their bits are, the infinite and NaN last.
+    let largest = f32::from_bits(x.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff)));
+    let scale = if largest.is_finite() { largest / 127.0 } else { f32::NAN };
     (scale, 1.0 / scale)
 }
 
+#[inline(always)]
 fn integer(x: f32, inverse: f32) -> i8 {
-    // Adding 1.5 · 2²³ rounds to the nearest integer; one from 0 · ∞ or NaN is 0.
+    // Adding 1.5 · 2²³ rounds to the nearest integer, found in the low bits; what 0 · ∞ or NaN leaves there is of no
+    // matter to a scale that is 0 or NaN. Bounded before, as the scale of subnormal elements has an infinite inverse.
     const ROUNDER: f32 = 12_582_912.0;
-    let rounded = (x * inverse + ROUNDER) - ROUNDER;
-    (rounded as i8).max(-127)
+    let quotient = x * inverse;
+    let bounded = if quotient > 127.0 { 127.0 } else { quotient };
+    let bounded = if bounded < -127.0 { -127.0 } else { bounded };
+    (bounded + ROUNDER).to_bits() as i8
 }
 
 /// Words as the bytes they hold.
+#[inline(always)]
 pub(super) fn bytes(words: &[f32]) -> &[i8] {
     // SAFETY: any byte is an i8, which needs no alignment, and the length is the same in bytes.
     unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
 }
 
+#[inline(always)]
 fn bytes_mut(words: &mut [f32]) -> &mut [i8] {
     // SAFETY: as in `bytes`, through a unique reference; any bytes are an f32.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }

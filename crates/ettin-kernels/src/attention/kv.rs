@@ -8,6 +8,8 @@ use super::{
 };
 use crate::{
     buffer::Buffer,
+    isa::Isa,
+    simd::{Kernel, LANES, Simd},
     team::{Shared, Team},
 };
 
@@ -74,7 +76,7 @@ impl KvBlocks {
         let width = self.heads * self.head_dim();
         assert!(k.len() == width && v.len() == width, "a key and a value have {width} elements");
         let source = KvRows { k, v, stride: width };
-        store(&Team::single(), source, &mut [KvWrite { kv: self, position, rows: 0..1 }]);
+        store(Isa::Portable, &Team::single(), source, &mut [KvWrite { kv: self, position, rows: 0..1 }]);
     }
 
     /// Copies one position out, for tests and debugging: `[heads, head_dim]` each, as the format keeps them.
@@ -165,11 +167,12 @@ pub struct KvWrite<'a> {
     pub rows: Range<usize>,
 }
 
-/// Stores the keys and values of a packed batch, in parallel over sequences and blocks.
+/// Stores the keys and values of a packed batch, in parallel over sequences and blocks. The bits are the same on every
+/// instruction set.
 ///
 /// # Panics
 /// If a row is not in the source, or a write does not fit into its storage.
-pub fn store(team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_>]) {
+pub fn store(isa: Isa, team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_>]) {
     let (mut tasks, mut elements) = (0, 0);
     let mut targets = Vec::with_capacity(writes.len());
     for KvWrite { kv, position, rows } in writes {
@@ -196,8 +199,27 @@ pub fn store(team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_>]) {
     }
     team.run(tasks, 16 * elements, |task| {
         let target = &targets[targets.partition_point(|target| target.first_task <= task) - 1];
-        target.write(source, task - target.first_task);
+        isa.run(Write { target, source, task: task - target.first_task });
     });
+}
+
+/// How far ahead rows are brought into the cache.
+const ROWS_AHEAD: usize = 8;
+
+/// The slot `task` of a target.
+struct Write<'a> {
+    target: &'a Target<'a>,
+    source: KvRows<'a>,
+    task: usize,
+}
+
+impl Kernel for Write<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.target.write(s, self.source, self.task);
+    }
 }
 
 /// One sequence's storage, shared by the tasks of its slots.
@@ -219,7 +241,8 @@ impl Target<'_> {
         if self.positions.is_empty() { 0 } else { self.blocks.len().min(self.slots) }
     }
 
-    fn write(&self, source: KvRows<'_>, task: usize) {
+    #[inline(always)]
+    fn write<S: Simd>(&self, s: S, source: KvRows<'_>, task: usize) {
         let start = (self.blocks.start + task) % self.slots * self.block_len;
         // SAFETY: each slot is one task of one sequence.
         let slot = unsafe { self.data.slice(start..start + self.block_len) };
@@ -232,6 +255,11 @@ impl Target<'_> {
                 for position in start..end {
                     let row = self.first_row + position - self.positions.start;
                     let from = row * source.stride + head * dim;
+                    // A head's rows are far apart: nothing else would bring them into the cache in time.
+                    for i in (0..dim).step_by(LANES) {
+                        s.prefetch(source.k.as_ptr().wrapping_add(from + ROWS_AHEAD * source.stride + i));
+                        s.prefetch(source.v.as_ptr().wrapping_add(from + ROWS_AHEAD * source.stride + i));
+                    }
                     self.layout.write(tile, position - base, &source.k[from..][..dim], &source.v[from..][..dim]);
                 }
             }

@@ -78,13 +78,13 @@ macro_rules! products {
 
 products!(Portable, 1 vectors, alone up to 3, { 1 => 2 });
 #[cfg(target_arch = "aarch64")]
-products!(crate::simd::Neon, 1 vectors, alone up to 4, { 1 => 4 });
+products!(crate::simd::Neon, 1 vectors, alone up to 3, { 1 => 4 });
 #[cfg(target_arch = "x86_64")]
-products!(crate::simd::Avx2, 1 vectors, alone up to 4, { 1 => 4 });
+products!(crate::simd::Avx2, 1 vectors, alone up to 3, { 1 => 4 });
 #[cfg(target_arch = "x86_64")]
-products!(crate::simd::Avx512, 2 vectors, alone up to 6, { 1 => 16, 2 => 8 });
+products!(crate::simd::Avx512, 2 vectors, alone up to 3, { 1 => 16, 2 => 8 });
 #[cfg(target_arch = "x86_64")]
-products!(crate::simd::Avx512Bf16, 2 vectors, alone up to 6, { 1 => 16, 2 => 8 });
+products!(crate::simd::Avx512Bf16, 2 vectors, alone up to 3, { 1 => 16, 2 => 8 });
 
 /// `R` rows and `C` vectors at a time. Built only by [`Products::product`], whose promise it relies on.
 struct Micro<A, const R: usize, const C: usize, const HIDES: bool>(Product, PhantomData<A>);

@@ -249,7 +249,7 @@ impl Attention {
         let source = KvRows { k: &qkv[size..], v: &qkv[2 * size..], stride: 3 * size };
         let writes =
             stores.enumerate().map(|(index, kv)| KvWrite { kv, position: batch.start(index), rows: batch.rows(index) });
-        store(&cpu.team, source, &mut writes.collect::<Vec<_>>());
+        store(cpu.isa, &cpu.team, source, &mut writes.collect::<Vec<_>>());
     }
 
     /// Attention of every row to the keys of its sequence, `[tokens, q | k | v]` to `[tokens, size]`.
