@@ -6,8 +6,9 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ettin_kernels::{
-    Activation, Attention, Isa, KvBlocks, KvRows, KvWrite, Norm, Operand, PackedMatrix, RopeRows, RopeTable, Scheme,
-    Sequence, Span, Store, Team, attention, attention::store, geglu, gemm, layer_norm, rope, softmax,
+    Activation, Attention, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Norm, Operand, PackedMatrix, Precision, RopeRows,
+    RopeTable, Scheme, Sequence, Span, Store, Team, attention, attention::store, geglu, gemm, layer_norm, rope,
+    softmax,
 };
 
 fn data(len: usize) -> Vec<f32> {
@@ -73,10 +74,10 @@ fn attentions(c: &mut Criterion) {
                 ("local-4096", local, 4096, 4096),
                 ("decode-4096", Span::CAUSAL, 1, 4096),
             ] {
-                let mut kv = KvBlocks::new(heads, dim, len);
+                let mut kv = KvBlocks::new(heads, dim, len, KvFormat::F32);
                 let qkv = data(len * 3 * width);
                 let source = KvRows { k: &qkv[width..], v: &qkv[2 * width..], stride: 3 * width };
-                store(&team, source, &mut [KvWrite { kv: &mut kv, position: 0, rows: 0..len }]);
+                store(isa, &team, source, &mut [KvWrite { kv: &mut kv, position: 0, rows: 0..len }]);
                 let sequences = [Sequence { rows: 0..rows, start: len - rows, len, kv: &kv }];
                 let args = Attention {
                     q: &qkv,
@@ -85,6 +86,7 @@ fn attentions(c: &mut Criterion) {
                     head_dim: dim,
                     span,
                     scale: 0.125,
+                    precision: Precision::F32,
                     sequences: &sequences,
                 };
                 let keys: usize = (len - rows..len).map(|query| span.keys(query, len).len()).sum();
@@ -94,11 +96,11 @@ fn attentions(c: &mut Criterion) {
                 group.bench_function(name, |b| b.iter(|| attention(isa, &team, black_box(args), &mut out)));
             }
             let qkv = data(4096 * 3 * width);
-            let mut kv = KvBlocks::new(heads, dim, 4096);
+            let mut kv = KvBlocks::new(heads, dim, 4096, KvFormat::F32);
             group.throughput(Throughput::Elements(2 * 4096 * width as u64));
             group.bench_function("store-4096", |b| {
                 let source = KvRows { k: &qkv[width..], v: &qkv[2 * width..], stride: 3 * width };
-                b.iter(|| store(&team, source, &mut [KvWrite { kv: &mut kv, position: 0, rows: 0..4096 }]));
+                b.iter(|| store(isa, &team, source, &mut [KvWrite { kv: &mut kv, position: 0, rows: 0..4096 }]));
             });
         }
     }

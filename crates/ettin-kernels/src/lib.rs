@@ -41,7 +41,9 @@ mod team;
 pub mod testing;
 
 pub use activation::{Activation, activate, geglu};
-pub use attention::{Attention, KEY_BLOCK, KvBlocks, KvRows, KvWrite, Sequence, Span, attention};
+pub use attention::{
+    Attention, KEY_BLOCK, KvBlocks, KvFormat, KvRows, KvWrite, Out, Precision, Sequence, Span, attention,
+};
 pub use convert::{Half, widen};
 pub use gemm::{Operand, PackedMatrix, Scheme, Store, gemm};
 pub use isa::{ISA_VARIABLE, Isa, IsaError};

@@ -32,6 +32,23 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     s.scale(s.add(s.splat(1.0), tail), n)
 }
 
+/// Most relative error of [`exp2_weight`]: 3 half-ulps. Measured at every 257th f32: 1.7e-7, of which the polynomial
+/// is 1.1e-7.
+#[cfg(test)]
+const EXP2_WEIGHT_ERROR: f64 = 3.0 / 16_777_216.0;
+
+/// 2ˣ for x ≤ 0, exactly 1 at 0; 0 below −126 (so −∞ gives 0), NaN for NaN.
+#[inline(always)]
+pub(crate) fn exp2_weight<S: Simd>(s: S, x: S::V) -> S::V {
+    let rounder = s.splat(ROUNDER);
+    let n = s.sub(s.add(x, rounder), rounder);
+    // 2ʳ = 1 + r·q(r) for |r| ≤ 1/2
+    let r = s.sub(x, n);
+    let q = polynomial(s, r, [1.326_474_6e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_242_2e-1, 6.931_47e-1]);
+    let power = s.scale_normal(s.mul_add(r, q, s.splat(1.0)), n);
+    s.where_less(x, s.splat(-126.0), s.zero(), power)
+}
+
 /// Horner's rule, highest coefficient first.
 #[inline(always)]
 pub(crate) fn polynomial<S: Simd, const N: usize>(s: S, x: S::V, coefficients: [f32; N]) -> S::V {
@@ -92,6 +109,42 @@ mod tests {
                 }
             }
             println!("{isa}: {worst:e}");
+        });
+    }
+
+    struct Exp2Weight([f32; LANES]);
+
+    impl Kernel for Exp2Weight {
+        type Output = [f32; LANES];
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> [f32; LANES] {
+            let mut out = self.0;
+            s.store(exp2_weight(s, s.load(&self.0)), &mut out);
+            out
+        }
+    }
+
+    #[test]
+    fn exp2_weight_keeps_its_bound() {
+        let (low, high) = (2f32.powi(-30).to_bits(), 126f32.to_bits());
+        let points: Vec<f32> = (low..=high).step_by(257).map(|x| -f32::from_bits(x)).collect();
+        each_isa(|isa| {
+            let mut worst = 0.0;
+            for x in points.as_chunks::<LANES>().0 {
+                for (&x, got) in x.iter().zip(isa.run(Exp2Weight(*x))) {
+                    let error = (f64::from(got) / f64::from(x).exp2() - 1.0).abs();
+                    assert!(error <= EXP2_WEIGHT_ERROR, "{isa}: 2^{x} = {got}, {error:e}");
+                    worst = f64::max(worst, error);
+                }
+            }
+            println!("{isa}: {worst:e}");
+            let mut x = [0.0; LANES];
+            x[..7].copy_from_slice(&[0.0, -0.0, f32::NEG_INFINITY, f32::NAN, -126.0, -126.1, -f32::NAN]);
+            let y = isa.run(Exp2Weight(x));
+            assert_eq!(y[..3], [1.0, 1.0, 0.0], "{isa}");
+            assert!(y[3].is_nan() && y[6].is_nan(), "{isa}");
+            assert_eq!(y[4..6], [f32::MIN_POSITIVE, 0.0], "{isa}");
         });
     }
 

@@ -22,7 +22,7 @@ pub use batch::PackedBatch;
 pub use cache::KvCache;
 pub use config::{Config, Objective};
 pub use error::{Error, Result};
-pub use ettin_kernels::{Activation, Isa, Scheme, Span, Team};
+pub use ettin_kernels::{Activation, Isa, KvFormat, Scheme, Span, Team};
 pub use model::Trunk;
 pub use ops::{Backend, Dtype};
 pub use params::Parameters;

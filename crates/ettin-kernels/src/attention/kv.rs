@@ -2,24 +2,28 @@
 
 use std::ops::Range;
 
-use super::KEY_BLOCK;
+use super::{
+    KEY_BLOCK,
+    format::{KvFormat, Layout},
+};
 use crate::{
     buffer::Buffer,
+    isa::Isa,
+    simd::{Kernel, LANES, Simd},
     team::{Shared, Team},
 };
 
 /// Keys and values in blocks of [`KEY_BLOCK`] positions that start at absolute multiples of it.
 ///
 /// Block b lives in slot `b % capacity`, so storage of a window's size serves a sequence of any length as a ring,
-/// and a position's place inside its block never depends on the ring's phase. Per block and head: keys transposed
-/// `[head_dim, KEY_BLOCK]`, then values `[KEY_BLOCK, padded head_dim]`.
+/// and a position's place inside its block never depends on the ring's phase.
 ///
 /// Nothing here knows how long the sequence is; readers say which positions count ([`super::Sequence`]), so dropping
 /// the last tokens (rejected drafts) needs no call.
 #[derive(Clone)]
 pub struct KvBlocks {
     heads: usize,
-    head_dim: usize,
+    layout: Layout,
     blocks: usize,
     /// Whether a position beyond the storage was written: from then on it is a ring.
     wrapped: bool,
@@ -31,9 +35,10 @@ impl KvBlocks {
     ///
     /// # Panics
     /// If there are no heads or they have no elements.
-    pub fn new(heads: usize, head_dim: usize, capacity: usize) -> Self {
+    pub fn new(heads: usize, head_dim: usize, capacity: usize, format: KvFormat) -> Self {
         assert!(heads > 0 && head_dim > 0, "{heads} heads of {head_dim}");
-        let mut kv = Self { heads, head_dim, blocks: blocks_for(capacity), wrapped: false, data: Buffer::default() };
+        let layout = Layout { format, head_dim };
+        let mut kv = Self { heads, layout, blocks: blocks_for(capacity), wrapped: false, data: Buffer::default() };
         kv.data = Buffer::zeroed(kv.blocks * kv.block_len());
         kv
     }
@@ -45,7 +50,12 @@ impl KvBlocks {
 
     /// Elements of a head.
     pub fn head_dim(&self) -> usize {
-        self.head_dim
+        self.layout.head_dim
+    }
+
+    /// The number format of what is stored.
+    pub fn format(&self) -> KvFormat {
+        self.layout.format
     }
 
     /// Positions stored, counting whole blocks.
@@ -63,26 +73,22 @@ impl KvBlocks {
     /// # Panics
     /// If a length is wrong.
     pub fn write(&mut self, position: usize, k: &[f32], v: &[f32]) {
-        let width = self.heads * self.head_dim;
+        let width = self.heads * self.head_dim();
         assert!(k.len() == width && v.len() == width, "a key and a value have {width} elements");
         let source = KvRows { k, v, stride: width };
-        store(&Team::single(), source, &mut [KvWrite { kv: self, position, rows: 0..1 }]);
+        store(Isa::Portable, &Team::single(), source, &mut [KvWrite { kv: self, position, rows: 0..1 }]);
     }
 
-    /// Copies one position out, for tests and debugging: `[heads, head_dim]` each.
+    /// Copies one position out, for tests and debugging: `[heads, head_dim]` each, as the format keeps them.
     ///
     /// # Panics
     /// If a length is wrong.
     pub fn read(&self, position: usize, k: &mut [f32], v: &mut [f32]) {
-        let width = self.heads * self.head_dim;
+        let width = self.heads * self.head_dim();
         assert!(k.len() == width && v.len() == width, "a key and a value have {width} elements");
-        let column = position % KEY_BLOCK;
-        for head in 0..self.heads {
-            let (keys, values) = self.block(position / KEY_BLOCK, head);
-            for d in 0..self.head_dim {
-                k[head * self.head_dim + d] = keys[d * KEY_BLOCK + column];
-                v[head * self.head_dim + d] = values[column * self.padded() + d];
-            }
+        let heads = k.chunks_exact_mut(self.head_dim()).zip(v.chunks_exact_mut(self.head_dim()));
+        for (head, (k, v)) in heads.enumerate() {
+            self.layout.read(self.block(position / KEY_BLOCK, head), position % KEY_BLOCK, k, v);
         }
     }
 
@@ -104,29 +110,32 @@ impl KvBlocks {
         self.wrapped = false;
     }
 
-    /// Elements from one value to the next: whole pairs of vectors.
-    pub(super) fn padded(&self) -> usize {
-        self.head_dim.next_multiple_of(KEY_BLOCK)
+    pub(super) fn layout(&self) -> Layout {
+        self.layout
     }
 
-    /// Keys and values of a block of positions, for one head.
-    pub(super) fn block(&self, block: usize, head: usize) -> (&[f32], &[f32]) {
-        let start = block % self.blocks * self.block_len() + head * self.head_len();
-        self.data[start..start + self.head_len()].split_at(self.head_dim * KEY_BLOCK)
-    }
-
-    fn head_len(&self) -> usize {
-        KEY_BLOCK * (self.head_dim + self.padded())
+    /// A block of positions, for one head.
+    #[inline(always)]
+    pub(super) fn block(&self, block: usize, head: usize) -> &[f32] {
+        let len = self.layout.len();
+        &self.data[(block % self.blocks * self.heads + head) * len..][..len]
     }
 
     fn block_len(&self) -> usize {
-        self.heads * self.head_len()
+        self.heads * self.layout.len()
     }
 }
 
 impl std::fmt::Debug for KvBlocks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "KvBlocks {{ {} heads of {}, {} positions }}", self.heads, self.head_dim, self.capacity())
+        write!(
+            f,
+            "KvBlocks {{ {} heads of {}, {} positions in {} }}",
+            self.heads,
+            self.head_dim(),
+            self.capacity(),
+            self.format()
+        )
     }
 }
 
@@ -158,15 +167,16 @@ pub struct KvWrite<'a> {
     pub rows: Range<usize>,
 }
 
-/// Stores the keys and values of a packed batch, in parallel over sequences and blocks.
+/// Stores the keys and values of a packed batch, in parallel over sequences and blocks. The bits are the same on every
+/// instruction set.
 ///
 /// # Panics
 /// If a row is not in the source, or a write does not fit into its storage.
-pub fn store(team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_>]) {
+pub fn store(isa: Isa, team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_>]) {
     let (mut tasks, mut elements) = (0, 0);
     let mut targets = Vec::with_capacity(writes.len());
     for KvWrite { kv, position, rows } in writes {
-        let width = kv.heads * kv.head_dim;
+        let width = kv.heads * kv.head_dim();
         let needed = rows.end.checked_sub(1).map_or(0, |last| last * source.stride + width);
         let present = source.k.len().min(source.v.len());
         assert!(needed <= present, "rows {rows:?} pass the source's end");
@@ -175,8 +185,7 @@ pub fn store(team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_>]) {
         kv.wrapped |= positions.end > kv.capacity();
         let target = Target {
             first_task: tasks,
-            heads: kv.heads,
-            head_dim: kv.head_dim,
+            layout: kv.layout,
             slots: kv.blocks,
             block_len: kv.block_len(),
             first_row: rows.start,
@@ -190,15 +199,33 @@ pub fn store(team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_>]) {
     }
     team.run(tasks, 16 * elements, |task| {
         let target = &targets[targets.partition_point(|target| target.first_task <= task) - 1];
-        target.write(source, task - target.first_task);
+        isa.run(Write { target, source, task: task - target.first_task });
     });
+}
+
+/// How far ahead rows are brought into the cache.
+const ROWS_AHEAD: usize = 8;
+
+/// The slot `task` of a target.
+struct Write<'a> {
+    target: &'a Target<'a>,
+    source: KvRows<'a>,
+    task: usize,
+}
+
+impl Kernel for Write<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.target.write(s, self.source, self.task);
+    }
 }
 
 /// One sequence's storage, shared by the tasks of its slots.
 struct Target<'a> {
     first_task: usize,
-    heads: usize,
-    head_dim: usize,
+    layout: Layout,
     slots: usize,
     block_len: usize,
     first_row: usize,
@@ -214,7 +241,8 @@ impl Target<'_> {
         if self.positions.is_empty() { 0 } else { self.blocks.len().min(self.slots) }
     }
 
-    fn write(&self, source: KvRows<'_>, task: usize) {
+    #[inline(always)]
+    fn write<S: Simd>(&self, s: S, source: KvRows<'_>, task: usize) {
         let start = (self.blocks.start + task) % self.slots * self.block_len;
         // SAFETY: each slot is one task of one sequence.
         let slot = unsafe { self.data.slice(start..start + self.block_len) };
@@ -222,18 +250,17 @@ impl Target<'_> {
             let base = block * KEY_BLOCK;
             let start = self.positions.start.max(base);
             let end = self.positions.end.min(base + KEY_BLOCK);
-            for (head, tile) in slot.chunks_exact_mut(self.block_len / self.heads).enumerate() {
-                let (keys, values) = tile.split_at_mut(self.head_dim * KEY_BLOCK);
-                let padded = values.len() / KEY_BLOCK;
+            let dim = self.layout.head_dim;
+            for (head, tile) in slot.chunks_exact_mut(self.layout.len()).enumerate() {
                 for position in start..end {
                     let row = self.first_row + position - self.positions.start;
-                    let from = row * source.stride + head * self.head_dim;
-                    let (k, v) = (&source.k[from..], &source.v[from..]);
-                    let column = position - base;
-                    for (key, &k) in keys.chunks_exact_mut(KEY_BLOCK).zip(&k[..self.head_dim]) {
-                        key[column] = k;
+                    let from = row * source.stride + head * dim;
+                    // A head's rows are far apart: nothing else would bring them into the cache in time.
+                    for i in (0..dim).step_by(LANES) {
+                        s.prefetch(source.k.as_ptr().wrapping_add(from + ROWS_AHEAD * source.stride + i));
+                        s.prefetch(source.v.as_ptr().wrapping_add(from + ROWS_AHEAD * source.stride + i));
                     }
-                    values[column * padded..][..self.head_dim].copy_from_slice(&v[..self.head_dim]);
+                    self.layout.write(tile, position - base, &source.k[from..][..dim], &source.v[from..][..dim]);
                 }
             }
         }

@@ -1,46 +1,51 @@
 //! Attention by span over blocks of keys, without any n × n buffer.
 //!
 //! **Order.** A query passes over the blocks of keys that its span touches, in absolute order, with an online softmax
-//! in f32. Within a block: scores are one chain over the head's elements per key; the running maximum is raised; the
-//! weights e^(score − maximum) are added to sixteen lane sums; each output element goes on as one chain over the
-//! seen keys of the block. Blocks start at absolute multiples of [`KEY_BLOCK`], so a query alone, in a tile, in a
-//! prefill or chunk, while decoding, and in front of a ring of any phase does the same operations in the same order:
-//! the bits are equal.
+//! in f32. Within a block: scores are one chain over the head's elements per key; the running maximum is raised, and
+//! what was summed is corrected; the weights 2^(score − maximum) are added to their sum, key after key; each output
+//! element goes on as one chain over the seen keys. Blocks start at absolute multiples of [`KEY_BLOCK`], so a query
+//! alone, in a tile, in a prefill or chunk, while decoding, and in front of a ring of any phase does the same
+//! operations in the same order: the bits are equal. (Queries are multiplied by scale · log₂ e first.)
 //!
 //! **Masking** is by omission: a key outside the span never enters the weighted sum, not even as 0 · value, and its
 //! score is replaced before it is used. What a block holds beyond the sequence (old data, NaN) cannot leak.
 //!
-//! **Work.** A task is one head and one tile of up to 48 consecutive queries of one sequence, so that a block is
-//! read from L1 by all but the first; groups of queries share each load of a block in registers.
+//! **Numbers.** Keys and values are what the cache's [`KvFormat`] keeps of them; [`Precision`] says how they are
+//! multiplied. Integers are multiplied as they are, and their scales applied to scores and weights.
+//!
+//! **Work.** A task is one head and one tile of up to [`QUERY_TILE`] consecutive queries of one sequence. Many queries
+//! are the lanes of `many`; few go one by one in `few`. Both do the same operations.
 
+mod arithmetic;
+mod few;
+mod format;
 mod kv;
+mod many;
 mod products;
 mod span;
 
-use std::ops::Range;
+use std::{f32::consts::LOG2_E, marker::PhantomData, ops::Range};
 
-pub use kv::{KvBlocks, KvRows, KvWrite, store};
-pub(crate) use products::Products;
-pub use span::Span;
+use half::bf16;
 
 use crate::{
     buffer::with_scratch,
     isa::Isa,
-    math::exp,
-    simd::{Kernel, LANES, Lanes, Simd},
+    simd::{Kernel, LANES, Simd},
     team::{Shared, Team},
 };
-use products::{RowsTimesBlock, WIDTH};
+use arithmetic::{Arithmetic, vector};
+pub use format::{KvFormat, UnknownKvFormat};
+pub use kv::{KvBlocks, KvRows, KvWrite, store};
+pub(crate) use products::Products;
+pub use span::Span;
 
 /// Keys of a block. Part of the numerical definition: changing it changes results.
 pub const KEY_BLOCK: usize = 32;
-const _: () = assert!(KEY_BLOCK == WIDTH);
+const _: () = assert!(KEY_BLOCK == 2 * LANES);
 
-/// Queries of a task.
-const QUERY_TILE: usize = 48;
-
-/// Most rows of a group on any instruction set.
-const MOST_GROUP: usize = 8;
+/// Queries of a task: the most that a register tile takes on any instruction set.
+const QUERY_TILE: usize = 2 * LANES;
 
 /// Consecutive queries of one sequence and the keys they may see.
 #[derive(Clone, Debug)]
@@ -70,17 +75,61 @@ pub struct Attention<'a> {
     pub span: Span,
     /// Multiplies the scores; 1 / √head_dim.
     pub scale: f32,
+    /// In which numbers products are taken.
+    pub precision: Precision,
     /// The packed batch.
     pub sequences: &'a [Sequence<'a>],
 }
 
-/// `softmax(q·kᵀ · scale)·v` per sequence and head, into `out` `[tokens, heads · head_dim]`.
+/// In which numbers the products of attention are taken. Softmax and all sums are in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// f32.
+    #[default]
+    F32,
+    /// Queries and weights rounded to bf16, multiplied with keys and values of [`KvFormat::Bf16`] or
+    /// [`KvFormat::Int8`]. Keys and values kept in f32 are multiplied in f32.
+    Bf16,
+}
+
+/// Where results go: `[tokens, heads · head_dim]`.
+#[derive(Debug)]
+pub enum Out<'a> {
+    /// As they are.
+    F32(&'a mut [f32]),
+    /// Rounded to the nearest; subnormal numbers become zero.
+    Bf16(&'a mut [bf16]),
+}
+
+impl<'a> From<&'a mut [f32]> for Out<'a> {
+    fn from(out: &'a mut [f32]) -> Self {
+        Out::F32(out)
+    }
+}
+
+impl<'a> From<&'a mut Vec<f32>> for Out<'a> {
+    fn from(out: &'a mut Vec<f32>) -> Self {
+        Out::F32(out)
+    }
+}
+
+impl<'a> From<&'a mut [bf16]> for Out<'a> {
+    fn from(out: &'a mut [bf16]) -> Self {
+        Out::Bf16(out)
+    }
+}
+
+/// `softmax(q·kᵀ · scale)·v` per sequence and head.
 ///
 /// A query that sees no key gets zeros. Rows of `out` in no sequence are left alone.
 ///
 /// # Panics
 /// If lengths do not fit together, rows of two sequences overlap, or a key that is seen is no longer stored.
-pub fn attention(isa: Isa, team: &Team, args: Attention<'_>, out: &mut [f32]) {
+pub fn attention<'a>(isa: Isa, team: &Team, args: Attention<'_>, out: impl Into<Out<'a>>) {
+    let out = match out.into() {
+        Out::F32(out) => SharedOut::F32(out.len(), Shared::new(out)),
+        Out::Bf16(out) => SharedOut::Bf16(out.len(), Shared::new(out)),
+    };
     let width = args.heads * args.head_dim;
     let mut tiles = Vec::with_capacity(args.sequences.len());
     let (mut tasks, mut work, mut row) = (0, 0usize, 0);
@@ -94,27 +143,39 @@ pub fn attention(isa: Isa, team: &Team, args: Attention<'_>, out: &mut [f32]) {
         let keys = args.span.keys(last, sequence.len).len();
         work = work.saturating_add(4 * width * keys * sequence.rows.len());
     }
-    let out = Shared::new(out);
+    let room = many::scratch(QUERY_TILE / LANES, args.head_dim).max(few::scratch(args.head_dim));
+    // A head's tiles follow each other where they read the same blocks, so that these stay in a core's cache; the heads
+    // of a tile, where the tile's rows and its window of blocks are all that is read.
+    let heads_inside = args.span.left.is_some() && args.span.right.is_some();
     team.run(tasks * args.heads, work, |task| {
-        // Tiles of one head follow each other, so that its blocks stay in this core's cache.
-        let (head, task) = (task / tasks, task % tasks);
+        let (head, task) =
+            if heads_inside { (task % args.heads, task / args.heads) } else { (task / tasks, task % tasks) };
         let index = tiles.partition_point(|&first| first <= task) - 1;
         let sequence = &args.sequences[index];
         let first = (task - tiles[index]) * QUERY_TILE;
         let queries = first..(first + QUERY_TILE).min(sequence.rows.len());
-        let scratch = queries.len() * (sequence.kv.padded() + LANES);
-        with_scratch(scratch, |scratch| {
-            scratch.fill(0.0);
-            let (sums, weights) = scratch.split_at_mut(queries.len() * sequence.kv.padded());
-            let largest = [f32::NEG_INFINITY; QUERY_TILE];
-            let mut keys: [Range<usize>; QUERY_TILE] = std::array::from_fn(|_| 0..0);
-            for (keys, query) in keys.iter_mut().zip(queries.clone()) {
-                *keys = args.span.keys(sequence.start + query, sequence.len);
+        let task = Task { args, sequence, head, queries, heads_inside, out: &out };
+        with_scratch(room, |scratch| {
+            if args.precision == Precision::Bf16 && sequence.kv.layout().format != KvFormat::F32 {
+                isa.run_narrow(Run { task, scratch, arithmetic: PhantomData::<arithmetic::Bf16> });
+            } else {
+                isa.run(Run { task, scratch, arithmetic: PhantomData::<arithmetic::F32> });
             }
-            let tile = Tile { args, sequence, head, queries, keys, out: &out };
-            isa.run(Run { tile, state: State { sums, weights, largest } });
         });
     });
+}
+
+/// The rows of all tasks, and how many elements they are.
+enum SharedOut<'a> {
+    F32(usize, Shared<'a, f32>),
+    Bf16(usize, Shared<'a, bf16>),
+}
+
+impl SharedOut<'_> {
+    fn len(&self) -> usize {
+        let (SharedOut::F32(len, _) | SharedOut::Bf16(len, _)) = self;
+        *len
+    }
 }
 
 impl Attention<'_> {
@@ -136,208 +197,102 @@ impl Attention<'_> {
 }
 
 /// One task: some queries of a sequence, one head.
-struct Tile<'a> {
+struct Task<'a> {
     args: Attention<'a>,
     sequence: &'a Sequence<'a>,
     head: usize,
     /// Relative to the sequence's rows.
     queries: Range<usize>,
-    /// What each query sees.
-    keys: [Range<usize>; QUERY_TILE],
-    out: &'a Shared<'a, f32>,
+    /// Whether the next task is the next head of the same queries; else it is the same head of the next queries.
+    heads_inside: bool,
+    out: &'a SharedOut<'a>,
 }
 
-struct Run<'a> {
-    tile: Tile<'a>,
-    state: State<'a>,
+struct Run<'a, A> {
+    task: Task<'a>,
+    scratch: &'a mut [f32],
+    arithmetic: PhantomData<A>,
 }
 
-impl Kernel for Run<'_> {
+impl<A: Arithmetic> Kernel for Run<'_, A> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
-        let count = self.tile.queries.len();
-        let seen = self.tile.keys[0].start..self.tile.keys[count - 1].end;
-        for block in seen.start / KEY_BLOCK..seen.end.div_ceil(KEY_BLOCK) {
-            for first in (0..count).step_by(S::GROUP) {
-                self.tile.group(s, block, first..(first + S::GROUP).min(count), &mut self.state);
+    fn run<S: Simd>(self, s: S) {
+        let mut queries = self.task.queries.clone();
+        while !queries.is_empty() {
+            let tile = queries.start..queries.end.min(queries.start + S::VECTORS * LANES);
+            queries.start = tile.end;
+            if tile.len() <= S::ALONE {
+                few::few::<S, A>(s, &self.task, tile, self.scratch);
+            } else {
+                many::many::<S, A>(s, &self.task, tile, self.scratch);
             }
         }
-        self.tile.finish(s, &self.state);
     }
 }
 
-/// What the online softmax keeps for each query of a tile.
-struct State<'a> {
-    /// Weighted sums of values, `[queries, padded head_dim]`.
-    sums: &'a mut [f32],
-    /// Sums of weights, `[queries, LANES]`.
-    weights: &'a mut [f32],
-    /// Largest score so far.
-    largest: [f32; QUERY_TILE],
-}
-
-/// Lane numbers of a block.
-const COLUMNS: [[f32; LANES]; 2] = {
-    let mut columns = [[0.0; LANES]; 2];
-    let mut i = 0;
-    while i < KEY_BLOCK {
-        columns[i / LANES][i % LANES] = i as f32;
-        i += 1;
-    }
-    columns
-};
-
-impl Tile<'_> {
-    /// The columns of a block that a query sees.
+impl Task<'_> {
+    /// What a query sees.
     #[inline(always)]
-    fn columns(&self, block: usize, query: usize) -> Range<usize> {
-        let keys = &self.keys[query];
-        let base = block * KEY_BLOCK;
-        keys.start.saturating_sub(base).min(KEY_BLOCK)..keys.end.saturating_sub(base).min(KEY_BLOCK)
+    fn keys(&self, query: usize) -> Range<usize> {
+        self.args.span.keys(self.sequence.start + query, self.sequence.len)
     }
 
-    /// One block of keys for a few queries.
+    /// The elements of a query, for this head.
     #[inline(always)]
-    fn group<S: Simd>(&self, s: S, block: usize, queries: Range<usize>, state: &mut State<'_>) {
-        // Both ends of what a query sees rise with its position, so the queries that see the block are consecutive.
-        let blind = |query: &usize| self.columns(block, *query).is_empty();
-        let Some(first) = queries.clone().find(|query| !blind(query)) else {
-            return;
-        };
-        let count = (first..queries.end).take_while(|query| !blind(query)).count();
-        let (keys, values) = self.sequence.kv.block(block, self.head);
-        let (dim, padded) = (self.args.head_dim, self.sequence.kv.padded());
+    fn query(&self, query: usize) -> &[f32] {
+        let row = self.sequence.rows.start + query;
+        &self.args.q[row * self.args.q_stride + self.head * self.args.head_dim..][..self.args.head_dim]
+    }
 
-        let mut scores = [[[0.0f32; LANES]; 2]; MOST_GROUP];
-        let row = self.sequence.rows.start + self.queries.start + first;
-        let q = &self.args.q[row * self.args.q_stride + self.head * dim..];
-        let product = RowsTimesBlock {
-            rows: count,
-            len: dim,
-            width: KEY_BLOCK,
-            a: q.as_ptr(),
-            a_stride: self.args.q_stride,
-            b: keys.as_ptr(),
-            b_stride: KEY_BLOCK,
-            out: scores.as_mut_ptr().cast(),
-            out_stride: KEY_BLOCK,
-            resume: false,
-        };
-        // SAFETY: `check` has seen that q holds these rows; keys are [dim, KEY_BLOCK]; `count` ≤ MOST_GROUP.
-        unsafe { s.rows_times_block(product) };
+    #[inline(always)]
+    fn next_head(&self) -> usize {
+        if self.heads_inside { (self.head + 1) % self.args.heads } else { self.head }
+    }
 
-        // Raise the maxima.
-        let mut seen: [Range<usize>; MOST_GROUP] = Default::default();
-        let mut drop = [0.0f32; LANES]; // old maximum − new one
-        let mut shifts = [0.0f32; MOST_GROUP];
-        let scale = s.splat(self.args.scale);
-        for (r, scores) in scores.iter_mut().enumerate().take(count) {
-            let columns = self.columns(block, first + r);
-            let mut row = [s.mul(s.load(&scores[0]), scale), s.mul(s.load(&scores[1]), scale)];
-            if columns.len() < KEY_BLOCK {
-                row = [mask(s, row[0], &COLUMNS[0], &columns), mask(s, row[1], &COLUMNS[1], &columns)];
-            }
-            s.store(row[0], &mut scores[0]);
-            s.store(row[1], &mut scores[1]);
-            let highest = s.largest(s.max(row[0], row[1]));
-            let largest = &mut state.largest[first + r];
-            let raised = if highest > *largest { highest } else { *largest };
-            // With nothing but −∞ so far, subtracting it would give NaN.
-            shifts[r] = if raised == f32::NEG_INFINITY { 0.0 } else { raised };
-            drop[r] = *largest - shifts[r];
-            *largest = raised;
-            seen[r] = columns;
-        }
-        let mut corrections = [0.0f32; LANES];
-        s.store(exp(s, s.load(&drop)), &mut corrections);
-
-        for r in 0..count {
-            let (shift, correction) = (s.splat(shifts[r]), s.splat(corrections[r]));
-            let weights = [exp(s, s.sub(s.load(&scores[r][0]), shift)), exp(s, s.sub(s.load(&scores[r][1]), shift))];
-            s.store(weights[0], &mut scores[r][0]);
-            s.store(weights[1], &mut scores[r][1]);
-            let sum = lane(state.weights, first + r);
-            s.store(s.mul_add(s.load(sum), correction, s.add(weights[0], weights[1])), sum);
-            if corrections[r] != 1.0 {
-                for i in 0..padded / LANES {
-                    let sum = lane(state.sums, (first + r) * padded / LANES + i);
-                    s.store(s.mul(s.load(sum), correction), sum);
-                }
+    /// Brings the next task's queries into the cache: they are far apart, and nothing else would in time.
+    #[inline(always)]
+    fn prefetch_next<S: Simd>(&self, s: S, queries: Range<usize>) {
+        let ahead = if self.heads_inside { self.args.head_dim } else { QUERY_TILE * self.args.q_stride };
+        for query in queries {
+            let next = self.query(query).as_ptr().wrapping_add(ahead);
+            for i in (0..self.args.head_dim).step_by(LANES) {
+                s.prefetch(next.wrapping_add(i));
             }
         }
+    }
 
-        // Keys that all of the group see go through the shared tile; each query's own before and after them alone.
-        let weigh = |rows: Range<usize>, columns: Range<usize>, sums: &mut [f32]| {
-            let product = RowsTimesBlock {
-                rows: rows.len(),
-                len: columns.len(),
-                width: padded,
-                a: scores[rows.start].as_flattened()[columns.start..].as_ptr(),
-                a_stride: KEY_BLOCK,
-                b: values[columns.start * padded..].as_ptr(),
-                b_stride: padded,
-                out: sums[(first + rows.start) * padded..].as_mut_ptr(),
-                out_stride: padded,
-                resume: true,
-            };
-            // SAFETY: `columns` is not empty and inside the block, `rows` inside the group; sums are
-            // [queries, padded] and ours alone.
-            unsafe { s.rows_times_block(product) };
-        };
-        let start = seen[..count].iter().map(|c| c.start).max().unwrap_or(0);
-        let end = seen[..count].iter().map(|c| c.end).min().unwrap_or(0);
-        let common = start < end;
-        if !common || start > 0 {
-            for (r, own) in seen[..count].iter().enumerate() {
-                let before = own.start..if common { start } else { own.end };
-                if !before.is_empty() {
-                    weigh(r..r + 1, before, state.sums);
-                }
-            }
+    /// What queries are multiplied by: weights are powers of two.
+    #[inline(always)]
+    fn scale(&self) -> f32 {
+        self.args.scale * LOG2_E
+    }
+
+    /// Divides a query's weighted sums of values by its sum of weights.
+    #[inline(always)]
+    fn finish<S: Simd>(&self, s: S, query: usize, sums: &mut [f32], total: f32) {
+        let dim = self.args.head_dim;
+        let start = ((self.sequence.rows.start + query) * self.args.heads + self.head) * dim;
+        let seen = !self.keys(query).is_empty();
+        for sum in sums.as_chunks_mut().0 {
+            let quotient = s.div(s.load(sum), s.splat(total));
+            // A sum that is zero has the sign of keys nobody may know of: adding 0 makes it positive.
+            s.store(if seen { s.add(quotient, s.zero()) } else { s.zero() }, sum);
         }
-        if common {
-            weigh(0..count, start..end, state.sums);
-            for (r, own) in seen[..count].iter().enumerate() {
-                if end < own.end {
-                    weigh(r..r + 1, end..own.end, state.sums);
+        // SAFETY, for both: tasks differ in row or head, and rows of sequences do not overlap (checked).
+        match self.out {
+            SharedOut::F32(_, out) => unsafe { out.slice(start..start + dim) }.copy_from_slice(&sums[..dim]),
+            SharedOut::Bf16(_, out) => {
+                let out = unsafe { out.slice(start..start + dim) };
+                for (out, sums) in out.chunks_mut(2 * LANES).zip(sums.chunks_exact(2 * LANES)) {
+                    let mut pairs = [0; LANES];
+                    s.store_words(s.round(s.load(vector(sums, 0)), s.load(vector(sums, LANES))), &mut pairs);
+                    for (i, out) in out.iter_mut().enumerate() {
+                        *out = bf16::from_bits((pairs[i / 2] >> (16 * (i % 2))) as u16);
+                    }
                 }
             }
         }
     }
-
-    /// Divides by the sums of weights.
-    #[inline(always)]
-    fn finish<S: Simd>(&self, s: S, state: &State<'_>) {
-        let (dim, padded) = (self.args.head_dim, self.sequence.kv.padded());
-        for query in 0..self.queries.len() {
-            let row = self.sequence.rows.start + self.queries.start + query;
-            let start = (row * self.args.heads + self.head) * dim;
-            // SAFETY: tasks differ in row or head, and rows of sequences do not overlap (checked).
-            let out = unsafe { self.out.slice(start..start + dim) };
-            if self.keys[query].is_empty() {
-                out.fill(0.0);
-                continue;
-            }
-            let weight = s.sum(s.load(&state.weights.as_chunks().0[query]));
-            let sums = &state.sums[query * padded..][..dim];
-            for (out, sum) in out.chunks_mut(LANES).zip(sums.chunks(LANES)) {
-                s.store_part(s.div(s.load_part(sum), s.splat(weight)), out);
-            }
-        }
-    }
-}
-
-/// −∞ outside `columns`.
-#[inline(always)]
-fn mask<S: Lanes>(s: S, scores: S::V, numbers: &[f32; LANES], columns: &Range<usize>) -> S::V {
-    let (numbers, hidden) = (s.load(numbers), s.splat(f32::NEG_INFINITY));
-    let scores = s.where_less(numbers, s.splat(columns.start as f32), hidden, scores);
-    s.where_less(numbers, s.splat(columns.end as f32), scores, hidden)
-}
-
-#[inline(always)]
-fn lane(x: &mut [f32], i: usize) -> &mut [f32; LANES] {
-    &mut x.as_chunks_mut().0[i]
 }

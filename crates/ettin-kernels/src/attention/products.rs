@@ -1,133 +1,149 @@
-//! The register tile of attention: a few rows times two or four vectors.
+//! The register tile of attention: a few rows times vectors of queries.
 
+use std::marker::PhantomData;
+
+use super::arithmetic::Arithmetic;
 use crate::simd::{Kernel, LANES, Lanes, Portable, Simd};
 
-/// Outputs of a tile per row, in pairs of vectors: one block of keys.
-pub(super) const WIDTH: usize = 2 * LANES;
-
-/// `out[r][0..width] = start + Σ_t a[r][t] · b[t][0..width]`, one chain of multiply-adds over t per element.
+/// `out[r][i] = start + Σ_t a[t][r] · b[t][i]` for rows r and the lanes i of `C` vectors of queries: one chain of
+/// steps over t per element. Operands are of an [`Arithmetic`].
 #[derive(Clone, Copy)]
-pub(crate) struct RowsTimesBlock {
+pub(crate) struct Product {
+    /// A multiple of [`Products::rows`].
     pub(super) rows: usize,
-    /// Terms of the sum.
-    pub(super) len: usize,
-    /// A multiple of [`WIDTH`].
-    pub(super) width: usize,
+    /// Operands of a sum.
+    pub(super) steps: usize,
+    /// `[steps, rows]`
     pub(super) a: *const f32,
     pub(super) a_stride: usize,
+    /// `[steps, vectors]`
     pub(super) b: *const f32,
-    pub(super) b_stride: usize,
+    /// Hides terms of `a`, as `b`; null where everything is seen.
+    pub(super) seen: *const f32,
+    /// `[rows, vectors]`
     pub(super) out: *mut f32,
-    pub(super) out_stride: usize,
-    /// Start from what `out` holds, not from zero.
-    pub(super) resume: bool,
+    /// Elements from one row of `b`, `seen` and `out` to the next.
+    pub(super) stride: usize,
+    /// Start from what `out` holds times this, one vector for all rows; from zero where null.
+    pub(super) correction: *const f32,
+    /// Brought into the cache meanwhile, a line a step, as what comes next is read with strides: any address.
+    pub(super) ahead: *const f32,
+    /// Lines of it.
+    pub(super) lines: usize,
 }
 
-/// The row counts that suit an instruction set.
+/// The tiles that suit an instruction set.
 pub(crate) trait Products: Lanes {
-    /// Most rows of a tile.
-    const GROUP: usize;
+    /// Most vectors of queries of a tile.
+    const VECTORS: usize;
+    /// So many queries are cheaper one by one.
+    const ALONE: usize;
+
+    /// Rows of a tile with so many vectors of queries; they divide a block.
+    fn rows(vectors: usize) -> usize;
 
     /// # Safety
-    /// `a` must be readable for `rows` rows of `len`, `b` for `len` rows of `width`, `out` readable and writable for
-    /// `rows` rows of `width`, unaliased.
-    unsafe fn rows_times_block(self, product: RowsTimesBlock);
+    /// With `rows` and `steps` as in `product` and width 16 · `vectors` (at most [`Products::VECTORS`]): `a` must be
+    /// readable for `steps` rows of `rows`, `b` and `seen` (unless null) for `steps` rows of the width, `correction`
+    /// (unless null) for the width; `out` readable and writable, unaliased, for `rows` rows of the width.
+    unsafe fn product<A: Arithmetic>(self, product: Product, vectors: usize);
 }
 
-/// Row counts of the tiles, largest first, down to 1. A row alone takes four vectors: two would wait on each other.
+/// Vectors of queries of a tile and its rows.
 macro_rules! products {
-    ($token:ty, $most:literal rows, $($rows:literal)+) => {
+    ($token:ty, $most:literal vectors, alone up to $alone:literal, { $($vectors:literal => $rows:literal),+ }) => {
         impl Products for $token {
-            const GROUP: usize = $most;
+            const VECTORS: usize = $most;
+            const ALONE: usize = $alone;
 
             #[inline(always)]
-            unsafe fn rows_times_block(self, mut product: RowsTimesBlock) {
-                $(while product.rows >= $rows {
-                    let mut part = product;
-                    if $rows == 1 {
-                        while part.width >= 2 * WIDTH {
-                            self.run(Micro::<1, 4>(part));
-                            part = part.right(2 * WIDTH);
-                        }
-                    }
-                    while part.width > 0 {
-                        self.run(Micro::<$rows, 2>(part));
-                        part = part.right(WIDTH);
-                    }
-                    product = product.below($rows);
-                })+
+            fn rows(vectors: usize) -> usize {
+                match vectors {
+                    $($vectors => $rows,)+
+                    _ => unreachable!("{vectors} vectors of queries"),
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn product<A: Arithmetic>(self, product: Product, vectors: usize) {
+                match (vectors, product.seen.is_null()) {
+                    $(($vectors, true) => self.run(Micro::<A, $rows, $vectors, false>(product, PhantomData)),
+                    ($vectors, false) => self.run(Micro::<A, $rows, $vectors, true>(product, PhantomData)),)+
+                    _ => unreachable!("{vectors} vectors of queries"),
+                }
             }
         }
     };
 }
 
-products!(Portable, 4 rows, 1);
+products!(Portable, 1 vectors, alone up to 3, { 1 => 2 });
 #[cfg(target_arch = "aarch64")]
-products!(crate::simd::Neon, 6 rows, 3 2 1);
+products!(crate::simd::Neon, 1 vectors, alone up to 3, { 1 => 4 });
 #[cfg(target_arch = "x86_64")]
-products!(crate::simd::Avx2, 6 rows, 3 2 1);
+products!(crate::simd::Avx2, 1 vectors, alone up to 3, { 1 => 4 });
 #[cfg(target_arch = "x86_64")]
-products!(crate::simd::Avx512, 8 rows, 8 4 2 1);
+products!(crate::simd::Avx512, 2 vectors, alone up to 3, { 1 => 16, 2 => 8 });
 #[cfg(target_arch = "x86_64")]
-products!(crate::simd::Avx512Bf16, 8 rows, 8 4 2 1);
+products!(crate::simd::Avx512Bf16, 2 vectors, alone up to 3, { 1 => 16, 2 => 8 });
 
-/// `wrapping`: only dereferenced under the promise of [`Products::rows_times_block`].
-impl RowsTimesBlock {
-    /// Without the first `rows`.
-    #[inline(always)]
-    fn below(self, rows: usize) -> Self {
-        let a = self.a.wrapping_add(rows * self.a_stride);
-        let out = self.out.wrapping_add(rows * self.out_stride);
-        Self { rows: self.rows - rows, a, out, ..self }
-    }
+/// `R` rows and `C` vectors at a time. Built only by [`Products::product`], whose promise it relies on.
+struct Micro<A, const R: usize, const C: usize, const HIDES: bool>(Product, PhantomData<A>);
 
-    /// Without the first `columns`.
-    #[inline(always)]
-    fn right(self, columns: usize) -> Self {
-        let (b, out) = (self.b.wrapping_add(columns), self.out.wrapping_add(columns));
-        Self { width: self.width - columns, b, out, ..self }
-    }
-}
-
-/// Exactly `R` rows of `C` vectors. Built only by [`Products::rows_times_block`], whose promise it relies on.
-struct Micro<const R: usize, const C: usize>(RowsTimesBlock);
-
-impl<const R: usize, const C: usize> Kernel for Micro<R, C> {
+impl<A: Arithmetic, const R: usize, const C: usize, const HIDES: bool> Kernel for Micro<A, R, C, HIDES> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let p = self.0;
-        let mut sums = [[s.zero(); C]; R];
-        if p.resume {
-            for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: R rows of `out` are readable, by the promise of `rows_times_block`.
-                let out = unsafe { &*p.out.add(r * p.out_stride).cast::<[[f32; LANES]; C]>() };
-                for (sum, out) in sums.iter_mut().zip(out) {
-                    *sum = s.load(out);
+        let mut line = 0;
+        for first in (0..p.rows).step_by(R) {
+            let mut sums = [[s.zero(); C]; R];
+            if !p.correction.is_null() {
+                // SAFETY: by the promise of `product`, as all below.
+                let correction = unsafe { &*p.correction.cast::<[[f32; LANES]; C]>() };
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    // SAFETY: rows of `out` are readable.
+                    let out = unsafe { &*p.out.add((first + r) * p.stride).cast::<[[f32; LANES]; C]>() };
+                    for c in 0..C {
+                        sums[c] = s.mul(s.load(&out[c]), s.load(&correction[c]));
+                    }
                 }
             }
-        }
-        for t in 0..p.len {
-            // SAFETY: `len` rows of `b` are readable, by the same promise.
-            let row = unsafe { &*p.b.add(t * p.b_stride).cast::<[[f32; LANES]; C]>() };
-            let mut b = [s.zero(); C];
-            for (b, row) in b.iter_mut().zip(row) {
-                *b = s.load(row);
-            }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: `len` elements of each of R rows of `a` are readable, by the same promise.
-                let a = s.splat(unsafe { *p.a.add(r * p.a_stride + t) });
-                for (sum, b) in sums.iter_mut().zip(b) {
-                    *sum = s.mul_add(a, b, *sum);
+            for t in 0..p.steps {
+                s.prefetch(p.ahead.wrapping_add(line * LANES));
+                line = (line + 1).min(p.lines);
+                // SAFETY: `steps` rows of `b` are readable.
+                let row = unsafe { &*p.b.add(t * p.stride).cast::<[[f32; LANES]; C]>() };
+                let mut b = [A::load(s, &row[0]); C];
+                for c in 1..C {
+                    b[c] = A::load(s, &row[c]);
+                }
+                let mut seen = b;
+                if HIDES {
+                    // SAFETY: `steps` rows of `seen` are readable, which is not null.
+                    let row = unsafe { &*p.seen.add(t * p.stride).cast::<[[f32; LANES]; C]>() };
+                    for c in 0..C {
+                        seen[c] = A::load(s, &row[c]);
+                    }
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    // SAFETY: `rows` elements of each of `steps` rows of `a` are readable.
+                    let a = A::splat(s, unsafe { *p.a.add(t * p.a_stride + first + r) });
+                    for c in 0..C {
+                        sums[c] = if HIDES {
+                            A::add_seen(s, sums[c], [a, b[c]], seen[c])
+                        } else {
+                            A::add(s, sums[c], a, b[c])
+                        };
+                    }
                 }
             }
-        }
-        for (r, sums) in sums.iter().enumerate() {
-            // SAFETY: R rows of `out` are writable and unaliased, by the same promise.
-            let out = unsafe { &mut *p.out.add(r * p.out_stride).cast::<[[f32; LANES]; C]>() };
-            for (sum, out) in sums.iter().zip(out) {
-                s.store(*sum, out);
+            for (r, sums) in sums.iter().enumerate() {
+                // SAFETY: rows of `out` are writable and unaliased.
+                let out = unsafe { &mut *p.out.add((first + r) * p.stride).cast::<[[f32; LANES]; C]>() };
+                for c in 0..C {
+                    s.store(sums[c], &mut out[c]);
+                }
             }
         }
     }

@@ -41,9 +41,9 @@ impl Scheme {
         }
     }
 
-    /// Whether activations enter the product as f32.
-    pub fn keeps_activations(self) -> bool {
-        matches!(self, Scheme::F32 | Scheme::W8 | Scheme::W4)
+    /// Whether activations lose accuracy on their way into a product.
+    pub fn rounds_activations(self) -> bool {
+        matches!(self, Scheme::Bf16 | Scheme::Int8)
     }
 
     /// Runs `task` with the scheme as a type.

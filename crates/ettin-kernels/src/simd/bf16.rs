@@ -26,6 +26,10 @@ pub(crate) trait PairProducts: Lanes {
 
     fn load_words(self, x: &[u32; LANES]) -> Self::Words;
     fn store_words(self, v: Self::Words, out: &mut [u32; LANES]);
+    /// Words kept in a buffer of f32, bit for bit.
+    fn load_pairs(self, x: &[f32; LANES]) -> Self::Words;
+    /// Into a buffer of f32, bit for bit.
+    fn store_pairs(self, v: Self::Words, out: &mut [f32; LANES]);
     /// One word in all lanes.
     fn splat_word(self, x: u32) -> Self::Words;
     /// The even (lower) elements of pairs of bf16.
@@ -35,6 +39,11 @@ pub(crate) trait PairProducts: Lanes {
     /// 32 elements in order, as sixteen pairs: the nearest bf16, of two the even one; NaN stays NaN, subnormal numbers
     /// become zero of their sign.
     fn round(self, first: Self::V, second: Self::V) -> Self::Words;
+    /// Sixteen pairs of an element of each, rounded as by [`PairProducts::round`].
+    fn round_zip(self, even: Self::V, odd: Self::V) -> Self::Words;
+    /// Sixteen bytes, their signs extended.
+    fn load_bytes(self, x: &[i8; LANES]) -> Self::Words;
+    fn and(self, a: Self::Words, b: Self::Words) -> Self::Words;
     /// `acc + Σ a[i]·b[i]` over four bytes per lane, unsigned times signed, wrapping.
     fn dot_quads(self, acc: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words;
     /// The lanes as signed integers, rounded to f32.
@@ -66,6 +75,14 @@ impl PairProducts for Portable {
     #[inline(always)]
     fn store_words(self, v: Self::Words, out: &mut [u32; LANES]) {
         *out = v;
+    }
+    #[inline(always)]
+    fn load_pairs(self, x: &[f32; LANES]) -> Self::Words {
+        x.map(f32::to_bits)
+    }
+    #[inline(always)]
+    fn store_pairs(self, v: Self::Words, out: &mut [f32; LANES]) {
+        *out = v.map(f32::from_bits);
     }
     #[inline(always)]
     fn splat_word(self, x: u32) -> Self::Words {
@@ -102,11 +119,30 @@ impl PairProducts for Portable {
     fn integers(self, v: Self::Words) -> Self::V {
         v.map(|x| x as i32 as f32)
     }
+    #[inline(always)]
+    fn round_zip(self, even: Self::V, odd: Self::V) -> Self::Words {
+        let mut words = [0; LANES];
+        for (word, (even, odd)) in words.iter_mut().zip(even.into_iter().zip(odd)) {
+            *word = round(even) | round(odd) << 16;
+        }
+        words
+    }
+    #[inline(always)]
+    fn load_bytes(self, x: &[i8; LANES]) -> Self::Words {
+        x.map(|x| i32::from(x) as u32)
+    }
+    #[inline(always)]
+    fn and(self, mut a: Self::Words, b: Self::Words) -> Self::Words {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a &= b;
+        }
+        a
+    }
 }
 
 /// The bits of the nearest bf16, by the rules of [`PairProducts::round`].
 #[inline(always)]
-fn round(x: f32) -> u32 {
+pub(crate) fn round(x: f32) -> u32 {
     let bits = x.to_bits();
     let magnitude = bits & MAGNITUDE;
     if magnitude > INFINITE {

@@ -20,7 +20,7 @@ mod x86;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use bf16::Avx512Bf16;
-pub(crate) use bf16::PairProducts;
+pub(crate) use bf16::{PairProducts, round as round_bf16};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
@@ -69,6 +69,10 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     fn where_less(self, a: Self::V, b: Self::V, then: Self::V, otherwise: Self::V) -> Self::V;
     /// `v · 2^n` for integral `n` in −252..=254, rounded once (results may be subnormal or infinite).
     fn scale(self, v: Self::V, n: Self::V) -> Self::V;
+    /// `v · 2^n` for integral `n` in −126..=127. Any other `n`, NaN too, gives any number, or NaN for a `v` that is NaN.
+    fn scale_normal(self, v: Self::V, n: Self::V) -> Self::V;
+    /// The lanes of two vectors by turns, `a` first: those of their lower halves, then of their upper.
+    fn zip(self, a: Self::V, b: Self::V) -> [Self::V; 2];
     /// Sum of the lanes: lane i with i+8, then i+4, i+2, i+1.
     fn sum(self, v: Self::V) -> f32;
     /// Largest lane, in the order of [`Lanes::sum`].

@@ -92,6 +92,27 @@ impl Lanes for Neon {
         })
     }
     #[inline(always)]
+    fn scale_normal(self, v: Quad, n: Quad) -> Quad {
+        array::from_fn(|i| unsafe {
+            let n = vaddq_s32(vcvtq_s32_f32(n[i]), vdupq_n_s32(127));
+            vmulq_f32(v[i], vreinterpretq_f32_s32(vshlq_n_s32::<23>(n)))
+        })
+    }
+    #[inline(always)]
+    fn zip(self, a: Quad, b: Quad) -> [Quad; 2] {
+        unsafe {
+            let half = |i: usize| {
+                [
+                    vzip1q_f32(a[i], b[i]),
+                    vzip2q_f32(a[i], b[i]),
+                    vzip1q_f32(a[i + 1], b[i + 1]),
+                    vzip2q_f32(a[i + 1], b[i + 1]),
+                ]
+            };
+            [half(0), half(2)]
+        }
+    }
+    #[inline(always)]
     fn sum(self, v: Quad) -> f32 {
         unsafe {
             let v = vaddq_f32(vaddq_f32(v[0], v[2]), vaddq_f32(v[1], v[3]));

@@ -98,6 +98,19 @@ impl Lanes for Portable {
         })
     }
     #[inline(always)]
+    fn scale_normal(self, v: Self::V, n: Self::V) -> Self::V {
+        lanewise!(|v, n| v * f32::from_bits(((n as i32).wrapping_add(127) << 23) as u32))
+    }
+    #[inline(always)]
+    fn zip(self, a: Self::V, b: Self::V) -> [Self::V; 2] {
+        let mut out = [[0.0; LANES]; 2];
+        for i in 0..LANES {
+            out[i / (LANES / 2)][2 * i % LANES] = a[i];
+            out[i / (LANES / 2)][2 * i % LANES + 1] = b[i];
+        }
+        out
+    }
+    #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {
         fold(v, |a, b| a + b)
     }

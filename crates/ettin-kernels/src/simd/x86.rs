@@ -42,6 +42,21 @@ impl Avx2 {
         }
     }
 
+    #[inline(always)]
+    fn scale_normal_half(self, v: __m256, n: __m256) -> __m256 {
+        unsafe { _mm256_mul_ps(v, self.power_of_two(_mm256_cvtps_epi32(n))) }
+    }
+
+    /// Eight lanes of each by turns.
+    #[inline(always)]
+    fn zip_half(self, a: __m256, b: __m256) -> Pair {
+        unsafe {
+            // Both work on halves of the registers: a0 b0 a1 b1 a4 b4 a5 b5, and a2 b2 a3 b3 a6 b6 a7 b7.
+            let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            [_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high)]
+        }
+    }
+
     /// 2^n for n in −126..=127.
     #[inline(always)]
     fn power_of_two(self, n: __m256i) -> __m256 {
@@ -118,6 +133,14 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn scale(self, v: Pair, n: Pair) -> Pair {
         [self.scale_half(v[0], n[0]), self.scale_half(v[1], n[1])]
+    }
+    #[inline(always)]
+    fn scale_normal(self, v: Pair, n: Pair) -> Pair {
+        [self.scale_normal_half(v[0], n[0]), self.scale_normal_half(v[1], n[1])]
+    }
+    #[inline(always)]
+    fn zip(self, a: Pair, b: Pair) -> [Pair; 2] {
+        [self.zip_half(a[0], b[0]), self.zip_half(a[1], b[1])]
     }
     #[inline(always)]
     fn sum(self, [low, high]: Pair) -> f32 {
@@ -227,6 +250,18 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn scale(self, v: __m512, n: __m512) -> __m512 {
         unsafe { _mm512_scalef_ps(v, n) }
+    }
+    #[inline(always)]
+    fn scale_normal(self, v: __m512, n: __m512) -> __m512 {
+        self.scale(v, n)
+    }
+    #[inline(always)]
+    fn zip(self, a: __m512, b: __m512) -> [__m512; 2] {
+        unsafe {
+            let lower = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            let upper = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+            [_mm512_permutex2var_ps(a, lower, b), _mm512_permutex2var_ps(a, upper, b)]
+        }
     }
     #[inline(always)]
     fn sum(self, v: __m512) -> f32 {

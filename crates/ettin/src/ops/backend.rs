@@ -8,7 +8,7 @@ use std::{
 };
 
 use candle_core::{DType, Device};
-use ettin_kernels::{Isa, KvBlocks, RopeTable, Scheme, Team};
+use ettin_kernels::{Isa, KvBlocks, KvFormat, RopeTable, Scheme, Team};
 
 use super::{
     Attention, AttentionParams, Bias, Block, Head, HeadParams, Hidden, KvRepr, KvStore, Linear, LinearParams, Matrix,
@@ -138,7 +138,22 @@ impl Backend {
 
     /// Fused kernels of a given instruction set and number format on given threads.
     pub fn fused(isa: Isa, scheme: Scheme, team: Team) -> Self {
-        Self::of(Kind::Fused(Arc::new(Cpu { isa, scheme, team })))
+        Self::of(Kind::Fused(Arc::new(Cpu { isa, scheme, kv: default_kv(scheme), team })))
+    }
+
+    /// Keeps keys and values in another format than the number format's own: f32 where products are f32, else bf16.
+    ///
+    /// A prefill attends to what is kept, as a decode does: results do not depend on how tokens are cut into steps.
+    ///
+    /// # Errors
+    /// On the reference path, which keeps what it computes.
+    pub fn with_kv(self, kv: KvFormat) -> Result<Self> {
+        match &self.kind {
+            Kind::Fused(cpu) => Ok(Self::of(Kind::Fused(Arc::new(Cpu { kv, ..Cpu::clone(cpu) })))),
+            Kind::Reference { .. } => {
+                Err(Error::Unsupported(format!("keys and values in {kv} outside the CPU kernels")))
+            }
+        }
     }
 
     /// candle's operations on any device: differentiable, and the oracle of the fused kernels.
@@ -272,9 +287,9 @@ impl Backend {
     /// Room for one sequence's keys and values in one layer: a ring of `capacity` positions, or all of them.
     pub(crate) fn kv_store(&self, heads: usize, head_dim: usize, ring: Option<usize>) -> KvStore {
         KvStore(match &self.kind {
-            Kind::Fused(_) => {
+            Kind::Fused(cpu) => {
                 let room = if ring.is_some() { Room::Ring } else { Room::All };
-                KvRepr::Fused(KvBlocks::new(heads, head_dim, ring.unwrap_or(0)), room)
+                KvRepr::Fused(KvBlocks::new(heads, head_dim, ring.unwrap_or(0), cpu.kv), room)
             }
             Kind::Reference { .. } => KvRepr::Reference(reference::KvTensors::default()),
         })
@@ -287,6 +302,10 @@ impl Backend {
             .or_insert_with(|| Arc::new(RopeTable::new(theta, head_dim, positions)))
             .clone()
     }
+}
+
+fn default_kv(scheme: Scheme) -> KvFormat {
+    if scheme.rounds_activations() { KvFormat::Bf16 } else { KvFormat::F32 }
 }
 
 fn device_name(device: &Device) -> &'static str {

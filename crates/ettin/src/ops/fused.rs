@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use ettin_kernels::{
-    Activation, Attention as Queries, Isa, KvBlocks, KvRows, KvWrite, Operand, PackedMatrix, RopeRows, RopeTable,
-    Scheme, Sequence, Span, Store, Team, activate, attention, attention::store, block, block::Workspace, gemm,
-    layer_norm, rope,
+    Activation, Attention as Queries, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Operand, PackedMatrix, Precision,
+    RopeRows, RopeTable, Scheme, Sequence, Span, Store, Team, activate, attention, attention::store, block,
+    block::Workspace, gemm, layer_norm, rope,
 };
 
 use super::{AttentionParams, HeadParams, KvRepr, LinearParams, Matrix, MlpParams, NormParams, mixed};
@@ -17,10 +17,17 @@ use crate::{Error, PackedBatch, Result, cache::LayerCache};
 pub(super) struct Cpu {
     pub(super) isa: Isa,
     pub(super) scheme: Scheme,
+    /// How keys and values are kept, by a cache or for the time of a layer.
+    pub(super) kv: KvFormat,
     pub(super) team: Team,
 }
 
 impl Cpu {
+    /// In which numbers attention multiplies.
+    fn precision(&self) -> Precision {
+        if self.scheme.rounds_activations() { Precision::Bf16 } else { Precision::F32 }
+    }
+
     /// How token vectors and the output matrix are kept: rounding them to bytes with the activations would cost most
     /// and gain least.
     fn table_scheme(&self) -> Scheme {
@@ -225,7 +232,7 @@ pub(super) fn attention_block(
             // Every layer of a batch needs the same room: made for the first, overwritten by the others.
             for index in rows.keys.len()..batch.sequences() {
                 let len = batch.rows(index).len();
-                rows.keys.push(KvBlocks::new(block.heads, block.head_dim, len));
+                rows.keys.push(KvBlocks::new(block.heads, block.head_dim, len, cpu.kv));
             }
             block.append(&cpu, batch, rows.keys.iter_mut(), &rows.qkv);
             let keys = |index: usize| Ok(&rows.keys[index]);
@@ -269,7 +276,7 @@ impl Attention {
         let source = KvRows { k: &qkv[size..], v: &qkv[2 * size..], stride: 3 * size };
         let writes =
             stores.enumerate().map(|(index, kv)| KvWrite { kv, position: batch.start(index), rows: batch.rows(index) });
-        store(&cpu.team, source, &mut writes.collect::<Vec<_>>());
+        store(cpu.isa, &cpu.team, source, &mut writes.collect::<Vec<_>>());
     }
 
     /// Attention of every row to the keys of its sequence, `[tokens, q | k | v]` to `[tokens, size]`.
@@ -293,6 +300,7 @@ impl Attention {
             head_dim: self.head_dim,
             span: self.span,
             scale: 1.0 / (self.head_dim as f32).sqrt(),
+            precision: cpu.precision(),
             sequences: &sequences,
         };
         attention(cpu.isa, &cpu.team, queries, out);

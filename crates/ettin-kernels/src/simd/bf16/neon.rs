@@ -22,6 +22,15 @@ impl PairProducts for Neon {
         }
     }
     #[inline(always)]
+    fn load_pairs(self, x: &[f32; LANES]) -> Self::Words {
+        let x = self.load(x);
+        array::from_fn(|i| unsafe { vreinterpretq_u32_f32(x[i]) })
+    }
+    #[inline(always)]
+    fn store_pairs(self, v: Self::Words, out: &mut [f32; LANES]) {
+        self.store(array::from_fn(|i| unsafe { vreinterpretq_f32_u32(v[i]) }), out);
+    }
+    #[inline(always)]
     fn splat_word(self, x: u32) -> Self::Words {
         unsafe { [vdupq_n_u32(x); 4] }
     }
@@ -54,6 +63,27 @@ impl PairProducts for Neon {
     #[inline(always)]
     fn integers(self, v: Self::Words) -> Self::V {
         array::from_fn(|i| unsafe { vcvtq_f32_s32(vreinterpretq_s32_u32(v[i])) })
+    }
+    #[inline(always)]
+    fn and(self, a: Self::Words, b: Self::Words) -> Self::Words {
+        array::from_fn(|i| unsafe { vandq_u32(a[i], b[i]) })
+    }
+    #[inline(always)]
+    fn load_bytes(self, x: &[i8; LANES]) -> Self::Words {
+        unsafe {
+            let x = vld1q_s8(x.as_ptr());
+            let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+            [
+                vreinterpretq_u32_s32(vmovl_s16(vget_low_s16(low))),
+                vreinterpretq_u32_s32(vmovl_high_s16(low)),
+                vreinterpretq_u32_s32(vmovl_s16(vget_low_s16(high))),
+                vreinterpretq_u32_s32(vmovl_high_s16(high)),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn round_zip(self, even: Self::V, odd: Self::V) -> Self::Words {
+        array::from_fn(|i| unsafe { vorrq_u32(round_quad(even[i]), vshlq_n_u32::<16>(round_quad(odd[i]))) })
     }
 }
 

@@ -26,6 +26,15 @@ impl PairProducts for Avx2 {
         }
     }
     #[inline(always)]
+    fn load_pairs(self, x: &[f32; LANES]) -> Self::Words {
+        let [low, high] = self.load(x);
+        unsafe { [_mm256_castps_si256(low), _mm256_castps_si256(high)] }
+    }
+    #[inline(always)]
+    fn store_pairs(self, [low, high]: Self::Words, out: &mut [f32; LANES]) {
+        self.store(unsafe { [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)] }, out);
+    }
+    #[inline(always)]
     fn splat_word(self, x: u32) -> Self::Words {
         unsafe { [_mm256_set1_epi32(x as i32); 2] }
     }
@@ -56,6 +65,21 @@ impl PairProducts for Avx2 {
     fn integers(self, [low, high]: Self::Words) -> Self::V {
         unsafe { [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)] }
     }
+    #[inline(always)]
+    fn and(self, a: Self::Words, b: Self::Words) -> Self::Words {
+        unsafe { [_mm256_and_si256(a[0], b[0]), _mm256_and_si256(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn load_bytes(self, x: &[i8; LANES]) -> Self::Words {
+        unsafe {
+            let x = _mm_loadu_si128(x.as_ptr().cast());
+            [_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(x))]
+        }
+    }
+    #[inline(always)]
+    fn round_zip(self, even: Self::V, odd: Self::V) -> Self::Words {
+        unsafe { [zip_half(even[0], odd[0]), zip_half(even[1], odd[1])] }
+    }
 }
 
 /// The nearest bf16 of eight lanes, in their lower halves.
@@ -83,6 +107,12 @@ unsafe fn round_256(low: __m256, high: __m256) -> __m256i {
         let packed = _mm256_packus_epi32(round_half(low), round_half(high));
         _mm256_permute4x64_epi64::<0b11_01_10_00>(packed)
     }
+}
+
+/// Eight pairs of bf16.
+#[inline(always)]
+unsafe fn zip_half(even: __m256, odd: __m256) -> __m256i {
+    unsafe { _mm256_or_si256(round_half(even), _mm256_slli_epi32::<16>(round_half(odd))) }
 }
 
 /// Bytes 0 and 2, then 1 and 3, as sixteen bits: `vpmaddubsw` would saturate.
@@ -121,6 +151,14 @@ macro_rules! words_of_avx512 {
             unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), v) }
         }
         #[inline(always)]
+        fn load_pairs(self, x: &[f32; LANES]) -> __m512i {
+            unsafe { _mm512_castps_si512(self.load(x)) }
+        }
+        #[inline(always)]
+        fn store_pairs(self, v: __m512i, out: &mut [f32; LANES]) {
+            self.store(unsafe { _mm512_castsi512_ps(v) }, out);
+        }
+        #[inline(always)]
         fn splat_word(self, x: u32) -> __m512i {
             unsafe { _mm512_set1_epi32(x as i32) }
         }
@@ -136,6 +174,14 @@ macro_rules! words_of_avx512 {
         fn integers(self, v: __m512i) -> __m512 {
             unsafe { _mm512_cvtepi32_ps(v) }
         }
+        #[inline(always)]
+        fn and(self, a: __m512i, b: __m512i) -> __m512i {
+            unsafe { _mm512_and_si512(a, b) }
+        }
+        #[inline(always)]
+        fn load_bytes(self, x: &[i8; LANES]) -> __m512i {
+            unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast())) }
+        }
     };
 }
 
@@ -148,6 +194,14 @@ impl PairProducts for Avx512 {
             let (a, b) = (halves(_mm512_castps_si512(first)), halves(_mm512_castps_si512(second)));
             let first = round_256(_mm256_castsi256_ps(a[0]), _mm256_castsi256_ps(a[1]));
             whole([first, round_256(_mm256_castsi256_ps(b[0]), _mm256_castsi256_ps(b[1]))])
+        }
+    }
+    #[inline(always)]
+    fn round_zip(self, even: __m512, odd: __m512) -> __m512i {
+        unsafe {
+            let (a, b) = (halves(_mm512_castps_si512(even)), halves(_mm512_castps_si512(odd)));
+            let low = zip_half(_mm256_castsi256_ps(a[0]), _mm256_castsi256_ps(b[0]));
+            whole([low, zip_half(_mm256_castsi256_ps(a[1]), _mm256_castsi256_ps(b[1]))])
         }
     }
     #[inline(always)]
@@ -167,6 +221,10 @@ impl PairProducts for Avx512Bf16 {
         unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first)) }
     }
     #[inline(always)]
+    fn round_zip(self, even: __m512, odd: __m512) -> __m512i {
+        unsafe { _mm512_permutexvar_epi16(_mm512_loadu_si512(BY_TURNS.as_ptr().cast()), self.round(even, odd)) }
+    }
+    #[inline(always)]
     fn dot_pairs(self, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
         unsafe { _mm512_dpbf16_ps(acc, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b)) }
     }
@@ -175,6 +233,17 @@ impl PairProducts for Avx512Bf16 {
         unsafe { _mm512_dpbusd_epi32(acc, a, b) }
     }
 }
+
+/// Where the sixteen bits of each place come from, to take those of the lower and the upper half by turns.
+const BY_TURNS: [u16; 2 * LANES] = {
+    let mut places = [0; 2 * LANES];
+    let mut i = 0;
+    while i < 2 * LANES {
+        places[i] = (i / 2 + i % 2 * LANES) as u16;
+        i += 1;
+    }
+    places
+};
 
 /// Proof that the CPU has AVX-512F with the products of bf16 and of bytes (BF16 and VNNI).
 #[derive(Clone, Copy)]
@@ -224,6 +293,8 @@ impl Lanes for Avx512Bf16 {
         min(a: __m512, b: __m512) -> __m512;
         where_less(a: __m512, b: __m512, then: __m512, otherwise: __m512) -> __m512;
         scale(v: __m512, n: __m512) -> __m512;
+        scale_normal(v: __m512, n: __m512) -> __m512;
+        zip(a: __m512, b: __m512) -> [__m512; 2];
         sum(v: __m512) -> f32;
         largest(v: __m512) -> f32;
         prefetch(p: *const f32);

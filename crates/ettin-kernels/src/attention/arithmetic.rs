@@ -1,0 +1,243 @@
+//! In which numbers the products of attention are taken: f32, or pairs of bf16 added up in f32.
+
+use std::ops::Range;
+
+use super::{
+    KEY_BLOCK,
+    format::{KvFormat, bytes},
+    kv::KvBlocks,
+};
+use crate::simd::{LANES, Simd};
+
+/// Operands of a product, 32 bits each. Buffers of them are typed f32 whatever they hold.
+pub(crate) trait Arithmetic: Copy {
+    /// Sixteen operands.
+    type Operand<S: Simd>: Copy;
+
+    /// Elements that an operand holds: terms of a sum that one step adds.
+    const TERMS: usize;
+
+    fn load<S: Simd>(s: S, x: &[f32; LANES]) -> Self::Operand<S>;
+    fn splat<S: Simd>(s: S, x: f32) -> Self::Operand<S>;
+
+    /// `acc` and the products of the terms of `a` and `b`, in an order that is the same everywhere.
+    fn add<S: Simd>(s: S, acc: S::V, a: Self::Operand<S>, b: Self::Operand<S>) -> S::V;
+
+    /// The same without the terms that `seen` hides, whatever they are in `a`; in `b` they are zero.
+    fn add_seen<S: Simd>(s: S, acc: S::V, ab: [Self::Operand<S>; 2], seen: Self::Operand<S>) -> S::V;
+
+    /// `x · scale` as operands, zeros after the end.
+    fn pack<S: Simd>(s: S, x: &[f32], scale: f32, out: &mut [f32]);
+
+    /// Terms 2i and 2i + 1, a vector each, into the operands `out`, whose rows are `stride` apart.
+    fn put<S: Simd>(s: S, pair: [S::V; 2], i: usize, out: &mut [f32], stride: usize);
+
+    /// The same for what shall be a `seen`, from ones and zeros.
+    fn put_seen<S: Simd>(s: S, pair: [S::V; 2], i: usize, out: &mut [f32], stride: usize);
+
+    /// The `seen` of a step of which the terms in `range` are seen.
+    fn seen(range: &Range<usize>, step: usize) -> f32;
+
+    /// Keys and values of a block as operands: where they are, or made of them in `scratch`.
+    fn block<'a, S: Simd>(s: S, kv: &'a KvBlocks, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a>;
+}
+
+/// A block as operands: keys `[head_dim / TERMS, KEY_BLOCK]` and values `[KEY_BLOCK / TERMS, padded]`.
+pub(crate) struct Block<'a> {
+    pub(super) keys: &'a [f32],
+    pub(super) values: &'a [f32],
+    /// What they are to be multiplied by, where they are integers.
+    pub(super) scales: Option<Scales<'a>>,
+}
+
+pub(super) struct Scales<'a> {
+    pub keys: &'a [f32; KEY_BLOCK],
+    pub values: &'a [f32; KEY_BLOCK],
+}
+
+impl<'a> Scales<'a> {
+    fn new(scales: &'a [f32]) -> Option<Self> {
+        let [keys, values] = scales.as_chunks().0 else { return None };
+        Some(Self { keys, values })
+    }
+}
+
+/// f32, one term at a time.
+#[derive(Clone, Copy)]
+pub(crate) struct F32;
+
+impl Arithmetic for F32 {
+    type Operand<S: Simd> = S::V;
+
+    const TERMS: usize = 1;
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[f32; LANES]) -> S::V {
+        s.load(x)
+    }
+    #[inline(always)]
+    fn splat<S: Simd>(s: S, x: f32) -> S::V {
+        s.splat(x)
+    }
+    #[inline(always)]
+    fn add<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
+        s.mul_add(a, b, acc)
+    }
+    #[inline(always)]
+    fn add_seen<S: Simd>(s: S, acc: S::V, [a, b]: [S::V; 2], seen: S::V) -> S::V {
+        s.where_less(s.zero(), seen, s.mul_add(a, b, acc), acc)
+    }
+    #[inline(always)]
+    fn pack<S: Simd>(s: S, x: &[f32], scale: f32, out: &mut [f32]) {
+        for (x, out) in x.chunks(LANES).zip(out.as_chunks_mut().0) {
+            s.store(s.mul(s.load_part(x), s.splat(scale)), out);
+        }
+        out[x.len()..].fill(0.0);
+    }
+    #[inline(always)]
+    fn put<S: Simd>(s: S, [even, odd]: [S::V; 2], i: usize, out: &mut [f32], stride: usize) {
+        s.store(even, vector_mut(out, 2 * i * stride));
+        s.store(odd, vector_mut(out, (2 * i + 1) * stride));
+    }
+    #[inline(always)]
+    fn put_seen<S: Simd>(s: S, pair: [S::V; 2], i: usize, out: &mut [f32], stride: usize) {
+        Self::put(s, pair, i, out, stride);
+    }
+    #[inline(always)]
+    fn seen(range: &Range<usize>, step: usize) -> f32 {
+        if range.contains(&step) { 1.0 } else { 0.0 }
+    }
+
+    #[inline(always)]
+    fn block<'a, S: Simd>(s: S, kv: &'a KvBlocks, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a> {
+        let stored = kv.block(block, head);
+        let layout = kv.layout();
+        let (keys, rest) = stored.split_at(layout.keys());
+        let (values, scales) = rest.split_at(layout.values());
+        if layout.format == KvFormat::F32 {
+            return Block { keys, values, scales: None };
+        }
+        let (wide_keys, wide_values) = scratch.split_at_mut(layout.head_dim.next_multiple_of(2) * KEY_BLOCK);
+        if layout.format == KvFormat::Bf16 {
+            widen_pairs(s, keys, KEY_BLOCK, wide_keys);
+            widen_pairs(s, values, layout.padded(), wide_values);
+        } else {
+            widen_bytes(s, keys, wide_keys);
+            widen_bytes(s, values, wide_values);
+        }
+        Block { keys: wide_keys, values: wide_values, scales: Scales::new(scales) }
+    }
+}
+
+/// Pairs of bf16, added up in f32.
+#[derive(Clone, Copy)]
+pub(crate) struct Bf16;
+
+impl Arithmetic for Bf16 {
+    type Operand<S: Simd> = S::Words;
+
+    const TERMS: usize = 2;
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[f32; LANES]) -> S::Words {
+        s.load_pairs(x)
+    }
+    #[inline(always)]
+    fn splat<S: Simd>(s: S, x: f32) -> S::Words {
+        s.splat_word(x.to_bits())
+    }
+    #[inline(always)]
+    fn add<S: Simd>(s: S, acc: S::V, a: S::Words, b: S::Words) -> S::V {
+        s.dot_pairs(acc, a, b)
+    }
+    #[inline(always)]
+    fn add_seen<S: Simd>(s: S, acc: S::V, [a, b]: [S::Words; 2], seen: S::Words) -> S::V {
+        s.dot_pairs(acc, s.and(a, seen), b)
+    }
+    #[inline(always)]
+    fn pack<S: Simd>(s: S, x: &[f32], scale: f32, out: &mut [f32]) {
+        let scale = s.splat(scale);
+        for (x, out) in x.chunks(2 * LANES).zip(out.as_chunks_mut().0) {
+            let (first, second) = x.split_at(x.len().min(LANES));
+            let (first, second) = (s.mul(s.load_part(first), scale), s.mul(s.load_part(second), scale));
+            s.store_pairs(s.round(first, second), out);
+        }
+        out[x.len().div_ceil(2 * LANES) * LANES..].fill(0.0);
+    }
+    #[inline(always)]
+    fn put<S: Simd>(s: S, [even, odd]: [S::V; 2], i: usize, out: &mut [f32], stride: usize) {
+        s.store_pairs(s.round_zip(even, odd), vector_mut(out, i * stride));
+    }
+    #[inline(always)]
+    fn put_seen<S: Simd>(s: S, [even, odd]: [S::V; 2], i: usize, out: &mut [f32], stride: usize) {
+        // All bits are a NaN, which rounding leaves as it is.
+        let (zero, ones) = (s.zero(), s.splat(f32::from_bits(u32::MAX)));
+        let pair = [s.where_less(zero, even, ones, zero), s.where_less(zero, odd, ones, zero)];
+        Self::put(s, pair, i, out, stride);
+    }
+    #[inline(always)]
+    fn seen(range: &Range<usize>, step: usize) -> f32 {
+        let half = |term: usize| if range.contains(&term) { 0xffff } else { 0 };
+        f32::from_bits(half(2 * step) | half(2 * step + 1) << 16)
+    }
+
+    #[inline(always)]
+    fn block<'a, S: Simd>(s: S, kv: &'a KvBlocks, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a> {
+        let stored = kv.block(block, head);
+        let layout = kv.layout();
+        let (keys, rest) = stored.split_at(layout.keys());
+        let (values, scales) = rest.split_at(layout.values());
+        assert!(layout.format != KvFormat::F32, "keys in f32 are multiplied in f32");
+        if layout.format == KvFormat::Bf16 {
+            return Block { keys, values, scales: None };
+        }
+        let (pairs_of_keys, pairs_of_values) = scratch.split_at_mut(layout.head_dim.div_ceil(2) * KEY_BLOCK);
+        pair_bytes(s, keys, KEY_BLOCK, pairs_of_keys);
+        pair_bytes(s, values, layout.padded(), pairs_of_values);
+        Block { keys: pairs_of_keys, values: pairs_of_values, scales: Scales::new(scales) }
+    }
+}
+
+#[inline(always)]
+pub(super) fn vector(x: &[f32], start: usize) -> &[f32; LANES] {
+    x[start..].first_chunk().expect("whole vectors")
+}
+
+#[inline(always)]
+pub(super) fn vector_mut(x: &mut [f32], start: usize) -> &mut [f32; LANES] {
+    x[start..].first_chunk_mut().expect("whole vectors")
+}
+
+/// Rows of pairs, `[rows, width]`, into `[2 · rows, width]`: the even elements, then the odd.
+#[inline(always)]
+fn widen_pairs<S: Simd>(s: S, pairs: &[f32], width: usize, out: &mut [f32]) {
+    for (pairs, out) in pairs.chunks_exact(width).zip(out.chunks_exact_mut(2 * width)) {
+        let (even, odd) = out.split_at_mut(width);
+        let out = even.as_chunks_mut().0.iter_mut().zip(odd.as_chunks_mut().0);
+        for (pairs, (even, odd)) in pairs.as_chunks().0.iter().zip(out) {
+            let pairs = s.load_pairs(pairs);
+            s.store(s.even(pairs), even);
+            s.store(s.odd(pairs), odd);
+        }
+    }
+}
+
+/// Bytes to as many f32.
+#[inline(always)]
+fn widen_bytes<S: Simd>(s: S, words: &[f32], out: &mut [f32]) {
+    for (bytes, out) in bytes(words).as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+        s.store(s.integers(s.load_bytes(bytes)), out);
+    }
+}
+
+/// Rows of bytes, `[rows, width]`, into rows of pairs, `[rows / 2, width]`, with a row of zeros after an odd number.
+#[inline(always)]
+fn pair_bytes<S: Simd>(s: S, words: &[f32], width: usize, out: &mut [f32]) {
+    for (rows, out) in bytes(words).chunks(2 * width).zip(out.chunks_exact_mut(width)) {
+        let (even, odd) = rows.split_at(width);
+        for (i, (even, out)) in even.as_chunks().0.iter().zip(out.as_chunks_mut().0).enumerate() {
+            let odd = odd.as_chunks().0.get(i).unwrap_or(&[0; LANES]);
+            s.store_pairs(s.round_zip(s.integers(s.load_bytes(even)), s.integers(s.load_bytes(odd))), out);
+        }
+    }
+}

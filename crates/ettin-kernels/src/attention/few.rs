@@ -1,0 +1,168 @@
+//! A few queries against blocks of keys, one query at a time: the lanes are keys, then elements of a head.
+//!
+//! Every sum goes through the same chain as in `many`: the scores over the head's elements, the weights and the
+//! values over the keys. So the bits are the same.
+
+use std::ops::Range;
+
+use super::{
+    KEY_BLOCK, Task,
+    arithmetic::{Arithmetic, Block, vector, vector_mut},
+    many::{finite, in_block, scaled, take},
+};
+use crate::{
+    math::exp2_weight,
+    simd::{LANES, Simd},
+};
+
+/// What one query keeps on its way.
+struct One<'a> {
+    /// Relative to the sequence's rows.
+    query: usize,
+    /// Operands.
+    packed: &'a mut [f32],
+    /// Weighted sums of values, `[padded]`.
+    sums: &'a mut [f32],
+    /// Sum of weights.
+    total: f32,
+    largest: f32,
+}
+
+/// Attends with each of `queries` in turn, block by block.
+#[inline(always)]
+pub(super) fn few<S: Simd, A: Arithmetic>(s: S, task: &Task<'_>, queries: Range<usize>, mut scratch: &mut [f32]) {
+    let padded = task.sequence.kv.layout().padded();
+    let left = &mut scratch;
+    let mut states = [const { None }; MOST];
+    for (state, query) in states.iter_mut().zip(queries.clone()) {
+        let (packed, sums) = (take(left, padded), take(left, padded));
+        A::pack(s, task.query(query), task.scale(), packed);
+        sums.fill(0.0);
+        *state = Some(One { query, packed, sums, total: 0.0, largest: f32::NEG_INFINITY });
+    }
+    let seen = task.keys(queries.start).start..task.keys(queries.end - 1).end;
+    for block in seen.start / KEY_BLOCK..seen.end.div_ceil(KEY_BLOCK) {
+        let stored = A::block(s, task.sequence.kv, block, task.head, scratch);
+        for state in states.iter_mut().flatten() {
+            let columns = in_block(&task.keys(state.query), block * KEY_BLOCK);
+            if !columns.is_empty() {
+                state.visit::<S, A>(s, &stored, columns, padded);
+            }
+        }
+    }
+    for state in states.iter_mut().flatten() {
+        task.finish(s, state.query, state.sums, state.total);
+    }
+}
+
+/// Most queries of a call.
+pub(super) const MOST: usize = 8;
+
+/// Scratch for [`MOST`] queries.
+pub(super) fn scratch(head_dim: usize) -> usize {
+    (2 * MOST + 2 * KEY_BLOCK) * head_dim.next_multiple_of(KEY_BLOCK)
+}
+
+impl One<'_> {
+    #[inline(always)]
+    fn visit<S: Simd, A: Arithmetic>(&mut self, s: S, block: &Block<'_>, columns: Range<usize>, padded: usize) {
+        let mut scores = [s.zero(); 2];
+        for (keys, &q) in block.keys.chunks_exact(KEY_BLOCK).zip(self.packed.iter()) {
+            let q = A::splat(s, q);
+            scores[0] = A::add(s, scores[0], A::load(s, vector(keys, 0)), q);
+            scores[1] = A::add(s, scores[1], A::load(s, vector(keys, LANES)), q);
+        }
+        let partial = columns.len() < KEY_BLOCK;
+        let hidden = s.splat(f32::NEG_INFINITY);
+        for (i, score) in scores.iter_mut().enumerate() {
+            if let Some(scales) = &block.scales {
+                *score = s.mul(*score, s.load(vector(scales.keys, i * LANES)));
+            }
+            if partial {
+                let numbers = s.load(&COLUMNS[i]);
+                let before_end = s.where_less(numbers, s.splat(columns.end as f32), *score, hidden);
+                *score = s.where_less(numbers, s.splat(columns.start as f32), hidden, before_end);
+            }
+        }
+        // −∞ for NaN, which must not hide the others.
+        let numbers = [s.max(scores[0], hidden), s.max(scores[1], hidden)];
+        let highest = s.largest(s.max(numbers[0], numbers[1]));
+        let largest = if highest > self.largest { highest } else { self.largest };
+        let shift = finite(s, s.splat(largest));
+        let correction = exp2_weight(s, s.sub(s.splat(self.largest), shift));
+        self.largest = largest;
+
+        let mut weights = [exp2_weight(s, s.sub(scores[0], shift)), exp2_weight(s, s.sub(scores[1], shift))];
+        let mut buffer = [0.0; KEY_BLOCK];
+        s.store(weights[0], vector_mut(&mut buffer, 0));
+        s.store(weights[1], vector_mut(&mut buffer, LANES));
+        let mut lanes = [0.0; LANES];
+        s.store(correction, &mut lanes);
+        self.total = buffer[columns.clone()].iter().fold(self.total * lanes[0], |total, weight| total + weight);
+
+        if let Some(scales) = &block.scales {
+            for (i, weight) in weights.iter_mut().enumerate() {
+                *weight = scaled(s, *weight, s.load(vector(scales.values, i * LANES)), scores[i]);
+            }
+            s.store(weights[0], vector_mut(&mut buffer, 0));
+            s.store(weights[1], vector_mut(&mut buffer, LANES));
+        }
+        let mut operands = [0.0; KEY_BLOCK];
+        A::pack(s, &buffer, 1.0, &mut operands);
+
+        let steps = columns.start / A::TERMS..columns.end.div_ceil(A::TERMS);
+        let mut d = 0;
+        // Four vectors at a time: two would wait on each other.
+        while d + 4 * LANES <= padded {
+            self.add::<S, A, 4>(s, d, block.values, &operands, steps.clone(), correction, partial.then_some(&columns));
+            d += 4 * LANES;
+        }
+        if d < padded {
+            self.add::<S, A, 2>(s, d, block.values, &operands, steps, correction, partial.then_some(&columns));
+        }
+    }
+
+    /// Weighted values onto `C` vectors of the sums.
+    #[inline(always)]
+    fn add<S: Simd, A: Arithmetic, const C: usize>(
+        &mut self,
+        s: S,
+        d: usize,
+        values: &[f32],
+        weights: &[f32],
+        steps: Range<usize>,
+        correction: S::V,
+        seen: Option<&Range<usize>>,
+    ) {
+        let padded = self.sums.len();
+        let mut sums = [s.zero(); C];
+        for (c, sum) in sums.iter_mut().enumerate() {
+            *sum = s.mul(s.load(vector(self.sums, d + c * LANES)), correction);
+        }
+        for t in steps {
+            let weight = A::splat(s, weights[t]);
+            let row = &values[t * padded + d..][..C * LANES];
+            for (c, sum) in sums.iter_mut().enumerate() {
+                let value = A::load(s, vector(row, c * LANES));
+                *sum = match seen {
+                    Some(seen) => A::add_seen(s, *sum, [value, weight], A::splat(s, A::seen(seen, t))),
+                    None => A::add(s, *sum, value, weight),
+                };
+            }
+        }
+        for (c, sum) in sums.iter().enumerate() {
+            s.store(*sum, vector_mut(self.sums, d + c * LANES));
+        }
+    }
+}
+
+/// Lane numbers of a block.
+const COLUMNS: [[f32; LANES]; 2] = {
+    let mut columns = [[0.0; LANES]; 2];
+    let mut i = 0;
+    while i < KEY_BLOCK {
+        columns[i / LANES][i % LANES] = i as f32;
+        i += 1;
+    }
+    columns
+};

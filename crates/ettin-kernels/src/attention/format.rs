@@ -1,0 +1,208 @@
+//! How a cache keeps keys and values: f32, bf16, or bytes with a scale per position and head.
+
+use std::{fmt, str::FromStr};
+
+use super::KEY_BLOCK;
+use crate::simd::round_bf16;
+
+/// The number format of stored keys and values. Every query attends to what the format keeps, in a prefill as well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum KvFormat {
+    /// As they come.
+    #[default]
+    F32,
+    /// The nearest bf16; subnormal numbers become zero.
+    Bf16,
+    /// Integers in −127..=127 times a scale, one for the key and one for the value of each position and head: its
+    /// largest magnitude / 127. A vector with an element that is not finite reads as NaN.
+    Int8,
+}
+
+impl KvFormat {
+    /// Every format.
+    pub const ALL: [KvFormat; 3] = [KvFormat::F32, KvFormat::Bf16, KvFormat::Int8];
+}
+
+impl fmt::Display for KvFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            KvFormat::F32 => "f32",
+            KvFormat::Bf16 => "bf16",
+            KvFormat::Int8 => "int8",
+        })
+    }
+}
+
+/// The name is of no [`KvFormat`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownKvFormat(String);
+
+impl fmt::Display for UnknownKvFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = KvFormat::ALL.map(|format| format.to_string()).join(", ");
+        write!(f, "unknown number format `{}` for keys and values (there are {names})", self.0)
+    }
+}
+
+impl std::error::Error for UnknownKvFormat {}
+
+impl FromStr for KvFormat {
+    type Err = UnknownKvFormat;
+
+    fn from_str(name: &str) -> Result<KvFormat, UnknownKvFormat> {
+        let known = KvFormat::ALL.into_iter().find(|format| format.to_string() == name);
+        known.ok_or_else(|| UnknownKvFormat(name.to_owned()))
+    }
+}
+
+/// What one block holds for one head, in units of 32 bits.
+///
+/// f32: keys transposed `[head_dim, KEY_BLOCK]`, values `[KEY_BLOCK, padded]`. bf16: the same with pairs of elements of
+/// a key, and of values of neighbouring positions, in a word: `[head_dim / 2, KEY_BLOCK]` and `[KEY_BLOCK / 2, padded]`.
+/// int8: bytes in the places of f32, then the scales of the keys and those of the values.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    pub format: KvFormat,
+    pub head_dim: usize,
+}
+
+impl Layout {
+    /// Elements from one value to the next: whole pairs of vectors.
+    #[inline(always)]
+    pub fn padded(self) -> usize {
+        self.head_dim.next_multiple_of(KEY_BLOCK)
+    }
+
+    #[inline(always)]
+    pub fn keys(self) -> usize {
+        match self.format {
+            KvFormat::F32 => self.head_dim * KEY_BLOCK,
+            KvFormat::Bf16 => self.head_dim.div_ceil(2) * KEY_BLOCK,
+            KvFormat::Int8 => self.head_dim * KEY_BLOCK / 4,
+        }
+    }
+
+    #[inline(always)]
+    pub fn values(self) -> usize {
+        match self.format {
+            KvFormat::F32 => KEY_BLOCK * self.padded(),
+            KvFormat::Bf16 => KEY_BLOCK / 2 * self.padded(),
+            KvFormat::Int8 => KEY_BLOCK / 4 * self.padded(),
+        }
+    }
+
+    /// All of a block for one head.
+    #[inline(always)]
+    pub fn len(self) -> usize {
+        let scales = if self.format == KvFormat::Int8 { 2 * KEY_BLOCK } else { 0 };
+        self.keys() + self.values() + scales
+    }
+
+    /// Writes one position, at its column of a head's part of a block.
+    #[inline(always)]
+    pub fn write(self, block: &mut [f32], column: usize, k: &[f32], v: &[f32]) {
+        let padded = self.padded();
+        let (keys, rest) = block.split_at_mut(self.keys());
+        let (values, scales) = rest.split_at_mut(self.values());
+        match self.format {
+            KvFormat::F32 => {
+                for (key, &k) in keys.chunks_exact_mut(KEY_BLOCK).zip(k) {
+                    key[column] = k;
+                }
+                values[column * padded..][..v.len()].copy_from_slice(v);
+            }
+            KvFormat::Bf16 => {
+                for (keys, k) in keys.chunks_mut(SLICE / 2 * KEY_BLOCK).zip(k.chunks(SLICE)) {
+                    let mut bits = [0; SLICE];
+                    bits.iter_mut().zip(k).for_each(|(bits, &k)| *bits = round_bf16(k));
+                    for (key, bits) in keys.chunks_exact_mut(KEY_BLOCK).zip(bits.as_chunks::<2>().0) {
+                        key[column] = f32::from_bits(bits[0] | bits[1] << 16);
+                    }
+                }
+                let (shift, keep) = if column % 2 == 0 { (0, 0xffff_0000) } else { (16, 0xffff) };
+                for (pair, &v) in values[column / 2 * padded..].iter_mut().zip(v) {
+                    *pair = f32::from_bits(pair.to_bits() & keep | round_bf16(v) << shift);
+                }
+            }
+            KvFormat::Int8 => {
+                let (key_scales, value_scales) = scales.split_at_mut(KEY_BLOCK);
+                let (scale, inverse) = scale(k);
+                key_scales[column] = scale;
+                for (keys, k) in bytes_mut(keys).chunks_mut(SLICE * KEY_BLOCK).zip(k.chunks(SLICE)) {
+                    let mut integers = [0; SLICE];
+                    integers.iter_mut().zip(k).for_each(|(integer, &k)| *integer = self::integer(k, inverse));
+                    for (key, integer) in keys.chunks_exact_mut(KEY_BLOCK).zip(integers) {
+                        key[column] = integer;
+                    }
+                }
+                let (scale, inverse) = self::scale(v);
+                value_scales[column] = scale;
+                for (value, &v) in bytes_mut(values)[column * padded..].iter_mut().zip(v) {
+                    *value = integer(v, inverse);
+                }
+            }
+        }
+    }
+
+    /// Reads one position back.
+    pub fn read(self, block: &[f32], column: usize, k: &mut [f32], v: &mut [f32]) {
+        let padded = self.padded();
+        let (keys, rest) = block.split_at(self.keys());
+        let (values, scales) = rest.split_at(self.values());
+        match self.format {
+            KvFormat::F32 => {
+                k.iter_mut().enumerate().for_each(|(d, k)| *k = keys[d * KEY_BLOCK + column]);
+                v.copy_from_slice(&values[column * padded..][..v.len()]);
+            }
+            KvFormat::Bf16 => {
+                let half = |word: f32, odd: bool| f32::from_bits(word.to_bits() >> (16 * u32::from(odd)) << 16);
+                k.iter_mut().enumerate().for_each(|(d, k)| *k = half(keys[d / 2 * KEY_BLOCK + column], d % 2 == 1));
+                let pairs = &values[column / 2 * padded..];
+                v.iter_mut().zip(pairs).for_each(|(v, &pair)| *v = half(pair, column % 2 == 1));
+            }
+            KvFormat::Int8 => {
+                let (keys, values) = (bytes(keys), bytes(values));
+                let at = |x: i8, scale: usize| f32::from(x) * scales[scale];
+                k.iter_mut().enumerate().for_each(|(d, k)| *k = at(keys[d * KEY_BLOCK + column], column));
+                let values = &values[column * padded..];
+                v.iter_mut().zip(values).for_each(|(v, &x)| *v = at(x, KEY_BLOCK + column));
+            }
+        }
+    }
+}
+
+/// Elements rounded before they are laid apart: loops that the compiler vectorises.
+const SLICE: usize = 64;
+
+/// What an integer stands for, and how many of them one is.
+#[inline(always)]
+fn scale(x: &[f32]) -> (f32, f32) {
+    // Magnitudes are ordered as their bits are, the infinite and NaN last.
+    let largest = f32::from_bits(x.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff)));
+    let scale = if largest.is_finite() { largest / 127.0 } else { f32::NAN };
+    (scale, 1.0 / scale)
+}
+
+#[inline(always)]
+fn integer(x: f32, inverse: f32) -> i8 {
+    // Adding 1.5 · 2²³ rounds to the nearest integer, found in the low bits; what 0 · ∞ or NaN leaves there is of no
+    // matter to a scale that is 0 or NaN. Bounded before, as the scale of subnormal elements has an infinite inverse.
+    const ROUNDER: f32 = 12_582_912.0;
+    let quotient = x * inverse;
+    let bounded = if quotient > 127.0 { 127.0 } else { quotient };
+    let bounded = if bounded < -127.0 { -127.0 } else { bounded };
+    (bounded + ROUNDER).to_bits() as i8
+}
+
+/// Words as the bytes they hold.
+#[inline(always)]
+pub(super) fn bytes(words: &[f32]) -> &[i8] {
+    // SAFETY: any byte is an i8, which needs no alignment, and the length is the same in bytes.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}
+
+#[inline(always)]
+fn bytes_mut(words: &mut [f32]) -> &mut [i8] {
+    // SAFETY: as in `bytes`, through a unique reference; any bytes are an f32.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
+}

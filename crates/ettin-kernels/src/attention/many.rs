@@ -1,0 +1,308 @@
+//! Many queries against blocks of keys: the lanes are queries.
+//!
+//! Scores, weights and sums of values stand transposed, `[keys, queries]` and `[head_dim, queries]`, so that whatever
+//! softmax does to a query happens in its lane: no sum or maximum across lanes, and a key hidden from some of the
+//! queries is a mask on a multiply-add.
+
+use std::{marker::PhantomData, mem, ops::Range, ptr};
+
+use super::{
+    KEY_BLOCK, Task,
+    arithmetic::{Arithmetic, Scales, vector, vector_mut},
+    products::Product,
+};
+use crate::{
+    math::exp2_weight,
+    simd::{LANES, Simd},
+};
+
+/// Some vectors of queries on their way over the blocks.
+pub(super) struct Many<'a, A> {
+    task: &'a Task<'a>,
+    /// Relative to the sequence's rows.
+    queries: Range<usize>,
+    /// Lanes: the queries, and what fills their last vector.
+    width: usize,
+    /// Packed queries, `[steps, width]`.
+    packed: &'a mut [f32],
+    /// Scores of a block, `[KEY_BLOCK, width]`.
+    scores: &'a mut [f32],
+    /// Their weights as operands, `[KEY_BLOCK / TERMS, width]`.
+    weights: &'a mut [f32],
+    /// What is seen of them, of the same shape.
+    seen: &'a mut [f32],
+    /// Weighted sums of values, `[padded, width]`.
+    sums: &'a mut [f32],
+    /// Sums of weights, `[width]`.
+    totals: &'a mut [f32],
+    /// Largest scores so far, `[width]`.
+    largest: &'a mut [f32],
+    /// What the sums so far are to be multiplied by, `[width]`.
+    corrections: &'a mut [f32],
+    /// Room for a block in another format.
+    block: &'a mut [f32],
+    arithmetic: PhantomData<A>,
+}
+
+/// Scratch for as many vectors of queries.
+pub(super) fn scratch(vectors: usize, head_dim: usize) -> usize {
+    let width = vectors * LANES;
+    let padded = head_dim.next_multiple_of(KEY_BLOCK);
+    width * (2 * padded + 3 * KEY_BLOCK + 3) + 2 * KEY_BLOCK * padded
+}
+
+/// The first `len` elements of what is left.
+#[inline(always)]
+pub(super) fn take<'a>(left: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+    let (part, rest) = mem::take(left).split_at_mut(len);
+    *left = rest;
+    part
+}
+
+/// Attends with queries that fill at most [`Products::VECTORS`](super::Products::VECTORS) vectors.
+#[inline(always)]
+pub(super) fn many<S: Simd, A: Arithmetic>(s: S, task: &Task<'_>, queries: Range<usize>, mut scratch: &mut [f32]) {
+    let (width, padded) = (queries.len().next_multiple_of(LANES), task.sequence.kv.layout().padded());
+    let left = &mut scratch;
+    let mut many = Many::<A> {
+        task,
+        queries,
+        width,
+        packed: take(left, padded * width),
+        scores: take(left, KEY_BLOCK * width),
+        weights: take(left, KEY_BLOCK * width),
+        seen: take(left, KEY_BLOCK * width),
+        sums: take(left, padded * width),
+        totals: take(left, width),
+        largest: take(left, width),
+        corrections: take(left, width),
+        block: scratch,
+        arithmetic: PhantomData,
+    };
+    many.begin(s);
+    let first = many.keys(0);
+    let last = many.keys(many.queries.len() - 1);
+    let blocks = first.start / KEY_BLOCK..last.end.div_ceil(KEY_BLOCK);
+    for block in blocks.clone() {
+        // Both ends of what a query sees rise with its position.
+        let union = in_block(&(first.start..last.end), block * KEY_BLOCK);
+        let partial = in_block(&(last.start..first.end), block * KEY_BLOCK) != (0..KEY_BLOCK);
+        if !union.is_empty() {
+            // After the last, the first of the next task, which most often is the same tile or the same head.
+            let next = if block + 1 < blocks.end { block + 1 } else { blocks.start };
+            let head = if block + 1 < blocks.end { task.head } else { task.next_head() };
+            many.visit(s, block, union, partial, task.sequence.kv.block(next, head));
+        }
+    }
+    many.finish(s);
+}
+
+/// The columns of the block at `base` that hold `keys`.
+#[inline(always)]
+pub(super) fn in_block(keys: &Range<usize>, base: usize) -> Range<usize> {
+    keys.start.saturating_sub(base).min(KEY_BLOCK)..keys.end.saturating_sub(base).min(KEY_BLOCK)
+}
+
+impl<A: Arithmetic> Many<'_, A> {
+    /// What a lane's query sees; lanes without one do as the last.
+    #[inline(always)]
+    fn keys(&self, lane: usize) -> Range<usize> {
+        self.task.keys((self.queries.start + lane).min(self.queries.end - 1))
+    }
+
+    /// Packs the queries, sixteen of them and sixteen operands at a time.
+    #[inline(always)]
+    fn begin<S: Simd>(&mut self, s: S) {
+        self.sums.fill(0.0);
+        self.totals.fill(0.0);
+        self.largest.fill(f32::NEG_INFINITY);
+        let steps = self.task.args.head_dim.div_ceil(A::TERMS).next_multiple_of(LANES);
+        for first in (0..self.width).step_by(LANES) {
+            let rows = &mut self.block[..LANES * steps];
+            for (i, row) in rows.chunks_exact_mut(steps).enumerate() {
+                if first + i < self.queries.len() {
+                    A::pack(s, self.task.query(self.queries.start + first + i), self.task.scale(), row);
+                } else {
+                    row.fill(0.0);
+                }
+            }
+            for step in (0..steps).step_by(LANES) {
+                let turned = transposed(s, &rows[step..], steps);
+                for (i, turned) in turned.into_iter().enumerate() {
+                    s.store(turned, vector_mut(self.packed, (step + i) * self.width + first));
+                }
+            }
+        }
+        self.task.prefetch_next(s, self.queries.clone());
+    }
+
+    /// One block of keys, of which some query sees each of the columns `union`; `next` is read after it.
+    #[inline(always)]
+    fn visit<S: Simd>(&mut self, s: S, block: usize, union: Range<usize>, partial: bool, next: &[f32]) {
+        let (width, vectors) = (self.width, self.width / LANES);
+        let layout = self.task.sequence.kv.layout();
+        let room = mem::take(&mut self.block);
+        let stored = A::block(s, self.task.sequence.kv, block, self.task.head, room);
+
+        let rows = S::rows(vectors);
+        let first = union.start / rows * rows;
+        let product = Product {
+            rows: union.end.next_multiple_of(rows) - first,
+            steps: layout.head_dim.div_ceil(A::TERMS),
+            a: stored.keys[first..].as_ptr(),
+            a_stride: KEY_BLOCK,
+            b: self.packed.as_ptr(),
+            seen: ptr::null(),
+            out: self.scores[first * width..].as_mut_ptr(),
+            stride: width,
+            correction: ptr::null(),
+            ahead: stored.values.as_ptr(),
+            lines: stored.values.len() / LANES,
+        };
+        // SAFETY: keys are [steps, KEY_BLOCK], packed queries [≥ steps, width], scores [KEY_BLOCK, width]; `rows`
+        // divides KEY_BLOCK.
+        unsafe { s.product::<A>(product, vectors) };
+
+        // Two keys at a time from here on.
+        let pairs = union.start / 2..union.end.div_ceil(2);
+        if let Some(scales) = &stored.scales {
+            for key in 2 * pairs.start..2 * pairs.end {
+                for score in self.scores[key * width..][..width].as_chunks_mut().0 {
+                    s.store(s.mul(s.load(score), s.splat(scales.keys[key])), score);
+                }
+            }
+        }
+        for lane in (0..width).step_by(LANES) {
+            if partial {
+                let mut bounds = [[0.0; LANES]; 2];
+                for i in 0..LANES {
+                    let columns = in_block(&self.keys(lane + i), block * KEY_BLOCK);
+                    (bounds[0][i], bounds[1][i]) = (columns.start as f32, columns.end as f32);
+                }
+                hide::<S, A>(s, &bounds, pairs.clone(), &mut self.scores[lane..], &mut self.seen[lane..], width);
+            }
+            self.weigh(s, lane, pairs.clone(), stored.scales.as_ref());
+        }
+
+        let steps = union.start / A::TERMS..union.end.div_ceil(A::TERMS);
+        let product = Product {
+            rows: layout.head_dim.next_multiple_of(rows),
+            steps: steps.len(),
+            a: stored.values[steps.start * layout.padded()..].as_ptr(),
+            a_stride: layout.padded(),
+            b: self.weights[steps.start * width..].as_ptr(),
+            seen: if partial { self.seen[steps.start * width..].as_ptr() } else { ptr::null() },
+            out: self.sums.as_mut_ptr(),
+            stride: width,
+            correction: self.corrections.as_ptr(),
+            ahead: next.as_ptr(),
+            lines: layout.keys() / LANES,
+        };
+        // SAFETY: values are [KEY_BLOCK / TERMS, padded], and by the width so are weights and what is seen of them;
+        // sums are [padded, width]; `rows` divides `padded`.
+        unsafe { s.product::<A>(product, vectors) };
+        self.block = room;
+    }
+
+    /// Scores of one vector of queries to weights, and what goes with them.
+    #[inline(always)]
+    fn weigh<S: Simd>(&mut self, s: S, lane: usize, pairs: Range<usize>, scales: Option<&Scales<'_>>) {
+        let width = self.width;
+        let old = s.load(vector(self.largest, lane));
+        let mut largest = old;
+        for key in 2 * pairs.start..2 * pairs.end {
+            largest = s.max(s.load(vector(self.scores, key * width + lane)), largest); // not if it is NaN
+        }
+        s.store(largest, vector_mut(self.largest, lane));
+        let shift = finite(s, largest);
+        let correction = exp2_weight(s, s.sub(old, shift));
+        s.store(correction, vector_mut(self.corrections, lane));
+        let mut total = s.mul(s.load(vector(self.totals, lane)), correction);
+        for i in pairs {
+            let scores = [
+                s.load(vector(self.scores, 2 * i * width + lane)),
+                s.load(vector(self.scores, (2 * i + 1) * width + lane)),
+            ];
+            let mut weights = [exp2_weight(s, s.sub(scores[0], shift)), exp2_weight(s, s.sub(scores[1], shift))];
+            total = s.add(s.add(total, weights[0]), weights[1]);
+            if let Some(scales) = scales {
+                weights[0] = scaled(s, weights[0], s.splat(scales.values[2 * i]), scores[0]);
+                weights[1] = scaled(s, weights[1], s.splat(scales.values[2 * i + 1]), scores[1]);
+            }
+            A::put(s, weights, i, &mut self.weights[lane..], width);
+        }
+        s.store(total, vector_mut(self.totals, lane));
+    }
+
+    /// Turns the sums back and hands each query its own.
+    #[inline(always)]
+    fn finish<S: Simd>(&mut self, s: S) {
+        let padded = self.task.sequence.kv.layout().padded();
+        for first in (0..self.queries.len()).step_by(LANES) {
+            let rows = &mut self.block[..LANES * padded];
+            for d in (0..padded).step_by(LANES) {
+                let turned = transposed(s, &self.sums[d * self.width + first..], self.width);
+                for (i, turned) in turned.into_iter().enumerate() {
+                    s.store(turned, vector_mut(rows, i * padded + d));
+                }
+            }
+            for (i, row) in rows.chunks_exact_mut(padded).enumerate().take(self.queries.len() - first) {
+                self.task.finish(s, self.queries.start + first + i, row, self.totals[first + i]);
+            }
+        }
+    }
+}
+
+/// Puts −∞ in place of the scores of keys that are not between a lane's bounds, and writes which are.
+#[inline(always)]
+fn hide<S: Simd, A: Arithmetic>(
+    s: S,
+    bounds: &[[f32; LANES]; 2],
+    pairs: Range<usize>,
+    scores: &mut [f32],
+    seen: &mut [f32],
+    width: usize,
+) {
+    let (start, end) = (s.load(&bounds[0]), s.load(&bounds[1]));
+    let (zero, one, hidden) = (s.zero(), s.splat(1.0), s.splat(f32::NEG_INFINITY));
+    for i in pairs {
+        let mut pair = [one; 2];
+        for (odd, sees) in pair.iter_mut().enumerate() {
+            let key = 2 * i + odd;
+            let column = s.splat(key as f32);
+            *sees = s.where_less(column, start, zero, s.where_less(column, end, one, zero));
+            let score = vector_mut(scores, key * width);
+            s.store(s.where_less(zero, *sees, s.load(score), hidden), score);
+        }
+        A::put_seen(s, pair, i, seen, width);
+    }
+}
+
+/// What to subtract from scores: their largest, or 0 where all are −∞, as subtracting that would give NaN.
+#[inline(always)]
+pub(super) fn finite<S: Simd>(s: S, largest: S::V) -> S::V {
+    s.where_less(largest, s.splat(f32::MIN), s.zero(), largest)
+}
+
+/// A weight times the scale of its value, 0 where the score is −∞ whatever the scale is.
+#[inline(always)]
+pub(super) fn scaled<S: Simd>(s: S, weight: S::V, scale: S::V, score: S::V) -> S::V {
+    s.where_less(score, s.splat(f32::MIN), s.zero(), s.mul(weight, scale))
+}
+
+/// Sixteen rows of sixteen, transposed.
+#[inline(always)]
+fn transposed<S: Simd>(s: S, x: &[f32], stride: usize) -> [S::V; LANES] {
+    let mut rows = [s.zero(); LANES];
+    for (i, row) in rows.iter_mut().enumerate() {
+        *row = s.load(vector(x, i * stride));
+    }
+    // Row and lane make a number of eight bits; laying row i and row i + 8 by turns rotates it by one.
+    for _ in 0..4 {
+        let old = rows;
+        for i in 0..LANES / 2 {
+            [rows[2 * i], rows[2 * i + 1]] = s.zip(old[i], old[i + LANES / 2]);
+        }
+    }
+    rows
+}
