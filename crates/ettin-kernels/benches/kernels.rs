@@ -61,22 +61,36 @@ fn products(c: &mut Criterion) {
     }
 }
 
+/// How keys and values are kept, how they are multiplied, and what that is called.
+const NUMBERS: [(&str, KvFormat, Precision); 4] = [
+    ("f32", KvFormat::F32, Precision::F32),
+    ("kv-bf16", KvFormat::Bf16, Precision::F32),
+    ("kv-int8", KvFormat::Int8, Precision::F32),
+    ("bf16", KvFormat::Bf16, Precision::Bf16),
+];
+
+/// Name, span, queries (the last of the sequence), keys.
+const ATTENTIONS: [(&str, Span, usize, usize); 6] = [
+    ("global-128", Span::FULL, 128, 128),
+    ("global-512", Span::FULL, 512, 512),
+    ("global-4096", Span::FULL, 256, 4096),
+    ("local-1024", Span { left: Some(64), right: Some(64) }, 1024, 1024),
+    ("decode-4096", Span::CAUSAL, 1, 4096),
+    ("decode-local", Span { left: Some(63), right: Some(0) }, 1, 4096),
+];
+
 fn attentions(c: &mut Criterion) {
     let (heads, dim) = (12, 64);
     let width = heads * dim;
-    let local = Span { left: Some(64), right: Some(64) };
+    let qkv = data(4096 * 3 * width);
+    let source = KvRows { k: &qkv[width..], v: &qkv[2 * width..], stride: 3 * width };
     for team in teams() {
-        for isa in Isa::available() {
-            let mut group = c.benchmark_group(format!("attention/{isa}/{}t", team.threads()));
-            for (name, span, rows, len) in [
-                ("global-512", Span::FULL, 512, 512),
-                ("global-4096", Span::FULL, 4096, 4096),
-                ("local-4096", local, 4096, 4096),
-                ("decode-4096", Span::CAUSAL, 1, 4096),
-            ] {
-                let mut kv = KvBlocks::new(heads, dim, len, KvFormat::F32);
-                let qkv = data(len * 3 * width);
-                let source = KvRows { k: &qkv[width..], v: &qkv[2 * width..], stride: 3 * width };
+        for (isa, (numbers, format, precision)) in
+            Isa::available().into_iter().flat_map(|isa| NUMBERS.map(|n| (isa, n)))
+        {
+            let mut group = c.benchmark_group(format!("attention/{isa}/{numbers}/{}t", team.threads()));
+            for (name, span, rows, len) in ATTENTIONS {
+                let mut kv = KvBlocks::new(heads, dim, len, format);
                 store(isa, &team, source, &mut [KvWrite { kv: &mut kv, position: 0, rows: 0..len }]);
                 let sequences = [Sequence { rows: 0..rows, start: len - rows, len, kv: &kv }];
                 let args = Attention {
@@ -86,21 +100,18 @@ fn attentions(c: &mut Criterion) {
                     head_dim: dim,
                     span,
                     scale: 0.125,
-                    precision: Precision::F32,
+                    precision,
                     sequences: &sequences,
                 };
                 let keys: usize = (len - rows..len).map(|query| span.keys(query, len).len()).sum();
                 let mut out = vec![0.0; rows * width];
-                group.sample_size(20);
                 group.throughput(Throughput::Elements((4 * width * keys) as u64));
                 group.bench_function(name, |b| b.iter(|| attention(isa, &team, black_box(args), &mut out)));
             }
-            let qkv = data(4096 * 3 * width);
-            let mut kv = KvBlocks::new(heads, dim, 4096, KvFormat::F32);
-            group.throughput(Throughput::Elements(2 * 4096 * width as u64));
-            group.bench_function("store-4096", |b| {
-                let source = KvRows { k: &qkv[width..], v: &qkv[2 * width..], stride: 3 * width };
-                b.iter(|| store(isa, &team, source, &mut [KvWrite { kv: &mut kv, position: 0, rows: 0..4096 }]));
+            let mut kv = KvBlocks::new(heads, dim, 1024, format);
+            group.throughput(Throughput::Elements(2 * 1024 * width as u64));
+            group.bench_function("store-1024", |b| {
+                b.iter(|| store(isa, &team, source, &mut [KvWrite { kv: &mut kv, position: 0, rows: 0..1024 }]));
             });
         }
     }

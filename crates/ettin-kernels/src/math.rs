@@ -32,10 +32,10 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     s.scale(s.add(s.splat(1.0), tail), n)
 }
 
-/// Most relative error of [`exp2_weight`]: 3 half-ulps. Measured at every 257th f32: 1.7e-7, of which the polynomial
-/// is 1.1e-7.
+/// Most relative error of [`exp2_weight`]: 3.5 half-ulps. Measured at every 257th f32: 1.7e-7 (1.8e-7 in two roundings),
+/// of which the polynomial is 1.1e-7.
 #[cfg(test)]
-const EXP2_WEIGHT_ERROR: f64 = 3.0 / 16_777_216.0;
+const EXP2_WEIGHT_ERROR: f64 = 3.5 / 16_777_216.0;
 
 /// 2ˣ for x ≤ 0, exactly 1 at 0; 0 below −126 (so −∞ gives 0), NaN for NaN.
 #[inline(always)]
@@ -44,7 +44,8 @@ pub(crate) fn exp2_weight<S: Simd>(s: S, x: S::V) -> S::V {
     let n = s.sub(s.add(x, rounder), rounder);
     // 2ʳ = 1 + r·q(r) for |r| ≤ 1/2
     let r = s.sub(x, n);
-    let q = polynomial(s, r, [1.326_474_6e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_242_2e-1, 6.931_47e-1]);
+    #[allow(clippy::approx_constant)] // the last is fitted with the others, and is not ln 2
+    let q = polynomial(s, r, [1.326_474_6e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, 6.931_47e-1]);
     let power = s.scale_normal(s.mul_add(r, q, s.splat(1.0)), n);
     s.where_less(x, s.splat(-126.0), s.zero(), power)
 }

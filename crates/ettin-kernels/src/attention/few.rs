@@ -56,7 +56,7 @@ pub(super) fn few<S: Simd, A: Arithmetic>(s: S, task: &Task<'_>, queries: Range<
 }
 
 /// Most queries of a call.
-pub(super) const MOST: usize = 8;
+pub(super) const MOST: usize = 4;
 
 /// Scratch for [`MOST`] queries.
 pub(super) fn scratch(head_dim: usize) -> usize {
@@ -110,41 +110,37 @@ impl One<'_> {
         let mut operands = [0.0; KEY_BLOCK];
         A::pack(s, &buffer, 1.0, &mut operands);
 
-        let steps = columns.start / A::TERMS..columns.end.div_ceil(A::TERMS);
+        let add = Weighted {
+            values: block.values,
+            weights: &operands,
+            steps: columns.start / A::TERMS..columns.end.div_ceil(A::TERMS),
+            seen: partial.then_some(columns),
+        };
         let mut d = 0;
         // Four vectors at a time: two would wait on each other.
         while d + 4 * LANES <= padded {
-            self.add::<S, A, 4>(s, d, block.values, &operands, steps.clone(), correction, partial.then_some(&columns));
+            self.add::<S, A, 4>(s, d, correction, &add);
             d += 4 * LANES;
         }
         if d < padded {
-            self.add::<S, A, 2>(s, d, block.values, &operands, steps, correction, partial.then_some(&columns));
+            self.add::<S, A, 2>(s, d, correction, &add);
         }
     }
 
-    /// Weighted values onto `C` vectors of the sums.
+    /// Weighted values onto `C` vectors of the sums, which are corrected first.
     #[inline(always)]
-    fn add<S: Simd, A: Arithmetic, const C: usize>(
-        &mut self,
-        s: S,
-        d: usize,
-        values: &[f32],
-        weights: &[f32],
-        steps: Range<usize>,
-        correction: S::V,
-        seen: Option<&Range<usize>>,
-    ) {
+    fn add<S: Simd, A: Arithmetic, const C: usize>(&mut self, s: S, d: usize, correction: S::V, add: &Weighted<'_>) {
         let padded = self.sums.len();
         let mut sums = [s.zero(); C];
         for (c, sum) in sums.iter_mut().enumerate() {
             *sum = s.mul(s.load(vector(self.sums, d + c * LANES)), correction);
         }
-        for t in steps {
-            let weight = A::splat(s, weights[t]);
-            let row = &values[t * padded + d..][..C * LANES];
+        for t in add.steps.clone() {
+            let weight = A::splat(s, add.weights[t]);
+            let row = &add.values[t * padded + d..][..C * LANES];
             for (c, sum) in sums.iter_mut().enumerate() {
                 let value = A::load(s, vector(row, c * LANES));
-                *sum = match seen {
+                *sum = match &add.seen {
                     Some(seen) => A::add_seen(s, *sum, [value, weight], A::splat(s, A::seen(seen, t))),
                     None => A::add(s, *sum, value, weight),
                 };
@@ -154,6 +150,15 @@ impl One<'_> {
             s.store(*sum, vector_mut(self.sums, d + c * LANES));
         }
     }
+}
+
+/// Values of a block, `[steps, padded]`, and the weights of one query as operands.
+struct Weighted<'a> {
+    values: &'a [f32],
+    weights: &'a [f32; KEY_BLOCK],
+    steps: Range<usize>,
+    /// The columns that the query sees, if not all.
+    seen: Option<Range<usize>>,
 }
 
 /// Lane numbers of a block.

@@ -119,7 +119,7 @@ impl Layout {
                         key[column] = f32::from_bits(bits[0] | bits[1] << 16);
                     }
                 }
-                let (shift, keep) = if column % 2 == 0 { (0, 0xffff_0000) } else { (16, 0xffff) };
+                let (shift, keep) = if column.is_multiple_of(2) { (0, 0xffff_0000) } else { (16, 0xffff) };
                 for (pair, &v) in values[column / 2 * padded..].iter_mut().zip(v) {
                     *pair = f32::from_bits(pair.to_bits() & keep | round_bf16(v) << shift);
                 }

@@ -175,9 +175,10 @@ impl<A: Arithmetic> Many<'_, A> {
         for lane in (0..width).step_by(LANES) {
             if partial {
                 let mut bounds = [[0.0; LANES]; 2];
-                for i in 0..LANES {
+                let [starts, ends] = &mut bounds;
+                for (i, (start, end)) in starts.iter_mut().zip(ends).enumerate() {
                     let columns = in_block(&self.keys(lane + i), block * KEY_BLOCK);
-                    (bounds[0][i], bounds[1][i]) = (columns.start as f32, columns.end as f32);
+                    (*start, *end) = (columns.start as f32, columns.end as f32);
                 }
                 hide::<S, A>(s, &bounds, pairs.clone(), &mut self.scores[lane..], &mut self.seen[lane..], width);
             }

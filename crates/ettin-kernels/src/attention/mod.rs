@@ -8,12 +8,13 @@
 //! operations in the same order: the bits are equal. (Queries are multiplied by scale · log₂ e first.)
 //!
 //! **Masking** is by omission: a key outside the span never enters the weighted sum, not even as 0 · value, and its
-//! score is replaced before it is used. What a block holds beyond the sequence (old data, NaN) cannot leak.
+//! score is replaced before it is used. (A pair of bf16 is one instruction: there the value is replaced, too, and 0 · 0
+//! enters.) What a block holds beyond the sequence (old data, NaN) cannot leak.
 //!
 //! **Numbers.** Keys and values are what the cache's [`KvFormat`] keeps of them; [`Precision`] says how they are
 //! multiplied. Integers are multiplied as they are, and their scales applied to scores and weights.
 //!
-//! **Work.** A task is one head and one tile of up to [`QUERY_TILE`] consecutive queries of one sequence. Many queries
+//! **Work.** A task is one head and one tile of up to 32 consecutive queries of one sequence. Many queries
 //! are the lanes of `many`; few go one by one in `few`. Both do the same operations.
 
 mod arithmetic;
@@ -280,10 +281,14 @@ impl Task<'_> {
             // A sum that is zero has the sign of keys nobody may know of: adding 0 makes it positive.
             s.store(if seen { s.add(quotient, s.zero()) } else { s.zero() }, sum);
         }
-        // SAFETY, for both: tasks differ in row or head, and rows of sequences do not overlap (checked).
         match self.out {
-            SharedOut::F32(_, out) => unsafe { out.slice(start..start + dim) }.copy_from_slice(&sums[..dim]),
+            SharedOut::F32(_, out) => {
+                // SAFETY: tasks differ in row or head, and rows of sequences do not overlap (checked).
+                let out = unsafe { out.slice(start..start + dim) };
+                out.copy_from_slice(&sums[..dim]);
+            }
             SharedOut::Bf16(_, out) => {
+                // SAFETY: as above.
                 let out = unsafe { out.slice(start..start + dim) };
                 for (out, sums) in out.chunks_mut(2 * LANES).zip(sums.chunks_exact(2 * LANES)) {
                     let mut pairs = [0; LANES];

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::arithmetic::Arithmetic;
+use super::{arithmetic::Arithmetic, few::MOST};
 use crate::simd::{Kernel, LANES, Lanes, Portable, Simd};
 
 /// `out[r][i] = start + Σ_t a[t][r] · b[t][i]` for rows r and the lanes i of `C` vectors of queries: one chain of
@@ -52,6 +52,8 @@ pub(crate) trait Products: Lanes {
 /// Vectors of queries of a tile and its rows.
 macro_rules! products {
     ($token:ty, $most:literal vectors, alone up to $alone:literal, { $($vectors:literal => $rows:literal),+ }) => {
+        const _: () = assert!($alone <= MOST);
+
         impl Products for $token {
             const VECTORS: usize = $most;
             const ALONE: usize = $alone;

@@ -29,12 +29,14 @@ fn random(seed: u64) -> impl FnMut() -> u64 {
 struct Round([[f32; LANES]; 2]);
 
 impl Kernel for Round {
-    type Output = [u32; LANES];
+    type Output = [[u32; LANES]; 2];
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> [u32; LANES] {
-        let mut out = [0; LANES];
-        s.store_words(s.round(s.load(&self.0[0]), s.load(&self.0[1])), &mut out);
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        let [first, second] = [s.load(&self.0[0]), s.load(&self.0[1])];
+        let mut out = [[0; LANES]; 2];
+        s.store_words(s.round(first, second), &mut out[0]);
+        s.store_words(s.round_zip(first, second), &mut out[1]);
         out
     }
 }
@@ -53,7 +55,9 @@ fn rounds_to_the_nearest_bf16() {
             rounded => rounded.to_bits(),
         });
         let halves = [0, LANES].map(|start| std::array::from_fn(|i| x[start + i]));
-        everywhere(Round(halves), |isa, got| {
+        everywhere(Round(halves), |isa, [got, zipped]| {
+            let by_turns = std::array::from_fn(|i| u32::from(want[i]) | u32::from(want[LANES + i]) << 16);
+            assert_eq!(zipped, by_turns, "{isa}, by turns: {block:x?}");
             let got: Vec<u16> = got.iter().flat_map(|word| [*word as u16, (word >> 16) as u16]).collect();
             assert_eq!(got, want, "{isa}: {block:x?}");
         });

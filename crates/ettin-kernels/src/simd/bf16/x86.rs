@@ -117,6 +117,7 @@ unsafe fn zip_half(even: __m256, odd: __m256) -> __m256i {
 
 /// Bytes 0 and 2, then 1 and 3, as sixteen bits: `vpmaddubsw` would saturate.
 #[inline(always)]
+#[cfg_attr(not(test), allow(dead_code))] // for the packed product
 unsafe fn dot_quads_256(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
     unsafe {
         let a_even = _mm256_and_si256(a, _mm256_set1_epi16(0xff));
