@@ -133,6 +133,10 @@ impl Workload {
     /// # Errors
     /// [`Error::Input`] for generation with an encoder, [`Error::TooLong`] beyond the model's positions.
     pub fn check(self, config: &Config) -> Result<()> {
+        let tokens = self.length() - self.depth();
+        if self.batch() == 0 || tokens == 0 {
+            return Err(Error::input(format!("{self} is no work")));
+        }
         if self.needs_decoder() && config.objective == Objective::Encoder {
             return Err(Error::input(format!(
                 "{self} needs a decoder: an encoder reads whole texts and generates none"
@@ -338,5 +342,10 @@ mod tests {
         assert!(matches!(long.check(&decoder), Err(Error::TooLong { tokens: 8000, limit: 7999 })));
         assert!(Workload::Decode { tokens: 1, batch: STEP_ROWS + 1, depth: 0 }.check(&decoder).is_err());
         assert!(Workload::Encode { batch: 1, length: 7999 }.check(&encoder).is_ok());
+        for (batch, tokens) in [(0, 8), (8, 0)] {
+            assert!(Workload::Encode { batch, length: tokens }.check(&encoder).is_err());
+            assert!(Workload::Decode { tokens, batch, depth: 5 }.check(&decoder).is_err());
+        }
+        assert!(Workload::Mixed { texts: 0 }.check(&encoder).is_err());
     }
 }
