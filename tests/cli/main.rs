@@ -1,6 +1,7 @@
 //! The command line end to end: the binary is run as a user or a script would run it.
 
 mod arrays;
+mod bench;
 mod contract;
 mod formats;
 mod generate;

@@ -3,10 +3,12 @@
 //! This layer only parses. What the words mean (which device, which format, where the text comes from)
 //! is decided in [`crate::plan`]. Help, man pages and completions are generated from [`command`].
 
+mod bench;
 mod common;
 mod tasks;
 mod tools;
 
+pub(crate) use bench::*;
 pub(crate) use common::*;
 pub(crate) use tasks::*;
 pub(crate) use tools::*;
@@ -58,7 +60,8 @@ Examples:
   ettin-run generate \"Once upon a time\"
   ettin-run embed -m encoder-150m -i texts.txt -f npy -o vectors.npy
   ettin-run pull decoder-150m
-  ettin-run generate -m decoder-150m --offline \"The sea\"";
+  ettin-run generate -m decoder-150m --offline \"The sea\"
+  ettin-run bench -m encoder-17m";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -90,6 +93,7 @@ pub(crate) enum Command {
     Rerank(Rerank),
     Score(Score),
     Tokenize(Tokenize),
+    Bench(Bench),
     Info(Info),
     Models(Models),
     Pull(Pull),

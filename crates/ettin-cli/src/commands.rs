@@ -1,6 +1,7 @@
 //! Doing it: one function per sub-command.
 
 mod answer;
+mod bench;
 mod classify;
 mod convert;
 mod driver;
@@ -34,6 +35,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Status> {
         Command::Rerank(args) => rerank::run(args),
         Command::Score(args) => score::run(args),
         Command::Tokenize(args) => tokenize::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Info(args) => info::run(args),
         Command::Models(args) => models::run(args),
         Command::Pull(args) => pull::run(args),

@@ -42,6 +42,11 @@ pub(crate) fn error(message: impl Display) {
     line(format_args!("error: {message}"));
 }
 
+/// Something that was asked for, also under `--quiet`.
+pub(crate) fn asked(message: impl Display) {
+    line(message);
+}
+
 /// What `RUST_LOG=debug` asks to see: how what was typed was understood.
 pub(crate) fn plan(plan: &dyn Display) {
     let asked = std::env::var("RUST_LOG").is_ok_and(|levels| levels.contains("debug") || levels.contains("trace"));

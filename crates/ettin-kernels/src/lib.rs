@@ -4,7 +4,7 @@
 //! * [`Isa`] names an instruction set and finds the best one of this CPU (`ETTIN_ISA` forces another).
 //! * [`Team`] owns threads; every parallel kernel takes one.
 //! * [`gemm`](mod@gemm), [`attention`](mod@attention), [`norm`], [`activation`], [`rope`](mod@rope) and [`softmax`](mod@softmax) are the kernels;
-//!   [`convert`] and [`mapped`] bring weights in.
+//!   [`convert`] and [`mapped`] bring weights in; [`calibrate`] measures what the machine could do at best.
 //! * A kernel is written once, generic over a token that proves what the CPU can do (`simd`), and compiled once for
 //!   each instruction set. Only `simd` names intrinsics; the other `unsafe` is pointer arithmetic of the two register
 //!   tiles, disjoint writes of tasks, and file maps.
@@ -28,6 +28,7 @@ pub mod activation;
 pub mod attention;
 pub mod block;
 mod buffer;
+pub mod calibrate;
 pub mod convert;
 pub mod gemm;
 mod isa;

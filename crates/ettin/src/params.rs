@@ -1,5 +1,7 @@
 //! A model's parameters by role, on their way into blocks: from a checkpoint, or from candle's variables for training.
 
+mod random;
+
 use candle_nn::VarBuilder;
 
 use crate::{
@@ -12,7 +14,8 @@ use crate::{
 /// Everything that a model is built from.
 ///
 /// From a checkpoint, matrices are read row by row straight out of its bytes when their block is built. From a
-/// [`VarBuilder`] they are its variables, for the differentiable reference path.
+/// [`VarBuilder`] they are its variables, for the differentiable reference path. Without either they can be
+/// [random](Parameters::random).
 pub struct Parameters<'a> {
     /// `[vocabulary, hidden]`.
     pub(crate) embeddings: Matrix<'a>,

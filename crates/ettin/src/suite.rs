@@ -10,7 +10,8 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Deserializer, de};
 
-use crate::config::Objective;
+use crate::config::{Config, Objective};
+use crate::error::Result;
 
 const TABLE: &str = include_str!("../../../models/suite.toml");
 
@@ -72,6 +73,34 @@ impl Entry {
     /// Layers, widths and parameters.
     pub fn dimensions(&self) -> Dimensions {
         self.dimensions
+    }
+
+    /// The configuration as it is published.
+    ///
+    /// ```
+    /// let model = ettin::suite::Suite::get().find("decoder-150m").unwrap();
+    /// assert_eq!(model.config()?.num_layers(), 22);
+    /// # Ok::<(), ettin::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// None in practice: the dimensions of the table make a sound configuration.
+    pub fn config(&self) -> Result<Config> {
+        let Dimensions { layers, hidden, intermediate, heads, .. } = self.dimensions;
+        let config = serde_json::json!({
+            "model_type": self.objective.model_type(),
+            "vocab_size": 50_368,
+            "hidden_size": hidden,
+            "intermediate_size": intermediate,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "max_position_embeddings": 7999,
+            "global_attn_every_n_layers": 3,
+            "local_attention": 128,
+            "global_rope_theta": 160_000.0,
+            "local_rope_theta": 160_000.0,
+        });
+        Config::from_json(config.to_string().as_bytes(), &format!("{} of the suite", self.name))
     }
 
     /// Whether training was continued from the other objective's weights.
@@ -277,6 +306,20 @@ mod tests {
             // embedding's and the final norm make that up to one more.
             let expected = VOCABULARY * h + l * (4 * h * h + 3 * i * h + 2 * h) + h;
             assert_eq!(parameters, expected, "{}", entry.name());
+        }
+    }
+
+    #[test]
+    fn every_configuration_is_sound_and_of_its_size() {
+        for entry in Suite::get() {
+            let config = entry.config().unwrap();
+            let Dimensions { layers, hidden, intermediate, heads, .. } = entry.dimensions();
+            let found = (config.num_layers(), config.hidden_size, config.intermediate_size, config.num_heads);
+            assert_eq!(found, (layers, hidden, intermediate, heads), "{}", entry.name());
+            assert_eq!((config.objective, config.head_dim()), (entry.objective(), 64), "{}", entry.name());
+            assert!(config.layers.iter().all(|layer| layer.rope_theta == 160_000.0));
+            let global = config.layers.iter().filter(|layer| layer.span.left.is_none()).count();
+            assert_eq!(global, layers.div_ceil(3));
         }
     }
 

@@ -153,13 +153,13 @@ pub(crate) struct RunArgs {
     pub(crate) output: OutputArgs,
 }
 
-fn dtypes() -> impl TypedValueParser<Value = Dtype> {
+pub(super) fn dtypes() -> impl TypedValueParser<Value = Dtype> {
     let names = Dtype::ALL.iter().map(|(_, name)| *name);
     PossibleValuesParser::new(names).try_map(|name| name.parse::<Dtype>())
 }
 
 /// More threads than any machine has cores are a slip of the keyboard, and starting them may well succeed.
-fn threads(text: &str) -> Result<NonZeroUsize, String> {
+pub(super) fn threads(text: &str) -> Result<NonZeroUsize, String> {
     const MOST: usize = 4096;
     match text.parse::<NonZeroUsize>() {
         Ok(count) if count.get() <= MOST => Ok(count),

@@ -201,6 +201,23 @@ impl Backend {
         }
     }
 
+    /// The number format that products are computed in: what [`Dtype::Auto`] came to.
+    pub fn dtype(&self) -> Dtype {
+        match &self.kind {
+            Kind::Reference { dtype: DType::BF16, .. } => Dtype::Bf16,
+            Kind::Reference { dtype: DType::F16, .. } => Dtype::F16,
+            Kind::Fused(_) | Kind::Reference { .. } => Dtype::F32,
+        }
+    }
+
+    /// The instruction set of the fused kernels; `None` where candle's operations compute.
+    pub fn isa(&self) -> Option<Isa> {
+        match &self.kind {
+            Kind::Fused(cpu) => Some(cpu.isa),
+            Kind::Reference { .. } => None,
+        }
+    }
+
     /// One line for people and benchmark records: device, number format, kernels, threads.
     pub fn describe(&self) -> String {
         match &self.kind {

@@ -1,0 +1,196 @@
+//! What the hardware could do at best, measured in the same run, and how near a time comes to it.
+//!
+//! A piece of work takes at least as long as its operations take at the peak rate, and at least as long as its weights and
+//! cached keys take to be read. The longer of the two is the limit.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use ettin_kernels::calibrate::{self, Operands};
+use ettin_kernels::{Isa, Team};
+use serde::{Deserialize, Serialize};
+
+use super::workload::Cost;
+use crate::{Backend, Result};
+
+/// Read rates are measured on a buffer of the weights' size, but on no larger one: beyond every cache nothing changes.
+const MOST_READ: usize = 256 << 20;
+
+/// What bounds a piece of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bound {
+    /// The rate of multiply-adds.
+    Arithmetic,
+    /// The rate at which weights and caches are read.
+    Memory,
+}
+
+/// Rates that a model cannot exceed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// Useful operations per second in the model's number format.
+    pub flops: f64,
+    /// Bytes read per second.
+    pub bytes: f64,
+    /// Bytes of one weight.
+    pub weight_bytes: f64,
+    /// Bytes of one cached number.
+    pub cached_bytes: f64,
+}
+
+impl Limits {
+    /// The least seconds for a piece of work, and why.
+    pub fn of(&self, cost: &Cost) -> (f64, Bound) {
+        let (arithmetic, memory) = (cost.flops / self.flops, self.bytes_of(cost) / self.bytes);
+        if arithmetic >= memory { (arithmetic, Bound::Arithmetic) } else { (memory, Bound::Memory) }
+    }
+
+    /// Bytes that it reads at least.
+    pub fn bytes_of(&self, cost: &Cost) -> f64 {
+        cost.weights * self.weight_bytes + cost.cached * self.cached_bytes
+    }
+}
+
+/// How a number format multiplies.
+struct Scheme {
+    /// Operands whose instructions serve: the fastest of those that this CPU has.
+    operands: &'static [Operands],
+    /// Products for each useful one.
+    products: f64,
+    /// Bytes of a stored weight; scales of groups are not counted.
+    weight_bytes: f64,
+}
+
+/// The scheme behind a [`Dtype`](crate::Dtype)'s name; without one no share of a limit is reported.
+fn scheme(dtype: &str) -> Option<Scheme> {
+    const F32: &[Operands] = &[Operands::F32];
+    const BF16: &[Operands] = &[Operands::Bf16, Operands::F32];
+    const INT8: &[Operands] = &[Operands::Int8, Operands::Bf16, Operands::F32];
+    let (operands, products, weight_bytes) = match dtype {
+        "f32" => (F32, 1.0, 4.0),
+        "bf16" => (BF16, 1.0, 2.0),
+        "f16" => (F32, 1.0, 2.0),
+        // Sums of bf16 parts: two parts with three products, three parts with six.
+        "bf16x3" => (BF16, 3.0, 4.0),
+        "bf16x6" => (BF16, 6.0, 6.0),
+        "int8" => (INT8, 1.0, 1.0),
+        "w8" => (BF16, 1.0, 1.0),
+        "w4" => (BF16, 1.0, 0.5),
+        _ => return None,
+    };
+    Some(Scheme { operands, products, weight_bytes })
+}
+
+/// Measures limits, each once.
+#[derive(Debug, Default)]
+pub struct Calibration {
+    /// Operations per second by instruction set, threads and operands.
+    peaks: HashMap<(Isa, usize, Operands), Option<f64>>,
+    /// Bytes per second by instruction set, threads and buffer.
+    reads: HashMap<(Isa, usize, usize), f64>,
+    /// Operations and bytes per second of a device by dtype.
+    device: HashMap<DType, (f64, f64)>,
+}
+
+impl Calibration {
+    /// The limits of a model on `backend` whose weights have `elements` matrix elements; `None` for a number format of
+    /// which the limit is not known. On the CPU this measures on the threads of the current pool.
+    ///
+    /// # Errors
+    /// When a device fails.
+    pub fn limits(&mut self, backend: &Backend, elements: f64) -> Result<Option<Limits>> {
+        let dtype = backend.dtype().to_string();
+        let Some(scheme) = scheme(&dtype) else {
+            return Ok(None);
+        };
+        let weight_bytes = scheme.weight_bytes;
+        let device = backend.device();
+        if !device.is_cpu() {
+            let dtype = match dtype.as_str() {
+                "bf16" => DType::BF16,
+                "f16" => DType::F16,
+                _ => DType::F32,
+            };
+            let (flops, bytes) = match self.device.get(&dtype) {
+                Some(&rates) => rates,
+                None => *self.device.entry(dtype).or_insert(device_rates(&device, dtype, 4096)?),
+            };
+            return Ok(Some(Limits { flops, bytes, weight_bytes, cached_bytes: weight_bytes }));
+        }
+        let (isa, team) = (backend.isa().unwrap_or_else(Isa::best), Team::global());
+        let threads = team.threads();
+        let peak = |operands: &Operands| {
+            *self.peaks.entry((isa, threads, *operands)).or_insert_with(|| calibrate::peak(isa, &team, *operands))
+        };
+        let Some(flops) = scheme.operands.iter().filter_map(peak).reduce(f64::max) else {
+            return Ok(None);
+        };
+        let buffer = ((elements * weight_bytes) as usize).min(MOST_READ);
+        let bytes =
+            *self.reads.entry((isa, threads, buffer)).or_insert_with(|| calibrate::read_bandwidth(isa, &team, buffer));
+        Ok(Some(Limits { flops: flops / scheme.products, bytes, weight_bytes, cached_bytes: 4.0 }))
+    }
+}
+
+/// Operations per second of a product of square matrices of `n` rows, and bytes per second (read and written) of a copy of
+/// such a matrix sixteen times over, on a device: the best of several.
+fn device_rates(device: &Device, dtype: DType, n: usize) -> Result<(f64, f64)> {
+    const RUNS: usize = 8;
+    let best = |work: &dyn Fn() -> candle_core::Result<Tensor>| -> Result<f64> {
+        work()?;
+        device.synchronize()?;
+        let mut least = f64::INFINITY;
+        for _ in 0..RUNS {
+            let start = Instant::now();
+            let result = work()?;
+            device.synchronize()?;
+            least = least.min(start.elapsed().as_secs_f64());
+            drop(result);
+        }
+        Ok(least)
+    };
+    let x = Tensor::ones((n, n), dtype, device)?;
+    let product = 2.0 * (n as f64).powi(3) / best(&|| x.matmul(&x))?;
+    let large = Tensor::ones((16 * n, n), dtype, device)?;
+    let bytes = 2.0 * (large.elem_count() * dtype.size_in_bytes()) as f64;
+    Ok((product, bytes / best(&|| large.copy())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Dtype;
+
+    #[test]
+    fn the_slower_of_the_two_is_the_limit() {
+        let limits = Limits { flops: 100.0, bytes: 10.0, weight_bytes: 2.0, cached_bytes: 4.0 };
+        let cost = Cost { tokens: 1, padded_tokens: 1, flops: 300.0, weights: 5.0, cached: 2.0 };
+        assert_eq!(limits.bytes_of(&cost), 18.0);
+        assert_eq!(limits.of(&cost), (3.0, Bound::Arithmetic));
+        assert_eq!(limits.of(&Cost { weights: 21.0, ..cost }), (5.0, Bound::Memory));
+    }
+
+    #[test]
+    fn every_number_format_has_a_scheme() {
+        for (dtype, name) in Dtype::ALL {
+            assert_eq!(scheme(name).is_some(), dtype != Dtype::Auto, "{name}");
+        }
+    }
+
+    #[test]
+    fn measured_once_and_plausible() {
+        let (backend, mut calibration) = (Backend::cpu().unwrap(), Calibration::default());
+        let limits = calibration.limits(&backend, 1e6).unwrap().unwrap();
+        assert!(limits.flops > 1e8 && limits.bytes > 1e8, "{limits:?}");
+        assert_eq!(limits.weight_bytes, 4.0);
+        assert_eq!(calibration.limits(&backend, 1e6).unwrap(), Some(limits));
+    }
+
+    #[test]
+    fn devices_are_measured_by_candle() {
+        let (flops, bytes) = device_rates(&Device::Cpu, DType::F32, 64).unwrap();
+        assert!(flops > 1e6 && bytes > 1e6 && flops.is_finite() && bytes.is_finite());
+    }
+}
