@@ -4,10 +4,12 @@
 //! is decided in [`crate::plan`]. Help, man pages and completions are generated from [`command`].
 
 mod common;
+mod generate;
 mod tasks;
 mod tools;
 
 pub(crate) use common::*;
+pub(crate) use generate::*;
 pub(crate) use tasks::*;
 pub(crate) use tools::*;
 
