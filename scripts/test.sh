@@ -26,7 +26,7 @@ for isa in portable avx2; do
         continue
     fi
     say "tests of the model on $isa"
-    ETTIN_ISA=$isa cargo test --workspace --features hub --test parity --test invariance --test cache
+    ETTIN_ISA=$isa cargo test --workspace --features hub --test parity --test invariance --test cache --test speculation
 done
 
 say "tests of the model on the reference path"

@@ -1,7 +1,7 @@
 //! `generate`: sampling, stopping, streaming.
 
-use std::io::{BufRead, Write};
-use std::process::Stdio;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -47,6 +47,95 @@ fn sampling_does_not_depend_on_when_prompts_arrive() {
     let output = child.wait_with_output().unwrap();
     let apart: Vec<Value> = output.stdout.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
     assert_eq!(texts(&together), texts(&apart));
+}
+
+#[test]
+fn equal_prompts_are_sampled_apart_and_as_they_arrive() {
+    // Long enough apart that the second is answered alone.
+    let mut child = command(&["generate", "-q", "-n", "8", "--temperature", "1", "--seed", "3"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut answers: Vec<Value> = Vec::new();
+    for _ in 0..3 {
+        writeln!(stdin, "Once").unwrap();
+        // Answered before the input ends.
+        answers.push(serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap());
+    }
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+    let answers = texts(&answers);
+    assert!(answers[0] != answers[1] && answers[1] != answers[2], "{answers:?}");
+}
+
+#[test]
+fn drafts_change_no_text_and_are_counted() {
+    let prompts = ["Once upon a time", "The dog and the cat and the dog and the cat"];
+    for sampling in [&[][..], &["--temperature", "0.8", "--top-p", "0.9", "--seed", "4"]] {
+        let generate = |draft: &[&str]| run(&[&["generate", "-n", "24"], draft, sampling, &prompts].concat());
+        let plain = generate(&[]).lines(0);
+        assert!(plain[0]["timings"]["drafted_tokens"].is_null());
+        for draft in ["lookup", "f32", "nano-decoder", "models/nano-decoder"] {
+            let run = generate(&["--draft", draft, "--draft-tokens", "5"]);
+            let lines = run.lines(0);
+            assert_eq!(texts(&lines), texts(&plain), "{draft}");
+            let count = |key: &str| lines.iter().map(|line| line["timings"][key].as_u64().unwrap()).sum::<u64>();
+            let (drafted, accepted) = (count("drafted_tokens"), count("accepted_tokens"));
+            assert!(draft == "lookup" || drafted > 0 && accepted == drafted, "{draft}: {accepted} of {drafted}");
+            let told = format!("{accepted} of {drafted} drafted tokens accepted");
+            assert!(run.err.contains(&told), "{told}: {}", run.err);
+        }
+    }
+}
+
+#[test]
+fn drafts_that_cannot_serve_are_refused() {
+    let refused = |draft: &str, status: i32, words: &[&str]| {
+        let run = run(&["generate", "Once", "--draft", draft]);
+        assert_eq!(run.status, Some(status), "{}", run.err);
+        assert!(words.iter().all(|word| run.err.contains(word)), "{}", run.err);
+    };
+    refused("nano-encoder", 1, &["nano-encoder", "encoder"]);
+    refused("decoder-17m", 3, &["decoder-17m"]);
+    refused("no-such-model-anywhere", 1, &["no-such-model-anywhere"]);
+}
+
+/// Starts to generate endlessly, and returns with the first bytes of the text.
+fn interrupted(stop: impl FnOnce(&mut Child)) -> (Option<i32>, String, String) {
+    let mut child = command(&["generate", "--format", "table", "-n", "900", "--ignore-eos", "-q", "Once upon a time"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut text = vec![0; 60];
+    child.stdout.as_mut().unwrap().read_exact(&mut text).unwrap();
+    stop(&mut child);
+    let output = child.wait_with_output().unwrap();
+    text.extend(output.stdout);
+    let text = String::from_utf8(text).unwrap();
+    (output.status.code(), text, String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_reader_that_leaves_ends_it_quietly() {
+    let (status, _, err) = interrupted(|child| drop(child.stdout.take()));
+    assert_eq!((status, err.as_str()), (Some(0), ""));
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupt_loses_nothing_printed() {
+    let (status, text, _) = interrupted(|child| {
+        let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        assert!(killed.unwrap().success());
+    });
+    let whole = run(&["generate", "--format", "table", "-n", "900", "--ignore-eos", "-q", "Once upon a time"]);
+    assert!(whole.text(0).starts_with(&text), "{text}");
+    // By the signal, as shells expect, unless it came too late.
+    assert!(status.is_none() || text.len() == whole.out.len(), "{status:?}");
 }
 
 #[test]

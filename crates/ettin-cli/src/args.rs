@@ -5,11 +5,13 @@
 
 mod bench;
 mod common;
+mod generate;
 mod tasks;
 mod tools;
 
 pub(crate) use bench::*;
 pub(crate) use common::*;
+pub(crate) use generate::*;
 pub(crate) use tasks::*;
 pub(crate) use tools::*;
 

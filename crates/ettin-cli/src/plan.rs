@@ -201,6 +201,14 @@ impl Plan {
         Ok(Job { sink: self.output.open()?, files: self.model.open(self.output.notes)? })
     }
 
+    /// Another model for the same work, from where the first one may come.
+    pub(crate) fn second_model(&self, name: &str, hub: &HubArgs, suited: Suited) -> anyhow::Result<ModelFiles> {
+        // A revision is that of the first model; the second one's is part of its name.
+        let hub = HubArgs { revision: None, ..hub.clone() };
+        let args = ModelArgs { model: Some(name.to_owned()), hub };
+        Model::resolve(&args, suited, self.output.notes)?.open(self.output.notes)
+    }
+
     /// How much is answered at a time.
     pub(crate) fn chunk_size(&self) -> ChunkSize {
         ChunkSize::for_batches(self.options.batch_tokens)

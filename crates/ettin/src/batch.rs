@@ -8,10 +8,11 @@ use crate::{Error, Result};
 ///
 /// Sequence `i` occupies rows `offsets[i]..offsets[i + 1]`; `positions` counts from the sequence's own start,
 /// or from what its cache already holds when the batch continues earlier ones.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PackedBatch {
     ids: Vec<u32>,
     positions: Vec<u32>,
+    /// Borders; empty while there is no sequence.
     offsets: Vec<usize>,
     max_len: usize,
 }
@@ -30,27 +31,37 @@ impl PackedBatch {
         if starts.len() != sequences.len() {
             return Err(Error::input("a batch needs one start per sequence"));
         }
-        let tokens = sequences.iter().map(|s| s.as_ref().len()).sum();
-        let mut batch = Self {
-            ids: Vec::with_capacity(tokens),
-            positions: Vec::with_capacity(tokens),
-            offsets: Vec::with_capacity(sequences.len() + 1),
-            max_len: 0,
-        };
-        batch.offsets.push(0);
-        for (index, (sequence, &start)) in sequences.iter().zip(starts).enumerate() {
-            let sequence = sequence.as_ref();
-            if sequence.is_empty() {
-                return Err(Error::input(format!("sequence {index} of the batch is empty")));
-            }
-            let end = u32::try_from(start + sequence.len())
-                .map_err(|_| Error::input(format!("sequence {index} of the batch is too long")))?;
-            batch.ids.extend_from_slice(sequence);
-            batch.positions.extend(end - sequence.len() as u32..end);
-            batch.offsets.push(batch.ids.len());
-            batch.max_len = batch.max_len.max(end as usize);
+        let mut batch = Self::default();
+        for (sequence, &start) in sequences.iter().zip(starts) {
+            batch.push(sequence.as_ref(), start)?;
         }
         Ok(batch)
+    }
+
+    /// Takes all sequences out and keeps the memory: for loops that fill a batch again and again.
+    pub(crate) fn clear(&mut self) {
+        self.ids.clear();
+        self.positions.clear();
+        self.offsets.clear();
+        self.max_len = 0;
+    }
+
+    /// Adds a sequence of which `start` tokens were computed before.
+    pub(crate) fn push(&mut self, sequence: &[u32], start: usize) -> Result<()> {
+        let index = self.offsets.len().saturating_sub(1);
+        if sequence.is_empty() {
+            return Err(Error::input(format!("sequence {index} of the batch is empty")));
+        }
+        let end = u32::try_from(start + sequence.len())
+            .map_err(|_| Error::input(format!("sequence {index} of the batch is too long")))?;
+        if self.offsets.is_empty() {
+            self.offsets.push(0);
+        }
+        self.ids.extend_from_slice(sequence);
+        self.positions.extend(end - sequence.len() as u32..end);
+        self.offsets.push(self.ids.len());
+        self.max_len = self.max_len.max(end as usize);
+        Ok(())
     }
 
     /// Token ids, `[tokens]`.
@@ -73,9 +84,9 @@ impl PackedBatch {
         self.ids.len()
     }
 
-    /// How many sequences it holds; at least one.
+    /// How many sequences it holds.
     pub fn sequences(&self) -> usize {
-        self.offsets.len() - 1
+        self.offsets.len().saturating_sub(1)
     }
 
     /// Length that the longest sequence reaches, tokens in caches included.

@@ -2,11 +2,17 @@
 
 mod common;
 
-use common::{Fixture, assert_same, backend, model, values};
-use ettin::{KvCache, PackedBatch, heads::LanguageModel};
+use candle_core::Device;
+use common::{Fixture, assert_same, dtypes, model, values};
+use ettin::{Backend, Dtype, KvCache, PackedBatch, heads::LanguageModel};
 
-fn load(name: &str) -> LanguageModel {
-    LanguageModel::load(&model(name), &backend()).unwrap()
+fn load(name: &str, dtype: Dtype) -> LanguageModel {
+    LanguageModel::load(&model(name), &Backend::new(&Device::Cpu, dtype).unwrap()).unwrap()
+}
+
+/// The model in every number format.
+fn all(name: &str) -> impl Iterator<Item = (Dtype, LanguageModel)> {
+    dtypes().into_iter().map(move |dtype| (dtype, load(name, dtype)))
 }
 
 fn sequence(name: &str, len: usize) -> Vec<u32> {
@@ -32,19 +38,20 @@ fn feed(model: &LanguageModel, cache: &mut KvCache, ids: &[u32]) -> Vec<Vec<f32>
 #[test]
 fn any_chunking_equals_the_whole() {
     for name in ["tiny-decoder", "tiny-decoder-biases", "tiny-decoder-older"] {
-        let model = load(name);
-        let ids = sequence(name, 120);
-        let reference = whole(&model, &ids);
-        for chunk in [1, 2, 3, 7, 31, 32, 33, 64, 120] {
-            let mut cache = model.cache(chunk).unwrap();
-            for (index, rows) in ids.chunks(chunk).enumerate() {
-                for (offset, logits) in feed(&model, &mut cache, rows).iter().enumerate() {
-                    let position = index * chunk + offset;
-                    let what = format!("{name}, chunks of {chunk}, position {position}");
-                    assert_same(&what, logits, &reference[position]);
+        for (dtype, model) in all(name) {
+            let ids = sequence(name, 120);
+            let reference = whole(&model, &ids);
+            for chunk in [1, 2, 3, 7, 31, 32, 33, 64, 120] {
+                let mut cache = model.cache(chunk).unwrap();
+                for (index, rows) in ids.chunks(chunk).enumerate() {
+                    for (offset, logits) in feed(&model, &mut cache, rows).iter().enumerate() {
+                        let position = index * chunk + offset;
+                        let what = format!("{name}, {dtype}, chunks of {chunk}, position {position}");
+                        assert_same(&what, logits, &reference[position]);
+                    }
                 }
+                assert_eq!(cache.len(), ids.len());
             }
-            assert_eq!(cache.len(), ids.len());
         }
     }
 }
@@ -52,19 +59,28 @@ fn any_chunking_equals_the_whole() {
 #[test]
 fn rejected_rows_leave_no_trace_at_any_ring_phase() {
     let name = "tiny-decoder";
-    let model = load(name);
-    let ids = sequence(name, 100);
-    let reference = whole(&model, &ids);
-    for drafts in 1..=4 {
-        let mut cache = model.cache(drafts + 1).unwrap();
-        for position in 0..ids.len() - drafts {
-            // One right token and some wrong ones, which are then taken back.
-            let mut rows = vec![ids[position]];
-            rows.extend((0..drafts).map(|draft| 100 + (position + draft) as u32 % 50));
-            let logits = feed(&model, &mut cache, &rows);
-            assert_same(&format!("{drafts} drafts, position {position}"), &logits[0], &reference[position]);
-            cache.truncate(position + 1).unwrap();
-            assert_eq!(cache.len(), position + 1);
+    let ids = sequence(name, 120);
+    for (dtype, model) in all(name) {
+        let reference = whole(&model, &ids);
+        for drafts in 1..=9 {
+            // All wrong at every position, or wrong from a different one on each time.
+            for accepted in [|_, _| 0, |position: usize, drafts: usize| position * 7 % drafts] {
+                let mut cache = model.cache(drafts + 1).unwrap();
+                let mut position = 0;
+                while position + drafts < ids.len() {
+                    let right = 1 + accepted(position, drafts);
+                    let mut rows = ids[position..position + right].to_vec();
+                    rows.extend((right..=drafts).map(|draft| 100 + (position + draft) as u32 % 50));
+                    let logits = feed(&model, &mut cache, &rows);
+                    for (logits, position) in logits[..right].iter().zip(position..) {
+                        let what = format!("{dtype}, {drafts} drafts, {right} right, position {position}");
+                        assert_same(&what, logits, &reference[position]);
+                    }
+                    position += right;
+                    cache.truncate(position).unwrap();
+                    assert_eq!(cache.len(), position);
+                }
+            }
         }
     }
 }
@@ -72,18 +88,23 @@ fn rejected_rows_leave_no_trace_at_any_ring_phase() {
 #[test]
 fn forks_go_on_independently() {
     let name = "tiny-decoder";
-    let model = load(name);
+    for (_, model) in all(name) {
+        fork_and_go_on(name, &model);
+    }
+}
+
+fn fork_and_go_on(name: &str, model: &LanguageModel) {
     let shared = sequence(name, 40);
     let mut trunk = model.cache(40).unwrap();
-    feed(&model, &mut trunk, &shared);
+    feed(model, &mut trunk, &shared);
     let mut forks = [trunk.fork(), trunk.fork(), trunk];
     for (index, fork) in forks.iter_mut().enumerate() {
         let mut all = shared.clone();
         for step in 0..20 {
             let next = 10 + (index * 31 + step * 7) as u32 % 200;
             all.push(next);
-            let logits = feed(&model, fork, &[next]);
-            assert_same("a fork", &logits[0], whole(&model, &all).last().unwrap());
+            let logits = feed(model, fork, &[next]);
+            assert_same("a fork", &logits[0], whole(model, &all).last().unwrap());
         }
     }
 }
@@ -91,7 +112,12 @@ fn forks_go_on_independently() {
 #[test]
 fn sequences_of_different_lengths_decode_together() {
     let name = "tiny-decoder";
-    let model = load(name);
+    for (_, model) in all(name) {
+        decode_together(name, &model);
+    }
+}
+
+fn decode_together(name: &str, model: &LanguageModel) {
     let prompts: Vec<Vec<u32>> = [1, 9, 40, 77].map(|len| sequence(name, len)).to_vec();
     let mut caches: Vec<KvCache> = prompts.iter().map(|_| model.cache(77).unwrap()).collect();
     let mut texts = prompts.clone();
@@ -104,7 +130,7 @@ fn sequences_of_different_lengths_decode_together() {
         let logits = model.step(&batch, &mut borrowed, &last).unwrap();
         for (index, text) in texts.iter_mut().enumerate() {
             let ours = values(&logits.narrow(0, index, 1).unwrap());
-            assert_same("a batched step", &ours, whole(&model, text).last().unwrap());
+            assert_same("a batched step", &ours, whole(model, text).last().unwrap());
             let token = 5 + (index * 13 + step * 29) as u32 % 240;
             text.push(token);
             next[index] = vec![token];
@@ -114,7 +140,7 @@ fn sequences_of_different_lengths_decode_together() {
 
 #[test]
 fn misuse_is_refused_and_changes_nothing() {
-    let model = load("tiny-decoder");
+    let model = load("tiny-decoder", Dtype::F32);
     let mut cache = model.cache(4).unwrap();
     let ids = sequence("tiny-decoder", 12);
     for chunk in ids.chunks(4) {
@@ -131,12 +157,12 @@ fn misuse_is_refused_and_changes_nothing() {
     cache.truncate(0).unwrap();
     assert!(cache.is_empty());
     assert_same("after clearing", &feed(&model, &mut cache, &ids[..1])[0], &reference[0]);
-    assert!(load("tiny-encoder").cache(4).is_err(), "encoders have no cache");
+    assert!(load("tiny-encoder", Dtype::F32).cache(4).is_err(), "encoders have no cache");
 }
 
 #[test]
 fn the_models_last_position_is_the_limit() {
-    let model = load("tiny-decoder");
+    let model = load("tiny-decoder", Dtype::F32);
     let limit = model.config().max_position_embeddings;
     let ids = sequence("tiny-decoder", limit);
     let mut cache = model.cache(limit).unwrap();

@@ -74,14 +74,16 @@ fn sampling_in_a_batch_equals_sampling_alone() {
     let generator = Generator::load(&files("nano-decoder"), &Options::default()).unwrap();
     let sampling =
         Sampling { temperature: 0.9, top_k: Some(50), top_p: Some(0.95), seed: Some(3), ..Sampling::default() };
-    let request = GenerateRequest { max_new_tokens: 12, sampling, samples: 2, ..GenerateRequest::default() };
-    let tokens = |prompts: &[&str]| {
+    let tokens = |first_index, prompts: &[&str]| {
+        let sampling = sampling.clone();
+        let request =
+            GenerateRequest { max_new_tokens: 12, sampling, samples: 2, first_index, ..GenerateRequest::default() };
         let generations = generator.run(prompts, &request, &mut |_| ControlFlow::Continue(())).unwrap();
         assert_eq!(generations.seed, Some(3));
         values(generations.outputs).into_iter().map(|generated| generated.tokens).collect::<Vec<_>>()
     };
-    let together = tokens(&TEXTS);
-    let apart: Vec<Vec<u32>> = TEXTS.iter().flat_map(|text| tokens(&[text])).collect();
+    let together = tokens(0, &TEXTS);
+    let apart: Vec<Vec<u32>> = TEXTS.iter().enumerate().flat_map(|(index, text)| tokens(2 * index, &[text])).collect();
     assert_eq!(together, apart);
     assert_ne!(together[0], together[1]);
 }

@@ -33,77 +33,6 @@ pub(crate) struct FillMask {
     pub(crate) run: RunArgs,
 }
 
-/// Continue a text with a decoder
-///
-/// Greedy unless one of the sampling flags asks otherwise. On a terminal the text appears as it is made; piped,
-/// each prompt gives a record {prompt, text, tokens, finish_reason, timings}, where text and tokens are the
-/// continuation only and finish_reason is eos, stop, length or context. Several prompts are generated together
-/// and give the same texts as one by one.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-JSONL fields:
-  prompt, id
-
-Examples:
-  ettin-run generate \"Once upon a time\"
-  ettin-run generate -m decoder-400m --temperature 0.8 --top-p 0.95 \"The sea\"
-  ettin-run generate -i prompts.jsonl -n 64 --stop '.' > continued.jsonl")]
-pub(crate) struct Generate {
-    /// Prompts to continue
-    pub(crate) prompt: Vec<String>,
-
-    /// Most tokens to generate for each prompt
-    #[arg(short = 'n', long, default_value = "128", value_name = "N")]
-    pub(crate) max_new_tokens: NonZeroUsize,
-
-    #[command(flatten)]
-    pub(crate) sampling: SamplingArgs,
-
-    /// Stop before this text appears; may be given several times
-    #[arg(long, value_name = "TEXT", value_parser = non_empty)]
-    pub(crate) stop: Vec<String>,
-
-    /// Go on after the end-of-sequence token
-    #[arg(long)]
-    pub(crate) ignore_eos: bool,
-
-    /// Do not put the model's beginning-of-sequence token before the prompt
-    #[arg(long)]
-    pub(crate) no_bos: bool,
-
-    #[command(flatten)]
-    pub(crate) run: RunArgs,
-}
-
-/// How the next token is chosen.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Sampling")]
-pub(crate) struct SamplingArgs {
-    /// Sampling temperature; 0 is greedy [default: 0, or 1 with --top-p, --top-k or --min-p]
-    #[arg(short, long, value_name = "T", value_parser = temperature)]
-    pub(crate) temperature: Option<f32>,
-
-    /// Sample from the smallest set of tokens whose probabilities reach P
-    #[arg(long, value_name = "P", value_parser = top_p)]
-    pub(crate) top_p: Option<f32>,
-
-    /// Sample from the K most probable tokens
-    #[arg(long, value_name = "K")]
-    pub(crate) top_k: Option<NonZeroUsize>,
-
-    /// Leave out tokens less probable than P times the most probable one
-    #[arg(long, value_name = "P", value_parser = min_p)]
-    pub(crate) min_p: Option<f32>,
-
-    /// Make tokens already present less likely by this factor (1 changes nothing)
-    #[arg(long, value_name = "R", value_parser = positive)]
-    pub(crate) repetition_penalty: Option<f32>,
-
-    /// Seed of the sampler; without it one is drawn and printed on stderr
-    #[arg(long, value_name = "SEED")]
-    pub(crate) seed: Option<u64>,
-}
-
 /// Turn texts into vectors
 ///
 /// Models with a sentence-transformers chain (modules.json) are run as it says. Others use mean pooling
@@ -445,62 +374,9 @@ pub(crate) struct Tokenize {
     pub(crate) output: OutputArgs,
 }
 
-fn number(text: &str) -> Result<f32, String> {
-    match text.parse::<f32>() {
-        Ok(value) if value.is_finite() => Ok(value),
-        _ => Err("not a number".into()),
-    }
-}
-
-fn bounded(text: &str, holds: impl Fn(f32) -> bool, range: &str) -> Result<f32, String> {
-    let value = number(text)?;
-    if holds(value) { Ok(value) } else { Err(format!("must be {range}")) }
-}
-
-fn temperature(text: &str) -> Result<f32, String> {
-    bounded(text, |t| t >= 0.0, "0 or more")
-}
-
-fn top_p(text: &str) -> Result<f32, String> {
-    bounded(text, |p| p > 0.0 && p <= 1.0, "above 0 and at most 1")
-}
-
-fn min_p(text: &str) -> Result<f32, String> {
-    bounded(text, |p| (0.0..=1.0).contains(&p), "between 0 and 1")
-}
-
-fn positive(text: &str) -> Result<f32, String> {
-    bounded(text, |r| r > 0.0, "above 0")
-}
-
-fn non_empty(text: &str) -> Result<String, String> {
-    if text.is_empty() { Err("an empty text would stop at once".into()) } else { Ok(text.to_owned()) }
-}
-
 #[cfg(test)]
 mod tests {
     use crate::args::{Command, parse};
-
-    #[test]
-    fn sampling_values_are_checked() {
-        for bad in [
-            ["--temperature", "-1"],
-            ["--temperature", "nan"],
-            ["--temperature", "inf"],
-            ["--top-p", "0"],
-            ["--top-p", "1.5"],
-            ["--min-p", "2"],
-            ["--repetition-penalty", "0"],
-            ["--top-k", "0"],
-            ["--max-new-tokens", "0"],
-            ["--seed", "x"],
-            ["--stop", ""],
-        ] {
-            let arguments = ["ettin-run", "generate", bad[0], bad[1], "text"];
-            assert!(parse(arguments).is_err(), "{bad:?} was accepted");
-        }
-        assert!(parse(["ettin-run", "generate", "--temperature", "0", "text"]).is_ok());
-    }
 
     #[test]
     fn last_normalisation_flag_wins() {

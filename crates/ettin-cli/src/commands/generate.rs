@@ -5,14 +5,14 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use ettin::generate::{FinishReason, GenerateRequest, Piece, Sampling};
-use ettin::tasks::{Generated, Generator, Outcomes, Timings};
+use ettin::generate::{FinishReason, GenerateRequest, Piece, Sampling, draw_seed};
+use ettin::tasks::{Drafted, Generated, Generator, Options, Outcomes, Timings};
 
 use super::driver::{self, Numbered};
 use super::stream::Stream;
-use crate::args::{self, SamplingArgs};
+use crate::args::{self, DraftChoice, SamplingArgs};
 use crate::exit::Status;
-use crate::input::{self, ChunkSize, Prompt};
+use crate::input::{self, Prompt};
 use crate::nano::Nano;
 use crate::output::{Format, Payload, shortened, written};
 use crate::plan::{Plan, Suited};
@@ -22,33 +22,47 @@ pub(super) fn run(args: args::Generate) -> anyhow::Result<Status> {
     let texts = input::texts(args.prompt, &args.run.input, "PROMPT", Prompt::new)?;
     let plan = Plan::new(&args.run, Suited::Nano(Nano::Decoder))?;
     let job = plan.open()?;
-    let task = Generator::load(&job.files, &plan.options)?;
-    let request = GenerateRequest {
+    let mut task = Generator::load(&job.files, &plan.options)?;
+    if let Some(choice) = &args.speculation.draft {
+        task = match choice {
+            DraftChoice::Lookup => task.with_lookup(),
+            DraftChoice::Format(dtype) => {
+                task.with_draft_model(&job.files, &Options { dtype: *dtype, ..plan.options.clone() })?
+            }
+            DraftChoice::Model(name) => {
+                let files = plan.second_model(name, &args.run.model.hub, Suited::Nano(Nano::Decoder))?;
+                task.with_draft_model(&files, &plan.options)?
+            }
+        };
+    }
+    let mut request = GenerateRequest {
         max_new_tokens: args.max_new_tokens.get(),
         sampling: sampling(&args.sampling),
         stop: args.stop,
         ignore_eos: args.ignore_eos,
         bos: !args.no_bos,
-        samples: 1,
+        draft_tokens: args.speculation.draft_tokens,
+        ..GenerateRequest::default()
     };
     let notes = plan.output.notes;
-    // Random numbers are keyed by a prompt's place in its call: with sampling there is one call for all prompts, so
-    // that the time at which they arrive changes nothing.
-    let size = match request.sampling.temperature {
-        0.0 => plan.chunk_size(),
-        _ => ChunkSize::ALL,
-    };
+    if request.sampling.temperature > 0.0 && request.sampling.seed.is_none() {
+        // One for all calls, and told before anything can be interrupted.
+        let seed = draw_seed();
+        request.sampling.seed = Some(seed);
+        notes.note(format_args!("sampled with --seed {seed}"));
+    }
+    let size = plan.chunk_size();
     let streaming = plan.output.format == Format::Table;
     let mut sink = job.sink;
     if !streaming {
         return driver::answer(texts, size, &plan.output, sink, |records| {
-            generate(&task, &request, &prompts(records), notes, |_| Ok(()))
+            generate(&task, &mut request, &prompts(records), notes, |_| Ok(()))
         });
     }
     let run = |records: &[Numbered<'_, Prompt>]| {
         let prompts = prompts(records);
         let mut stream = Stream::new(&mut sink, &prompts);
-        let outcomes = generate(&task, &request, &prompts, notes, |piece| stream.piece(&piece))?;
+        let outcomes = generate(&task, &mut request, &prompts, notes, |piece| stream.piece(&piece))?;
         written(stream.finish())?;
         Ok(outcomes)
     };
@@ -58,10 +72,10 @@ pub(super) fn run(args: args::Generate) -> anyhow::Result<Status> {
     Ok(status)
 }
 
-/// One call: all prompts of a chunk, their text shown by `show` as it comes.
+/// One call: all prompts of a chunk, their text shown by `show` as it comes. The request is then that of the next chunk.
 fn generate(
     task: &Generator,
-    request: &GenerateRequest,
+    request: &mut GenerateRequest,
     prompts: &[&str],
     notes: Notes,
     mut show: impl FnMut(Piece<'_>) -> io::Result<()>,
@@ -78,12 +92,14 @@ fn generate(
     if let Some(error) = failure {
         written(Err(error))?;
     }
-    if let (Some(seed), None) = (generations.seed, request.sampling.seed) {
-        notes.note(format_args!("sampled with --seed {seed}"));
-    }
+    // Random numbers go by a prompt's number among all, so that the time at which prompts arrive changes nothing.
+    request.first_index += prompts.len();
     let outputs: Vec<&Generated> =
         generations.outputs.iter().filter_map(|outcome| Some(&outcome.as_ref().ok()?.value)).collect();
     notes.note(speed(&outputs, started.elapsed()));
+    if let Some(line) = acceptance(&outputs) {
+        notes.note(line);
+    }
     Ok(generations.outputs)
 }
 
@@ -91,7 +107,7 @@ fn generate(
 fn speed(outputs: &[&Generated], elapsed: Duration) -> String {
     let rate = |tokens: usize, ms: f64| tokens as f64 / (ms / 1e3).max(1e-9);
     if let [one] = outputs {
-        let Timings { prompt_tokens, prompt_ms, generated_tokens, generate_ms } = one.timings;
+        let Timings { prompt_tokens, prompt_ms, generated_tokens, generate_ms, .. } = one.timings;
         // The first token comes with the prompt's logits.
         let steps = generated_tokens.saturating_sub(1);
         return format!(
@@ -103,7 +119,18 @@ fn speed(outputs: &[&Generated], elapsed: Duration) -> String {
     }
     let generated: usize = outputs.iter().map(|output| output.timings.generated_tokens).sum();
     let ms = elapsed.as_secs_f64() * 1e3;
-    format!("{} prompts, {generated} tokens generated at {:.1} tokens/s in all", outputs.len(), rate(generated, ms),)
+    format!("{} prompts, {generated} tokens generated at {:.1} tokens/s in all", outputs.len(), rate(generated, ms))
+}
+
+/// What guessing ahead was good for, where there was a draft.
+fn acceptance(outputs: &[&Generated]) -> Option<String> {
+    let drafts: Vec<Drafted> = outputs.iter().filter_map(|output| output.timings.draft).collect();
+    let drafted: usize = drafts.iter().map(|draft| draft.drafted_tokens).sum();
+    let accepted: usize = drafts.iter().map(|draft| draft.accepted_tokens).sum();
+    (!drafts.is_empty()).then(|| {
+        let share = 100.0 * accepted as f64 / drafted.max(1) as f64;
+        format!("{accepted} of {drafted} drafted tokens accepted ({share:.0} %)")
+    })
 }
 
 /// The contract's word for it.

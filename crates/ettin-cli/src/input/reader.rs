@@ -45,9 +45,6 @@ pub(crate) struct ChunkSize {
 }
 
 impl ChunkSize {
-    /// Everything at once.
-    pub(crate) const ALL: ChunkSize = ChunkSize { inputs: usize::MAX, bytes: usize::MAX, patience: Duration::MAX };
-
     /// Texts that cost little.
     pub(crate) const LIGHT: ChunkSize = ChunkSize { inputs: QUEUE, bytes: 1 << 20, patience: PATIENCE };
 

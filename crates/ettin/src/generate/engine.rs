@@ -1,39 +1,23 @@
 //! The generation loop: several prompts at once, each with its own cache, position and end.
 //!
-//! One step feeds every running sequence what its cache lacks: the last token of one that is generating, the next part of
-//! a prompt that is being read. Finished sequences leave and waiting prompts take their place. As a token's result depends
-//! on its own sequence alone, none of this changes what is generated.
+//! One step feeds every running sequence what its cache lacks: the last token of one that is generating and the guesses
+//! behind it, the next part of a prompt that is being read. Finished sequences leave and waiting prompts take their place.
+//! As a token's result depends on its own sequence alone, none of this changes what is generated.
 
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
-use super::sampler::Sampler;
+use super::draft::{Draft, Task};
+use super::model::{Cache, CausalModel, STEP_ROWS};
+use super::prefixes::{Prefixes, worth_keeping};
+use super::sampler::{Sampler, Scratch};
 use super::sequence::{Finished, Rules, Sequence};
-use super::{FinishReason, GenerateRequest, Piece};
+use super::{FinishReason, GenerateRequest, MOST_DRAFTED, Piece};
 use crate::tokenizer::Tokenizer;
-use crate::{Error, Result};
-
-/// Rows that one step feeds at most, and so what a sequence's cache must be able to take at once.
-pub(crate) const STEP_ROWS: usize = 512;
+use crate::{Error, PackedBatch, Result};
 
 /// Sequences that run at once; fewer than [`STEP_ROWS`], so that prompts are read while others generate.
 const MAX_RUNNING: usize = 32;
-
-/// What the loop needs of a model.
-pub(crate) trait CausalModel {
-    /// Keys and values of one sequence.
-    type Cache;
-
-    /// An empty cache that takes up to [`STEP_ROWS`] tokens a step.
-    fn cache(&self) -> Result<Self::Cache>;
-
-    /// A copy that goes on independently.
-    fn fork(&self, cache: &Self::Cache) -> Self::Cache;
-
-    /// Appends `tokens[i]` to `caches[i]`. Returns the logits after the last token of the sequences that `wanted`
-    /// names, a row each, in the order named.
-    fn step(&self, tokens: &[&[u32]], caches: &mut [&mut Self::Cache], wanted: &[usize]) -> Result<Vec<Vec<f32>>>;
-}
 
 /// A prompt and where its outputs go.
 #[derive(Debug)]
@@ -56,12 +40,6 @@ pub(crate) struct Engine<'a, M> {
     rules: Rules<'a>,
 }
 
-/// A sequence with its cache.
-struct Running<'a, C> {
-    sequence: Sequence<'a>,
-    cache: C,
-}
-
 impl<'a, M: CausalModel> Engine<'a, M> {
     /// `context` is the most tokens of a sequence, prompt included.
     ///
@@ -79,7 +57,14 @@ impl<'a, M: CausalModel> Engine<'a, M> {
         if request.samples == 0 {
             return Err(Error::input("at least one sample per prompt must be asked for"));
         }
+        if request.draft_tokens > MOST_DRAFTED {
+            return Err(Error::input(format!(
+                "at most {MOST_DRAFTED} tokens can be drafted at a time, not {}",
+                request.draft_tokens
+            )));
+        }
         let sampler = Sampler::new(&request.sampling)?;
+        let context = context.min(model.positions());
         Ok(Self { model, rules: Rules { tokenizer, request, sampler, context } })
     }
 
@@ -88,146 +73,255 @@ impl<'a, M: CausalModel> Engine<'a, M> {
         self.rules.sampler.seed()
     }
 
-    /// Continues all prompts; results come in the order they end. A sequence that fails alone (its logits are not finite)
-    /// has its error, and the others go on.
-    pub(crate) fn run(&self, prompts: Vec<Prompt>, on_piece: &mut OnPiece<'_>) -> Result<Vec<Output>> {
-        let mut sink = Sink { on_piece, done: Vec::new(), cancelled: false };
-        let mut waiting = VecDeque::from(prompts);
-        let mut running = Vec::new();
-        loop {
-            self.admit(&mut waiting, &mut running, &mut sink)?;
-            if running.is_empty() || sink.cancelled {
-                break;
-            }
-            let logits = self.step(&mut running)?;
-            running = self.extend(running, logits, &mut sink);
+    /// Continues all prompts with the help of `draft`; results come in the order they end. A sequence that fails alone
+    /// (its logits are not finite) has its error, and the others go on.
+    pub(crate) fn run<D: Draft>(
+        &self,
+        draft: D,
+        prompts: Vec<Prompt>,
+        on_piece: &mut OnPiece<'_>,
+    ) -> Result<Vec<Output>> {
+        let mut run = Run {
+            engine: self,
+            draft,
+            waiting: prompts.into(),
+            running: Vec::new(),
+            prefixes: Prefixes::new(),
+            sink: Sink { on_piece, done: Vec::new(), cancelled: false },
+            batch: PackedBatch::default(),
+            rows: Vec::new(),
+            logits: Vec::new(),
+            scratch: Scratch::default(),
+        };
+        while run.admit()? {
+            run.guess()?;
+            run.step()?;
+            run.split()?;
+            run.extend()?;
         }
-        let unread = waiting.into_iter().map(|prompt| Sequence::new(&self.rules, prompt.ids, prompt.output));
-        for sequence in running.into_iter().map(|one| one.sequence).chain(unread) {
-            for mut sequence in self.samples(sequence) {
-                sequence.end(FinishReason::Cancelled)?;
-                sink.finish(sequence, FinishReason::Cancelled);
-            }
-        }
-        Ok(sink.done)
+        run.cancel()
+    }
+}
+
+/// A sequence with what models remember of it.
+struct Running<'a, C, D> {
+    sequence: Sequence<'a>,
+    cache: C,
+    memory: D,
+    /// Tokens of its prompt of which waiting prompts want a copy.
+    shared: Option<usize>,
+    /// Its rows of the step's logits.
+    logits: Range<usize>,
+    over: bool,
+}
+
+impl<C, D> Running<'_, C, D> {
+    /// Tokens that it feeds next, where its turn allows `room`.
+    fn rows(&self, room: usize) -> usize {
+        let read = self.sequence.read();
+        let until = self.shared.filter(|&shared| read < shared).map_or(usize::MAX, |shared| shared - read);
+        self.sequence.unread().len().min(until).min(room)
     }
 
-    /// Moves prompts from waiting to running; those that leave no room for a token end at once.
-    fn admit(
-        &self,
-        waiting: &mut VecDeque<Prompt>,
-        running: &mut Vec<Running<'a, M::Cache>>,
-        sink: &mut Sink<'_, '_>,
-    ) -> Result<()> {
-        let samples = self.rules.request.samples;
-        let outputs = |one: &Running<'a, M::Cache>| {
-            if one.sequence.is_reading() { samples } else { 1 }
-        };
-        let mut taken: usize = running.iter().map(outputs).sum();
+    /// Whether it is reading a beginning that `prompt` wants a copy of.
+    fn reads_for(&self, prompt: &[u32]) -> bool {
+        let shared = self.shared.filter(|&shared| self.sequence.read() < shared);
+        shared.is_some_and(|shared| prompt.len() > shared && prompt.starts_with(&self.sequence.tokens()[..shared]))
+    }
+}
+
+/// One run of an engine.
+struct Run<'r, 'a, 'p, M: CausalModel, D: Draft> {
+    engine: &'r Engine<'a, M>,
+    draft: D,
+    waiting: VecDeque<Prompt>,
+    running: Vec<Running<'a, M::Cache, D::Memory>>,
+    prefixes: Prefixes<M::Cache, D::Memory>,
+    sink: Sink<'r, 'p>,
+    /// Used again for every step: what is fed, its rows with logits, the logits.
+    batch: PackedBatch,
+    rows: Vec<usize>,
+    logits: Vec<f32>,
+    scratch: Scratch,
+}
+
+impl<M: CausalModel, D: Draft> Run<'_, '_, '_, M, D> {
+    /// Moves prompts from waiting to running; those that leave no room for a token end at once. Returns whether there is
+    /// anything to do.
+    fn admit(&mut self) -> Result<bool> {
+        let rules = &self.engine.rules;
+        let samples = rules.request.samples;
+        let outputs = |one: &Running<_, _>| if one.sequence.is_reading() { samples } else { 1 };
+        let mut taken: usize = self.running.iter().map(outputs).sum();
         while taken == 0 || taken + samples <= MAX_RUNNING {
-            let Some(prompt) = waiting.pop_front() else {
+            // A prompt waits for its beginning, and those behind it with it.
+            let is_read = |prompt: &mut Prompt| !self.running.iter().any(|one| one.reads_for(&prompt.ids));
+            let Some(Prompt { ids, output }) = self.waiting.pop_front_if(is_read) else {
                 break;
             };
-            let sequence = Sequence::new(&self.rules, prompt.ids, prompt.output);
-            match sequence.is_full(&self.rules) {
+            let waiting = self.waiting.iter().map(|prompt| prompt.ids.as_slice());
+            let (cache, memory) = match self.prefixes.find(&ids) {
+                Some(prefix) => (prefix.cache.fork(), self.draft.fork(&prefix.memory)),
+                None => (self.engine.model.cache()?, self.draft.memory()?),
+            };
+            let shared = worth_keeping(&ids, cache.len(), waiting.clone());
+            self.prefixes.forget(waiting);
+            let sequence = Sequence::new(rules, ids, cache.len(), output);
+            match sequence.is_full(rules) {
                 Some(reason) => {
-                    for sequence in self.samples(sequence) {
-                        sink.piece(sequence.output, "", Some(reason));
-                        sink.finish(sequence, reason);
+                    for mut sequence in self.engine.samples(sequence) {
+                        self.sink.piece(sequence.output, "", Some(reason));
+                        self.sink.finish(&mut sequence, reason);
                     }
                 }
                 None => {
                     taken += samples;
-                    running.push(Running { sequence, cache: self.model.cache()? });
+                    self.running.push(Running { sequence, cache, memory, shared, logits: 0..0, over: false });
                 }
             }
         }
+        Ok(!self.running.is_empty() && !self.sink.cancelled)
+    }
+
+    /// Lets the draft guess behind every sequence that is generating.
+    fn guess(&mut self) -> Result<()> {
+        let rules = &self.engine.rules;
+        let generating = self.running.iter().filter(|one| !one.sequence.is_reading()).count();
+        // Guesses are rows like others: the more sequences share a step, the fewer each has.
+        let Some(share) = MOST_DRAFTED.checked_div(generating).map(|share| share.min(rules.request.draft_tokens)) else {
+            return Ok(());
+        };
+        let mut tasks = Vec::with_capacity(generating);
+        for one in self.running.iter_mut().filter(|one| !one.sequence.is_reading()) {
+            let (tokens, sample, useful) = one.sequence.to_guess(rules);
+            let wanted = useful.min(share);
+            if wanted > 0 {
+                tasks.push(Task { tokens, sample, wanted, memory: &mut one.memory });
+            }
+        }
+        self.draft.guess(&rules.sampler, &mut tasks)
+    }
+
+    /// Feeds every sequence as much as fits in one step, those that generate first, and computes the logits after what
+    /// was fed to those, or after a prompt's last token.
+    fn step(&mut self) -> Result<()> {
+        self.batch.clear();
+        self.rows.clear();
+        let mut room = STEP_ROWS;
+        let mut fed = Vec::with_capacity(self.running.len());
+        self.running.sort_by_key(|one| one.sequence.is_reading());
+        for one in &mut self.running {
+            one.logits = 0..0;
+            let rows = one.rows(room);
+            if rows == 0 {
+                continue;
+            }
+            room -= rows;
+            self.batch.push(&one.sequence.unread()[..rows], one.sequence.read())?;
+            if rows == one.sequence.unread().len() {
+                let end = self.batch.tokens();
+                let start = end - 1 - one.sequence.guesses();
+                one.logits = self.rows.len()..self.rows.len() + end - start;
+                self.rows.extend(start..end);
+            }
+            one.sequence.advance(rows);
+            fed.push(&mut one.cache);
+        }
+        self.engine.model.step(&self.batch, &mut fed, &self.rows, &mut self.logits)
+    }
+
+    /// Keeps beginnings that other prompts wait for. Gives the samples of a prompt that was just read a cache each.
+    fn split(&mut self) -> Result<()> {
+        let rules = &self.engine.rules;
+        let mut samples = Vec::new();
+        for one in &mut self.running {
+            let read = one.sequence.read();
+            let fork = !one.logits.is_empty() && one.sequence.is_fresh() && rules.request.samples > 1;
+            let keep = one.shared == Some(read);
+            if !fork && !keep {
+                continue;
+            }
+            let mut tokens = one.sequence.tokens()[..read].to_vec();
+            let task = Task { tokens: &mut tokens, sample: 0, wanted: 0, memory: &mut one.memory };
+            self.draft.guess(&rules.sampler, &mut [task])?;
+            if keep {
+                one.shared = None;
+                self.prefixes.keep(&tokens, one.cache.fork(), self.draft.fork(&one.memory));
+            }
+            if fork {
+                samples.extend((1..rules.request.samples).map(|sample| Running {
+                    sequence: one.sequence.sample(sample),
+                    cache: one.cache.fork(),
+                    memory: self.draft.fork(&one.memory),
+                    shared: None,
+                    logits: one.logits.clone(),
+                    over: false,
+                }));
+            }
+        }
+        self.running.append(&mut samples);
         Ok(())
     }
 
-    /// Feeds every sequence as much as fits in one step, those that generate first. Returns the logits of those that
-    /// are fed up to their last token.
-    fn step(&self, running: &mut [Running<'a, M::Cache>]) -> Result<Vec<Option<Vec<f32>>>> {
-        let mut room = STEP_ROWS;
-        let mut rows = vec![0; running.len()];
-        for reading in [false, true] {
-            for (rows, one) in rows.iter_mut().zip(&*running).filter(|(_, one)| one.sequence.is_reading() == reading) {
-                *rows = one.sequence.unread().len().min(room);
-                room -= *rows;
-            }
-        }
-        let (mut fed, mut wanted, mut tokens, mut caches) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (index, Running { sequence, cache }) in running.iter_mut().enumerate() {
-            let unread = sequence.unread();
-            if rows[index] > 0 {
-                if rows[index] == unread.len() {
-                    wanted.push(fed.len());
+    /// Adds to every sequence that has logits a token, and one more for every guess that proves right. Those that end
+    /// leave.
+    fn extend(&mut self) -> Result<()> {
+        let rules = &self.engine.rules;
+        let vocabulary = self.logits.len() / self.rows.len().max(1);
+        for one in self.running.iter_mut().filter(|one| !one.logits.is_empty()) {
+            let (drafted, mut accepted) = (one.sequence.guesses(), 0);
+            for row in one.logits.clone() {
+                if self.sink.cancelled {
+                    break;
                 }
-                fed.push(index);
-                tokens.push(&unread[..rows[index]]);
-                caches.push(cache);
-            }
-        }
-        let computed = self.model.step(&tokens, &mut caches, &wanted)?;
-        let mut logits: Vec<Option<Vec<f32>>> = running.iter().map(|_| None).collect();
-        for (row, member) in computed.into_iter().zip(wanted) {
-            logits[fed[member]] = Some(row);
-        }
-        for (one, rows) in running.iter_mut().zip(rows) {
-            one.sequence.advance(rows);
-        }
-        Ok(logits)
-    }
-
-    /// Adds a token to every sequence that has logits; returns those that go on.
-    fn extend(
-        &self,
-        running: Vec<Running<'a, M::Cache>>,
-        logits: Vec<Option<Vec<f32>>>,
-        sink: &mut Sink<'_, '_>,
-    ) -> Vec<Running<'a, M::Cache>> {
-        let mut rest = Vec::with_capacity(running.len());
-        for (one, logits) in running.into_iter().zip(logits) {
-            let Some(logits) = logits else {
-                rest.push(one);
-                continue;
-            };
-            for mut one in self.split(one) {
-                if sink.cancelled {
-                    rest.push(one);
-                    continue;
-                }
-                match one.sequence.extend(&self.rules, &logits) {
-                    Err(error) => sink.done.push((one.sequence.output, Err(error))),
-                    Ok((text, finish)) => {
-                        sink.piece(one.sequence.output, &text, finish);
-                        match finish {
-                            Some(reason) => sink.finish(one.sequence, reason),
-                            None => rest.push(one),
+                let logits = &self.logits[row * vocabulary..][..vocabulary];
+                match one.sequence.extend(rules, logits, &mut self.scratch) {
+                    Err(error) => {
+                        self.sink.done.push((one.sequence.output, Err(error)));
+                        one.over = true;
+                    }
+                    Ok(extended) => {
+                        accepted += usize::from(extended.guessed);
+                        self.sink.piece(one.sequence.output, &extended.text, extended.finish);
+                        if let Some(reason) = extended.finish {
+                            one.sequence.checked(drafted, accepted);
+                            self.sink.finish(&mut one.sequence, reason);
+                            one.over = true;
+                        } else if extended.guessed {
+                            continue;
                         }
                     }
                 }
+                break;
+            }
+            if !one.over {
+                one.sequence.checked(drafted, accepted);
+                one.cache.truncate(one.sequence.read())?;
             }
         }
-        rest
+        self.running.retain(|one| !one.over);
+        Ok(())
     }
 
-    /// A sequence whose prompt was just read becomes its samples, each with a cache of its own.
-    fn split(&self, one: Running<'a, M::Cache>) -> Vec<Running<'a, M::Cache>> {
-        if !one.sequence.is_fresh() {
-            return vec![one];
+    /// Ends what has not ended.
+    fn cancel(mut self) -> Result<Vec<Output>> {
+        let rules = &self.engine.rules;
+        let unread = self.waiting.into_iter().map(|prompt| Sequence::new(rules, prompt.ids, 0, prompt.output));
+        for sequence in self.running.into_iter().map(|one| one.sequence).chain(unread) {
+            for mut sequence in self.engine.samples(sequence) {
+                sequence.end(FinishReason::Cancelled)?;
+                self.sink.finish(&mut sequence, FinishReason::Cancelled);
+            }
         }
-        let mut samples: Vec<_> = (1..self.rules.request.samples)
-            .map(|sample| Running { sequence: one.sequence.sample(sample), cache: self.model.fork(&one.cache) })
-            .collect();
-        samples.insert(0, one);
-        samples
+        Ok(self.sink.done)
     }
+}
 
+impl<'a, M> Engine<'a, M> {
     /// The samples of a sequence that has none yet, or the sequence itself.
     fn samples(&self, sequence: Sequence<'a>) -> Vec<Sequence<'a>> {
         let samples = if sequence.is_reading() { self.rules.request.samples } else { 1 };
-        (0..samples).map(|sample| if samples == 1 { sequence.clone() } else { sequence.sample(sample) }).collect()
+        (0..samples).map(|sample| sequence.sample(sample)).collect()
     }
 }
 
@@ -245,7 +339,7 @@ impl Sink<'_, '_> {
         }
     }
 
-    fn finish(&mut self, sequence: Sequence<'_>, reason: FinishReason) {
+    fn finish(&mut self, sequence: &mut Sequence<'_>, reason: FinishReason) {
         self.done.push((sequence.output, Ok(sequence.finished(reason))));
     }
 }

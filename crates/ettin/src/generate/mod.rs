@@ -1,6 +1,9 @@
-//! Autoregressive generation: the loop, the sampler, stop conditions and streaming.
+//! Autoregressive generation: the loop, the sampler, speculation, stop conditions and streaming.
 
+mod draft;
 mod engine;
+mod model;
+mod prefixes;
 mod random;
 mod sampler;
 mod sequence;
@@ -10,8 +13,14 @@ mod tests;
 
 use serde::Serialize;
 
-pub(crate) use engine::{CausalModel, Engine, Prompt, STEP_ROWS};
+pub(crate) use draft::{Lookup, ModelDraft, NoDraft};
+pub(crate) use engine::{Engine, OnPiece, Output, Prompt};
+pub(crate) use model::{CausalModel, STEP_ROWS};
 pub use random::draw_seed;
+
+/// The most tokens that are drafted in one step, all sequences together: beyond, checking a token costs as much as making
+/// it.
+pub const MOST_DRAFTED: usize = 64;
 
 /// How the next token is chosen.
 ///
@@ -53,6 +62,12 @@ pub struct GenerateRequest {
     pub bos: bool,
     /// Continuations per prompt.
     pub samples: usize,
+    /// Index of the first output among all that share a seed. Every output has random numbers of its own; calls for parts of
+    /// a list of prompts draw what one call for all would, when each counts on from the one before.
+    pub first_index: usize,
+    /// The most tokens drafted ahead for one sequence, at most [`MOST_DRAFTED`], where the generator has a draft; fewer
+    /// are while few prove right. It changes the speed, never the result.
+    pub draft_tokens: usize,
 }
 
 impl Default for GenerateRequest {
@@ -64,6 +79,8 @@ impl Default for GenerateRequest {
             ignore_eos: false,
             bos: true,
             samples: 1,
+            first_index: 0,
+            draft_tokens: 8,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Counter-based random numbers: a draw depends on its key alone, never on what was drawn before.
 //!
 //! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011). The seed is the key; the sample's
-//! index and the token's absolute position are the counter. Sequences share nothing, so sampling in a batch equals
+//! index, the token's absolute position and its id are the counter. Sequences share nothing, so sampling in a batch equals
 //! sampling alone, and a continuation can be drawn again from any position.
 
 use std::hash::{BuildHasher, RandomState};
@@ -10,11 +10,25 @@ const ROUNDS: usize = 10;
 const MULTIPLIERS: [u64; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
-/// A uniform number in `[0, 1)` with 53 random bits.
-pub(super) fn uniform(seed: u64, sample: u64, position: u64) -> f64 {
-    let words = philox(halves(position, sample), [seed as u32, (seed >> 32) as u32]);
-    let bits = u64::from(words[0]) << 32 | u64::from(words[1]);
-    (bits >> 11) as f64 / (1u64 << 53) as f64
+/// The random numbers of one position of one sample: 32 bits for every token of the vocabulary.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Draws {
+    key: [u32; 2],
+    sample: u64,
+    position: u32,
+}
+
+impl Draws {
+    /// Those at absolute `position`, which the engine keeps below 2²⁰.
+    pub(super) fn new(seed: u64, sample: u64, position: usize) -> Self {
+        Self { key: halves(seed), sample, position: position as u32 }
+    }
+
+    /// The numbers of tokens `4 · quad` to `4 · quad + 3`.
+    pub(super) fn quad(&self, quad: u32) -> [u32; 4] {
+        let [low, high] = halves(self.sample);
+        philox([self.position, quad, low, high], self.key)
+    }
 }
 
 /// A seed from the operating system's entropy, as the standard library's hash maps are keyed.
@@ -22,8 +36,8 @@ pub fn draw_seed() -> u64 {
     RandomState::new().hash_one(0)
 }
 
-fn halves(low: u64, high: u64) -> [u32; 4] {
-    [low as u32, (low >> 32) as u32, high as u32, (high >> 32) as u32]
+fn halves(wide: u64) -> [u32; 2] {
+    [wide as u32, (wide >> 32) as u32]
 }
 
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
@@ -57,14 +71,16 @@ mod tests {
     }
 
     #[test]
-    fn uniform_numbers_fill_the_interval() {
-        for vary in 0..3 {
+    fn numbers_fill_the_interval_whatever_varies() {
+        for vary in 0..4 {
             let mut bins = [0usize; 16];
-            for i in 0..16_000 {
-                let (seed, sample, position) = [(i, 0, 0), (7, i, 0), (7, 0, i)][vary];
-                let u = uniform(seed, sample, position);
-                assert!((0.0..1.0).contains(&u));
-                bins[(u * 16.0) as usize] += 1;
+            for i in 0..4_000 {
+                let mut key = [7, 0, 0, 0];
+                key[vary] = i;
+                let [seed, sample, position, quad] = key;
+                for number in Draws::new(seed, sample, position as usize).quad(quad as u32) {
+                    bins[(number >> 28) as usize] += 1;
+                }
             }
             // 1000 expected in each; five standard deviations are 153.
             assert!(bins.iter().all(|&bin| bin.abs_diff(1000) < 153), "{bins:?}");

@@ -1,29 +1,47 @@
 //! From a row of logits to the next token.
 //!
 //! Semantics and order are those of transformers 5.23's logits processors: repetition penalty, temperature, top-k
-//! (ties with the k-th stay), top-p (the token that crosses p stays), min-p.
+//! (ties with the k-th stay), top-p (the token that crosses p stays), min-p. What is left is drawn by a race (Gumbel-max):
+//! every token has an exponential random number of its own, and the one that is smallest for its probability wins. Two
+//! models that nearly agree therefore mostly draw the same token, which is what speculative decoding lives on.
 
-use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::collections::HashSet;
 
-use super::{Sampling, random};
+use super::Sampling;
+use super::random::{self, Draws};
 use crate::{Error, Result};
 
 /// Chooses tokens; holds no state, so that the choice for one sequence never depends on another.
 #[derive(Debug, Clone)]
-pub(super) struct Sampler {
+pub(crate) struct Sampler {
     sampling: Sampling,
     seed: u64,
 }
 
-/// A token still in the running.
+/// Memory for [`Sampler::choose`], as large as the vocabulary and used again for every token.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// Logits as they are changed.
+    logits: Vec<f32>,
+    /// Tokens already penalised.
+    penalised: Vec<bool>,
+    /// Logits in the order of a selection.
+    ranked: Vec<f32>,
+    candidates: Vec<Candidate>,
+}
+
+/// A token still in the running; the logit is at the temperature asked for, and 0 for the most likely one.
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
     id: u32,
     logit: f32,
-    /// `exp(logit − max)`.
-    weight: f64,
+}
+
+impl Candidate {
+    /// Its probability as a share of the most likely token's.
+    fn weight(self) -> f64 {
+        f64::from(self.logit.exp())
+    }
 }
 
 impl Sampler {
@@ -52,93 +70,93 @@ impl Sampler {
         (!self.is_greedy()).then_some(self.seed)
     }
 
-    /// Whether [`choose`](Self::choose) looks at the tokens seen.
-    pub(super) fn wants_history(&self) -> bool {
-        self.sampling.repetition_penalty != 1.0
-    }
-
     fn is_greedy(&self) -> bool {
         self.sampling.temperature == 0.0
     }
 
-    /// The token at absolute `position`; `seen` are the tokens before it (empty unless wanted).
+    /// The token that follows `history`, which is the whole sequence, in sample `sample`.
     ///
     /// # Errors
     /// [`Error::Input`] for logits that are not finite.
-    pub(super) fn choose(&self, logits: &[f32], seen: &HashSet<u32>, sample: u64, position: u64) -> Result<u32> {
-        if logits.is_empty() || logits.iter().any(|logit| !logit.is_finite()) {
+    pub(super) fn choose(&self, logits: &[f32], history: &[u32], sample: u64, scratch: &mut Scratch) -> Result<u32> {
+        if logits.is_empty() || !all_finite(logits) {
             return Err(Error::input(format!(
-                "the model's logits for the token at position {position} are not finite: \
-                 its weights or the numeric scheme are broken"
+                "the model's logits for the token at position {} are not finite: \
+                 its weights or the numeric scheme are broken",
+                history.len()
             )));
         }
-        let logits = self.penalised(logits, seen);
+        let Scratch { logits: own, penalised, ranked, candidates } = scratch;
+        let mut logits = logits;
+        if self.sampling.repetition_penalty != 1.0 {
+            own.clear();
+            own.extend_from_slice(logits);
+            penalise(own, history, self.sampling.repetition_penalty, penalised);
+            logits = own;
+        }
+        let best = best(logits);
         if self.is_greedy() {
-            return Ok(best(&logits));
+            return Ok(best);
         }
-        let mut candidates = self.warm(&logits);
-        if let Some(k) = self.sampling.top_k.filter(|&k| k > 0) {
-            keep_top_k(&mut candidates, k);
-        }
+        let max = logits[best as usize];
+        // Shifting by the best first keeps tiny temperatures finite where it matters.
+        let warm = |logit: f32| (logit - max) / self.sampling.temperature;
+        let top_k = self.sampling.top_k.filter(|&k| 0 < k && k < logits.len());
+        let lowest = top_k.map_or(f32::NEG_INFINITY, |k| {
+            ranked.clear();
+            ranked.extend(logits.iter().map(|&logit| warm(logit)));
+            *ranked.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1
+        });
+        candidates.clear();
+        let all = (0..).zip(logits).map(|(id, &logit)| Candidate { id, logit: warm(logit) });
+        candidates.extend(all.filter(|candidate| candidate.logit >= lowest));
         if let Some(p) = self.sampling.top_p.filter(|&p| p < 1.0) {
-            keep_top_p(&mut candidates, p);
+            keep_top_p(candidates, p);
         }
         if let Some(p) = self.sampling.min_p {
-            candidates.retain(|candidate| candidate.weight >= f64::from(p));
+            candidates.retain(|candidate| candidate.weight() >= f64::from(p));
         }
-        Ok(draw(&candidates, random::uniform(self.seed, sample, position)))
+        Ok(race(candidates, best, Draws::new(self.seed, sample, history.len())))
     }
+}
 
-    fn penalised<'l>(&self, logits: &'l [f32], seen: &HashSet<u32>) -> Cow<'l, [f32]> {
-        let penalty = self.sampling.repetition_penalty;
-        if penalty == 1.0 {
-            return Cow::Borrowed(logits);
+/// Divides positive and multiplies negative logits of every token of `history`, once.
+fn penalise(logits: &mut [f32], history: &[u32], penalty: f32, penalised: &mut Vec<bool>) {
+    penalised.clear();
+    penalised.resize(logits.len(), false);
+    for &id in history {
+        if let (Some(logit), Some(done @ false)) = (logits.get_mut(id as usize), penalised.get_mut(id as usize)) {
+            *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
+            *done = true;
         }
-        let mut logits = logits.to_vec();
-        for &id in seen {
-            if let Some(logit) = logits.get_mut(id as usize) {
-                *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
-            }
-        }
-        Cow::Owned(logits)
     }
+}
 
-    /// All tokens at the temperature asked for.
-    fn warm(&self, logits: &[f32]) -> Vec<Candidate> {
-        // Shifting by the best first keeps tiny temperatures finite where it matters.
-        let max = logits[best(logits) as usize];
-        let temperature = self.sampling.temperature;
-        (0..)
-            .zip(logits)
-            .map(|(id, &logit)| {
-                let logit = (logit - max) / temperature;
-                Candidate { id, logit, weight: f64::from(logit).exp() }
-            })
-            .collect()
-    }
+/// Values that a loop can treat at once; the compiler turns the loops over them into vector instructions.
+const LANES: usize = 64;
+
+fn all_finite(logits: &[f32]) -> bool {
+    logits.chunks(LANES).all(|chunk| chunk.iter().fold(true, |finite, logit| finite & logit.is_finite()))
 }
 
 /// The most likely token, the lowest id of equals.
 fn best(logits: &[f32]) -> u32 {
-    let better = |best: usize, id: usize| if logits[id] > logits[best] { id } else { best };
-    (1..logits.len()).fold(0, better) as u32
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in logits.chunks(LANES) {
+        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
+            *lane = if logit > *lane { logit } else { *lane };
+        }
+    }
+    let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    logits.iter().position(|&logit| logit == max).unwrap_or(0) as u32
 }
 
 fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
 }
 
-fn keep_top_k(candidates: &mut Vec<Candidate>, k: usize) {
-    if k >= candidates.len() {
-        return;
-    }
-    let mut logits: Vec<f32> = candidates.iter().map(|candidate| candidate.logit).collect();
-    let (_, &mut threshold, _) = logits.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
-    candidates.retain(|candidate| candidate.logit >= threshold);
-}
-
 fn keep_top_p(candidates: &mut Vec<Candidate>, p: f32) {
-    let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
+    let total: f64 = candidates.iter().map(|candidate| candidate.weight()).sum();
     let wanted = f64::from(p) * total;
     // Few tokens usually hold the mass: rank only as many as it takes.
     let mut ranked = 0;
@@ -157,26 +175,52 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, p: f32) {
                 candidates.truncate(ranked);
                 return;
             }
-            mass += candidate.weight;
+            mass += candidate.weight();
             ranked += 1;
         }
         chunk *= 4;
     }
 }
 
-/// The token whose share of the total weight covers `u`.
-fn draw(candidates: &[Candidate], u: f64) -> u32 {
-    let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
-    let mut rest = u * total;
-    for candidate in candidates {
-        rest -= candidate.weight;
-        if rest < 0.0 {
-            return candidate.id;
+/// Draws one of the candidates, of which `best` is the most likely: that of the largest `logit − ln e`, where `e` is the
+/// token's exponential random number (Gumbel-max: Gumbel 1954; Maddison et al., arXiv 1411.0030).
+fn race(candidates: &[Candidate], best: u32, draws: Draws) -> u32 {
+    // The likeliest is a good first mark: few others then need their logarithms.
+    let (mut winner, mut mark) = (best, 0.0 - time(number(&draws, best)).ln());
+    let mut quad = (u32::MAX, [0; 4]);
+    for &Candidate { id, logit } in candidates {
+        let logit = f64::from(logit);
+        // No number of 32 bits makes up for more than this.
+        if logit + MOST <= mark {
+            continue;
+        }
+        if quad.0 != id / 4 {
+            quad = (id / 4, draws.quad(id / 4));
+        }
+        let number = quad.1[id as usize % 4];
+        // A bound on −ln e from the number's leading zeros alone.
+        if logit + f64::from(number.leading_zeros() + 1) * std::f64::consts::LN_2 <= mark {
+            continue;
+        }
+        let score = logit - time(number).ln();
+        if score > mark {
+            (winner, mark) = (id, score);
         }
     }
-    // Rounding can leave a trace of the mass over: it belongs to the last token that has any.
-    let last = candidates.iter().rev().find(|candidate| candidate.weight > 0.0);
-    last.map_or(0, |candidate| candidate.id)
+    winner
+}
+
+/// The largest `−ln e` of all numbers, rounded up: e is at least 2⁻³³.
+const MOST: f64 = 22.9;
+
+/// An exponential random number from 32 random bits.
+fn time(number: u32) -> f64 {
+    let uniform = (f64::from(number) + 0.5) / (1u64 << 32) as f64;
+    -(-uniform).ln_1p()
+}
+
+fn number(draws: &Draws, id: u32) -> u32 {
+    draws.quad(id / 4)[id as usize % 4]
 }
 
 #[cfg(test)]
@@ -191,12 +235,13 @@ mod tests {
         Sampling { temperature: 1.0, ..Sampling::default() }
     }
 
-    /// Shares of each token over many positions.
+    /// Shares of each token over many samples.
     fn shares(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
         let sampler = sampler(sampling);
         let mut counts = vec![0usize; logits.len()];
-        for position in 0..20_000 {
-            let id = sampler.choose(logits, &HashSet::new(), 0, position).unwrap();
+        let scratch = &mut Scratch::default();
+        for sample in 0..20_000 {
+            let id = sampler.choose(logits, &[], sample, scratch).unwrap();
             counts[id as usize] += 1;
         }
         counts.iter().map(|&count| count as f64 / 20_000.0).collect()
@@ -243,14 +288,14 @@ mod tests {
     fn top_p_over_many_tokens_equals_a_full_sort() {
         let logits: Vec<f32> = (0..3000).map(|i| ((i * 7919) % 3000) as f32 / 1000.0).collect();
         for p in [0.1f32, 0.5, 0.9, 0.999] {
-            let mut kept = sampler(warm()).warm(&logits);
+            let mut kept: Vec<_> = (0..).zip(&logits).map(|(id, &logit)| Candidate { id, logit: logit - 3.0 }).collect();
             let mut sorted = kept.clone();
             sorted.sort_by(by_rank);
-            let total: f64 = sorted.iter().map(|c| c.weight).sum();
+            let total: f64 = sorted.iter().map(|c| c.weight()).sum();
             let mut before = 0.0;
             sorted.retain(|c| {
                 let keep = before < f64::from(p) * total;
-                before += c.weight;
+                before += c.weight();
                 keep
             });
             keep_top_p(&mut kept, p);
@@ -275,18 +320,71 @@ mod tests {
     #[test]
     fn repetition_penalty_divides_positive_and_multiplies_negative_logits() {
         let sampler = sampler(Sampling { repetition_penalty: 2.0, ..Sampling::default() });
-        let seen = HashSet::from([0, 2, 99]);
-        let logits = [4.0, 3.0, -1.0, -1.5];
-        assert_eq!(*sampler.penalised(&logits, &seen), [2.0, 3.0, -2.0, -1.5]);
-        assert_eq!(sampler.choose(&logits, &seen, 0, 0).unwrap(), 1);
+        // Once each, however often they occur; ids beyond the logits are ignored.
+        let history = [0, 2, 99, 0];
+        let mut logits = [4.0, 3.0, -1.0, -1.5];
+        for _ in 0..2 {
+            assert_eq!(sampler.choose(&logits, &history, 0, &mut Scratch::default()).unwrap(), 1);
+        }
+        penalise(&mut logits, &history, 2.0, &mut vec![true; 9]);
+        assert_eq!(logits, [2.0, 3.0, -2.0, -1.5]);
     }
 
     #[test]
     fn greedy_takes_the_first_of_equals_and_needs_no_seed() {
         let sampler = Sampler::new(&Sampling::default()).unwrap();
-        assert_eq!(sampler.choose(&[1.0, 2.0, 2.0], &HashSet::new(), 0, 0).unwrap(), 1);
+        assert_eq!(sampler.choose(&[1.0, 2.0, 2.0], &[], 0, &mut Scratch::default()).unwrap(), 1);
         assert_eq!(sampler.seed(), None);
         assert!(Sampler::new(&warm()).unwrap().seed().is_some());
+    }
+
+    #[test]
+    fn the_likeliest_is_found_in_any_lane() {
+        for len in [1, 63, 64, 65, 1000] {
+            for at in [0, len / 2, len - 1] {
+                let mut logits = vec![-3.0; len];
+                logits[at] = -2.0;
+                assert_eq!(best(&logits), at as u32, "{at} of {len}");
+            }
+        }
+        let mut logits = vec![0.0; 200];
+        logits[130] = f32::NAN;
+        assert!(!all_finite(&logits) && all_finite(&logits[..130]) && all_finite(&logits[131..]));
+    }
+
+    #[test]
+    fn shortcuts_of_the_race_change_no_winner() {
+        let logits: Vec<f32> = (0..3000).map(|i| -(((i * 7919) % 3000) as f32) / 70.0).collect();
+        let candidates: Vec<_> = (0..).zip(&logits).map(|(id, &logit)| Candidate { id, logit }).collect();
+        let mut winners = std::collections::HashSet::new();
+        for sample in 0..500 {
+            let draws = Draws::new(3, sample, 9);
+            let score = |c: &Candidate| f64::from(c.logit) - time(number(&draws, c.id)).ln();
+            let slow = candidates.iter().max_by(|a, b| score(a).total_cmp(&score(b))).unwrap().id;
+            assert_eq!(race(&candidates, 0, draws), slow);
+            winners.insert(slow);
+        }
+        assert!(winners.len() > 100);
+    }
+
+    /// Total variation d between two models: of all couplings the best agrees with probability 1 − d, and this one with at
+    /// least (1 − d) / (1 + d) (Daliri et al., arXiv 2408.07978).
+    #[test]
+    fn near_distributions_mostly_draw_the_same_token() {
+        let sampler = sampler(warm());
+        let near: Vec<f32> = (0..50).map(|i| ((i * 37) % 50) as f32 / 10.0).collect();
+        let far: Vec<f32> = (0..50).map(|i| near[i] + ((i * 13) % 7) as f32 / 7.0).collect();
+        let share = |logits: &[f32]| {
+            let total: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
+            logits.iter().map(|&l| f64::from(l).exp() / total).collect::<Vec<_>>()
+        };
+        let distance: f64 = share(&near).iter().zip(share(&far)).map(|(a, b)| (a - b).abs() / 2.0).sum();
+        let scratch = &mut Scratch::default();
+        let mut choose = |logits: &[f32], sample| sampler.choose(logits, &[], sample, scratch).unwrap();
+        let equal = (0..20_000).filter(|&sample| choose(&near, sample) == choose(&far, sample)).count();
+        let agreement = equal as f64 / 20_000.0;
+        assert!(distance > 0.1, "{distance}");
+        assert!(agreement > (1.0 - distance) / (1.0 + distance) && agreement < 1.0 - distance + 0.018, "{agreement}");
     }
 
     #[test]
@@ -299,11 +397,11 @@ mod tests {
     fn logits_that_are_not_finite_are_an_error() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for sampling in [Sampling::default(), warm()] {
-                let error = sampler(sampling).choose(&[0.0, bad], &HashSet::new(), 0, 3).unwrap_err();
+                let error = sampler(sampling).choose(&[0.0, bad], &[1; 3], 0, &mut Scratch::default()).unwrap_err();
                 assert!(error.to_string().contains("position 3"), "{error}");
             }
         }
-        assert!(sampler(warm()).choose(&[], &HashSet::new(), 0, 0).is_err());
+        assert!(sampler(warm()).choose(&[], &[], 0, &mut Scratch::default()).is_err());
     }
 
     #[test]

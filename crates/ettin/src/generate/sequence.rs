@@ -1,9 +1,8 @@
 //! One continuation in progress: its tokens, its text and when it ends.
 
-use std::collections::HashSet;
 use std::time::Instant;
 
-use super::sampler::Sampler;
+use super::sampler::{Sampler, Scratch};
 use super::stop::StopFilter;
 use super::{FinishReason, GenerateRequest};
 use crate::Result;
@@ -24,6 +23,9 @@ pub(crate) struct Finished {
     pub(crate) prompt_ms: f64,
     /// From there on.
     pub(crate) generate_ms: f64,
+    /// Tokens guessed, and how many of them were right.
+    pub(crate) drafted: usize,
+    pub(crate) accepted: usize,
 }
 
 /// What all continuations of a request share.
@@ -35,45 +37,68 @@ pub(super) struct Rules<'a> {
     pub(super) context: usize,
 }
 
-/// Prompt and continuation so far.
+/// Prompt and continuation so far, with guesses behind them while they are being checked.
 #[derive(Clone)]
 pub(super) struct Sequence<'a> {
     /// Index of the output it becomes.
     pub(super) output: usize,
-    sample: u64,
     tokens: Vec<u32>,
     prompt_tokens: usize,
+    /// How many of `tokens` are certain; the rest are guesses.
+    settled: usize,
     /// How many of `tokens` the model has read.
     read: usize,
-    seen: HashSet<u32>,
     stream: TextStream<'a>,
     stop: StopFilter<'a>,
     text: String,
     started: Instant,
     prompt_read: Option<Instant>,
+    drafted: usize,
+    accepted: usize,
+    /// Guesses that the next round asks for: grows while they are right.
+    reach: usize,
+}
+
+/// What a further token made of a sequence.
+pub(super) struct Extended {
+    /// Text that is final with it.
+    pub(super) text: String,
+    /// Set when the sequence ends here.
+    pub(super) finish: Option<FinishReason>,
+    /// Whether the token had been guessed, so that the logits behind it hold.
+    pub(super) guessed: bool,
 }
 
 impl<'a> Sequence<'a> {
-    pub(super) fn new(rules: &Rules<'a>, prompt: Vec<u32>, output: usize) -> Self {
-        let seen = if rules.sampler.wants_history() { prompt.iter().copied().collect() } else { HashSet::new() };
+    /// Guesses of the first round.
+    const FIRST_REACH: usize = 2;
+
+    /// A prompt of which `read` tokens are in its cache.
+    pub(super) fn new(rules: &Rules<'a>, mut prompt: Vec<u32>, read: usize, output: usize) -> Self {
+        let room = rules.request.max_new_tokens.min(rules.context.saturating_sub(prompt.len()));
+        prompt.reserve(room + rules.request.draft_tokens);
         Self {
             output,
-            sample: 0,
             prompt_tokens: prompt.len(),
+            settled: prompt.len(),
             tokens: prompt,
-            read: 0,
-            seen,
+            read,
             stream: rules.tokenizer.stream(),
             stop: StopFilter::new(&rules.request.stop),
             text: String::new(),
             started: Instant::now(),
             prompt_read: None,
+            drafted: 0,
+            accepted: 0,
+            reach: Self::FIRST_REACH,
         }
     }
 
     /// The same prompt for its `sample`-th continuation.
     pub(super) fn sample(&self, sample: usize) -> Self {
-        Self { output: self.output + sample, sample: sample as u64, ..self.clone() }
+        let mut tokens = Vec::with_capacity(self.tokens.capacity());
+        tokens.extend_from_slice(&self.tokens);
+        Self { output: self.output + sample, tokens, ..self.clone() }
     }
 
     /// Whether the prompt's last logits are still to come.
@@ -83,10 +108,20 @@ impl<'a> Sequence<'a> {
 
     /// Whether it has no token beyond its prompt.
     pub(super) fn is_fresh(&self) -> bool {
-        self.tokens.len() == self.prompt_tokens
+        self.settled == self.prompt_tokens
     }
 
-    /// Tokens that the model has not read.
+    /// All tokens, guesses included.
+    pub(super) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// How many tokens the model has read.
+    pub(super) fn read(&self) -> usize {
+        self.read
+    }
+
+    /// Tokens that the model has not read, guesses included.
     pub(super) fn unread(&self) -> &[u32] {
         &self.tokens[self.read..]
     }
@@ -99,27 +134,59 @@ impl<'a> Sequence<'a> {
         }
     }
 
+    /// Where guesses are to be appended, the sample's index for the draws, and how many guesses are of use.
+    pub(super) fn to_guess(&mut self, rules: &Rules<'a>) -> (&mut Vec<u32>, u64, usize) {
+        let sample = self.draws(rules);
+        // The step that checks them adds one more token.
+        let new = (rules.request.max_new_tokens + self.prompt_tokens).saturating_sub(self.settled + 1);
+        let room = rules.context.saturating_sub(self.settled + 1);
+        (&mut self.tokens, sample, self.reach.min(new).min(room))
+    }
+
+    /// Guesses not yet checked.
+    pub(super) fn guesses(&self) -> usize {
+        self.tokens.len() - self.settled
+    }
+
+    /// Notes that `drafted` guesses were checked, and `accepted` were right; drops what was not reached.
+    pub(super) fn checked(&mut self, drafted: usize, accepted: usize) {
+        self.tokens.truncate(self.settled);
+        self.read = self.read.min(self.settled - 1);
+        self.drafted += drafted;
+        self.accepted += accepted;
+        if drafted > 0 {
+            self.reach = if accepted == drafted { (2 * self.reach).min(super::MOST_DRAFTED) } else { accepted + 1 };
+        }
+    }
+
     /// Whether no more token fits or is wanted.
     pub(super) fn is_full(&self, rules: &Rules<'a>) -> Option<FinishReason> {
-        if self.tokens.len() - self.prompt_tokens >= rules.request.max_new_tokens {
+        if self.settled - self.prompt_tokens >= rules.request.max_new_tokens {
             Some(FinishReason::Length)
-        } else if self.tokens.len() >= rules.context {
+        } else if self.settled >= rules.context {
             Some(FinishReason::Context)
         } else {
             None
         }
     }
 
-    /// Chooses the next token. Returns the text that is final with it, and whether the sequence ends here.
-    pub(super) fn extend(&mut self, rules: &Rules<'a>, logits: &[f32]) -> Result<(String, Option<FinishReason>)> {
-        let position = self.tokens.len() as u64;
-        let token = rules.sampler.choose(logits, &self.seen, self.sample, position)?;
-        self.tokens.push(token);
+    /// Chooses the next token.
+    pub(super) fn extend(&mut self, rules: &Rules<'a>, logits: &[f32], scratch: &mut Scratch) -> Result<Extended> {
+        let token = rules.sampler.choose(logits, &self.tokens[..self.settled], self.draws(rules), scratch)?;
+        let guessed = self.tokens.get(self.settled) == Some(&token);
+        if !guessed {
+            self.tokens.truncate(self.settled);
+            self.tokens.push(token);
+        }
+        self.settled += 1;
+        let (text, finish) = self.say(rules, token)?;
+        Ok(Extended { text, finish, guessed })
+    }
+
+    /// Turns a token into text. Returns what is final with it, and whether the sequence ends here.
+    fn say(&mut self, rules: &Rules<'a>, token: u32) -> Result<(String, Option<FinishReason>)> {
         if !rules.request.ignore_eos && rules.tokenizer.special().eos.contains(&token) {
             return self.end(FinishReason::Eos);
-        }
-        if rules.sampler.wants_history() {
-            self.seen.insert(token);
         }
         let completed = self.stream.push(token)?;
         let (text, stopped) = self.stop.push(&completed);
@@ -150,18 +217,25 @@ impl<'a> Sequence<'a> {
         Ok((text, Some(reason)))
     }
 
-    /// The result of a sequence that has ended.
-    pub(super) fn finished(self, reason: FinishReason) -> Finished {
+    /// The result of a sequence that has ended; nothing is left of it.
+    pub(super) fn finished(&mut self, reason: FinishReason) -> Finished {
         let now = Instant::now();
         let read = self.prompt_read.unwrap_or(now);
         let milliseconds = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1e3;
         Finished {
-            text: self.text,
-            tokens: self.tokens[self.prompt_tokens..].to_vec(),
+            text: std::mem::take(&mut self.text),
+            tokens: self.tokens[self.prompt_tokens..self.settled].to_vec(),
             reason,
             prompt_tokens: self.prompt_tokens,
             prompt_ms: milliseconds(self.started, read),
             generate_ms: milliseconds(read, now),
+            drafted: self.drafted,
+            accepted: self.accepted,
         }
+    }
+
+    /// The sample's index among all of the request.
+    fn draws(&self, rules: &Rules<'a>) -> u64 {
+        (rules.request.first_index + self.output) as u64
     }
 }

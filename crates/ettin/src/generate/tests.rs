@@ -1,13 +1,20 @@
 //! The loop against a model whose logits are a known function of the tokens it has read.
 
+mod drafts;
+mod prefixes;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use super::draft::Draft;
+use super::model::Cache;
+use super::random::Draws;
+use super::sequence::Finished;
 use super::*;
 use crate::files::ModelFiles;
 use crate::tokenizer::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, PackedBatch, Result};
 
 const VOCAB: usize = 8192;
 
@@ -16,11 +23,16 @@ fn tokenizer() -> Tokenizer {
     Tokenizer::load(&ModelFiles::folder(folder).unwrap()).unwrap()
 }
 
-/// Continues along a script: after token `i` of it comes token `i + 1`; elsewhere pseudo-random logits of all
-/// tokens read. Cache = the tokens read.
+/// Continues along a script: after token `i` of it comes token `i + 1`; or pseudo-random logits of all tokens read. Cache =
+/// the tokens read.
+#[derive(Clone)]
 struct Scripted {
     script: Vec<u32>,
     noise: bool,
+    /// Share of continuations on which it disagrees with itself at 0, in eighths.
+    off: u64,
+    vocabulary: usize,
+    positions: usize,
     steps: RefCell<Vec<usize>>,
     /// A token after which logits are not finite.
     poison: Option<u32>,
@@ -28,7 +40,8 @@ struct Scripted {
 
 impl Scripted {
     fn new(script: &[u32]) -> Self {
-        Self { script: script.to_vec(), noise: false, steps: RefCell::default(), poison: None }
+        let script = script.to_vec();
+        Self { script, noise: false, off: 0, vocabulary: VOCAB, positions: 4096, steps: RefCell::default(), poison: None }
     }
 
     fn noise() -> Self {
@@ -38,13 +51,17 @@ impl Scripted {
     fn logits(&self, read: &[u32]) -> Vec<f32> {
         let last = *read.last().unwrap();
         if self.poison == Some(last) {
-            return vec![f32::NAN; VOCAB];
+            return vec![f32::NAN; self.vocabulary];
         }
-        let mut logits = vec![0.0; VOCAB];
+        let mut logits = vec![0.0; self.vocabulary];
         if self.noise {
-            let key = read.iter().fold(1u64, |key, &id| key.wrapping_mul(6_364_136_223_846_793_005) ^ u64::from(id));
+            let mut key = read.iter().fold(1u64, |key, &id| key.wrapping_mul(6_364_136_223_846_793_005) ^ u64::from(id));
+            if key >> 8 & 7 < self.off {
+                key += 1;
+            }
             for (id, logit) in logits.iter_mut().enumerate() {
-                *logit = random::uniform(key, 0, id as u64) as f32 * 8.0;
+                let number = Draws::new(key, 0, 0).quad(id as u32 / 4)[id % 4];
+                *logit = number as f32 / u32::MAX as f32 * 8.0;
             }
         } else {
             let next = self.script.iter().position(|&id| id == last).map_or(0, |i| (i + 1) % self.script.len());
@@ -54,26 +71,56 @@ impl Scripted {
     }
 }
 
+impl Cache for Vec<u32> {
+    fn len(&self) -> usize {
+        Vec::len(self)
+    }
+
+    fn truncate(&mut self, len: usize) -> Result<()> {
+        assert!(len <= self.len());
+        Vec::truncate(self, len);
+        Ok(())
+    }
+
+    fn fork(&self) -> Vec<u32> {
+        self.clone()
+    }
+}
+
 impl CausalModel for Scripted {
     type Cache = Vec<u32>;
+
+    fn positions(&self) -> usize {
+        self.positions
+    }
 
     fn cache(&self) -> Result<Vec<u32>> {
         Ok(Vec::new())
     }
 
-    fn fork(&self, cache: &Vec<u32>) -> Vec<u32> {
-        cache.clone()
-    }
-
-    fn step(&self, tokens: &[&[u32]], caches: &mut [&mut Vec<u32>], wanted: &[usize]) -> Result<Vec<Vec<f32>>> {
-        assert_eq!(tokens.len(), caches.len());
-        let rows = tokens.iter().map(|tokens| tokens.len()).sum();
-        assert!(rows <= STEP_ROWS && tokens.iter().all(|tokens| !tokens.is_empty()));
-        self.steps.borrow_mut().push(rows);
-        for (cache, tokens) in caches.iter_mut().zip(tokens) {
-            cache.extend_from_slice(tokens);
+    fn step(
+        &self,
+        batch: &PackedBatch,
+        caches: &mut [&mut Vec<u32>],
+        rows: &[usize],
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
+        assert_eq!(batch.sequences(), caches.len());
+        assert!(batch.tokens() <= STEP_ROWS && batch.max_len() <= self.positions);
+        self.steps.borrow_mut().push(batch.tokens());
+        logits.clear();
+        let mut rows = rows.iter().peekable();
+        for (index, cache) in caches.iter_mut().enumerate() {
+            assert_eq!(batch.start(index), cache.len());
+            for row in batch.rows(index) {
+                cache.push(batch.ids()[row]);
+                if rows.next_if_eq(&&row).is_some() {
+                    logits.extend(self.logits(cache));
+                }
+            }
         }
-        Ok(wanted.iter().map(|&index| self.logits(caches[index])).collect())
+        assert_eq!(rows.next(), None);
+        Ok(())
     }
 }
 
@@ -83,17 +130,29 @@ struct Run {
     tokens: Vec<u32>,
     reason: FinishReason,
     finishes: usize,
+    drafted: usize,
+    accepted: usize,
+}
+
+fn run(model: &Scripted, request: &GenerateRequest, prompts: &[Vec<u32>], context: usize) -> Vec<Result<Run>> {
+    drafted(NoDraft, model, request, prompts, context)
 }
 
 /// Runs prompts and checks that the streamed text is the text returned.
-fn run(model: &Scripted, request: &GenerateRequest, prompts: &[Vec<u32>], context: usize) -> Vec<Result<Run>> {
+fn drafted(
+    draft: impl Draft,
+    model: &Scripted,
+    request: &GenerateRequest,
+    prompts: &[Vec<u32>],
+    context: usize,
+) -> Vec<Result<Run>> {
     let tokenizer = tokenizer();
     let engine = Engine::new(model, &tokenizer, request, context).unwrap();
     let mut pieces: BTreeMap<usize, (String, usize)> = BTreeMap::new();
     let prompts = prompts.iter().enumerate();
     let prompts = prompts.map(|(i, ids)| Prompt { ids: ids.clone(), output: i * request.samples }).collect();
     let mut done = engine
-        .run(prompts, &mut |piece| {
+        .run(draft, prompts, &mut |piece| {
             let (text, finishes) = pieces.entry(piece.index).or_default();
             assert_eq!(*finishes, 0, "a piece after the last");
             text.push_str(piece.text);
@@ -107,7 +166,8 @@ fn run(model: &Scripted, request: &GenerateRequest, prompts: &[Vec<u32>], contex
         .map(|(output, finished)| {
             let finished = finished?;
             let (streamed, finishes) = pieces.remove(&output).unwrap_or_default();
-            Ok(Run { text: finished.text, streamed, tokens: finished.tokens, reason: finished.reason, finishes })
+            let Finished { text, tokens, reason, drafted, accepted, .. } = finished;
+            Ok(Run { text, streamed, tokens, reason, finishes, drafted, accepted })
         })
         .collect()
 }
@@ -183,10 +243,11 @@ fn incomplete_characters_are_flushed_at_the_end() {
 #[test]
 fn in_a_batch_equals_alone() {
     let prompts: Vec<Vec<u32>> = (1..80u32).map(|n| (0..n * 13).map(|i| 5 + (i * 31 + n) % 4000).collect()).collect();
-    for request in [greedy(9), sampled(4, 9)] {
+    for mut request in [greedy(9), sampled(4, 9)] {
         let together = run(&Scripted::noise(), &request, &prompts, 4096);
         for (prompt, together) in prompts.iter().zip(together) {
             let alone = &run(&Scripted::noise(), &request, std::slice::from_ref(prompt), 4096)[0];
+            request.first_index += 1;
             assert_eq!(alone.as_ref().unwrap().tokens, together.unwrap().tokens);
         }
     }
@@ -209,9 +270,12 @@ fn samples_of_a_prompt_differ_and_read_it_once() {
     assert_eq!(tokens.len(), 6);
     assert!(tokens[0] != tokens[1] && tokens[1] != tokens[2]);
     assert_eq!(model.steps.borrow()[0], 6);
-    // The first sample is what a single one would be.
-    assert_eq!(one(&Scripted::noise(), &sampled(4, 6), &prompts[1]).tokens, tokens[3]);
-    let other = one(&Scripted::noise(), &sampled(5, 6), &prompts[1]).tokens;
+    // Each is what a single one of its index would be.
+    for (index, expected) in tokens.iter().enumerate() {
+        let request = GenerateRequest { first_index: index, ..sampled(4, 6) };
+        assert_eq!(one(&Scripted::noise(), &request, &prompts[index / 3]).tokens, *expected);
+    }
+    let other = one(&Scripted::noise(), &GenerateRequest { first_index: 3, ..sampled(5, 6) }, &prompts[1]).tokens;
     assert_ne!(other, tokens[3]);
     let many = GenerateRequest { samples: 40, ..sampled(4, 2) };
     assert_eq!(run(&Scripted::noise(), &many, &prompts, 1024).len(), 80);
@@ -248,7 +312,7 @@ fn a_break_cancels_what_is_not_finished() {
     let prompts = (0..40).map(|i| Prompt { ids: vec![2, 5 + i as u32], output: i }).collect();
     let mut pieces = 0;
     let done = engine
-        .run(prompts, &mut |_| {
+        .run(NoDraft, prompts, &mut |_| {
             pieces += 1;
             if pieces == 100 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })

@@ -8,7 +8,10 @@ use super::batching::encode_all;
 use super::frontend::{Frontend, Need};
 use super::{Options, Outcome, Outcomes, Truncate};
 use crate::files::ModelFiles;
-use crate::generate::{CausalModel, Engine, FinishReason, GenerateRequest, Piece, Prompt, STEP_ROWS};
+use crate::generate::{
+    CausalModel, Engine, FinishReason, GenerateRequest, Lookup, ModelDraft, NoDraft, OnPiece, Output, Piece, Prompt,
+    STEP_ROWS,
+};
 use crate::heads::LanguageModel;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, KvCache, Objective, PackedBatch, Result};
@@ -40,10 +43,23 @@ use crate::{Error, KvCache, Objective, PackedBatch, Result};
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A draft guesses tokens ahead, which the model then checks together: faster where guesses are cheap and often right, and
+/// always the same result, token for token.
 #[derive(Debug)]
 pub struct Generator {
+    name: String,
     model: LanguageModel,
     frontend: Frontend,
+    draft: Draft,
+}
+
+/// What guesses ahead of a generator's model.
+#[derive(Debug)]
+enum Draft {
+    None,
+    Lookup,
+    Model(Box<LanguageModel>),
 }
 
 /// How long a generation took.
@@ -57,6 +73,18 @@ pub struct Timings {
     pub generated_tokens: usize,
     /// From the prompt's last logits until the end, in milliseconds.
     pub generate_ms: f64,
+    /// What a draft guessed; none without a draft.
+    #[serde(flatten)]
+    pub draft: Option<Drafted>,
+}
+
+/// What a draft guessed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Drafted {
+    /// Tokens guessed.
+    pub drafted_tokens: usize,
+    /// Tokens guessed that proved right.
+    pub accepted_tokens: usize,
 }
 
 /// One continued prompt.
@@ -92,7 +120,31 @@ impl Generator {
         let need = Need { task: "generate", objective: Some(Objective::Decoder) };
         let model = need.load(files, options, LanguageModel::load)?;
         let frontend = Frontend::load(files, options, model.config(), None)?;
-        Ok(Self { model, frontend })
+        Ok(Self { name: files.name().to_owned(), model, frontend, draft: Draft::None })
+    }
+
+    /// Guesses ahead by looking up how the text's last words went on earlier in it: free, and good for texts that quote.
+    pub fn with_lookup(self) -> Self {
+        Self { draft: Draft::Lookup, ..self }
+    }
+
+    /// Guesses ahead with another model of the same vocabulary: a smaller one, or the same one in a cheaper number format.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an encoder or another vocabulary; what loading the model's files can meet.
+    pub fn with_draft_model(self, files: &ModelFiles, options: &Options) -> Result<Self> {
+        let need = Need { task: "generate", objective: Some(Objective::Decoder) };
+        let draft = need.load(files, options, LanguageModel::load)?;
+        let ours = (self.model.config().vocab_size, &self.frontend.tokenizer);
+        let theirs = (draft.config().vocab_size, &Tokenizer::load(files)?);
+        if let Some(difference) = difference(ours, theirs) {
+            let (name, draft) = (&self.name, files.name());
+            return Err(Error::Unsupported(format!(
+                "{draft} cannot draft for {name}, as their vocabularies differ: {difference}; choose a draft with the \
+                 tokenizer of {name}"
+            )));
+        }
+        Ok(Self { draft: Draft::Model(Box::new(draft)), ..self })
     }
 
     /// The tokenizer.
@@ -128,7 +180,7 @@ impl Generator {
                 }
             }
         }
-        for (output, finished) in engine.run(queue, on_piece)? {
+        for (output, finished) in self.generate(&engine, queue, on_piece)? {
             let index = output / request.samples;
             outputs[output] = Some(finished.map(|finished| Outcome {
                 value: Generated {
@@ -140,6 +192,10 @@ impl Generator {
                         prompt_ms: finished.prompt_ms,
                         generated_tokens: finished.tokens.len(),
                         generate_ms: finished.generate_ms,
+                        draft: match self.draft {
+                            Draft::None => None,
+                            _ => Some(Drafted { drafted_tokens: finished.drafted, accepted_tokens: finished.accepted }),
+                        },
                     },
                     tokens: finished.tokens,
                 },
@@ -149,6 +205,19 @@ impl Generator {
         let missing = || Err(Error::input("the prompt was not continued"));
         let outputs = outputs.into_iter().map(|output| output.unwrap_or_else(missing)).collect();
         Ok(Generations { seed: engine.seed(), outputs })
+    }
+
+    fn generate(
+        &self,
+        engine: &Engine<'_, LanguageModel>,
+        prompts: Vec<Prompt>,
+        on_piece: &mut OnPiece<'_>,
+    ) -> Result<Vec<Output>> {
+        match &self.draft {
+            Draft::None => engine.run(NoDraft, prompts, on_piece),
+            Draft::Lookup => engine.run(Lookup, prompts, on_piece),
+            Draft::Model(model) => engine.run(ModelDraft::new(&**model), prompts, on_piece),
+        }
     }
 
     /// Every sample of a prompt that cannot be read has an error; it is read again for each, as errors cannot be copied.
@@ -199,21 +268,38 @@ impl Generator {
     }
 }
 
+/// How two vocabularies differ, each with the rows of its model's output.
+fn difference(ours: (usize, &Tokenizer), theirs: (usize, &Tokenizer)) -> Option<String> {
+    if ours.0 != theirs.0 {
+        return Some(format!("{} tokens there and {} here", theirs.0, ours.0));
+    }
+    let tokens = (0..ours.0 as u32).map(|id| (id, ours.1.token(id), theirs.1.token(id)));
+    let spelled = |token: Option<String>| token.map_or("nothing".to_owned(), |token| format!("{token:?}"));
+    tokens
+        .into_iter()
+        .find(|(_, ours, theirs)| ours != theirs)
+        .map(|(id, ours, theirs)| format!("token {id} is {} there and {} here", spelled(theirs), spelled(ours)))
+}
+
 impl CausalModel for LanguageModel {
     type Cache = KvCache;
+
+    fn positions(&self) -> usize {
+        self.config().max_position_embeddings
+    }
 
     fn cache(&self) -> Result<KvCache> {
         LanguageModel::cache(self, STEP_ROWS)
     }
 
-    fn fork(&self, cache: &KvCache) -> KvCache {
-        cache.fork()
-    }
-
-    fn step(&self, tokens: &[&[u32]], caches: &mut [&mut KvCache], wanted: &[usize]) -> Result<Vec<Vec<f32>>> {
-        let starts: Vec<usize> = caches.iter().map(|cache| cache.len()).collect();
-        let batch = PackedBatch::continuing(tokens, &starts)?;
-        let rows: Vec<usize> = wanted.iter().map(|&index| batch.rows(index).end - 1).collect();
-        Ok(LanguageModel::step(self, &batch, caches, &rows)?.to_vec2()?)
+    fn step(
+        &self,
+        batch: &PackedBatch,
+        caches: &mut [&mut KvCache],
+        rows: &[usize],
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
+        *logits = LanguageModel::step(self, batch, caches, rows)?.flatten_all()?.to_vec1()?;
+        Ok(())
     }
 }

@@ -29,7 +29,7 @@ pub use answer::{Answer, AnswerRequest, Answerer, Question};
 pub use classify::{Classifier, ClassifyRequest, Label};
 pub use embed::{EmbedRequest, Embedding, IndexedScore, PromptChoice, SimilarityInput, TextEmbedder, Vector};
 pub use fill_mask::{Candidate, FillMask, Fills};
-pub use generate::{Generated, Generations, Generator, Timings};
+pub use generate::{Drafted, Generated, Generations, Generator, Timings};
 pub use rerank::{Activation, RerankInput, Reranker};
 pub use score::{ScoreInput, ScoreMethod, ScoreRequest, Scored, Scorer, TokenScore};
 pub use tag::{Aggregation, Tag, TagRequest, Tagger};

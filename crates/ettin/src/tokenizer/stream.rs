@@ -25,11 +25,23 @@ impl<'a> TextStream<'a> {
         self.held.push(id);
         let text = self.tokenizer.decode(&self.held, true)?;
         // An incomplete character decodes to the replacement character.
-        if text.ends_with(char::REPLACEMENT_CHARACTER) {
-            return Ok(String::new());
+        if !text.ends_with(char::REPLACEMENT_CHARACTER) {
+            self.held.clear();
+            return Ok(text);
         }
-        self.held.clear();
-        Ok(text)
+        // It has at most three bytes, and so tokens. What comes before is final where decoding it alone changes nothing:
+        // bytes that never become a character must not be held forever.
+        let Some(certain) = self.held.len().checked_sub(3).filter(|&certain| certain > 0) else {
+            return Ok(String::new());
+        };
+        let (before, rest) = self.held.split_at(certain);
+        let mut before = self.tokenizer.decode(before, true)?;
+        if text.strip_prefix(&before) != Some(&self.tokenizer.decode(rest, true)?) {
+            before.clear();
+        } else {
+            self.held.drain(..certain);
+        }
+        Ok(before)
     }
 
     /// The text still held back.

@@ -201,6 +201,25 @@ fn streamed_text_equals_decoded_text() {
 }
 
 #[test]
+fn bytes_that_form_no_character_are_not_held_forever() {
+    let tokenizer = ettin();
+    let rocket = tokenizer.ids("🚀").unwrap();
+    assert!(rocket.len() > 1);
+    let stray = [rocket[0]; 50];
+    let last = [rocket[rocket.len() - 1]; 50];
+    for ids in [&stray[..], &last, &[stray.as_slice(), &rocket, &last].concat()] {
+        let mut stream = tokenizer.stream();
+        let mut text = String::new();
+        for (index, &id) in ids.iter().enumerate() {
+            text += &stream.push(id).unwrap();
+            assert!(text.chars().count() + 8 > index / 2, "held back at {index}");
+        }
+        text += &stream.finish().unwrap();
+        assert_eq!(text, tokenizer.decode(ids, true).unwrap());
+    }
+}
+
+#[test]
 fn malformed_files_are_errors() {
     for bytes in [&b""[..], b"{", b"[]", b"null", b"{\"model\": {}}", b"\xff\xfe"] {
         assert!(matches!(Tokenizer::from_bytes(bytes), Err(Error::Tokenizer(_))));

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
-use ettin::{Backend, PackedBatch, Trunk, files::ModelFiles};
+use ettin::{Backend, Dtype, PackedBatch, Trunk, files::ModelFiles};
 
 /// max|Δ| / max|reference| that f32 results may show: the project's numerical contract.
 pub const F32: f64 = 1e-4;
@@ -24,6 +24,14 @@ pub fn backend() -> Backend {
     let backend = Backend::cpu().unwrap();
     println!("backend: {}", backend.describe());
     backend
+}
+
+/// The number formats that the CPU computes in.
+pub fn dtypes() -> Vec<Dtype> {
+    let computed = |dtype: &Dtype| *dtype != Dtype::Auto && Backend::new(&Device::Cpu, *dtype).is_ok();
+    let dtypes: Vec<Dtype> = Dtype::ALL.into_iter().map(|(dtype, _)| dtype).filter(computed).collect();
+    assert!(dtypes.contains(&Dtype::F32));
+    dtypes
 }
 
 /// What transformers computed for a model of `models/`.
