@@ -15,13 +15,15 @@ from engines import Engine
 from process import Failed, Worker, first_answer
 from rows import BATCHINGS, ENCODER, SENTENCE, Row
 
-BOUNDS = {"f32": 0.9999, "f32-avx2": 0.9999, "bf16": 0.99, "int8": 0.9, "w8": 0.9, "w4": 0.5}
+BOUNDS = {"f32": 0.9999, "f32-avx2": 0.9999, "bf16": 0.985, "int8": 0.93, "w8": 0.98, "w4": 0.5}
 """Least cosine between an engine's vectors and transformers', both centred on the mean of the latter: an encoder's vectors of
 different texts resemble one another, and without centring almost anything would pass."""
 TURN = 0.25
 """Seconds that a turn takes at least, by repetition."""
 MOST = 400
 """Repetitions of a turn at most."""
+BEHIND = 4.0
+"""A peer that many times slower than another in the warm-up takes one turn: it has a number, and cannot be the best."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +96,16 @@ Results = dict[str, dict[str, Any]]
 Skipped = dict[str, str]
 
 
-def alternate(engines: list[Engine], rounds: int, turn: Callable[[Engine], float], skipped: Skipped) -> dict[str, list[float]]:
-    """A B C A B C …; an engine that fails is left out from there on."""
+def alternate(engines: list[Engine], rounds: int, turn: Callable[[Engine], float | None], skipped: Skipped) -> dict[str, list[float]]:
+    """A B C A B C …; an engine that fails is left out from there on, one that passes a turn has fewer values."""
     values: dict[str, list[float]] = {engine.name: [] for engine in engines}
     for _ in range(rounds):
         for engine in engines:
             if engine.name in skipped:
                 continue
             try:
-                values[engine.name].append(turn(engine))
+                if (value := turn(engine)) is not None:
+                    values[engine.name].append(value)
             except Failed as reason:
                 skipped[engine.name] = str(reason)
     return {name: found for name, found in values.items() if name not in skipped}
@@ -117,15 +120,24 @@ def measure(row: Row, size: str, workers: dict[Engine, Worker], settings: Settin
     timeout = 4 * settings.patience
     for engine, worker in workers.items():
         try:
-            plans[engine.name] = warm_up(engine, worker, row, work, timeout)
+            fastest = min((plan["warm"] for plan in plans.values()), default=math.inf)
+            plans[engine.name] = warm_up(engine, worker, row, work, timeout, BEHIND * fastest)
         except Failed as reason:
             skipped[engine.name] = str(reason)
             continue
         if plans[engine.name]["warm"] > settings.patience and not engine.ours:
             skipped[engine.name] = f"{plans[engine.name]['warm']:.0f} s a pass"
 
-    def turn(engine: Engine) -> float:
+    taking_part = [engine for engine in workers if engine.name in plans and engine.name not in skipped]
+    fastest = min((plans[engine.name]["warm"] for engine in taking_part), default=math.inf)
+    for engine in taking_part:
+        plans[engine.name]["turns"] = settings.rounds if engine.ours or plans[engine.name]["warm"] <= BEHIND * fastest else 1
+
+    def turn(engine: Engine) -> float | None:
         plan = plans[engine.name]
+        plan["turns"] -= 1
+        if plan["turns"] < 0:
+            return None
         repeat = min(MOST, max(1, math.ceil(TURN / plan["warm"])))
         answer = workers[engine](work | {"batch": plan["batch"], "repeat": repeat}, timeout)
         if answer["tokens"] != tokens:
@@ -133,7 +145,7 @@ def measure(row: Row, size: str, workers: dict[Engine, Worker], settings: Settin
         return statistics.median(answer["seconds"])
 
     results = {}
-    for name, seconds in alternate(list(workers), settings.rounds, turn, skipped).items():
+    for name, seconds in alternate(taking_part, settings.rounds, turn, skipped).items():
         plan = plans[name]
         middle = statistics.median(seconds)
         value = 1000 * middle if row.unit == "ms" else tokens / middle
@@ -141,13 +153,16 @@ def measure(row: Row, size: str, workers: dict[Engine, Worker], settings: Settin
     return results, skipped
 
 
-def warm_up(engine: Engine, worker: Worker, row: Row, work: dict[str, Any], timeout: float) -> dict[str, Any]:
-    """Twice over the work, so that every shape is compiled; where lengths differ, with the peer's best batching."""
+def warm_up(engine: Engine, worker: Worker, row: Row, work: dict[str, Any], timeout: float, hopeless: float) -> dict[str, Any]:
+    """Twice over the work, so that every shape is compiled, but once where that took `hopeless` seconds; where lengths
+    differ, with the peer's best batching."""
     choices = BATCHINGS if row.chooses_batch and engine.pads else (None,)
     found = {}
     for batch in choices:
         for _ in range(2):
             found[batch] = worker(work | {"batch": batch}, timeout)["seconds"][0]
+            if found[batch] > hopeless:
+                break
     best = min(found, key=found.__getitem__)
     return {"batch": best, "warm": found[best]}
 
