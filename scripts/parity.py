@@ -21,7 +21,6 @@ import datetime
 import gc
 import json
 import os
-import random
 import shlex
 import shutil
 import subprocess
@@ -35,20 +34,12 @@ from typing import Any
 import torch
 import transformers
 from safetensors import safe_open
-from transformers.initialization import no_init_weights
 
-from reference import (
-    FAULTS,
-    States,
-    eager_by_head,
-    exact_arithmetic,
-    randomise,
-    record,
-    relative_error,
-    worst,
-)
+from checkpoints import OBJECTIVES, build, sequences
+from host import ROOT, commit, machine
+from reference import FAULTS, States, eager_by_head, exact_arithmetic, record, relative_error, worst
+from suite import SIZES
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "PARITY.md"
 BOUND = 1e-4
 RATIO = 2.0
@@ -57,66 +48,6 @@ SEED = 20261125
 LONGEST_EXACT = 600
 """Up to here f64 is computed, all logits are compared and faults are injected; above, the last LOGIT_ROWS rows of the logits."""
 LOGIT_ROWS = LONGEST_EXACT
-
-
-@dataclass(frozen=True)
-class Size:
-    """One line of the published table; heads are 64 wide, the vocabulary has 50,368 entries."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    parameters: int
-
-
-SIZES = {
-    "17m": Size(7, 256, 384, 4, 16_797_440),
-    "32m": Size(10, 384, 576, 6, 31_883_136),
-    "68m": Size(19, 512, 768, 8, 68_144_640),
-    "150m": Size(22, 768, 1152, 12, 149_014_272),
-    "400m": Size(28, 1024, 2624, 16, 394_781_696),
-    "1b": Size(28, 1792, 3840, 28, 1_028_050_688),
-}
-OBJECTIVES = {
-    "encoder": (transformers.ModernBertConfig, transformers.ModernBertForMaskedLM),
-    "decoder": (transformers.ModernBertDecoderConfig, transformers.ModernBertDecoderForCausalLM),
-}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The checkpoint
-
-
-def build(name: str, objective: str, seed: int) -> Any:
-    """The published configuration of one size with seeded random weights."""
-    size = SIZES[name]
-    config_class, model_class = OBJECTIVES[objective]
-    theta = {"rope_type": "default", "rope_theta": 160000.0}
-    config = config_class(
-        vocab_size=50368,
-        hidden_size=size.hidden,
-        intermediate_size=size.intermediate,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        max_position_embeddings=7999,
-        local_attention=128,
-        rope_parameters={"full_attention": dict(theta), "sliding_attention": dict(theta)},
-        attn_implementation="eager",
-    )
-    with no_init_weights():  # all weights are drawn below
-        model = model_class(config).eval()
-    model.tie_weights()
-    parameters = sum(parameter.numel() for parameter in model.model.parameters())
-    assert parameters == size.parameters, f"{name}: {parameters} trunk parameters, published {size.parameters}"
-    randomise(model, seed)
-    return model
-
-
-def sequences(lengths: list[int], seed: int) -> list[list[int]]:
-    """Random ids behind [CLS]."""
-    rng = random.Random(seed)
-    return [[50281] + [rng.randrange(50280) for _ in range(length - 1)] for length in lengths]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -151,7 +82,7 @@ def engine_states(command: list[str], folder: Path, inputs: list[list[int]], thr
 
 def sdpa_states(folder: Path, objective: str, inputs: list[list[int]]) -> Iterator[States]:
     """The self-test's other engine."""
-    model = OBJECTIVES[objective][1].from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32).eval()
+    model = OBJECTIVES[objective].language_model.from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32).eval()
     for ids in inputs:
         yield trimmed(record(model, ids))
 
@@ -298,7 +229,7 @@ def run_row(options: argparse.Namespace, size: str, objective: str) -> Row:
         comparisons=comparisons,
         faults=faults,
         date=datetime.date.today().isoformat(),
-        commit=commit(),
+        commit=commit("docs"),
         machine=machine(options.threads),
         versions=f"torch {torch.__version__}, transformers {transformers.__version__}",
         seconds=time.monotonic() - started,
@@ -307,30 +238,6 @@ def run_row(options: argparse.Namespace, size: str, objective: str) -> Row:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The report
-
-
-def commit() -> str:
-    """The engine's commit, with a plus sign where tracked files differ from it."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
-    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
-
-
-def machine(threads: int) -> str:
-    """The instruction sets that matter for the numbers."""
-    known = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "neon", "asimd")
-    flags: set[str] = set()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith(("flags", "Features")):
-                flags = set(line.split(":", 1)[1].split())
-                break
-    forced = f", ETTIN_ISA={os.environ['ETTIN_ISA']}" if "ETTIN_ISA" in os.environ else ""
-    return f"{os.uname().machine} with {' '.join(flag for flag in known if flag in flags)}{forced}, {threads} thread(s)"
 
 
 def figure(value: float | None) -> str:

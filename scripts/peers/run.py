@@ -1,0 +1,254 @@
+"""Measures this engine beside OpenVINO, ONNX Runtime, PyTorch and candle-transformers; see README.md.
+
+    python scripts/peers/run.py --workdir DIR [--rows …] [--sizes …] [--schemes …] [--quick]
+
+Needs Python 3.11 and cargo; everything else is installed into a virtual environment in DIR. Each row is written as soon as
+it is finished, and a row that is there already is not measured again: a run that was interrupted goes on.
+The exit code is 1 if an engine of ours fails the parity gate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engines import HERE, Engine, ours, peers  # noqa: E402
+from host import ROOT, commit, cpuinfo, machine  # noqa: E402
+from measure import BOUNDS, Settings, fresh, gate, load_average, measure  # noqa: E402
+from process import Failed, Worker  # noqa: E402
+from report import document  # noqa: E402
+from rows import DEFAULT_SIZES, ROWS, SCHEMES, Row  # noqa: E402
+from suite import SIZES  # noqa: E402
+
+QUICK = ("32x128", "1x16", "mixed", "tg128", "pp512")
+
+
+def say(*words: object) -> None:
+    print(*words, file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is needed
+
+
+def interpreter(workdir: Path) -> str:
+    """Python with the peers, in a virtual environment that is made once."""
+    folder = workdir / "venv"
+    python = folder / "bin" / "python"
+    requirements = HERE / "requirements.txt"
+    stamp = folder / "requirements.txt"
+    if not stamp.exists() or stamp.read_text() != requirements.read_text():
+        say("installing the peers into", folder)
+        venv.create(folder, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
+        stamp.write_text(requirements.read_text())
+    return str(python)
+
+
+def build_engine() -> None:
+    subprocess.run(["cargo", "build", "--release", "--quiet", "--examples", "--bins"], cwd=ROOT, check=True)
+
+
+def build_candle(workdir: Path) -> Path:
+    """candle-transformers' program; its target folder is outside the repository."""
+    target = workdir / "candle-target"
+    manifest = HERE / "candle" / "Cargo.toml"
+    subprocess.run(["cargo", "build", "--release", "--quiet", "--manifest-path", manifest, "--target-dir", target], check=True)
+    return target / "release" / "peer-candle"
+
+
+def prepare(python: str, workdir: Path, size: str, objective: str) -> None:
+    if (workdir / f"{size}-{objective}").exists() and (workdir / "inputs.json").exists():
+        return
+    say(f"{size} {objective}: making the checkpoint and the peers' graphs")
+    command = [python, HERE / "prepare.py", "--workdir", workdir, "--size", size, "--objective", objective]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The record
+
+
+class Record:
+    """The JSON and the table, written after every row."""
+
+    def __init__(self, path: Path, options: argparse.Namespace, refused: dict[str, str]) -> None:
+        self.path = path
+        about = {
+            "cpu": cpuinfo("model name", "CPU part") or "unknown",
+            "machine": machine(options.threads),
+            "threads": options.threads,
+            "rounds": options.rounds,
+            "command": shlex.join(["python", "scripts/peers/run.py", *sys.argv[1:]]),
+            "refused": refused,
+        }
+        empty: dict[str, Any] = {"units": {}, "gate": {}, "versions": {}, "peaks": {}}
+        self.data = (json.loads(path.read_text()) if path.exists() and not options.fresh else empty) | about
+
+    def has(self, key: str, engines: list[Engine]) -> bool:
+        """Whether a row is there with all these engines: one that came since is a reason to measure again."""
+        unit = self.data["units"].get(key)
+        return unit is not None and all(engine.name in unit["results"] | unit["skipped"] for engine in engines)
+
+    def save(self, inputs: dict[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.data, indent=1, ensure_ascii=False) + "\n")
+        self.path.with_suffix(".md").write_text(document(self.data, inputs))
+
+
+def output_path(threads: int) -> Path:
+    cpu = re.sub(r"[^a-z0-9]+", "-", cpuinfo("model name", "CPU part").lower()).strip("-") or "unknown"
+    return ROOT / "benches" / "runs" / f"{datetime.date.today().isoformat()}-{cpu}-{threads}-threads.json"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sessions: the engines of one size and number format, loaded together
+
+
+class Session:
+    def __init__(self, size: str, objective: str, scheme: str, engines: list[Engine], settings: Settings, record: Record) -> None:
+        self.size, self.objective, self.scheme = size, objective, scheme
+        self.engines = [engine for engine in engines if engine.scheme == scheme and objective in engine.objectives]
+        self.settings, self.record = settings, record
+        self.workers: dict[Engine, Worker] | None = None
+        self.failed: dict[str, str] = {}
+
+    def run(self, rows: list[Row]) -> bool:
+        """Measures what is missing; false if one of our engines failed the gate."""
+        due = [row for row in rows if self.scheme in row.schemes and not self.record.has(self._key(row), self.engines)]
+        if not due or not self.engines:
+            return True
+        try:
+            self._gate()
+            for row in sorted(due, key=lambda row: row.kind in ("start", "memory")):
+                self._row(row)
+        finally:
+            self._close()
+        return not any(engine.ours and engine.name in self.failed for engine in self.engines)
+
+    def _key(self, row: Row) -> str:
+        return f"{row.name}/{self.size}/{self.scheme}"
+
+    def _gate(self) -> None:
+        """Starts every worker; those that do not compute what transformers does stay out of every row."""
+        self.workers = {}
+        bound = BOUNDS.get(self.scheme, min(BOUNDS.values()))
+        folder = self.settings.folder(self.size, self.objective)
+        for engine in self.engines:
+            try:
+                worker = self.settings.start(engine, self.size, self.objective)
+                self.workers[engine] = worker
+                found = gate(worker, folder, self.objective)
+            except Failed as reason:
+                self.failed[engine.name] = str(reason)
+                continue
+            finally:
+                if engine.name in self.failed and engine in self.workers:
+                    self.workers.pop(engine).close()
+            self.record.data["versions"][engine.name] = worker.ready["ready"]
+            if engine.ours and (peak := worker.ready.get("peak_flops")):
+                self.record.data["peaks"][engine.dtype] = peak
+            entry = {"engine": engine.name, "size": self.size, "objective": self.objective, "cosine": found, "bound": bound}
+            self.record.data["gate"][f"{self.size}/{self.objective}/{engine.name}"] = entry
+            say(f"{self.size} {self.objective}: {worker.ready['ready']}: centred cosine {found:.6f}")
+            if not found >= bound:
+                self.failed[engine.name] = f"fails the parity gate: {found:.4f} where {bound:g} is required"
+                self.workers.pop(engine).close()
+
+    def _row(self, row: Row) -> None:
+        load = load_average()
+        if row.kind in ("start", "memory"):
+            self._close()
+            able = [engine for engine in self.engines if engine.name not in self.failed]
+            results, skipped = fresh(row, self.size, able, self.settings)
+        else:
+            results, skipped = measure(row, self.size, self.workers or {}, self.settings)
+        self.record.data["units"][self._key(row)] = {
+            "row": row.name,
+            "size": self.size,
+            "scheme": self.scheme,
+            "date": datetime.date.today().isoformat(),
+            "commit": commit("docs", "benches/runs"),
+            "load": load,
+            "results": results,
+            "skipped": self.failed | skipped,
+        }
+        self.record.save(self.settings.inputs)
+        values = ", ".join(f"{name} {result['value']:.4g}" for name, result in results.items())
+        left_out = "".join(f"; without {name} ({reason})" for name, reason in skipped.items())
+        say(f"{row.name} {self.size} {self.scheme} ({row.unit}): {values}{left_out}")
+
+    def _close(self) -> None:
+        for worker in (self.workers or {}).values():
+            worker.close()
+        self.workers = None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True, help="for checkpoints, graphs and the virtual environment (6 GB at 150m)")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, help="all unless given")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, help="17m 68m 150m for encoders, 17m 150m for decoders unless given")
+    parser.add_argument("--schemes", nargs="+", help=f"number formats: {' '.join(SCHEMES)}, all unless given")
+    parser.add_argument("--engines", nargs="+", metavar="WORD", help="only those whose name contains one of these words")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds a pass of a peer may take before it is left out of a row")
+    parser.add_argument("--quick", action="store_true", help=f"17m, three rounds, rows {' '.join(QUICK)}")
+    parser.add_argument("--fresh", action="store_true", help="measure rows again that are there already")
+    parser.add_argument("--output", type=Path, help="the JSON, with a .md beside it [benches/runs/DATE-MACHINE.json]")
+    parser.add_argument("--python", help="an interpreter that has the requirements already")
+    options = parser.parse_args()
+    if options.quick:
+        options.rows, options.sizes, options.rounds = options.rows or list(QUICK), options.sizes or ["17m"], 3
+    return options
+
+
+def main() -> int:
+    options = parse()
+    # Workers are stopped between turns: they would outlive a driver that did not end them.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    options.workdir = options.workdir.resolve()
+    options.workdir.mkdir(parents=True, exist_ok=True)
+    rows = [ROWS[name] for name in options.rows or ROWS]
+    python = options.python or interpreter(options.workdir)
+    build_engine()
+    accepted, refused = ours()
+    for dtype, reason in refused.items():
+        say(f"ours in {dtype}: {reason}")
+    engines = accepted + peers(python, options.threads, build_candle(options.workdir))
+    if options.engines:
+        engines = [engine for engine in engines if any(word.lower() in engine.name.lower() for word in options.engines)]
+    known = list(dict.fromkeys([*SCHEMES, *(engine.scheme for engine in engines)]))
+    schemes = [scheme for scheme in known if options.schemes is None or scheme in options.schemes]
+    record = Record(options.output or output_path(options.threads), options, refused)
+
+    healthy = True
+    for objective, default_sizes in DEFAULT_SIZES.items():
+        wanted = [row for row in rows if row.objective == objective]
+        for size in (options.sizes or default_sizes) if wanted else ():
+            prepare(python, options.workdir, size, objective)
+            inputs = json.loads((options.workdir / "inputs.json").read_text())
+            settings = Settings(options.workdir, options.threads, options.rounds, options.patience, inputs)
+            for scheme in schemes:
+                healthy &= Session(size, objective, scheme, engines, settings, record).run(wanted)
+    say("written:", record.path, record.path.with_suffix(".md"))
+    return 0 if healthy else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
