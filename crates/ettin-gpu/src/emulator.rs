@@ -217,7 +217,8 @@ impl Emulator {
         let pointers: Vec<*mut c_void> = buffers.iter_mut().map(Guarded::pointer).collect();
         let mut next = pointers.iter();
         let mut arguments: Vec<*const c_void> = Vec::new();
-        let address = |pointer: Option<&*mut c_void>| pointer.map_or(std::ptr::null(), |p| std::ptr::from_ref(p).cast());
+        let address =
+            |pointer: Option<&*mut c_void>| pointer.map_or(std::ptr::null(), |p| std::ptr::from_ref(p).cast());
         arguments.extend(targets.iter().map(|_| address(next.next())));
         for arg in launch.args() {
             arguments.push(match arg {

@@ -69,6 +69,8 @@ pub struct Segment {
 pub struct Tiles {
     table: Tensor, // [tiles, 5]
     count: usize,
+    #[cfg(feature = "flash-attn")]
+    lengths: crate::flash::Lengths,
 }
 
 /// Where keys and values are.
@@ -216,11 +218,20 @@ impl Kernels {
             }
         }
         let count = table.len() / 5;
-        Ok(Tiles { table: Tensor::from_vec(table, (count, 5), self.device())?, count })
+        Ok(Tiles {
+            table: Tensor::from_vec(table, (count, 5), self.device())?,
+            count,
+            #[cfg(feature = "flash-attn")]
+            lengths: crate::flash::Lengths::new(segments, self.device())?,
+        })
     }
 
     /// Attention of every query of `tiles` over a packed batch, `[rows, q | k | v]` to `[rows, heads · head_dim]`.
     pub fn attention(&self, qkv: &Tensor, tiles: &Tiles, shape: AttentionShape) -> Result<Tensor> {
+        #[cfg(feature = "flash-attn")]
+        if crate::flash::takes(qkv, shape.head_dim) {
+            return crate::flash::attention(qkv, &tiles.lengths, shape);
+        }
         let launch = self.attention_launch(qkv, tiles, Keys::Packed, shape)?;
         let size = shape.heads * shape.head_dim;
         one(self.launcher.launch(&launch, &[(Shape::from((qkv.dim(0)?, size)), qkv.dtype())])?)
@@ -379,7 +390,7 @@ fn norm_args(norm: Norm<'_>, size: usize) -> [Arg<'_>; 5] {
     ]
 }
 
-fn scale(head_dim: usize) -> f32 {
+pub(crate) fn scale(head_dim: usize) -> f32 {
     1.0 / (head_dim as f32).sqrt()
 }
 

@@ -40,7 +40,7 @@ const OTHERS: [Mutation; 18] = [
         attention::packed,
         false,
     ),
-    ("attend_split<T>", "BARRIER(); attend_split<T>", cache::stepwise, false),
+    ("= sum[j];\n    BARRIER();", "= sum[j];", cache::stepwise, false),
     // Rows.
     ("variance + eps", "variance", rows::norms, false),
     ("b * cos[angle] + a * sin[angle]", "b * cos[angle] - a * sin[angle]", rows::rotations, false),
