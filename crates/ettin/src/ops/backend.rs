@@ -8,11 +8,13 @@ use std::{
 };
 
 use candle_core::{DType, Device};
+use ettin_gpu::Kernels;
 use ettin_kernels::{Isa, KvBlocks, KvFormat, RopeTable, Scheme, Team};
 
 use super::{
     Attention, AttentionParams, Bias, Block, Head, HeadParams, Hidden, KvRepr, KvStore, Linear, LinearParams, Matrix,
     Mlp, MlpParams, Norm, NormParams, Room, Table, Vector,
+    device::{self, Gpu},
     fused::{self, Cpu},
     hidden::Repr,
     reference,
@@ -90,7 +92,7 @@ impl FromStr for Dtype {
     }
 }
 
-/// What computes a model's blocks: the fused kernels on the CPU, or candle's operations on a device.
+/// What computes a model's blocks: the fused kernels on the CPU, a device's own kernels, or candle's operations anywhere.
 #[derive(Debug, Clone)]
 pub struct Backend {
     kind: Kind,
@@ -108,23 +110,28 @@ type Ropes = HashMap<(u32, usize, usize), Arc<RopeTable>>;
 enum Kind {
     Fused(Arc<Cpu>),
     Reference { device: Device, dtype: DType },
+    Device(Arc<Gpu>),
 }
 
 impl Backend {
-    /// The best backend for `device`: fused kernels on the CPU, the reference path elsewhere.
+    /// The best backend for `device`: fused kernels on the CPU, the device's own kernels elsewhere.
     ///
-    /// `ETTIN_REFERENCE=1` chooses the reference path on the CPU too; `ETTIN_ISA` forces an instruction set.
+    /// `ETTIN_REFERENCE=1` chooses the reference path on any device; `ETTIN_ISA` forces an instruction set of the CPU.
     ///
     /// # Errors
     /// When the device cannot compute in `dtype`, or `ETTIN_ISA` names what this CPU has not.
     pub fn new(device: &Device, dtype: Dtype) -> Result<Self> {
+        let reference = std::env::var_os("ETTIN_REFERENCE").is_some_and(|value| value == "1");
         if !device.is_cpu() {
-            return Self::reference(device, dtype);
+            return match Kernels::open(device)? {
+                Some(kernels) if !reference => Self::with_kernels(kernels, dtype),
+                _ => Self::reference(device, dtype),
+            };
         }
         let Some(scheme) = dtype.scheme() else {
             return Err(Error::Unsupported(format!("dtype {dtype} on the CPU; bf16 is the half precision there")));
         };
-        if std::env::var_os("ETTIN_REFERENCE").is_some_and(|value| value == "1") {
+        if reference {
             return Self::reference(device, dtype);
         }
         let isa = Isa::select().map_err(|error| Error::Input(error.to_string()))?;
@@ -158,19 +165,17 @@ impl Backend {
 
     /// candle's operations on any device: differentiable, and the oracle of the fused kernels.
     pub fn reference(device: &Device, dtype: Dtype) -> Result<Self> {
-        let dtype = match dtype {
-            Dtype::Auto | Dtype::F32 => DType::F32,
+        let float = float(dtype)?;
+        if device.is_cpu() && float != DType::F32 {
             // candle's CPU products in these widen every operand on each call.
-            Dtype::Bf16 | Dtype::F16 if device.is_cpu() => {
-                return Err(Error::Unsupported(format!("dtype {dtype} on the reference path of the CPU")));
-            }
-            Dtype::Bf16 => DType::BF16,
-            Dtype::F16 => DType::F16,
-            Dtype::Bf16x3 | Dtype::Bf16x6 | Dtype::Int8 | Dtype::W8 | Dtype::W4 => {
-                return Err(Error::Unsupported(format!("dtype {dtype} outside the CPU kernels; use f32 or bf16")));
-            }
-        };
-        Ok(Self::of(Kind::Reference { device: device.clone(), dtype }))
+            return Err(Error::Unsupported(format!("dtype {dtype} on the reference path of the CPU")));
+        }
+        Ok(Self::of(Kind::Reference { device: device.clone(), dtype: float }))
+    }
+
+    /// A device's own kernels in the blocks of the trunk, candle's operations in heads.
+    pub fn with_kernels(kernels: Kernels, dtype: Dtype) -> Result<Self> {
+        Ok(Self::of(Kind::Device(Arc::new(Gpu::new(kernels, float(dtype)?)))))
     }
 
     fn of(kind: Kind) -> Self {
@@ -182,6 +187,7 @@ impl Backend {
         match &self.kind {
             Kind::Fused(_) => Device::Cpu,
             Kind::Reference { device, .. } => device.clone(),
+            Kind::Device(gpu) => gpu.device().clone(),
         }
     }
 
@@ -227,6 +233,9 @@ impl Backend {
             Kind::Reference { device, dtype } => {
                 format!("{}, {}, candle operations", device_name(device), dtype.as_str())
             }
+            Kind::Device(gpu) => {
+                format!("{}, {}, {}", device_name(gpu.device()), gpu.dtype().as_str(), gpu.describe())
+            }
         }
     }
 
@@ -235,6 +244,7 @@ impl Backend {
         Ok(Table(match &self.kind {
             Kind::Fused(cpu) => Block::Fused(fused::Table::new(matrix, cpu)?),
             Kind::Reference { device, dtype } => Block::Reference(reference::Table::new(matrix, device, *dtype)?),
+            Kind::Device(gpu) => Block::Reference(reference::Table::new(matrix, gpu.device(), gpu.dtype())?),
         }))
     }
 
@@ -243,6 +253,7 @@ impl Backend {
         Ok(Bias(match &self.kind {
             Kind::Fused(_) => Block::Fused(vector.values()?),
             Kind::Reference { device, .. } => Block::Reference(vector.tensor(device)?),
+            Kind::Device(gpu) => Block::Reference(vector.tensor(gpu.device())?),
         }))
     }
 
@@ -251,6 +262,7 @@ impl Backend {
         Ok(Norm(match &self.kind {
             Kind::Fused(_) => Block::Fused(fused::Norm::new(params)?),
             Kind::Reference { device, .. } => Block::Reference(reference::Norm::new(params, device)?),
+            Kind::Device(gpu) => Block::Device(device::Norm::new(params, gpu)?),
         }))
     }
 
@@ -259,6 +271,7 @@ impl Backend {
         Ok(Linear(match &self.kind {
             Kind::Fused(cpu) => Block::Fused(fused::Linear::exact(params, cpu)?),
             Kind::Reference { device, dtype } => Block::Reference(reference::Linear::new(params, device, *dtype)?),
+            Kind::Device(gpu) => Block::Reference(reference::Linear::new(params, gpu.device(), gpu.dtype())?),
         }))
     }
 
@@ -270,6 +283,7 @@ impl Backend {
             Kind::Reference { device, dtype } => {
                 Block::Reference(reference::Attention::new(params, &rope, device, *dtype)?)
             }
+            Kind::Device(gpu) => Block::Device(device::Attention::new(params, &rope, gpu)?),
         }))
     }
 
@@ -278,6 +292,7 @@ impl Backend {
         Ok(Mlp(match &self.kind {
             Kind::Fused(cpu) => Block::Fused(fused::Mlp::new(params, cpu)?),
             Kind::Reference { device, dtype } => Block::Reference(reference::Mlp::new(params, device, *dtype)?),
+            Kind::Device(gpu) => Block::Device(device::Mlp::new(params, gpu)?),
         }))
     }
 
@@ -286,6 +301,7 @@ impl Backend {
         Ok(Head(match &self.kind {
             Kind::Fused(cpu) => Block::Fused(fused::Head::new(params, cpu)?),
             Kind::Reference { device, dtype } => Block::Reference(reference::Head::new(params, device, *dtype)?),
+            Kind::Device(gpu) => Block::Reference(reference::Head::new(params, gpu.device(), gpu.dtype())?),
         }))
     }
 
@@ -298,6 +314,7 @@ impl Backend {
                 Repr::Fused(fused::Rows::new(cpu.clone(), size, values))
             }
             Kind::Reference { device, .. } => Repr::Reference(vectors.to_device(device)?),
+            Kind::Device(gpu) => Repr::Reference(vectors.to_device(gpu.device())?),
         }))
     }
 
@@ -309,6 +326,7 @@ impl Backend {
                 KvRepr::Fused(KvBlocks::new(heads, head_dim, ring.unwrap_or(0), cpu.kv), room)
             }
             Kind::Reference { .. } => KvRepr::Reference(reference::KvTensors::default()),
+            Kind::Device(_) => KvRepr::Device(device::KvRows::new(ring)),
         })
     }
 
@@ -321,8 +339,21 @@ impl Backend {
     }
 }
 
+/// Keys and values lose no more than what is multiplied with them.
 fn default_kv(scheme: Scheme) -> KvFormat {
     if scheme.rounds_activations() { KvFormat::Bf16 } else { KvFormat::F32 }
+}
+
+/// The format of weights and products on devices and on the reference path.
+fn float(dtype: Dtype) -> Result<DType> {
+    match dtype {
+        Dtype::Auto | Dtype::F32 => Ok(DType::F32),
+        Dtype::Bf16 => Ok(DType::BF16),
+        Dtype::F16 => Ok(DType::F16),
+        Dtype::Bf16x3 | Dtype::Bf16x6 | Dtype::Int8 | Dtype::W8 | Dtype::W4 => {
+            Err(Error::Unsupported(format!("dtype {dtype} outside the CPU kernels; use f32 or bf16")))
+        }
+    }
 }
 
 fn device_name(device: &Device) -> &'static str {

@@ -241,13 +241,13 @@ pub(super) fn attention_block(
         Some(mut cache) => {
             let stores = cache.stores_mut().map(|store| match &mut store.0 {
                 KvRepr::Fused(store, _) => Ok(store),
-                KvRepr::Reference(_) => Err(mixed()),
+                KvRepr::Reference(_) | KvRepr::Device(_) => Err(mixed()),
             });
             let stores = stores.collect::<Result<Vec<_>>>()?;
             block.append(&cpu, batch, stores.into_iter(), &rows.qkv);
             let store = |index| match &cache.store(index).0 {
                 KvRepr::Fused(store, _) => Ok(store),
-                KvRepr::Reference(_) => Err(mixed()),
+                KvRepr::Reference(_) | KvRepr::Device(_) => Err(mixed()),
             };
             block.attend(&cpu, batch, store, &rows.qkv, &mut rows.attended)?;
         }

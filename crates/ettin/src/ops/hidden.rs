@@ -2,10 +2,10 @@
 
 use candle_core::{Device, Tensor};
 
-use super::fused::Rows;
+use super::{device, fused::Rows};
 use crate::Result;
 
-/// Hidden states of a packed batch, `[rows, size]`: a workspace on the CPU, a tensor on devices.
+/// Hidden states of a packed batch, `[rows, size]`: a workspace on the CPU, tensors on devices.
 #[derive(Debug)]
 pub struct Hidden(pub(super) Repr);
 
@@ -14,6 +14,7 @@ pub(super) enum Repr {
     Fused(Rows),
     /// Kept in f32 whatever the dtype of the products: the residual of the larger models reaches 2e4.
     Reference(Tensor),
+    Device(device::Rows),
 }
 
 impl Hidden {
@@ -22,6 +23,7 @@ impl Hidden {
         match &self.0 {
             Repr::Fused(rows) => rows.rows(),
             Repr::Reference(tensor) => tensor.dims()[0],
+            Repr::Device(rows) => rows.dims()[0],
         }
     }
 
@@ -30,6 +32,7 @@ impl Hidden {
         match &self.0 {
             Repr::Fused(rows) => rows.size(),
             Repr::Reference(tensor) => tensor.dims()[1],
+            Repr::Device(rows) => rows.dims()[1],
         }
     }
 
@@ -41,6 +44,7 @@ impl Hidden {
                 Ok(Tensor::from_slice(rows.values(), shape, &Device::Cpu)?)
             }
             Repr::Reference(tensor) => Ok(tensor.clone()),
+            Repr::Device(rows) => rows.tensor(),
         }
     }
 
@@ -51,7 +55,8 @@ impl Hidden {
         }
         Ok(Hidden(match &self.0 {
             Repr::Fused(hidden) => Repr::Fused(hidden.select(rows)),
-            Repr::Reference(tensor) => {
+            Repr::Reference(_) | Repr::Device(_) => {
+                let tensor = self.to_tensor()?;
                 let index: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
                 let index = Tensor::from_vec(index, rows.len(), tensor.device())?;
                 Repr::Reference(tensor.index_select(&index, 0)?)

@@ -1,12 +1,13 @@
 //! The seam: the few block-level functions that a model is made of, and what computes them.
 //!
-//! Every block exists in two forms. The **fused** form runs on the CPU with packed weights and the kernels of
+//! Every block exists in two forms, those of the trunk in three. The **fused** form runs on the CPU with packed weights and the kernels of
 //! `ettin-kernels`; it obeys the invariance rule (a token's result depends on its own sequence only, bit for bit) and is
 //! inference-only. The **reference** form is plain candle operations: it runs on every device, is differentiable, and is
-//! the oracle of the fused form. [`Backend`] decides once, at load time, which of them a model is built from; nothing
+//! the oracle of the others. The **device** form runs a GPU's own kernels between candle's matrix products. [`Backend`] decides once, at load time, which of them a model is built from; nothing
 //! outside this module looks at a device.
 
 mod backend;
+mod device;
 mod fused;
 mod hidden;
 mod params;
@@ -16,16 +17,20 @@ pub use backend::{Backend, Dtype};
 pub use hidden::Hidden;
 pub use params::{AttentionParams, HeadParams, LinearParams, Matrix, MlpParams, NormParams, Vector};
 
+use std::convert::Infallible;
+
 use candle_core::Tensor;
 
 use crate::{Error, PackedBatch, Result, cache::LayerCache};
 use hidden::Repr;
 
-/// A block in one of its two forms.
+/// A block in one of its forms; only blocks of the trunk have that of a device.
 #[derive(Debug)]
-enum Block<F, R> {
+enum Block<F, R, D = Infallible> {
     Fused(F),
     Reference(R),
+    #[allow(dead_code, reason = "never made for blocks without this form")]
+    Device(D),
 }
 
 /// The token embedding, which is also the output matrix of a tied language model; `[vocabulary, hidden]`, stored once.
@@ -38,7 +43,7 @@ pub struct Bias(Block<Vec<f32>, Tensor>);
 
 /// Layer normalisation (weight, optional bias).
 #[derive(Debug)]
-pub struct Norm(Block<fused::Norm, reference::Norm>);
+pub struct Norm(Block<fused::Norm, reference::Norm, device::Norm>);
 
 /// A dense layer `x · Wᵀ + b`.
 #[derive(Debug)]
@@ -46,11 +51,11 @@ pub struct Linear(Block<fused::Linear, reference::Linear>);
 
 /// The attention half of a layer: norm, projections, RoPE, attention over a span, output projection.
 #[derive(Debug)]
-pub struct Attention(Block<fused::Attention, reference::Attention>);
+pub struct Attention(Block<fused::Attention, reference::Attention, device::Attention>);
 
 /// The feed-forward half of a layer: norm, `Wi`, gated activation, `Wo`.
 #[derive(Debug)]
-pub struct Mlp(Block<fused::Mlp, reference::Mlp>);
+pub struct Mlp(Block<fused::Mlp, reference::Mlp, device::Mlp>);
 
 /// The prediction head: `norm(activation(dense(h)))`.
 #[derive(Debug)]
@@ -73,15 +78,18 @@ enum Room {
 enum KvRepr {
     Fused(ettin_kernels::KvBlocks, Room),
     Reference(reference::KvTensors),
+    Device(device::KvRows),
 }
 
 impl KvStore {
     /// Makes room for `len` positions where everything is kept, doubling up to `max`; a ring has its size.
     pub(crate) fn reserve(&mut self, len: usize, max: usize) {
-        if let KvRepr::Fused(blocks, Room::All) = &mut self.0
-            && blocks.capacity() < len
-        {
-            blocks.grow(len.next_power_of_two().min(max));
+        match &mut self.0 {
+            KvRepr::Fused(blocks, Room::All) if blocks.capacity() < len => {
+                blocks.grow(len.next_power_of_two().min(max));
+            }
+            KvRepr::Device(rows) => rows.reserve(len, max),
+            KvRepr::Fused(..) | KvRepr::Reference(_) => {}
         }
     }
 
@@ -89,6 +97,8 @@ impl KvStore {
         match &mut self.0 {
             KvRepr::Fused(blocks, _) => blocks.reset(),
             KvRepr::Reference(tensors) => tensors.clear(),
+            // Every position that a query sees was written since.
+            KvRepr::Device(_) => {}
         }
     }
 
@@ -97,6 +107,7 @@ impl KvStore {
         match &self.0 {
             KvRepr::Fused(blocks, _) => blocks.bytes(),
             KvRepr::Reference(tensors) => tensors.bytes(),
+            KvRepr::Device(rows) => rows.bytes(),
         }
     }
 }
@@ -108,6 +119,7 @@ pub fn embed(table: &Table, norm: &Norm, batch: &PackedBatch) -> Result<Hidden> 
         (Block::Reference(table), Block::Reference(norm)) => {
             Ok(Hidden(Repr::Reference(reference::embed(table, norm, batch.ids())?)))
         }
+        (Block::Reference(table), Block::Device(norm)) => Ok(Hidden(Repr::Device(device::embed(table, norm, batch)?))),
         _ => Err(mixed()),
     }
 }
@@ -125,6 +137,7 @@ pub fn attention_block(
         (Repr::Reference(hidden), Block::Reference(attention)) => {
             reference::attention_block(hidden, attention, batch, cache)
         }
+        (Repr::Device(hidden), Block::Device(attention)) => device::attention_block(hidden, attention, batch, cache),
         _ => Err(mixed()),
     }
 }
@@ -134,6 +147,7 @@ pub fn mlp_block(hidden: &mut Hidden, mlp: &Mlp) -> Result<()> {
     match (&mut hidden.0, &mlp.0) {
         (Repr::Fused(hidden), Block::Fused(mlp)) => fused::mlp_block(hidden, mlp),
         (Repr::Reference(hidden), Block::Reference(mlp)) => reference::mlp_block(hidden, mlp),
+        (Repr::Device(hidden), Block::Device(mlp)) => device::mlp_block(hidden, mlp),
         _ => Err(mixed()),
     }
 }
@@ -143,6 +157,9 @@ pub fn norm(hidden: &Hidden, norm: &Norm) -> Result<Hidden> {
     match (&hidden.0, &norm.0) {
         (Repr::Fused(hidden), Block::Fused(norm)) => Ok(Hidden(Repr::Fused(fused::norm(hidden, norm)?))),
         (Repr::Reference(hidden), Block::Reference(norm)) => Ok(Hidden(Repr::Reference(norm.forward(hidden)?))),
+        // Heads, which follow, have no form of their own for devices.
+        (Repr::Device(hidden), Block::Device(norm)) => Ok(Hidden(Repr::Reference(norm.forward(&hidden.tensor()?)?))),
+        (Repr::Reference(hidden), Block::Device(norm)) => Ok(Hidden(Repr::Reference(norm.forward(hidden)?))),
         _ => Err(mixed()),
     }
 }
@@ -173,14 +190,14 @@ pub fn logits(hidden: &Hidden, table: &Table, bias: Option<&Bias>) -> Result<Ten
         (Repr::Fused(hidden), Block::Fused(table)) => {
             let bias = bias.map(|bias| match &bias.0 {
                 Block::Fused(bias) => Ok(bias.as_slice()),
-                Block::Reference(_) => Err(mixed()),
+                Block::Reference(_) | Block::Device(_) => Err(mixed()),
             });
             fused::logits(hidden, table, bias.transpose()?)
         }
         (Repr::Reference(hidden), Block::Reference(table)) => {
             let bias = bias.map(|bias| match &bias.0 {
                 Block::Reference(bias) => Ok(bias),
-                Block::Fused(_) => Err(mixed()),
+                Block::Fused(_) | Block::Device(_) => Err(mixed()),
             });
             reference::logits(hidden, table, bias.transpose()?)
         }

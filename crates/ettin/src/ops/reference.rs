@@ -62,6 +62,12 @@ impl Table {
     pub(super) fn new(matrix: super::Matrix<'_>, device: &Device, dtype: DType) -> Result<Self> {
         Ok(Self { weight: matrix.tensor(device, dtype)? })
     }
+
+    /// Rows of the given tokens, `[tokens, hidden]`, in the table's dtype.
+    pub(super) fn gather(&self, ids: &[u32]) -> Result<Tensor> {
+        let ids = Tensor::new(ids, self.weight.device())?;
+        Ok(self.weight.index_select(&ids, 0)?)
+    }
 }
 
 impl Norm {
@@ -228,8 +234,7 @@ pub(super) fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
 }
 
 pub(super) fn embed(table: &Table, norm: &Norm, ids: &[u32]) -> Result<Tensor> {
-    let ids = Tensor::new(ids, table.weight.device())?;
-    norm.forward(&table.weight.index_select(&ids, 0)?)
+    norm.forward(&table.gather(ids)?)
 }
 
 pub(super) fn attention_block(

@@ -1,0 +1,62 @@
+//! The kernels' sources, run on the CPU by the emulator, against plain arithmetic in f64: every dialect, format and span,
+//! and proof that the checks notice a kernel that is wrong.
+
+mod attention;
+mod cache;
+mod data;
+mod mutations;
+mod rows;
+
+use candle_core::DType;
+use ettin_gpu::{
+    Kernels,
+    emulator::{self, Dialect},
+};
+
+/// What a check found wrong.
+type Check = Result<(), String>;
+
+const FORMATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+/// Runs a check on every dialect and format.
+fn everywhere(check: impl Fn(&Kernels, DType) -> Check) {
+    for dialect in Dialect::ALL {
+        let Some(kernels) = emulator::kernels(dialect, |source| source).unwrap() else {
+            eprintln!("skipped: there is no C++ compiler here to run the kernels with");
+            return;
+        };
+        for dtype in FORMATS {
+            check(&kernels, dtype).unwrap_or_else(|wrong| panic!("{dialect:?} {dtype:?}: {wrong}"));
+        }
+    }
+}
+
+#[test]
+fn norms() {
+    everywhere(rows::norms);
+}
+
+#[test]
+fn rotations() {
+    everywhere(rows::rotations);
+}
+
+#[test]
+fn gated_activations() {
+    everywhere(rows::gated_activations);
+}
+
+#[test]
+fn packed_attention() {
+    everywhere(attention::packed);
+}
+
+#[test]
+fn attention_over_caches() {
+    everywhere(cache::stepwise);
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    everywhere(rows::refusals);
+}
