@@ -72,6 +72,18 @@ impl Dtype {
             Dtype::F16 => return None,
         })
     }
+
+    fn of(scheme: Scheme) -> Self {
+        match scheme {
+            Scheme::F32 => Dtype::F32,
+            Scheme::Bf16 => Dtype::Bf16,
+            Scheme::Bf16x3 => Dtype::Bf16x3,
+            Scheme::Bf16x6 => Dtype::Bf16x6,
+            Scheme::Int8 => Dtype::Int8,
+            Scheme::W8 => Dtype::W8,
+            Scheme::W4 => Dtype::W4,
+        }
+    }
 }
 
 impl fmt::Display for Dtype {
@@ -157,9 +169,7 @@ impl Backend {
     pub fn with_kv(self, kv: KvFormat) -> Result<Self> {
         match &self.kind {
             Kind::Fused(cpu) => Ok(Self::of(Kind::Fused(Arc::new(Cpu { kv, ..Cpu::clone(cpu) })))),
-            Kind::Reference { .. } => {
-                Err(Error::Unsupported(format!("keys and values in {kv} outside the CPU kernels")))
-            }
+            _ => Err(Error::Unsupported(format!("keys and values in {kv} outside the CPU kernels"))),
         }
     }
 
@@ -193,12 +203,7 @@ impl Backend {
 
     /// Runs a forward pass over `tokens` rows among the threads that will share its work, so that they are called once
     /// and not for every block; a pass too short to be shared stays with the caller.
-    pub(crate) fn enter<R: Send>(
-        &self,
-        tokens: usize,
-        config: &Config,
-        forward: impl FnOnce() -> Result<R> + Send,
-    ) -> Result<R> {
+    pub(crate) fn enter<R>(&self, tokens: usize, config: &Config, forward: impl FnOnce() -> Result<R>) -> Result<R> {
         let weights =
             config.layers.len() * config.hidden_size * (4 * config.hidden_size + 3 * config.intermediate_size);
         match &self.kind {
@@ -209,10 +214,15 @@ impl Backend {
 
     /// The number format that products are computed in: what [`Dtype::Auto`] came to.
     pub fn dtype(&self) -> Dtype {
+        let float = |dtype: DType| match dtype {
+            DType::BF16 => Dtype::Bf16,
+            DType::F16 => Dtype::F16,
+            _ => Dtype::F32,
+        };
         match &self.kind {
-            Kind::Reference { dtype: DType::BF16, .. } => Dtype::Bf16,
-            Kind::Reference { dtype: DType::F16, .. } => Dtype::F16,
-            Kind::Fused(_) | Kind::Reference { .. } => Dtype::F32,
+            Kind::Fused(cpu) => Dtype::of(cpu.scheme),
+            Kind::Reference { dtype, .. } => float(*dtype),
+            Kind::Device(gpu) => float(gpu.dtype()),
         }
     }
 
@@ -220,7 +230,7 @@ impl Backend {
     pub fn isa(&self) -> Option<Isa> {
         match &self.kind {
             Kind::Fused(cpu) => Some(cpu.isa),
-            Kind::Reference { .. } => None,
+            Kind::Reference { .. } | Kind::Device(_) => None,
         }
     }
 
