@@ -19,7 +19,8 @@
 //!
 //! # Adding an instruction set
 //! 1. A variant of [`Isa`] at its place in the order of preference, with its detection and dispatch in `isa.rs`.
-//! 2. A token in `simd/` whose constructor asks the CPU, implementing `Lanes` (sixteen lanes, however many registers).
+//! 2. A token in `simd/` whose constructor asks the CPU, implementing `Lanes` (sixteen lanes, however many registers) and
+//!    `PairProducts` (narrow numbers).
 //! 3. Its tile shapes: one line in `gemm/tile.rs` and one in `attention/products.rs`.
 //!
 //! Every test then runs on it; `ETTIN_REQUIRE_ISA=avx512,avx2` makes a skipped one fail.

@@ -398,6 +398,25 @@ fn an_infinite_value_reaches_only_the_queries_that_see_it() {
     });
 }
 
+/// Products too small for an f32 leave zeros whose sign must not tell whether a neighbour saw more keys.
+#[test]
+fn vanishing_values_give_the_same_zeros_alone() {
+    each(|isa, numbers| {
+        let mut input = Input::new(numbers, 24, 1, 16, 70);
+        input.q.fill(1.0);
+        input.k.fill(0.0);
+        input.v.fill(-1.5 * f32::MIN_POSITIVE);
+        input.k[..16].fill(4.0);
+        input.v[..16].fill(0.0);
+        let kv = input.storage();
+        let whole = input.whole(isa, &Team::single(), Span::CAUSAL);
+        for query in 0..70 {
+            let alone = input.one(isa, Span::CAUSAL, query, 70, &kv);
+            assert!(bits(&alone) == bits(&whole[input.row(query)]), "{isa} {numbers:?} query {query}");
+        }
+    });
+}
+
 #[test]
 fn fused_instruction_sets_agree_bit_for_bit() {
     for numbers in NUMBERS {
@@ -492,6 +511,9 @@ fn storage_reads_back_and_grows() {
         copy.write(3, &rows[50].0, &rows[50].1);
         kv.read(3, &mut k, &mut v);
         assert_eq!((&k, &v), (&kept(&rows[3].0), &kept(&rows[3].1)), "{format}: a clone is apart");
+        copy.write(2, &rows[51].0, &rows[51].1);
+        copy.read(3, &mut k, &mut v);
+        assert_eq!((&k, &v), (&kept(&rows[50].0), &kept(&rows[50].1)), "{format}: neighbours are apart");
     }
 }
 

@@ -84,9 +84,8 @@ impl One<'_> {
                 *score = s.where_less(numbers, s.splat(columns.start as f32), hidden, before_end);
             }
         }
-        // −∞ for NaN, which must not hide the others.
-        let numbers = [s.max(scores[0], hidden), s.max(scores[1], hidden)];
-        let highest = s.largest(s.max(numbers[0], numbers[1]));
+        // A NaN may hide others here; the result is NaN then.
+        let highest = s.largest(s.max(scores[0], scores[1]));
         let largest = if highest > self.largest { highest } else { self.largest };
         let shift = finite(s, s.splat(largest));
         let correction = exp2_weight(s, s.sub(s.splat(self.largest), shift));

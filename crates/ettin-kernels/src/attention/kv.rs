@@ -199,7 +199,8 @@ pub fn store(isa: Isa, team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_
     }
     team.run(tasks, 16 * elements, |task| {
         let target = &targets[targets.partition_point(|target| target.first_task <= task) - 1];
-        isa.run(Write { target, source, task: task - target.first_task });
+        // For AVX-512 compilers scatter elements by an instruction, which is slower than one by one.
+        isa.min(Isa::Avx2).run(Write { target, source, task: task - target.first_task });
     });
 }
 

@@ -80,9 +80,9 @@ macro_rules! products {
 
 products!(Portable, 1 vectors, alone up to 3, { 1 => 2 });
 #[cfg(target_arch = "aarch64")]
-products!(crate::simd::Neon, 1 vectors, alone up to 3, { 1 => 4 });
+products!(crate::simd::Neon, 1 vectors, alone up to 4, { 1 => 4 });
 #[cfg(target_arch = "x86_64")]
-products!(crate::simd::Avx2, 1 vectors, alone up to 3, { 1 => 4 });
+products!(crate::simd::Avx2, 1 vectors, alone up to 4, { 1 => 4 });
 #[cfg(target_arch = "x86_64")]
 products!(crate::simd::Avx512, 2 vectors, alone up to 3, { 1 => 16, 2 => 8 });
 #[cfg(target_arch = "x86_64")]
