@@ -19,15 +19,20 @@ import nvidia.cu13
 ROOT = Path(__file__).resolve().parents[2]
 TOOLKIT = Path(next(iter(nvidia.cu13.__path__)))
 # The targets of crates/ettin-gpu/src/cuda.rs, and what drivers make of them.
-TARGETS = {
-    "cuda": ("compute_75", ["sm_75"]),
-    "cuda-with-tensor-cores": ("compute_80", ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]),
-}
+TARGETS = [
+    ("portable", "compute_75", ["sm_75"]),
+    ("tensor-cores", "compute_80", ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]),
+]
 
 
 def source(name: str) -> bytes:
-    command = ["cargo", "run", "--quiet", "-p", "ettin-gpu", "--example", "sources", "--", name]
-    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    """The CUDA source as crates/ettin-gpu/src/sources.rs puts it together."""
+    crate = ROOT / "crates" / "ettin-gpu"
+    included = re.findall(r'include_str!\("\.\./(kernels/[\w.]+)"\)', (crate / "src" / "sources.rs").read_text())
+    files = ["kernels/prelude.cu", *(file for file in included if file.endswith(".h"))]
+    if name == "tensor-cores":
+        files.append("kernels/attention_mma.cu")
+    return b"".join((crate / file).read_bytes() for file in files)
 
 
 def nvrtc(code: bytes, arch: str) -> bytes:
@@ -68,7 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, (arch, machines) in TARGETS.items():
+        for name, arch, machines in TARGETS:
             code = source(name)
             (folder / f"{name}.cu").write_bytes(code)
             ptx = folder / f"{name}.ptx"
