@@ -6,6 +6,10 @@ use candle_core::Device;
 
 use crate::{Error, Result};
 
+/// What to check when a CUDA device cannot be opened.
+const NO_CUDA: &str =
+    "see whether nvidia-smi lists it: it needs an NVIDIA driver and, in a container, access to the GPU";
+
 /// A device by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
@@ -57,10 +61,10 @@ impl DeviceChoice {
             DeviceChoice::Metal if !cfg!(feature = "metal") => {
                 Err(Error::NotBuilt { device: self.to_string(), feature: "metal" })
             }
-            DeviceChoice::Cuda(number) => Device::new_cuda(number).map_err(|error| {
-                self.missing(&error, "see whether `nvidia-smi` lists it: it needs an NVIDIA driver, and in a container access to the GPU")
-            }),
-            DeviceChoice::Metal => Device::new_metal(0).map_err(|error| self.missing(&error, "it needs macOS with a GPU")),
+            DeviceChoice::Cuda(number) => Device::new_cuda(number).map_err(|error| self.missing(&error, NO_CUDA)),
+            DeviceChoice::Metal => {
+                Device::new_metal(0).map_err(|error| self.missing(&error, "it needs macOS and a GPU"))
+            }
         }
     }
 
