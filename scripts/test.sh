@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change lands: formatting, lints, documentation, tests, and the tests that depend on
-# the instruction set once more on every lower path. Needs no network beyond the crate registry, no Python, no GPU.
+# Everything that must hold before a change lands: formatting, lints, documentation, tests, the tests that depend on the
+# instruction set once more on every lower path, and the types of the GPU features. Needs no network beyond the crate
+# registry, no Python, no GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,6 +17,7 @@ say "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features hub --quiet
 
 say "tests"
+command -v "${CXX:-c++}" >/dev/null || echo "the GPU kernels will not be run: there is no C++ compiler"
 cargo test --workspace --features hub
 
 # The kernels' own tests walk every path this machine has; the model's tests run on one path at a time. The same packages
@@ -31,5 +33,8 @@ done
 
 say "tests of the model on the reference path"
 ETTIN_REFERENCE=1 cargo test --workspace --features hub --test parity
+
+say "types of the GPU features"
+scripts/gpu/check.sh
 
 say "all green"

@@ -36,7 +36,7 @@ cp -r "$source" "$overlay/objc2-metal"
 sed -i 's/^#\[link(name = "Metal", kind = "framework")\]/#[cfg_attr(target_vendor = "apple", link(name = "Metal", kind = "framework"))]/' \
     "$overlay/objc2-metal/src/generated/mod.rs"
 grep -q 'target_vendor = "apple", link' "$overlay/objc2-metal/src/generated/mod.rs" || { echo "the patch of objc2-metal does not apply" >&2 && exit 1; }
-sed -i '/^\[dependencies.objc2\]/,/^$/s/features = \["std"\]/features = ["std", "gnustep-2-1"]/' "$overlay/objc2-metal/Cargo.toml"
+sed -i -E '/^\[dependencies\.(objc2|block2)\]/,/^$/s/features = \["(std|alloc)"\]/features = ["\1", "gnustep-2-1"]/' "$overlay/objc2-metal/Cargo.toml"
 cp Cargo.lock "$overlay/"
 { cat Cargo.toml && printf '\n[patch.crates-io]\nobjc2-metal = { path = "objc2-metal" }\n'; } >"$overlay/Cargo.toml"
 cd "$overlay"

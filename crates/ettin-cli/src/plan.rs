@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use candle_core::Device;
+use ettin::DeviceChoice;
 use ettin::files::ModelFiles;
 use ettin::hub::HubOptions;
 use ettin::tasks::Options;
 use ettin::tokenizer::Truncate;
 
 use crate::args::{EngineArgs, HubArgs, LengthArgs, ModelArgs, OutputArgs, RunArgs, TruncateSide};
-use crate::device::{self, DeviceChoice};
+use crate::device;
 use crate::exit::Usage;
 use crate::input::ChunkSize;
 use crate::nano::Nano;
@@ -187,7 +188,7 @@ impl Plan {
         let output = Output::resolve(&args.output);
         let plan = Plan {
             model: Model::resolve(&args.model, suited, output.notes)?,
-            options: options(&args.engine, &args.length)?,
+            options: options(&args.engine, &args.length, output.notes)?,
             threads: args.engine.threads,
             output,
         };
@@ -234,10 +235,10 @@ impl fmt::Display for Plan {
 }
 
 /// How tasks are loaded and run.
-fn options(engine: &EngineArgs, length: &LengthArgs) -> anyhow::Result<Options> {
+fn options(engine: &EngineArgs, length: &LengthArgs, notes: Notes) -> anyhow::Result<Options> {
     let defaults = Options::default();
     Ok(Options {
-        device: device::resolve(engine.device)?,
+        device: device::resolve(engine.device, notes)?,
         dtype: engine.dtype,
         max_length: length.max_length.map(NonZeroUsize::get),
         truncate: match length.truncate {

@@ -54,6 +54,15 @@ void mma(float d[4], const unsigned a[4], unsigned b0, unsigned b1, T) {
     }
 }
 
+// cvt.rn.f16x2 and cvt.rn.bf16x2.
+template <typename T>
+unsigned pack(float x, float y, T) {
+    T low, high;
+    narrow(x, low);
+    narrow(y, high);
+    return (unsigned)low.bits | (unsigned)high.bits << 16;
+}
+
 // ldmatrix.x4.trans.
 inline void load_transposed(unsigned r[4], const void* row) {
     unsigned words[2];

@@ -25,6 +25,17 @@ INLINE void mma(float d[4], const u32 a[4], u32 b0, u32 b1, bf16) {
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+// Two values as one word, the first in its low half.
+INLINE u32 pack(float x, float y, f16) {
+    u32 word;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(y), "f"(x));
+    return word;
+}
+INLINE u32 pack(float x, float y, bf16) {
+    u32 word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(y), "f"(x));
+    return word;
+}
 // Four 8 × 8 matrices, transposed: lane 8i + j gives the address of row j of matrix i; lane 4g + t receives of each the
 // elements of rows 2t and 2t + 1 in column g.
 INLINE void load_transposed(u32 r[4], const void* row) {
@@ -34,15 +45,6 @@ INLINE void load_transposed(u32 r[4], const void* row) {
                  : "memory");
 }
 #endif
-
-// Two values, the first in the low half.
-template <typename T>
-INLINE u32 pack(float x, float y) {
-    T a, b;
-    narrow(x, a);
-    narrow(y, b);
-    return (u32)a.bits | (u32)b.bits << 16;
-}
 
 // Copies keys first..first + BLOCK of one head, at `offset` of their rows, to shared memory; those outside low..high are
 // zero, so that nothing stale can meet a weight of 0.
@@ -127,7 +129,7 @@ INLINE void attend_mma(T* out, const T* q, const T* kv, const u32* tiles, u32 he
             u32 weights[4];
             UNROLL for (u32 i = 0u; i < 4u; i++) {
                 const float* from = scores[2u * step + i / 2u] + i % 2u * 2u;
-                weights[i] = pack<T>(from[0], from[1]);
+                weights[i] = pack(from[0], from[1], T());
             }
             u32 lane = at.tid % 32u;
             UNROLL for (u32 n = 0u; n < 8u; n += 2u) {
@@ -150,7 +152,7 @@ INLINE void attend_mma(T* out, const T* q, const T* kv, const u32* tiles, u32 he
         float share = 1.0f / total[half];
         T* to = out + (u64)(row + query) * heads * HEAD + column + 2u * t;
         UNROLL for (u32 n = 0u; n < 8u; n++)
-            *(u32*)(to + n * 8u) = pack<T>(sums[n][2u * half] * share, sums[n][2u * half + 1u] * share);
+            *(u32*)(to + n * 8u) = pack(sums[n][2u * half] * share, sums[n][2u * half + 1u] * share, T());
     }
 }
 

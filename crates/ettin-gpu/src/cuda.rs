@@ -8,7 +8,7 @@ use candle_core::{
     backend::BackendDevice,
     bail,
     cuda::{
-        CudaFunc, CudaStorageSlice,
+        CudaStorageSlice,
         cudarc::{
             driver::{LaunchArgs, LaunchConfig, PushKernelArg},
             nvrtc::{CompileOptions, compile_ptx_with_opts},
@@ -50,13 +50,9 @@ impl Cuda {
         Ok(Self { device: Device::Cuda(cuda.clone()), cuda: cuda.clone(), tensor_cores, ptx })
     }
 
-    fn function(&self, launch: &Launch<'_>) -> Result<CudaFunc> {
-        self.cuda.get_or_load_custom_func(launch.name(), MODULE, &self.ptx)
-    }
-
     /// Starts `launch` with `targets` as its first arguments.
     fn start(&self, launch: &Launch<'_>, targets: &mut [&mut CudaStorage]) -> Result<()> {
-        let function = self.function(launch)?;
+        let function = self.cuda.get_or_load_custom_func(launch.name(), MODULE, &self.ptx)?;
         let inputs: Vec<_> = launch
             .args()
             .iter()

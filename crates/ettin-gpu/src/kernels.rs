@@ -73,18 +73,20 @@ pub struct Tiles {
     lengths: crate::flash::Lengths,
 }
 
-/// Where keys and values are.
+/// Keys and values of one sequence: position p in row p, or in row p mod capacity of a ring.
 #[derive(Debug, Clone, Copy)]
-pub enum Keys<'a> {
-    /// Beside the queries, in the rows of `[q | k | v]`.
-    Packed,
-    /// In a cache `[capacity, k | v]`: position p in row p, or in row p mod capacity of a ring.
-    Cache {
-        /// `[capacity, 2 · heads · head_dim]`.
-        kv: &'a Tensor,
-        /// Whether it is a ring.
-        ring: bool,
-    },
+pub struct Cache<'a> {
+    /// `[capacity, k | v]`, each `heads · head_dim` wide.
+    pub kv: &'a Tensor,
+    /// Whether it is a ring.
+    pub ring: bool,
+}
+
+impl Cache<'_> {
+    /// What the kernels take for the ring: its capacity, or 0.
+    fn modulus(self) -> Result<usize> {
+        Ok(if self.ring { self.kv.dim(0)? } else { 0 })
+    }
 }
 
 impl Kernels {
@@ -232,27 +234,31 @@ impl Kernels {
         if crate::flash::takes(qkv, shape.head_dim) {
             return crate::flash::attention(qkv, &tiles.lengths, shape);
         }
-        let launch = self.attention_launch(qkv, tiles, Keys::Packed, shape)?;
+        let launch = self.attention_launch(qkv, tiles, None, shape)?;
         let size = shape.heads * shape.head_dim;
         one(self.launcher.launch(&launch, &[(Shape::from((qkv.dim(0)?, size)), qkv.dtype())])?)
     }
 
-    /// Attention of the queries of one segment over a cache that holds their own keys already; writes their rows of
-    /// `out` `[rows, heads · head_dim]`, in place. `tiles` are those of this segment alone, with `base` 0.
+    /// Whether attention of so few new rows over a cache splits the keys among blocks and needs no tiles.
+    pub fn splits_keys(rows: usize) -> bool {
+        rows <= SPLIT_ROWS
+    }
+
+    /// Causal attention of the queries of one segment over a cache that holds their own keys already; writes their rows of
+    /// `out` `[rows, heads · head_dim]`, in place. `tiles` are those of this segment alone, with `base` 0; without them the
+    /// keys are split.
     pub fn attention_over_cache(
         &self,
         out: &Tensor,
         qkv: &Tensor,
         segment: Segment,
-        tiles: &Tiles,
-        keys: Keys<'_>,
+        tiles: Option<&Tiles>,
+        cache: Cache<'_>,
         shape: AttentionShape,
     ) -> Result<()> {
-        match keys {
-            Keys::Cache { kv, ring } if segment.rows <= SPLIT_ROWS && shape.span.right == Some(0) => {
-                self.attention_in_splits(out, qkv, segment, kv, ring, shape)
-            }
-            _ => self.launcher.update(&self.attention_launch(qkv, tiles, keys, shape)?, out),
+        match tiles {
+            Some(tiles) => self.launcher.update(&self.attention_launch(qkv, tiles, Some(cache), shape)?, out),
+            None => self.attention_in_splits(out, qkv, segment, cache, shape),
         }
     }
 
@@ -260,15 +266,15 @@ impl Kernels {
         &self,
         qkv: &'a Tensor,
         tiles: &'a Tiles,
-        keys: Keys<'a>,
+        cache: Option<Cache<'a>>,
         shape: AttentionShape,
     ) -> Result<Launch<'a>> {
         let size = self.check_heads(qkv, shape)?;
-        let (kv, stride, k_offset, ring) = match keys {
-            Keys::Packed => (qkv, 3 * size, size, 0),
-            Keys::Cache { kv, ring } => {
-                check_cache("attention", kv, qkv, size)?;
-                (kv, 2 * size, 0, if ring { kv.dim(0)? } else { 0 })
+        let (kv, stride, k_offset, ring) = match cache {
+            None => (qkv, 3 * size, size, 0),
+            Some(cache) => {
+                check_cache("attention", cache.kv, qkv, size)?;
+                (cache.kv, 2 * size, 0, cache.modulus()?)
             }
         };
         let name = match shape.head_dim {
@@ -299,19 +305,21 @@ impl Kernels {
         out: &Tensor,
         qkv: &Tensor,
         segment: Segment,
-        kv: &Tensor,
-        ring: bool,
+        cache: Cache<'_>,
         shape: AttentionShape,
     ) -> Result<()> {
         let size = self.check_heads(qkv, shape)?;
-        check_cache("attend_split", kv, qkv, size)?;
+        check_cache("attend_split", cache.kv, qkv, size)?;
         let AttentionShape { heads, head_dim, span } = shape;
+        if span.right != Some(0) {
+            bail!("attend_split: attention over a cache is causal, not {span:?}");
+        }
         let low = span.left.map_or(0, |left| segment.start.saturating_sub(left));
         let first = low / SPLIT;
         let splits = (segment.start + segment.rows).div_ceil(SPLIT) - first;
         let args = vec![
             Arg::Tensor(qkv),
-            Arg::Tensor(kv),
+            Arg::Tensor(cache.kv),
             number(heads)?,
             number(head_dim)?,
             number(3 * size)?,
@@ -319,7 +327,7 @@ impl Kernels {
             number(segment.start)?,
             number(first)?,
             number(splits)?,
-            number(if ring { kv.dim(0)? } else { 0 })?,
+            number(cache.modulus()?)?,
             end(span.left)?,
             Arg::F32(scale(head_dim)),
         ];
@@ -332,10 +340,11 @@ impl Kernels {
         self.launcher.update(&launch, out)
     }
 
-    /// Writes the keys and values of one segment's rows of `qkv` into a cache `[capacity, k | v]`, at their positions.
+    /// Writes the keys and values of one segment's rows of `qkv` into a cache, at their positions.
     ///
-    /// `kv` must be the only tensor of its storage.
-    pub fn append(&self, kv: &Tensor, qkv: &Tensor, segment: Segment, ring: bool) -> Result<()> {
+    /// `cache.kv` must be the only tensor of its storage.
+    pub fn append(&self, cache: Cache<'_>, qkv: &Tensor, segment: Segment) -> Result<()> {
+        let Cache { kv, ring } = cache;
         let ((capacity, width), (rows, stride)) = (kv.dims2()?, qkv.dims2()?);
         check_cache("append", kv, qkv, width / 2)?;
         let fits = if ring { segment.rows } else { segment.start + segment.rows } <= capacity;
@@ -347,7 +356,7 @@ impl Kernels {
             number(width / 2)?,
             number(segment.row)?,
             number(segment.start)?,
-            number(if ring { capacity } else { 0 })?,
+            number(cache.modulus()?)?,
         ];
         self.launcher.update(&Launch::new("append", kv.dtype(), [segment.rows, 1, 1], args)?, kv)
     }

@@ -20,5 +20,5 @@ mod launch;
 mod metal;
 pub mod sources;
 
-pub use kernels::{AttentionShape, Kernels, Keys, Norm, Segment, Tiles};
+pub use kernels::{AttentionShape, Cache, Kernels, Norm, Segment, Tiles};
 pub use launch::{Arg, Launch, Launcher};

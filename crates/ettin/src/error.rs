@@ -109,6 +109,24 @@ pub enum Error {
         /// What happened and, where it helps, what to do next.
         message: String,
     },
+    /// This build does not support the device.
+    #[error("this build has no support for {device}; build with --features {feature}, or compute on the cpu")]
+    NotBuilt {
+        /// The device asked for.
+        device: String,
+        /// The cargo feature that supports it.
+        feature: &'static str,
+    },
+    /// The device is not there, or cannot be used.
+    #[error("{device} cannot be opened ({reason}); {hint}, or compute on the cpu")]
+    NoDevice {
+        /// The device asked for.
+        device: String,
+        /// The system's reason.
+        reason: String,
+        /// What to check.
+        hint: &'static str,
+    },
     /// candle refused an operation on a tensor or a device.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -25,7 +25,7 @@ pub use config::{Config, Objective};
 pub use error::{Error, Result};
 pub use ettin_kernels::{Activation, Isa, KvFormat, Scheme, Span, Team};
 pub use model::Trunk;
-pub use ops::{Backend, Dtype};
+pub use ops::{Backend, DeviceChoice, Dtype};
 pub use params::Parameters;
 pub use pooling::Pooling;
 

@@ -1,20 +1,26 @@
 //! The device form of the trunk, with the GPU kernels run on the CPU by their emulator, against the reference path.
+//!
+//! `ETTIN_TEST_DEVICE=cuda` (or `metal`), in a build with that feature, tests the device itself.
 
 mod common;
 
 use candle_core::Device;
 use common::{F32, Fixture, assert_close, assert_same, model, values};
-use ettin::{Backend, Dtype, PackedBatch, Trunk, heads::LanguageModel};
+use ettin::{Backend, DeviceChoice, Dtype, PackedBatch, Trunk, heads::LanguageModel};
 use ettin_gpu::emulator::{self, Dialect};
 
 /// The device form in some dialects; nothing where no C++ compiler can build the emulator.
-fn backends(dialects: &[Dialect], dtype: Dtype) -> Vec<(Dialect, Backend)> {
+fn backends(dialects: &[Dialect], dtype: Dtype) -> Vec<(String, Backend)> {
+    if let Ok(name) = std::env::var("ETTIN_TEST_DEVICE") {
+        let device = name.parse::<DeviceChoice>().and_then(DeviceChoice::open).unwrap();
+        return vec![(name, Backend::new(&device, dtype).unwrap())];
+    }
     let backend = |&dialect| {
         let kernels = emulator::kernels(dialect, |source| source).unwrap();
         if kernels.is_none() {
             eprintln!("skipped: there is no C++ compiler here to run the kernels with");
         }
-        kernels.map(|kernels| (dialect, Backend::with_kernels(kernels, dtype).unwrap()))
+        kernels.map(|kernels| (format!("{dialect:?}"), Backend::with_kernels(kernels, dtype).unwrap()))
     };
     dialects.iter().filter_map(backend).collect()
 }
@@ -37,7 +43,7 @@ fn agrees(name: &str, batch: &PackedBatch, dialects: &[Dialect], dtype: Dtype, t
     let oracle = LanguageModel::load(&model(name), &reference()).unwrap();
     for (dialect, backend) in backends(dialects, dtype) {
         let ours = LanguageModel::load(&model(name), &backend).unwrap();
-        let what = format!("{name} in {dtype} as {dialect:?}");
+        let what = format!("{name} in {dtype} as {dialect}");
         let expected = states(oracle.trunk(), batch);
         for (layer, (ours, expected)) in states(ours.trunk(), batch).iter().zip(&expected).enumerate() {
             assert_close(&format!("{what}, layer {layer}"), ours, expected, tolerance);
@@ -55,13 +61,14 @@ fn it_agrees_with_the_reference_path() {
     }
 }
 
-/// Heads of 64, which tensor cores take, in the formats that they take.
+/// Heads of 64, which tensor cores take, in the formats that they take. The weights are rounded too, which makes most of
+/// the error: how exact the kernels themselves are is for their own tests to say.
 #[test]
 fn it_agrees_in_short_formats() {
     for name in ["nano-encoder", "nano-decoder"] {
         let batch = PackedBatch::new(&[ids(70, 1), ids(1, 2), ids(17, 3)]).unwrap();
-        agrees(name, &batch, &[Dialect::Cuda], Dtype::F16, 1e-2);
-        agrees(name, &batch, &[Dialect::Cuda], Dtype::Bf16, 6e-2);
+        agrees(name, &batch, &[Dialect::Cuda], Dtype::F16, 2e-2);
+        agrees(name, &batch, &[Dialect::Cuda], Dtype::Bf16, 1.5e-1);
     }
 }
 

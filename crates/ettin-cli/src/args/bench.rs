@@ -5,11 +5,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use ettin::DeviceChoice;
 use ettin::bench::{Workload, numbers, shapes};
 use ettin::ops::Dtype;
 
 use super::common::{HubArgs, QuietArgs, dtypes, threads};
-use crate::device::DeviceChoice;
 
 /// Measure speed, memory, and how near both come to what this machine can do
 ///

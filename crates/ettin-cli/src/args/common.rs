@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
-use ettin::ops::Dtype;
+use ettin::{DeviceChoice, ops::Dtype};
 
-use crate::device::DeviceChoice;
 use crate::input::InputFormat;
 use crate::output::Format;
 

@@ -83,7 +83,7 @@ pub(super) fn run(args: args::Bench) -> anyhow::Result<Status> {
 }
 
 fn plan(args: &args::Bench, notes: Notes) -> anyhow::Result<Plan> {
-    let device = device::resolve(args.device)?;
+    let device = device::resolve(args.device, notes)?;
     let defaults = Settings::default();
     Ok(Plan {
         subjects: subjects::resolve(args, notes)?,

@@ -87,7 +87,7 @@ pub fn packed(kernels: &Kernels, dtype: DType) -> Check {
 /// One batch.
 pub fn one(kernels: &Kernels, dtype: DType, lengths: &[usize], shape: AttentionShape) -> Check {
     let rows: usize = lengths.iter().sum();
-    let qkv: Tensor = tensor(7, (rows, 3 * shape.heads * shape.head_dim), 1.7, dtype);
+    let qkv: Tensor = tensor(kernels.device(), 7, (rows, 3 * shape.heads * shape.head_dim), 1.7, dtype);
     let mut row = 0;
     let segments: Vec<Segment> = lengths
         .iter()

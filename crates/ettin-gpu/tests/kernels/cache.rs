@@ -1,7 +1,7 @@
 //! Steps over a key-value cache: a ring or all positions, one row or many at a time.
 
 use candle_core::{DType, Tensor};
-use ettin_gpu::{AttentionShape, Kernels, Keys, Segment};
+use ettin_gpu::{AttentionShape, Cache, Kernels, Segment};
 use ettin_kernels::Span;
 
 use crate::{
@@ -32,7 +32,7 @@ pub fn one(kernels: &Kernels, dtype: DType, shape: AttentionShape, steps: &[usiz
     let size = shape.heads * shape.head_dim;
     let total: usize = steps.iter().sum();
     let longest = steps.iter().max().copied().unwrap_or(0);
-    let all = tensor(8, (total, 3 * size), 1.7, dtype);
+    let all = tensor(kernels.device(), 8, (total, 3 * size), 1.7, dtype);
     let expected = attend_packed(&values(&all), &[total], shape);
     let ring = shape.span.left.is_some();
     let capacity = shape.span.left.map_or(total, |left| left + 1 + longest);
@@ -42,15 +42,16 @@ pub fn one(kernels: &Kernels, dtype: DType, shape: AttentionShape, steps: &[usiz
     for &rows in steps {
         let problem = |error: candle_core::Error| error.to_string();
         // Rows of another sequence stand before those of this one, and must stay as they are.
-        let others = tensor(9, (2, 3 * size), 1.0, dtype);
+        let others = tensor(kernels.device(), 9, (2, 3 * size), 1.0, dtype);
         let qkv = Tensor::cat(&[&others, &all.narrow(0, start, rows).unwrap()], 0).unwrap();
-        let out = tensor(10, (2 + rows, size), 1.0, dtype);
+        let out = tensor(kernels.device(), 10, (2 + rows, size), 1.0, dtype);
         let before = values(&out.narrow(0, 0, 2).unwrap());
         let segment = Segment { row: 2, rows, start, base: 0 };
-        kernels.append(&kv, &qkv, segment, ring).map_err(problem)?;
-        let tiles = kernels.tiles(dtype, shape.head_dim, &[segment]).map_err(problem)?;
-        let keys = Keys::Cache { kv: &kv, ring };
-        kernels.attention_over_cache(&out, &qkv, segment, &tiles, keys, shape).map_err(problem)?;
+        let cache = Cache { kv: &kv, ring };
+        kernels.append(cache, &qkv, segment).map_err(problem)?;
+        let tiles = || kernels.tiles(dtype, shape.head_dim, &[segment]).map_err(problem);
+        let tiles = if Kernels::splits_keys(rows) { None } else { Some(tiles()?) };
+        kernels.attention_over_cache(&out, &qkv, segment, tiles.as_ref(), cache, shape).map_err(problem)?;
         let what = format!("{shape:?}: {rows} rows from {start} on");
         close(&format!("{what}, others"), &out.narrow(0, 0, 2).unwrap(), &before, 0.0)?;
         let rows = &expected[start * size..(start + rows) * size];

@@ -20,13 +20,14 @@ pub fn numbers(seed: u64, count: usize) -> Vec<f32> {
 }
 
 /// A tensor of such numbers times `scale`, in `dtype`.
-pub fn tensor(seed: u64, shape: (usize, usize), scale: f32, dtype: DType) -> Tensor {
+pub fn tensor(device: &Device, seed: u64, shape: (usize, usize), scale: f32, dtype: DType) -> Tensor {
     let values = numbers(seed, shape.0 * shape.1).iter().map(|x| x * scale).collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+    Tensor::from_vec(values, shape, device).unwrap().to_dtype(dtype).unwrap()
 }
 
 /// A tensor's values, widened.
 pub fn values(tensor: &Tensor) -> Vec<f64> {
+    let tensor = tensor.to_device(&Device::Cpu).unwrap();
     tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
 }
 

@@ -1,5 +1,7 @@
 //! The kernels' sources, run on the CPU by the emulator, against plain arithmetic in f64: every dialect, format and span,
 //! and proof that the checks notice a kernel that is wrong.
+//!
+//! `ETTIN_TEST_DEVICE=cuda` (or `metal`), in a build with that feature, runs the same checks on the device itself.
 
 mod attention;
 mod cache;
@@ -7,7 +9,7 @@ mod data;
 mod mutations;
 mod rows;
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 use ettin_gpu::{
     Kernels,
     emulator::{self, Dialect},
@@ -18,16 +20,24 @@ type Check = Result<(), String>;
 
 const FORMATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
-/// Runs a check on every dialect and format.
+/// Runs a check on every dialect and format, or on the device that was asked for.
 fn everywhere(check: impl Fn(&Kernels, DType) -> Check) {
+    let each_format = |name: &str, kernels: &Kernels| {
+        for dtype in FORMATS {
+            check(kernels, dtype).unwrap_or_else(|wrong| panic!("{name} {dtype:?}: {wrong}"));
+        }
+    };
+    if let Ok(name) = std::env::var("ETTIN_TEST_DEVICE") {
+        let device = if name == "metal" { Device::new_metal(0) } else { Device::new_cuda(0) };
+        let kernels = Kernels::open(&device.unwrap()).unwrap().unwrap();
+        return each_format(&name, &kernels);
+    }
     for dialect in Dialect::ALL {
         let Some(kernels) = emulator::kernels(dialect, |source| source).unwrap() else {
             eprintln!("skipped: there is no C++ compiler here to run the kernels with");
             return;
         };
-        for dtype in FORMATS {
-            check(&kernels, dtype).unwrap_or_else(|wrong| panic!("{dialect:?} {dtype:?}: {wrong}"));
-        }
+        each_format(&format!("{dialect:?}"), &kernels);
     }
 }
 

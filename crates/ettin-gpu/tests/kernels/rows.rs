@@ -1,7 +1,7 @@
 //! Kernels that compute each row alone.
 
 use candle_core::{DType, Tensor};
-use ettin_gpu::{AttentionShape, Kernels, Norm, Segment};
+use ettin_gpu::{AttentionShape, Cache, Kernels, Norm, Segment};
 use ettin_kernels::{Activation, RopeTable, Span};
 
 use crate::{
@@ -9,8 +9,8 @@ use crate::{
     data::{close, numbers, tensor, tolerance, values},
 };
 
-fn vector(seed: u64, size: usize) -> Tensor {
-    tensor(seed, (1, size), 2.0, DType::F32).flatten_all().unwrap()
+fn vector(kernels: &Kernels, seed: u64, size: usize) -> Tensor {
+    tensor(kernels.device(), seed, (1, size), 2.0, DType::F32).flatten_all().unwrap()
 }
 
 fn normed(x: &[f64], weight: &[f64], bias: Option<&[f64]>, eps: f64) -> Vec<f64> {
@@ -28,9 +28,9 @@ fn normed(x: &[f64], weight: &[f64], bias: Option<&[f64]>, eps: f64) -> Vec<f64>
 
 pub fn norms(kernels: &Kernels, dtype: DType) -> Check {
     for (size, offset) in [(2, 0.0), (33, 0.0), (128, 50.0), (256, 0.0), (1792, 3.0)] {
-        let x = (tensor(1, (3, size), 4.0, DType::F32) + offset).unwrap();
-        let delta = tensor(2, (3, size), 4.0, dtype);
-        let (weight, bias) = (vector(3, size), vector(4, size));
+        let x = (tensor(kernels.device(), 1, (3, size), 4.0, DType::F32) + offset).unwrap();
+        let delta = tensor(kernels.device(), 2, (3, size), 4.0, dtype);
+        let (weight, bias) = (vector(kernels, 3, size), vector(kernels, 4, size));
         for bias in [None, Some(&bias)] {
             // Large enough to be seen.
             let norm = Norm { weight: &weight, bias, eps: 1e-3 };
@@ -58,7 +58,7 @@ pub fn rotations(kernels: &Kernels, dtype: DType) -> Check {
         let on_device = |parts: Vec<&[f32]>| Tensor::from_vec(parts.concat(), (40, half), kernels.device()).unwrap();
         let positions = [0u32, 1, 39, 7, 0];
         let size = heads * head_dim;
-        let qkv = tensor(5, (positions.len(), 3 * size), 1.0, dtype);
+        let qkv = tensor(kernels.device(), 5, (positions.len(), 3 * size), 1.0, dtype);
         let mut expected = values(&qkv);
         for (row, &position) in expected.chunks_mut(3 * size).zip(&positions) {
             for head in row[..2 * size].chunks_mut(head_dim) {
@@ -108,7 +108,7 @@ fn activated(activation: Activation, x: f64) -> f64 {
 pub fn gated_activations(kernels: &Kernels, dtype: DType) -> Check {
     for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::Relu] {
         for size in [1, 40, 512, 1300] {
-            let x = tensor(6, (2, 2 * size), 6.0, dtype);
+            let x = tensor(kernels.device(), 6, (2, 2 * size), 6.0, dtype);
             let expected: Vec<f64> = values(&x)
                 .chunks(2 * size)
                 .flat_map(|row| (0..size).map(|i| activated(activation, row[i]) * row[size + i]).collect::<Vec<_>>())
@@ -123,19 +123,19 @@ pub fn gated_activations(kernels: &Kernels, dtype: DType) -> Check {
 
 /// Tensors that do not fit together never reach a kernel.
 pub fn refusals(kernels: &Kernels, dtype: DType) -> Check {
-    let qkv = tensor(1, (4, 3 * 32), 1.0, dtype);
+    let qkv = tensor(kernels.device(), 1, (4, 3 * 32), 1.0, dtype);
     let shape = AttentionShape { heads: 1, head_dim: 32, span: Span::FULL };
     let segment = Segment { row: 0, rows: 4, start: 0, base: 0 };
     let tiles = kernels.tiles(dtype, 32, &[segment]).unwrap();
     let wrong = |what: &str, refused: bool| if refused { Ok(()) } else { Err(format!("{what} was accepted")) };
     wrong("a view", kernels.attention(&qkv.narrow(0, 1, 3).unwrap(), &tiles, shape).is_err())?;
     wrong("a wrong width", kernels.attention(&qkv, &tiles, AttentionShape { heads: 2, ..shape }).is_err())?;
-    let full = tensor(1, (3, 64), 1.0, dtype);
-    wrong("a full cache", kernels.append(&full, &qkv, segment, false).is_err())?;
-    wrong("a short ring", kernels.append(&full, &qkv, segment, true).is_err())?;
+    let full = tensor(kernels.device(), 1, (3, 64), 1.0, dtype);
+    wrong("a full cache", kernels.append(Cache { kv: &full, ring: false }, &qkv, segment).is_err())?;
+    wrong("a short ring", kernels.append(Cache { kv: &full, ring: true }, &qkv, segment).is_err())?;
     let weight = Tensor::from_vec(numbers(1, 8), 8, kernels.device()).unwrap();
     let norm = Norm { weight: &weight, bias: None, eps: 1e-5 };
-    wrong("a short weight", kernels.norm(&tensor(1, (2, 9), 1.0, DType::F32), norm, dtype).is_err())?;
+    wrong("a short weight", kernels.norm(&tensor(kernels.device(), 1, (2, 9), 1.0, DType::F32), norm, dtype).is_err())?;
     let integers = Tensor::zeros((2, 8), DType::U8, kernels.device()).unwrap();
     wrong("an integer format", kernels.geglu(&integers, Activation::Gelu).is_err())
 }

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
-use ettin_gpu::{AttentionShape, Kernels, Keys, Segment, Tiles};
+use ettin_gpu::{AttentionShape, Cache, Kernels, Segment, Tiles};
 use ettin_kernels::{Activation, RopeTable};
 
 use super::{AttentionParams, KvRepr, LinearParams, MlpParams, NormParams, reference};
@@ -176,8 +176,8 @@ struct Plan {
     positions: Tensor, // [rows], u32
     /// Tiles of the whole batch, once a layer has attended to it without a cache.
     packed: Option<Tiles>,
-    /// Tiles of each sequence, once a layer has attended to caches.
-    cached: Vec<Tiles>,
+    /// Tiles of each sequence that needs them, once a layer has attended to caches.
+    cached: Vec<Option<Tiles>>,
 }
 
 impl Plan {
@@ -281,14 +281,15 @@ impl Attention {
             let (rows, start) = (plan.batch.rows(sequence), plan.batch.start(sequence));
             let segment = Segment { row: rows.start, rows: rows.len(), start, base: 0 };
             if plan.cached.len() == sequence {
-                plan.cached.push(gpu.kernels.tiles(gpu.dtype, self.shape.head_dim, &[segment])?);
+                let tiles = || gpu.kernels.tiles(gpu.dtype, self.shape.head_dim, &[segment]);
+                plan.cached.push(if Kernels::splits_keys(rows.len()) { None } else { Some(tiles()?) });
             }
             let KvRepr::Device(store) = &mut cache.store_mut(sequence).0 else {
                 return Err(super::mixed());
             };
-            let keys = store.append(gpu, qkv, segment, size)?;
-            let tiles = &plan.cached[sequence];
-            gpu.kernels.attention_over_cache(&out, qkv, segment, tiles, keys, self.shape)?;
+            let cache = store.append(gpu, qkv, segment, size)?;
+            let tiles = plan.cached[sequence].as_ref();
+            gpu.kernels.attention_over_cache(&out, qkv, segment, tiles, cache, self.shape)?;
         }
         Ok(out)
     }
@@ -327,18 +328,21 @@ impl KvRows {
         self.kv.as_ref().map_or(0, |kv| kv.elem_count() * kv.dtype().size_in_bytes())
     }
 
-    /// Writes the keys and values of a segment at their positions; gives all that are held.
-    fn append(&mut self, gpu: &Gpu, qkv: &Tensor, segment: Segment, size: usize) -> Result<Keys<'_>> {
+    /// Writes the keys and values of a segment at their positions; gives all that are held, which a failure leaves as
+    /// they were.
+    fn append(&mut self, gpu: &Gpu, qkv: &Tensor, segment: Segment, size: usize) -> Result<Cache<'_>> {
         let zeros = |rows: usize| Tensor::zeros((rows, 2 * size), gpu.dtype, gpu.device());
-        let kv = match self.kv.take() {
+        let kv = match &self.kv {
             None => Arc::new(zeros(self.capacity)?),
             Some(kv) => match kv.dim(0)? {
-                held if held < self.capacity => Arc::new(Tensor::cat(&[&*kv, &zeros(self.capacity - held)?], 0)?),
-                _ if Arc::strong_count(&kv) > 1 => Arc::new(kv.copy()?),
-                _ => kv,
+                held if held < self.capacity => Arc::new(Tensor::cat(&[&**kv, &zeros(self.capacity - held)?], 0)?),
+                _ if Arc::strong_count(kv) > 1 => Arc::new(kv.copy()?),
+                _ => kv.clone(),
             },
         };
-        gpu.kernels.append(&kv, qkv, segment, self.ring)?;
-        Ok(Keys::Cache { kv: self.kv.insert(kv), ring: self.ring })
+        let kv = self.kv.insert(kv);
+        let cache = Cache { kv, ring: self.ring };
+        gpu.kernels.append(cache, qkv, segment)?;
+        Ok(cache)
     }
 }

@@ -7,6 +7,7 @@
 //! outside this module looks at a device.
 
 mod backend;
+mod choice;
 mod device;
 mod fused;
 mod hidden;
@@ -14,6 +15,7 @@ mod params;
 mod reference;
 
 pub use backend::{Backend, Dtype};
+pub use choice::DeviceChoice;
 pub use hidden::Hidden;
 pub use params::{AttentionParams, HeadParams, LinearParams, Matrix, MlpParams, NormParams, Vector};
 

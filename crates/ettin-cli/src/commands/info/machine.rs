@@ -1,11 +1,12 @@
 //! What computes here, and with what.
 
 use ettin::hub::HubOptions;
-use ettin::{Backend, Isa};
+use ettin::{Backend, DeviceChoice, Isa};
 use serde::Serialize;
 
 use crate::args::EngineArgs;
 use crate::device;
+use crate::say::Notes;
 
 /// This machine and this binary.
 #[derive(Serialize)]
@@ -57,7 +58,7 @@ struct Hub {
 impl Machine {
     /// Looks around.
     pub(super) fn look(engine: &EngineArgs, hub: &HubOptions) -> anyhow::Result<Self> {
-        let device = device::resolve(engine.device)?;
+        let device = device::resolve(engine.device, Notes::new(false))?;
         let backend = Backend::new(&device, engine.dtype)?;
         let forced = std::env::var_os("ETTIN_ISA").is_some_and(|name| !name.is_empty());
         Ok(Machine {
@@ -75,7 +76,11 @@ impl Machine {
                 used: rayon::current_num_threads(),
                 cores: std::thread::available_parallelism().map_or(1, usize::from),
             },
-            devices: Devices { compiled: device::compiled(), present: device::present(), selected: backend.describe() },
+            devices: Devices {
+                compiled: DeviceChoice::built(),
+                present: DeviceChoice::present().iter().map(DeviceChoice::to_string).collect(),
+                selected: backend.describe(),
+            },
             hub: Hub {
                 cache: hub.cache.display().to_string(),
                 endpoint: hub.endpoint.clone(),
@@ -108,8 +113,8 @@ impl Machine {
 
 /// Cargo features of this binary.
 fn features() -> Vec<&'static str> {
-    let all = [("hub", cfg!(feature = "hub")), ("cuda", cfg!(feature = "cuda")), ("metal", cfg!(feature = "metal"))];
-    all.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect()
+    let hub = cfg!(feature = "hub").then_some("hub");
+    hub.into_iter().chain(DeviceChoice::built().into_iter().filter(|kind| *kind != "cpu")).collect()
 }
 
 macro_rules! detected {
