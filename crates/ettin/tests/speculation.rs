@@ -48,7 +48,8 @@ fn near_sighted() -> (tempfile::TempDir, ModelFiles) {
 /// Texts that tell a story up to the limit of the local layers' rings and beyond.
 fn prompts() -> Vec<String> {
     let story = fs::read_to_string(root("tests/fixtures/valid_sample.jsonl")).unwrap();
-    let texts = story.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["text"].as_str().unwrap().to_owned());
+    let texts =
+        story.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["text"].as_str().unwrap().to_owned());
     let long = texts.take(12).collect::<Vec<_>>().join(" ");
     let words: Vec<&str> = long.split(' ').collect();
     [1, 40, 420].map(|count| words[..count].join(" ")).to_vec()
@@ -59,13 +60,8 @@ fn greedy() -> GenerateRequest {
 }
 
 fn sampled() -> GenerateRequest {
-    let sampling = Sampling {
-        temperature: 0.8,
-        top_p: Some(0.95),
-        repetition_penalty: 1.1,
-        seed: Some(5),
-        ..Sampling::default()
-    };
+    let sampling =
+        Sampling { temperature: 0.8, top_p: Some(0.95), repetition_penalty: 1.1, seed: Some(5), ..Sampling::default() };
     GenerateRequest { sampling, ..greedy() }
 }
 

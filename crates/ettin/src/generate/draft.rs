@@ -173,7 +173,8 @@ impl<M: CausalModel> Draft for ModelDraft<'_, M> {
             if self.rows.is_empty() {
                 continue;
             }
-            let complete = open[..fed].iter_mut().filter(|(_, task)| task.memory.len() == task.tokens.len() && task.wanted > 0);
+            let complete =
+                open[..fed].iter_mut().filter(|(_, task)| task.memory.len() == task.tokens.len() && task.wanted > 0);
             for ((_, task), logits) in complete.zip(self.logits.chunks_exact(self.logits.len() / self.rows.len())) {
                 let guess = sampler.choose(logits, task.tokens, task.sample, &mut self.scratch)?;
                 task.tokens.push(guess);

@@ -188,7 +188,8 @@ impl<M: CausalModel, D: Draft> Run<'_, '_, '_, M, D> {
         let rules = &self.engine.rules;
         let generating = self.running.iter().filter(|one| !one.sequence.is_reading()).count();
         // Guesses are rows like others: the more sequences share a step, the fewer each has.
-        let Some(share) = MOST_DRAFTED.checked_div(generating).map(|share| share.min(rules.request.draft_tokens)) else {
+        let Some(share) = MOST_DRAFTED.checked_div(generating).map(|share| share.min(rules.request.draft_tokens))
+        else {
             return Ok(());
         };
         let mut tasks = Vec::with_capacity(generating);

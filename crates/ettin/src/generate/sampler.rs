@@ -288,7 +288,8 @@ mod tests {
     fn top_p_over_many_tokens_equals_a_full_sort() {
         let logits: Vec<f32> = (0..3000).map(|i| ((i * 7919) % 3000) as f32 / 1000.0).collect();
         for p in [0.1f32, 0.5, 0.9, 0.999] {
-            let mut kept: Vec<_> = (0..).zip(&logits).map(|(id, &logit)| Candidate { id, logit: logit - 3.0 }).collect();
+            let mut kept: Vec<_> =
+                (0..).zip(&logits).map(|(id, &logit)| Candidate { id, logit: logit - 3.0 }).collect();
             let mut sorted = kept.clone();
             sorted.sort_by(by_rank);
             let total: f64 = sorted.iter().map(|c| c.weight()).sum();

@@ -41,7 +41,15 @@ struct Scripted {
 impl Scripted {
     fn new(script: &[u32]) -> Self {
         let script = script.to_vec();
-        Self { script, noise: false, off: 0, vocabulary: VOCAB, positions: 4096, steps: RefCell::default(), poison: None }
+        Self {
+            script,
+            noise: false,
+            off: 0,
+            vocabulary: VOCAB,
+            positions: 4096,
+            steps: RefCell::default(),
+            poison: None,
+        }
     }
 
     fn noise() -> Self {
@@ -55,7 +63,8 @@ impl Scripted {
         }
         let mut logits = vec![0.0; self.vocabulary];
         if self.noise {
-            let mut key = read.iter().fold(1u64, |key, &id| key.wrapping_mul(6_364_136_223_846_793_005) ^ u64::from(id));
+            let mut key =
+                read.iter().fold(1u64, |key, &id| key.wrapping_mul(6_364_136_223_846_793_005) ^ u64::from(id));
             if key >> 8 & 7 < self.off {
                 key += 1;
             }

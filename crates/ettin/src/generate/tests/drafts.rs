@@ -110,7 +110,8 @@ fn guesses_behind_the_end_are_dropped() {
     // The draft knows the text to the end and goes on; the model ends at each of its limits.
     let (model, draft) = (Scripted::new(&text), Scripted::new(&text));
     let stop = |stop: &str| GenerateRequest { stop: vec![stop.into()], ..greedy(50) };
-    let mut requests: Vec<_> = (1..12).map(|length| (GenerateRequest { ignore_eos: true, ..greedy(length) }, 99)).collect();
+    let mut requests: Vec<_> =
+        (1..12).map(|length| (GenerateRequest { ignore_eos: true, ..greedy(length) }, 99)).collect();
     requests.extend((2..12).map(|context| (GenerateRequest { ignore_eos: true, ..greedy(50) }, context)));
     requests.extend([(greedy(50), 99), (stop("o thr"), 99), (stop(" four"), 99)]);
     for (request, context) in requests {
