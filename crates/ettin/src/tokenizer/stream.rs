@@ -29,18 +29,22 @@ impl<'a> TextStream<'a> {
             self.held.clear();
             return Ok(text);
         }
+        // A token without text must not stand between the bytes of a character.
+        if self.tokenizer.decode(&[id], true)?.is_empty() {
+            self.held.pop();
+            return Ok(String::new());
+        }
         // It has at most three bytes, and so tokens. What comes before is final where decoding it alone changes nothing:
-        // bytes that never become a character must not be held forever.
+        // bytes that never become a character are not held forever.
         let Some(certain) = self.held.len().checked_sub(3).filter(|&certain| certain > 0) else {
             return Ok(String::new());
         };
         let (before, rest) = self.held.split_at(certain);
-        let mut before = self.tokenizer.decode(before, true)?;
+        let before = self.tokenizer.decode(before, true)?;
         if text.strip_prefix(&before) != Some(&self.tokenizer.decode(rest, true)?) {
-            before.clear();
-        } else {
-            self.held.drain(..certain);
+            return Ok(String::new());
         }
+        self.held.drain(..certain);
         Ok(before)
     }
 

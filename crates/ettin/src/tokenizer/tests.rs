@@ -220,6 +220,33 @@ fn bytes_that_form_no_character_are_not_held_forever() {
 }
 
 #[test]
+fn characters_cut_anywhere_are_streamed_whole() {
+    // The bytes of a rocket in the spelling of byte-level BPE; one token ends a character and begins another.
+    let file = r#"{"version": "1.0", "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+        "added_tokens": [{"id": 5, "content": "[X]", "special": true, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false}],
+        "model": {"type": "BPE", "merges": [], "vocab": {"ð": 0, "Ł": 1, "ļ": 2, "Ģ": 3, "ŁļĢð": 4}}}"#;
+    let tokenizer = Tokenizer::from_bytes(file.as_bytes()).unwrap();
+    let cases: [&[u32]; 5] = [
+        &[0, 1, 2, 3],
+        &[0, 4, 1, 2, 3],
+        &[0, 4, 4, 4, 4, 4, 1, 2, 3],
+        &[2, 0, 5, 5, 5, 1, 5, 2, 5, 5, 5, 5, 3],
+        &[0, 0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 3, 3, 0, 1, 2, 3, 5],
+    ];
+    for ids in cases {
+        let mut stream = tokenizer.stream();
+        let mut text = String::new();
+        for &id in ids {
+            text += &stream.push(id).unwrap();
+        }
+        text += &stream.finish().unwrap();
+        assert_eq!(text, tokenizer.decode(ids, true).unwrap(), "{ids:?}");
+        assert!(text.contains('🚀') || ids.len() > 16, "{ids:?} {text}");
+    }
+}
+
+#[test]
 fn malformed_files_are_errors() {
     for bytes in [&b""[..], b"{", b"[]", b"null", b"{\"model\": {}}", b"\xff\xfe"] {
         assert!(matches!(Tokenizer::from_bytes(bytes), Err(Error::Tokenizer(_))));
