@@ -442,6 +442,12 @@ mod tests {
     use super::super::samples::encoded;
     use super::*;
 
+    /// Where a circle is.
+    fn place(circle: &str) -> (f64, f64) {
+        let value = |name: &str| circle.split(name).nth(1).unwrap().split('"').nth(1).unwrap().parse().unwrap();
+        (value("cx="), value("cy="))
+    }
+
     fn count(text: &str, what: &str) -> usize {
         text.matches(what).count()
     }
@@ -475,7 +481,11 @@ mod tests {
         assert_eq!(count(&svg, "<polyline"), 4, "two lines and two limits");
         assert!(svg.contains(">enc 8×128 encoder<") && svg.contains(">enc 8×128 decoder<"), "{svg}");
         records.truncate(2);
-        assert!(plot(&records).contains(">enc 8×128<"));
+        let svg = plot(&records);
+        assert!(svg.contains(">enc 8×128<"));
+        // The smaller model is to the left and, being faster, above.
+        let places: Vec<(f64, f64)> = svg.lines().filter(|line| line.starts_with("<circle")).map(place).collect();
+        assert!(places[0].0 < places[1].0 && places[0].1 < places[1].1, "{places:?}");
         records.push(records[0].clone());
         records.push(records[1].clone());
         records[2].setting.dtype = "bf16".into();
