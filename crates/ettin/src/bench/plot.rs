@@ -529,6 +529,8 @@ mod tests {
         assert!(sorted.windows(2).all(|pair| pair[1] - pair[0] > 16.9), "{places:?}");
         assert!(sorted.iter().all(|place| *place <= HEIGHT - BOTTOM));
         assert_eq!(places[2], 60.0);
+        // Downwards, as long as there is room: at the top there is none above.
+        assert_eq!(apart(vec![60.0, 60.0, 60.0]), [60.0, 77.0, 94.0]);
     }
 
     #[test]
