@@ -123,8 +123,7 @@ fn warn(notes: Notes) {
 
 fn terminal_width() -> usize {
     const ELSEWHERE: usize = 100;
-    let width = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    width.unwrap_or(ELSEWHERE)
+    comfy_table::Table::new().width().map_or(ELSEWHERE, usize::from)
 }
 
 /// A plan in words.

@@ -191,7 +191,7 @@ mod tests {
     fn different_work_is_refused() {
         let enc = Workload::Encode { batch: 8, length: 128 };
         let old = encoded("encoder-17m", 8, 128, 1000.0);
-        assert!(baseline(&[old.clone()]).check(&plan("encoder-17m", enc)).is_ok());
+        assert!(baseline(std::slice::from_ref(&old)).check(&plan("encoder-17m", enc)).is_ok());
 
         let mut other = old.clone();
         other.work.flops *= 2.0;

@@ -24,7 +24,7 @@ const RIGHT: f64 = 176.0;
 const TOP: f64 = 56.0;
 const BOTTOM: f64 = 58.0;
 /// Title and subtitle above the panels.
-const HEAD: f64 = 74.0;
+const HEAD: f64 = 90.0;
 
 /// Lines with more neighbours than this go without their limits.
 const MOST_LIMITS: usize = 4;
@@ -43,7 +43,7 @@ pub fn plot(records: &[Record]) -> String {
          font-family=\"Inter, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif\">\n\
          <rect width=\"100%\" height=\"100%\" rx=\"10\" fill=\"#FFFFFF\"/>\n"
     );
-    head(&mut svg, &timed);
+    head(&mut svg, &timed, width);
     if panels.is_empty() {
         bars(&mut svg, &timed, width);
     }
@@ -56,7 +56,7 @@ pub fn plot(records: &[Record]) -> String {
 }
 
 /// What holds for all of the picture.
-fn head(svg: &mut String, records: &[&Record]) {
+fn head(svg: &mut String, records: &[&Record], width: f64) {
     let Some(first) = records.first() else {
         return text(svg, At(28.0, 40.0), "nothing was timed", &[("font-size", "22"), ("fill", INK)]);
     };
@@ -79,10 +79,28 @@ fn head(svg: &mut String, records: &[&Record]) {
         first.provenance.build.commit.as_ref().map(|commit| format!("commit {commit}")),
         first.provenance.date.split('T').next().map(str::to_owned),
     ];
-    let setting = setting.into_iter().flatten().collect::<Vec<_>>().join("  ·  ");
     let title = [("font-size", "22"), ("font-weight", "600"), ("fill", INK)];
     text(svg, At(28.0, 40.0), "ettin-run: tokens per second", &title);
-    text(svg, At(28.0, 63.0), &setting, &[("font-size", "13"), ("fill", FAINT)]);
+    for (index, words) in wrapped(setting.into_iter().flatten(), width - 56.0).iter().enumerate() {
+        text(svg, At(28.0, 63.0 + 18.0 * index as f64), words, &[("font-size", "13"), ("fill", FAINT)]);
+    }
+}
+
+/// Lines of so many pixels, broken between phrases.
+fn wrapped(phrases: impl Iterator<Item = String>, width: f64) -> Vec<String> {
+    // About the widest that a letter of this size is on average.
+    let most = (width / 7.2) as usize;
+    let mut lines: Vec<String> = Vec::new();
+    for phrase in phrases {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + phrase.chars().count() + 3 <= most => {
+                line.push_str(" · ");
+                line.push_str(&phrase);
+            }
+            _ => lines.push(phrase),
+        }
+    }
+    lines
 }
 
 /// One workload in one setting.
@@ -109,7 +127,7 @@ struct Panel {
 }
 
 fn by_size(records: &[&Record]) -> Option<Panel> {
-    let same = |record: &Record| (record.test.clone(), setting(record));
+    let same = |record: &Record| (record.test.clone(), along(record));
     let panel = Panel::new("by model size, parameters", records, same, |record| record.model.parameters as f64)?;
     let tick = |x: f64| (x, parameters(x as u64).replace(' ', "").replace(".0M", "M"));
     Some(panel.with_ticks(tick))
@@ -122,7 +140,7 @@ fn by_length(records: &[&Record]) -> Option<Panel> {
         let kind = if record.test.starts_with("enc") { "enc" } else { "pp" };
         let (batch, depth) = (record.work.batch, record.work.depth);
         let depth = if depth > 0 { format!(" @ d{depth}") } else { String::new() };
-        (format!("{} {kind} ×{batch}{depth}", short(record)), setting(record))
+        (format!("{} {kind} ×{batch}{depth}", short(record)), along(record))
     };
     let panel =
         Panel::new("by length, tokens", &records, same, |record| (record.work.length - record.work.depth) as f64)?;
@@ -133,9 +151,27 @@ fn short(record: &Record) -> &str {
     record.model.name.strip_prefix("ettin-").unwrap_or(&record.model.name)
 }
 
-fn setting(record: &Record) -> [String; 4] {
+/// A model's name without its size: models of one family make a line.
+fn family(record: &Record) -> &str {
+    let name = short(record);
+    match name.rsplit_once('-') {
+        Some((family, size)) if size.starts_with(|digit: char| digit.is_ascii_digit()) => family,
+        _ => name,
+    }
+}
+
+/// What else is the same along a line; named where it tells lines apart.
+type Along = [String; 5];
+
+fn along(record: &Record) -> Along {
     let setting = &record.setting;
-    [setting.device.clone(), setting.kernels.clone(), setting.dtype.clone(), format!("{}t", setting.threads)]
+    [
+        family(record).to_owned(),
+        setting.device.clone(),
+        setting.kernels.clone(),
+        setting.dtype.clone(),
+        format!("{}t", setting.threads),
+    ]
 }
 
 impl Panel {
@@ -143,10 +179,10 @@ impl Panel {
     fn new(
         title: &'static str,
         records: &[&Record],
-        key: impl Fn(&Record) -> (String, [String; 4]),
+        key: impl Fn(&Record) -> (String, Along),
         x: impl Fn(&Record) -> f64,
     ) -> Option<Self> {
-        let mut groups: Vec<((String, [String; 4]), Vec<Point>)> = Vec::new();
+        let mut groups: Vec<((String, Along), Vec<Point>)> = Vec::new();
         for record in records {
             let Some(rate) = record.tokens_per_second else { continue };
             let limit = record.limit.as_ref().map(|limit| limit.tokens_per_second);
@@ -161,12 +197,12 @@ impl Panel {
             points.sort_by(|a, b| a.x.total_cmp(&b.x));
         }
         groups.retain(|(_, points)| points.iter().any(|point| point.x != points[0].x));
-        // Settings are named where they differ.
-        let differs: Vec<usize> =
-            (0..4).filter(|&i| groups.windows(2).any(|pair| pair[0].0.1[i] != pair[1].0.1[i])).collect();
-        let label = |(name, setting): (String, [String; 4])| {
-            differs.iter().fold(name, |name, &i| format!("{name} {}", setting[i]))
-        };
+        // The rest is named where lines of one name differ in it.
+        let differ =
+            |i: &usize| groups.iter().any(|((a, x), _)| groups.iter().any(|((b, y), _)| a == b && x[*i] != y[*i]));
+        let differs: Vec<usize> = (0..5).filter(differ).collect();
+        let label =
+            |(name, along): (String, Along)| differs.iter().fold(name, |name, &i| format!("{name} {}", along[i]));
         let series: Vec<Series> =
             groups.into_iter().map(|(key, points)| Series { label: label(key), points }).collect();
         (!series.is_empty()).then_some(Self { title, series, ticks: Vec::new() })
@@ -406,6 +442,12 @@ mod tests {
     use super::super::samples::encoded;
     use super::*;
 
+    /// Where a circle is.
+    fn place(circle: &str) -> (f64, f64) {
+        let value = |name: &str| circle.split(name).nth(1).unwrap().split('"').nth(1).unwrap().parse().unwrap();
+        (value("cx="), value("cy="))
+    }
+
     fn count(text: &str, what: &str) -> usize {
         text.matches(what).count()
     }
@@ -427,6 +469,37 @@ mod tests {
         }
         assert_eq!(count(&svg, "<g "), count(&svg, "</g>"));
         assert!(!svg.contains("NaN") && !svg.contains("inf"));
+    }
+
+    #[test]
+    fn families_and_settings_have_lines_of_their_own() {
+        let mut records = Vec::new();
+        for (model, rate) in [("encoder-17m", 4e4), ("encoder-32m", 2e4), ("decoder-17m", 3e4), ("decoder-32m", 1e4)] {
+            records.push(encoded(model, 8, 128, rate));
+        }
+        let svg = plot(&records);
+        assert_eq!(count(&svg, "<polyline"), 4, "two lines and two limits");
+        assert!(svg.contains(">enc 8×128 encoder<") && svg.contains(">enc 8×128 decoder<"), "{svg}");
+        records.truncate(2);
+        let svg = plot(&records);
+        assert!(svg.contains(">enc 8×128<"));
+        // The smaller model is to the left and, being faster, above.
+        let places: Vec<(f64, f64)> = svg.lines().filter(|line| line.starts_with("<circle")).map(place).collect();
+        assert!(places[0].0 < places[1].0 && places[0].1 < places[1].1, "{places:?}");
+        records.push(records[0].clone());
+        records.push(records[1].clone());
+        records[2].setting.dtype = "bf16".into();
+        records[3].setting.dtype = "bf16".into();
+        let svg = plot(&records);
+        assert!(svg.contains(">enc 8×128 f32<") && svg.contains(">enc 8×128 bf16<"), "{svg}");
+    }
+
+    #[test]
+    fn lines_of_text_are_broken_between_phrases() {
+        let phrases = || ["aaaa", "bbbb", "cccc"].into_iter().map(str::to_owned);
+        assert_eq!(wrapped(phrases(), 7.2 * 11.5), ["aaaa · bbbb", "cccc"]);
+        assert_eq!(wrapped(phrases(), 1000.0), ["aaaa · bbbb · cccc"]);
+        assert_eq!(wrapped(phrases(), 1.0).len(), 3);
     }
 
     #[test]
@@ -456,6 +529,8 @@ mod tests {
         assert!(sorted.windows(2).all(|pair| pair[1] - pair[0] > 16.9), "{places:?}");
         assert!(sorted.iter().all(|place| *place <= HEIGHT - BOTTOM));
         assert_eq!(places[2], 60.0);
+        // Downwards, as long as there is room: at the top there is none above.
+        assert_eq!(apart(vec![60.0, 60.0, 60.0]), [60.0, 77.0, 94.0]);
     }
 
     #[test]

@@ -245,8 +245,8 @@ fn parameters(config: &Config) -> u64 {
 
 /// A loaded model.
 enum Model {
-    Encoder(Trunk),
-    Decoder(LanguageModel),
+    Encoder(Box<Trunk>),
+    Decoder(Box<LanguageModel>),
 }
 
 impl Model {
@@ -257,8 +257,8 @@ impl Model {
             Objective::Decoder => Head::Language,
         };
         let build = |parameters: Parameters<'_>| match config.objective {
-            Objective::Encoder => Ok(Model::Encoder(Trunk::build(parameters, config, backend)?)),
-            Objective::Decoder => Ok(Model::Decoder(LanguageModel::build(parameters, config, backend)?)),
+            Objective::Encoder => Ok(Model::Encoder(Trunk::build(parameters, config, backend)?.into())),
+            Objective::Decoder => Ok(Model::Decoder(LanguageModel::build(parameters, config, backend)?.into())),
         };
         match &subject.source {
             Source::Random => build(Parameters::random(config, head, SEED)),
