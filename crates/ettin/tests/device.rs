@@ -113,12 +113,18 @@ fn forks_go_their_own_ways() {
             let batch = PackedBatch::continuing(&[tokens], &[cache.len()]).unwrap();
             values(&trunk.step(&batch, &mut [cache]).unwrap().to_tensor().unwrap())
         };
-        let mut cache = trunk.cache(30).unwrap();
-        step(&ids(30, 0), &mut cache);
+        let begun = || {
+            let mut cache = trunk.cache(30).unwrap();
+            step(&ids(30, 0), &mut cache);
+            cache
+        };
+        let mut alone = begun();
+        let expected = [step(&[7], &mut alone), step(&[8], &mut alone)].concat();
+        let mut cache = begun();
         let mut fork = cache.fork();
-        let alone = step(&[7], &mut cache.fork());
-        step(&[9], &mut fork);
-        assert_same("after a fork has written", &step(&[7], &mut cache), &alone);
+        let first = step(&[7], &mut cache);
+        step(&[9], &mut fork); // at the same position
+        assert_same("beside a fork", &[first, step(&[8], &mut cache)].concat(), &expected);
 
         // Two sequences in one step, each as it would be alone.
         let (mut one, mut two) = (cache.fork(), fork.fork());
