@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
 use ettin_kernels::{
     Activation, Attention as Queries, Isa, KvBlocks, KvRows, KvWrite, PackedMatrix, RopeRows, RopeTable, Sequence,
     Span, Store, Team, activate, attention, attention::store, geglu, gemm, layer_norm, rope,
@@ -310,9 +309,7 @@ pub(super) fn linear(rows: &Rows, linear: &Linear) -> Result<Rows> {
     Ok(Rows::new(rows.cpu.clone(), linear.weight.n(), out))
 }
 
-pub(super) fn logits(rows: &Rows, table: &Table, bias: Option<&[f32]>) -> Result<Tensor> {
-    let shape = (rows.rows(), table.weight.n());
-    let mut out = vec![0.0; shape.0 * shape.1];
-    gemm(&rows.cpu.team, &rows.hidden, &table.weight, bias, Store::Write, &mut out);
-    Ok(Tensor::from_vec(out, shape, &Device::Cpu)?)
+pub(super) fn logits(rows: &Rows, table: &Table, bias: Option<&[f32]>, out: &mut Vec<f32>) {
+    out.resize(rows.rows() * table.weight.n(), 0.0);
+    gemm(&rows.cpu.team, &rows.hidden, &table.weight, bias, Store::Write, out);
 }
