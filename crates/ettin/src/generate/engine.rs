@@ -196,7 +196,7 @@ impl<M: CausalModel, D: Draft> Run<'_, '_, '_, M, D> {
         };
         let mut tasks = Vec::with_capacity(generating);
         for one in self.running.iter_mut().filter(|one| !one.sequence.is_reading()) {
-            let (tokens, sample, useful) = one.sequence.to_guess(rules);
+            let (tokens, sample, useful) = one.sequence.guess_space(rules);
             let wanted = useful.min(share);
             if wanted > 0 {
                 tasks.push(Task { tokens, sample, wanted, memory: &mut one.memory });
