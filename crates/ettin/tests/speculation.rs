@@ -98,12 +98,13 @@ fn speculative_equals_plain() {
         ];
         for (name, generator) in &drafts {
             for (request, expected) in requests.iter().zip(&expected) {
-                for draft_tokens in [1, 4, 15] {
+                // The long prompt once: reading it takes most of the time.
+                for (draft_tokens, count) in [(1, 2), (4, prompts.len()), (15, 2)] {
                     let request = GenerateRequest { draft_tokens, ..request.clone() };
-                    let (tokens, drafted, accepted) = run(generator, &prompts, &request);
+                    let (tokens, drafted, accepted) = run(generator, &prompts[..count], &request);
                     let what = format!("{dtype}, {name}, {draft_tokens} drafted: {accepted} of {drafted} accepted");
                     println!("{what}");
-                    assert_eq!(tokens, *expected, "{what}");
+                    assert_eq!(tokens, expected[..count], "{what}");
                     assert!(accepted > 0, "{what}");
                     match *name {
                         "itself in f32" if dtype == Dtype::F32 => assert_eq!(accepted, drafted, "{what}"),

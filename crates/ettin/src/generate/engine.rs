@@ -110,6 +110,8 @@ struct Running<'a, C, D> {
     memory: D,
     /// Tokens of its prompt of which waiting prompts want a copy.
     shared: Option<usize>,
+    /// Tokens that the step feeds.
+    fed: usize,
     /// Its rows of the step's logits.
     logits: Range<usize>,
     over: bool,
@@ -176,7 +178,7 @@ impl<M: CausalModel, D: Draft> Run<'_, '_, '_, M, D> {
                 }
                 None => {
                     taken += samples;
-                    self.running.push(Running { sequence, cache, memory, shared, logits: 0..0, over: false });
+                    self.running.push(Running { sequence, cache, memory, shared, fed: 0, logits: 0..0, over: false });
                 }
             }
         }
@@ -194,7 +196,7 @@ impl<M: CausalModel, D: Draft> Run<'_, '_, '_, M, D> {
         };
         let mut tasks = Vec::with_capacity(generating);
         for one in self.running.iter_mut().filter(|one| !one.sequence.is_reading()) {
-            let (tokens, sample, useful) = one.sequence.to_guess(rules);
+            let (tokens, sample, useful) = one.sequence.guess_space(rules);
             let wanted = useful.min(share);
             if wanted > 0 {
                 tasks.push(Task { tokens, sample, wanted, memory: &mut one.memory });
@@ -212,8 +214,8 @@ impl<M: CausalModel, D: Draft> Run<'_, '_, '_, M, D> {
         let mut fed = Vec::with_capacity(self.running.len());
         self.running.sort_by_key(|one| one.sequence.is_reading());
         for one in &mut self.running {
-            one.logits = 0..0;
             let rows = one.rows(room);
+            (one.fed, one.logits) = (rows, 0..0);
             if rows == 0 {
                 continue;
             }
@@ -225,10 +227,11 @@ impl<M: CausalModel, D: Draft> Run<'_, '_, '_, M, D> {
                 one.logits = self.rows.len()..self.rows.len() + end - start;
                 self.rows.extend(start..end);
             }
-            one.sequence.advance(rows);
             fed.push(&mut one.cache);
         }
-        self.engine.model.step(&self.batch, &mut fed, &self.rows, &mut self.logits)
+        self.engine.model.step(&self.batch, &mut fed, &self.rows, &mut self.logits)?;
+        self.running.iter_mut().for_each(|one| one.sequence.advance(one.fed));
+        Ok(())
     }
 
     /// Keeps beginnings that other prompts wait for. Gives the samples of a prompt that was just read a cache each.
@@ -255,6 +258,7 @@ impl<M: CausalModel, D: Draft> Run<'_, '_, '_, M, D> {
                     cache: one.cache.fork(),
                     memory: self.draft.fork(&one.memory),
                     shared: None,
+                    fed: 0,
                     logits: one.logits.clone(),
                     over: false,
                 }));

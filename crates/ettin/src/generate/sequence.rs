@@ -135,7 +135,7 @@ impl<'a> Sequence<'a> {
     }
 
     /// Where guesses are to be appended, the sample's index for the draws, and how many guesses are of use.
-    pub(super) fn to_guess(&mut self, rules: &Rules<'a>) -> (&mut Vec<u32>, u64, usize) {
+    pub(super) fn guess_space(&mut self, rules: &Rules<'a>) -> (&mut Vec<u32>, u64, usize) {
         let sample = self.draws(rules);
         // The step that checks them adds one more token.
         let new = (rules.request.max_new_tokens + self.prompt_tokens).saturating_sub(self.settled + 1);

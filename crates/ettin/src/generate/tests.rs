@@ -6,6 +6,7 @@ mod prefixes;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use super::draft::Draft;
 use super::model::Cache;
@@ -36,19 +37,21 @@ struct Scripted {
     steps: RefCell<Vec<usize>>,
     /// A token after which logits are not finite.
     poison: Option<u32>,
+    /// How long a step takes at least.
+    slow: Duration,
 }
 
 impl Scripted {
     fn new(script: &[u32]) -> Self {
-        let script = script.to_vec();
         Self {
-            script,
+            script: script.to_vec(),
             noise: false,
             off: 0,
             vocabulary: VOCAB,
             positions: 4096,
             steps: RefCell::default(),
             poison: None,
+            slow: Duration::ZERO,
         }
     }
 
@@ -117,6 +120,7 @@ impl CausalModel for Scripted {
         assert_eq!(batch.sequences(), caches.len());
         assert!(batch.tokens() <= STEP_ROWS && batch.max_len() <= self.positions);
         self.steps.borrow_mut().push(batch.tokens());
+        std::thread::sleep(self.slow);
         logits.clear();
         let mut rows = rows.iter().peekable();
         for (index, cache) in caches.iter_mut().enumerate() {
@@ -301,6 +305,18 @@ fn repetition_is_penalised_in_prompt_and_continuation() {
     let mut sorted = run.tokens.clone();
     sorted.dedup();
     assert_eq!(sorted.len(), run.tokens.len());
+}
+
+#[test]
+fn reading_and_generating_are_timed_apart() {
+    let slow = Duration::from_millis(30);
+    let (tokenizer, model, request) = (tokenizer(), Scripted { slow, ..Scripted::noise() }, greedy(3));
+    let engine = Engine::new(&model, &tokenizer, &request, 1024).unwrap();
+    let prompts = vec![Prompt { ids: vec![7; 600], output: 0 }];
+    let mut done = engine.run(NoDraft, prompts, &mut |_| ControlFlow::Continue(())).unwrap();
+    let finished = done.pop().unwrap().1.unwrap();
+    // Two steps each.
+    assert!(finished.prompt_ms >= 60.0 && finished.generate_ms >= 60.0, "{finished:?}");
 }
 
 #[test]

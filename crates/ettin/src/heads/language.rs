@@ -68,14 +68,36 @@ impl LanguageModel {
         self.trunk.cache(max_step)
     }
 
+    /// The same in memory that is used again and again: `logits` are replaced.
+    pub fn step_into(
+        &self,
+        batch: &PackedBatch,
+        caches: &mut [&mut KvCache],
+        rows: &[usize],
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
+        let hidden = self.trunk.step(batch, caches)?;
+        if rows.is_empty() {
+            logits.clear();
+            return Ok(());
+        }
+        ops::logits_into(&self.head(&hidden, rows)?, self.table(), self.bias.as_ref(), logits)
+    }
+
     /// Head and output matrix on some rows of final hidden states.
     pub fn project(&self, hidden: &Hidden, rows: &[usize]) -> Result<Tensor> {
         if rows.is_empty() {
             let shape = (0, self.config().vocab_size);
             return Ok(Tensor::zeros(shape, candle_core::DType::F32, &candle_core::Device::Cpu)?);
         }
-        let hidden = ops::head(&hidden.select(rows)?, &self.head)?;
-        let table = self.output.as_ref().unwrap_or_else(|| self.trunk.table());
-        ops::logits(&hidden, table, self.bias.as_ref())
+        ops::logits(&self.head(hidden, rows)?, self.table(), self.bias.as_ref())
+    }
+
+    fn head(&self, hidden: &Hidden, rows: &[usize]) -> Result<Hidden> {
+        ops::head(&hidden.select(rows)?, &self.head)
+    }
+
+    fn table(&self) -> &Table {
+        self.output.as_ref().unwrap_or_else(|| self.trunk.table())
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
 use ettin_kernels::{
     Activation, Attention as Queries, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Operand, PackedMatrix, Precision,
     RopeRows, RopeTable, Scheme, Sequence, Span, Store, Team, activate, attention, attention::store, block,
@@ -333,20 +332,19 @@ pub(super) fn head(rows: &Rows, head: &Head) -> Result<Rows> {
 }
 
 pub(super) fn linear(rows: &Rows, linear: &Linear) -> Result<Rows> {
-    let out = product(rows, &linear.weight, linear.bias.as_deref());
+    let mut out = Vec::new();
+    product(rows, &linear.weight, linear.bias.as_deref(), &mut out);
     Ok(Rows::new(rows.cpu.clone(), linear.weight.n(), out))
 }
 
-pub(super) fn logits(rows: &Rows, table: &Table, bias: Option<&[f32]>) -> Result<Tensor> {
-    let out = product(rows, &table.weight, bias);
-    Ok(Tensor::from_vec(out, (rows.rows(), table.weight.n()), &Device::Cpu)?)
+pub(super) fn logits(rows: &Rows, table: &Table, bias: Option<&[f32]>, out: &mut Vec<f32>) {
+    product(rows, &table.weight, bias, out);
 }
 
-fn product(rows: &Rows, weight: &PackedMatrix, bias: Option<&[f32]>) -> Vec<f32> {
+fn product(rows: &Rows, weight: &PackedMatrix, bias: Option<&[f32]>, out: &mut Vec<f32>) {
     let team = &rows.cpu.team;
     let mut operand = Operand::new();
     operand.encode(team, weight, &rows.hidden);
-    let mut out = vec![0.0; rows.rows() * weight.n()];
-    gemm(team, &operand, weight, bias, Store::Write, &mut out);
-    out
+    out.resize(rows.rows() * weight.n(), 0.0);
+    gemm(team, &operand, weight, bias, Store::Write, out);
 }

@@ -21,7 +21,7 @@ pub use params::{AttentionParams, HeadParams, LinearParams, Matrix, MlpParams, N
 
 use std::convert::Infallible;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::{Error, PackedBatch, Result, cache::LayerCache};
 use hidden::Repr;
@@ -188,21 +188,39 @@ pub fn linear(hidden: &Hidden, linear: &Linear) -> Result<Hidden> {
 
 /// Scores of every row against every entry of the table, `[rows, vocabulary]` in f32: `h · tableᵀ + bias`.
 pub fn logits(hidden: &Hidden, table: &Table, bias: Option<&Bias>) -> Result<Tensor> {
+    match hidden.0 {
+        Repr::Fused(_) => {
+            let mut out = Vec::new();
+            logits_into(hidden, table, bias, &mut out)?;
+            let vocabulary = out.len() / hidden.rows().max(1);
+            Ok(Tensor::from_vec(out, (hidden.rows(), vocabulary), &Device::Cpu)?)
+        }
+        Repr::Reference(_) => reference_logits(hidden, table, bias),
+    }
+}
+
+/// The same in memory that is used again and again: `out` is replaced.
+pub fn logits_into(hidden: &Hidden, table: &Table, bias: Option<&Bias>, out: &mut Vec<f32>) -> Result<()> {
     match (&hidden.0, &table.0) {
         (Repr::Fused(hidden), Block::Fused(table)) => {
             let bias = bias.map(|bias| match &bias.0 {
                 Block::Fused(bias) => Ok(bias.as_slice()),
                 Block::Reference(_) | Block::Device(_) => Err(mixed()),
             });
-            fused::logits(hidden, table, bias.transpose()?)
+            fused::logits(hidden, table, bias.transpose()?, out);
         }
-        (Repr::Reference(hidden), Block::Reference(table)) => {
-            let bias = bias.map(|bias| match &bias.0 {
-                Block::Reference(bias) => Ok(bias),
-                Block::Fused(_) | Block::Device(_) => Err(mixed()),
-            });
-            reference::logits(hidden, table, bias.transpose()?)
-        }
+        _ => *out = reference_logits(hidden, table, bias)?.flatten_all()?.to_vec1()?,
+    }
+    Ok(())
+}
+
+fn reference_logits(hidden: &Hidden, table: &Table, bias: Option<&Bias>) -> Result<Tensor> {
+    let bias = bias.map(|bias| match &bias.0 {
+        Block::Reference(bias) => Ok(bias),
+        Block::Fused(_) | Block::Device(_) => Err(mixed()),
+    });
+    match (&hidden.0, &table.0) {
+        (Repr::Reference(hidden), Block::Reference(table)) => reference::logits(hidden, table, bias.transpose()?),
         _ => Err(mixed()),
     }
 }

@@ -299,7 +299,6 @@ impl CausalModel for LanguageModel {
         rows: &[usize],
         logits: &mut Vec<f32>,
     ) -> Result<()> {
-        *logits = LanguageModel::step(self, batch, caches, rows)?.flatten_all()?.to_vec1()?;
-        Ok(())
+        self.step_into(batch, caches, rows, logits)
     }
 }
