@@ -22,7 +22,7 @@ use super::common::{HubArgs, QuietArgs, dtypes, threads};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Rows:
-  enc B×L        B texts of L tokens each to mean-pooled vectors, in one packed batch
+  enc B×L        B texts of L tokens to mean-pooled vectors, in one packed batch
   mixed N        N texts of lengths from 8 to 512 (median 81) in packed batches
   ppN ×B @ dD    reading B prompts of N tokens after D cached ones, to first scores
   tgN ×B @ dD    adding N tokens to each of B sequences, one by one

@@ -20,8 +20,10 @@ const DEFAULT: [&str; 2] = ["encoder-17m", "decoder-17m"];
 pub(super) fn resolve(args: &Bench, notes: Notes) -> anyhow::Result<Vec<Subject>> {
     let typed: Vec<&str> = args.models.iter().map(|name| name.trim()).filter(|name| !name.is_empty()).collect();
     let names: Vec<&str> = if args.suite {
-        let kinds = Suite::get().iter().filter(|entry| !entry.is_cross_objective());
-        kinds.map(Entry::name).collect()
+        let mut kinds: Vec<&Entry> = Suite::get().iter().filter(|entry| !entry.is_cross_objective()).collect();
+        // Small ones first: what a large one leaves in the allocator would count as the memory of the next.
+        kinds.sort_by_key(|entry| entry.dimensions().parameters);
+        kinds.into_iter().map(Entry::name).collect()
     } else if typed.is_empty() {
         DEFAULT.to_vec()
     } else {
