@@ -218,9 +218,12 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Options { device, dtype, max_length, truncate, batch_tokens } = &self.options;
+        let Options { device, dtype, kv_dtype, max_length, truncate, batch_tokens } = &self.options;
         write!(f, "model {}; ", self.model)?;
         write!(f, "device {}, dtype {dtype}, ", device_name(device))?;
+        if let Some(kv_dtype) = kv_dtype {
+            write!(f, "keys and values in {kv_dtype}, ")?;
+        }
         match self.threads {
             Some(threads) => write!(f, "{threads} threads; ")?,
             None => write!(f, "default threads; ")?,
@@ -240,6 +243,7 @@ fn options(engine: &EngineArgs, length: &LengthArgs, notes: Notes) -> anyhow::Re
     Ok(Options {
         device: device::resolve(engine.device, notes)?,
         dtype: engine.dtype,
+        kv_dtype: engine.kv_dtype,
         max_length: length.max_length.map(NonZeroUsize::get),
         truncate: match length.truncate {
             TruncateSide::Error => Truncate::Error,

@@ -19,6 +19,7 @@ use std::{
 use candle_core::Device;
 use ettin::{
     Backend, Dtype, KvCache, PackedBatch,
+    bench::Calibration,
     files::ModelFiles,
     heads::{EmbedOptions, Embedder, LanguageModel},
     tasks::{EmbedRequest, Options, TextEmbedder, Vector},
@@ -289,7 +290,9 @@ fn main() -> Result<()> {
     }
     let peer = Peer::new(ModelFiles::folder(&model.ok_or("--model DIR is missing")?)?, dtype);
     let mut output = std::io::stdout().lock();
-    writeln!(output, "{}", json!({"ready": format!("ettin-run, {}", peer.backend()?.describe())}))?;
+    let backend = peer.backend()?;
+    let peak_flops = Calibration::default().limits(&backend, 1e6)?.map(|limits| limits.flops);
+    writeln!(output, "{}", json!({"ready": format!("ettin-run, {}", backend.describe()), "peak_flops": peak_flops}))?;
     output.flush()?;
     for line in std::io::stdin().lock().lines() {
         let request: Request = serde_json::from_str(&line?)?;

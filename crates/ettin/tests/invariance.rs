@@ -4,7 +4,7 @@ mod common;
 
 use candle_core::Tensor;
 use common::{Fixture, assert_same, forward, model, rows, values};
-use ettin::{Backend, Isa, PackedBatch, Scheme, Span, Team, heads::LanguageModel};
+use ettin::{Backend, Isa, KvFormat, PackedBatch, Scheme, Span, Team, heads::LanguageModel};
 
 const MODELS: [&str; 4] = ["tiny-encoder", "tiny-decoder", "tiny-encoder-biases", "tiny-decoder-biases"];
 
@@ -12,8 +12,13 @@ fn isa() -> Isa {
     Isa::select().unwrap()
 }
 
-fn backend(threads: usize) -> Backend {
-    Backend::fused(isa(), Scheme::F32, Team::with_threads(threads).unwrap())
+fn backend(scheme: Scheme, threads: usize) -> Backend {
+    Backend::fused(isa(), scheme, Team::with_threads(threads).unwrap())
+}
+
+/// Every number format with every way to keep keys and values.
+fn formats() -> impl Iterator<Item = (Scheme, KvFormat)> {
+    Scheme::ALL.into_iter().flat_map(|scheme| KvFormat::ALL.into_iter().map(move |kv| (scheme, kv)))
 }
 
 /// Pseudo-random token ids of a tiny model.
@@ -33,8 +38,8 @@ fn all_logits(model: &LanguageModel, batch: &PackedBatch) -> Tensor {
 
 #[test]
 fn packed_equals_alone_in_any_order() {
-    for name in MODELS {
-        let language = LanguageModel::load(&model(name), &backend(2)).unwrap();
+    for (name, (scheme, kv)) in MODELS.into_iter().flat_map(|name| formats().map(move |format| (name, format))) {
+        let language = LanguageModel::load(&model(name), &backend(scheme, 2).with_kv(kv).unwrap()).unwrap();
         let sequences = Fixture::load(name).sequences();
         let reversed: Vec<_> = sequences.iter().rev().cloned().collect();
         let packed = PackedBatch::new(&sequences).unwrap();
@@ -43,7 +48,7 @@ fn packed_equals_alone_in_any_order() {
         for (index, sequence) in sequences.iter().enumerate() {
             let alone = PackedBatch::new(std::slice::from_ref(sequence)).unwrap();
             let alone = values(&all_logits(&language, &alone));
-            let what = format!("{name}, sequence {index}");
+            let what = format!("{name}, {scheme}, keys in {kv}, sequence {index}");
             assert_same(&what, &rows(&in_order, &packed, index), &alone);
             assert_same(&what, &rows(&in_reverse, &other, sequences.len() - 1 - index), &alone);
         }
@@ -52,7 +57,7 @@ fn packed_equals_alone_in_any_order() {
 
 #[test]
 fn asking_for_some_rows_changes_none() {
-    let language = LanguageModel::load(&model("tiny-encoder"), &backend(2)).unwrap();
+    let language = LanguageModel::load(&model("tiny-encoder"), &backend(Scheme::F32, 2)).unwrap();
     let batch = PackedBatch::new(&[ids(1, 50), ids(2, 33)]).unwrap();
     let all = all_logits(&language, &batch);
     for row in [0, 7, 49, 50, 82] {
@@ -63,15 +68,15 @@ fn asking_for_some_rows_changes_none() {
 
 #[test]
 fn threads_change_nothing() {
-    for name in MODELS {
+    for (name, scheme) in MODELS.into_iter().flat_map(|name| Scheme::ALL.map(|scheme| (name, scheme))) {
         let batch = PackedBatch::new(&[ids(3, 200), ids(4, 31), ids(5, 1)]).unwrap();
         let logits = |threads| {
-            let language = LanguageModel::load(&model(name), &backend(threads)).unwrap();
+            let language = LanguageModel::load(&model(name), &backend(scheme, threads)).unwrap();
             values(&all_logits(&language, &batch))
         };
         let one = logits(1);
         for threads in [2, 3, 5] {
-            assert_same(&format!("{name}, {threads} threads"), &logits(threads), &one);
+            assert_same(&format!("{name}, {scheme}, {threads} threads"), &logits(threads), &one);
         }
     }
 }
@@ -91,7 +96,7 @@ fn window_edges_are_where_the_span_says() {
         let weights = ettin::weights::Weights::open(&files).unwrap();
         let head = ettin::weights::Head::None;
         let parameters = ettin::Parameters::from_weights(&weights, &config, head).unwrap();
-        let trunk = ettin::Trunk::build(parameters, &config, &backend(1)).unwrap();
+        let trunk = ettin::Trunk::build(parameters, &config, &backend(Scheme::F32, 1)).unwrap();
 
         let base = ids(9, 64);
         let query = 32;

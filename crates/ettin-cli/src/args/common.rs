@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
-use ettin::{DeviceChoice, ops::Dtype};
+use ettin::{DeviceChoice, KvFormat, ops::Dtype};
 
 use crate::input::InputFormat;
 use crate::output::Format;
@@ -58,6 +58,10 @@ pub(crate) struct EngineArgs {
         value_parser = dtypes()
     )]
     pub(crate) dtype: Dtype,
+
+    /// How attention keeps keys and values: f32, bf16 or int8 [default: bf16 with bf16 and int8, else f32]
+    #[arg(long, env = "ETTIN_KV_DTYPE", value_name = "DTYPE")]
+    pub(crate) kv_dtype: Option<KvFormat>,
 
     /// Threads to compute with [default: RAYON_NUM_THREADS, else all cores]
     #[arg(long, env = "ETTIN_THREADS", value_name = "N", value_parser = threads)]

@@ -85,7 +85,7 @@ impl<const PARTS: usize> Encode for Split<PARTS> {
 }
 
 /// 1.5 · 2²³: added to a small number, it leaves the nearest integer in the lowest bits.
-const TO_INTEGER: f32 = 12_582_912.0;
+pub(super) const TO_INTEGER: f32 = 12_582_912.0;
 
 /// Magnitude of the largest byte.
 pub(super) const BYTE: f32 = 127.0;

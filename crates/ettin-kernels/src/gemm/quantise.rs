@@ -6,7 +6,7 @@ use half::bf16;
 
 use super::{
     form::{Bytes, Form, Full, Nibbles, Split, Wide},
-    operand::{BYTE, steps},
+    operand::{BYTE, TO_INTEGER, steps},
 };
 use crate::simd::LANES;
 
@@ -155,7 +155,7 @@ fn largest(weights: &[f32]) -> f32 {
 fn bytes(row: &[f32]) -> (f32, impl Fn(f32) -> i8) {
     let most = largest(row);
     let scale = if most > 0.0 { BYTE / most } else { 0.0 };
-    (most / BYTE, move |w| (w * scale).round_ties_even() as i8)
+    (most / BYTE, move |w| nearest_integer(w * scale) as i8)
 }
 
 impl Pack for Bytes {
@@ -222,8 +222,9 @@ impl Pack for Nibbles {
             for group in 0..at.blocks() {
                 let weights: [f32; GROUP] = std::array::from_fn(|i| panel.at(output, group * GROUP + i));
                 let factor = best_factor(&weights);
+                let inverse = inverse(factor);
                 for (step, pair) in weights.as_chunks::<2>().0.iter().enumerate() {
-                    let [even, odd] = pair.map(|w| (nibble(w, factor) + 8) as u8);
+                    let [even, odd] = pair.map(|w| (nibble(w, inverse) + 8.0) as u8);
                     let words = &mut words[at.at(group * GROUP / 2 + step, output / LANES)..];
                     put_byte(words, output % LANES, even | odd << 4);
                 }
@@ -245,9 +246,19 @@ impl Pack for Nibbles {
     }
 }
 
-/// The nearest multiple of `factor`, from −8 to 7.
-fn nibble(w: f32, factor: f32) -> i32 {
-    if factor == 0.0 { 0 } else { ((w / factor).round_ties_even() as i32).clamp(-8, 7) }
+/// The nearest integer, as f32, of what is far below 2²²: without a call, where the baseline CPU cannot round.
+fn nearest_integer(x: f32) -> f32 {
+    x + TO_INTEGER - TO_INTEGER
+}
+
+/// The nearest multiple, from −8 to 7, of what `inverse` is one over.
+fn nibble(w: f32, inverse: f32) -> f32 {
+    nearest_integer((w * inverse).clamp(-8.0, 7.0))
+}
+
+/// One over a factor; nothing is a multiple of zero but zero.
+fn inverse(factor: f32) -> f32 {
+    if factor == 0.0 { 0.0 } else { 1.0 / factor }
 }
 
 /// Of a few factors, that with the least squared error. The largest weight by magnitude becomes −8 times the factor, or
@@ -257,13 +268,20 @@ fn best_factor(weights: &[f32; GROUP]) -> f32 {
     if largest(weights).is_nan() {
         return f32::NAN;
     }
-    let error = |factor: f32| -> f32 { weights.iter().map(|&w| (w - nibble(w, factor) as f32 * factor).powi(2)).sum() };
-    let candidates = [-8.0f32, -8.5, -9.0, -7.5, 7.0, 7.5].map(|steps| bf16::from_f32(most / steps).to_f32());
-    let mut best = (error(candidates[0]), candidates[0]);
-    for factor in &candidates[1..] {
-        let error = error(*factor);
+    let mut best = (f32::INFINITY, 0.0);
+    for steps in [-8.0f32, -8.5, -9.0, -7.5, 7.0, 7.5] {
+        let factor = bf16::from_f32(most / steps).to_f32();
+        let inverse = inverse(factor);
+        let mut errors = [0.0; LANES];
+        for weights in weights.as_chunks::<LANES>().0 {
+            for (error, &w) in errors.iter_mut().zip(weights) {
+                let missed = w - nibble(w, inverse) * factor;
+                *error += missed * missed;
+            }
+        }
+        let error = errors.iter().sum();
         if error < best.0 {
-            best = (error, *factor);
+            best = (error, factor);
         }
     }
     best.1

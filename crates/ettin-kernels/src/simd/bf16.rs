@@ -24,7 +24,6 @@ pub(crate) trait PairProducts: Lanes {
     /// Sixteen lanes of 32 bits.
     type Words: Copy;
 
-    #[cfg_attr(not(test), allow(dead_code))] // for the packed product
     fn load_words(self, x: &[u32; LANES]) -> Self::Words;
     fn store_words(self, v: Self::Words, out: &mut [u32; LANES]);
     /// Words kept in a buffer of f32, bit for bit.
@@ -46,7 +45,6 @@ pub(crate) trait PairProducts: Lanes {
     fn load_bytes(self, x: &[i8; LANES]) -> Self::Words;
     fn and(self, a: Self::Words, b: Self::Words) -> Self::Words;
     /// `acc + Σ a[i]·b[i]` over four bytes per lane, unsigned times signed, wrapping.
-    #[cfg_attr(not(test), allow(dead_code))] // for the packed product
     fn dot_quads(self, acc: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words;
     /// The lanes as signed integers, rounded to f32.
     fn integers(self, v: Self::Words) -> Self::V;

@@ -59,7 +59,7 @@ struct Scheme {
     operands: &'static [Operands],
     /// Products for each useful one.
     products: f64,
-    /// Bytes of a stored weight; scales of groups are not counted.
+    /// Bytes of a stored weight, with its share of a group's scale.
     weight_bytes: f64,
 }
 
@@ -76,8 +76,8 @@ fn scheme(dtype: &str) -> Option<Scheme> {
         "bf16x3" => (BF16, 3.0, 4.0),
         "bf16x6" => (BF16, 6.0, 6.0),
         "int8" => (INT8, 1.0, 1.0),
-        "w8" => (BF16, 1.0, 1.0),
-        "w4" => (BF16, 1.0, 0.5),
+        "w8" => (F32, 1.0, 1.0),
+        "w4" => (F32, 1.0, 4.5 / 8.0),
         _ => return None,
     };
     Some(Scheme { operands, products, weight_bytes })
@@ -130,7 +130,7 @@ impl Calibration {
         let buffer = ((elements * weight_bytes) as usize).min(MOST_READ);
         let bytes =
             *self.reads.entry((isa, threads, buffer)).or_insert_with(|| calibrate::read_bandwidth(isa, &team, buffer));
-        Ok(Some(Limits { flops: flops / scheme.products, bytes, weight_bytes, cached_bytes: 4.0 }))
+        Ok(Some(Limits { flops: flops / scheme.products, bytes, weight_bytes, cached_bytes: backend.kv_bytes() }))
     }
 }
 
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_slower_of_the_two_is_the_limit() {
-        let limits = Limits { flops: 100.0, bytes: 10.0, weight_bytes: 2.0, cached_bytes: 4.0 };
+        let limits = Limits { flops: 100.0, bytes: 10.0, weight_bytes: 2.0, cached_bytes: backend.kv_bytes() };
         let cost = Cost { tokens: 1, padded_tokens: 1, flops: 300.0, weights: 5.0, cached: 2.0 };
         assert_eq!(limits.bytes_of(&cost), 18.0);
         assert_eq!(limits.of(&cost), (3.0, Bound::Arithmetic));

@@ -46,7 +46,7 @@ mod workload;
 
 pub use chart::chart;
 pub use compare::Baseline;
-pub use limits::Bound;
+pub use limits::{Bound, Calibration, Limits};
 pub use machine::{Machine, device_figures};
 pub use plan::{Plan, Settings, Source, Subject};
 pub use plot::plot;

@@ -226,6 +226,19 @@ impl Backend {
         }
     }
 
+    /// Bytes of one kept number of a key or value, but for scales.
+    pub(crate) fn kv_bytes(&self) -> f64 {
+        match &self.kind {
+            Kind::Fused(cpu) => match cpu.kv {
+                KvFormat::F32 => 4.0,
+                KvFormat::Bf16 => 2.0,
+                KvFormat::Int8 => 1.0,
+            },
+            Kind::Reference { dtype, .. } => dtype.size_in_bytes() as f64,
+            Kind::Device(gpu) => gpu.dtype().size_in_bytes() as f64,
+        }
+    }
+
     /// The instruction set of the fused kernels; `None` where candle's operations compute.
     pub fn isa(&self) -> Option<Isa> {
         match &self.kind {

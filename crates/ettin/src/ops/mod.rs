@@ -195,7 +195,7 @@ pub fn logits(hidden: &Hidden, table: &Table, bias: Option<&Bias>) -> Result<Ten
             let vocabulary = out.len() / hidden.rows().max(1);
             Ok(Tensor::from_vec(out, (hidden.rows(), vocabulary), &Device::Cpu)?)
         }
-        Repr::Reference(_) => reference_logits(hidden, table, bias),
+        Repr::Reference(_) | Repr::Device(_) => reference_logits(hidden, table, bias),
     }
 }
 

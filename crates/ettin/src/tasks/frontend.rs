@@ -71,7 +71,10 @@ impl Need {
         if let Some(config) = &config {
             self.check(files.name(), config)?;
         }
-        let backend = Backend::new(&options.device, options.dtype)?;
+        let mut backend = Backend::new(&options.device, options.dtype)?;
+        if let Some(kv) = options.kv_dtype {
+            backend = backend.with_kv(kv)?;
+        }
         load(files, &backend).map_err(|error| match (error, config) {
             (Error::Tensors { file, message }, Some(config)) => Error::Tensors {
                 file,

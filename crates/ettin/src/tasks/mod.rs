@@ -21,9 +21,9 @@ mod tokenize;
 
 use candle_core::Device;
 
-use crate::Result;
 use crate::ops::Dtype;
 pub use crate::tokenizer::Truncate;
+use crate::{KvFormat, Result};
 
 pub use answer::{Answer, AnswerRequest, Answerer, Question};
 pub use classify::{Classifier, ClassifyRequest, Label};
@@ -42,6 +42,8 @@ pub struct Options {
     pub device: Device,
     /// The numeric scheme.
     pub dtype: Dtype,
+    /// How keys and values are kept; `None` is what suits the numeric scheme.
+    pub kv_dtype: Option<KvFormat>,
     /// A length limit in tokens, specials included, below the model's own.
     pub max_length: Option<usize>,
     /// What happens to an input over the limit.
@@ -55,6 +57,7 @@ impl Default for Options {
         Self {
             device: Device::Cpu,
             dtype: Dtype::default(),
+            kv_dtype: None,
             max_length: None,
             truncate: Truncate::default(),
             batch_tokens: 4096,
