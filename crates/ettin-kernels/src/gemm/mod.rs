@@ -7,7 +7,7 @@
 //! √(k / `K_BLOCK`).
 //!
 //! **Work.** Activations are first encoded (`operand.rs`): rounded as the scheme says and interleaved tile by tile.
-//! Register tiles of `ROWS × PANEL` outputs then run over whole panels of W (`tile.rs`); a [`Form`](form::Form) says what
+//! Register tiles of `ROWS × PANEL` outputs then run over whole panels of W (`tile.rs`); a `Form` says what
 //! one step along k loads and does, so that all schemes share one tile. A task takes some rows and some panels; for each
 //! panel it passes over all its rows, so a panel is read from memory once per task and from L2 afterwards. A few rows
 //! (decoding) take several panels at once to hide the latency of the chains.

@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_slower_of_the_two_is_the_limit() {
-        let limits = Limits { flops: 100.0, bytes: 10.0, weight_bytes: 2.0, cached_bytes: backend.kv_bytes() };
+        let limits = Limits { flops: 100.0, bytes: 10.0, weight_bytes: 2.0, cached_bytes: 4.0 };
         let cost = Cost { tokens: 1, padded_tokens: 1, flops: 300.0, weights: 5.0, cached: 2.0 };
         assert_eq!(limits.bytes_of(&cost), 18.0);
         assert_eq!(limits.of(&cost), (3.0, Bound::Arithmetic));

@@ -36,8 +36,8 @@ pub struct Reranker {
 
 #[derive(Debug)]
 enum Model {
-    Chain(Embedder),
-    Classifier(SequenceClassifier),
+    Chain(Box<Embedder>),
+    Classifier(Box<SequenceClassifier>),
 }
 
 /// A query and its documents.
@@ -83,14 +83,14 @@ impl Reranker {
             only_one(files, outputs, "embed")?;
             let frontend = Frontend::load(files, options, model.config(), max_seq_length)?;
             let activation = stated.map_or(Configured::Known(Activation::Raw), Configured::from);
-            return Ok(Self { model: Model::Chain(model), frontend, activation });
+            return Ok(Self { model: Model::Chain(Box::new(model)), frontend, activation });
         }
         let model = need.load(files, options, SequenceClassifier::load)?;
         only_one(files, model.config().labels.len(), "classify")?;
         let frontend = Frontend::load(files, options, model.config(), None)?;
         let stated = stated.or_else(|| model.config().activation_fn.clone());
         let activation = stated.map_or(Configured::Known(Activation::Sigmoid), Configured::from);
-        Ok(Self { model: Model::Classifier(model), frontend, activation })
+        Ok(Self { model: Model::Classifier(Box::new(model)), frontend, activation })
     }
 
     /// What is applied unless the call says otherwise.
