@@ -25,7 +25,7 @@ impl RepoCache {
         let path = self.folder.join("refs").join(revision);
         create_parent(&path)?;
         // Written aside and renamed: a reader never sees half a hash.
-        let aside = path.with_file_name(format!(".{commit}.{}.tmp", std::process::id()));
+        let aside = path.with_file_name(format!(".{commit}.{}.tmp", writer()));
         std::fs::write(&aside, commit).map_err(Error::io(&aside))?;
         std::fs::rename(&aside, &path).map_err(Error::io(&path))
     }
@@ -37,6 +37,13 @@ impl Snapshot<'_> {
         create_parent(&marker)?;
         std::fs::write(&marker, "").map_err(Error::io(&marker))
     }
+}
+
+/// Names this thread of this process, for files that no other may write.
+pub(super) fn writer() -> String {
+    let thread = format!("{:?}", std::thread::current().id());
+    let thread: String = thread.chars().filter(char::is_ascii_digit).collect();
+    format!("{}-{thread}", std::process::id())
 }
 
 pub(super) fn create_parent(path: &Path) -> Result<()> {

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::cache::RepoCache;
 use super::client::{Client, Failure, Metadata, Rest};
 use super::download::file_url;
-use super::store::create_parent;
+use super::store::{create_parent, writer};
 use super::{HubOptions, Progress};
 use crate::{Error, Result};
 
@@ -185,7 +185,7 @@ impl Transfer<'_> {
             return std::fs::rename(blob, pointer).map_err(Error::io(pointer));
         }
         // Another snapshot may be made of this blob, so it is copied, and aside first: half a copy must not show.
-        let aside = blob.with_extension(format!("copy.{}.incomplete", std::process::id()));
+        let aside = blob.with_extension(format!("copy.{}.incomplete", writer()));
         std::fs::copy(blob, &aside).map_err(Error::io(&aside))?;
         std::fs::rename(&aside, pointer).map_err(Error::io(pointer))
     }
@@ -259,11 +259,7 @@ fn partial_path(blob: &Path, lock: &Lock) -> PathBuf {
     let name = blob.file_name().unwrap_or_default().to_string_lossy();
     match lock {
         Lock::Held(_) => blob.with_file_name(format!("{name}.incomplete")),
-        Lock::Unavailable => {
-            let thread = format!("{:?}", std::thread::current().id());
-            let thread: String = thread.chars().filter(char::is_ascii_digit).collect();
-            blob.with_file_name(format!("{name}.{}-{thread}.incomplete", std::process::id()))
-        }
+        Lock::Unavailable => blob.with_file_name(format!("{name}.{}.incomplete", writer())),
     }
 }
 
