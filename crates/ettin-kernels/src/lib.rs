@@ -3,7 +3,8 @@
 //! # Structure
 //! * [`Isa`] names an instruction set and finds the best one of this CPU (`ETTIN_ISA` forces another).
 //! * [`Team`] owns threads; every parallel kernel takes one.
-//! * [`gemm`](mod@gemm), [`attention`](mod@attention), [`norm`], [`activation`], [`rope`](mod@rope) and [`softmax`](mod@softmax) are the kernels;
+//! * [`gemm`](mod@gemm), [`attention`](mod@attention), [`embedding`], [`norm`], [`activation`], [`rope`](mod@rope), [`pool`](mod@pool) and
+//!   [`softmax`](mod@softmax) are the kernels;
 //!   [`convert`] and [`mapped`] bring weights in; [`calibrate`] measures what the machine could do at best.
 //! * A kernel is written once, generic over a token that proves what the CPU can do (`simd`), and compiled once for
 //!   each instruction set. Only `simd` names intrinsics; the other `unsafe` is pointer arithmetic of the two register
@@ -31,27 +32,32 @@ pub mod block;
 mod buffer;
 pub mod calibrate;
 pub mod convert;
+pub mod embedding;
 pub mod gemm;
 mod isa;
 pub mod mapped;
 mod math;
 pub mod norm;
+pub mod pool;
 pub mod rope;
 mod simd;
 pub mod softmax;
 mod team;
 pub mod testing;
+mod transpose;
 
 pub use activation::{Activation, activate, geglu};
 pub use attention::{
     Attention, KEY_BLOCK, KvBlocks, KvFormat, KvRows, KvWrite, Out, Precision, Sequence, Span, attention,
 };
 pub use convert::{Half, widen};
+pub use embedding::embed;
 pub use gemm::{Operand, PackedMatrix, Scheme, Store, gemm};
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub use mapped::MappedFile;
 pub use math::EXP_ERROR;
 pub use norm::{Norm, layer_norm};
+pub use pool::{Pooled, Reduce, pool};
 pub use rope::{RopeRows, RopeTable, rope};
 pub use softmax::{log_softmax, log_sum_exp, softmax, top_k};
 pub use team::{Team, TeamError};

@@ -1,5 +1,7 @@
 //! Rotary position embedding in the half-split ("rotate half") layout, tables in f32.
 
+use std::ops::Range;
+
 use crate::{
     isa::Isa,
     math::negate,
@@ -95,18 +97,18 @@ pub fn rope(isa: Isa, team: &Team, table: &RopeTable, positions: &[u32], target:
     assert_eq!(rows.len(), positions.len() * stride, "rows are not [{}, {stride}]", positions.len());
     assert!(offset + width <= stride, "{heads} heads from column {offset} pass the row's end, {stride}");
     team.run_rows(rows, stride, 8 * width * positions.len(), |first, rows| {
-        for (row, &position) in rows.chunks_exact_mut(stride).zip(&positions[first..]) {
-            let (cos, sin) = table.angles(position as usize);
-            isa.run(Rotate { heads: &mut row[offset..offset + width], cos, sin });
-        }
+        isa.run(Rotate { rows, positions: &positions[first..], stride, columns: offset..offset + width, table });
     });
 }
 
 struct Rotate<'a> {
-    /// `[heads, 2 · half]`
-    heads: &'a mut [f32],
-    cos: &'a [f32],
-    sin: &'a [f32],
+    /// `[m, stride]`
+    rows: &'a mut [f32],
+    /// `[m]` or more
+    positions: &'a [u32],
+    stride: usize,
+    columns: Range<usize>,
+    table: &'a RopeTable,
 }
 
 impl Kernel for Rotate<'_> {
@@ -114,27 +116,30 @@ impl Kernel for Rotate<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Rotate { heads, cos, sin } = self;
-        let half = cos.len();
+        let Rotate { rows, positions, stride, columns, table } = self;
+        let half = table.half;
         if half == 0 {
             return;
         }
-        for head in heads.chunks_exact_mut(2 * half) {
-            let (a, b) = head.split_at_mut(half);
-            let (a, a_tail) = a.as_chunks_mut::<LANES>();
-            let (b, b_tail) = b.as_chunks_mut::<LANES>();
-            let (cos, cos_tail) = cos.as_chunks();
-            let (sin, sin_tail) = sin.as_chunks();
-            for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
-                let (x, y) = turn(s, s.load(a), s.load(b), s.load(cos), s.load(sin));
-                s.store(x, a);
-                s.store(y, b);
-            }
-            if !a_tail.is_empty() {
-                let (cos, sin) = (s.load_part(cos_tail), s.load_part(sin_tail));
-                let (x, y) = turn(s, s.load_part(a_tail), s.load_part(b_tail), cos, sin);
-                s.store_part(x, a_tail);
-                s.store_part(y, b_tail);
+        for (row, &position) in rows.chunks_exact_mut(stride).zip(positions) {
+            let (cos, sin) = table.angles(position as usize);
+            for head in row[columns.clone()].chunks_exact_mut(2 * half) {
+                let (a, b) = head.split_at_mut(half);
+                let (a, a_tail) = a.as_chunks_mut::<LANES>();
+                let (b, b_tail) = b.as_chunks_mut::<LANES>();
+                let (cos, cos_tail) = cos.as_chunks();
+                let (sin, sin_tail) = sin.as_chunks();
+                for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                    let (x, y) = turn(s, s.load(a), s.load(b), s.load(cos), s.load(sin));
+                    s.store(x, a);
+                    s.store(y, b);
+                }
+                if !a_tail.is_empty() {
+                    let (cos, sin) = (s.load_part(cos_tail), s.load_part(sin_tail));
+                    let (x, y) = turn(s, s.load_part(a_tail), s.load_part(b_tail), cos, sin);
+                    s.store_part(x, a_tail);
+                    s.store_part(y, b_tail);
+                }
             }
         }
     }

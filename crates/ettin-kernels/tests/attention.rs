@@ -518,6 +518,36 @@ fn storage_reads_back_and_grows() {
 }
 
 #[test]
+fn positions_are_kept_alike_one_by_one_and_together() {
+    each_isa(|isa| {
+        for (heads, dim) in [(2, 7), (1, 64), (3, 80), (2, 130)] {
+            let (tokens, width) = (101, heads * dim);
+            let source = Random::new(20).vector(tokens * 2 * width);
+            let source = KvRows { k: &source, v: &source[width..], stride: 2 * width };
+            for format in KvFormat::ALL {
+                let stored = |cuts: &[usize]| {
+                    let mut kv = KvBlocks::new(heads, dim, tokens, format);
+                    for cut in cuts.windows(2) {
+                        let mut write = [KvWrite { kv: &mut kv, position: cut[0], rows: cut[0]..cut[1] }];
+                        store(isa, &Team::single(), source, &mut write);
+                    }
+                    let (mut k, mut v) = (vec![0.0; width], vec![0.0; width]);
+                    let read = |position| {
+                        kv.read(position, &mut k, &mut v);
+                        [bits(&k), bits(&v)]
+                    };
+                    (0..tokens).map(read).collect::<Vec<_>>()
+                };
+                let singly = stored(&(0..=tokens).collect::<Vec<_>>());
+                for cuts in [&[0, tokens][..], &[0, 1, 32, 63, tokens], &[0, 40, 64, 77, tokens]] {
+                    assert_eq!(stored(cuts), singly, "{isa} {format} {heads}x{dim}: {cuts:?}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn what_is_not_finite_spoils_its_own_vector_only() {
     let mut kv = KvBlocks::new(2, 4, 10, KvFormat::Int8);
     for bad in [f32::NAN, f32::INFINITY] {

@@ -5,8 +5,9 @@
 use std::{fmt, ops::Range, str::FromStr};
 
 use candle_core::Tensor;
+use ettin_kernels::{Pooled, Reduce};
 
-use crate::{Error, PackedBatch, Result};
+use crate::{Error, PackedBatch, Result, ops::Hidden};
 
 /// How the token vectors of a sequence become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,23 +37,47 @@ impl Pooling {
         (Pooling::MeanSqrtLen, "mean-sqrt-len"),
     ];
 
-    /// Pools `[tokens, size]` to `[sequences, size]`.
+    /// Pools token vectors `[tokens, size]` to `[sequences, size]`.
     ///
     /// `skip[i]` leading tokens of sequence `i` (a prompt) are left out; position weights still count them, as in
     /// sentence-transformers. A sequence of which nothing would be left pools all its tokens.
-    pub fn pool(self, tokens: &Tensor, batch: &PackedBatch, skip: Option<&[usize]>) -> Result<Tensor> {
-        let pooled = (0..batch.sequences())
-            .map(|index| {
-                let rows = batch.rows(index);
-                let skipped = skip.map_or(0, |skip| skip.get(index).copied().unwrap_or(0));
-                let skipped = if skipped < rows.len() { skipped } else { 0 };
-                self.pool_rows(tokens, rows.start + skipped..rows.end, skipped)
-            })
-            .collect::<Result<Vec<_>>>()?;
+    pub fn pool(self, tokens: &Hidden, batch: &PackedBatch, skip: Option<&[usize]>) -> Result<Tensor> {
+        if tokens.rows() != batch.tokens() {
+            let (rows, tokens) = (tokens.rows(), batch.tokens());
+            return Err(Error::input(format!("{rows} token vectors for a batch of {tokens} tokens")));
+        }
+        let kept = (0..batch.sequences()).map(|index| {
+            let rows = batch.rows(index);
+            let skipped = skip.map_or(0, |skip| skip.get(index).copied().unwrap_or(0));
+            let skipped = if skipped < rows.len() { skipped } else { 0 };
+            (rows.start + skipped..rows.end, skipped)
+        });
+        if let Some(pooled) = tokens.reduce(kept.clone().map(|(rows, first)| self.reduction(rows, first)))? {
+            return Ok(pooled);
+        }
+        let tokens = tokens.to_tensor()?;
+        let pooled = kept.map(|(rows, first)| self.pool_rows(&tokens, rows, first)).collect::<Result<Vec<_>>>()?;
         Ok(Tensor::cat(&pooled, 0)?)
     }
 
-    /// One sequence: `[rows, size]` to `[1, size]`; `first` is the position of its first row.
+    /// One sequence for the CPU's kernel.
+    fn reduction(self, rows: Range<usize>, first: usize) -> Pooled {
+        let count = rows.len();
+        let (rows, reduce, divisor) = match self {
+            Pooling::Cls => (rows.start..rows.start + 1, Reduce::Sum, 1.0),
+            Pooling::Last => (rows.end - 1..rows.end, Reduce::Sum, 1.0),
+            Pooling::Max => (rows, Reduce::Max, 1.0),
+            Pooling::Mean => (rows, Reduce::Sum, count as f32),
+            Pooling::MeanSqrtLen => (rows, Reduce::Sum, (count as f32).sqrt()),
+            Pooling::WeightedMean => {
+                let total = (first + 1..=first + count).sum::<usize>();
+                (rows, Reduce::Ramp { first: first + 1 }, total as f32)
+            }
+        };
+        Pooled { rows, reduce, divisor }
+    }
+
+    /// One sequence by candle's operations: `[rows, size]` to `[1, size]`; `first` is the position of its first row.
     fn pool_rows(self, tokens: &Tensor, rows: Range<usize>, first: usize) -> Result<Tensor> {
         let count = rows.len();
         let sequence = tokens.narrow(0, rows.start, count)?;

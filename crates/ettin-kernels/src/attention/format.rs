@@ -2,8 +2,12 @@
 
 use std::{fmt, str::FromStr};
 
-use super::KEY_BLOCK;
-use crate::simd::round_bf16;
+use super::{KEY_BLOCK, KvRows};
+use crate::{
+    buffer::{as_words, bits},
+    simd::{LANES, Simd, round_bf16},
+    transpose::interleave,
+};
 
 /// The number format of stored keys and values. Every query attends to what the format keeps, in a prefill as well.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -144,6 +148,57 @@ impl Layout {
         }
     }
 
+    /// Writes a block's first `count` positions, of a block that holds no others: `rows` start at the first one's, at the
+    /// columns of the head. The bits are those of [`Layout::write`].
+    #[inline(always)]
+    pub fn write_first<S: Simd>(self, s: S, block: &mut [f32], rows: KvRows<'_>, count: usize) {
+        let KvRows { k, v, stride } = rows;
+        let (dim, padded) = (self.head_dim, self.padded());
+        if self.format == KvFormat::Int8 {
+            for column in 0..count {
+                self.write(block, column, &k[column * stride..][..dim], &v[column * stride..][..dim]);
+            }
+            return;
+        }
+        let (keys, values) = block.split_at_mut(self.keys());
+        // Elements of a word.
+        let unit = if self.format == KvFormat::Bf16 { 2 } else { 1 };
+        let mut words = [0; SLICE * KEY_BLOCK];
+        for first in (0..dim).step_by(SLICE) {
+            let len = SLICE.min(dim - first);
+            let width = len.div_ceil(unit);
+            for (column, words) in words[..count * width].chunks_exact_mut(width).enumerate() {
+                let k = &k[column * stride + first..][..len];
+                if self.format == KvFormat::F32 {
+                    words.copy_from_slice(bits(k));
+                    continue;
+                }
+                for (words, k) in words.chunks_mut(LANES).zip(k.chunks(2 * LANES)) {
+                    let (even, odd) = k.split_at(k.len().min(LANES));
+                    put_words(s, s.round(load(s, even), load(s, odd)), words);
+                }
+            }
+            // Past `count`, whatever is there.
+            let keys = as_words(&mut keys[first / unit * KEY_BLOCK..][..width * KEY_BLOCK]);
+            interleave(&words[..KEY_BLOCK * width], KEY_BLOCK, width, keys);
+        }
+        if self.format == KvFormat::F32 {
+            for (column, values) in values.chunks_exact_mut(padded).take(count).enumerate() {
+                values[..dim].copy_from_slice(&v[column * stride..][..dim]);
+            }
+            return;
+        }
+        for (pair, values) in values.chunks_exact_mut(padded).take(count.div_ceil(2)).enumerate() {
+            let even = &v[2 * pair * stride..][..dim];
+            let odd = if 2 * pair + 1 < count { &v[(2 * pair + 1) * stride..][..dim] } else { &[] };
+            for (i, values) in as_words(&mut values[..dim]).chunks_mut(LANES).enumerate() {
+                let at = i * LANES..i * LANES + values.len();
+                let odd = load(s, odd.get(at.clone()).unwrap_or(&[]));
+                put_words(s, s.round_zip(load(s, &even[at]), odd), values);
+            }
+        }
+    }
+
     /// Reads one position back.
     pub fn read(self, block: &[f32], column: usize, k: &mut [f32], v: &mut [f32]) {
         let padded = self.padded();
@@ -167,6 +222,28 @@ impl Layout {
                 let values = &values[column * padded..];
                 v.iter_mut().zip(values).for_each(|(v, &x)| *v = at(x, KEY_BLOCK + column));
             }
+        }
+    }
+}
+
+/// Up to sixteen elements; the rest are zero.
+#[inline(always)]
+fn load<S: Simd>(s: S, x: &[f32]) -> S::V {
+    match x.first_chunk() {
+        Some(x) => s.load(x),
+        None => s.load_part(x),
+    }
+}
+
+/// The first words of a vector.
+#[inline(always)]
+fn put_words<S: Simd>(s: S, v: S::Words, out: &mut [u32]) {
+    match out.first_chunk_mut() {
+        Some(out) => s.store_words(v, out),
+        None => {
+            let mut words = [0; LANES];
+            s.store_words(v, &mut words);
+            out.copy_from_slice(&words[..out.len()]);
         }
     }
 }

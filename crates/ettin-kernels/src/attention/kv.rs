@@ -68,7 +68,8 @@ impl KvBlocks {
         size_of_val::<[f32]>(&self.data)
     }
 
-    /// Stores one position: `k` (already rotated) and `v` are `[heads, head_dim]`.
+    /// Stores one position: `k` (already rotated) and `v` are `[heads, head_dim]`. The first position of a block drops
+    /// what the block held.
     ///
     /// # Panics
     /// If a length is wrong.
@@ -168,7 +169,7 @@ pub struct KvWrite<'a> {
 }
 
 /// Stores the keys and values of a packed batch, in parallel over sequences and blocks. The bits are the same on every
-/// instruction set.
+/// instruction set. Positions behind those written count as dropped: a write to the start of a block takes all of it.
 ///
 /// # Panics
 /// If a row is not in the source, or a write does not fit into its storage.
@@ -199,8 +200,7 @@ pub fn store(isa: Isa, team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_
     }
     team.run(tasks, 16 * elements, |task| {
         let target = &targets[targets.partition_point(|target| target.first_task <= task) - 1];
-        // For AVX-512 compilers scatter elements by an instruction, which is slower than one by one.
-        isa.min(Isa::Avx2).run(Write { target, source, task: task - target.first_task });
+        isa.run_narrow(Write { target, source, task: task - target.first_task });
     });
 }
 
@@ -253,6 +253,13 @@ impl Target<'_> {
             let end = self.positions.end.min(base + KEY_BLOCK);
             let dim = self.layout.head_dim;
             for (head, tile) in slot.chunks_exact_mut(self.layout.len()).enumerate() {
+                if start == base {
+                    // Nothing else is in the block yet, or what was has left the ring.
+                    let from = (self.first_row + start - self.positions.start) * source.stride + head * dim;
+                    let rows = KvRows { k: &source.k[from..], v: &source.v[from..], ..source };
+                    self.layout.write_first(s, tile, rows, end - start);
+                    continue;
+                }
                 for position in start..end {
                     let row = self.first_row + position - self.positions.start;
                     let from = row * source.stride + head * dim;

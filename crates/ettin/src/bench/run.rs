@@ -297,7 +297,7 @@ impl Model {
 
     /// A batch to its mean-pooled vectors.
     fn encode(&self, batch: &PackedBatch) -> Result<()> {
-        let hidden = self.trunk().forward(batch)?.to_tensor()?;
+        let hidden = self.trunk().forward(batch)?;
         std::hint::black_box(Pooling::Mean.pool(&hidden, batch, None)?);
         Ok(())
     }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::{
     Error, PackedBatch, Pooling, Result,
-    ops::{self, Backend, Linear, Norm, NormParams, Vector},
+    ops::{self, Backend, Hidden, Linear, Norm, NormParams, Vector},
     params,
     pooling::normalize,
     weights::{FileSource, Subfolder, Weights},
@@ -197,7 +197,7 @@ impl Chain {
     /// `[tokens, hidden]` to `[sequences, output]`.
     pub(crate) fn forward(
         &self,
-        tokens: &Tensor,
+        tokens: &Hidden,
         batch: &PackedBatch,
         skip: Option<&[usize]>,
         overrides: Overrides,

@@ -74,7 +74,10 @@ impl Embedder {
 
     /// One vector per sequence, `[sequences, size]`.
     pub fn embed(&self, batch: &PackedBatch, options: &EmbedOptions) -> Result<Tensor> {
-        let tokens = self.token_embeddings(batch, options.layer)?;
+        let tokens = match options.layer {
+            None => self.trunk.forward(batch)?,
+            layer => self.trunk.backend().hidden(&self.token_embeddings(batch, layer)?)?,
+        };
         let skip = options.skip.as_deref();
         let mut normalized = options.normalize == Some(true);
         let mut vectors = match &self.chain {

@@ -52,7 +52,7 @@ impl SequenceClassifier {
             (Objective::Decoder, _) => hidden.select(&self.last_rows(batch))?,
             (Objective::Encoder, ClassifierPooling::Cls) => hidden.select(&batch.offsets()[..batch.sequences()])?,
             (Objective::Encoder, ClassifierPooling::Mean) => {
-                let pooled = Pooling::Mean.pool(&hidden.to_tensor()?, batch, None)?;
+                let pooled = Pooling::Mean.pool(&hidden, batch, None)?;
                 self.trunk.backend().hidden(&pooled)?
             }
         };

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use ettin_kernels::{
-    Activation, Attention as Queries, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Operand, PackedMatrix, Precision,
-    RopeRows, RopeTable, Scheme, Sequence, Span, Store, Team, activate, attention, attention::store, block,
-    block::Workspace, gemm, layer_norm, rope,
+    Activation, Attention as Queries, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Operand, PackedMatrix, Pooled,
+    Precision, RopeRows, RopeTable, Scheme, Sequence, Span, Store, Team, activate, attention, attention::store, block,
+    block::Workspace, gemm, layer_norm, pool, rope,
 };
 
 use super::{AttentionParams, HeadParams, KvRepr, LinearParams, Matrix, MlpParams, NormParams, mixed};
@@ -194,6 +194,12 @@ impl Rows {
         &self.hidden
     }
 
+    pub(super) fn pool(&self, runs: &[Pooled]) -> Vec<f32> {
+        let mut out = vec![0.0; runs.len() * self.size];
+        pool(self.cpu.isa, &self.cpu.team, &self.hidden, self.size, runs, &mut out);
+        out
+    }
+
     pub(super) fn select(&self, rows: &[usize]) -> Rows {
         let mut hidden = Vec::with_capacity(rows.len() * self.size);
         for &row in rows {
@@ -204,16 +210,12 @@ impl Rows {
 }
 
 pub(super) fn embed(table: &Table, norm: &Norm, ids: &[u32]) -> Result<Rows> {
-    let size = table.weight.k();
-    let mut gathered = vec![0.0; ids.len() * size];
-    for (row, &id) in gathered.chunks_exact_mut(size).zip(ids) {
-        if id as usize >= table.weight.n() {
-            return Err(Error::input(format!("token id {id} is outside the vocabulary of {}", table.weight.n())));
-        }
-        table.weight.row(id as usize, row);
+    let (vocabulary, size) = (table.weight.n(), table.weight.k());
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+        return Err(Error::input(format!("token id {id} is outside the vocabulary of {vocabulary}")));
     }
-    let mut hidden = Vec::new();
-    norm.apply(&table.cpu, &gathered, &mut hidden);
+    let mut hidden = vec![0.0; ids.len() * size];
+    ettin_kernels::embed(&table.cpu.team, &table.weight, ids, norm.kernel(), &mut hidden);
     Ok(Rows::new(table.cpu.clone(), size, hidden))
 }
 

@@ -1,6 +1,7 @@
 //! The residual stream between blocks.
 
 use candle_core::{Device, Tensor};
+use ettin_kernels::Pooled;
 
 use super::{device, fused::Rows};
 use crate::Result;
@@ -46,6 +47,15 @@ impl Hidden {
             Repr::Reference(tensor) => Ok(tensor.clone()),
             Repr::Device(rows) => rows.tensor(),
         }
+    }
+
+    /// Runs of rows brought together, `[runs, size]`, where the CPU's kernels hold them; elsewhere `None`.
+    pub(crate) fn reduce(&self, runs: impl Iterator<Item = Pooled>) -> Result<Option<Tensor>> {
+        let Repr::Fused(rows) = &self.0 else {
+            return Ok(None);
+        };
+        let runs: Vec<Pooled> = runs.collect();
+        Ok(Some(Tensor::from_vec(rows.pool(&runs), (runs.len(), rows.size()), &Device::Cpu)?))
     }
 
     /// The given rows alone, in the given order: heads compute only what is asked.

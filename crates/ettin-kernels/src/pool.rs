@@ -1,0 +1,131 @@
+//! Many rows into one: what pooling asks of the rows of a sequence.
+
+use std::ops::Range;
+
+use crate::{
+    isa::Isa,
+    simd::{Kernel, LANES, Simd},
+    team::{Shared, Team},
+};
+
+/// How rows become one; element by element, in the order of the rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Reduce {
+    /// Their sum.
+    Sum,
+    /// Their sum with the weights `first`, `first + 1`, …
+    Ramp {
+        /// Of the first row.
+        first: usize,
+    },
+    /// The largest.
+    Max,
+}
+
+/// Some rows, and what becomes of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pooled {
+    /// At least one.
+    pub rows: Range<usize>,
+    /// How they are brought together.
+    pub reduce: Reduce,
+    /// What the result is divided by.
+    pub divisor: f32,
+}
+
+/// Columns of a task: wide enough for whole cache lines of every row, few enough that one long sequence is shared.
+const COLUMNS: usize = 8 * LANES;
+
+/// Row i of `out` `[parts, size]` from the rows of `x` `[rows, size]` that `parts[i]` names.
+///
+/// # Panics
+/// If the lengths do not fit together, or a part has no rows or rows that `x` has not.
+pub fn pool(isa: Isa, team: &Team, x: &[f32], size: usize, parts: &[Pooled], out: &mut [f32]) {
+    assert_eq!(out.len(), parts.len() * size, "out is not [{}, {size}]", parts.len());
+    for Pooled { rows, .. } in parts {
+        assert!(!rows.is_empty() && rows.end * size <= x.len(), "rows {rows:?} are not in x");
+    }
+    let strips = size.div_ceil(COLUMNS);
+    let elements = parts.iter().map(|part| part.rows.len() * size).sum();
+    let out = Shared::new(out);
+    team.run(parts.len() * strips, elements, |task| {
+        let (index, first) = (task / strips, task % strips * COLUMNS);
+        let columns = first..(first + COLUMNS).min(size);
+        // SAFETY: every task has columns of a row of its own.
+        let out = unsafe { out.slice(index * size + columns.start..index * size + columns.end) };
+        isa.run(Strip { x, size, part: &parts[index], columns, out });
+    });
+}
+
+struct Strip<'a> {
+    x: &'a [f32],
+    size: usize,
+    part: &'a Pooled,
+    columns: Range<usize>,
+    /// `[columns]`
+    out: &'a mut [f32],
+}
+
+impl Kernel for Strip<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Strip { x, size, part: Pooled { rows, reduce, divisor }, columns, out } = self;
+        let mut sums = [s.splat(if *reduce == Reduce::Max { f32::NEG_INFINITY } else { 0.0 }); COLUMNS / LANES];
+        for (i, row) in rows.clone().enumerate() {
+            let row = &x[row * size + columns.start..row * size + columns.end];
+            let weight = match reduce {
+                Reduce::Ramp { first } => (first + i) as f32,
+                Reduce::Sum | Reduce::Max => 1.0,
+            };
+            for (sum, x) in sums.iter_mut().zip(row.chunks(LANES)) {
+                let x = match x.first_chunk() {
+                    Some(x) => s.load(x),
+                    None => s.load_part(x),
+                };
+                *sum = if *reduce == Reduce::Max { s.max(x, *sum) } else { s.mul_add(x, s.splat(weight), *sum) };
+            }
+        }
+        for (sum, out) in sums.iter().zip(out.chunks_mut(LANES)) {
+            s.store_part(s.div(*sum, s.splat(*divisor)), out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::each_isa;
+
+    #[test]
+    fn every_reduction_by_hand() {
+        // Whole numbers: sums are exact, so that every instruction set gives these.
+        let size = 2 * COLUMNS + 21;
+        let x: Vec<f32> = (0..6 * size).map(|i| ((i * 37) % 101) as f32 - 50.0).collect();
+        let at = |row: usize, column: usize| x[row * size + column];
+        let parts = [
+            Pooled { rows: 0..3, reduce: Reduce::Sum, divisor: 4.0 },
+            Pooled { rows: 2..6, reduce: Reduce::Ramp { first: 3 }, divisor: 2.0 },
+            Pooled { rows: 1..4, reduce: Reduce::Max, divisor: 1.0 },
+            Pooled { rows: 5..6, reduce: Reduce::Sum, divisor: 1.0 },
+        ];
+        each_isa(|isa| {
+            for team in [Team::single(), Team::with_threads(3).unwrap()] {
+                let mut out = vec![f32::NAN; parts.len() * size];
+                pool(isa, &team, &x, size, &parts, &mut out);
+                for c in 0..size {
+                    let want = [
+                        (at(0, c) + at(1, c) + at(2, c)) / 4.0,
+                        (3.0 * at(2, c) + 4.0 * at(3, c) + 5.0 * at(4, c) + 6.0 * at(5, c)) / 2.0,
+                        at(1, c).max(at(2, c)).max(at(3, c)),
+                        at(5, c),
+                    ];
+                    for (part, want) in want.into_iter().enumerate() {
+                        assert_eq!(out[part * size + c], want, "{isa}: part {part}, column {c}");
+                    }
+                }
+            }
+        });
+    }
+}
