@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn stored_rows_are_packed_as_they_are() {
         // No weight reaches the largest code: quantising them anew would choose other factors.
-        let (codes, factors) = ([0x9a; 32], [0.37f32.to_le_bytes(); 2].concat());
+        let (codes, factors) = ([[0xb9, 0xa9]; 16].concat(), [0.37f32.to_le_bytes(); 2].concat());
         for quantisation in [Quantisation::W8, Quantisation::W4] {
             let inputs = if quantisation == Quantisation::W8 { 32 } else { 64 };
             let row = QuantisedRow { codes: &codes, factors: &factors[..quantisation.factor_bytes(inputs)] };
