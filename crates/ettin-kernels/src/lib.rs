@@ -46,6 +46,7 @@ pub use activation::{Activation, activate, geglu};
 pub use attention::{
     Attention, KEY_BLOCK, KvBlocks, KvFormat, KvRows, KvWrite, Out, Precision, Sequence, Span, attention,
 };
+pub use buffer::recycled;
 pub use convert::{Half, widen};
 pub use gemm::{Operand, PackedMatrix, Quantisation, QuantisedRow, Scheme, Store, gemm};
 pub use isa::{ISA_VARIABLE, Isa, IsaError};

@@ -160,7 +160,7 @@ impl Backend {
 
     /// Fused kernels of a given instruction set and number format on given threads.
     pub fn fused(isa: Isa, scheme: Scheme, team: Team) -> Self {
-        Self::of(Kind::Fused(Arc::new(Cpu { isa, scheme, kv: default_kv(scheme), team })))
+        Self::of(Kind::Fused(Arc::new(Cpu::new(isa, scheme, default_kv(scheme), team))))
     }
 
     /// Keeps keys and values in another format than the number format's own: f32 where products are f32, else bf16.
@@ -171,7 +171,7 @@ impl Backend {
     /// On the reference path, which keeps what it computes.
     pub fn with_kv(self, kv: KvFormat) -> Result<Self> {
         match &self.kind {
-            Kind::Fused(cpu) => Ok(Self { kind: Kind::Fused(Arc::new(Cpu { kv, ..Cpu::clone(cpu) })), ..self }),
+            Kind::Fused(cpu) => Ok(Self { kind: Kind::Fused(Arc::new(cpu.with_kv(kv))), ..self }),
             _ => Err(Error::Unsupported(format!("keys and values in {kv} outside the CPU kernels"))),
         }
     }
@@ -195,9 +195,7 @@ impl Backend {
     /// stored in few bits is then dequantised.
     pub fn for_stored(&self, quantisation: Option<Quantisation>) -> Self {
         let kind = match (&self.kind, quantisation.filter(|_| self.auto)) {
-            (Kind::Fused(cpu), Some(quantisation)) => {
-                Kind::Fused(Arc::new(Cpu { scheme: quantisation.scheme(), ..Cpu::clone(cpu) }))
-            }
+            (Kind::Fused(cpu), Some(quantisation)) => Kind::Fused(Arc::new(cpu.with_scheme(quantisation.scheme()))),
             (kind, _) => kind.clone(),
         };
         Self { kind, ..self.clone() }

@@ -13,8 +13,7 @@ const PARTS: [&str; 2] = [".codes", ".factors"];
 /// The version written, and the only one read.
 const VERSION: &str = "1";
 
-/// Keys of the metadata, and what precedes the dtype's name in the first of them. Another value of `format` than torch's
-/// also keeps transformers from taking such a file for one of its own.
+/// Keys of the metadata, and what precedes the dtype's name in the first of them.
 const FORMAT: &str = "format";
 const VERSION_KEY: &str = "version";
 const GROUP_KEY: &str = "group_size";
