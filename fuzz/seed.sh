@@ -13,5 +13,13 @@ seed() { # target, files…
 }
 seed config "$models"/tiny-*/config.json "$models"/tiny-layouts/decoder/config.json
 seed safetensors "$models"/tiny-layouts/*/model*.safetensors
+# Weights in few bits, as `ettin-run convert` writes them.
+for dtype in w8 w4; do
+    out=$(mktemp -d)
+    cargo run --quiet --manifest-path ../Cargo.toml -- \
+        convert "$models/tiny-layouts/safetensors" --dtype "$dtype" --output "$out" --quiet
+    mv "$out/model.safetensors" "corpus/safetensors/$dtype.safetensors"
+    rm -r "$out"
+done
 seed torch_bin "$models"/tiny-layouts/*/pytorch_model*.bin
 seed tokenizer "$models"/tiny-text-*/tokenizer.json

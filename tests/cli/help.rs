@@ -107,6 +107,17 @@ fn converted_models_answer_alike() {
     let text = "The capital of France is [MASK].";
     // bf16 weights are exact in f32.
     assert_eq!(run(&["fill-mask", "--model", out, text]).text(0), run(&["fill-mask", "-q", text]).text(0));
+    for dtype in ["w8", "w4"] {
+        let out = folder.path().join(dtype);
+        let out = out.to_str().unwrap();
+        run(&["convert", "models/nano-encoder", "--output", out, "--dtype", dtype, "-q"]).text(0);
+        let quantised = run(&["fill-mask", "-q", "--dtype", dtype, text]).text(0).to_owned();
+        assert_eq!(run(&["fill-mask", "--model", out, text]).text(0), quantised, "{dtype}");
+        assert_ne!(run(&["fill-mask", "--model", out, "--dtype", "f32", text]).text(0), quantised, "{dtype}");
+        let info: Value = serde_json::from_str(run(&["info", "--model", out, "--format", "json"]).text(0)).unwrap();
+        assert_eq!(info["model"]["stored_dtypes"], json!(["float32", dtype]));
+        assert!(info["devices"]["selected"].as_str().unwrap().starts_with(&format!("cpu, {dtype}, ")), "{info}");
+    }
     let weights = format!("{out}/model.safetensors");
     assert_eq!(run(&["fill-mask", "--model", &weights, text]).text(0), run(&["fill-mask", "-q", text]).text(0));
     assert!(repository().join("models/nano-encoder/model.safetensors").exists());

@@ -50,9 +50,10 @@ pub use activation::{Activation, activate, geglu};
 pub use attention::{
     Attention, KEY_BLOCK, KvBlocks, KvFormat, KvRows, KvWrite, Out, Precision, Sequence, Span, attention,
 };
+pub use buffer::recycled;
 pub use convert::{Half, widen};
 pub use embedding::embed;
-pub use gemm::{Operand, PackedMatrix, Scheme, Store, gemm};
+pub use gemm::{Operand, PackedMatrix, Quantisation, QuantisedRow, Scheme, Store, gemm};
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub use mapped::MappedFile;
 pub use math::EXP_ERROR;

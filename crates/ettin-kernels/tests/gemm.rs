@@ -3,7 +3,9 @@
 mod common;
 
 use common::{Random, bits, relative_error};
-use ettin_kernels::{Isa, Operand, PackedMatrix, Scheme, Store, Team, gemm, testing::each_isa};
+use ettin_kernels::{
+    Isa, Operand, PackedMatrix, Quantisation, QuantisedRow, Scheme, Store, Team, gemm, testing::each_isa,
+};
 use half::bf16;
 
 /// Blocks of 256 chained multiply-adds on data in −1..1: measured 1e-6 at worst; one chain of 4096 gives 3e-6.
@@ -320,4 +322,52 @@ fn rows_of_another_scheme_are_refused() {
     let mut operand = Operand::new();
     operand.encode(&team, &a, &[0.0; 4]);
     gemm(&team, &operand, &b, None, Store::Write, &mut [0.0; 6]);
+}
+
+#[test]
+fn stored_rows_pack_as_the_weights_they_were_made_of() {
+    let team = Team::with_threads(2).unwrap();
+    for (quantisation, scheme) in [(Quantisation::W8, Scheme::W8), (Quantisation::W4, Scheme::W4)] {
+        for (n, k) in [(1, 1), (5, 31), (33, 32), (40, 67), (64, 160)] {
+            let w = Random::new(3).vector(n * k);
+            let (code_bytes, factor_bytes) = (quantisation.code_bytes(k), quantisation.factor_bytes(k));
+            let (mut codes, mut factors) = (vec![0; n * code_bytes], vec![0; n * factor_bytes]);
+            for row in 0..n {
+                let codes = &mut codes[row * code_bytes..][..code_bytes];
+                quantisation.quantise(&w[row * k..][..k], codes, &mut factors[row * factor_bytes..][..factor_bytes]);
+            }
+            assert!(quantisation.is_finite(&factors));
+            let row = |row: usize| QuantisedRow {
+                codes: &codes[row * code_bytes..][..code_bytes],
+                factors: &factors[row * factor_bytes..][..factor_bytes],
+            };
+            each_isa(|isa| {
+                let what = format!("{isa}, {scheme}, [{n}, {k}]");
+                let packed = pack(isa, scheme, &team, &w, n, k);
+                let stored = PackedMatrix::pack_quantised(isa, quantisation, &team, n, k, &row);
+                let x = Random::new(4).vector(3 * k);
+                assert_eq!(product(&team, &x, &packed, 3), product(&team, &x, &stored, 3), "{what}");
+                let (mut ours, mut theirs) = (vec![0.0; k], vec![0.0; k]);
+                for i in 0..n {
+                    packed.row(i, &mut ours);
+                    quantisation.dequantise(row(i), &mut theirs);
+                    assert_eq!(ours, theirs, "{what}, row {i}");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn stored_rows_show_that_a_weight_was_not_finite() {
+    for quantisation in [Quantisation::W8, Quantisation::W4] {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut row = Random::new(5).vector(70);
+            row[40] = bad;
+            let (mut codes, mut factors) =
+                (vec![0; quantisation.code_bytes(70)], vec![0; quantisation.factor_bytes(70)]);
+            quantisation.quantise(&row, &mut codes, &mut factors);
+            assert!(!quantisation.is_finite(&factors), "{quantisation:?}, {bad}");
+        }
+    }
 }

@@ -39,15 +39,18 @@ impl PackedBatch {
     }
 
     /// Takes all sequences out and keeps the memory: for loops that fill a batch again and again.
-    pub(crate) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.ids.clear();
         self.positions.clear();
         self.offsets.clear();
         self.max_len = 0;
     }
 
-    /// Adds a sequence of which `start` tokens were computed before.
-    pub(crate) fn push(&mut self, sequence: &[u32], start: usize) -> Result<()> {
+    /// Adds a sequence of which `start` tokens were computed before; it must hold at least one.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for an empty sequence, or one too long to count.
+    pub fn push(&mut self, sequence: &[u32], start: usize) -> Result<()> {
         let index = self.offsets.len().saturating_sub(1);
         if sequence.is_empty() {
             return Err(Error::input(format!("sequence {index} of the batch is empty")));

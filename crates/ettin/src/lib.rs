@@ -23,7 +23,7 @@ pub use batch::PackedBatch;
 pub use cache::KvCache;
 pub use config::{Config, Objective};
 pub use error::{Error, Result};
-pub use ettin_kernels::{Activation, Isa, KvFormat, Scheme, Span, Team};
+pub use ettin_kernels::{Activation, Isa, KvFormat, Quantisation, Scheme, Span, Team};
 pub use model::Trunk;
 pub use ops::{Backend, DeviceChoice, Dtype};
 pub use params::Parameters;

@@ -62,6 +62,15 @@ impl Trunk {
             .layers
             .into_iter()
             .map(|(attention, mlp)| Ok(Layer { attention: backend.attention(attention)?, mlp: backend.mlp(mlp)? }));
+        let mut report = parameters.report;
+        let computed = backend.dtype().to_string();
+        if let Some(stored) =
+            parameters.quantisation.map(|stored| stored.scheme().name()).filter(|&name| name != computed)
+        {
+            report.warnings.push(format!(
+                "the weights are stored in {stored} and computed in {computed}, which brings back nothing of what {stored} lost"
+            ));
+        }
         Ok(Self {
             embeddings: Embeddings {
                 tokens: backend.table(parameters.embeddings)?,
@@ -71,7 +80,7 @@ impl Trunk {
             final_norm: backend.norm(parameters.final_norm)?,
             config: config.clone(),
             backend: backend.clone(),
-            report: parameters.report,
+            report,
         })
     }
 

@@ -3,6 +3,7 @@
 mod random;
 
 use candle_nn::VarBuilder;
+use ettin_kernels::{Quantisation, QuantisedRow};
 
 use crate::{
     Config, Error, Result,
@@ -28,6 +29,8 @@ pub struct Parameters<'a> {
     /// `[vocabulary]`.
     pub(crate) output_bias: Option<Vector>,
     pub(crate) classifier: Option<LinearParams<'a>>,
+    /// How matrices are quantised, where they are stored in few bits.
+    pub(crate) quantisation: Option<Quantisation>,
     pub(crate) report: Report,
 }
 
@@ -73,6 +76,7 @@ impl<'a> Parameters<'a> {
             output: None,
             output_bias: None,
             classifier: None,
+            quantisation: weights.quantisation(),
             report: checkpoint.report,
         };
         if let Some(head) = checkpoint.head {
@@ -131,6 +135,7 @@ impl<'a> Parameters<'a> {
             output: None,
             output_bias: None,
             classifier: None,
+            quantisation: None,
             report: Report::default(),
         };
         let language = head == Head::Language;
@@ -168,9 +173,13 @@ struct Source<'a> {
     weight: Stack<'a>,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
     fn row(&self, row: usize, out: &mut [f32]) {
         self.weight.row(row, out);
+    }
+
+    fn quantised_row(&self, quantisation: Quantisation, row: usize) -> QuantisedRow<'a> {
+        self.weight.quantised_row(quantisation, row)
     }
 }
 
@@ -183,10 +192,13 @@ impl Drop for Source<'_> {
 }
 
 fn matrix(source: Source<'_>) -> Matrix<'_> {
-    Matrix::Rows {
-        outputs: source.weight.rows(),
-        inputs: source.weight.columns(),
-        fill: Box::new(move |row, out| source.row(row, out)),
+    let (outputs, inputs) = (source.weight.rows(), source.weight.columns());
+    match source.weight.quantisation() {
+        Some(quantisation) => {
+            let row = move |row: usize| source.quantised_row(quantisation, row);
+            Matrix::Quantised { quantisation, outputs, inputs, row: Box::new(row) }
+        }
+        None => Matrix::Rows { outputs, inputs, fill: Box::new(move |row, out| source.row(row, out)) },
     }
 }
 

@@ -8,6 +8,7 @@ mod checkpoint;
 mod convert;
 mod names;
 mod pickle;
+mod quantised;
 mod safetensors;
 mod save;
 mod shards;
@@ -18,6 +19,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 use std::fmt;
 use std::ops::Range;
+
+use ettin_kernels::Quantisation;
 
 pub use checkpoint::{Checkpoint, Head, HeadWeights, LayerWeights, Linear, Norm, Output, Report};
 pub use convert::{Converted, convert};
@@ -72,6 +75,18 @@ enum Data {
     Mapped(Range<usize>),
     /// Gathered from a torch tensor that was stored with strides.
     Gathered(Vec<u8>),
+    /// Ranges of the file's bytes, inside it: of the codes and the factors of quantised rows.
+    Quantised { codes: Range<usize>, factors: Range<usize> },
+}
+
+impl Stored {
+    /// As safetensors or torch name it.
+    fn tag(&self) -> &str {
+        match self {
+            Stored::Known(dtype) => dtype.tag(),
+            Stored::Foreign(name) => name,
+        }
+    }
 }
 
 impl Weights {
@@ -166,25 +181,33 @@ impl Weights {
         let Stored::Known(dtype) = entry.dtype else {
             return None;
         };
-        Some(View {
-            name,
-            dtype,
-            shape: &entry.shape,
-            bytes: match &entry.data {
-                // Ranges were checked when the file was read.
-                Data::Mapped(range) => self.files[entry.file].get(range.clone()).unwrap_or_default(),
-                Data::Gathered(bytes) => bytes,
-            },
+        // Ranges were checked when the file was read.
+        let part = |range: &Range<usize>| self.files[entry.file].get(range.clone()).unwrap_or_default();
+        let (bytes, factors) = match &entry.data {
+            Data::Mapped(range) => (part(range), &[][..]),
+            Data::Gathered(bytes) => (bytes.as_slice(), &[][..]),
+            Data::Quantised { codes, factors } => (part(codes), part(factors)),
+        };
+        Some(View { name, dtype, shape: &entry.shape, bytes, factors })
+    }
+
+    /// How matrices are quantised, where they are stored in few bits.
+    pub fn quantisation(&self) -> Option<Quantisation> {
+        self.tensors.values().find_map(|entry| match entry.dtype {
+            Stored::Known(dtype) => dtype.quantisation(),
+            Stored::Foreign(_) => None,
         })
     }
 
     /// Lets go of the memory that holds a tensor's part of a mapped file; it is read again if it is needed again.
     pub fn release(&self, view: &View<'_>) {
-        let (start, len) = (view.bytes.as_ptr().addr(), view.bytes.len());
-        for file in &self.files {
-            let offset = start.wrapping_sub(file.as_ptr().addr());
-            if offset <= file.len() && len <= file.len() - offset {
-                file.release(offset..offset + len);
+        for bytes in [view.bytes, view.factors] {
+            let (start, len) = (bytes.as_ptr().addr(), bytes.len());
+            for file in &self.files {
+                let offset = start.wrapping_sub(file.as_ptr().addr());
+                if offset <= file.len() && len <= file.len() - offset {
+                    file.release(offset..offset + len);
+                }
             }
         }
     }

@@ -69,12 +69,14 @@ pub(crate) struct Pull {
 /// Write a model as safetensors, in the dtype of your choice
 ///
 /// Reads every layout the engine loads (pytorch_model.bin and shards included) and writes a folder with
-/// model.safetensors and the model's other files, ready for --model, transformers and the Hub.
+/// model.safetensors and the model's other files, ready for --model, transformers and the Hub. With w8 and w4
+/// the large matrices are quantised once and for all; only ettin-run reads that format (docs/FORMATS.md).
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   ettin-run convert encoder-150m --output ./encoder-150m
-  ettin-run convert ./my-model --dtype bf16 --output ./my-model-bf16")]
+  ettin-run convert ./my-model --dtype bf16 --output ./my-model-bf16
+  ettin-run convert decoder-150m --dtype w4 --output ./decoder-150m-w4")]
 pub(crate) struct Convert {
     /// Model to read: a name, Hub id or local folder
     #[arg(value_name = "MODEL")]
@@ -104,6 +106,10 @@ pub(crate) enum StoredDtype {
     F16,
     /// 16-bit brain floats
     Bf16,
+    /// 8-bit weights with a factor per output; the rest in f32
+    W8,
+    /// 4-bit weights with a factor per 32 inputs; the rest in f32
+    W4,
 }
 
 /// Print a completion script for a shell

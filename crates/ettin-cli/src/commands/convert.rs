@@ -27,6 +27,8 @@ pub(super) fn run(args: args::Convert) -> anyhow::Result<Status> {
         args::StoredDtype::F32 => StoredDtype::F32,
         args::StoredDtype::F16 => StoredDtype::F16,
         args::StoredDtype::Bf16 => StoredDtype::BF16,
+        args::StoredDtype::W8 => StoredDtype::W8,
+        args::StoredDtype::W4 => StoredDtype::W4,
     };
     let bar = progress::spinner(notes, format!("converting {}", files.name()));
     let converted = weights::convert(&files, &args.output, Some(dtype), &mut |file| {

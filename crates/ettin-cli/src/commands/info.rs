@@ -24,7 +24,10 @@ pub(super) fn run(args: args::Info) -> anyhow::Result<Status> {
     } else {
         None
     };
-    let info = Info { machine: machine::Machine::look(&args.engine, &hub)?, model };
+    let info = Info {
+        machine: machine::Machine::look(&args.engine, &hub, model.as_ref().and_then(model::Model::quantisation))?,
+        model,
+    };
     let mut sink = output.open()?;
     // One thing is described, so `json` is an object here and no array.
     let printed = match output.format {

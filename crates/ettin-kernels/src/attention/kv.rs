@@ -1,13 +1,13 @@
 //! Keys and values of one sequence and one layer, in the layout attention reads.
 
-use std::ops::Range;
+use std::{cell::Cell, ops::Range};
 
 use super::{
     KEY_BLOCK,
     format::{KvFormat, Layout},
 };
 use crate::{
-    buffer::Buffer,
+    buffer::{Buffer, recycled},
     isa::Isa,
     simd::{Kernel, LANES, Simd},
     team::{Shared, Team},
@@ -175,7 +175,8 @@ pub struct KvWrite<'a> {
 /// If a row is not in the source, or a write does not fit into its storage.
 pub fn store(isa: Isa, team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_>]) {
     let (mut tasks, mut elements) = (0, 0);
-    let mut targets = Vec::with_capacity(writes.len());
+    // Out of its place while it is in use: a thread that waits may be given another call of this function.
+    let mut targets = recycled(TARGETS.take());
     for KvWrite { kv, position, rows } in writes {
         let width = kv.heads * kv.head_dim();
         let needed = rows.end.checked_sub(1).map_or(0, |last| last * source.stride + width);
@@ -202,7 +203,13 @@ pub fn store(isa: Isa, team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_
         let target = &targets[targets.partition_point(|target| target.first_task <= task) - 1];
         isa.run_narrow(Write { target, source, task: task - target.first_task });
     });
+    TARGETS.set(recycled(targets));
 }
+
+thread_local!(
+    /// Memory for [`store`].
+    static TARGETS: Cell<Vec<Target<'static>>> = const { Cell::new(Vec::new()) }
+);
 
 /// How far ahead rows are brought into the cache.
 const ROWS_AHEAD: usize = 8;

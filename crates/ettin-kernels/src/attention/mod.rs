@@ -25,7 +25,7 @@ mod many;
 mod products;
 mod span;
 
-use std::{f32::consts::LOG2_E, marker::PhantomData, ops::Range};
+use std::{cell::Cell, f32::consts::LOG2_E, marker::PhantomData, ops::Range};
 
 use half::bf16;
 
@@ -132,7 +132,9 @@ pub fn attention<'a>(isa: Isa, team: &Team, args: Attention<'_>, out: impl Into<
         Out::Bf16(out) => SharedOut::Bf16(out.len(), Shared::new(out)),
     };
     let width = args.heads * args.head_dim;
-    let mut tiles = Vec::with_capacity(args.sequences.len());
+    // Out of its place while it is in use: a thread that waits may be given another call of this function.
+    let mut tiles = TILES.take();
+    tiles.clear();
     let (mut tasks, mut work, mut row) = (0, 0usize, 0);
     for sequence in args.sequences {
         args.check(sequence, out.len());
@@ -164,7 +166,13 @@ pub fn attention<'a>(isa: Isa, team: &Team, args: Attention<'_>, out: impl Into<
             }
         });
     });
+    TILES.set(tiles);
 }
+
+thread_local!(
+    /// First tasks of sequences: memory for [`attention`].
+    static TILES: Cell<Vec<usize>> = const { Cell::new(Vec::new()) }
+);
 
 /// The rows of all tasks, and how many elements they are.
 enum SharedOut<'a> {

@@ -17,6 +17,7 @@ mod operand;
 mod packed;
 mod quantise;
 mod scheme;
+mod stored;
 mod tile;
 
 pub use operand::Operand;
@@ -25,6 +26,7 @@ pub use packed::PackedMatrix;
 pub use quantise::GROUP;
 pub use scheme::Scheme;
 use scheme::WithForm;
+pub use stored::{Quantisation, QuantisedRow};
 pub(crate) use tile::{Tile, Tiles};
 
 use std::{marker::PhantomData, ops::Range};

@@ -3,10 +3,11 @@
 use std::ops::Range;
 
 use super::{
-    form::Form,
+    form::{Form, Nibbles, Wide},
     operand::steps,
-    quantise::{Panel, Vectors},
+    quantise::{Panel, Place, Vectors},
     scheme::{Scheme, WithForm},
+    stored::{Quantisation, QuantisedRow},
 };
 use crate::{
     buffer::{Buffer, with_scratch},
@@ -47,6 +48,50 @@ impl PackedMatrix {
         k: usize,
         fill: &(dyn Fn(usize, &mut [f32]) + Sync),
     ) -> Self {
+        Self::pack_panels(isa, scheme, team, n, k, &|rows, vectors, Parts { words, factors, offsets }| {
+            with_scratch(rows.len() * k, |scratch| {
+                for (i, row) in rows.clone().enumerate() {
+                    fill(row, &mut scratch[i * k..(i + 1) * k]);
+                }
+                let panel = Panel { rows: scratch, count: rows.len(), k, vectors };
+                scheme.with(Quantise { panel, words, factors, offsets });
+            });
+        })
+    }
+
+    /// Packs a weight `[n, k]` whose rows are quantised: bit for bit what [`pack`](Self::pack) makes of the weights they were
+    /// [made](Quantisation::quantise) from. `row` is called from several threads.
+    ///
+    /// # Panics
+    /// If this CPU lacks `isa`, or a row is not one of k weights.
+    pub fn pack_quantised<'a>(
+        isa: Isa,
+        quantisation: Quantisation,
+        team: &Team,
+        n: usize,
+        k: usize,
+        row: &(dyn Fn(usize) -> QuantisedRow<'a> + Sync),
+    ) -> Self {
+        Self::pack_panels(isa, quantisation.scheme(), team, n, k, &|rows, vectors, Parts { words, factors, .. }| {
+            for (output, row) in rows.map(row).enumerate() {
+                quantisation.check(k, row.codes, row.factors);
+                match quantisation {
+                    Quantisation::W8 => Wide::place(row, vectors, output, words, factors),
+                    Quantisation::W4 => Nibbles::place(row, vectors, output, words, factors),
+                }
+            }
+        })
+    }
+
+    /// `fill(rows, vectors, parts)` writes what a panel of so many vectors keeps of these rows.
+    fn pack_panels(
+        isa: Isa,
+        scheme: Scheme,
+        team: &Team,
+        n: usize,
+        k: usize,
+        fill: &(dyn Fn(Range<usize>, usize, Parts<'_>) + Sync),
+    ) -> Self {
         assert!(scheme != Scheme::Int8 || k <= 1 << 16, "{k} inputs are too many for sums of bytes");
         let width = isa.run(PanelWidth);
         let panels = n.div_ceil(width);
@@ -78,13 +123,7 @@ impl PackedMatrix {
                     offsets.slice(part(p, lengths.1)),
                 )
             };
-            with_scratch(rows.len() * k, |scratch| {
-                for (i, row) in rows.clone().enumerate() {
-                    fill(row, &mut scratch[i * k..(i + 1) * k]);
-                }
-                let panel = Panel { rows: scratch, count: rows.len(), k, vectors: width / LANES };
-                scheme.with(Quantise { panel, words, factors, offsets });
-            });
+            fill(rows, width / LANES, Parts { words, factors, offsets });
         });
         packed
     }
@@ -165,6 +204,15 @@ impl std::fmt::Debug for PackedMatrix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "PackedMatrix {{ {}, {}, [{}, {}] }}", self.isa, self.scheme, self.n, self.k)
     }
+}
+
+/// What a panel keeps, zero as yet.
+struct Parts<'a> {
+    words: &'a mut [u32],
+    /// One per output, or nothing.
+    factors: &'a mut [f32],
+    /// One per output, or nothing.
+    offsets: &'a mut [u32],
 }
 
 struct PanelWidth;

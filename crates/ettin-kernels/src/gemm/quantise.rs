@@ -7,6 +7,7 @@ use half::bf16;
 use super::{
     form::{Bytes, Form, Full, Nibbles, Split, Wide},
     operand::{BYTE, TO_INTEGER, steps},
+    stored::{Quantisation, QuantisedRow, ZEROS},
 };
 use crate::simd::LANES;
 
@@ -152,7 +153,7 @@ fn largest(weights: &[f32]) -> f32 {
 }
 
 /// A row's factor, and each weight as a multiple of it from −127 to 127.
-fn bytes(row: &[f32]) -> (f32, impl Fn(f32) -> i8) {
+pub(super) fn bytes(row: &[f32]) -> (f32, impl Fn(f32) -> i8) {
     let most = largest(row);
     let scale = if most > 0.0 { BYTE / most } else { 0.0 };
     (most / BYTE, move |w| nearest_integer(w * scale) as i8)
@@ -188,16 +189,58 @@ impl Pack for Bytes {
     }
 }
 
+/// How a scheme takes rows that are quantised already.
+pub(crate) trait Place: Form {
+    const QUANTISATION: Quantisation;
+
+    /// Puts a row where an output's weights are, in a panel of zeros.
+    fn place(row: QuantisedRow<'_>, vectors: usize, output: usize, words: &mut [u32], factors: &mut [f32]);
+
+    /// Quantises the rows of a panel and puts them there.
+    fn place_all(panel: Panel<'_>, words: &mut [u32], factors: &mut [f32]) {
+        let (codes, scales) = (Self::QUANTISATION.code_bytes(panel.k), Self::QUANTISATION.factor_bytes(panel.k));
+        let (mut codes, mut scales) = (vec![0; codes], vec![0; scales]);
+        for output in 0..panel.count {
+            Self::QUANTISATION.quantise(panel.row(output), &mut codes, &mut scales);
+            let row = QuantisedRow { codes: &codes, factors: &scales };
+            Self::place(row, panel.vectors, output, words, factors);
+        }
+    }
+}
+
+impl Place for Wide {
+    const QUANTISATION: Quantisation = Quantisation::W8;
+
+    fn place(row: QuantisedRow<'_>, vectors: usize, output: usize, words: &mut [u32], factors: &mut [f32]) {
+        let at = Vectors::<Self>::new(vectors, row.codes.len());
+        for (step, &code) in row.codes.iter().enumerate() {
+            put_byte(&mut words[at.at(step, output / LANES)..], output % LANES, code);
+        }
+        for factor in row.factors.as_chunks().0 {
+            factors[output] = f32::from_le_bytes(*factor);
+        }
+    }
+}
+
+impl Place for Nibbles {
+    const QUANTISATION: Quantisation = Quantisation::W4;
+
+    fn place(row: QuantisedRow<'_>, vectors: usize, output: usize, words: &mut [u32], _: &mut [f32]) {
+        let (groups, _) = row.factors.as_chunks();
+        let at = Vectors::<Self>::new(vectors, groups.len() * GROUP / Self::UNIT);
+        for step in 0..at.steps {
+            let code = row.codes.get(step).copied().unwrap_or(ZEROS);
+            put_byte(&mut words[at.at(step, output / LANES)..], output % LANES, code);
+        }
+        for (group, factor) in groups.iter().enumerate() {
+            put_half(&mut words[at.trailer(group, output / LANES)..], output % LANES, u16::from_le_bytes(*factor));
+        }
+    }
+}
+
 impl Pack for Wide {
     fn pack(panel: Panel<'_>, words: &mut [u32], factors: &mut [f32], _: &mut [u32]) {
-        let at = Vectors::<Self>::new(panel.vectors, steps::<Self>(panel.k));
-        for output in 0..panel.count {
-            let (factor, byte) = bytes(panel.row(output));
-            for (step, &w) in panel.row(output).iter().enumerate() {
-                put_byte(&mut words[at.at(step, output / LANES)..], output % LANES, byte(w) as u8);
-            }
-            factors[output] = factor;
-        }
+        Self::place_all(panel, words, factors);
     }
 
     fn unpack(panel: &[u32], vectors: usize, output: usize, factor: f32, out: &mut [f32]) {
@@ -210,27 +253,8 @@ impl Pack for Wide {
 }
 
 impl Pack for Nibbles {
-    fn pack(panel: Panel<'_>, words: &mut [u32], _: &mut [f32], _: &mut [u32]) {
-        let at = Vectors::<Self>::new(panel.vectors, steps::<Self>(panel.k));
-        // Of unused outputs too: 8 stands for zero.
-        for step in 0..at.steps {
-            for vector in 0..panel.vectors {
-                words[at.at(step, vector)..][..Self::STORED].fill(0x8888_8888);
-            }
-        }
-        for output in 0..panel.count {
-            for group in 0..at.blocks() {
-                let weights: [f32; GROUP] = std::array::from_fn(|i| panel.at(output, group * GROUP + i));
-                let factor = best_factor(&weights);
-                let inverse = inverse(factor);
-                for (step, pair) in weights.as_chunks::<2>().0.iter().enumerate() {
-                    let [even, odd] = pair.map(|w| (nibble(w, inverse) + 8.0) as u8);
-                    let words = &mut words[at.at(group * GROUP / 2 + step, output / LANES)..];
-                    put_byte(words, output % LANES, even | odd << 4);
-                }
-                put_half(&mut words[at.trailer(group, output / LANES)..], output % LANES, factor);
-            }
-        }
+    fn pack(panel: Panel<'_>, words: &mut [u32], factors: &mut [f32], _: &mut [u32]) {
+        Self::place_all(panel, words, factors);
     }
 
     fn unpack(panel: &[u32], vectors: usize, output: usize, _: f32, out: &mut [f32]) {
@@ -249,6 +273,13 @@ impl Pack for Nibbles {
 /// The nearest integer, as f32, of what is far below 2²²: without a call, where the baseline CPU cannot round.
 fn nearest_integer(x: f32) -> f32 {
     x + TO_INTEGER - TO_INTEGER
+}
+
+/// A group's factor, a bf16, and each weight as a multiple of it from −8 to 7, plus 8.
+pub(super) fn nibbles(weights: &[f32; GROUP]) -> (f32, impl Fn(f32) -> u8) {
+    let factor = best_factor(weights);
+    let inverse = inverse(factor);
+    (factor, move |w| (nibble(w, inverse) + 8.0) as u8)
 }
 
 /// The nearest multiple, from −8 to 7, of what `inverse` is one over.
@@ -298,10 +329,10 @@ fn get_byte(words: &[u32], index: usize) -> u8 {
 }
 
 /// Numbers of sixteen bits: the even ones in the lower halves.
-fn put_half(words: &mut [u32], index: usize, x: f32) {
+fn put_half(words: &mut [u32], index: usize, half: u16) {
     let shift = 16 * (index % 2);
     let word = &mut words[index / 2];
-    *word = *word & !(0xffff << shift) | u32::from(bf16::from_f32(x).to_bits()) << shift;
+    *word = *word & !(0xffff << shift) | u32::from(half) << shift;
 }
 
 fn get_half(words: &[u32], index: usize) -> f32 {

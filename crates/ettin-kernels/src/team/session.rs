@@ -12,10 +12,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     ptr,
     sync::{
-        Mutex, PoisonError,
+        Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    thread::{self, Thread, ThreadId},
+    thread::{self, ThreadId},
 };
 
 /// Looks at the word before a follower sleeps: some tens of microseconds.
@@ -43,8 +43,9 @@ pub(super) struct Session {
     /// The job of the open step; written while no follower is inside.
     job: Mutex<Option<Job<'static>>>,
     leading: Cell<bool>,
-    sleepers: Mutex<Vec<Thread>>,
+    /// Followers that wait for a new word, and what wakes them.
     asleep: AtomicUsize,
+    bed: (Mutex<()>, Condvar),
     panicked: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -62,8 +63,8 @@ impl Session {
             word: AtomicU64::new(0),
             job: Mutex::new(None),
             leading: Cell::new(false),
-            sleepers: Mutex::default(),
             asleep: AtomicUsize::new(0),
+            bed: Default::default(),
             panicked: AtomicBool::new(false),
             panic: Mutex::default(),
         }
@@ -182,21 +183,21 @@ impl Session {
 
     /// Sleeps until [`wake`](Self::wake), unless the word has changed.
     fn sleep(&self, seen: u64) {
-        lock(&self.sleepers).push(thread::current());
+        let (mutex, condition) = &self.bed;
+        let guard = lock(mutex);
         self.asleep.fetch_add(1, Ordering::SeqCst);
         // Sequentially consistent with `wake`: either it sees a sleeper, or the sleeper sees the new word.
-        while self.word.load(Ordering::SeqCst) == seen {
-            thread::park();
-        }
+        let guard = condition.wait_while(guard, |()| self.word.load(Ordering::SeqCst) == seen);
         self.asleep.fetch_sub(1, Ordering::SeqCst);
-        let me = thread::current().id();
-        lock(&self.sleepers).retain(|thread| thread.id() != me);
+        drop(guard.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn wake(&self) {
         std::sync::atomic::fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::SeqCst) > 0 {
-            lock(&self.sleepers).iter().for_each(Thread::unpark);
+            // Who has seen the old word waits by the time that the lock is had.
+            drop(lock(&self.bed.0));
+            self.bed.1.notify_all();
         }
     }
 }

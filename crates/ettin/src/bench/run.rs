@@ -97,6 +97,7 @@ impl Bench<'_> {
             return Ok(ControlFlow::Break(()));
         }
         let (model, record) = self.load(subject, backend, crew)?;
+        let backend = model.trunk().backend();
         if on_event(Event::Measured(&record)).is_break() {
             return Ok(ControlFlow::Break(()));
         }
@@ -166,7 +167,7 @@ impl Bench<'_> {
                 flops: 0.0,
                 excluded: "download, tokenizer".to_owned(),
             },
-            setting: self.setting(backend, crew, 0),
+            setting: self.setting(model.trunk().backend(), crew, 0),
             seconds: Statistics::of(&[seconds]),
             samples: vec![seconds],
             tokens_per_second: None,
@@ -256,9 +257,12 @@ impl Model {
             Objective::Encoder => Head::None,
             Objective::Decoder => Head::Language,
         };
-        let build = |parameters: Parameters<'_>| match config.objective {
-            Objective::Encoder => Ok(Model::Encoder(Trunk::build(parameters, config, backend)?.into())),
-            Objective::Decoder => Ok(Model::Decoder(LanguageModel::build(parameters, config, backend)?.into())),
+        let build = |parameters: Parameters<'_>| {
+            let backend = backend.for_stored(parameters.quantisation);
+            Ok(match config.objective {
+                Objective::Encoder => Model::Encoder(Trunk::build(parameters, config, &backend)?.into()),
+                Objective::Decoder => Model::Decoder(LanguageModel::build(parameters, config, &backend)?.into()),
+            })
         };
         match &subject.source {
             Source::Random => build(Parameters::random(config, head, SEED)),

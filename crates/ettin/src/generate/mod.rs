@@ -17,6 +17,7 @@ pub(crate) use draft::{Lookup, ModelDraft, NoDraft};
 pub(crate) use engine::{Engine, OnPiece, Output, Prompt};
 pub(crate) use model::{CausalModel, STEP_ROWS};
 pub use random::draw_seed;
+pub use sampler::{Sampler, Scratch};
 
 /// The most tokens that are drafted in one step, all sequences together: beyond, checking a token costs as much as making
 /// it.

@@ -13,14 +13,14 @@ use crate::{Error, Result};
 
 /// Chooses tokens; holds no state, so that the choice for one sequence never depends on another.
 #[derive(Debug, Clone)]
-pub(crate) struct Sampler {
+pub struct Sampler {
     sampling: Sampling,
     seed: u64,
 }
 
 /// Memory for [`Sampler::choose`], as large as the vocabulary and used again for every token.
 #[derive(Debug, Default)]
-pub(crate) struct Scratch {
+pub struct Scratch {
     /// Logits as they are changed.
     logits: Vec<f32>,
     /// Tokens already penalised.
@@ -46,7 +46,10 @@ impl Candidate {
 
 impl Sampler {
     /// Checks the settings; draws a seed if one is needed and none is given.
-    pub(super) fn new(sampling: &Sampling) -> Result<Self> {
+    ///
+    /// # Errors
+    /// [`Error::Input`] for settings out of range.
+    pub fn new(sampling: &Sampling) -> Result<Self> {
         let Sampling { temperature, top_p, min_p, repetition_penalty, seed, .. } = *sampling;
         let share = |name: &str, value: Option<f32>| match value {
             Some(value) if !(0.0..=1.0).contains(&value) => {
@@ -66,7 +69,7 @@ impl Sampler {
     }
 
     /// The seed, unless nothing is drawn.
-    pub(super) fn seed(&self) -> Option<u64> {
+    pub fn seed(&self) -> Option<u64> {
         (!self.is_greedy()).then_some(self.seed)
     }
 
@@ -74,11 +77,12 @@ impl Sampler {
         self.sampling.temperature == 0.0
     }
 
-    /// The token that follows `history`, which is the whole sequence, in sample `sample`.
+    /// The token that follows `history`, which is the whole sequence, in sample `sample`: the logits are those after its
+    /// last token.
     ///
     /// # Errors
     /// [`Error::Input`] for logits that are not finite.
-    pub(super) fn choose(&self, logits: &[f32], history: &[u32], sample: u64, scratch: &mut Scratch) -> Result<u32> {
+    pub fn choose(&self, logits: &[f32], history: &[u32], sample: u64, scratch: &mut Scratch) -> Result<u32> {
         if logits.is_empty() || !all_finite(logits) {
             return Err(Error::input(format!(
                 "the model's logits for the token at position {} are not finite: \

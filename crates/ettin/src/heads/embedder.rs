@@ -43,9 +43,10 @@ impl Embedder {
         let config = Config::load(&trunk)?;
         let weights = Weights::open(&trunk)?;
         let parameters = Parameters::from_weights(&weights, &config, Head::None)?;
+        let backend = backend.for_stored(parameters.quantisation);
         Ok(Self {
-            trunk: Trunk::build(parameters, &config, backend)?,
-            chain: Chain::load(files, config.hidden_size, backend)?,
+            trunk: Trunk::build(parameters, &config, &backend)?,
+            chain: Chain::load(files, config.hidden_size, &backend)?,
         })
     }
 

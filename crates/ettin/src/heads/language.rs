@@ -76,12 +76,14 @@ impl LanguageModel {
         rows: &[usize],
         logits: &mut Vec<f32>,
     ) -> Result<()> {
-        let hidden = self.trunk.step(batch, caches)?;
-        if rows.is_empty() {
-            logits.clear();
-            return Ok(());
-        }
-        ops::logits_into(&self.head(&hidden, rows)?, self.table(), self.bias.as_ref(), logits)
+        self.trunk.backend().enter(batch.tokens(), self.config(), || {
+            let hidden = self.trunk.step(batch, caches)?;
+            if rows.is_empty() {
+                logits.clear();
+                return Ok(());
+            }
+            ops::logits_into(&self.head(&hidden, rows)?, self.table(), self.bias.as_ref(), logits)
+        })
     }
 
     /// Head and output matrix on some rows of final hidden states.

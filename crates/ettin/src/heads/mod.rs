@@ -33,7 +33,8 @@ fn open<T>(
     let config = Config::load(files)?;
     let weights = Weights::open(files)?;
     let parameters = Parameters::from_weights(&weights, &config, head(&config))?;
-    build(parameters, &config, backend)
+    let backend = backend.for_stored(parameters.quantisation);
+    build(parameters, &config, &backend)
 }
 
 /// Prediction head and label matrix, shared by every classifier.

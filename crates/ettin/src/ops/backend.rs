@@ -9,7 +9,7 @@ use std::{
 
 use candle_core::{DType, Device};
 use ettin_gpu::Kernels;
-use ettin_kernels::{Isa, KvBlocks, KvFormat, RopeTable, Scheme, Team};
+use ettin_kernels::{Isa, KvBlocks, KvFormat, Quantisation, RopeTable, Scheme, Team};
 
 use super::{
     Attention, AttentionParams, Bias, Block, Head, HeadParams, Hidden, KvRepr, KvStore, Linear, LinearParams, Matrix,
@@ -24,7 +24,8 @@ use crate::{Config, Error, Result};
 /// The number format that a model computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Dtype {
-    /// The fastest format of f32-level accuracy on this machine; today always [`Dtype::F32`].
+    /// What the weights are stored in where that is [`Dtype::W8`] or [`Dtype::W4`] and the fused kernels compute; else the
+    /// fastest format of f32-level accuracy on this machine, today always [`Dtype::F32`].
     #[default]
     Auto,
     /// IEEE single precision.
@@ -108,6 +109,8 @@ impl FromStr for Dtype {
 #[derive(Debug, Clone)]
 pub struct Backend {
     kind: Kind,
+    /// Whether the weights may choose the number format.
+    auto: bool,
     /// Layers of one base share one table.
     ropes: Arc<Mutex<Ropes>>,
 }
@@ -147,7 +150,7 @@ impl Backend {
             return Self::reference(device, dtype);
         }
         let isa = Isa::select().map_err(|error| Error::Input(error.to_string()))?;
-        Ok(Self::fused(isa, scheme, Team::global()))
+        Ok(Self { auto: dtype == Dtype::Auto, ..Self::fused(isa, scheme, Team::global()) })
     }
 
     /// Fused kernels on the CPU in f32: what [`Backend::new`] gives for it.
@@ -157,7 +160,7 @@ impl Backend {
 
     /// Fused kernels of a given instruction set and number format on given threads.
     pub fn fused(isa: Isa, scheme: Scheme, team: Team) -> Self {
-        Self::of(Kind::Fused(Arc::new(Cpu { isa, scheme, kv: default_kv(scheme), team })))
+        Self::of(Kind::Fused(Arc::new(Cpu::new(isa, scheme, default_kv(scheme), team))))
     }
 
     /// Keeps keys and values in another format than the number format's own: f32 where products are f32, else bf16.
@@ -168,7 +171,7 @@ impl Backend {
     /// On the reference path, which keeps what it computes.
     pub fn with_kv(self, kv: KvFormat) -> Result<Self> {
         match &self.kind {
-            Kind::Fused(cpu) => Ok(Self::of(Kind::Fused(Arc::new(Cpu { kv, ..Cpu::clone(cpu) })))),
+            Kind::Fused(cpu) => Ok(Self { kind: Kind::Fused(Arc::new(cpu.with_kv(kv))), ..self }),
             _ => Err(Error::Unsupported(format!("keys and values in {kv} outside the CPU kernels"))),
         }
     }
@@ -188,8 +191,18 @@ impl Backend {
         Ok(Self::of(Kind::Device(Arc::new(Gpu::new(kernels, float(dtype)?)))))
     }
 
+    /// The backend for weights that are stored so: what [`Dtype::Auto`] comes to. Any other number format stays; what is
+    /// stored in few bits is then dequantised.
+    pub fn for_stored(&self, quantisation: Option<Quantisation>) -> Self {
+        let kind = match (&self.kind, quantisation.filter(|_| self.auto)) {
+            (Kind::Fused(cpu), Some(quantisation)) => Kind::Fused(Arc::new(cpu.with_scheme(quantisation.scheme()))),
+            (kind, _) => kind.clone(),
+        };
+        Self { kind, ..self.clone() }
+    }
+
     fn of(kind: Kind) -> Self {
-        Self { kind, ropes: Arc::default() }
+        Self { kind, auto: false, ropes: Arc::default() }
     }
 
     /// The device that results live on.

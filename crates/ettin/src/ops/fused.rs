@@ -1,11 +1,11 @@
 //! The blocks on the CPU: packed weights, deterministic kernels, one reused workspace; inference-only.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ettin_kernels::{
     Activation, Attention as Queries, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Operand, PackedMatrix, Pooled,
     Precision, RopeRows, RopeTable, Scheme, Sequence, Span, Store, Team, activate, attention, attention::store, block,
-    block::Workspace, gemm, layer_norm, pool, rope,
+    block::Workspace, gemm, layer_norm, pool, recycled, rope,
 };
 
 use super::{AttentionParams, HeadParams, KvRepr, LinearParams, Matrix, MlpParams, NormParams, mixed};
@@ -19,9 +19,42 @@ pub(super) struct Cpu {
     /// How keys and values are kept, by a cache or for the time of a layer.
     pub(super) kv: KvFormat,
     pub(super) team: Team,
+    /// What forwards of few rows worked in, for the next one.
+    spare: Arc<Mutex<Vec<Memory>>>,
 }
 
+/// Rows up to which memory is kept for the next forward: a step of decoding should not wait for the allocator, nor a
+/// batch of the default size for fresh pages (which cost the smallest model a tenth of its time).
+const KEPT_ROWS: usize = 1 << 14;
+
+/// Most forwards' memory that is kept; a forward and its heads take three at once.
+const KEPT: usize = 8;
+
 impl Cpu {
+    pub(super) fn new(isa: Isa, scheme: Scheme, kv: KvFormat, team: Team) -> Self {
+        Self { isa, scheme, kv, team, spare: Arc::default() }
+    }
+
+    pub(super) fn with_scheme(&self, scheme: Scheme) -> Self {
+        Self { scheme, ..self.clone() }
+    }
+
+    pub(super) fn with_kv(&self, kv: KvFormat) -> Self {
+        Self { kv, ..self.clone() }
+    }
+
+    /// Memory with undefined contents.
+    fn memory(&self) -> Memory {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn keep(&self, memory: Memory) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < KEPT {
+            spare.push(memory);
+        }
+    }
+
     /// In which numbers attention multiplies.
     fn precision(&self) -> Precision {
         if self.scheme.rounds_activations() { Precision::Bf16 } else { Precision::F32 }
@@ -169,21 +202,47 @@ impl Head {
 pub(super) struct Rows {
     cpu: Arc<Cpu>,
     size: usize,
+    memory: Memory,
+}
+
+/// The buffers of [`Rows`].
+#[derive(Debug, Default)]
+struct Memory {
     hidden: Vec<f32>,    // [rows, size]
     qkv: Vec<f32>,       // [rows, 3 · size]
     attended: Vec<f32>,  // [rows, size]
-    keys: Vec<KvBlocks>, // one per sequence, when there is no cache
+    keys: Vec<KvBlocks>, // one per sequence or more, when there is no cache
     workspace: Workspace,
+    /// For products outside blocks.
+    operand: Operand,
+    /// Lists of a moment, for their memory.
+    writes: Vec<KvWrite<'static>>,
+    sequences: Vec<Sequence<'static>>,
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        if self.rows() <= KEPT_ROWS {
+            self.cpu.keep(std::mem::take(&mut self.memory));
+        }
+    }
 }
 
 impl Rows {
     pub(super) fn new(cpu: Arc<Cpu>, size: usize, hidden: Vec<f32>) -> Self {
-        let workspace = Workspace::new();
-        Self { cpu, size, hidden, qkv: Vec::new(), attended: Vec::new(), keys: Vec::new(), workspace }
+        let memory = Memory { hidden, ..cpu.memory() };
+        Self { cpu, size, memory }
+    }
+
+    /// Rows to be filled.
+    fn empty(cpu: &Arc<Cpu>, size: usize) -> Self {
+        let mut memory = cpu.memory();
+        memory.hidden.clear();
+        Self { cpu: cpu.clone(), size, memory }
     }
 
     pub(super) fn rows(&self) -> usize {
-        self.hidden.len() / self.size
+        self.memory.hidden.len() / self.size
     }
 
     pub(super) fn size(&self) -> usize {
@@ -191,21 +250,21 @@ impl Rows {
     }
 
     pub(super) fn values(&self) -> &[f32] {
-        &self.hidden
+        &self.memory.hidden
     }
 
     pub(super) fn pool(&self, runs: &[Pooled]) -> Vec<f32> {
         let mut out = vec![0.0; runs.len() * self.size];
-        pool(self.cpu.isa, &self.cpu.team, &self.hidden, self.size, runs, &mut out);
+        pool(self.cpu.isa, &self.cpu.team, self.values(), self.size, runs, &mut out);
         out
     }
 
     pub(super) fn select(&self, rows: &[usize]) -> Rows {
-        let mut hidden = Vec::with_capacity(rows.len() * self.size);
+        let mut selected = Rows::empty(&self.cpu, self.size);
         for &row in rows {
-            hidden.extend_from_slice(&self.hidden[row * self.size..][..self.size]);
+            selected.memory.hidden.extend_from_slice(&self.values()[row * self.size..][..self.size]);
         }
-        Rows::new(self.cpu.clone(), self.size, hidden)
+        selected
     }
 }
 
@@ -214,9 +273,10 @@ pub(super) fn embed(table: &Table, norm: &Norm, ids: &[u32]) -> Result<Rows> {
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
         return Err(Error::input(format!("token id {id} is outside the vocabulary of {vocabulary}")));
     }
-    let mut hidden = vec![0.0; ids.len() * size];
-    ettin_kernels::embed(&table.cpu.team, &table.weight, ids, norm.kernel(), &mut hidden);
-    Ok(Rows::new(table.cpu.clone(), size, hidden))
+    let mut rows = Rows::empty(&table.cpu, size);
+    rows.memory.hidden.resize(ids.len() * size, 0.0);
+    ettin_kernels::embed(&table.cpu.team, &table.weight, ids, norm.kernel(), &mut rows.memory.hidden);
+    Ok(rows)
 }
 
 pub(super) fn attention_block(
@@ -227,33 +287,28 @@ pub(super) fn attention_block(
 ) -> Result<()> {
     let cpu = rows.cpu.clone();
     block.project(&cpu, batch, rows);
-    rows.attended.resize(rows.hidden.len(), 0.0);
+    let Memory { hidden, qkv, attended, keys, workspace, writes, sequences, .. } = &mut rows.memory;
+    attended.resize(hidden.len(), 0.0);
     match cache {
         None => {
-            // Every layer of a batch needs the same room: made for the first, overwritten by the others.
-            for index in rows.keys.len()..batch.sequences() {
-                let len = batch.rows(index).len();
-                rows.keys.push(KvBlocks::new(block.heads, block.head_dim, len, cpu.kv));
-            }
-            block.append(&cpu, batch, rows.keys.iter_mut(), &rows.qkv);
-            let keys = |index: usize| Ok(&rows.keys[index]);
-            block.attend(&cpu, batch, keys, &rows.qkv, &mut rows.attended)?;
+            block.make_room(&cpu, batch, keys);
+            block.append(&cpu, batch, keys.iter_mut().take(batch.sequences()).map(Ok), qkv, writes)?;
+            block.attend(&cpu, batch, |index: usize| Ok(&keys[index]), qkv, attended, sequences)?;
         }
         Some(mut cache) => {
             let stores = cache.stores_mut().map(|store| match &mut store.0 {
                 KvRepr::Fused(store, _) => Ok(store),
                 KvRepr::Reference(_) | KvRepr::Device(_) => Err(mixed()),
             });
-            let stores = stores.collect::<Result<Vec<_>>>()?;
-            block.append(&cpu, batch, stores.into_iter(), &rows.qkv);
+            block.append(&cpu, batch, stores, qkv, writes)?;
             let store = |index| match &cache.store(index).0 {
                 KvRepr::Fused(store, _) => Ok(store),
                 KvRepr::Reference(_) | KvRepr::Device(_) => Err(mixed()),
             };
-            block.attend(&cpu, batch, store, &rows.qkv, &mut rows.attended)?;
+            block.attend(&cpu, batch, store, qkv, attended, sequences)?;
         }
     }
-    block::add(&cpu.team, &rows.attended, block.out.kernel(), &mut rows.hidden, &mut rows.workspace);
+    block::add(&cpu.team, attended, block.out.kernel(), hidden, workspace);
     Ok(())
 }
 
@@ -265,22 +320,51 @@ impl Attention {
             let target = RopeRows { rows: qkv, stride, offset: 0, heads: 2 * self.heads };
             rope(cpu.isa, &Team::single(), &self.rope, &batch.positions()[range], target);
         };
-        rows.qkv.resize(rows.rows() * stride, 0.0);
+        let len = rows.rows() * stride;
+        let Memory { hidden, qkv, workspace, .. } = &mut rows.memory;
+        qkv.resize(len, 0.0);
         let norm = self.norm.as_ref().map(Norm::kernel);
-        let Rows { hidden, qkv, workspace, .. } = rows;
         block::project(&cpu.team, hidden, norm, self.qkv.kernel(), &turn, qkv, workspace);
     }
 
-    /// Writes the keys and values of every row, out of `[tokens, q | k | v]`, at their positions.
-    fn append<'a>(&self, cpu: &Cpu, batch: &PackedBatch, stores: impl Iterator<Item = &'a mut KvBlocks>, qkv: &[f32]) {
-        let size = self.heads * self.head_dim;
-        let source = KvRows { k: &qkv[size..], v: &qkv[2 * size..], stride: 3 * size };
-        let writes =
-            stores.enumerate().map(|(index, kv)| KvWrite { kv, position: batch.start(index), rows: batch.rows(index) });
-        store(cpu.isa, &cpu.team, source, &mut writes.collect::<Vec<_>>());
+    /// Every layer of a batch needs the same room: made for the first, overwritten by the others and the next batch.
+    fn make_room(&self, cpu: &Cpu, batch: &PackedBatch, keys: &mut Vec<KvBlocks>) {
+        for index in 0..batch.sequences() {
+            let len = batch.rows(index).len();
+            let made = || KvBlocks::new(self.heads, self.head_dim, len, cpu.kv);
+            match keys.get_mut(index) {
+                None => keys.push(made()),
+                Some(kept) => {
+                    let shape = (kept.heads(), kept.head_dim(), kept.format());
+                    if kept.capacity() < len || shape != (self.heads, self.head_dim, cpu.kv) {
+                        *kept = made();
+                    }
+                }
+            }
+        }
     }
 
-    /// Attention of every row to the keys of its sequence, `[tokens, q | k | v]` to `[tokens, size]`.
+    /// Writes the keys and values of every row, out of `[tokens, q | k | v]`, at their positions; `list` is memory.
+    fn append<'a>(
+        &self,
+        cpu: &Cpu,
+        batch: &PackedBatch,
+        stores: impl Iterator<Item = Result<&'a mut KvBlocks>>,
+        qkv: &[f32],
+        list: &mut Vec<KvWrite<'static>>,
+    ) -> Result<()> {
+        let size = self.heads * self.head_dim;
+        let source = KvRows { k: &qkv[size..], v: &qkv[2 * size..], stride: 3 * size };
+        let mut writes = recycled(std::mem::take(list));
+        for (index, kv) in stores.enumerate() {
+            writes.push(KvWrite { kv: kv?, position: batch.start(index), rows: batch.rows(index) });
+        }
+        store(cpu.isa, &cpu.team, source, &mut writes);
+        *list = recycled(writes);
+        Ok(())
+    }
+
+    /// Attention of every row to the keys of its sequence, `[tokens, q | k | v]` to `[tokens, size]`; `list` is memory.
     fn attend<'a>(
         &self,
         cpu: &Cpu,
@@ -288,12 +372,13 @@ impl Attention {
         store: impl Fn(usize) -> Result<&'a KvBlocks>,
         qkv: &[f32],
         out: &mut [f32],
+        list: &mut Vec<Sequence<'static>>,
     ) -> Result<()> {
-        let sequences = (0..batch.sequences()).map(|index| {
+        let mut sequences = recycled(std::mem::take(list));
+        for index in 0..batch.sequences() {
             let (rows, start) = (batch.rows(index), batch.start(index));
-            Ok(Sequence { start, len: start + rows.len(), rows, kv: store(index)? })
-        });
-        let sequences = sequences.collect::<Result<Vec<_>>>()?;
+            sequences.push(Sequence { start, len: start + rows.len(), rows, kv: store(index)? });
+        }
         let queries = Queries {
             q: qkv,
             q_stride: 3 * self.heads * self.head_dim,
@@ -305,6 +390,7 @@ impl Attention {
             sequences: &sequences,
         };
         attention(cpu.isa, &cpu.team, queries, out);
+        *list = recycled(sequences);
         Ok(())
     }
 }
@@ -316,37 +402,41 @@ pub(super) fn mlp_block(rows: &mut Rows, block: &Mlp) -> Result<()> {
         activation: block.activation,
         wo: block.wo.kernel(),
     };
-    block::mlp(&rows.cpu.team, &mut rows.hidden, mlp, &mut rows.workspace);
+    block::mlp(&rows.cpu.team, &mut rows.memory.hidden, mlp, &mut rows.memory.workspace);
     Ok(())
 }
 
 pub(super) fn norm(rows: &Rows, norm: &Norm) -> Result<Rows> {
-    let mut out = Vec::new();
-    norm.apply(&rows.cpu, &rows.hidden, &mut out);
-    Ok(Rows::new(rows.cpu.clone(), rows.size, out))
+    let mut out = Rows::empty(&rows.cpu, rows.size);
+    norm.apply(&rows.cpu, rows.values(), &mut out.memory.hidden);
+    Ok(out)
 }
 
 pub(super) fn head(rows: &Rows, head: &Head) -> Result<Rows> {
     let cpu = &rows.cpu;
     let mut dense = linear(rows, &head.dense)?;
-    activate(cpu.isa, &cpu.team, head.activation, &mut dense.hidden);
+    activate(cpu.isa, &cpu.team, head.activation, &mut dense.memory.hidden);
     norm(&dense, &head.norm)
 }
 
 pub(super) fn linear(rows: &Rows, linear: &Linear) -> Result<Rows> {
-    let mut out = Vec::new();
-    product(rows, &linear.weight, linear.bias.as_deref(), &mut out);
-    Ok(Rows::new(rows.cpu.clone(), linear.weight.n(), out))
+    let mut out = Rows::empty(&rows.cpu, linear.weight.n());
+    let Memory { hidden, operand, .. } = &mut out.memory;
+    product(rows, &linear.weight, linear.bias.as_deref(), operand, hidden);
+    Ok(out)
 }
 
 pub(super) fn logits(rows: &Rows, table: &Table, bias: Option<&[f32]>, out: &mut Vec<f32>) {
-    product(rows, &table.weight, bias, out);
+    let mut memory = rows.cpu.memory();
+    product(rows, &table.weight, bias, &mut memory.operand, out);
+    if rows.rows() <= KEPT_ROWS {
+        rows.cpu.keep(memory);
+    }
 }
 
-fn product(rows: &Rows, weight: &PackedMatrix, bias: Option<&[f32]>, out: &mut Vec<f32>) {
+fn product(rows: &Rows, weight: &PackedMatrix, bias: Option<&[f32]>, operand: &mut Operand, out: &mut Vec<f32>) {
     let team = &rows.cpu.team;
-    let mut operand = Operand::new();
-    operand.encode(team, weight, &rows.hidden);
+    operand.encode(team, weight, rows.values());
     out.resize(rows.rows() * weight.n(), 0.0);
-    gemm(team, &operand, weight, bias, Store::Write, out);
+    gemm(team, operand, weight, bias, Store::Write, out);
 }

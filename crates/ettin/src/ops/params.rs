@@ -1,12 +1,15 @@
 //! What a block is built from, before either form of it exists.
 
 use candle_core::{DType, Device, Tensor};
-use ettin_kernels::{Activation, Isa, PackedMatrix, Scheme, Span, Team};
+use ettin_kernels::{Activation, Isa, PackedMatrix, Quantisation, QuantisedRow, Scheme, Span, Team};
 
 use crate::Result;
 
 /// Writes one row of a matrix, widened to f32.
 pub type Fill<'a> = Box<dyn Fn(usize, &mut [f32]) + Sync + 'a>;
+
+/// Gives one row of a matrix as it is stored.
+pub type QuantisedFill<'a> = Box<dyn Fn(usize) -> QuantisedRow<'a> + Sync + 'a>;
 
 /// A weight matrix `[outputs, inputs]` on its way into a block.
 pub enum Matrix<'a> {
@@ -19,14 +22,37 @@ pub enum Matrix<'a> {
         /// Writes row `i`, widened to f32, into the slice.
         fill: Fill<'a>,
     },
+    /// Rows stored in few bits: packed as they are for kernels of that format, else dequantised one by one.
+    Quantised {
+        /// How they were quantised.
+        quantisation: Quantisation,
+        /// Outputs (rows).
+        outputs: usize,
+        /// Inputs (columns).
+        inputs: usize,
+        /// Gives row `i`.
+        row: QuantisedFill<'a>,
+    },
     /// A tensor that exists already, on the reference path (a `VarBuilder`'s variable, for training).
     Tensor(Tensor),
 }
 
-impl Matrix<'_> {
+impl<'a> Matrix<'a> {
+    /// The same matrix with rows of f32.
+    fn dequantised(self) -> Matrix<'a> {
+        match self {
+            Matrix::Quantised { quantisation, outputs, inputs, row } => {
+                let fill = move |index: usize, out: &mut [f32]| quantisation.dequantise(row(index), out);
+                Matrix::Rows { outputs, inputs, fill: Box::new(fill) }
+            }
+            other => other,
+        }
+    }
+
     /// The matrix as a tensor on `device`.
     pub(super) fn tensor(self, device: &Device, dtype: DType) -> Result<Tensor> {
         match self {
+            Matrix::Quantised { .. } => self.dequantised().tensor(device, dtype),
             Matrix::Tensor(tensor) => Ok(tensor.to_device(device)?.to_dtype(dtype)?),
             Matrix::Rows { outputs, inputs, fill } => {
                 let mut values = vec![0f32; outputs * inputs];
@@ -42,6 +68,10 @@ impl Matrix<'_> {
     /// The matrix packed for the kernels.
     pub(super) fn pack(self, isa: Isa, scheme: Scheme, team: &Team) -> Result<PackedMatrix> {
         match self {
+            Matrix::Quantised { quantisation, outputs, inputs, row } if quantisation.scheme() == scheme => {
+                Ok(PackedMatrix::pack_quantised(isa, quantisation, team, outputs, inputs, row.as_ref()))
+            }
+            Matrix::Quantised { .. } => self.dequantised().pack(isa, scheme, team),
             Matrix::Rows { outputs, inputs, fill } => {
                 Ok(PackedMatrix::pack(isa, scheme, team, outputs, inputs, fill.as_ref()))
             }
@@ -142,4 +172,29 @@ pub struct HeadParams<'a> {
     pub activation: Activation,
     /// After the activation.
     pub norm: NormParams,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_rows_are_packed_as_they_are() {
+        // No weight reaches the largest code: quantising them anew would choose other factors.
+        let (codes, factors) = ([[0xb9, 0xa9]; 16].concat(), [0.37f32.to_le_bytes(); 2].concat());
+        for quantisation in [Quantisation::W8, Quantisation::W4] {
+            let inputs = if quantisation == Quantisation::W8 { 32 } else { 64 };
+            let row = QuantisedRow { codes: &codes, factors: &factors[..quantisation.factor_bytes(inputs)] };
+            let (mut expected, mut packed) = (vec![0.0; inputs], vec![0.0; inputs]);
+            quantisation.dequantise(row, &mut expected);
+            let matrix = || Matrix::Quantised { quantisation, outputs: 3, inputs, row: Box::new(move |_| row) };
+            let team = Team::single();
+            let same = matrix().pack(Isa::Portable, quantisation.scheme(), &team).unwrap();
+            assert_eq!(same.scheme(), quantisation.scheme());
+            same.row(2, &mut packed);
+            assert_eq!(packed, expected, "{quantisation:?}");
+            matrix().pack(Isa::Portable, Scheme::F32, &team).unwrap().row(2, &mut packed);
+            assert_eq!(packed, expected, "{quantisation:?} in f32");
+        }
+    }
 }

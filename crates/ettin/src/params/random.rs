@@ -72,6 +72,7 @@ impl Parameters<'static> {
                 }
                 _ => None,
             },
+            quantisation: None,
             report: Report::default(),
         }
     }

@@ -148,7 +148,7 @@ struct Reader<'a, 'c> {
     warnings: RefCell<Vec<String>>,
 }
 
-const NOTHING: View<'static> = View { name: "", dtype: StoredDtype::F32, shape: &[0], bytes: &[] };
+const NOTHING: View<'static> = View { name: "", dtype: StoredDtype::F32, shape: &[0], bytes: &[], factors: &[] };
 
 impl<'a> Reader<'a, '_> {
     fn must(&self, name: &str, shape: &[usize]) -> View<'a> {

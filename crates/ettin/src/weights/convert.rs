@@ -44,7 +44,8 @@ pub struct Converted {
     pub dropped: Vec<String>,
 }
 
-/// Writes the model in `source` to the folder `out_dir` as safetensors, all weights as `dtype` when one is given; the name of
+/// Writes the model in `source` to the folder `out_dir` as safetensors, all weights as `dtype` when one is given (with `w8`
+/// and `w4` the large matrices; what is stored so already can become any dtype again, without what it lost); the name of
 /// each file goes to `progress` before it is written. Files that exist are replaced, each one when its successor is complete.
 ///
 /// A sentence-transformers model is converted with all its modules. Tensors keep the names they were stored under.
@@ -199,6 +200,8 @@ fn with_dtype(config: &[u8], dtype: Option<StoredDtype>) -> Result<Vec<u8>> {
     };
     let mut map = parse_object(config, "config.json")?;
     let key = if map.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
+    // What is not quantised is f32, and so is the arithmetic.
+    let dtype = if dtype.quantisation().is_some() { StoredDtype::F32 } else { dtype };
     map.insert(key.to_owned(), Value::from(dtype.name()));
     Ok(format!("{:#}\n", Value::Object(map)).into_bytes())
 }

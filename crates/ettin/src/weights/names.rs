@@ -19,6 +19,14 @@ pub(super) fn is_buffer(stored: &str) -> bool {
     last == "position_ids" || last.ends_with("inv_freq") || stored == "model.embeddings.position_embeddings"
 }
 
+/// Whether a tensor is a matrix that a conversion to few bits quantises: those of the trunk, of the prediction head and
+/// before the vocabulary. Others (classifiers, dense modules) are small, end a model, and are computed in f32.
+pub(super) fn is_quantisable(canonical: &str, shape: &[usize]) -> bool {
+    let parts = ["model.", "head.", "lm_head.", "decoder."];
+    let [rows, columns] = *shape else { return false };
+    rows > 0 && columns > 0 && canonical.ends_with(".weight") && parts.iter().any(|part| canonical.starts_with(part))
+}
+
 /// Whether an unused tensor belongs to a head that this load did not ask for.
 pub(super) fn is_head(canonical: &str) -> bool {
     ["head.", "lm_head.", "decoder.", "classifier."].iter().any(|part| canonical.starts_with(part))

@@ -3,7 +3,7 @@
 
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
 
-use super::{Data, FileData, Found, Stored, StoredDtype};
+use super::{Data, FileData, Found, Stored, StoredDtype, quantised};
 use crate::config::parse_object;
 use crate::{Error, Result};
 
@@ -37,7 +37,10 @@ pub(super) fn read(file: &FileData) -> Result<Vec<Found>> {
             data: Data::Mapped(start + from..start + to),
         });
     }
-    Ok(found)
+    match quantised::announced(metadata.metadata().as_ref()).map_err(fail)? {
+        Some(quantisation) => quantised::join(found, quantisation, file).map_err(fail),
+        None => Ok(found),
+    }
 }
 
 fn explain(bytes: &[u8], error: SafeTensorError) -> String {

@@ -5,47 +5,64 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use ettin_kernels::Quantisation;
 use half::{bf16, f16};
+use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::{StoredDtype, View};
+use super::{StoredDtype, View, names, quantised};
 use crate::{Error, Result};
 
 /// The header is padded so that data starts at a multiple of this.
 const ALIGNMENT: usize = 8;
 
+/// Rows that are quantised together, by all threads.
+const ROWS: usize = 1024;
+
 /// Writes `tensors` to `path` under their names, in the given order; `dtype` converts them all, `None` keeps each as stored.
+/// With `w8` and `w4` that means the large matrices; all else is then f32.
 ///
 /// The file appears under its name only when it is complete and on disk.
 ///
 /// # Errors
 /// [`Error::Io`] naming the file when it cannot be written (a full disk, say); [`Error::Tensors`] naming the tensor and the
-/// value when a finite value does not fit f16 (beyond ±65504).
+/// value when a finite value does not fit f16 (beyond ±65504), or when a matrix cannot be quantised.
 pub fn save(
     path: &Path,
     tensors: &[(&str, View<'_>)],
     dtype: Option<StoredDtype>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let header = header(tensors, dtype, metadata);
+    let fail = |message| Error::Tensors { file: path.display().to_string(), message };
+    let header = header(tensors, dtype, metadata).map_err(fail)?;
     let partial = Partial::beside(path)?;
     let io = |reason| Error::Io { path: path.to_owned(), reason };
     let mut out = BufWriter::with_capacity(1 << 20, partial.create()?);
     out.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
     out.write_all(&header).map_err(io)?;
     for (name, view) in tensors {
-        let to = dtype.unwrap_or(view.dtype());
+        let to = target(view, dtype);
         if to == view.dtype() {
-            out.write_all(view.bytes()).map_err(io)?;
+            out.write_all(view.bytes()).and_then(|()| out.write_all(view.factors)).map_err(io)?;
+            continue;
+        }
+        if let Some(quantisation) = to.quantisation() {
+            let factors = write_codes(view, quantisation, &mut out).map_err(io)?;
+            if !quantisation.is_finite(&factors) {
+                return Err(fail(format!(
+                    "`{name}` holds values that are not finite, which {} cannot keep",
+                    to.name()
+                )));
+            }
+            out.write_all(&factors).map_err(io)?;
             continue;
         }
         let (mut row, mut bytes) = (vec![0.0; view.columns()], Vec::new());
         for index in 0..view.rows() {
             view.row(index, &mut row);
             bytes.clear();
-            narrow(&row, to, &mut bytes).map_err(|value| Error::Tensors {
-                file: path.display().to_string(),
-                message: format!("`{name}` holds {value}, beyond float16's ±65504; convert to bfloat16 or float32"),
+            narrow(&row, to, &mut bytes).map_err(|value| {
+                fail(format!("`{name}` holds {value}, beyond float16's ±65504; convert to bfloat16 or float32"))
             })?;
             out.write_all(&bytes).map_err(io)?;
         }
@@ -55,23 +72,74 @@ pub fn save(
     partial.finish(path)
 }
 
+/// What a tensor is stored as when `dtype` is asked for.
+fn target(view: &View<'_>, dtype: Option<StoredDtype>) -> StoredDtype {
+    match dtype {
+        None => view.dtype(),
+        Some(dtype) if dtype.quantisation().is_none() || names::is_quantisable(view.name(), view.shape()) => dtype,
+        Some(_) => StoredDtype::F32,
+    }
+}
+
+/// Quantises the rows of a matrix, writes their codes and returns their factors.
+fn write_codes(view: &View<'_>, quantisation: Quantisation, out: &mut impl Write) -> std::io::Result<Vec<u8>> {
+    let k = view.columns();
+    let (code_bytes, factor_bytes) = (quantisation.code_bytes(k), quantisation.factor_bytes(k));
+    let (mut codes, mut factors) = (vec![0; ROWS * code_bytes], vec![0; view.rows() * factor_bytes]);
+    for (block, factors) in factors.chunks_mut(ROWS * factor_bytes).enumerate() {
+        let codes = &mut codes[..factors.len() / factor_bytes * code_bytes];
+        let rows = codes.par_chunks_mut(code_bytes).zip(factors.par_chunks_mut(factor_bytes)).enumerate();
+        rows.for_each_init(
+            || vec![0.0; k],
+            |row, (index, (codes, factors))| {
+                view.row(block * ROWS + index, row);
+                quantisation.quantise(row, codes, factors);
+            },
+        );
+        out.write_all(codes)?;
+    }
+    Ok(factors)
+}
+
 /// The JSON header, padded with spaces.
-fn header(tensors: &[(&str, View<'_>)], dtype: Option<StoredDtype>, metadata: &BTreeMap<String, String>) -> Vec<u8> {
-    let mut map = Map::new();
+///
+/// # Errors
+/// What is wrong with a tensor that is to be quantised.
+fn header(
+    tensors: &[(&str, View<'_>)],
+    dtype: Option<StoredDtype>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Vec<u8>, String> {
+    let (mut map, mut metadata) = (Map::new(), metadata.clone());
+    let mut offset = 0;
+    let mut insert = |name: String, tag: &str, shape: &[usize], bytes: usize| {
+        let end = offset + bytes;
+        map.insert(name, json!({"dtype": tag, "shape": shape, "data_offsets": [offset, end]}));
+        offset = end;
+    };
+    for (name, view) in tensors {
+        let (dtype, rows, columns) = (target(view, dtype), view.rows(), view.columns());
+        let codes = rows * dtype.row_bytes(columns);
+        let Some(quantisation) = dtype.quantisation() else {
+            insert((*name).to_owned(), dtype.tag(), view.shape(), codes);
+            continue;
+        };
+        if quantisation == Quantisation::W4 && !columns.is_multiple_of(2) {
+            return Err(format!("`{name}` has {columns} inputs, an odd number, which w4 cannot keep; convert to w8"));
+        }
+        quantised::announce(quantisation, &mut metadata);
+        let sizes = [codes, rows * quantisation.factor_bytes(columns)];
+        let parts = quantised::parts(name).into_iter().zip(quantised::shapes(quantisation, rows, columns));
+        for (((name, shape), tag), size) in parts.zip(quantised::tags(quantisation)).zip(sizes) {
+            insert(name, tag, &shape, size);
+        }
+    }
     if !metadata.is_empty() {
         map.insert("__metadata__".to_owned(), json!(metadata));
     }
-    let mut offset = 0;
-    for (name, view) in tensors {
-        let dtype = dtype.unwrap_or(view.dtype());
-        let end = offset + view.len() * dtype.size();
-        let entry = json!({"dtype": dtype.tag(), "shape": view.shape(), "data_offsets": [offset, end]});
-        map.insert((*name).to_owned(), entry);
-        offset = end;
-    }
     let mut header = Value::Object(map).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(ALIGNMENT), b' ');
-    header
+    Ok(header)
 }
 
 /// Appends `values` as little-endian `dtype`; a finite value that f16 would turn into infinity is the error.
@@ -88,6 +156,7 @@ fn narrow(values: &[f32], dtype: StoredDtype, out: &mut Vec<u8>) -> Result<(), f
                 out.extend(half.to_le_bytes());
             }
         }
+        StoredDtype::W8 | StoredDtype::W4 => unreachable!("rows are quantised by `write_codes`"),
     }
     Ok(())
 }

@@ -193,11 +193,12 @@ fn views_widen_every_dtype_at_any_alignment() {
                 StoredDtype::F32 => v.to_le_bytes().to_vec(),
                 StoredDtype::F16 => half::f16::from_f32(*v).to_le_bytes().to_vec(),
                 StoredDtype::BF16 => half::bf16::from_f32(*v).to_le_bytes().to_vec(),
+                StoredDtype::W8 | StoredDtype::W4 => unreachable!("floats only"),
             })
             .collect();
         for shift in 0..4 {
             let moved = [&vec![0; shift][..], &bytes].concat();
-            let view = View { name: "v", dtype, shape: &[2, 2], bytes: &moved[shift..] };
+            let view = View { name: "v", dtype, shape: &[2, 2], bytes: &moved[shift..], factors: &[] };
             assert_eq!(view.to_f32(), values);
             let mut row = [0.0; 2];
             view.row(1, &mut row);
@@ -363,7 +364,7 @@ fn a_value_beyond_f16_stops_the_conversion_and_leaves_nothing() {
     fs::write(&path, "what was there before").unwrap();
     let write = |value: f32, dtype| {
         let bytes = value.to_le_bytes();
-        let view = View { name: "w", dtype: StoredDtype::F32, shape: &[1], bytes: &bytes };
+        let view = View { name: "w", dtype: StoredDtype::F32, shape: &[1], bytes: &bytes, factors: &[] };
         save(&path, &[("w", view)], Some(dtype), &BTreeMap::new())
     };
     let text = write(65_520.0, StoredDtype::F16).unwrap_err().to_string();
@@ -373,6 +374,179 @@ fn a_value_beyond_f16_stops_the_conversion_and_leaves_nothing() {
     assert!(write(65_504.0, StoredDtype::F16).is_ok());
     assert!(write(f32::INFINITY, StoredDtype::F16).is_ok());
     assert!(write(1e38, StoredDtype::BF16).is_ok());
+}
+
+/// The encoder's weights in few bits: header and data.
+fn quantised(dtype: StoredDtype) -> (serde_json::Map<String, Value>, Vec<u8>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let weights = open("w", layout("safetensors/model.safetensors")).unwrap();
+    let tensors: Vec<_> = weights.views().map(|view| (view.name(), view)).collect();
+    save(&path, &tensors, Some(dtype), &BTreeMap::from([("format".to_owned(), "pt".to_owned())])).unwrap();
+    let file = fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    (serde_json::from_slice(&file[8..8 + length]).unwrap(), file[8 + length..].to_vec())
+}
+
+#[test]
+fn few_bits_are_stored_as_documented() {
+    let (header, _) = quantised(StoredDtype::W8);
+    assert_eq!(header["__metadata__"], json!({"format": "ettin-w8", "version": "1"}));
+    let entry = |header: &serde_json::Map<String, Value>, name: &str| {
+        let entry = header.get(name).unwrap_or_else(|| panic!("{name}"));
+        (entry["dtype"].clone(), entry["shape"].clone())
+    };
+    assert_eq!(entry(&header, "model.layers.0.mlp.Wo.weight.codes"), (json!("I8"), json!([32, 48])));
+    assert_eq!(entry(&header, "model.layers.0.mlp.Wo.weight.factors"), (json!("F32"), json!([32])));
+    assert_eq!(entry(&header, "model.final_norm.weight"), (json!("F32"), json!([32])));
+    assert!(!header.contains_key("model.layers.0.mlp.Wo.weight"));
+    let (header, data) = quantised(StoredDtype::W4);
+    assert_eq!(header["__metadata__"], json!({"format": "ettin-w4", "version": "1", "group_size": "32"}));
+    // The last of two groups holds 16.
+    assert_eq!(entry(&header, "model.layers.0.mlp.Wo.weight.codes"), (json!("U8"), json!([32, 24])));
+    assert_eq!(entry(&header, "model.layers.0.mlp.Wo.weight.factors"), (json!("BF16"), json!([32, 2])));
+    // A weight by hand, out of the bytes: row 3, input 37, the upper half of byte 18, in the second group.
+    let at = |name: &str| header[name]["data_offsets"][0].as_u64().unwrap() as usize;
+    let code = data[at("model.layers.0.mlp.Wo.weight.codes") + 3 * 24 + 18] >> 4;
+    let factor = &data[at("model.layers.0.mlp.Wo.weight.factors") + 2 * (3 * 2 + 1)..][..2];
+    let factor = half::bf16::from_le_bytes([factor[0], factor[1]]).to_f32();
+    let weights = open("w", rebuild(&header, &data)).unwrap();
+    let mut row = [0.0; 48];
+    weights.get("model.layers.0.mlp.Wo.weight").unwrap().row(3, &mut row);
+    assert_eq!(row[37], (f32::from(code) - 8.0) * factor);
+    let original = open("w", layout("safetensors/model.safetensors")).unwrap();
+    let mut exact = [0.0; 48];
+    original.get("model.layers.0.mlp.Wo.weight").unwrap().row(3, &mut exact);
+    assert!((row[37] - exact[37]).abs() <= factor.abs(), "{} for {}", row[37], exact[37]);
+}
+
+#[test]
+fn damage_to_quantised_tensors_is_named() {
+    const MATRIX: &str = "model.layers.1.attn.Wo.weight";
+    let (codes, factors) = (format!("{MATRIX}.codes"), format!("{MATRIX}.factors"));
+    for (dtype, tag) in [(StoredDtype::W8, "F32"), (StoredDtype::W4, "BF16")] {
+        let (header, data) = quantised(dtype);
+        type Header = serde_json::Map<String, Value>;
+        let damaged = |damage: &dyn Fn(&mut Header, &mut Vec<u8>)| {
+            let (mut header, mut data) = (header.clone(), data.clone());
+            damage(&mut header, &mut data);
+            match open("w.safetensors", rebuild(&header, &data)).and_then(|weights| {
+                weights.checkpoint(&config(), Head::Language)?;
+                Ok(())
+            }) {
+                Ok(()) => String::new(),
+                Err(error) => error.to_string(),
+            }
+        };
+        let refused = |damage: &dyn Fn(&mut Header, &mut Vec<u8>), expected: &[&str]| {
+            let text = damaged(damage);
+            for expected in expected.iter().chain(&["w.safetensors"]) {
+                assert!(text.contains(expected), "{dtype:?}: {text:?} should say {expected}");
+            }
+        };
+        let rename = |header: &mut Header, from: &str, to: &str| {
+            let entry = header.remove(from).unwrap();
+            header.insert(to.to_owned(), entry);
+        };
+        let metadata = |key: &'static str, value: Option<&'static str>| {
+            move |header: &mut Header, _: &mut Vec<u8>| {
+                let metadata = header["__metadata__"].as_object_mut().unwrap();
+                match value {
+                    Some(value) => metadata.insert(key.to_owned(), json!(value)),
+                    None => metadata.remove(key),
+                };
+            }
+        };
+        assert_eq!(damaged(&|_, _| ()), "");
+        refused(&|header, _| rename(header, &factors, "x"), &[&codes, &factors, "is missing"]);
+        refused(&|header, _| rename(header, &codes, "x"), &[&codes, &factors, "is missing"]);
+        refused(&metadata("version", Some("2")), &["version 2", "reads 1"]);
+        refused(&metadata("version", None), &["lacks the version"]);
+        refused(&metadata("format", Some("ettin-w3")), &["`ettin-w3`", "known are ettin-w8 and ettin-w4"]);
+        // Without it the file has no such tensors, and the matrices are missed by name.
+        refused(&metadata("format", None), &[&format!("`{MATRIX}` [32, 32] is missing")]);
+        if dtype == StoredDtype::W4 {
+            refused(&metadata("group_size", Some("64")), &["group_size 64", "reads 32"]);
+            refused(&metadata("group_size", None), &["lacks the group_size"]);
+        }
+        let other = if dtype == StoredDtype::W4 { "ettin-w8" } else { "ettin-w4" };
+        let other_format = |header: &mut Header, _: &mut Vec<u8>| {
+            header["__metadata__"] = json!({"format": other, "version": "1", "group_size": "32"});
+        };
+        refused(&other_format, &["is stored as"]);
+        let reshape = |name: &str, shape: Value| {
+            let name = name.to_owned();
+            move |header: &mut Header, _: &mut Vec<u8>| header[&name]["shape"] = shape.clone()
+        };
+        let size = |name: &str| {
+            let shape = header[name]["shape"].as_array().unwrap().iter();
+            shape.map(|dim| dim.as_u64().unwrap()).product::<u64>()
+        };
+        refused(&reshape(&factors, json!([1, size(&factors)])), &[&factors, "expected"]);
+        refused(&reshape(&factors, json!([size(&factors) / 2, 2])), &[&factors, "expected"]);
+        refused(&reshape(&codes, json!([size(&codes)])), &[&codes, "not a matrix"]);
+        refused(&reshape(&codes, json!([32, 2, size(&codes) / 64])), &[&codes, "not a matrix"]);
+        // Codes of half the inputs: bytes cut out, all that follows moved.
+        let shorten = |header: &mut Header, data: &mut Vec<u8>| {
+            let offsets: Vec<u64> = serde_json::from_value(header[&codes]["data_offsets"].clone()).unwrap();
+            let gone = (offsets[1] - offsets[0]) / 2;
+            data.drain((offsets[1] - gone) as usize..offsets[1] as usize);
+            for (name, entry) in header.iter_mut().filter(|(name, _)| *name != "__metadata__") {
+                let mut ends: Vec<u64> = serde_json::from_value(entry["data_offsets"].clone()).unwrap();
+                ends.iter_mut().filter(|end| **end >= offsets[1]).for_each(|end| *end -= gone);
+                entry["data_offsets"] = json!(ends);
+                if *name == codes {
+                    let columns = entry["shape"][1].as_u64().unwrap() / 2;
+                    entry["shape"] = json!([32, columns]);
+                }
+            }
+        };
+        refused(&shorten, &[MATRIX, "expected"]);
+        let start = header[&factors]["data_offsets"][0].as_u64().unwrap() as usize;
+        let width = if tag == "F32" { 4 } else { 2 };
+        for bad in [[0x80, 0x7f], [0xc0, 0xff]] {
+            let poison = |_: &mut Header, data: &mut Vec<u8>| {
+                // The upper half of the sixth factor: infinity, NaN.
+                data[start + 6 * width - 2..][..2].copy_from_slice(&bad);
+            };
+            refused(&poison, &[&factors, "not finite"]);
+        }
+        assert_eq!(header[&factors]["dtype"], tag);
+        let retype = |header: &mut Header, _: &mut Vec<u8>| {
+            header[&codes]["dtype"] = json!(if tag == "F32" { "U8" } else { "I8" });
+        };
+        refused(&retype, &[&codes, "is stored as"]);
+    }
+}
+
+#[test]
+fn what_cannot_be_quantised_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let write = |columns: usize, values: &[f32], dtype| {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let shape = [values.len() / columns, columns];
+        let view =
+            View { name: "head.dense.weight", dtype: StoredDtype::F32, shape: &shape, bytes: &bytes, factors: &[] };
+        save(&path, &[("dense", view)], Some(dtype), &BTreeMap::new())
+    };
+    let text = write(3, &[0.5; 6], StoredDtype::W4).unwrap_err().to_string();
+    assert!(text.contains("`dense` has 3 inputs") && text.contains("convert to w8"), "{text}");
+    assert!(write(3, &[0.5; 6], StoredDtype::W8).is_ok());
+    assert!(write(2, &[0.5; 6], StoredDtype::W4).is_ok());
+    for dtype in [StoredDtype::W8, StoredDtype::W4] {
+        let text = write(2, &[0.5, f32::NAN], dtype).unwrap_err().to_string();
+        assert!(text.contains("`dense` holds values that are not finite"), "{text}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_damaged_quantised_file_is_an_error_never_a_panic() {
+    for dtype in [StoredDtype::W8, StoredDtype::W4] {
+        let (header, data) = quantised(dtype);
+        torment("model.safetensors", &rebuild(&header, &data), 5_000, 300);
+    }
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn read_archive(bytes: &[u8]) -> Result<Vec<Found>, String> {
     for (name, tensor) in tensors {
         let data = match tensor.dtype {
             Stored::Known(dtype) => archive
-                .locate(bytes, &tensor, dtype.size(), &mut budget)
+                .locate(bytes, &tensor, dtype.row_bytes(1), &mut budget)
                 .map_err(|problem| format!("`{name}`: {problem}"))?,
             // Nothing reads it.
             Stored::Foreign(_) => Data::Mapped(0..0),

@@ -1,11 +1,12 @@
 //! Borrowed tensors: bytes of a file with a name, a dtype and a shape. Alignment is never assumed.
 
 use candle_core::{DType, Device, Tensor};
+use ettin_kernels::{Quantisation, QuantisedRow};
 use half::{bf16, f16};
 
 use crate::Result;
 
-/// Element types a weight may be stored in, little-endian.
+/// Number formats a weight may be stored in, little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum StoredDtype {
     /// IEEE single precision.
@@ -14,27 +15,44 @@ pub enum StoredDtype {
     F16,
     /// The upper half of an f32.
     BF16,
+    /// Rows of eight-bit codes with a factor each; matrices only.
+    W8,
+    /// Rows of four-bit codes with a factor for every 32; matrices only.
+    W4,
 }
 
 impl StoredDtype {
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
+    /// Bytes of a row of so many elements, factors not counted.
+    pub fn row_bytes(self, columns: usize) -> usize {
         match self {
-            StoredDtype::F32 => 4,
-            StoredDtype::F16 | StoredDtype::BF16 => 2,
+            StoredDtype::F32 => 4 * columns,
+            StoredDtype::F16 | StoredDtype::BF16 => 2 * columns,
+            StoredDtype::W8 => Quantisation::W8.code_bytes(columns),
+            StoredDtype::W4 => Quantisation::W4.code_bytes(columns),
         }
     }
 
-    /// torch's name: `float32`, `float16`, `bfloat16`.
+    /// How rows are quantised, where they are.
+    pub fn quantisation(self) -> Option<Quantisation> {
+        match self {
+            StoredDtype::F32 | StoredDtype::F16 | StoredDtype::BF16 => None,
+            StoredDtype::W8 => Some(Quantisation::W8),
+            StoredDtype::W4 => Some(Quantisation::W4),
+        }
+    }
+
+    /// torch's name: `float32`, `float16`, `bfloat16`; `w8` and `w4`, which torch does not know.
     pub fn name(self) -> &'static str {
         match self {
             StoredDtype::F32 => "float32",
             StoredDtype::F16 => "float16",
             StoredDtype::BF16 => "bfloat16",
+            StoredDtype::W8 => "w8",
+            StoredDtype::W4 => "w4",
         }
     }
 
-    /// From torch's name (`float32`), or the short one (`f32`).
+    /// From torch's name (`float32`), or the short one (`f32`); one that a configuration may claim.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "float32" | "float" | "f32" => Some(StoredDtype::F32),
@@ -44,22 +62,14 @@ impl StoredDtype {
         }
     }
 
-    /// safetensors' name: `F32`, `F16`, `BF16`.
+    /// safetensors' name of the elements (`F32`, `F16`, `BF16`) or codes (`I8`, `U8`).
     pub(super) fn tag(self) -> &'static str {
         match self {
             StoredDtype::F32 => "F32",
             StoredDtype::F16 => "F16",
             StoredDtype::BF16 => "BF16",
-        }
-    }
-}
-
-impl From<StoredDtype> for DType {
-    fn from(dtype: StoredDtype) -> DType {
-        match dtype {
-            StoredDtype::F32 => DType::F32,
-            StoredDtype::F16 => DType::F16,
-            StoredDtype::BF16 => DType::BF16,
+            StoredDtype::W8 => "I8",
+            StoredDtype::W4 => "U8",
         }
     }
 }
@@ -71,6 +81,8 @@ pub struct View<'a> {
     pub(super) dtype: StoredDtype,
     pub(super) shape: &'a [usize],
     pub(super) bytes: &'a [u8],
+    /// Of quantised rows, all rows' one after the other; else nothing.
+    pub(super) factors: &'a [u8],
 }
 
 impl<'a> View<'a> {
@@ -79,7 +91,7 @@ impl<'a> View<'a> {
         self.name
     }
 
-    /// The stored element type.
+    /// The stored number format.
     pub fn dtype(&self) -> StoredDtype {
         self.dtype
     }
@@ -89,14 +101,14 @@ impl<'a> View<'a> {
         self.shape
     }
 
-    /// The little-endian elements, `shape` product × [`StoredDtype::size`] bytes, at any alignment.
+    /// The little-endian elements or codes, [`StoredDtype::row_bytes`] of each row, at any alignment.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.bytes.len() / self.dtype.size()
+        self.shape.iter().product()
     }
 
     /// Whether it has no element.
@@ -120,8 +132,25 @@ impl<'a> View<'a> {
     /// When there is no such row or `out` has another length.
     pub fn row(&self, index: usize, out: &mut [f32]) {
         assert_eq!(out.len(), self.columns(), "a row of `{}`", self.name);
-        let size = out.len() * self.dtype.size();
-        widen(self.dtype, &self.bytes[index * size..][..size], out);
+        match self.dtype.quantisation() {
+            Some(quantisation) => quantisation.dequantise(self.quantised_row(quantisation, index), out),
+            None => {
+                let size = self.dtype.row_bytes(out.len());
+                widen(self.dtype, &self.bytes[index * size..][..size], out);
+            }
+        }
+    }
+
+    /// Row `index` as it is stored, in the dtype of that quantisation.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub(crate) fn quantised_row(&self, quantisation: Quantisation, index: usize) -> QuantisedRow<'a> {
+        let (codes, factors) = (quantisation.code_bytes(self.columns()), quantisation.factor_bytes(self.columns()));
+        QuantisedRow {
+            codes: &self.bytes[index * codes..][..codes],
+            factors: &self.factors[index * factors..][..factors],
+        }
     }
 
     /// Writes all elements as f32 into `out`, which holds [`len`](Self::len) of them.
@@ -130,7 +159,10 @@ impl<'a> View<'a> {
     /// When `out` has another length.
     pub fn read(&self, out: &mut [f32]) {
         assert_eq!(out.len(), self.len(), "elements of `{}`", self.name);
-        widen(self.dtype, self.bytes, out);
+        match self.dtype.quantisation() {
+            Some(_) => out.chunks_mut(self.columns().max(1)).enumerate().for_each(|(index, out)| self.row(index, out)),
+            None => widen(self.dtype, self.bytes, out),
+        }
     }
 
     /// All elements as f32.
@@ -145,8 +177,13 @@ impl<'a> View<'a> {
     /// # Errors
     /// What candle refuses, such as a dtype that the device does not have.
     pub fn tensor(&self, device: &Device, dtype: DType) -> Result<Tensor> {
-        let stored = Tensor::from_raw_buffer(self.bytes, self.dtype.into(), self.shape, device)?;
-        Ok(stored.to_dtype(dtype)?)
+        let stored = match self.dtype {
+            StoredDtype::F32 => Tensor::from_raw_buffer(self.bytes, DType::F32, self.shape, device),
+            StoredDtype::F16 => Tensor::from_raw_buffer(self.bytes, DType::F16, self.shape, device),
+            StoredDtype::BF16 => Tensor::from_raw_buffer(self.bytes, DType::BF16, self.shape, device),
+            StoredDtype::W8 | StoredDtype::W4 => Tensor::from_vec(self.to_f32(), self.shape, device),
+        };
+        Ok(stored?.to_dtype(dtype)?)
     }
 
     /// Whether both hold the same values: bit for bit, or after widening when their dtypes differ.
@@ -156,7 +193,8 @@ impl<'a> View<'a> {
         }
         if self.dtype == other.dtype {
             // Tied tensors of a torch file share one storage: same address, nothing to compare.
-            return std::ptr::eq(self.bytes, other.bytes) || self.bytes == other.bytes;
+            let same = |a: &[u8], b: &[u8]| std::ptr::eq(a, b) || a == b;
+            return same(self.bytes, other.bytes) && same(self.factors, other.factors);
         }
         let (mut ours, mut theirs) = (vec![0.0; self.columns()], vec![0.0; self.columns()]);
         (0..self.rows()).all(|row| {
@@ -220,19 +258,39 @@ impl<'a> Stack<'a> {
         self.len() == 0
     }
 
-    /// The first part's element type.
+    /// The first part's number format.
     pub fn dtype(&self) -> StoredDtype {
         self.parts[0].dtype
+    }
+
+    /// How the rows of all parts are quantised, where they are.
+    pub(crate) fn quantisation(&self) -> Option<Quantisation> {
+        self.dtype().quantisation().filter(|_| self.parts.iter().all(|part| part.dtype == self.dtype()))
     }
 
     /// Writes row `index` as f32 into `out`, which holds [`columns`](Self::columns) elements.
     ///
     /// # Panics
     /// When there is no such row or `out` has another length.
-    pub fn row(&self, mut index: usize, out: &mut [f32]) {
+    pub fn row(&self, index: usize, out: &mut [f32]) {
+        let (part, index) = self.locate(index);
+        part.row(index, out);
+    }
+
+    /// Row `index` as it is stored, of [such](Self::quantisation) a stack.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub(crate) fn quantised_row(&self, quantisation: Quantisation, index: usize) -> QuantisedRow<'a> {
+        let (part, index) = self.locate(index);
+        part.quantised_row(quantisation, index)
+    }
+
+    /// The part that has a row, and the row's place in it.
+    fn locate(&self, mut index: usize) -> (&View<'a>, usize) {
         for part in &self.parts {
             if index < part.rows() {
-                return part.row(index, out);
+                return (part, index);
             }
             index -= part.rows();
         }
@@ -266,7 +324,7 @@ impl<'a> Stack<'a> {
     }
 }
 
-/// Little-endian elements as f32; `bytes` and `out` hold equally many.
+/// Little-endian floats as f32; `bytes` and `out` hold equally many.
 fn widen(dtype: StoredDtype, bytes: &[u8], out: &mut [f32]) {
     let (quads, _) = bytes.as_chunks::<4>();
     let (pairs, _) = bytes.as_chunks::<2>();
@@ -274,5 +332,6 @@ fn widen(dtype: StoredDtype, bytes: &[u8], out: &mut [f32]) {
         StoredDtype::F32 => out.iter_mut().zip(quads).for_each(|(o, b)| *o = f32::from_le_bytes(*b)),
         StoredDtype::F16 => out.iter_mut().zip(pairs).for_each(|(o, b)| *o = f16::from_le_bytes(*b).to_f32()),
         StoredDtype::BF16 => out.iter_mut().zip(pairs).for_each(|(o, b)| *o = bf16::from_le_bytes(*b).to_f32()),
+        StoredDtype::W8 | StoredDtype::W4 => unreachable!("codes mean nothing without their factors"),
     }
 }

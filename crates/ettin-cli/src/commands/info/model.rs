@@ -1,5 +1,6 @@
 //! What a model is: its configuration and what its weights take.
 
+use ettin::Quantisation;
 use ettin::config::{Config, LayerSpec, Objective};
 use ettin::files::ModelFiles;
 use ettin::weights::Weights;
@@ -22,6 +23,8 @@ pub(super) struct Model {
     labels: Vec<String>,
     layers: Vec<Layer>,
     stored_dtypes: Vec<&'static str>,
+    #[serde(skip)]
+    quantisation: Option<Quantisation>,
     parameters: u64,
     bytes: Bytes,
 }
@@ -73,9 +76,15 @@ impl Model {
             layers: config.layers.iter().map(Layer::from).collect(),
             labels: if classifies { config.labels } else { Vec::new() },
             stored_dtypes,
+            quantisation: weights.quantisation(),
             parameters,
             bytes: Bytes { f32: 4 * parameters, bf16: 2 * parameters, f16: 2 * parameters },
         })
+    }
+
+    /// How the matrices are quantised, where they are stored in few bits.
+    pub(super) fn quantisation(&self) -> Option<Quantisation> {
+        self.quantisation
     }
 
     /// For people.
