@@ -195,8 +195,12 @@ fn fused_instruction_sets_agree_bit_for_bit() {
     for scheme in Scheme::ALL {
         // Products of bf16 are exact in f32, and sums of bytes are exact.
         let portable_too = !matches!(scheme, Scheme::F32 | Scheme::W8 | Scheme::W4);
+        let split = matches!(scheme, Scheme::Bf16 | Scheme::Bf16x3 | Scheme::Bf16x6);
         let mut first: Option<(Isa, Vec<f32>)> = None;
         each_isa(|isa| {
+            if isa == Isa::Amx && split {
+                return; // it adds in another order
+            }
             let out = product(&Team::single(), &x, &pack(isa, scheme, &Team::single(), &w, n, k), m);
             match &first {
                 Some((other, want)) if isa.fused() || portable_too => {
@@ -254,7 +258,8 @@ fn a_row_comes_back_as_well_as_the_scheme_keeps_it() {
             Scheme::W4 => (4.5, 0.16),
         };
         let full = (packed.bytes() * 8) as f32 / bits;
-        assert!(full >= (n * k) as f32 && full <= ((n + 32) * (k + 40)) as f32, "{scheme} {}", packed.bytes());
+        // Whole panels of 32 outputs, and whole AMX tiles of 64 inputs.
+        assert!(full >= (n * k) as f32 && full <= ((n + 32) * (k + 70)) as f32, "{scheme} {}", packed.bytes());
         let mut row = vec![0.0; k];
         for n in 0..n {
             packed.row(n, &mut row);
