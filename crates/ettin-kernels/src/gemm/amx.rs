@@ -8,9 +8,8 @@
 //! does that, so results in bf16 differ from theirs in the last bits. Sums of bytes are exact and the same everywhere.
 //!
 //! **Work.** Each step loads two tiles of rows and two of weights for four products, half of what the CPU can load in that
-//! time from L1. Rows stay in L2 and pass panel by panel; a panel is read from L2 for all tiles of rows but the first,
-//! and the next panel is fetched meanwhile, by all of them in turn: tiles that come from L3 would run at a tenth of the
-//! speed. None of this has been timed: see `docs/PERFORMANCE.md`.
+//! time from L1. Rows stay in L2 and pass panel by panel; the next panel is fetched to L2 meanwhile, a part by each tile of
+//! rows: tiles that come from L3 would run at a tenth of the speed. None of this has been timed: see `docs/PERFORMANCE.md`.
 
 use std::marker::PhantomData;
 
@@ -57,7 +56,7 @@ impl<F: Chained> Kernel for Tiled<'_, F> {
         let mut sums = Sums([[0; SIDE]; SIDE]);
         for (turn, tile) in product.tiles::<F>(1).enumerate() {
             tiles.shape(tile.rows);
-            chains::<F>(&tile, turn % turns, &mut sums);
+            chains::<F>(&tile, turn % turns, turns, &mut sums);
             for first in [0, LANES] {
                 let outputs = tile.outputs(s, first);
                 for (row, sums) in sums.0[..tile.rows].iter().enumerate() {
@@ -74,30 +73,38 @@ impl<F: Chained> Kernel for Tiled<'_, F> {
 #[repr(C, align(64))]
 struct Sums([[u32; SIDE]; SIDE]);
 
-/// The sums of a tile of rows. `turn` is its place among those that meet this panel.
+/// The sums of a tile of rows: number `turn` of the `turns` that meet this panel.
 #[inline(always)]
-fn chains<F: Chained>(tile: &Tile<'_>, turn: usize, sums: &mut Sums) {
+fn chains<F: Chained>(tile: &Tile<'_>, turn: usize, turns: usize, sums: &mut Sums) {
     static ZEROS: [u32; SIDE] = [0; SIDE];
     let groups = tile.steps / LANES;
     let row_words = groups * LANES * F::WORDS;
     assert!(groups > 0 && tile.steps == groups * LANES && tile.rows <= SIDE);
     assert!(tile.a.len() == tile.rows * row_words && tile.b.len() == SIDE * row_words);
     let start = if tile.offsets.is_empty() { &ZEROS } else { &tile.offsets.as_chunks().0[0] };
-    // The next panel lies behind this one. What is behind the last is fetched in vain.
-    let share = groups * F::PRODUCTS * FETCHED;
-    let ahead = turn % tile.b.len().div_ceil(share) * share;
+    // Each of some tiles fetches its part of the next panel, which lies behind this one; fewer tiles fetch all of it. What
+    // is behind the last panel is fetched in vain.
+    let share = groups * F::PRODUCTS * SPREAD * LANES;
+    let parts = tile.b.len().div_ceil(share);
+    let spread = turns >= parts;
     let chain = Chain {
         x: tile.a.as_ptr(),
         x_step: tile.rows * LANES * F::WORDS * size_of::<u32>(),
         w: tile.b.as_ptr(),
         groups,
         start,
-        ahead: tile.b.as_ptr().wrapping_add(tile.b.len() + ahead),
+        ahead: tile.b.as_ptr().wrapping_add(tile.b.len() + if spread { turn % parts * share } else { 0 }),
         sums,
     };
     // SAFETY: the lengths were asserted: `groups` groups of `rows` rows and of one panel. The caller has shaped the tiles
     // for these rows.
-    unsafe { if tile.rows > LANES { F::two(chain) } else { F::one(chain) } }
+    unsafe {
+        match (tile.rows > LANES, spread) {
+            (true, true) => F::two(chain),
+            (true, false) => F::two_alone(chain),
+            (false, _) => F::one(chain),
+        }
+    }
 }
 
 /// Where a chain reads and writes.
@@ -113,19 +120,25 @@ struct Chain<'a> {
     sums: &'a mut Sums,
 }
 
-/// Words fetched ahead beside every four products of tiles.
-const FETCHED: usize = 8 * LANES;
+/// Cache lines that a tile among many fetches beside a product of parts.
+const SPREAD: usize = 8;
 
 /// A scheme that AMX multiplies.
 trait Chained: Form {
     /// Products of parts.
     const PRODUCTS: usize;
 
-    /// The chains of 17 to 32 rows.
+    /// The chains of 17 to 32 rows, one tile among many that pass over a panel.
     ///
     /// # Safety
     /// Tiles must be shaped for the rows; `x` must hold that many, and `w` a panel, of `groups` groups, at least one.
     unsafe fn two(chain: Chain<'_>);
+
+    /// The same where few tiles pass over a panel.
+    ///
+    /// # Safety
+    /// As [`Chained::two`].
+    unsafe fn two_alone(chain: Chain<'_>);
 
     /// The chains of up to 16 rows.
     ///
@@ -137,101 +150,102 @@ trait Chained: Form {
     fn load<S: Simd>(s: S, sums: &[u32; LANES]) -> Self::Sum<S>;
 }
 
-/// `asm!` of a chain, where `$step` is what a product of parts (part of the rows, part of the weights) does. A row's
-/// words of a group are `64 · parts` bytes, all parts side by side; a panel has twice as many.
+/// A function of a chain: sums start as `$start` says, a product of parts does `$step` and fetches `$lines`, sums end as
+/// `$store` says. A row's words of a group are `64 · parts` bytes, all parts side by side; a panel has twice as many.
 macro_rules! chain {
-    ($chain:ident, $parts:literal, [$($start:literal),+], [$(($($step:expr),+))+], [$($store:literal),+]) => {
-        tile_asm!(
-            $($start,)+
-            "2:",
-            $($($step,)+
-            "prefetcht1 [{ahead}]",
-            "prefetcht1 [{ahead} + 64]",
-            "prefetcht1 [{ahead} + 128]",
-            "prefetcht1 [{ahead} + 192]",
-            "prefetcht1 [{ahead} + 256]",
-            "prefetcht1 [{ahead} + 320]",
-            "prefetcht1 [{ahead} + 384]",
-            "prefetcht1 [{ahead} + 448]",
-            "add {ahead}, 512",)+
-            "add {x}, {x_step}",
-            concat!("add {w}, 2048 * ", $parts),
-            "dec {groups}",
-            "jnz 2b",
-            "mov {stride:e}, 128",
-            $($store,)+
-            x = inout(reg) $chain.x => _,
-            x_step = in(reg) $chain.x_step,
-            w = inout(reg) $chain.w => _,
-            groups = inout(reg) $chain.groups => _,
-            stride = inout(reg) 64usize * $parts => _,
-            start = in(reg) $chain.start,
-            ahead = inout(reg) $chain.ahead => _,
-            sums = in(reg) $chain.sums,
-        )
+    ($name:ident, $parts:literal, $lines:expr, [$($start:literal),+], [$(($($step:expr),+))+], [$($store:literal),+]) => {
+        #[inline(always)]
+        unsafe fn $name(chain: Chain<'_>) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                tile_asm!(
+                    $($start,)+
+                    "2:",
+                    $(
+                        $($step,)+
+                        ".rept {lines}",
+                        "prefetcht1 [{ahead}]",
+                        "add {ahead}, 64",
+                        ".endr",
+                    )+
+                    "add {x}, {x_step}",
+                    "add {w}, 2048 * {parts}",
+                    "dec {groups}",
+                    "jnz 2b",
+                    "mov {stride:e}, 128",
+                    $($store,)+
+                    x = inout(reg) chain.x => _,
+                    x_step = in(reg) chain.x_step,
+                    w = inout(reg) chain.w => _,
+                    groups = inout(reg) chain.groups => _,
+                    stride = inout(reg) 64usize * $parts => _,
+                    start = in(reg) chain.start,
+                    ahead = inout(reg) chain.ahead => _,
+                    sums = in(reg) chain.sums,
+                    parts = const $parts,
+                    lines = const $lines,
+                )
+            }
+        }
     };
 }
 
+/// `chain!` of 17 to 32 rows.
+macro_rules! chain_of_two {
+    ($name:ident, $dot:literal, $parts:literal, $lines:expr, $(($x:literal, $w:literal))+) => {
+        chain!(
+            $name,
+            $parts,
+            $lines,
+            [
+                "tileloadd tmm0, [{start}]",
+                "tileloadd tmm1, [{start} + 64]",
+                "tileloadd tmm2, [{start}]",
+                "tileloadd tmm3, [{start} + 64]"
+            ],
+            [$((
+                concat!("tileloadd tmm4, [{x} + {stride}*1 + 64*", $x, "]"),
+                concat!("tileloadd tmm6, [{w} + {stride}*2 + 64*", $w, "]"),
+                concat!($dot, " tmm0, tmm4, tmm6"),
+                concat!("tileloadd tmm7, [{w} + {stride}*2 + 64*(", $w, " + ", $parts, ")]"),
+                concat!($dot, " tmm1, tmm4, tmm7"),
+                concat!("tileloadd tmm5, [{x} + {stride}*1 + 64*(", $x, " + 16*", $parts, ")]"),
+                concat!($dot, " tmm2, tmm5, tmm6"),
+                concat!($dot, " tmm3, tmm5, tmm7")
+            ))+],
+            [
+                "tilestored [{sums} + {stride}*1], tmm0",
+                "tilestored [{sums} + {stride}*1 + 64], tmm1",
+                "tilestored [{sums} + {stride}*1 + 2048], tmm2",
+                "tilestored [{sums} + {stride}*1 + 2112], tmm3"
+            ]
+        );
+    };
+}
+
+/// Parts, products of parts in order (part of the rows, part of the weights), and the lines of a panel that one of them
+/// fetches to fetch it all.
 macro_rules! chained {
-    ($form:ty, $dot:literal, $parts:literal, $products:literal: $(($x:literal, $w:literal))+, $load:ident) => {
+    ($form:ty, $dot:literal, $parts:literal, $products:literal: $(($x:literal, $w:literal))+, $lines:literal, $load:ident) => {
         impl Chained for $form {
             const PRODUCTS: usize = $products;
 
-            #[inline(always)]
-            unsafe fn two(chain: Chain<'_>) {
-                // SAFETY: the same promise.
-                unsafe {
-                    chain!(
-                        chain,
-                        $parts,
-                        [
-                            "tileloadd tmm0, [{start}]",
-                            "tileloadd tmm1, [{start} + 64]",
-                            "tileloadd tmm2, [{start}]",
-                            "tileloadd tmm3, [{start} + 64]"
-                        ],
-                        [$((
-                            concat!("tileloadd tmm4, [{x} + {stride}*1 + 64*", $x, "]"),
-                            concat!("tileloadd tmm6, [{w} + {stride}*2 + 64*", $w, "]"),
-                            concat!($dot, " tmm0, tmm4, tmm6"),
-                            concat!("tileloadd tmm7, [{w} + {stride}*2 + 64*(", $w, " + ", $parts, ")]"),
-                            concat!($dot, " tmm1, tmm4, tmm7"),
-                            concat!("tileloadd tmm5, [{x} + {stride}*1 + 64*(", $x, " + 16*", $parts, ")]"),
-                            concat!($dot, " tmm2, tmm5, tmm6"),
-                            concat!($dot, " tmm3, tmm5, tmm7")
-                        ))+],
-                        [
-                            "tilestored [{sums} + {stride}*1], tmm0",
-                            "tilestored [{sums} + {stride}*1 + 64], tmm1",
-                            "tilestored [{sums} + {stride}*1 + 2048], tmm2",
-                            "tilestored [{sums} + {stride}*1 + 2112], tmm3"
-                        ]
-                    )
-                }
-            }
-
-            #[inline(always)]
-            unsafe fn one(chain: Chain<'_>) {
-                // SAFETY: the same promise.
-                unsafe {
-                    chain!(
-                        chain,
-                        $parts,
-                        ["tileloadd tmm0, [{start}]", "tileloadd tmm1, [{start} + 64]"],
-                        [$((
-                            concat!("tileloadd tmm4, [{x} + {stride}*1 + 64*", $x, "]"),
-                            concat!("tileloadd tmm6, [{w} + {stride}*2 + 64*", $w, "]"),
-                            concat!($dot, " tmm0, tmm4, tmm6"),
-                            concat!("tileloadd tmm7, [{w} + {stride}*2 + 64*(", $w, " + ", $parts, ")]"),
-                            concat!($dot, " tmm1, tmm4, tmm7")
-                        ))+],
-                        [
-                            "tilestored [{sums} + {stride}*1], tmm0",
-                            "tilestored [{sums} + {stride}*1 + 64], tmm1"
-                        ]
-                    )
-                }
-            }
+            chain_of_two!(two, $dot, $parts, SPREAD, $(($x, $w))+);
+            chain_of_two!(two_alone, $dot, $parts, $lines, $(($x, $w))+);
+            chain!(
+                one,
+                $parts,
+                $lines,
+                ["tileloadd tmm0, [{start}]", "tileloadd tmm1, [{start} + 64]"],
+                [$((
+                    concat!("tileloadd tmm4, [{x} + {stride}*1 + 64*", $x, "]"),
+                    concat!("tileloadd tmm6, [{w} + {stride}*2 + 64*", $w, "]"),
+                    concat!($dot, " tmm0, tmm4, tmm6"),
+                    concat!("tileloadd tmm7, [{w} + {stride}*2 + 64*(", $w, " + ", $parts, ")]"),
+                    concat!($dot, " tmm1, tmm4, tmm7")
+                ))+],
+                ["tilestored [{sums} + {stride}*1], tmm0", "tilestored [{sums} + {stride}*1 + 64], tmm1"]
+            );
 
             #[inline(always)]
             fn load<S: Simd>(s: S, sums: &[u32; LANES]) -> Self::Sum<S> {
@@ -241,10 +255,10 @@ macro_rules! chained {
     };
 }
 
-chained!(Split<1>, "tdpbf16ps", 1, 1: (0, 0), plain);
-chained!(Split<2>, "tdpbf16ps", 2, 3: (0, 1) (1, 0) (0, 0), plain);
-chained!(Split<3>, "tdpbf16ps", 3, 6: (0, 2) (1, 1) (2, 0) (0, 1) (1, 0) (0, 0), plain);
-chained!(Bytes, "tdpbusd", 1, 1: (0, 0), exact);
+chained!(Split<1>, "tdpbf16ps", 1, 1: (0, 0), 32, plain);
+chained!(Split<2>, "tdpbf16ps", 2, 3: (0, 1) (1, 0) (0, 0), 22, plain);
+chained!(Split<3>, "tdpbf16ps", 3, 6: (0, 2) (1, 1) (2, 0) (0, 1) (1, 0) (0, 0), 16, plain);
+chained!(Bytes, "tdpbusd", 1, 1: (0, 0), 32, exact);
 
 #[inline(always)]
 fn plain<S: Simd>(s: S, sums: &[u32; LANES]) -> S::V {
@@ -254,4 +268,68 @@ fn plain<S: Simd>(s: S, sums: &[u32; LANES]) -> S::V {
 #[inline(always)]
 fn exact<S: Simd>(s: S, sums: &[u32; LANES]) -> S::Words {
     s.load_words(sums)
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use crate::{Isa, Operand, PackedMatrix, Scheme, Store, Team, gemm};
+
+    /// The parts of a number, large ones first.
+    fn parts(x: f32) -> [f32; 3] {
+        let mut rest = x;
+        [(); 3].map(|()| {
+            let part = bf16::from_f32(rest).to_f32();
+            rest -= part;
+            part
+        })
+    }
+
+    /// What the module's documentation says of one element.
+    fn chain(x: &[f32], w: &[f32], products: &[(usize, usize)]) -> f32 {
+        let mut sum = 0.0;
+        for (x, w) in x.chunks(32).zip(w.chunks(32)) {
+            for &(i, j) in products {
+                let mut halves = [0.0f32; 2];
+                for (at, (&x, &w)) in x.iter().zip(w).enumerate() {
+                    halves[at % 2] = parts(x)[i].mul_add(parts(w)[j], halves[at % 2]);
+                }
+                sum += halves[0] + halves[1];
+            }
+        }
+        sum
+    }
+
+    #[test]
+    fn numbers_are_added_in_the_order_that_is_documented() {
+        if !Isa::Amx.supported() {
+            return println!("skipped: no AMX");
+        }
+        let team = Team::single();
+        let number = |i: usize| ((i * 7919 + 13) % 10_007) as f32 / 5003.5 - 1.0;
+        for k in [5, 32, 33, 300] {
+            for (m, n) in [(1, 1), (21, 40)] {
+                let x: Vec<f32> = (0..m * k).map(number).collect();
+                let w: Vec<f32> = (0..n * k).map(|i| number(i + 31_337)).collect();
+                for (scheme, products) in [
+                    (Scheme::Bf16, &[(0, 0)][..]),
+                    (Scheme::Bf16x3, &[(0, 1), (1, 0), (0, 0)]),
+                    (Scheme::Bf16x6, &[(0, 2), (1, 1), (2, 0), (0, 1), (1, 0), (0, 0)]),
+                ] {
+                    let fill = |row: usize, out: &mut [f32]| out.copy_from_slice(&w[row * k..(row + 1) * k]);
+                    let packed = PackedMatrix::pack(Isa::Amx, scheme, &team, n, k, &fill);
+                    let mut operand = Operand::new();
+                    operand.encode(&team, &packed, &x);
+                    let mut out = vec![0.0; m * n];
+                    gemm(&team, &operand, &packed, None, Store::Write, &mut out);
+                    for (i, got) in out.into_iter().enumerate() {
+                        let (row, output) = (i / n, i % n);
+                        let want = chain(&x[row * k..(row + 1) * k], &w[output * k..(output + 1) * k], products);
+                        assert_eq!(got.to_bits(), want.to_bits(), "{scheme}, k = {k}: {row}, {output}");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -4,10 +4,10 @@
 //! k, from zero; the block sums are added in order, then the bias, then (for [`Store::Add`]) what `out` held. Nothing in
 //! that depends on the number of rows, the tile that holds the element, or the thread that computes it: one row equals
 //! 4096 rows, bit for bit. Blocks also shorten the chain, which keeps the error below that of a single chain by about
-//! √(k / `K_BLOCK`).
+//! √(k / `K_BLOCK`). AMX sums bf16 in an order of its own (`amx.rs`), of which the same holds.
 //!
 //! **Work.** Activations are first encoded (`operand.rs`): rounded as the scheme says and interleaved tile by tile.
-//! Register tiles of `ROWS × PANEL` outputs then run over whole panels of W (`tile.rs`); a `Form` says what
+//! Register tiles of `ROWS × PANEL` outputs then run over whole panels of W (`tile.rs`, `amx.rs`); a `Form` says what
 //! one step along k loads and does, so that all schemes share one tile. A task takes some rows and some panels; for each
 //! panel it passes over all its rows, so a panel is read from memory once per task and from L2 afterwards. A few rows
 //! (decoding) take several panels at once to hide the latency of the chains.

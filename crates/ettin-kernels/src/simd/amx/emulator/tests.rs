@@ -108,8 +108,8 @@ fn products_of_bytes_by_hand() {
     let mut machine = configured(&[(2, 4), (2, 8), (2, 4)]);
     load(&mut machine, 0, &[[7], [0x7fff_ffff]]);
     // The first factor is unsigned, the second signed.
-    load(&mut machine, 1, &[[0xff_02_03_04, 0], [0, 1]].map(|row: [u32; 2]| row));
-    load(&mut machine, 2, &[[0xff_80_7f_01], [2]]);
+    load(&mut machine, 1, &[[0xff02_0304, 0], [0, 1]]);
+    load(&mut machine, 2, &[[0xff80_7f01], [2]]);
     execute(&mut machine, Instruction::DotBytes(DOT)).unwrap();
     // 4·1 + 3·127 + 2·−128 + 255·−1 + 7; the other wraps.
     assert_eq!(stored::<1, 2>(&mut machine, 0), [[-119i32 as u32], [0x8000_0001]]);
@@ -137,7 +137,8 @@ fn what_a_cpu_refuses_is_refused() {
     let with = |place: usize, byte: u8| {
         let mut bytes = shapes(&[(16, 64)]);
         bytes[place] = byte;
-        configure(&mut Machine::NEW, &bytes)
+        let mut machine = Machine::NEW;
+        configure(&mut machine, &bytes)
     };
     refused(with(0, 2), "palettes");
     refused(with(1, 1), "start row");
@@ -257,8 +258,8 @@ fn each_thread_has_tiles_of_its_own() {
                     shapes = in(reg) &shapes,
                     rows = in(reg) &rows,
                     weights = in(reg) &weights,
-                    stride = in(reg) 1,
-                    count = inout(reg) 0 => _,
+                    stride = in(reg) 1u64,
+                    count = inout(reg) 0u64 => _,
                     sums = in(reg) &mut sums,
                 )
             }
