@@ -274,7 +274,8 @@ fn exact<S: Simd>(s: S, sums: &[u32; LANES]) -> S::Words {
 mod tests {
     use half::bf16;
 
-    use crate::{Isa, Operand, PackedMatrix, Scheme, Store, Team, gemm};
+    use super::*;
+    use crate::{Isa, Operand, PackedMatrix, Store, Team, gemm};
 
     /// The parts of a number, large ones first.
     fn parts(x: f32) -> [f32; 3] {
@@ -331,5 +332,75 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn no_tile_outlives_a_product() {
+        if !Isa::Amx.supported() {
+            return println!("skipped: no AMX");
+        }
+        let team = Team::single();
+        let w = PackedMatrix::pack(Isa::Amx, Scheme::Int8, &team, 3, 5, &|_, out| out.fill(1.0));
+        let mut operand = Operand::new();
+        operand.encode(&team, &w, &[1.0; 10]);
+        gemm(&team, &operand, &w, None, Store::Write, &mut [0.0; 6]);
+        let mut shapes = [0xffu8; 64];
+        // SAFETY: there is AMX; the instruction writes 64 bytes.
+        unsafe { std::arch::asm!("sttilecfg [{}]", in(reg) &mut shapes, options(nostack)) };
+        assert_eq!(shapes, [0; 64]);
+    }
+
+    /// `words` numbers that end where memory does.
+    #[cfg(all(feature = "amx-emulator", target_os = "linux"))]
+    fn before_the_end(words: usize) -> &'static mut [u32] {
+        const PAGE: usize = 4096;
+        let len = (4 * words).next_multiple_of(PAGE);
+        // SAFETY: a new mapping, whose last page is then made inaccessible; what remains holds `words` zeros. It is never
+        // unmapped.
+        unsafe {
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let start = libc::mmap(std::ptr::null_mut(), len + PAGE, access, flags, -1, 0).cast::<u8>();
+            assert_eq!(libc::mprotect(start.add(len).cast(), PAGE, libc::PROT_NONE), 0);
+            std::slice::from_raw_parts_mut(start.add(len - 4 * words).cast(), words)
+        }
+    }
+
+    #[cfg(all(feature = "amx-emulator", target_os = "linux"))]
+    #[test]
+    fn chains_read_nothing_outside() {
+        fn check<F: Chained>() {
+            let Some(amx) = Amx::new() else {
+                return println!("skipped: no AMX");
+            };
+            for rows in [1, 15, 16, 17, 31, 32] {
+                let steps = 3 * LANES;
+                let tile = Tile {
+                    rows,
+                    steps,
+                    a: before_the_end(rows * steps * F::WORDS),
+                    row_factors: &[],
+                    b: before_the_end(SIDE * steps * F::WORDS),
+                    factors: &[],
+                    offsets: before_the_end(SIDE),
+                    bias: None,
+                    columns: SIDE,
+                    store: Store::Write,
+                    out: std::ptr::null_mut(),
+                    out_stride: 0,
+                };
+                let mut tiles = TileRegisters::new(amx);
+                tiles.shape(rows);
+                let mut sums = Sums([[7; SIDE]; SIDE]);
+                chains::<F>(&tile, 0, 1, &mut sums);
+                for (row, sums) in sums.0.iter().enumerate() {
+                    assert_eq!(*sums, [if row < rows { 0 } else { 7 }; SIDE]);
+                }
+            }
+        }
+        check::<Split<1>>();
+        check::<Split<2>>();
+        check::<Split<3>>();
+        check::<Bytes>();
     }
 }
