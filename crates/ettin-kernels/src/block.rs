@@ -16,20 +16,21 @@ use crate::{
     Activation, Norm, Operand, PackedMatrix, Store,
     activation::gated,
     buffer::{as_words, with_scratch},
-    gemm::{Encoding, Product, Rows, gemm, line_words, words},
+    gemm::{Encoding, Layout, Product, Rows, gemm, line_words},
     isa::Isa,
     norm::normalise,
-    team::{Shared, Team, share},
+    team::{Shared, Team},
 };
 
 /// Scratch of a task, in elements: half of a common L2 of 1 to 2 MiB.
 const TASK_SCRATCH: usize = 1 << 17;
 
-/// Rows of a task from which the weights' way from L3 is hidden.
-const ENOUGH_ROWS: usize = 48;
+/// Rows of a task that are worth reading every weight for, and from which the weights' way from L3 is hidden.
+const ROWS: (usize, usize) = (24, 48);
 
-/// Rows of a task that are worth reading every weight for.
-const FEWEST_ROWS: usize = 24;
+/// The same on AMX: at 2.3 Tflop/s from L2 and 26 GB/s from L3, 88 rows of bf16 and as many of bytes balance the two
+/// (rates of one Xeon; the numbers follow from them and have not been tried).
+const ROWS_OF_TILES: (usize, usize) = (64, 128);
 
 /// Outputs of a gated product at a time, of each half.
 const GATE_CHUNK: usize = 256;
@@ -58,13 +59,14 @@ impl Workspace {
 }
 
 /// Rows of a task, and how many tasks; `None` when the threads should share each product instead.
-fn row_tasks(rows: usize, elements_per_row: usize, threads: usize) -> Option<usize> {
-    if rows < FEWEST_ROWS * threads {
+fn row_tasks(rows: usize, layout: Layout, elements_per_row: usize, threads: usize) -> Option<usize> {
+    let (fewest, enough) = if layout == Layout::TILES { ROWS_OF_TILES } else { ROWS };
+    if rows < fewest * threads {
         return None;
     }
-    let most = (TASK_SCRATCH / elements_per_row.max(1)).max(ENOUGH_ROWS);
+    let most = (TASK_SCRATCH / elements_per_row.max(1)).max(enough);
     // Whole rounds: the threads end together.
-    Some(rows.div_ceil(most).next_multiple_of(threads).min(rows / FEWEST_ROWS.min(rows)))
+    Some(rows.div_ceil(most).next_multiple_of(threads).min(rows / fewest.min(rows)))
 }
 
 /// `finish(norm(x)·Wᵀ + bias)` into `out` `[rows, n]`, where `finish(rows, out)` may change whole rows of the result.
@@ -88,14 +90,14 @@ pub fn project(
     check(x, rows, k, norm, linear);
     assert_eq!(out.len(), rows * n, "out is not [{rows}, {n}]");
     let fill = |rows: Range<usize>, out: &mut [f32]| normed(isa, &x[rows.start * k..rows.end * k], norm, out);
-    let Some(tasks) = row_tasks(rows, words(w.scheme(), k) + 64, team.threads()) else {
+    let Some(tasks) = row_tasks(rows, w.layout(), w.row_words() + 64, team.threads()) else {
         workspace.operand.produce(team, w, rows, &fill);
         gemm(team, &workspace.operand, w, linear.bias, Store::Write, out);
         return team.run_rows(out, n, 4 * rows * n, |first, out| finish(first..first + out.len() / n, out));
     };
     let out = Shared::new(out);
     team.run(tasks, (2 * rows * n).saturating_mul(k), |task| {
-        let range = share(rows, tasks, task);
+        let range = w.layout().share(rows, tasks, task);
         with_scratch(Encoded::scratch(w, range.len()) + range.len() * k, |scratch| {
             let (input, scratch) = scratch.split_at_mut(range.len() * k);
             fill(range.clone(), input);
@@ -117,13 +119,13 @@ pub fn add(team: &Team, x: &[f32], linear: Linear<'_>, out: &mut [f32], workspac
     let rows = x.len().checked_div(k).unwrap_or(0);
     check(x, rows, k, None, linear);
     assert_eq!(out.len(), rows * n, "out is not [{rows}, {n}]");
-    let Some(tasks) = row_tasks(rows, words(w.scheme(), k) + n, team.threads()) else {
+    let Some(tasks) = row_tasks(rows, w.layout(), w.row_words() + n, team.threads()) else {
         workspace.operand.encode(team, w, x);
         return gemm(team, &workspace.operand, w, linear.bias, Store::Add, out);
     };
     let out = Shared::new(out);
     team.run(tasks, (2 * rows * n).saturating_mul(k), |task| {
-        let range = share(rows, tasks, task);
+        let range = w.layout().share(rows, tasks, task);
         with_scratch(Encoded::scratch(w, range.len()), |scratch| {
             let input = &x[range.start * k..range.end * k];
             // SAFETY: tasks have disjoint rows.
@@ -159,8 +161,8 @@ pub fn mlp(team: &Team, x: &mut [f32], mlp: Mlp<'_>, workspace: &mut Workspace) 
     assert!(wi.weight.n() == 2 * inner && wo.weight.n() == k, "{wi:?} and {wo:?} do not fit together");
     assert!(wo.bias.is_none_or(|bias| bias.len() == k), "bias is not [{k}]");
     let chunk = if inner.is_multiple_of(GATE_CHUNK / 2) { GATE_CHUNK.min(inner) } else { inner };
-    let elements = words(wi.weight.scheme(), k) + inner + 2 * chunk + words(wo.weight.scheme(), inner);
-    let Some(tasks) = row_tasks(rows, elements, team.threads()) else {
+    let elements = wi.weight.row_words() + inner + 2 * chunk + wo.weight.row_words();
+    let Some(tasks) = row_tasks(rows, wi.weight.layout(), elements, team.threads()) else {
         let fill = |rows: Range<usize>, out: &mut [f32]| normed(isa, &x[rows.start * k..rows.end * k], Some(norm), out);
         workspace.operand.produce(team, wi.weight, rows, &fill);
         workspace.wide.resize(rows * 2 * inner, 0.0);
@@ -177,7 +179,7 @@ pub fn mlp(team: &Team, x: &mut [f32], mlp: Mlp<'_>, workspace: &mut Workspace) 
     let x = Shared::new(x);
     let work = (6 * rows * inner).saturating_mul(k);
     team.run(tasks, work, |task| {
-        let range = share(rows, tasks, task);
+        let range = wi.weight.layout().share(rows, tasks, task);
         let count = range.len();
         // SAFETY: tasks have disjoint rows.
         let x = unsafe { x.slice(range.start * k..range.end * k) };
@@ -228,20 +230,19 @@ struct Encoded<'a>(Rows<'a>);
 impl<'a> Encoded<'a> {
     /// Elements that `rows` need.
     fn scratch(w: &PackedMatrix, rows: usize) -> usize {
-        rows * (words(w.scheme(), w.k()) + 1) + line_words(w.scheme(), rows, w.k())
+        rows * (w.row_words() + 1) + line_words(w, rows)
     }
 
     fn new(w: &PackedMatrix, x: &[f32], rows: usize, scratch: &'a mut [f32]) -> Self {
-        let (isa, scheme, k) = (w.isa(), w.scheme(), w.k());
-        let (encoded, scratch) = scratch.split_at_mut(rows * words(scheme, k));
+        let (encoded, scratch) = scratch.split_at_mut(rows * w.row_words());
         let (factors, scratch) = scratch.split_at_mut(rows);
-        let line = as_words(&mut scratch[..line_words(scheme, rows, k)]);
-        Self(isa.run_narrow(Encoding { scheme, x, rows, k, words: as_words(encoded), factors, line }))
+        let line = as_words(&mut scratch[..line_words(w, rows)]);
+        Self(w.isa().run_narrow(Encoding { w, x, rows, words: as_words(encoded), factors, line }))
     }
 
     /// Some outputs of the product, from the first element of `out` on, rows `stride` apart.
     fn multiply(&self, linear: Linear<'_>, outputs: Range<usize>, store: Store, out: &mut [f32], stride: usize) {
-        let Rows { rows, tiles, .. } = self.0;
+        let (rows, tiles) = (self.0.rows, self.0.tiles());
         let w = linear.weight;
         assert!(outputs.end <= w.n() && outputs.len() <= stride && out.len() + stride >= rows * stride + outputs.len());
         let product = Product {

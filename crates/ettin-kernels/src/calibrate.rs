@@ -22,9 +22,9 @@ use crate::{
 pub enum Operands {
     /// f32 times f32 onto f32, as the kernels of the instruction set do it.
     F32,
-    /// Pairs of bf16 onto f32: AVX512-BF16 `vdpbf16ps`.
+    /// Pairs of bf16 onto f32: AMX `tdpbf16ps` or AVX512-BF16 `vdpbf16ps`.
     Bf16,
-    /// Fours of 8-bit integers onto 32 bits: VNNI `vpdpbusd`.
+    /// Fours of 8-bit integers onto 32 bits: AMX `tdpbusd` or VNNI `vpdpbusd`.
     Int8,
 }
 
@@ -56,8 +56,12 @@ const STEPS: usize = 4096;
 pub fn peak(isa: Isa, team: &Team, operands: Operands) -> Option<f64> {
     let shapes: &[Burst] = match (operands, isa) {
         // How many chains hide the latency depends on the CPU, and how many fit on the registers.
-        (Operands::F32, Isa::Avx512) => &[chains_f32::<8>, chains_f32::<12>, chains_f32::<16>],
+        (Operands::F32, Isa::Avx512 | Isa::Amx) => &[chains_f32::<8>, chains_f32::<12>, chains_f32::<16>],
         (Operands::F32, _) => &[chains_f32::<2>, chains_f32::<4>, chains_f32::<6>],
+        #[cfg(target_arch = "x86_64")]
+        (Operands::Bf16, Isa::Amx) if isa.supported() => &[x86::tiles_bf16],
+        #[cfg(target_arch = "x86_64")]
+        (Operands::Int8, Isa::Amx) if isa.supported() => &[x86::tiles_int8],
         #[cfg(target_arch = "x86_64")]
         (Operands::Bf16, Isa::Avx512) if is_x86_feature_detected!("avx512bf16") => &[x86::bf16],
         #[cfg(target_arch = "x86_64")]
@@ -186,6 +190,7 @@ mod x86 {
     use std::{arch::x86_64::*, hint::black_box};
 
     use super::{Isa, STEPS};
+    use crate::simd::{Amx, TileRegisters, tile_asm};
 
     /// Chains that hide the latency of these instructions on every CPU that has them, and fit on its registers.
     const CHAINS: usize = 12;
@@ -217,6 +222,37 @@ mod x86 {
     burst!(int8, "avx512f,avx512vnni", 128, _mm512_setzero_si512(), _mm512_set1_epi8(1), _mm512_dpbusd_epi32);
     burst!(int8_short, "avx2,avxvnni", 64, _mm256_setzero_si256(), _mm256_set1_epi8(1), _mm256_dpbusd_avx_epi32);
 
+    /// Steps of four products of tiles, each a chain: as many as the products of `gemm` have.
+    macro_rules! tile_burst {
+        ($name:ident, $dot:literal, $per_product:literal) => {
+            /// Operations done by a quarter of [`STEPS`] steps; only called where there is AMX.
+            pub(super) fn $name(_: Isa) -> f64 {
+                let steps = STEPS / 4;
+                let Some(amx) = Amx::new() else { return 0.0 };
+                let mut tiles = TileRegisters::new(amx);
+                // Zeros: the instruction's speed does not depend on its operands.
+                tiles.shape(32);
+                // SAFETY: the tiles have shapes that fit together.
+                unsafe {
+                    tile_asm!(
+                        "2:",
+                        concat!($dot, " tmm0, tmm4, tmm6"),
+                        concat!($dot, " tmm1, tmm4, tmm7"),
+                        concat!($dot, " tmm2, tmm5, tmm6"),
+                        concat!($dot, " tmm3, tmm5, tmm7"),
+                        "dec {steps}",
+                        "jnz 2b",
+                        steps = inout(reg) steps => _,
+                    );
+                }
+                ($per_product * 4 * steps) as f64
+            }
+        };
+    }
+
+    tile_burst!(tiles_bf16, "tdpbf16ps", 16_384);
+    tile_burst!(tiles_int8, "tdpbusd", 32_768);
+
     /// Thirty-two zeros: the instruction's speed does not depend on its operands.
     fn zeros() -> __m512bh {
         // SAFETY: all-zero bytes are a value of this vector type.
@@ -235,6 +271,8 @@ mod tests {
         let team = Team::single();
         for isa in Isa::available() {
             assert!(peak(isa, &team, Operands::F32).is_some_and(|rate| rate > 1e6), "{isa}");
+            let narrow = [Operands::Bf16, Operands::Int8].map(|operands| peak(isa, &team, operands));
+            assert!(isa != Isa::Amx || narrow.iter().all(|rate| rate.is_some_and(|rate| rate > 1e6)), "{narrow:?}");
         }
         assert_eq!(peak(Isa::Portable, &team, Operands::Bf16), None);
         assert_eq!(peak(Isa::Portable, &team, Operands::Int8), None);

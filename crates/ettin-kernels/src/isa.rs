@@ -18,11 +18,13 @@ pub enum Isa {
     Avx2,
     /// x86-64 AVX-512F.
     Avx512,
+    /// x86-64 AMX for products of bf16 and of bytes; AVX-512 with BF16 and VNNI for everything else.
+    Amx,
 }
 
 impl Isa {
     /// Every instruction set this crate knows, slowest first.
-    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512, Isa::Amx];
 
     /// The instruction sets this CPU runs, best first; the last is always [`Isa::Portable`].
     pub fn available() -> Vec<Isa> {
@@ -65,12 +67,15 @@ impl Isa {
             Isa::Avx2 => crate::simd::Avx2::new().is_some(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => crate::simd::Avx512::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => crate::simd::Amx::new().is_some(),
             #[allow(unreachable_patterns)] // the arms above depend on the architecture
             _ => false,
         }
     }
 
-    /// Whether its kernels multiply and add with one rounding. All that do agree bit for bit.
+    /// Whether its kernels multiply and add with one rounding. All that do agree bit for bit, but for products of bf16 on
+    /// [`Isa::Amx`], which adds in an order of its own.
     pub fn fused(self) -> bool {
         self != Isa::Portable
     }
@@ -88,6 +93,8 @@ impl Isa {
             Isa::Avx2 => crate::simd::Avx2::new().unwrap_or_else(|| unsupported(self)).run(kernel),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => crate::simd::Avx512::new().unwrap_or_else(|| unsupported(self)).run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => crate::simd::Amx::new().unwrap_or_else(|| unsupported(self)).wide().run(kernel),
             #[allow(unreachable_patterns)] // the arms above depend on the architecture
             _ => unsupported(self),
         }
@@ -97,10 +104,10 @@ impl Isa {
     /// those, which give the same results without (`simd/bf16.rs`).
     pub(crate) fn run_narrow<K: Kernel>(self, kernel: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
-        if self == Isa::Avx512
-            && let Some(token) = crate::simd::Avx512Bf16::new()
-        {
-            return token.run(kernel);
+        match self {
+            Isa::Avx512 if let Some(token) = crate::simd::Avx512Bf16::new() => return token.run(kernel),
+            Isa::Amx if let Some(token) = crate::simd::Amx::new() => return token.narrow().run(kernel),
+            _ => {}
         }
         self.run(kernel)
     }
@@ -118,6 +125,7 @@ impl fmt::Display for Isa {
             Isa::Neon => "neon",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
         })
     }
 }

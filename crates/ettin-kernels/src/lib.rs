@@ -7,14 +7,16 @@
 //!   [`softmax`](mod@softmax) are the kernels;
 //!   [`convert`] and [`mapped`] bring weights in; [`calibrate`] measures what the machine could do at best.
 //! * A kernel is written once, generic over a token that proves what the CPU can do (`simd`), and compiled once for
-//!   each instruction set. Only `simd` names intrinsics; the other `unsafe` is pointer arithmetic of the two register
-//!   tiles, disjoint writes of tasks, and file maps.
+//!   each instruction set. Only `simd` names intrinsics (AMX has none yet: its instructions stand in `asm!`, in `simd/amx.rs`,
+//!   `gemm/amx.rs` and `calibrate`); the other `unsafe` is pointer arithmetic of the two register tiles, disjoint writes
+//!   of tasks, and file maps.
 //!
 //! # Invariance
 //! Each output element is computed by one fixed sequence of operations. It depends on the element's own inputs, on
 //! constants ([`gemm::K_BLOCK`], [`attention::KEY_BLOCK`], sixteen lanes) and on whether the instruction set fuses multiply and add;
 //! never on the number of rows, neighbours, chunks, tiles or threads. So one row equals 4096 rows bit for bit, and so
-//! do AVX2, AVX-512 and NEON; the portable path rounds twice where they round once and agrees within tolerance.
+//! do AVX2, AVX-512 and NEON; the portable path rounds twice where they round once and agrees within tolerance, and products of
+//! bf16 on AMX are summed in another order and do too.
 //! Where a tile shape or a cut between tasks is chosen, it only decides *where* an element is computed. Tests hold all
 //! of it with `==`.
 //!
@@ -23,6 +25,8 @@
 //! 2. A token in `simd/` whose constructor asks the CPU, implementing `Lanes` (sixteen lanes, however many registers) and
 //!    `PairProducts` (narrow numbers).
 //! 3. Its tile shapes: one line in `gemm/tile.rs` and one in `attention/products.rs`.
+//!
+//! ([`Isa::Amx`] is none of its own: it takes the vectors of AVX-512, and products of narrow numbers from `gemm/amx.rs`.)
 //!
 //! Every test then runs on it; `ETTIN_REQUIRE_ISA=avx512,avx2` makes a skipped one fail.
 

@@ -4,15 +4,18 @@
 //! k, from zero; the block sums are added in order, then the bias, then (for [`Store::Add`]) what `out` held. Nothing in
 //! that depends on the number of rows, the tile that holds the element, or the thread that computes it: one row equals
 //! 4096 rows, bit for bit. Blocks also shorten the chain, which keeps the error below that of a single chain by about
-//! √(k / `K_BLOCK`).
+//! √(k / `K_BLOCK`). AMX sums bf16 in an order of its own (`amx.rs`), of which the same holds.
 //!
 //! **Work.** Activations are first encoded (`operand.rs`): rounded as the scheme says and interleaved tile by tile.
-//! Register tiles of `ROWS × PANEL` outputs then run over whole panels of W (`tile.rs`); a `Form` says what
+//! Register tiles of `ROWS × PANEL` outputs then run over whole panels of W (`tile.rs`, `amx.rs`); a `Form` says what
 //! one step along k loads and does, so that all schemes share one tile. A task takes some rows and some panels; for each
 //! panel it passes over all its rows, so a panel is read from memory once per task and from L2 afterwards. A few rows
 //! (decoding) take several panels at once to hide the latency of the chains.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod form;
+mod layout;
 mod operand;
 mod packed;
 mod quantise;
@@ -20,8 +23,9 @@ mod scheme;
 mod stored;
 mod tile;
 
+pub(crate) use layout::Layout;
 pub use operand::Operand;
-pub(crate) use operand::{Encoding, Rows, line_words, words};
+pub(crate) use operand::{Encoding, Rows, line_words};
 pub use packed::PackedMatrix;
 pub use quantise::GROUP;
 pub use scheme::Scheme;
@@ -85,7 +89,7 @@ pub fn gemm(team: &Team, x: &Operand, w: &PackedMatrix, bias: Option<&[f32]>, st
             w,
             bias,
             store,
-            tiles: share(rows.tiles, plan.row_parts, task % plan.row_parts),
+            tiles: share(rows.tiles(), plan.row_parts, task % plan.row_parts),
             panels: plan.panels(w, task / plan.row_parts),
             out: out.as_ptr(),
             out_stride: n,
@@ -107,11 +111,11 @@ struct Plan {
 impl Plan {
     fn new(w: &PackedMatrix, rows: &Rows<'_>, threads: usize) -> Self {
         let strip = strip(w, rows);
-        let row_bytes = 4 * words(w.scheme(), w.k());
+        let row_bytes = 4 * w.row_words();
         let most_rows = (ROWS_BYTES / row_bytes.max(1)).max(1);
         let tasks = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
         let m = rows.rows;
-        let row_parts = (m / MIN_ROWS).clamp(1, tasks).max(m.div_ceil(most_rows)).min(rows.tiles);
+        let row_parts = (m / MIN_ROWS).clamp(1, tasks).max(m.div_ceil(most_rows)).min(rows.tiles());
         let column_parts = tasks.div_ceil(row_parts).min(w.panels().div_ceil(strip));
         Plan { strip, row_parts, column_parts }
     }
@@ -125,7 +129,7 @@ impl Plan {
 
 /// Panels that the tiles of these rows take at once.
 fn strip(w: &PackedMatrix, rows: &Rows<'_>) -> usize {
-    w.isa().run(Strip(rows.rows.div_ceil(rows.tiles.max(1))))
+    if w.layout() == Layout::TILES { 1 } else { w.isa().run(Strip(rows.rows.div_ceil(rows.tiles().max(1)))) }
 }
 
 struct Strip(usize);
@@ -153,11 +157,46 @@ pub(crate) struct Product<'a> {
     pub(crate) out_stride: usize,
 }
 
-impl Product<'_> {
+impl<'a> Product<'a> {
     /// # Safety
     /// The rows of `tiles` times the outputs of `panels` must be writable at `out`, and not be touched by others.
     pub(crate) unsafe fn run(self) {
+        #[cfg(target_arch = "x86_64")]
+        if self.w.layout() == Layout::TILES {
+            // SAFETY: the same promise.
+            return unsafe { amx::run(self) };
+        }
         self.w.scheme().with(self)
+    }
+
+    /// Tile by tile: for every `strip` of panels, all rows.
+    #[inline(always)]
+    fn tiles<F: form::Form>(self, strip: usize) -> impl Iterator<Item = Tile<'a>> {
+        let Product { rows, w, bias, store, tiles, panels, out, out_stride } = self;
+        let steps = rows.layout.steps::<F>(w.k());
+        let width = steps * F::WORDS;
+        let end = panels.end;
+        panels.step_by(strip).flat_map(move |first| {
+            let panels = first..(first + strip).min(end);
+            let columns = panels.start * w.width()..(panels.end * w.width()).min(w.n());
+            tiles.clone().map(move |tile| {
+                let range = rows.layout.tile(rows.rows, tile);
+                Tile {
+                    rows: range.len(),
+                    steps,
+                    a: &rows.words[range.start * width..range.end * width],
+                    row_factors: &rows.factors[range.clone()],
+                    b: w.panel(panels.clone()),
+                    factors: w.factors(&panels),
+                    offsets: w.offsets(&panels),
+                    bias: bias.map(|bias| &bias[columns.clone()]),
+                    columns: columns.len(),
+                    store,
+                    out: out.wrapping_add(range.start * out_stride + columns.start),
+                    out_stride,
+                }
+            })
+        })
     }
 }
 
@@ -179,32 +218,11 @@ impl<F: form::Form> Kernel for Tiled<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Product { rows, w, bias, store, tiles, panels, out, out_stride } = self.0;
-        let steps = operand::steps::<F>(w.k());
-        let width = steps * F::WORDS;
-        let strip = S::strip(rows.rows.div_ceil(rows.tiles.max(1)));
-        for first in panels.clone().step_by(strip) {
-            let panels = first..(first + strip).min(panels.end);
-            let columns = panels.start * S::PANEL..(panels.end * S::PANEL).min(w.n());
-            for tile in tiles.clone() {
-                let range = share(rows.rows, rows.tiles, tile);
-                let tile = Tile {
-                    rows: range.len(),
-                    steps,
-                    a: &rows.words[range.start * width..range.end * width],
-                    row_factors: &rows.factors[range.clone()],
-                    b: w.panel(panels.clone()),
-                    factors: w.factors(&panels),
-                    offsets: w.offsets(&panels),
-                    bias: bias.map(|bias| &bias[columns.clone()]),
-                    columns: columns.len(),
-                    store,
-                    out: out.wrapping_add(range.start * out_stride + columns.start),
-                    out_stride,
-                };
-                // SAFETY: rows and outputs are writable and ours, by the promise of `Product::run`.
-                unsafe { simd.tile::<F>(tile) };
-            }
+        let rows = &self.0.rows;
+        let strip = S::strip(rows.rows.div_ceil(rows.tiles().max(1)));
+        for tile in self.0.tiles::<F>(strip) {
+            // SAFETY: rows and outputs are writable and ours, by the promise of `Product::run`.
+            unsafe { simd.tile::<F>(tile) };
         }
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::{
     PackedMatrix,
     form::{Bytes, Form, Full, Nibbles, Split, Wide},
+    layout::Layout,
     scheme::{Scheme, WithForm},
 };
 use crate::{
@@ -15,20 +16,7 @@ use crate::{
     transpose::interleave,
 };
 
-/// Words of one encoded row.
-pub(crate) fn words(scheme: Scheme, k: usize) -> usize {
-    struct Words(usize);
-    impl WithForm for Words {
-        type Output = usize;
-        #[inline(always)]
-        fn run<F: Form>(self) -> usize {
-            steps::<F>(self.0) * F::WORDS
-        }
-    }
-    scheme.with(Words(k))
-}
-
-/// Steps of a row, filled up.
+/// Steps of a row, filled up as the scheme asks.
 #[inline(always)]
 pub(super) fn steps<F: Form>(k: usize) -> usize {
     k.next_multiple_of(F::PAD) / F::UNIT
@@ -122,20 +110,25 @@ impl Encode for Bytes {
 /// Encoded rows in memory of somebody.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
-    /// Tile after tile, each `[words of a row, rows of the tile]`.
+    /// Tile after tile, each as its [`Layout`] says.
     pub(super) words: &'a [u32],
     /// One per row.
     pub(super) factors: &'a [f32],
     pub(crate) rows: usize,
-    pub(crate) tiles: usize,
+    pub(super) layout: Layout,
 }
 
-/// Encodes rows `[rows, k]` for the products of an instruction set: tiles of nearly equal height.
+impl Rows<'_> {
+    pub(crate) fn tiles(&self) -> usize {
+        self.layout.tiles(self.rows)
+    }
+}
+
+/// Encodes rows `[rows, k]` for products with `w` and its like: tiles of nearly equal height.
 pub(crate) struct Encoding<'a, 'x> {
-    pub(crate) scheme: Scheme,
+    pub(crate) w: &'x PackedMatrix,
     pub(crate) x: &'x [f32],
     pub(crate) rows: usize,
-    pub(crate) k: usize,
     /// `[rows · words]`
     pub(crate) words: &'a mut [u32],
     /// `[rows]`
@@ -149,8 +142,7 @@ impl<'a> Kernel for Encoding<'a, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Rows<'a> {
-        let scheme = self.scheme;
-        scheme.with(EncodeAs(s, self))
+        self.w.scheme().with(EncodeAs(s, self))
     }
 }
 
@@ -161,13 +153,13 @@ impl<'a, S: Simd> WithForm for EncodeAs<'a, '_, S> {
 
     #[inline(always)]
     fn run<F: Form>(self) -> Rows<'a> {
-        let Self(s, Encoding { x, rows, k, words, factors, line, .. }) = self;
-        let width = steps::<F>(k) * F::WORDS;
-        let tiles = rows.div_ceil(S::ROWS);
-        for tile in 0..tiles {
-            let range = share(rows, tiles, tile);
+        let Self(s, Encoding { w, x, rows, words, factors, line }) = self;
+        let (k, layout) = (w.k(), w.layout());
+        let width = layout.steps::<F>(k) * F::WORDS;
+        for tile in 0..layout.tiles(rows) {
+            let range = layout.tile(rows, tile);
             let out = &mut words[range.start * width..range.end * width];
-            if range.len() == 1 {
+            if range.len() == 1 && layout.group == 1 {
                 out.fill(0);
                 factors[range.start] = F::row(s, &x[range.start * k..range.end * k], out);
                 continue;
@@ -182,15 +174,40 @@ impl<'a, S: Simd> WithForm for EncodeAs<'a, '_, S> {
             for (row, line) in range.clone().zip(line.chunks_exact_mut(width.max(1))) {
                 factors[row] = F::row(s, &x[row * k..(row + 1) * k], line);
             }
-            interleave(line, range.len(), width, out);
+            if layout.group == 1 {
+                interleave(line, range.len(), width, out);
+            } else {
+                regroup(line, range.len(), layout.group, F::WORDS, out);
+            }
         }
-        Rows { words, factors, rows, tiles }
+        Rows { words, factors, rows, layout }
     }
 }
 
-/// Scratch that an encoding needs on any instruction set.
-pub(crate) fn line_words(scheme: Scheme, rows: usize, k: usize) -> usize {
-    rows.min(super::tile::MOST_ROWS) * words(scheme, k)
+/// Scratch that an encoding needs.
+pub(crate) fn line_words(w: &PackedMatrix, rows: usize) -> usize {
+    rows.min(w.layout().rows) * w.row_words()
+}
+
+/// `[rows, groups, group, parts]` to `[groups, rows, parts, group]`.
+#[inline(always)]
+fn regroup(lines: &[u32], rows: usize, group: usize, parts: usize, out: &mut [u32]) {
+    let unit = group * parts;
+    assert!(lines.len() == out.len() && lines.len().is_multiple_of(rows * unit));
+    for (r, line) in lines.chunks_exact((lines.len() / rows).max(1)).enumerate() {
+        for (g, steps) in line.chunks_exact(unit).enumerate() {
+            let out = &mut out[(g * rows + r) * unit..][..unit];
+            if parts == 1 {
+                out.copy_from_slice(steps);
+                continue;
+            }
+            for (i, step) in steps.chunks_exact(parts).enumerate() {
+                for (part, &word) in step.iter().enumerate() {
+                    out[part * group + i] = word;
+                }
+            }
+        }
+    }
 }
 
 /// Encoded rows with memory of their own, kept from use to use.
@@ -201,7 +218,6 @@ pub struct Operand {
     scheme: Option<(Isa, Scheme)>,
     rows: usize,
     k: usize,
-    tiles: usize,
 }
 
 impl Operand {
@@ -235,28 +251,26 @@ impl Operand {
         rows: usize,
         fill: &(dyn Fn(Range<usize>, &mut [f32]) + Sync),
     ) {
-        let (isa, scheme, k) = (w.isa(), w.scheme(), w.k());
-        let width = words(scheme, k);
+        let (isa, k, width, layout) = (w.isa(), w.k(), w.row_words(), w.layout());
         self.words.grow(rows * width);
         self.factors.grow(rows);
-        self.scheme = Some((isa, scheme));
-        (self.rows, self.k, self.tiles) = (rows, k, rows.div_ceil(isa.run(TileRows)));
-        let tiles = self.tiles;
+        self.scheme = Some((isa, w.scheme()));
+        (self.rows, self.k) = (rows, k);
+        let tiles = layout.tiles(rows);
         let parts = tiles.min(team.threads() * TASKS_PER_THREAD);
         let words = Shared::new(&mut self.words);
         let factors = Shared::new(&mut self.factors);
         team.run(parts, 8 * rows * k, |part| {
             for tile in share(tiles, parts, part) {
-                let range = share(rows, tiles, tile);
-                let line = line_words(scheme, range.len(), k);
+                let range = layout.tile(rows, tile);
+                let line = line_words(w, range.len());
                 with_scratch(line + range.len() * k, |scratch| {
                     let (line, x) = scratch.split_at_mut(line);
                     fill(range.clone(), x);
                     // SAFETY: tiles are disjoint.
                     let (words, factors) =
                         unsafe { (words.slice(range.start * width..range.end * width), factors.slice(range.clone())) };
-                    let rows = range.len();
-                    isa.run_narrow(Encoding { scheme, x, rows, k, words, factors, line: as_words(line) });
+                    isa.run_narrow(Encoding { w, x, rows: range.len(), words, factors, line: as_words(line) });
                 });
             }
         });
@@ -267,24 +281,13 @@ impl Operand {
     pub(super) fn view(&self, w: &PackedMatrix) -> Rows<'_> {
         assert_eq!(self.scheme, Some((w.isa(), w.scheme())), "the rows were encoded for another scheme than {w:?}");
         assert_eq!(self.k, w.k(), "rows of {} inputs for {w:?}", self.k);
-        let words = &self.words[..self.rows * words(w.scheme(), self.k)];
-        Rows { words, factors: &self.factors[..self.rows], rows: self.rows, tiles: self.tiles }
+        let words = &self.words[..self.rows * w.row_words()];
+        Rows { words, factors: &self.factors[..self.rows], rows: self.rows, layout: w.layout() }
     }
 }
 
 impl std::fmt::Debug for Operand {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Operand {{ {:?}, [{}, {}] }}", self.scheme, self.rows, self.k)
-    }
-}
-
-struct TileRows;
-
-impl Kernel for TileRows {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> usize {
-        S::ROWS
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     form::{Form, Nibbles, Wide},
-    operand::steps,
+    layout::Layout,
     quantise::{Panel, Place, Vectors},
     scheme::{Scheme, WithForm},
     stored::{Quantisation, QuantisedRow},
@@ -25,6 +25,7 @@ pub struct PackedMatrix {
     scheme: Scheme,
     n: usize,
     k: usize,
+    layout: Layout,
     width: usize,
     panel_words: usize,
     data: Buffer<u32>,
@@ -93,15 +94,16 @@ impl PackedMatrix {
         fill: &(dyn Fn(Range<usize>, usize, Parts<'_>) + Sync),
     ) -> Self {
         assert!(scheme != Scheme::Int8 || k <= 1 << 16, "{k} inputs are too many for sums of bytes");
-        let width = isa.run(PanelWidth);
+        let (layout, width) = (Layout::of(isa, scheme), isa.run(PanelWidth));
         let panels = n.div_ceil(width);
-        let panel_words = scheme.with(PanelWords { vectors: width / LANES, k });
+        let panel_words = scheme.with(PanelWords { layout, vectors: width / LANES, k });
         let per_output = |wanted: bool| if wanted { panels * width } else { 0 };
         let mut packed = Self {
             isa,
             scheme,
             n,
             k,
+            layout,
             width,
             panel_words,
             data: Buffer::zeroed(panels * panel_words),
@@ -181,6 +183,21 @@ impl PackedMatrix {
         outputs.start / self.width..outputs.end.div_ceil(self.width)
     }
 
+    /// How rows are laid out for products with it.
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Words of one row so laid out.
+    pub(crate) fn row_words(&self) -> usize {
+        self.layout.words(self.scheme, self.k)
+    }
+
+    /// Outputs of a panel.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
     pub(super) fn panels(&self) -> usize {
         self.n.div_ceil(self.width)
     }
@@ -228,6 +245,7 @@ impl Kernel for PanelWidth {
 
 /// Words of a panel.
 struct PanelWords {
+    layout: Layout,
     vectors: usize,
     k: usize,
 }
@@ -237,7 +255,7 @@ impl WithForm for PanelWords {
 
     #[inline(always)]
     fn run<F: Form>(self) -> usize {
-        Vectors::<F>::new(self.vectors, steps::<F>(self.k)).words()
+        Vectors::<F>::new(self.vectors, self.layout.steps::<F>(self.k)).words()
     }
 }
 

@@ -46,6 +46,19 @@ impl Scheme {
         matches!(self, Scheme::Bf16 | Scheme::Int8)
     }
 
+    /// Whether it multiplies bf16 or bytes, for which there are instructions.
+    pub(crate) fn narrow(self) -> bool {
+        struct Narrow;
+        impl WithForm for Narrow {
+            type Output = bool;
+            #[inline(always)]
+            fn run<F: Form>(self) -> bool {
+                F::NARROW
+            }
+        }
+        self.with(Narrow)
+    }
+
     /// Runs `task` with the scheme as a type.
     #[inline(always)]
     pub(crate) fn with<T: WithForm>(self, task: T) -> T::Output {

@@ -3,9 +3,6 @@
 use super::{Store, form::Form, quantise::Vectors};
 use crate::simd::{Kernel, LANES, PairProducts, Portable, Simd};
 
-/// Most rows of a tile on any instruction set.
-pub(super) const MOST_ROWS: usize = 14;
-
 /// How far ahead the weight is fetched by hand, in words: some 3 KiB, what L3 needs. Hardware prefetch alone leaves a
 /// fifth of the speed on the table, with many rows too (the first tile to meet a panel reads it from L3).
 const FETCH_AHEAD: usize = 768;
@@ -16,7 +13,7 @@ pub(crate) struct Tile<'a> {
     pub(super) rows: usize,
     /// Steps of a row.
     pub(super) steps: usize,
-    /// `[words of a row, rows]`
+    /// As the [`Layout`](super::layout::Layout) says: `[words of a row, rows]`, but for AMX.
     pub(super) a: &'a [u32],
     /// One per row.
     pub(super) row_factors: &'a [f32],
@@ -54,8 +51,6 @@ pub(crate) trait Tiles: PairProducts {
 /// to stay in registers.
 macro_rules! tiles {
     ($token:ty, $most:literal rows, $vectors:literal vectors, { $($rows:literal => $strip:literal),+ }) => {
-        const _: () = assert!($most <= MOST_ROWS);
-
         impl Tiles for $token {
             const ROWS: usize = $most;
             const PANEL: usize = $vectors * LANES;
@@ -163,27 +158,50 @@ impl<F: Form, const R: usize, const P: usize, const N: usize> Kernel for Micro<'
         }
         for p in 0..P {
             for c in 0..N {
-                let first = (p * N + c) * LANES;
-                let len = tile.columns.saturating_sub(first).min(LANES);
-                let bias = match tile.bias {
-                    Some(bias) if len > 0 => Some(s.load_part(&bias[first..first + len])),
-                    _ => None,
-                };
-                let factors = tile.factors.get(first..first + LANES).unwrap_or(&[]);
+                let outputs = tile.outputs(s, (p * N + c) * LANES);
                 for (r, sum) in sum.iter().enumerate() {
-                    let value = F::finish(s, sum[p][c], factors, tile.row_factors[r]);
-                    let value = match bias {
-                        Some(bias) => s.add(value, bias),
-                        None => value,
-                    };
-                    // SAFETY: `columns` outputs of `R` rows are writable and ours, by the promise of `Tiles::tile`.
-                    let out = unsafe {
-                        std::slice::from_raw_parts_mut(tile.out.wrapping_add(r * tile.out_stride + first), len)
-                    };
-                    put(s, value, tile.store, out);
+                    // SAFETY: r < R, and the promise of `Tiles::tile`.
+                    unsafe { tile.put::<S, F>(s, r, &outputs, sum[p][c]) };
                 }
             }
         }
+    }
+}
+
+/// Up to sixteen outputs of a tile: what their sums become results with.
+pub(super) struct Outputs<'a, V> {
+    first: usize,
+    len: usize,
+    bias: Option<V>,
+    factors: &'a [f32],
+}
+
+impl<'a> Tile<'a> {
+    /// Those from `first` on.
+    #[inline(always)]
+    pub(super) fn outputs<S: Simd>(&self, s: S, first: usize) -> Outputs<'a, S::V> {
+        let len = self.columns.saturating_sub(first).min(LANES);
+        let bias = match self.bias {
+            Some(bias) if len > 0 => Some(s.load_part(&bias[first..first + len])),
+            _ => None,
+        };
+        Outputs { first, len, bias, factors: self.factors.get(first..first + LANES).unwrap_or(&[]) }
+    }
+
+    /// Finishes the sums of a row, and stores or adds them.
+    ///
+    /// # Safety
+    /// As [`Tiles::tile`], and `row` is one of the tile.
+    #[inline(always)]
+    pub(super) unsafe fn put<S: Simd, F: Form>(&self, s: S, row: usize, outputs: &Outputs<'_, S::V>, sum: F::Sum<S>) {
+        let value = F::finish(s, sum, outputs.factors, self.row_factors[row]);
+        let value = match outputs.bias {
+            Some(bias) => s.add(value, bias),
+            None => value,
+        };
+        let out = self.out.wrapping_add(row * self.out_stride + outputs.first);
+        // SAFETY: `columns` outputs of the row are writable and ours, by the caller's promise.
+        put(s, value, self.store, unsafe { std::slice::from_raw_parts_mut(out, outputs.len) });
     }
 }
 

@@ -11,6 +11,8 @@
 //! All instruction sets have the same sixteen lanes (one AVX-512 register, two AVX2, four NEON), so lane-wise
 //! reductions have one order everywhere and the fused instruction sets agree bit for bit.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod bf16;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -18,6 +20,8 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::{Amx, TileRegisters, tile_asm};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use bf16::Avx512Bf16;
 pub(crate) use bf16::{PairProducts, round as round_bf16};

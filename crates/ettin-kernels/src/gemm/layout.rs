@@ -1,0 +1,113 @@
+//! How encoded rows lie in memory, and how they are shared out.
+//!
+//! A tile of rows is stored as `[groups, rows, steps of a group, parts]`: for each group of steps in order, all rows of the
+//! tile. Vector tiles take one step at a time; AMX takes [`Layout::TILES`], whose groups are what one of its tiles holds of
+//! a row, part by part.
+
+use std::ops::Range;
+
+use super::{
+    form::Form,
+    operand,
+    scheme::{Scheme, WithForm},
+};
+use crate::{
+    isa::Isa,
+    simd::{Kernel, LANES, Simd},
+    team::share,
+};
+
+/// Tiles of rows for the products of a scheme on an instruction set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Most rows of a tile.
+    pub(super) rows: usize,
+    /// Rows are shared out in multiples of this, but for the last.
+    unit: usize,
+    /// Steps of a group; K is filled up with zeros to whole ones.
+    pub(super) group: usize,
+}
+
+impl Layout {
+    /// Two AMX tiles of sixteen rows by 64 bytes.
+    pub(crate) const TILES: Layout = Layout { rows: 2 * LANES, unit: LANES, group: LANES };
+
+    pub(crate) fn of(isa: Isa, scheme: Scheme) -> Self {
+        if isa == Isa::Amx && scheme.narrow() {
+            Layout::TILES
+        } else {
+            Layout { rows: isa.run(TileRows), unit: 1, group: 1 }
+        }
+    }
+
+    /// Steps of a row, filled up.
+    #[inline(always)]
+    pub(super) fn steps<F: Form>(self, k: usize) -> usize {
+        operand::steps::<F>(k).next_multiple_of(self.group)
+    }
+
+    /// Words of one encoded row.
+    pub(super) fn words(self, scheme: Scheme, k: usize) -> usize {
+        struct Words(Layout, usize);
+        impl WithForm for Words {
+            type Output = usize;
+            #[inline(always)]
+            fn run<F: Form>(self) -> usize {
+                self.0.steps::<F>(self.1) * F::WORDS
+            }
+        }
+        scheme.with(Words(self, k))
+    }
+
+    /// Tiles that `rows` make.
+    pub(super) fn tiles(self, rows: usize) -> usize {
+        rows.div_ceil(self.rows)
+    }
+
+    /// The rows of a tile.
+    #[inline(always)]
+    pub(super) fn tile(self, rows: usize, tile: usize) -> Range<usize> {
+        self.share(rows, self.tiles(rows), tile)
+    }
+
+    /// One of nearly equal parts of `rows`, cut where tiles do not suffer.
+    #[inline(always)]
+    pub(crate) fn share(self, rows: usize, parts: usize, part: usize) -> Range<usize> {
+        let units = share(rows.div_ceil(self.unit), parts, part);
+        (units.start * self.unit).min(rows)..(units.end * self.unit).min(rows)
+    }
+}
+
+struct TileRows;
+
+impl Kernel for TileRows {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> usize {
+        S::ROWS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_cover_all_rows_in_order() {
+        let vectors = Layout { rows: 14, unit: 1, group: 1 };
+        for layout in [vectors, Layout::TILES] {
+            for rows in 0..200 {
+                let mut next = 0;
+                for tile in 0..layout.tiles(rows) {
+                    let range = layout.tile(rows, tile);
+                    assert_eq!(range.start, next);
+                    assert!((1..=layout.rows).contains(&range.len()), "{layout:?} {rows}: {range:?}");
+                    assert!(range.end == rows || range.end.is_multiple_of(layout.unit));
+                    next = range.end;
+                }
+                assert_eq!(next, rows);
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Chains of steps around products: what a row gives depends neither on how many there are nor on how they are cut.
+
+mod common;
+
+use common::{Random, bits};
+use ettin_kernels::{
+    Activation, Isa, Norm, PackedMatrix, Scheme, Team,
+    block::{self, Linear, Mlp, Workspace},
+    testing::each_isa,
+};
+
+const HIDDEN: usize = 48;
+const INNER: usize = 128;
+
+struct Layer {
+    norm: Vec<f32>,
+    qkv: PackedMatrix,
+    wi: PackedMatrix,
+    wo: PackedMatrix,
+    bias: Vec<f32>,
+}
+
+impl Layer {
+    fn new(isa: Isa, scheme: Scheme) -> Self {
+        let mut random = Random::new(1);
+        let mut pack = |n: usize, k: usize| {
+            let w = random.vector(n * k);
+            let fill = |row: usize, out: &mut [f32]| out.copy_from_slice(&w[row * k..(row + 1) * k]);
+            PackedMatrix::pack(isa, scheme, &Team::single(), n, k, &fill)
+        };
+        let (qkv, wi, wo) = (pack(100, HIDDEN), pack(2 * INNER, HIDDEN), pack(HIDDEN, INNER));
+        Self { norm: random.vector(HIDDEN), qkv, wi, wo, bias: random.vector(2 * INNER) }
+    }
+
+    /// Projected rows, and the residual after both ways of adding to it.
+    fn run(&self, team: &Team, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (rows, mut workspace) = (x.len() / HIDDEN, Workspace::new());
+        let norm = Norm { weight: &self.norm, bias: None, eps: 1e-5 };
+        let mut projected = vec![f32::NAN; rows * self.qkv.n()];
+        let qkv = Linear { weight: &self.qkv, bias: Some(&self.bias[..100]) };
+        let double = |_, out: &mut [f32]| out.iter_mut().for_each(|x| *x *= 2.0);
+        block::project(team, x, Some(norm), qkv, &double, &mut projected, &mut workspace);
+        let wide: Vec<f32> = x.chunks_exact(HIDDEN).flat_map(|row| row.iter().cycle().take(INNER)).copied().collect();
+        let mut residual = x.to_vec();
+        let wo = Linear { weight: &self.wo, bias: None };
+        block::add(team, &wide, wo, &mut residual, &mut workspace);
+        let wi = Linear { weight: &self.wi, bias: Some(&self.bias) };
+        block::mlp(team, &mut residual, Mlp { norm, wi, activation: Activation::Gelu, wo }, &mut workspace);
+        (projected, residual)
+    }
+}
+
+#[test]
+fn rows_depend_neither_on_their_number_nor_on_threads() {
+    let teams = [Team::single(), Team::with_threads(2).unwrap(), Team::with_threads(3).unwrap()];
+    each_isa(|isa| {
+        for scheme in Scheme::ALL {
+            let layer = Layer::new(isa, scheme);
+            let x = Random::new(2).vector(300 * HIDDEN);
+            let alone: Vec<_> = x.chunks_exact(HIDDEN).map(|row| layer.run(&teams[0], row)).collect();
+            let join = |part: fn(&(Vec<f32>, Vec<f32>)) -> &Vec<f32>, rows: usize| -> Vec<u32> {
+                alone[..rows].iter().flat_map(|row| bits(part(row))).collect()
+            };
+            // Around where tiles end, and where tasks begin to take rows through the whole chain.
+            for rows in [2, 16, 17, 24, 48, 65, 72, 130, 192, 300] {
+                for team in &teams {
+                    let (projected, residual) = layer.run(team, &x[..rows * HIDDEN]);
+                    let what = format!("{isa} {scheme}: {rows} rows, {} threads", team.threads());
+                    assert!(bits(&projected) == join(|row| &row.0, rows), "{what}, projected");
+                    assert!(bits(&residual) == join(|row| &row.1, rows), "{what}, residual");
+                }
+            }
+        }
+    });
+}
