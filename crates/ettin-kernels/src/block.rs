@@ -15,10 +15,11 @@ use std::ops::Range;
 use crate::{
     Activation, Norm, Operand, PackedMatrix, Store,
     activation::gated,
-    buffer::{as_words, with_scratch},
-    gemm::{Encoding, Layout, Product, Rows, gemm, line_words},
+    buffer::{Aligned, as_words, with_scratch},
+    gemm::{Encoding, Layout, Product, Rows, gemm},
     isa::Isa,
     norm::normalise,
+    simd::LANES,
     team::{Shared, Team},
 };
 
@@ -48,7 +49,7 @@ pub struct Linear<'a> {
 #[derive(Debug, Default)]
 pub struct Workspace {
     operand: Operand,
-    wide: Vec<f32>,
+    wide: Aligned,
 }
 
 impl Workspace {
@@ -165,7 +166,7 @@ pub fn mlp(team: &Team, x: &mut [f32], mlp: Mlp<'_>, workspace: &mut Workspace) 
     let Some(tasks) = row_tasks(rows, wi.weight.layout(), elements, team.threads()) else {
         let fill = |rows: Range<usize>, out: &mut [f32]| normed(isa, &x[rows.start * k..rows.end * k], Some(norm), out);
         workspace.operand.produce(team, wi.weight, rows, &fill);
-        workspace.wide.resize(rows * 2 * inner, 0.0);
+        workspace.wide.resize(rows * 2 * inner);
         gemm(team, &workspace.operand, wi.weight, wi.bias, Store::Write, &mut workspace.wide);
         let wide = &workspace.wide;
         workspace.operand.produce(team, wo.weight, rows, &|rows, out| {
@@ -228,16 +229,15 @@ fn normed(isa: Isa, x: &[f32], norm: Option<Norm<'_>>, out: &mut [f32]) {
 struct Encoded<'a>(Rows<'a>);
 
 impl<'a> Encoded<'a> {
-    /// Elements that `rows` need.
+    /// Elements that `rows` need: whole cache lines, so that what follows starts one.
     fn scratch(w: &PackedMatrix, rows: usize) -> usize {
-        rows * (w.row_words() + 1) + line_words(w, rows)
+        (rows * (w.row_words() + 1)).next_multiple_of(LANES)
     }
 
     fn new(w: &PackedMatrix, x: &[f32], rows: usize, scratch: &'a mut [f32]) -> Self {
         let (encoded, scratch) = scratch.split_at_mut(rows * w.row_words());
-        let (factors, scratch) = scratch.split_at_mut(rows);
-        let line = as_words(&mut scratch[..line_words(w, rows)]);
-        Self(w.isa().run_narrow(Encoding { w, x, rows, words: as_words(encoded), factors, line }))
+        let factors = &mut scratch[..rows];
+        Self(w.isa().run_narrow(Encoding { w, x, rows, words: as_words(encoded), factors }))
     }
 
     /// Some outputs of the product, from the first element of `out` on, rows `stride` apart.

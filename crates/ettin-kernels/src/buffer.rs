@@ -67,10 +67,66 @@ impl<T: Word> DerefMut for Buffer<T> {
     }
 }
 
+/// Numbers whose first one starts a cache line, so that vectors of whole rows cross none; kept for use after use.
+#[derive(Default)]
+pub struct Aligned {
+    data: Buffer,
+    len: usize,
+}
+
+impl Aligned {
+    /// Makes it so long; what is new has undefined contents.
+    pub fn resize(&mut self, len: usize) {
+        self.data.grow(len);
+        self.len = len;
+    }
+
+    /// Appends numbers.
+    pub fn extend_from_slice(&mut self, x: &[f32]) {
+        let start = self.len;
+        self.resize(start + x.len());
+        self[start..].copy_from_slice(x);
+    }
+}
+
+impl From<&[f32]> for Aligned {
+    fn from(x: &[f32]) -> Self {
+        let mut aligned = Self::default();
+        aligned.extend_from_slice(x);
+        aligned
+    }
+}
+
+impl Deref for Aligned {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.data[..self.len]
+    }
+}
+
+impl DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.data[..self.len]
+    }
+}
+
+impl std::fmt::Debug for Aligned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Aligned {{ {} numbers }}", self.len)
+    }
+}
+
 /// The same memory as words.
 pub(crate) fn bits(x: &[f32]) -> &[u32] {
     // SAFETY: the two have one size and alignment, and any bits are either.
     unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
+}
+
+/// The same memory as numbers.
+pub(crate) fn as_numbers(x: &mut [u32]) -> &mut [f32] {
+    // SAFETY: the two have one size and alignment, any bits are either, and the reference stays unique.
+    unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), x.len()) }
 }
 
 /// The same memory as words.

@@ -54,7 +54,7 @@ pub use activation::{Activation, activate, geglu};
 pub use attention::{
     Attention, KEY_BLOCK, KvBlocks, KvFormat, KvRows, KvWrite, Out, Precision, Sequence, Span, attention,
 };
-pub use buffer::recycled;
+pub use buffer::{Aligned, recycled};
 pub use convert::{Half, widen};
 pub use embedding::embed;
 pub use gemm::{Operand, PackedMatrix, Quantisation, QuantisedRow, Scheme, Store, gemm};

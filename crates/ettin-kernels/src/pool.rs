@@ -80,10 +80,7 @@ impl Kernel for Strip<'_> {
                 Reduce::Sum | Reduce::Max => 1.0,
             };
             for (sum, x) in sums.iter_mut().zip(row.chunks(LANES)) {
-                let x = match x.first_chunk() {
-                    Some(x) => s.load(x),
-                    None => s.load_part(x),
-                };
+                let x = s.load_part(x);
                 *sum = if *reduce == Reduce::Max { s.max(x, *sum) } else { s.mul_add(x, s.splat(weight), *sum) };
             }
         }

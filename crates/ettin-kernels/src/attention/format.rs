@@ -175,7 +175,7 @@ impl Layout {
                 }
                 for (words, k) in words.chunks_mut(LANES).zip(k.chunks(2 * LANES)) {
                     let (even, odd) = k.split_at(k.len().min(LANES));
-                    put_words(s, s.round(load(s, even), load(s, odd)), words);
+                    put_words(s, s.round(s.load_part(even), s.load_part(odd)), words);
                 }
             }
             // Past `count`, whatever is there.
@@ -193,8 +193,8 @@ impl Layout {
             let odd = if 2 * pair + 1 < count { &v[(2 * pair + 1) * stride..][..dim] } else { &[] };
             for (i, values) in as_words(&mut values[..dim]).chunks_mut(LANES).enumerate() {
                 let at = i * LANES..i * LANES + values.len();
-                let odd = load(s, odd.get(at.clone()).unwrap_or(&[]));
-                put_words(s, s.round_zip(load(s, &even[at]), odd), values);
+                let odd = s.load_part(odd.get(at.clone()).unwrap_or(&[]));
+                put_words(s, s.round_zip(s.load_part(&even[at]), odd), values);
             }
         }
     }
@@ -223,15 +223,6 @@ impl Layout {
                 v.iter_mut().zip(values).for_each(|(v, &x)| *v = at(x, KEY_BLOCK + column));
             }
         }
-    }
-}
-
-/// Up to sixteen elements; the rest are zero.
-#[inline(always)]
-fn load<S: Simd>(s: S, x: &[f32]) -> S::V {
-    match x.first_chunk() {
-        Some(x) => s.load(x),
-        None => s.load_part(x),
     }
 }
 

@@ -12,8 +12,6 @@ pub(crate) trait Form: Encode + Pack + Copy + Send + Sync + 'static {
     const UNIT: usize;
     /// Inputs of a block: part of the numerical definition.
     const BLOCK: usize;
-    /// K is filled up with zeros to a multiple of this.
-    const PAD: usize = Self::UNIT;
     /// Words of a row per step.
     const WORDS: usize;
     /// Whether it multiplies bf16 or bytes, for which there are instructions.
@@ -34,8 +32,8 @@ pub(crate) trait Form: Encode + Pack + Copy + Send + Sync + 'static {
     fn start<S: Simd>(s: S, offsets: &[u32]) -> Self::Sum<S>;
 
     /// # Safety
-    /// `at` must be readable for `WORDS` words, each `stride` after the one before.
-    unsafe fn inputs<S: Simd>(s: S, at: *const u32, stride: usize) -> Self::Inputs<S>;
+    /// `group` must be readable for the words of a row's group of steps, sixteen, and `step` be one of them.
+    unsafe fn inputs<S: Simd>(s: S, group: *const u32, step: usize) -> Self::Inputs<S>;
 
     /// # Safety
     /// `at` must be readable for `STORED` words.
@@ -110,9 +108,9 @@ impl Form for Full {
     plain_sums!();
 
     #[inline(always)]
-    unsafe fn inputs<S: Simd>(s: S, at: *const u32, _: usize) -> S::V {
+    unsafe fn inputs<S: Simd>(s: S, group: *const u32, step: usize) -> S::V {
         // SAFETY: one word, by the caller's promise.
-        s.splat(unsafe { *at.cast::<f32>() })
+        s.splat(unsafe { *group.add(step).cast::<f32>() })
     }
     #[inline(always)]
     unsafe fn weights<S: Simd>(s: S, at: *const u32) -> S::V {
@@ -141,11 +139,11 @@ impl<const PARTS: usize> Form for Split<PARTS> {
     plain_sums!();
 
     #[inline(always)]
-    unsafe fn inputs<S: Simd>(s: S, at: *const u32, stride: usize) -> [S::Words; PARTS] {
+    unsafe fn inputs<S: Simd>(s: S, group: *const u32, step: usize) -> [S::Words; PARTS] {
         let mut parts = [s.splat_word(0); PARTS];
         for (i, part) in parts.iter_mut().enumerate() {
             // SAFETY: `PARTS` words, by the caller's promise.
-            *part = s.splat_word(unsafe { *at.add(i * stride) });
+            *part = s.splat_word(unsafe { *group.add(i * LANES + step) });
         }
         parts
     }
@@ -190,9 +188,9 @@ impl Form for Bytes {
         s.load_words(&offsets.as_chunks().0[0])
     }
     #[inline(always)]
-    unsafe fn inputs<S: Simd>(s: S, at: *const u32, _: usize) -> S::Words {
+    unsafe fn inputs<S: Simd>(s: S, group: *const u32, step: usize) -> S::Words {
         // SAFETY: one word, by the caller's promise.
-        s.splat_word(unsafe { *at })
+        s.splat_word(unsafe { *group.add(step) })
     }
     #[inline(always)]
     unsafe fn weights<S: Simd>(s: S, at: *const u32) -> S::Words {
@@ -229,9 +227,9 @@ impl Form for Wide {
     plain_sums!();
 
     #[inline(always)]
-    unsafe fn inputs<S: Simd>(s: S, at: *const u32, stride: usize) -> S::V {
+    unsafe fn inputs<S: Simd>(s: S, group: *const u32, step: usize) -> S::V {
         // SAFETY: the same promise.
-        unsafe { Full::inputs(s, at, stride) }
+        unsafe { Full::inputs(s, group, step) }
     }
     #[inline(always)]
     unsafe fn weights<S: Simd>(s: S, at: *const u32) -> S::V {
@@ -251,7 +249,6 @@ impl Form for Wide {
 impl Form for Nibbles {
     const UNIT: usize = 2;
     const BLOCK: usize = super::quantise::GROUP;
-    const PAD: usize = super::quantise::GROUP;
     const WORDS: usize = 2;
     const STORED: usize = LANES / 4;
     const TRAILER: usize = LANES / 2;
@@ -265,9 +262,9 @@ impl Form for Nibbles {
         s.zero()
     }
     #[inline(always)]
-    unsafe fn inputs<S: Simd>(s: S, at: *const u32, stride: usize) -> [S::V; 2] {
+    unsafe fn inputs<S: Simd>(s: S, group: *const u32, step: usize) -> [S::V; 2] {
         // SAFETY: two words, by the caller's promise.
-        unsafe { [Full::inputs(s, at, stride), Full::inputs(s, at.add(stride), stride)] }
+        unsafe { [Full::inputs(s, group, 2 * step), Full::inputs(s, group, 2 * step + 1)] }
     }
     #[inline(always)]
     unsafe fn weights<S: Simd>(s: S, at: *const u32) -> [S::V; 2] {

@@ -1,14 +1,13 @@
 //! How encoded rows lie in memory, and how they are shared out.
 //!
-//! A tile of rows is stored as `[groups, rows, steps of a group, parts]`: for each group of steps in order, all rows of the
-//! tile. Vector tiles take one step at a time; AMX takes [`Layout::TILES`], whose groups are what one of its tiles holds of
-//! a row, part by part.
+//! A tile of rows is stored as `[groups, rows, parts, steps of a group]`: for each group of sixteen steps in order, all rows
+//! of the tile. A row of a group is written with whole vectors, and read at fixed distances from one address: by a vector
+//! tile step by step, by an AMX tile as it is.
 
 use std::ops::Range;
 
 use super::{
     form::Form,
-    operand,
     scheme::{Scheme, WithForm},
 };
 use crate::{
@@ -24,39 +23,33 @@ pub(crate) struct Layout {
     pub(super) rows: usize,
     /// Rows are shared out in multiples of this, but for the last.
     unit: usize,
-    /// Steps of a group; K is filled up with zeros to whole ones.
-    pub(super) group: usize,
 }
 
 impl Layout {
     /// Two AMX tiles of sixteen rows by 64 bytes.
-    pub(crate) const TILES: Layout = Layout { rows: 2 * LANES, unit: LANES, group: LANES };
+    pub(crate) const TILES: Layout = Layout { rows: 2 * LANES, unit: LANES };
 
     pub(crate) fn of(isa: Isa, scheme: Scheme) -> Self {
-        if isa == Isa::Amx && scheme.narrow() {
-            Layout::TILES
-        } else {
-            Layout { rows: isa.run(TileRows), unit: 1, group: 1 }
-        }
+        if isa == Isa::Amx && scheme.narrow() { Layout::TILES } else { Layout { rows: isa.run(TileRows), unit: 1 } }
     }
 
-    /// Steps of a row, filled up.
+    /// Steps of a row, filled up with zeros to whole groups.
     #[inline(always)]
-    pub(super) fn steps<F: Form>(self, k: usize) -> usize {
-        operand::steps::<F>(k).next_multiple_of(self.group)
+    pub(super) fn steps<F: Form>(k: usize) -> usize {
+        k.next_multiple_of(LANES * F::UNIT) / F::UNIT
     }
 
     /// Words of one encoded row.
-    pub(super) fn words(self, scheme: Scheme, k: usize) -> usize {
-        struct Words(Layout, usize);
+    pub(super) fn words(scheme: Scheme, k: usize) -> usize {
+        struct Words(usize);
         impl WithForm for Words {
             type Output = usize;
             #[inline(always)]
             fn run<F: Form>(self) -> usize {
-                self.0.steps::<F>(self.1) * F::WORDS
+                Layout::steps::<F>(self.0) * F::WORDS
             }
         }
-        scheme.with(Words(self, k))
+        scheme.with(Words(k))
     }
 
     /// Tiles that `rows` make.
@@ -95,7 +88,7 @@ mod tests {
 
     #[test]
     fn tiles_cover_all_rows_in_order() {
-        let vectors = Layout { rows: 14, unit: 1, group: 1 };
+        let vectors = Layout { rows: 14, unit: 1 };
         for layout in [vectors, Layout::TILES] {
             for rows in 0..200 {
                 let mut next = 0;

@@ -1,4 +1,4 @@
-//! Activations in the layout a product reads: tiles of rows, interleaved step by step.
+//! Activations in the layout a product reads: tiles of rows, interleaved group by group of steps.
 
 use std::ops::Range;
 
@@ -9,37 +9,44 @@ use super::{
     scheme::{Scheme, WithForm},
 };
 use crate::{
-    buffer::{Buffer, as_words, bits, with_scratch},
+    buffer::{Buffer, as_numbers, with_scratch},
     isa::Isa,
     simd::{Kernel, LANES, Simd},
     team::{Shared, TASKS_PER_THREAD, Team, share},
-    transpose::interleave,
 };
 
-/// Steps of a row, filled up as the scheme asks.
-#[inline(always)]
-pub(super) fn steps<F: Form>(k: usize) -> usize {
-    k.next_multiple_of(F::PAD) / F::UNIT
+/// Where a row lies in its tile: the words of its group g start at `first + g · stride`.
+pub(crate) struct Place<'a> {
+    pub(super) words: &'a mut [u32],
+    pub(super) first: usize,
+    pub(super) stride: usize,
+}
+
+impl Place<'_> {
+    /// The words of a group of steps, `[parts, steps]` or as the scheme says.
+    #[inline(always)]
+    fn group<F: Form>(&mut self, group: usize) -> &mut [u32] {
+        &mut self.words[self.first + group * self.stride..][..F::WORDS * LANES]
+    }
 }
 
 /// How a scheme writes one row of activations.
 pub(crate) trait Encode {
-    /// Whether a row's words are its numbers.
-    const PLAIN: bool = false;
-
-    /// Writes a row, steps in order, and gives its factor. What `words` has beyond the row is zero already.
-    fn row<S: Simd>(s: S, x: &[f32], words: &mut [u32]) -> f32;
+    /// Writes a row, filled up with zeros to whole groups, and gives its factor.
+    fn row<S: Simd>(s: S, x: &[f32], place: Place<'_>) -> f32;
 }
 
 macro_rules! encode_as_f32 {
     ($($form:ty),+) => {
         $(impl Encode for $form {
-            const PLAIN: bool = true;
-
             #[inline(always)]
-            fn row<S: Simd>(_: S, x: &[f32], words: &mut [u32]) -> f32 {
-                for (word, x) in words.iter_mut().zip(x) {
-                    *word = x.to_bits();
+            fn row<S: Simd>(s: S, x: &[f32], mut place: Place<'_>) -> f32 {
+                const INPUTS: usize = <$form>::WORDS * LANES;
+                for (group, x) in x.chunks(INPUTS).enumerate() {
+                    let words = as_numbers(place.group::<$form>(group));
+                    for (words, first) in words.as_chunks_mut().0.iter_mut().zip((0..).step_by(LANES)) {
+                        s.store(s.load_part(x.get(first..x.len().min(first + LANES)).unwrap_or(&[])), words);
+                    }
                 }
                 1.0
             }
@@ -51,21 +58,17 @@ encode_as_f32!(Full, Wide, Nibbles);
 
 impl<const PARTS: usize> Encode for Split<PARTS> {
     #[inline(always)]
-    fn row<S: Simd>(s: S, x: &[f32], words: &mut [u32]) -> f32 {
-        for (x, words) in x.chunks(2 * LANES).zip(words.chunks_mut(PARTS * LANES)) {
-            let mut rest = [[0.0; LANES]; 2];
-            rest.as_flattened_mut()[..x.len()].copy_from_slice(x);
-            for part in 0..PARTS {
-                let mut pairs = [0; LANES];
-                s.store_words(s.round(s.load(&rest[0]), s.load(&rest[1])), &mut pairs);
-                for (words, pair) in words.chunks_exact_mut(PARTS).zip(pairs) {
-                    words[part] = pair;
-                }
+    fn row<S: Simd>(s: S, x: &[f32], mut place: Place<'_>) -> f32 {
+        for (group, x) in x.chunks(2 * LANES).enumerate() {
+            let (low, high) = x.split_at(x.len().min(LANES));
+            let mut rest = [s.load_part(low), s.load_part(high)];
+            let parts = place.group::<Self>(group).as_chunks_mut().0;
+            for (part, words) in parts.iter_mut().enumerate() {
+                let pairs = s.round(rest[0], rest[1]);
+                s.store_words(pairs, words);
                 if part + 1 < PARTS {
-                    for (rest, pair) in rest.as_flattened_mut().as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
-                        rest[0] -= f32::from_bits(pair << 16);
-                        rest[1] -= f32::from_bits(pair & 0xffff_0000);
-                    }
+                    let taken = s.zip(s.even(pairs), s.odd(pairs));
+                    rest = [s.sub(rest[0], taken[0]), s.sub(rest[1], taken[1])];
                 }
             }
         }
@@ -81,7 +84,7 @@ pub(super) const BYTE: f32 = 127.0;
 
 impl Encode for Bytes {
     #[inline(always)]
-    fn row<S: Simd>(s: S, x: &[f32], words: &mut [u32]) -> f32 {
+    fn row<S: Simd>(s: S, x: &[f32], mut place: Place<'_>) -> f32 {
         let (mut most, mut broken) = (s.zero(), s.zero());
         for x in x.chunks(LANES) {
             let x = s.load_part(x);
@@ -92,14 +95,16 @@ impl Encode for Bytes {
         let most = s.largest(most) + s.sum(broken);
         let scale = if most == 0.0 { 0.0 } else { BYTE / most };
         let (scale, to_integer) = (s.splat(scale), s.splat(TO_INTEGER));
-        for (x, words) in x.chunks(LANES).zip(words.chunks_mut(LANES / 4)) {
-            let mut integers = [0.0; LANES];
-            s.store(s.add(s.mul(s.load_part(x), scale), to_integer), &mut integers);
-            let mut bytes = [0; LANES];
-            for (byte, integer) in bytes.iter_mut().zip(integers) {
-                *byte = (integer.to_bits() as u8) ^ 0x80;
+        for (group, x) in x.chunks(4 * LANES).enumerate() {
+            let mut bytes = [[0; LANES]; 4];
+            for (bytes, x) in bytes.iter_mut().zip(x.chunks(LANES)) {
+                let mut integers = [0.0; LANES];
+                s.store(s.add(s.mul(s.load_part(x), scale), to_integer), &mut integers);
+                for (byte, integer) in bytes.iter_mut().zip(integers) {
+                    *byte = (integer.to_bits() as u8) ^ 0x80;
+                }
             }
-            for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+            for (word, bytes) in place.group::<Self>(group).iter_mut().zip(bytes.as_flattened().as_chunks().0) {
                 *word = u32::from_le_bytes(*bytes);
             }
         }
@@ -133,8 +138,6 @@ pub(crate) struct Encoding<'a, 'x> {
     pub(crate) words: &'a mut [u32],
     /// `[rows]`
     pub(crate) factors: &'a mut [f32],
-    /// For a tile on its way, `[tile rows · words]`; see [`line_words`].
-    pub(crate) line: &'x mut [u32],
 }
 
 impl<'a> Kernel for Encoding<'a, '_> {
@@ -153,60 +156,19 @@ impl<'a, S: Simd> WithForm for EncodeAs<'a, '_, S> {
 
     #[inline(always)]
     fn run<F: Form>(self) -> Rows<'a> {
-        let Self(s, Encoding { w, x, rows, words, factors, line }) = self;
+        let Self(s, Encoding { w, x, rows, words, factors }) = self;
         let (k, layout) = (w.k(), w.layout());
-        let width = layout.steps::<F>(k) * F::WORDS;
+        let width = Layout::steps::<F>(k) * F::WORDS;
         for tile in 0..layout.tiles(rows) {
             let range = layout.tile(rows, tile);
-            let out = &mut words[range.start * width..range.end * width];
-            if range.len() == 1 && layout.group == 1 {
-                out.fill(0);
-                factors[range.start] = F::row(s, &x[range.start * k..range.end * k], out);
-                continue;
-            }
-            if F::PLAIN && width == k {
-                interleave(bits(&x[range.start * k..range.end * k]), range.len(), width, out);
-                factors[range].fill(1.0);
-                continue;
-            }
-            let line = &mut line[..range.len() * width];
-            line.fill(0);
-            for (row, line) in range.clone().zip(line.chunks_exact_mut(width.max(1))) {
-                factors[row] = F::row(s, &x[row * k..(row + 1) * k], line);
-            }
-            if layout.group == 1 {
-                interleave(line, range.len(), width, out);
-            } else {
-                regroup(line, range.len(), layout.group, F::WORDS, out);
+            let words = &mut words[range.start * width..range.end * width];
+            for (i, row) in range.clone().enumerate() {
+                let unit = LANES * F::WORDS;
+                let place = Place { words: &mut *words, first: i * unit, stride: range.len() * unit };
+                factors[row] = F::row(s, &x[row * k..(row + 1) * k], place);
             }
         }
         Rows { words, factors, rows, layout }
-    }
-}
-
-/// Scratch that an encoding needs.
-pub(crate) fn line_words(w: &PackedMatrix, rows: usize) -> usize {
-    rows.min(w.layout().rows) * w.row_words()
-}
-
-/// `[rows, groups, group, parts]` to `[groups, rows, parts, group]`.
-#[inline(always)]
-fn regroup(lines: &[u32], rows: usize, group: usize, parts: usize, out: &mut [u32]) {
-    let unit = group * parts;
-    assert!(lines.len() == out.len() && lines.len().is_multiple_of(rows * unit));
-    for (r, line) in lines.chunks_exact((lines.len() / rows).max(1)).enumerate() {
-        for (g, steps) in line.chunks_exact(unit).enumerate() {
-            let out = &mut out[(g * rows + r) * unit..][..unit];
-            if parts == 1 {
-                out.copy_from_slice(steps);
-                continue;
-            }
-            for (i, step) in steps.chunks_exact(parts).enumerate() {
-                for (part, &word) in step.iter().enumerate() {
-                    out[part * group + i] = word;
-                }
-            }
-        }
     }
 }
 
@@ -263,14 +225,12 @@ impl Operand {
         team.run(parts, 8 * rows * k, |part| {
             for tile in share(tiles, parts, part) {
                 let range = layout.tile(rows, tile);
-                let line = line_words(w, range.len());
-                with_scratch(line + range.len() * k, |scratch| {
-                    let (line, x) = scratch.split_at_mut(line);
+                with_scratch(range.len() * k, |x| {
                     fill(range.clone(), x);
                     // SAFETY: tiles are disjoint.
                     let (words, factors) =
                         unsafe { (words.slice(range.start * width..range.end * width), factors.slice(range.clone())) };
-                    isa.run_narrow(Encoding { w, x, rows: range.len(), words, factors, line: as_words(line) });
+                    isa.run_narrow(Encoding { w, x, rows: range.len(), words, factors });
                 });
             }
         });

@@ -96,7 +96,7 @@ impl PackedMatrix {
         assert!(scheme != Scheme::Int8 || k <= 1 << 16, "{k} inputs are too many for sums of bytes");
         let (layout, width) = (Layout::of(isa, scheme), isa.run(PanelWidth));
         let panels = n.div_ceil(width);
-        let panel_words = scheme.with(PanelWords { layout, vectors: width / LANES, k });
+        let panel_words = scheme.with(PanelWords { vectors: width / LANES, k });
         let per_output = |wanted: bool| if wanted { panels * width } else { 0 };
         let mut packed = Self {
             isa,
@@ -190,7 +190,7 @@ impl PackedMatrix {
 
     /// Words of one row so laid out.
     pub(crate) fn row_words(&self) -> usize {
-        self.layout.words(self.scheme, self.k)
+        Layout::words(self.scheme, self.k)
     }
 
     /// Outputs of a panel.
@@ -245,7 +245,6 @@ impl Kernel for PanelWidth {
 
 /// Words of a panel.
 struct PanelWords {
-    layout: Layout,
     vectors: usize,
     k: usize,
 }
@@ -255,7 +254,7 @@ impl WithForm for PanelWords {
 
     #[inline(always)]
     fn run<F: Form>(self) -> usize {
-        Vectors::<F>::new(self.vectors, self.layout.steps::<F>(self.k)).words()
+        Vectors::<F>::new(self.vectors, Layout::steps::<F>(self.k)).words()
     }
 }
 

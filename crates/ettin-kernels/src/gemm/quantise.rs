@@ -6,7 +6,8 @@ use half::bf16;
 
 use super::{
     form::{Bytes, Form, Full, Nibbles, Split, Wide},
-    operand::{BYTE, TO_INTEGER, steps},
+    layout::Layout,
+    operand::{BYTE, TO_INTEGER},
     stored::{Quantisation, QuantisedRow, ZEROS},
 };
 use crate::simd::LANES;
@@ -111,7 +112,7 @@ impl Pack for Full {
 
 impl<const PARTS: usize> Pack for Split<PARTS> {
     fn pack(panel: Panel<'_>, words: &mut [u32], _: &mut [f32], _: &mut [u32]) {
-        let at = Vectors::<Self>::new(panel.vectors, steps::<Self>(panel.k));
+        let at = Vectors::<Self>::new(panel.vectors, Layout::steps::<Self>(panel.k));
         for step in 0..at.steps {
             for output in 0..panel.count {
                 let mut rest = [panel.at(output, 2 * step), panel.at(output, 2 * step + 1)];
@@ -128,7 +129,7 @@ impl<const PARTS: usize> Pack for Split<PARTS> {
     }
 
     fn unpack(panel: &[u32], vectors: usize, output: usize, _: f32, out: &mut [f32]) {
-        let at = Vectors::<Self>::new(vectors, steps::<Self>(out.len()));
+        let at = Vectors::<Self>::new(vectors, Layout::steps::<Self>(out.len()));
         for (step, out) in out.chunks_mut(2).enumerate() {
             for (half, out) in out.iter_mut().enumerate() {
                 // Small parts first: the sum of the parts is then the number itself.
@@ -161,7 +162,7 @@ pub(super) fn bytes(row: &[f32]) -> (f32, impl Fn(f32) -> i8) {
 
 impl Pack for Bytes {
     fn pack(panel: Panel<'_>, words: &mut [u32], factors: &mut [f32], offsets: &mut [u32]) {
-        let at = Vectors::<Self>::new(panel.vectors, steps::<Self>(panel.k));
+        let at = Vectors::<Self>::new(panel.vectors, Layout::steps::<Self>(panel.k));
         for output in 0..panel.count {
             let (factor, byte) = bytes(panel.row(output));
             let mut sum = 0i32;
@@ -179,7 +180,7 @@ impl Pack for Bytes {
     }
 
     fn unpack(panel: &[u32], vectors: usize, output: usize, factor: f32, out: &mut [f32]) {
-        let at = Vectors::<Self>::new(vectors, steps::<Self>(out.len()));
+        let at = Vectors::<Self>::new(vectors, Layout::steps::<Self>(out.len()));
         for (step, out) in out.chunks_mut(4).enumerate() {
             let quad = panel[at.at(step, output / LANES) + output % LANES].to_le_bytes();
             for (out, byte) in out.iter_mut().zip(quad) {
@@ -244,7 +245,7 @@ impl Pack for Wide {
     }
 
     fn unpack(panel: &[u32], vectors: usize, output: usize, factor: f32, out: &mut [f32]) {
-        let at = Vectors::<Self>::new(vectors, steps::<Self>(out.len()));
+        let at = Vectors::<Self>::new(vectors, Layout::steps::<Self>(out.len()));
         for (step, out) in out.iter_mut().enumerate() {
             let byte = get_byte(&panel[at.at(step, output / LANES)..], output % LANES);
             *out = f32::from(byte as i8) * factor;
@@ -258,7 +259,7 @@ impl Pack for Nibbles {
     }
 
     fn unpack(panel: &[u32], vectors: usize, output: usize, _: f32, out: &mut [f32]) {
-        let at = Vectors::<Self>::new(vectors, steps::<Self>(out.len()));
+        let at = Vectors::<Self>::new(vectors, Layout::steps::<Self>(out.len()));
         for (step, out) in out.chunks_mut(2).enumerate() {
             let byte = get_byte(&panel[at.at(step, output / LANES)..], output % LANES);
             let trailer = at.trailer(step / Vectors::<Self>::BLOCK, output / LANES);

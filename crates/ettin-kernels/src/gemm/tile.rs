@@ -13,7 +13,7 @@ pub(crate) struct Tile<'a> {
     pub(super) rows: usize,
     /// Steps of a row.
     pub(super) steps: usize,
-    /// As the [`Layout`](super::layout::Layout) says: `[words of a row, rows]`, but for AMX.
+    /// As the [`layout`](super::layout) says: `[groups, rows, words of a group]`.
     pub(super) a: &'a [u32],
     /// One per row.
     pub(super) row_factors: &'a [f32],
@@ -239,23 +239,29 @@ impl<F: Form, const R: usize, const P: usize, const N: usize> Micro<'_, F, R, P,
         }
         let first = block * Vectors::<F>::BLOCK;
         let start = at.block(block);
-        for t in 0..(steps - first).min(Vectors::<F>::BLOCK) {
-            // SAFETY: the step is in the block, and `b` holds P panels (checked by `run`).
-            let mut weights = [[unsafe { F::weights(s, b.as_ptr().add(start + t * N * F::STORED)) }; N]; P];
-            for (p, panel) in weights.iter_mut().enumerate() {
-                for (c, weight) in panel.iter_mut().enumerate() {
-                    let from = b.as_ptr().wrapping_add(p * at.words() + start + (t * N + c) * F::STORED);
-                    // SAFETY: as above.
-                    *weight = unsafe { F::weights(s, from) };
-                    s.prefetch(from.wrapping_add(FETCH_AHEAD).cast());
+        // Groups do not cross blocks.
+        const { assert!(Vectors::<F>::BLOCK.is_multiple_of(LANES)) };
+        for group in 0..(steps - first).min(Vectors::<F>::BLOCK) / LANES {
+            let a = a[(first / LANES + group) * R * LANES * F::WORDS..][..R * LANES * F::WORDS].as_ptr();
+            for t in 0..LANES {
+                let step = start + (group * LANES + t) * N * F::STORED;
+                // SAFETY: the step is in the block, and `b` holds P panels (checked by `run`).
+                let mut weights = [[unsafe { F::weights(s, b.as_ptr().add(step)) }; N]; P];
+                for (p, panel) in weights.iter_mut().enumerate() {
+                    for (c, weight) in panel.iter_mut().enumerate() {
+                        let from = b.as_ptr().wrapping_add(p * at.words() + step + c * F::STORED);
+                        // SAFETY: as above.
+                        *weight = unsafe { F::weights(s, from) };
+                        s.prefetch(from.wrapping_add(FETCH_AHEAD).cast());
+                    }
                 }
-            }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: r < R, and `a` holds the words of R rows (checked by `run`).
-                let x = unsafe { F::inputs(s, a.as_ptr().add((first + t) * F::WORDS * R + r), R) };
-                for (sums, weights) in sums.iter_mut().zip(&weights) {
-                    for (sum, weight) in sums.iter_mut().zip(weights) {
-                        *sum = F::multiply(s, *sum, x, *weight);
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    // SAFETY: t is a step of a group, of which `a` holds the words of R rows.
+                    let x = unsafe { F::inputs(s, a.add(r * LANES * F::WORDS), t) };
+                    for (sums, weights) in sums.iter_mut().zip(&weights) {
+                        for (sum, weight) in sums.iter_mut().zip(weights) {
+                            *sum = F::multiply(s, *sum, x, *weight);
+                        }
                     }
                 }
             }

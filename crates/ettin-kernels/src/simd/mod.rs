@@ -90,6 +90,9 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     /// If `x` is longer than a vector.
     #[inline(always)]
     fn load_part(self, x: &[f32]) -> Self::V {
+        if let Ok(x) = x.try_into() {
+            return self.load(x);
+        }
         let mut lanes = [0.0; LANES];
         lanes[..x.len()].copy_from_slice(x);
         self.load(&lanes)
@@ -101,6 +104,9 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     /// If `out` is longer than a vector.
     #[inline(always)]
     fn store_part(self, v: Self::V, out: &mut [f32]) {
+        if let Ok(out) = <&mut [f32; LANES]>::try_from(&mut *out) {
+            return self.store(v, out);
+        }
         let mut lanes = [0.0; LANES];
         self.store(v, &mut lanes);
         out.copy_from_slice(&lanes[..out.len()]);

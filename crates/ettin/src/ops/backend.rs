@@ -347,7 +347,7 @@ impl Backend {
         Ok(Hidden(match &self.kind {
             Kind::Fused(cpu) => {
                 let values = vectors.flatten_all()?.to_vec1::<f32>()?;
-                Repr::Fused(fused::Rows::new(cpu.clone(), size, values))
+                Repr::Fused(fused::Rows::new(cpu, size, &values))
             }
             Kind::Reference { device, .. } => Repr::Reference(vectors.to_device(device)?),
             Kind::Device(gpu) => Repr::Reference(vectors.to_device(gpu.device())?),

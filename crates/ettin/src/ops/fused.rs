@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ettin_kernels::{
-    Activation, Attention as Queries, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Operand, PackedMatrix, Pooled,
+    Activation, Aligned, Attention as Queries, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Operand, PackedMatrix, Pooled,
     Precision, RopeRows, RopeTable, Scheme, Sequence, Span, Store, Team, activate, attention, attention::store, block,
     block::Workspace, gemm, layer_norm, pool, recycled, rope,
 };
@@ -130,8 +130,8 @@ impl Norm {
         })
     }
 
-    fn apply(&self, cpu: &Cpu, x: &[f32], out: &mut Vec<f32>) {
-        out.resize(x.len(), 0.0);
+    fn apply(&self, cpu: &Cpu, x: &[f32], out: &mut Aligned) {
+        out.resize(x.len());
         layer_norm(cpu.isa, &cpu.team, x, self.kernel(), out);
     }
 
@@ -208,9 +208,9 @@ pub(super) struct Rows {
 /// The buffers of [`Rows`].
 #[derive(Debug, Default)]
 struct Memory {
-    hidden: Vec<f32>,    // [rows, size]
-    qkv: Vec<f32>,       // [rows, 3 · size]
-    attended: Vec<f32>,  // [rows, size]
+    hidden: Aligned,     // [rows, size]
+    qkv: Aligned,        // [rows, 3 · size]
+    attended: Aligned,   // [rows, size]
     keys: Vec<KvBlocks>, // one per sequence or more, when there is no cache
     workspace: Workspace,
     /// For products outside blocks.
@@ -229,15 +229,16 @@ impl Drop for Rows {
 }
 
 impl Rows {
-    pub(super) fn new(cpu: Arc<Cpu>, size: usize, hidden: Vec<f32>) -> Self {
-        let memory = Memory { hidden, ..cpu.memory() };
-        Self { cpu, size, memory }
+    pub(super) fn new(cpu: &Arc<Cpu>, size: usize, hidden: &[f32]) -> Self {
+        let mut rows = Self::empty(cpu, size);
+        rows.memory.hidden.extend_from_slice(hidden);
+        rows
     }
 
     /// Rows to be filled.
     fn empty(cpu: &Arc<Cpu>, size: usize) -> Self {
         let mut memory = cpu.memory();
-        memory.hidden.clear();
+        memory.hidden.resize(0);
         Self { cpu: cpu.clone(), size, memory }
     }
 
@@ -274,7 +275,7 @@ pub(super) fn embed(table: &Table, norm: &Norm, ids: &[u32]) -> Result<Rows> {
         return Err(Error::input(format!("token id {id} is outside the vocabulary of {vocabulary}")));
     }
     let mut rows = Rows::empty(&table.cpu, size);
-    rows.memory.hidden.resize(ids.len() * size, 0.0);
+    rows.memory.hidden.resize(ids.len() * size);
     ettin_kernels::embed(&table.cpu.team, &table.weight, ids, norm.kernel(), &mut rows.memory.hidden);
     Ok(rows)
 }
@@ -288,7 +289,7 @@ pub(super) fn attention_block(
     let cpu = rows.cpu.clone();
     block.project(&cpu, batch, rows);
     let Memory { hidden, qkv, attended, keys, workspace, writes, sequences, .. } = &mut rows.memory;
-    attended.resize(hidden.len(), 0.0);
+    attended.resize(hidden.len());
     match cache {
         None => {
             block.make_room(&cpu, batch, keys);
@@ -322,7 +323,7 @@ impl Attention {
         };
         let len = rows.rows() * stride;
         let Memory { hidden, qkv, workspace, .. } = &mut rows.memory;
-        qkv.resize(len, 0.0);
+        qkv.resize(len);
         let norm = self.norm.as_ref().map(Norm::kernel);
         block::project(&cpu.team, hidden, norm, self.qkv.kernel(), &turn, qkv, workspace);
     }
@@ -422,21 +423,22 @@ pub(super) fn head(rows: &Rows, head: &Head) -> Result<Rows> {
 pub(super) fn linear(rows: &Rows, linear: &Linear) -> Result<Rows> {
     let mut out = Rows::empty(&rows.cpu, linear.weight.n());
     let Memory { hidden, operand, .. } = &mut out.memory;
+    hidden.resize(rows.rows() * linear.weight.n());
     product(rows, &linear.weight, linear.bias.as_deref(), operand, hidden);
     Ok(out)
 }
 
 pub(super) fn logits(rows: &Rows, table: &Table, bias: Option<&[f32]>, out: &mut Vec<f32>) {
     let mut memory = rows.cpu.memory();
+    out.resize(rows.rows() * table.weight.n(), 0.0);
     product(rows, &table.weight, bias, &mut memory.operand, out);
     if rows.rows() <= KEPT_ROWS {
         rows.cpu.keep(memory);
     }
 }
 
-fn product(rows: &Rows, weight: &PackedMatrix, bias: Option<&[f32]>, operand: &mut Operand, out: &mut Vec<f32>) {
+fn product(rows: &Rows, weight: &PackedMatrix, bias: Option<&[f32]>, operand: &mut Operand, out: &mut [f32]) {
     let team = &rows.cpu.team;
     operand.encode(team, weight, rows.values());
-    out.resize(rows.rows() * weight.n(), 0.0);
     gemm(team, operand, weight, bias, Store::Write, out);
 }
