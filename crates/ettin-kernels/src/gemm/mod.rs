@@ -167,34 +167,28 @@ impl<'a> Product<'a> {
         self.w.scheme().with(self)
     }
 
-    /// Tile by tile: for every `strip` of panels, all rows.
+    /// A tile of rows times a strip of panels.
     #[inline(always)]
-    fn tiles<F: form::Form>(self, strip: usize) -> impl Iterator<Item = Tile<'a>> {
-        let Product { rows, w, bias, store, tiles, panels, out, out_stride } = self;
+    fn tile<F: form::Form>(&self, panels: Range<usize>, tile: usize) -> Tile<'a> {
+        let Product { rows, w, .. } = *self;
         let steps = rows.layout.steps::<F>(w.k());
         let width = steps * F::WORDS;
-        let end = panels.end;
-        panels.step_by(strip).flat_map(move |first| {
-            let panels = first..(first + strip).min(end);
-            let columns = panels.start * w.width()..(panels.end * w.width()).min(w.n());
-            tiles.clone().map(move |tile| {
-                let range = rows.layout.tile(rows.rows, tile);
-                Tile {
-                    rows: range.len(),
-                    steps,
-                    a: &rows.words[range.start * width..range.end * width],
-                    row_factors: &rows.factors[range.clone()],
-                    b: w.panel(panels.clone()),
-                    factors: w.factors(&panels),
-                    offsets: w.offsets(&panels),
-                    bias: bias.map(|bias| &bias[columns.clone()]),
-                    columns: columns.len(),
-                    store,
-                    out: out.wrapping_add(range.start * out_stride + columns.start),
-                    out_stride,
-                }
-            })
-        })
+        let range = rows.layout.tile(rows.rows, tile);
+        let columns = panels.start * w.width()..(panels.end * w.width()).min(w.n());
+        Tile {
+            rows: range.len(),
+            steps,
+            a: &rows.words[range.start * width..range.end * width],
+            row_factors: &rows.factors[range.clone()],
+            b: w.panel(panels.clone()),
+            factors: w.factors(&panels),
+            offsets: w.offsets(&panels),
+            bias: self.bias.map(|bias| &bias[columns.clone()]),
+            columns: columns.len(),
+            store: self.store,
+            out: self.out.wrapping_add(range.start * self.out_stride + columns.start),
+            out_stride: self.out_stride,
+        }
     }
 }
 
@@ -216,11 +210,14 @@ impl<F: form::Form> Kernel for Tiled<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let rows = &self.0.rows;
-        let strip = S::strip(rows.rows.div_ceil(rows.tiles().max(1)));
-        for tile in self.0.tiles::<F>(strip) {
-            // SAFETY: rows and outputs are writable and ours, by the promise of `Product::run`.
-            unsafe { simd.tile::<F>(tile) };
+        let product = self.0;
+        let strip = S::strip(product.rows.rows.div_ceil(product.rows.tiles().max(1)));
+        for first in product.panels.clone().step_by(strip) {
+            let panels = first..(first + strip).min(product.panels.end);
+            for tile in product.tiles.clone() {
+                // SAFETY: rows and outputs are writable and ours, by the promise of `Product::run`.
+                unsafe { simd.tile::<F>(product.tile::<F>(panels.clone(), tile)) };
+            }
         }
     }
 }
