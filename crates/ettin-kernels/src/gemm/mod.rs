@@ -167,11 +167,10 @@ impl<'a> Product<'a> {
         self.w.scheme().with(self)
     }
 
-    /// A tile of rows times a strip of panels.
+    /// A tile of rows, of so many steps, times a strip of panels.
     #[inline(always)]
-    fn tile<F: form::Form>(&self, panels: Range<usize>, tile: usize) -> Tile<'a> {
+    fn tile<F: form::Form>(&self, steps: usize, panels: Range<usize>, tile: usize) -> Tile<'a> {
         let Product { rows, w, .. } = *self;
-        let steps = rows.layout.steps::<F>(w.k());
         let width = steps * F::WORDS;
         let range = rows.layout.tile(rows.rows, tile);
         let columns = panels.start * w.width()..(panels.end * w.width()).min(w.n());
@@ -211,12 +210,13 @@ impl<F: form::Form> Kernel for Tiled<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let product = self.0;
+        let steps = product.rows.layout.steps::<F>(product.w.k());
         let strip = S::strip(product.rows.rows.div_ceil(product.rows.tiles().max(1)));
         for first in product.panels.clone().step_by(strip) {
             let panels = first..(first + strip).min(product.panels.end);
             for tile in product.tiles.clone() {
                 // SAFETY: rows and outputs are writable and ours, by the promise of `Product::run`.
-                unsafe { simd.tile::<F>(product.tile::<F>(panels.clone(), tile)) };
+                unsafe { simd.tile::<F>(product.tile::<F>(steps, panels.clone(), tile)) };
             }
         }
     }
