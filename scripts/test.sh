@@ -20,6 +20,14 @@ say "tests"
 command -v "${CXX:-c++}" >/dev/null || echo "the GPU kernels will not be run: there is no C++ compiler"
 cargo test --workspace --features hub
 
+# Products on AMX: on the CPU's tiles, or through an emulator of the instructions, which stands on AVX-512.
+if grep -qw avx512_bf16 /proc/cpuinfo 2>/dev/null && grep -qw avx512_vnni /proc/cpuinfo; then
+    say "tests of products on AMX"
+    ETTIN_REQUIRE_ISA=amx cargo test -p ettin-kernels --features amx-emulator --lib --test gemm --test block
+else
+    say "tests of products on AMX: skipped, this machine has no AVX-512 with BF16 and VNNI"
+fi
+
 # The kernels' own tests walk every path this machine has; the model's tests run on one path at a time. The same packages
 # and features as above, so that nothing is built again.
 for isa in portable avx2; do

@@ -12,6 +12,12 @@ use ettin_kernels::{
 const HIDDEN: usize = 48;
 const INNER: usize = 128;
 
+/// Projected rows, and the residual after both ways of adding to it.
+struct Results {
+    projected: Vec<f32>,
+    residual: Vec<f32>,
+}
+
 struct Layer {
     norm: Vec<f32>,
     qkv: PackedMatrix,
@@ -32,8 +38,7 @@ impl Layer {
         Self { norm: random.vector(HIDDEN), qkv, wi, wo, bias: random.vector(2 * INNER) }
     }
 
-    /// Projected rows, and the residual after both ways of adding to it.
-    fn run(&self, team: &Team, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    fn run(&self, team: &Team, x: &[f32]) -> Results {
         let (rows, mut workspace) = (x.len() / HIDDEN, Workspace::new());
         let norm = Norm { weight: &self.norm, bias: None, eps: 1e-5 };
         let mut projected = vec![f32::NAN; rows * self.qkv.n()];
@@ -46,7 +51,7 @@ impl Layer {
         block::add(team, &wide, wo, &mut residual, &mut workspace);
         let wi = Linear { weight: &self.wi, bias: Some(&self.bias) };
         block::mlp(team, &mut residual, Mlp { norm, wi, activation: Activation::Gelu, wo }, &mut workspace);
-        (projected, residual)
+        Results { projected, residual }
     }
 }
 
@@ -58,16 +63,16 @@ fn rows_depend_neither_on_their_number_nor_on_threads() {
             let layer = Layer::new(isa, scheme);
             let x = Random::new(2).vector(300 * HIDDEN);
             let alone: Vec<_> = x.chunks_exact(HIDDEN).map(|row| layer.run(&teams[0], row)).collect();
-            let join = |part: fn(&(Vec<f32>, Vec<f32>)) -> &Vec<f32>, rows: usize| -> Vec<u32> {
+            let join = |part: fn(&Results) -> &Vec<f32>, rows: usize| -> Vec<u32> {
                 alone[..rows].iter().flat_map(|row| bits(part(row))).collect()
             };
             // Around where tiles end, and where tasks begin to take rows through the whole chain.
             for rows in [2, 16, 17, 24, 48, 65, 72, 130, 192, 300] {
                 for team in &teams {
-                    let (projected, residual) = layer.run(team, &x[..rows * HIDDEN]);
+                    let Results { projected, residual } = layer.run(team, &x[..rows * HIDDEN]);
                     let what = format!("{isa} {scheme}: {rows} rows, {} threads", team.threads());
-                    assert!(bits(&projected) == join(|row| &row.0, rows), "{what}, projected");
-                    assert!(bits(&residual) == join(|row| &row.1, rows), "{what}, residual");
+                    assert!(bits(&projected) == join(|row| &row.projected, rows), "{what}, projected");
+                    assert!(bits(&residual) == join(|row| &row.residual, rows), "{what}, residual");
                 }
             }
         }

@@ -14,7 +14,7 @@
 use std::marker::PhantomData;
 
 use super::{
-    Product, Scheme,
+    Layout, Product, Scheme,
     form::{Bytes, Form, Split},
     tile::Tile,
 };
@@ -51,20 +51,20 @@ impl<F: Chained> Kernel for Tiled<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self(product, amx, _) = self;
-        let turns = product.tiles.len();
+        let steps = Layout::steps::<F>(product.w.k());
         let mut tiles = TileRegisters::new(amx);
         let mut sums = Sums([[0; SIDE]; SIDE]);
         for panel in product.panels.clone() {
             for (turn, tile) in product.tiles.clone().enumerate() {
-                let tile = product.tile::<F>(tile, panel..panel + 1);
+                let tile = product.tile::<F>(steps, panel..panel + 1, tile);
                 tiles.shape(tile.rows);
-                chains::<F>(&tile, turn, turns, &mut sums);
+                chains::<F>(&tile, turn, product.tiles.len(), &mut sums);
                 for first in [0, LANES] {
                     let outputs = tile.outputs(s, first);
                     for (row, sums) in sums.0[..tile.rows].iter().enumerate() {
                         let sum = F::load(s, &sums.as_chunks().0[first / LANES]);
                         // SAFETY: rows and outputs are writable and ours, by the promise of `run`.
-                        unsafe { tile.put::<S, F>(s, row, &outputs, sum) };
+                        unsafe { tile.put::<S, F>(s, row, outputs, sum) };
                     }
                 }
             }

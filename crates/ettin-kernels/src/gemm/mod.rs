@@ -169,14 +169,13 @@ impl<'a> Product<'a> {
         self.w.scheme().with(self)
     }
 
-    /// A tile of rows times some panels.
+    /// A tile of rows, of so many steps, times a strip of panels.
     #[inline(always)]
-    fn tile<F: form::Form>(&self, tile: usize, panels: Range<usize>) -> Tile<'a> {
+    fn tile<F: form::Form>(&self, steps: usize, panels: Range<usize>, tile: usize) -> Tile<'a> {
         let Product { rows, w, .. } = *self;
-        let steps = Layout::steps::<F>(w.k());
         let width = steps * F::WORDS;
-        let columns = panels.start * w.width()..(panels.end * w.width()).min(w.n());
         let range = rows.layout.tile(rows.rows, tile);
+        let columns = panels.start * w.width()..(panels.end * w.width()).min(w.n());
         Tile {
             rows: range.len(),
             steps,
@@ -213,13 +212,14 @@ impl<F: form::Form> Kernel for Tiled<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let product = self.0;
+        let steps = Layout::steps::<F>(product.w.k());
         let strip = S::strip(product.rows.rows.div_ceil(product.rows.tiles().max(1)));
         // Loops, not iterators in chains: those would not be inlined, and hand tiles over through memory.
         for first in product.panels.clone().step_by(strip) {
+            let panels = first..(first + strip).min(product.panels.end);
             for tile in product.tiles.clone() {
-                let tile = product.tile::<F>(tile, first..(first + strip).min(product.panels.end));
                 // SAFETY: rows and outputs are writable and ours, by the promise of `Product::run`.
-                unsafe { simd.tile::<F>(tile) };
+                unsafe { simd.tile::<F>(product.tile::<F>(steps, panels.clone(), tile)) };
             }
         }
     }

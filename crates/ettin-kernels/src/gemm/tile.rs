@@ -161,7 +161,7 @@ impl<F: Form, const R: usize, const P: usize, const N: usize> Kernel for Micro<'
                 let outputs = tile.outputs(s, (p * N + c) * LANES);
                 for (r, sum) in sum.iter().enumerate() {
                     // SAFETY: r < R, and the promise of `Tiles::tile`.
-                    unsafe { tile.put::<S, F>(s, r, &outputs, sum[p][c]) };
+                    unsafe { tile.put::<S, F>(s, r, outputs, sum[p][c]) };
                 }
             }
         }
@@ -169,6 +169,7 @@ impl<F: Form, const R: usize, const P: usize, const N: usize> Kernel for Micro<'
 }
 
 /// Up to sixteen outputs of a tile: what their sums become results with.
+#[derive(Clone, Copy)]
 pub(super) struct Outputs<'a, V> {
     first: usize,
     len: usize,
@@ -193,7 +194,7 @@ impl<'a> Tile<'a> {
     /// # Safety
     /// As [`Tiles::tile`], and `row` is one of the tile.
     #[inline(always)]
-    pub(super) unsafe fn put<S: Simd, F: Form>(&self, s: S, row: usize, outputs: &Outputs<'_, S::V>, sum: F::Sum<S>) {
+    pub(super) unsafe fn put<S: Simd, F: Form>(&self, s: S, row: usize, outputs: Outputs<'_, S::V>, sum: F::Sum<S>) {
         let value = F::finish(s, sum, outputs.factors, self.row_factors[row]);
         let value = match outputs.bias {
             Some(bias) => s.add(value, bias),

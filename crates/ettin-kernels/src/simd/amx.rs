@@ -160,3 +160,33 @@ impl Drop for TileRegisters {
         unsafe { tile_asm!("tilerelease",) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_follow_the_rows_and_are_given_back() {
+        let Some(amx) = Amx::new() else {
+            return println!("skipped: no AMX");
+        };
+        let described = || {
+            let mut bytes = [0xffu8; 64];
+            // SAFETY: there is AMX; the instruction writes 64 bytes.
+            unsafe { std::arch::asm!("sttilecfg [{}]", in(reg) &mut bytes, options(nostack)) };
+            bytes
+        };
+        let mut tiles = TileRegisters::new(amx);
+        for rows in [32, 32, 5, 16, 17, 1] {
+            tiles.shape(rows);
+            let (first, second) = (rows.min(16) as u8, rows.saturating_sub(16) as u8);
+            let bytes = described();
+            assert_eq!(bytes[48..56], [first, first, second, second, first, second, 16, 16], "{rows} rows");
+            for (tile, rows) in bytes[48..56].iter().enumerate() {
+                assert_eq!(bytes[16 + 2 * tile..][..2], [if *rows == 0 { 0 } else { 64 }, 0]);
+            }
+        }
+        drop(tiles);
+        assert_eq!(described(), [0; 64]);
+    }
+}
