@@ -1,7 +1,7 @@
 //! What a scheme means to a product: how a step along k loads, multiplies and adds.
 //!
 //! A **step** takes [`Form::UNIT`] inputs of a row, as [`Form::WORDS`] words of 32 bits, and the weights of sixteen outputs
-//! for them, as [`Form::STORED`] words. A **block** of steps is one chain of additions; block sums are folded in order.
+//! for them. A **round** of steps is what whole cache lines hold: [`Form::STORED`] words. A **block** of steps is one chain of additions; block sums are folded in order.
 
 use super::{operand::Encode, quantise::Pack};
 use crate::simd::{LANES, Simd};
@@ -12,11 +12,15 @@ pub(crate) trait Form: Encode + Pack + Copy + Send + Sync + 'static {
     const UNIT: usize;
     /// Inputs of a block: part of the numerical definition.
     const BLOCK: usize;
+    /// Steps of a round, whose weights are read together; sixteen are whole rounds.
+    const STEPS: usize = 1;
+    /// K is filled up with zeros to a multiple of this: to whole groups of steps, and to whole factors.
+    const PAD: usize = LANES * Self::UNIT;
     /// Words of a row per step.
     const WORDS: usize;
     /// Whether it multiplies bf16 or bytes, for which there are instructions.
     const NARROW: bool = false;
-    /// Words of sixteen outputs per step.
+    /// Words of sixteen outputs per round: a multiple of sixteen.
     const STORED: usize;
     /// Words of sixteen outputs after every block.
     const TRAILER: usize = 0;
@@ -35,9 +39,11 @@ pub(crate) trait Form: Encode + Pack + Copy + Send + Sync + 'static {
     /// `group` must be readable for the words of a row's group of steps, sixteen, and `step` be one of them.
     unsafe fn inputs<S: Simd>(s: S, group: *const u32, step: usize) -> Self::Inputs<S>;
 
+    /// The weights of a step of the round at `at`.
+    ///
     /// # Safety
-    /// `at` must be readable for `STORED` words.
-    unsafe fn weights<S: Simd>(s: S, at: *const u32) -> Self::Weights<S>;
+    /// `at` must be readable for `STORED` words, and `step` be less than `STEPS`.
+    unsafe fn weights<S: Simd>(s: S, at: *const u32, step: usize) -> Self::Weights<S>;
 
     fn multiply<S: Simd>(s: S, sum: Self::Sum<S>, x: Self::Inputs<S>, w: Self::Weights<S>) -> Self::Sum<S>;
 
@@ -68,12 +74,12 @@ pub(crate) struct Split<const PARTS: usize>;
 #[derive(Clone, Copy)]
 pub(crate) struct Bytes;
 
-/// [`Scheme::W8`](super::Scheme::W8).
+/// [`Scheme::W8`](super::Scheme::W8): sixteen outputs' bytes for each of four inputs.
 #[derive(Clone, Copy)]
 pub(crate) struct Wide;
 
-/// [`Scheme::W4`](super::Scheme::W4): byte i of a step holds output i's weight of the even input in its lower half and that
-/// of the odd one in its upper half, each plus 8; a block ends with its factors.
+/// [`Scheme::W4`](super::Scheme::W4): word i of a round holds output i's weights of eight inputs, four bits each from the
+/// lowest on, each plus 8; a block ends with its factors.
 #[derive(Clone, Copy)]
 pub(crate) struct Nibbles;
 
@@ -113,7 +119,7 @@ impl Form for Full {
         s.splat(unsafe { *group.add(step).cast::<f32>() })
     }
     #[inline(always)]
-    unsafe fn weights<S: Simd>(s: S, at: *const u32) -> S::V {
+    unsafe fn weights<S: Simd>(s: S, at: *const u32, _: usize) -> S::V {
         // SAFETY: sixteen words, by the caller's promise.
         s.load(unsafe { &*at.cast() })
     }
@@ -148,7 +154,7 @@ impl<const PARTS: usize> Form for Split<PARTS> {
         parts
     }
     #[inline(always)]
-    unsafe fn weights<S: Simd>(s: S, at: *const u32) -> [S::Words; PARTS] {
+    unsafe fn weights<S: Simd>(s: S, at: *const u32, _: usize) -> [S::Words; PARTS] {
         let mut parts = [s.splat_word(0); PARTS];
         for (i, part) in parts.iter_mut().enumerate() {
             // SAFETY: `PARTS` vectors, by the caller's promise.
@@ -193,7 +199,7 @@ impl Form for Bytes {
         s.splat_word(unsafe { *group.add(step) })
     }
     #[inline(always)]
-    unsafe fn weights<S: Simd>(s: S, at: *const u32) -> S::Words {
+    unsafe fn weights<S: Simd>(s: S, at: *const u32, _: usize) -> S::Words {
         // SAFETY: sixteen words, by the caller's promise.
         s.load_words(unsafe { &*at.cast() })
     }
@@ -220,7 +226,8 @@ impl Form for Wide {
     const UNIT: usize = 1;
     const BLOCK: usize = K_BLOCK;
     const WORDS: usize = 1;
-    const STORED: usize = LANES / 4;
+    const STEPS: usize = 4;
+    const STORED: usize = LANES;
 
     type Inputs<S: Simd> = S::V;
     type Weights<S: Simd> = S::V;
@@ -232,9 +239,9 @@ impl Form for Wide {
         unsafe { Full::inputs(s, group, step) }
     }
     #[inline(always)]
-    unsafe fn weights<S: Simd>(s: S, at: *const u32) -> S::V {
-        // SAFETY: four words, by the caller's promise.
-        s.widen_signed(unsafe { &*at.cast() })
+    unsafe fn weights<S: Simd>(s: S, at: *const u32, step: usize) -> S::V {
+        // SAFETY: four words of the sixteen, by the caller's promise.
+        s.widen_signed(unsafe { &*at.add(step * (LANES / 4)).cast() })
     }
     #[inline(always)]
     fn multiply<S: Simd>(s: S, sum: S::V, x: S::V, w: S::V) -> S::V {
@@ -247,14 +254,16 @@ impl Form for Wide {
 }
 
 impl Form for Nibbles {
-    const UNIT: usize = 2;
+    const UNIT: usize = 1;
     const BLOCK: usize = super::quantise::GROUP;
-    const WORDS: usize = 2;
-    const STORED: usize = LANES / 4;
+    const PAD: usize = super::quantise::GROUP;
+    const STEPS: usize = 8;
+    const WORDS: usize = 1;
+    const STORED: usize = LANES;
     const TRAILER: usize = LANES / 2;
 
-    type Inputs<S: Simd> = [S::V; 2];
-    type Weights<S: Simd> = [S::V; 2];
+    type Inputs<S: Simd> = S::V;
+    type Weights<S: Simd> = S::V;
     type Sum<S: Simd> = S::V;
 
     #[inline(always)]
@@ -262,18 +271,18 @@ impl Form for Nibbles {
         s.zero()
     }
     #[inline(always)]
-    unsafe fn inputs<S: Simd>(s: S, group: *const u32, step: usize) -> [S::V; 2] {
-        // SAFETY: two words, by the caller's promise.
-        unsafe { [Full::inputs(s, group, 2 * step), Full::inputs(s, group, 2 * step + 1)] }
+    unsafe fn inputs<S: Simd>(s: S, group: *const u32, step: usize) -> S::V {
+        // SAFETY: the same promise.
+        unsafe { Full::inputs(s, group, step) }
     }
     #[inline(always)]
-    unsafe fn weights<S: Simd>(s: S, at: *const u32) -> [S::V; 2] {
-        // SAFETY: four words, by the caller's promise.
-        s.widen_nibbles(unsafe { &*at.cast() })
+    unsafe fn weights<S: Simd>(s: S, at: *const u32, step: usize) -> S::V {
+        // SAFETY: sixteen words, by the caller's promise.
+        s.widen_nibbles(unsafe { &*at.cast() }, step)
     }
     #[inline(always)]
-    fn multiply<S: Simd>(s: S, sum: S::V, x: [S::V; 2], w: [S::V; 2]) -> S::V {
-        s.mul_add(x[1], w[1], s.mul_add(x[0], w[0], sum))
+    fn multiply<S: Simd>(s: S, sum: S::V, x: S::V, w: S::V) -> S::V {
+        s.mul_add(x, w, sum)
     }
     #[inline(always)]
     fn open<S: Simd>(s: S, block: S::V, trailer: &[u32]) -> S::V {

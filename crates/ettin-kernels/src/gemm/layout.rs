@@ -33,10 +33,10 @@ impl Layout {
         if isa == Isa::Amx && scheme.narrow() { Layout::TILES } else { Layout { rows: isa.run(TileRows), unit: 1 } }
     }
 
-    /// Steps of a row, filled up with zeros to whole groups.
+    /// Steps of a row, filled up with zeros.
     #[inline(always)]
     pub(super) fn steps<F: Form>(k: usize) -> usize {
-        k.next_multiple_of(LANES * F::UNIT) / F::UNIT
+        k.next_multiple_of(F::PAD) / F::UNIT
     }
 
     /// Words of one encoded row.

@@ -41,12 +41,10 @@ macro_rules! encode_as_f32 {
         $(impl Encode for $form {
             #[inline(always)]
             fn row<S: Simd>(s: S, x: &[f32], mut place: Place<'_>) -> f32 {
-                const INPUTS: usize = <$form>::WORDS * LANES;
-                for (group, x) in x.chunks(INPUTS).enumerate() {
+                for group in 0..Layout::steps::<$form>(x.len()) / LANES {
+                    let x = x.get(group * LANES..x.len().min((group + 1) * LANES)).unwrap_or(&[]);
                     let words = as_numbers(place.group::<$form>(group));
-                    for (words, first) in words.as_chunks_mut().0.iter_mut().zip((0..).step_by(LANES)) {
-                        s.store(s.load_part(x.get(first..x.len().min(first + LANES)).unwrap_or(&[])), words);
-                    }
+                    s.store(s.load_part(x), &mut words.as_chunks_mut().0[0]);
                 }
                 1.0
             }

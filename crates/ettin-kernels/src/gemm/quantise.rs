@@ -37,7 +37,7 @@ impl Panel<'_> {
     }
 }
 
-/// Where a panel keeps what: per block its steps, each all vectors side by side, then the trailers of the vectors.
+/// Where a panel keeps what: per block its rounds, each all vectors side by side, then the trailers of the vectors.
 #[derive(Clone, Copy)]
 pub(crate) struct Vectors<F> {
     pub(super) vectors: usize,
@@ -61,26 +61,26 @@ impl<F: Form> Vectors<F> {
 
     #[inline(always)]
     pub(super) fn words(&self) -> usize {
-        self.vectors * (self.steps * F::STORED + self.blocks() * F::TRAILER)
+        self.vectors * (self.steps / F::STEPS * F::STORED + self.blocks() * F::TRAILER)
     }
 
     /// First word of a block.
     #[inline(always)]
     pub(super) fn block(&self, block: usize) -> usize {
-        block * self.vectors * (Self::BLOCK * F::STORED + F::TRAILER)
+        block * self.vectors * (Self::BLOCK / F::STEPS * F::STORED + F::TRAILER)
     }
 
-    /// First word of a vector's weights in a step.
+    /// First word of a vector's weights in the round of a step.
     #[inline(always)]
     pub(super) fn at(&self, step: usize, vector: usize) -> usize {
-        self.block(step / Self::BLOCK) + (step % Self::BLOCK * self.vectors + vector) * F::STORED
+        self.block(step / Self::BLOCK) + (step % Self::BLOCK / F::STEPS * self.vectors + vector) * F::STORED
     }
 
     /// First word of a vector's trailer after a block.
     #[inline(always)]
     pub(super) fn trailer(&self, block: usize, vector: usize) -> usize {
         let steps = (self.steps - block * Self::BLOCK).min(Self::BLOCK);
-        self.block(block) + steps * self.vectors * F::STORED + vector * F::TRAILER
+        self.block(block) + steps / F::STEPS * self.vectors * F::STORED + vector * F::TRAILER
     }
 }
 
@@ -213,9 +213,9 @@ impl Place for Wide {
     const QUANTISATION: Quantisation = Quantisation::W8;
 
     fn place(row: QuantisedRow<'_>, vectors: usize, output: usize, words: &mut [u32], factors: &mut [f32]) {
-        let at = Vectors::<Self>::new(vectors, row.codes.len());
+        let at = Vectors::<Self>::new(vectors, Layout::steps::<Self>(row.codes.len()));
         for (step, &code) in row.codes.iter().enumerate() {
-            put_byte(&mut words[at.at(step, output / LANES)..], output % LANES, code);
+            put_byte(&mut words[at.at(step, output / LANES)..], byte_of(step, output), code);
         }
         for factor in row.factors.as_chunks().0 {
             factors[output] = f32::from_le_bytes(*factor);
@@ -228,10 +228,14 @@ impl Place for Nibbles {
 
     fn place(row: QuantisedRow<'_>, vectors: usize, output: usize, words: &mut [u32], _: &mut [f32]) {
         let (groups, _) = row.factors.as_chunks();
-        let at = Vectors::<Self>::new(vectors, groups.len() * GROUP / Self::UNIT);
-        for step in 0..at.steps {
-            let code = row.codes.get(step).copied().unwrap_or(ZEROS);
-            put_byte(&mut words[at.at(step, output / LANES)..], output % LANES, code);
+        let at = Vectors::<Self>::new(vectors, groups.len() * GROUP);
+        let mut rounds = row.codes.chunks(4);
+        for step in (0..at.steps).step_by(Self::STEPS) {
+            // A word's bytes are those of the row.
+            let mut word = [ZEROS; 4];
+            let codes = rounds.next().unwrap_or_default();
+            word[..codes.len()].copy_from_slice(codes);
+            words[at.at(step, output / LANES) + output % LANES] = u32::from_le_bytes(word);
         }
         for (group, factor) in groups.iter().enumerate() {
             put_half(&mut words[at.trailer(group, output / LANES)..], output % LANES, u16::from_le_bytes(*factor));
@@ -247,7 +251,7 @@ impl Pack for Wide {
     fn unpack(panel: &[u32], vectors: usize, output: usize, factor: f32, out: &mut [f32]) {
         let at = Vectors::<Self>::new(vectors, Layout::steps::<Self>(out.len()));
         for (step, out) in out.iter_mut().enumerate() {
-            let byte = get_byte(&panel[at.at(step, output / LANES)..], output % LANES);
+            let byte = get_byte(&panel[at.at(step, output / LANES)..], byte_of(step, output));
             *out = f32::from(byte as i8) * factor;
         }
     }
@@ -260,12 +264,13 @@ impl Pack for Nibbles {
 
     fn unpack(panel: &[u32], vectors: usize, output: usize, _: f32, out: &mut [f32]) {
         let at = Vectors::<Self>::new(vectors, Layout::steps::<Self>(out.len()));
-        for (step, out) in out.chunks_mut(2).enumerate() {
-            let byte = get_byte(&panel[at.at(step, output / LANES)..], output % LANES);
+        for (round, out) in out.chunks_mut(Self::STEPS).enumerate() {
+            let step = round * Self::STEPS;
+            let word = panel[at.at(step, output / LANES) + output % LANES];
             let trailer = at.trailer(step / Vectors::<Self>::BLOCK, output / LANES);
             let factor = get_half(&panel[trailer..], output % LANES);
-            for (out, nibble) in out.iter_mut().zip([byte & 15, byte >> 4]) {
-                *out = (f32::from(nibble) - 8.0) * factor;
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = ((word >> (4 * i) & 15) as f32 - 8.0) * factor;
             }
         }
     }
@@ -317,6 +322,11 @@ fn best_factor(weights: &[f32; GROUP]) -> f32 {
         }
     }
     best.1
+}
+
+/// Which byte of a round of [`Wide`] is a step's and an output's.
+fn byte_of(step: usize, output: usize) -> usize {
+    step % Wide::STEPS * LANES + output % LANES
 }
 
 fn put_byte(words: &mut [u32], index: usize, byte: u8) {

@@ -218,6 +218,20 @@ fn put<S: Simd>(s: S, value: S::V, store: Store, out: &mut [f32]) {
     }
 }
 
+/// A statement for each step of a round, of which there are at most eight.
+macro_rules! each_step {
+    ($steps:expr, $step:ident => $do:expr) => {
+        each_step!(@ $steps, $step => $do, 0 1 2 3 4 5 6 7)
+    };
+    (@ $steps:expr, $step:ident => $do:expr, $($value:literal)+) => {
+        const { assert!($steps <= 8) };
+        $(if $value < $steps {
+            let $step = $value;
+            $do;
+        })+
+    };
+}
+
 impl<F: Form, const R: usize, const P: usize, const N: usize> Micro<'_, F, R, P, N> {
     #[inline(always)]
     fn trailer(&self, at: Vectors<F>, block: usize, p: usize, c: usize) -> &[u32] {
@@ -240,33 +254,59 @@ impl<F: Form, const R: usize, const P: usize, const N: usize> Micro<'_, F, R, P,
         }
         let first = block * Vectors::<F>::BLOCK;
         let start = at.block(block);
-        // Groups do not cross blocks.
-        const { assert!(Vectors::<F>::BLOCK.is_multiple_of(LANES)) };
+        // Groups do not cross blocks, nor rounds groups.
+        const { assert!(Vectors::<F>::BLOCK.is_multiple_of(LANES) && LANES.is_multiple_of(F::STEPS)) };
         for group in 0..(steps - first).min(Vectors::<F>::BLOCK) / LANES {
             let a = a[(first / LANES + group) * R * LANES * F::WORDS..][..R * LANES * F::WORDS].as_ptr();
-            for t in 0..LANES {
-                let step = start + (group * LANES + t) * N * F::STORED;
-                // SAFETY: the step is in the block, and `b` holds P panels (checked by `run`).
-                let mut weights = [[unsafe { F::weights(s, b.as_ptr().add(step)) }; N]; P];
-                for (p, panel) in weights.iter_mut().enumerate() {
-                    for (c, weight) in panel.iter_mut().enumerate() {
-                        let from = b.as_ptr().wrapping_add(p * at.words() + step + c * F::STORED);
-                        // SAFETY: as above.
-                        *weight = unsafe { F::weights(s, from) };
-                        s.prefetch(from.wrapping_add(FETCH_AHEAD).cast());
+            for round in 0..LANES / F::STEPS {
+                let words = start + (group * (LANES / F::STEPS) + round) * N * F::STORED;
+                for p in 0..P {
+                    let line = b.as_ptr().wrapping_add(p * at.words() + words + FETCH_AHEAD);
+                    for word in (0..N * F::STORED).step_by(LANES) {
+                        s.prefetch(line.wrapping_add(word).cast());
                     }
                 }
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    // SAFETY: t is a step of a group, of which `a` holds the words of R rows.
-                    let x = unsafe { F::inputs(s, a.add(r * LANES * F::WORDS), t) };
-                    for (sums, weights) in sums.iter_mut().zip(&weights) {
-                        for (sum, weight) in sums.iter_mut().zip(weights) {
-                            *sum = F::multiply(s, *sum, x, *weight);
-                        }
-                    }
+                // SAFETY: the round is in the block; `a` holds a group of R rows and `b` P panels (checked by `run`).
+                unsafe {
+                    let b = b.as_ptr().add(words);
+                    // Written out: a step's place in its round is then a constant.
+                    each_step!(F::STEPS, step => Self::step(s, &mut sums, a, round, b, at.words(), step));
                 }
             }
         }
         sums
+    }
+
+    /// One step of a round of the group at `a`; in each panel of so many `words`, the round is at `b`.
+    ///
+    /// # Safety
+    /// There must be such a round, and the step in it.
+    #[inline(always)]
+    unsafe fn step<S: Simd>(
+        s: S,
+        sums: &mut [[[F::Sum<S>; N]; P]; R],
+        a: *const u32,
+        round: usize,
+        b: *const u32,
+        words: usize,
+        step: usize,
+    ) {
+        // SAFETY: by the caller's promise, here and below.
+        let mut weights = [[unsafe { F::weights(s, b, step) }; N]; P];
+        for (p, panel) in weights.iter_mut().enumerate() {
+            for (c, weight) in panel.iter_mut().enumerate() {
+                // SAFETY: as above.
+                *weight = unsafe { F::weights(s, b.add(p * words + c * F::STORED), step) };
+            }
+        }
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: as above; r < R.
+            let x = unsafe { F::inputs(s, a.add(r * LANES * F::WORDS), round * F::STEPS + step) };
+            for (sums, weights) in sums.iter_mut().zip(&weights) {
+                for (sum, weight) in sums.iter_mut().zip(weights) {
+                    *sum = F::multiply(s, *sum, x, *weight);
+                }
+            }
+        }
     }
 }

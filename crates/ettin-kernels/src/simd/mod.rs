@@ -122,15 +122,14 @@ pub(crate) trait Lanes: Copy + Send + Sync {
         self.load(&lanes)
     }
 
-    /// The lower halves of sixteen bytes, then the upper ones, each less 8.
+    /// Four bits of each of sixteen words, less 8: the `index`-th four from the lowest on.
     #[inline(always)]
-    fn widen_nibbles(self, bytes: &[u8; LANES]) -> [Self::V; 2] {
-        let mut lanes = [[0.0; LANES]; 2];
-        for (i, &byte) in bytes.iter().enumerate() {
-            lanes[0][i] = f32::from((byte & 15) as i8 - 8);
-            lanes[1][i] = f32::from((byte >> 4) as i8 - 8);
+    fn widen_nibbles(self, words: &[u32; LANES], index: usize) -> Self::V {
+        let mut lanes = [0.0; LANES];
+        for (lane, &word) in lanes.iter_mut().zip(words) {
+            *lane = ((word >> (4 * index) & 15) as i32 - 8) as f32;
         }
-        [self.load(&lanes[0]), self.load(&lanes[1])]
+        self.load(&lanes)
     }
 
     /// Sixteen bf16, the even ones in the lower halves of the words.

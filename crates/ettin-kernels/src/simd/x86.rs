@@ -264,6 +264,27 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
+    fn widen_signed(self, bytes: &[i8; LANES]) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()))) }
+    }
+    #[inline(always)]
+    fn widen_nibbles(self, words: &[u32; LANES], index: usize) -> __m512 {
+        unsafe {
+            // A permutation looks at the lowest four bits of each index.
+            let table =
+                _mm512_setr_ps(-8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0);
+            let words = _mm512_loadu_si512(words.as_ptr().cast());
+            _mm512_permutexvar_ps(_mm512_srlv_epi32(words, _mm512_set1_epi32(4 * index as i32)), table)
+        }
+    }
+    #[inline(always)]
+    fn widen_halves(self, words: &[u32; LANES / 2]) -> __m512 {
+        unsafe {
+            let halves = _mm256_loadu_si256(words.as_ptr().cast());
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+        }
+    }
+    #[inline(always)]
     fn sum(self, v: __m512) -> f32 {
         Avx2(()).sum(self.halves(v))
     }
