@@ -11,6 +11,7 @@ use crate::Result;
 pub struct Hidden(pub(super) Repr);
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for every step of decoding")]
 pub(super) enum Repr {
     Fused(Rows),
     /// Kept in f32 whatever the dtype of the products: the residual of the larger models reaches 2e4.
