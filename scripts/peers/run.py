@@ -94,11 +94,12 @@ class Record:
             "refused": refused,
         }
         empty: dict[str, Any] = {"units": {}, "gate": {}, "versions": {}, "peaks": {}}
-        self.data = (json.loads(path.read_text()) if path.exists() and not options.fresh else empty) | about
+        self.fresh = options.fresh
+        self.data = (json.loads(path.read_text()) if path.exists() else empty) | about
 
     def has(self, key: str, engines: list[Engine]) -> bool:
         """Whether a row is there with all these engines: one that came since is a reason to measure again."""
-        unit = self.data["units"].get(key)
+        unit = None if self.fresh else self.data["units"].get(key)
         return unit is not None and all(engine.name in unit["results"] | unit["skipped"] for engine in engines)
 
     def save(self, inputs: dict[str, Any]) -> None:
