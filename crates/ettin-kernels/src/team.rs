@@ -134,6 +134,27 @@ impl Team {
             f(part.start, unsafe { out.slice(part.start * row..part.end * row) });
         });
     }
+
+    /// Cuts `out`, rows of `row` elements, at the rows `cuts` (ascending; the first is where the first part starts, the
+    /// last where the last ends) and calls `f(index, part)` on each.
+    ///
+    /// # Panics
+    /// If the cuts do not ascend or pass the end.
+    pub fn run_parts<T: Send>(
+        &self,
+        out: &mut [T],
+        row: usize,
+        cuts: &[usize],
+        work: usize,
+        f: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        assert!(cuts.is_sorted(), "the cuts {cuts:?} do not ascend");
+        let out = Shared::new(out);
+        self.run(cuts.len().saturating_sub(1), work, |part| {
+            // SAFETY: ranges between ascending cuts are disjoint, and each part runs once.
+            f(part, unsafe { out.slice(cuts[part] * row..cuts[part + 1] * row) });
+        });
+    }
 }
 
 /// `draw` on `hands` threads, one of them this one.
@@ -240,6 +261,28 @@ mod tests {
             assert_eq!(out[rows * 5..], [0, 0]);
         }
         team.run_rows(&mut [0u8; 3], 0, MUCH, |_, _| panic!("a row of nothing has no tasks"));
+    }
+
+    #[test]
+    fn parts_lie_between_their_cuts() {
+        let team = Team::with_threads(3).unwrap();
+        let mut out = vec![0; 2 * 40];
+        let cuts = [1, 1, 5, 17, 39];
+        team.run_parts(&mut out, 2, &cuts, MUCH, |part, out| {
+            assert_eq!(out.len(), 2 * (cuts[part + 1] - cuts[part]));
+            out.iter_mut().for_each(|x| *x += part);
+        });
+        for (i, &x) in out.iter().enumerate() {
+            let row = i / 2;
+            assert_eq!(x, if (1..39).contains(&row) { cuts.iter().rposition(|&cut| cut <= row).unwrap() } else { 0 });
+        }
+        team.run_parts(&mut out, 2, &[], MUCH, |_, _| panic!("no cuts, no parts"));
+    }
+
+    #[test]
+    #[should_panic = "do not ascend"]
+    fn parts_may_not_overlap() {
+        Team::single().run_parts(&mut [0; 4], 1, &[0, 3, 2], MUCH, |_, _| ());
     }
 
     #[test]

@@ -55,6 +55,23 @@ fn packed_equals_alone_in_any_order() {
     }
 }
 
+/// So many that tasks take whole sequences through a block.
+#[test]
+fn many_sequences_equal_each_alone() {
+    let sequences: Vec<_> = (0..40).map(|index| ids(index, 1 + (index as usize * 37) % 70)).collect();
+    let packed = PackedBatch::new(&sequences).unwrap();
+    assert!(packed.tokens() >= 1024, "{} rows are too few", packed.tokens());
+    for (name, (scheme, kv)) in MODELS.into_iter().flat_map(|name| formats().map(move |format| (name, format))) {
+        let language = LanguageModel::load(&model(name), &backend(scheme, 2).with_kv(kv).unwrap()).unwrap();
+        let together = all_logits(&language, &packed);
+        for (index, sequence) in sequences.iter().enumerate().step_by(3) {
+            let alone = values(&all_logits(&language, &PackedBatch::new(std::slice::from_ref(sequence)).unwrap()));
+            let what = format!("{name}, {scheme}, keys in {kv}, sequence {index}");
+            assert_same(&what, &rows(&together, &packed, index), &alone);
+        }
+    }
+}
+
 #[test]
 fn asking_for_some_rows_changes_none() {
     let language = LanguageModel::load(&model("tiny-encoder"), &backend(Scheme::F32, 2)).unwrap();

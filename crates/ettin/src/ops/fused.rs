@@ -1,15 +1,18 @@
 //! The blocks on the CPU: packed weights, deterministic kernels, one reused workspace; inference-only.
 
+mod attention;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ettin_kernels::{
-    Activation, Aligned, Attention as Queries, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Operand, PackedMatrix, Pooled,
-    Precision, RopeRows, RopeTable, Scheme, Sequence, Span, Store, Team, activate, attention, attention::store, block,
-    block::Workspace, gemm, layer_norm, pool, recycled, rope,
+    Activation, Aligned, Isa, KvFormat, Operand, PackedMatrix, Pooled, Precision, Scheme, Store, Team, activate, block,
+    block::Workspace, gemm, layer_norm, pool,
 };
 
-use super::{AttentionParams, HeadParams, KvRepr, LinearParams, Matrix, MlpParams, NormParams, mixed};
-use crate::{Error, PackedBatch, Result, cache::LayerCache};
+use super::{HeadParams, LinearParams, Matrix, MlpParams, NormParams};
+use crate::{Error, Result};
+use attention::Buffers;
+pub(super) use attention::{Attention, attention_block};
 
 /// The instruction set, the number format and the threads that everything of one model runs on.
 #[derive(Debug, Clone)]
@@ -27,7 +30,7 @@ pub(super) struct Cpu {
 /// batch of the default size for fresh pages (which cost the smallest model a tenth of its time).
 const KEPT_ROWS: usize = 1 << 14;
 
-/// Most forwards' memory that is kept; a forward and its heads take three at once.
+/// Memory that is kept, beside one for each thread; a forward and its heads take three at once.
 const KEPT: usize = 8;
 
 impl Cpu {
@@ -50,7 +53,7 @@ impl Cpu {
 
     fn keep(&self, memory: Memory) {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < KEPT {
+        if spare.len() < KEPT + self.team.threads() {
             spare.push(memory);
         }
     }
@@ -87,17 +90,6 @@ pub(super) struct Norm {
 pub(super) struct Linear {
     weight: PackedMatrix, // [outputs, inputs]
     bias: Option<Vec<f32>>,
-}
-
-#[derive(Debug)]
-pub(super) struct Attention {
-    norm: Option<Norm>,
-    qkv: Linear,
-    out: Linear,
-    heads: usize,
-    head_dim: usize,
-    span: Span,
-    rope: Arc<RopeTable>,
 }
 
 #[derive(Debug)]
@@ -162,20 +154,6 @@ impl Linear {
     }
 }
 
-impl Attention {
-    pub(super) fn new(params: AttentionParams<'_>, rope: &Arc<RopeTable>, cpu: &Cpu) -> Result<Self> {
-        Ok(Self {
-            norm: params.norm.map(Norm::new).transpose()?,
-            qkv: Linear::new(params.qkv, cpu)?,
-            out: Linear::new(params.out, cpu)?,
-            heads: params.heads,
-            head_dim: params.head_dim,
-            span: params.span,
-            rope: rope.clone(),
-        })
-    }
-}
-
 impl Mlp {
     pub(super) fn new(params: MlpParams<'_>, cpu: &Cpu) -> Result<Self> {
         Ok(Self {
@@ -208,16 +186,11 @@ pub(super) struct Rows {
 /// The buffers of [`Rows`].
 #[derive(Debug, Default)]
 struct Memory {
-    hidden: Aligned,     // [rows, size]
-    qkv: Aligned,        // [rows, 3 · size]
-    attended: Aligned,   // [rows, size]
-    keys: Vec<KvBlocks>, // one per sequence or more, when there is no cache
+    hidden: Aligned, // [rows, size]
+    buffers: Buffers,
     workspace: Workspace,
     /// For products outside blocks.
     operand: Operand,
-    /// Lists of a moment, for their memory.
-    writes: Vec<KvWrite<'static>>,
-    sequences: Vec<Sequence<'static>>,
 }
 
 impl Drop for Rows {
@@ -278,122 +251,6 @@ pub(super) fn embed(table: &Table, norm: &Norm, ids: &[u32]) -> Result<Rows> {
     rows.memory.hidden.resize(ids.len() * size);
     ettin_kernels::embed(&table.cpu.team, &table.weight, ids, norm.kernel(), &mut rows.memory.hidden);
     Ok(rows)
-}
-
-pub(super) fn attention_block(
-    rows: &mut Rows,
-    block: &Attention,
-    batch: &PackedBatch,
-    cache: Option<LayerCache<'_, '_>>,
-) -> Result<()> {
-    let cpu = rows.cpu.clone();
-    block.project(&cpu, batch, rows);
-    let Memory { hidden, qkv, attended, keys, workspace, writes, sequences, .. } = &mut rows.memory;
-    attended.resize(hidden.len());
-    match cache {
-        None => {
-            block.make_room(&cpu, batch, keys);
-            block.append(&cpu, batch, keys.iter_mut().take(batch.sequences()).map(Ok), qkv, writes)?;
-            block.attend(&cpu, batch, |index: usize| Ok(&keys[index]), qkv, attended, sequences)?;
-        }
-        Some(mut cache) => {
-            let stores = cache.stores_mut().map(|store| match &mut store.0 {
-                KvRepr::Fused(store, _) => Ok(store),
-                KvRepr::Reference(_) | KvRepr::Device(_) => Err(mixed()),
-            });
-            block.append(&cpu, batch, stores, qkv, writes)?;
-            let store = |index| match &cache.store(index).0 {
-                KvRepr::Fused(store, _) => Ok(store),
-                KvRepr::Reference(_) | KvRepr::Device(_) => Err(mixed()),
-            };
-            block.attend(&cpu, batch, store, qkv, attended, sequences)?;
-        }
-    }
-    block::add(&cpu.team, attended, block.out.kernel(), hidden, workspace);
-    Ok(())
-}
-
-impl Attention {
-    /// `[q | k | v]` of every row, q and k turned to their positions.
-    fn project(&self, cpu: &Cpu, batch: &PackedBatch, rows: &mut Rows) {
-        let stride = 3 * self.heads * self.head_dim;
-        let turn = |range: std::ops::Range<usize>, qkv: &mut [f32]| {
-            let target = RopeRows { rows: qkv, stride, offset: 0, heads: 2 * self.heads };
-            rope(cpu.isa, &Team::single(), &self.rope, &batch.positions()[range], target);
-        };
-        let len = rows.rows() * stride;
-        let Memory { hidden, qkv, workspace, .. } = &mut rows.memory;
-        qkv.resize(len);
-        let norm = self.norm.as_ref().map(Norm::kernel);
-        block::project(&cpu.team, hidden, norm, self.qkv.kernel(), &turn, qkv, workspace);
-    }
-
-    /// Every layer of a batch needs the same room: made for the first, overwritten by the others and the next batch.
-    fn make_room(&self, cpu: &Cpu, batch: &PackedBatch, keys: &mut Vec<KvBlocks>) {
-        for index in 0..batch.sequences() {
-            let len = batch.rows(index).len();
-            let made = || KvBlocks::new(self.heads, self.head_dim, len, cpu.kv);
-            match keys.get_mut(index) {
-                None => keys.push(made()),
-                Some(kept) => {
-                    let shape = (kept.heads(), kept.head_dim(), kept.format());
-                    if kept.capacity() < len || shape != (self.heads, self.head_dim, cpu.kv) {
-                        *kept = made();
-                    }
-                }
-            }
-        }
-    }
-
-    /// Writes the keys and values of every row, out of `[tokens, q | k | v]`, at their positions; `list` is memory.
-    fn append<'a>(
-        &self,
-        cpu: &Cpu,
-        batch: &PackedBatch,
-        stores: impl Iterator<Item = Result<&'a mut KvBlocks>>,
-        qkv: &[f32],
-        list: &mut Vec<KvWrite<'static>>,
-    ) -> Result<()> {
-        let size = self.heads * self.head_dim;
-        let source = KvRows { k: &qkv[size..], v: &qkv[2 * size..], stride: 3 * size };
-        let mut writes = recycled(std::mem::take(list));
-        for (index, kv) in stores.enumerate() {
-            writes.push(KvWrite { kv: kv?, position: batch.start(index), rows: batch.rows(index) });
-        }
-        store(cpu.isa, &cpu.team, source, &mut writes);
-        *list = recycled(writes);
-        Ok(())
-    }
-
-    /// Attention of every row to the keys of its sequence, `[tokens, q | k | v]` to `[tokens, size]`; `list` is memory.
-    fn attend<'a>(
-        &self,
-        cpu: &Cpu,
-        batch: &PackedBatch,
-        store: impl Fn(usize) -> Result<&'a KvBlocks>,
-        qkv: &[f32],
-        out: &mut [f32],
-        list: &mut Vec<Sequence<'static>>,
-    ) -> Result<()> {
-        let mut sequences = recycled(std::mem::take(list));
-        for index in 0..batch.sequences() {
-            let (rows, start) = (batch.rows(index), batch.start(index));
-            sequences.push(Sequence { start, len: start + rows.len(), rows, kv: store(index)? });
-        }
-        let queries = Queries {
-            q: qkv,
-            q_stride: 3 * self.heads * self.head_dim,
-            heads: self.heads,
-            head_dim: self.head_dim,
-            span: self.span,
-            scale: 1.0 / (self.head_dim as f32).sqrt(),
-            precision: cpu.precision(),
-            sequences: &sequences,
-        };
-        attention(cpu.isa, &cpu.team, queries, out);
-        *list = recycled(sequences);
-        Ok(())
-    }
 }
 
 pub(super) fn mlp_block(rows: &mut Rows, block: &Mlp) -> Result<()> {
