@@ -12,8 +12,12 @@ pub fn embed(team: &Team, table: &PackedMatrix, ids: &[u32], norm: Norm<'_>, out
     // An element costs more than a flop: a token's values are spread over as many cache lines.
     team.run_rows(out, hidden, 16 * ids.len() * hidden, |first, out| {
         with_scratch(hidden, |vector| {
-            for (&id, out) in ids[first..].iter().zip(out.chunks_exact_mut(hidden)) {
-                table.row(id as usize, vector);
+            let ids = &ids[first..];
+            for (i, out) in out.chunks_exact_mut(hidden).enumerate() {
+                if let Some(&next) = ids.get(i + 1) {
+                    table.prefetch_row(next as usize);
+                }
+                table.row(ids[i] as usize, vector);
                 normalise(table.isa(), vector, norm, out);
             }
         });

@@ -173,6 +173,16 @@ impl PackedMatrix {
         });
     }
 
+    /// Asks for row `n`, one of [`row`](Self::row)'s, ahead of its use: its weights lie in as many cache lines as it has pairs
+    /// or so of them.
+    pub(crate) fn prefetch_row(&self, n: usize) {
+        if n < self.n {
+            let panel = n / self.width;
+            let panel = self.panel(panel..panel + 1);
+            self.isa.run(Ahead { w: self, panel, vector: n % self.width / LANES });
+        }
+    }
+
     /// The panels of some outputs.
     ///
     /// # Panics
@@ -288,5 +298,38 @@ impl WithForm for Row<'_> {
     #[inline(always)]
     fn run<F: Form>(self) {
         F::unpack(self.panel, self.vectors, self.output, self.factor, self.out);
+    }
+}
+
+/// A vector of a panel, to be brought into the cache.
+struct Ahead<'a> {
+    w: &'a PackedMatrix,
+    panel: &'a [u32],
+    vector: usize,
+}
+
+impl Kernel for Ahead<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.w.scheme.with(AheadOn(s, self));
+    }
+}
+
+struct AheadOn<'a, S>(S, Ahead<'a>);
+
+impl<S: Simd> WithForm for AheadOn<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<F: Form>(self) {
+        let Self(s, Ahead { w, panel, vector }) = self;
+        let at = Vectors::<F>::new(w.width / LANES, Layout::steps::<F>(w.k));
+        for step in (0..at.steps).step_by(F::STEPS) {
+            for line in (0..F::STORED).step_by(LANES) {
+                s.prefetch(panel.as_ptr().wrapping_add(at.at(step, vector) + line).cast());
+            }
+        }
     }
 }
