@@ -25,7 +25,7 @@ fn teams() -> Vec<Team> {
 }
 
 /// rows × inputs × outputs
-const PRODUCTS: [(usize, usize, usize); 9] = [
+const PRODUCTS: [(usize, usize, usize); 10] = [
     (512, 768, 2304),
     (512, 256, 768),
     (512, 1152, 768),
@@ -34,6 +34,7 @@ const PRODUCTS: [(usize, usize, usize); 9] = [
     (4, 768, 2304),
     (1, 768, 2304),
     (1, 768, 50_368),
+    (1, 256, 50_368),
     (256, 3840, 1792),
 ];
 
