@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import re
 import shlex
 import signal
@@ -51,7 +52,9 @@ def interpreter(folder: Path, name: str = "requirements.txt") -> str:
     if not stamp.exists() or stamp.read_text() != requirements.read_text():
         say("installing the peers into", folder)
         venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
+        # What pip builds from source is for this CPU.
+        environment = os.environ | {"CMAKE_ARGS": "-DGGML_NATIVE=ON"}
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True, env=environment)
         stamp.write_text(requirements.read_text())
     return str(python)
 
