@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from host import ROOT
-from rows import DECODER, ENCODER
+from rows import DECODER, ENCODER, SMOLLM, Row
 
 HERE = Path(__file__).resolve().parent
 BINARIES = ROOT / "target" / "release"
@@ -36,6 +36,8 @@ class Engine:
     once: Command | None = None
     """Embeds one text in a process of its own."""
     environment: dict[str, str] = field(default_factory=dict, hash=False)
+    model: str = ""
+    """Of a peer that has another model than the checkpoint, its name: nothing can be its gate."""
 
     @property
     def name(self) -> str:
@@ -44,6 +46,9 @@ class Engine:
     @property
     def ours(self) -> bool:
         return self.family == OURS
+
+    def takes_part(self, row: Row) -> bool:
+        return self.ours or self.model == row.beside
 
     @property
     def pads(self) -> bool:
@@ -68,6 +73,20 @@ def peers(python: str, threads: int, candle: Path | None) -> list[Engine]:
     if candle is not None:
         found.append(Engine("candle", "f32", "f32", (ENCODER,), (str(candle), "--model", "{model}")))
     return found
+
+
+LLAMA_FORMATS = {"f32": "f32", "bf16": "bf16", "q8_0": "w8", "q4_0": "w4"}
+"""llama.cpp's number formats with ours of the same bits."""
+
+
+def llama(python: str, threads: int, folder: Path) -> list[Engine]:
+    """llama.cpp on the files of prepare_llama.py."""
+
+    def engine(dtype: str, scheme: str) -> Engine:
+        command = (python, str(HERE / "peer_llama.py"), "--model", str(folder), "--dtype", dtype, "--threads", str(threads))
+        return Engine("llama.cpp", dtype, scheme, (DECODER,), command, model=SMOLLM)
+
+    return [engine(*formats) for formats in LLAMA_FORMATS.items()]
 
 
 def ours() -> tuple[list[Engine], dict[str, str]]:

@@ -136,6 +136,8 @@ def measure(row: Row, size: str, workers: dict[Engine, Worker], settings: Settin
     for engine in taking_part:
         plans[engine.name]["turns"] = settings.rounds if engine.ours or plans[engine.name]["warm"] <= BEHIND * fastest else 1
 
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in plans}
+
     def turn(engine: Engine) -> float | None:
         plan = plans[engine.name]
         plan["turns"] -= 1
@@ -145,6 +147,7 @@ def measure(row: Row, size: str, workers: dict[Engine, Worker], settings: Settin
         answer = workers[engine](work | {"batch": plan["batch"], "repeat": repeat}, timeout)
         if answer["tokens"] != tokens:
             raise Failed(f"did {answer['tokens']} tokens of a work of {tokens}")
+        answers[engine.name].append(answer)
         return statistics.median(answer["seconds"])
 
     results = {}
@@ -152,8 +155,15 @@ def measure(row: Row, size: str, workers: dict[Engine, Worker], settings: Settin
         plan = plans[name]
         middle = statistics.median(seconds)
         value = 1000 * middle if row.unit == "ms" else tokens / middle
-        results[name] = {"value": value, "seconds": seconds, "tokens": tokens, "batch": plan["batch"]}
+        results[name] = {"value": value, "seconds": seconds, "tokens": tokens, "batch": plan["batch"]} | limit(answers[name])
     return results, skipped
+
+
+def limit(answers: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the machine would allow: the median over turns of the share that the turn reached of what was measured in it."""
+    found = {key: answers[-1][key] for key in ("weight_bytes", "bound") if answers and key in answers[-1]}
+    shares = [a["limit_seconds"] / statistics.median(a["seconds"]) for a in answers if "limit_seconds" in a]
+    return found | ({"share": statistics.median(shares), "shares": shares} if shares else {})
 
 
 def warm_up(engine: Engine, worker: Worker, row: Row, work: dict[str, Any], timeout: float, hopeless: float) -> dict[str, Any]:

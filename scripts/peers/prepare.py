@@ -1,10 +1,10 @@
 """Makes what all engines are measured on: one random checkpoint, its graphs for the peers, the inputs.
 
-    python scripts/peers/prepare.py --workdir DIR --size 17m --objective encoder
+    python scripts/peers/prepare.py --workdir DIR --size 17m --objective encoder --schemes f32 bf16
 
-DIR/17m-encoder becomes a Hugging Face folder with, beside it, the graphs of the same weights for OpenVINO and ONNX
-Runtime in f32 and int8, and `reference.json`: the inputs of the parity gate with what transformers (eager, f32, one
-sequence at a time) computes for them. DIR/inputs.json holds the texts of mixed length with their ids.
+DIR/17m-encoder becomes a Hugging Face folder with `reference.json`, the inputs of the parity gate with what transformers
+(eager, f32, one sequence at a time) computes for them, and the graphs of the same weights that OpenVINO and ONNX Runtime need
+for these number formats. What is there already is kept. DIR/inputs.json holds the texts of mixed length with their ids.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import random
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from checkpoints import OBJECTIVES, build, sequences  # noqa: E402
 from host import ROOT  # noqa: E402
+from rows import SCHEMES, graphs  # noqa: E402
 
 SEED = 20261201
 TOKENIZER = ROOT / "models" / "tokenizer"
@@ -40,7 +41,7 @@ GATE_PREFILL = 80
 TEXTS = 256
 MEDIAN, SIGMA, SHORTEST, LONGEST = 81, 0.8, 8, 512
 CALIBRATION = 32
-GIB = 2**30
+"""Texts that int8 is calibrated on."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -120,8 +121,9 @@ class Masked(Pooled):
         return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
 
 
-def graphs(trunk: Any) -> Iterator[tuple[str, torch.nn.Module, dict[str, torch.Tensor]]]:
-    """Every graph with its name and example inputs."""
+def modules(folder: Path) -> Iterator[tuple[str, torch.nn.Module, dict[str, torch.Tensor]]]:
+    """The two modules of a checkpoint with their names and example inputs."""
+    trunk = OBJECTIVES["encoder"].trunk.from_pretrained(folder, attn_implementation="sdpa").eval()
     ids = torch.tensor(sequences([200, 200], SEED))
     mask = torch.ones_like(ids)
     mask[1, 150:] = 0
@@ -130,67 +132,85 @@ def graphs(trunk: Any) -> Iterator[tuple[str, torch.nn.Module, dict[str, torch.T
 
 
 @torch.no_grad()
-def export_openvino(trunk: Any, folder: Path, texts: list[list[int]]) -> None:
-    """f32 graphs, and int8 ones quantised by NNCF on some of the texts."""
-    import nncf
+def export_openvino(folder: Path, to: Path, texts: list[list[int]]) -> None:
     import openvino as ov
 
-    for name, module, example in graphs(trunk):
+    for name, module, example in modules(folder):
         model = ov.convert_model(module, example_input=example)
         for port in model.inputs:
             port.node.set_partial_shape(ov.PartialShape([-1, -1]))
         model.validate_nodes_and_infer_types()
-        ov.save_model(model, folder / "openvino" / f"{name}.xml", compress_to_fp16=False)
-        samples = [{key: torch.tensor([ids]).numpy() for key in ("ids",)} for ids in texts[:CALIBRATION]]
-        if "mask" in example:
+        ov.save_model(model, to / f"{name}.xml", compress_to_fp16=False)
+
+
+def quantise_openvino(folder: Path, to: Path, texts: list[list[int]]) -> None:
+    """Quantised by NNCF on some of the texts."""
+    import nncf
+    import openvino as ov
+
+    for path in sorted((folder / "openvino").glob("*.xml")):
+        model = ov.Core().read_model(path)
+        samples = [{"ids": torch.tensor([ids]).numpy()} for ids in texts[:CALIBRATION]]
+        if len(model.inputs) > 1:
             samples = [sample | {"mask": torch.ones(sample["ids"].shape, dtype=torch.int64).numpy()} for sample in samples]
         data = nncf.Dataset(samples)
         small = nncf.quantize(model, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=CALIBRATION)
-        ov.save_model(small, folder / "openvino-int8" / f"{name}.xml", compress_to_fp16=False)
+        ov.save_model(small, to / path.name, compress_to_fp16=False)
 
 
 @torch.no_grad()
-def export_onnx(trunk: Any, folder: Path) -> None:
-    """f32 graphs, and int8 ones with dynamically quantised activations."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    for format in ("onnx", "onnx-int8"):
-        (folder / format).mkdir()
-    for name, module, example in graphs(trunk):
-        path = folder / "onnx" / f"{name}.onnx"
+def export_onnx(folder: Path, to: Path, texts: list[list[int]]) -> None:
+    for name, module, example in modules(folder):
         axes = {key: {0: "rows", 1: "length"} for key in example}
         torch.onnx.export(
             module,
             tuple(example.values()),
-            str(path),
+            str(to / f"{name}.onnx"),
             input_names=list(example),
             output_names=["vectors"],
             dynamic_axes=axes,
             opset_version=17,
             dynamo=False,
         )
-        quantize_dynamic(path, folder / "onnx-int8" / f"{name}.onnx", weight_type=QuantType.QInt8, per_channel=True)
+
+
+def quantise_onnx(folder: Path, to: Path, texts: list[list[int]]) -> None:
+    """With dynamically quantised activations."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    for path in sorted((folder / "onnx").glob("*.onnx")):
+        quantize_dynamic(path, to / path.name, weight_type=QuantType.QInt8, per_channel=True)
+
+
+EXPORTS: dict[str, Callable[[Path, Path, list[list[int]]], None]] = {
+    "openvino": export_openvino,
+    "onnx": export_onnx,
+    "openvino-int8": quantise_openvino,
+    "onnx-int8": quantise_onnx,
+}
+"""By the folder that is made: from the checkpoint's folder, into an empty one, with texts to calibrate on."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def prepare(folder: Path, size: str, objective: str, texts: list[list[int]]) -> None:
+def whole(folder: Path, make: Callable[[Path], None]) -> None:
+    """Makes a folder that is there only when it is finished."""
+    if folder.exists():
+        return
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    model = build(size, objective, SEED)
-    model.save_pretrained(unfinished)
-    for file in TOKENIZER.glob("*.json"):
-        shutil.copy(file, unfinished)
-    (unfinished / "reference.json").write_text(json.dumps(reference(model, objective)))
-    if objective == "encoder":
-        trunk = OBJECTIVES[objective].trunk.from_pretrained(unfinished, attn_implementation="sdpa").eval()
-        parameters = sum(parameter.numel() for parameter in trunk.parameters())
-        del model
-        export_openvino(trunk, unfinished, texts)
-        if 4 * parameters < 2 * GIB:  # the most that one ONNX file holds
-            export_onnx(trunk, unfinished)
+    unfinished.mkdir(parents=True)
+    make(unfinished)
     unfinished.rename(folder)
+
+
+def checkpoint(folder: Path, size: str, objective: str) -> None:
+    model = build(size, objective, SEED)
+    model.save_pretrained(folder)
+    for file in TOKENIZER.glob("*.json"):
+        shutil.copy(file, folder)
+    (folder / "reference.json").write_text(json.dumps(reference(model, objective)))
 
 
 def main() -> None:
@@ -198,6 +218,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--size", required=True)
     parser.add_argument("--objective", choices=OBJECTIVES, required=True)
+    parser.add_argument("--schemes", nargs="*", default=SCHEMES)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
@@ -206,8 +227,9 @@ def main() -> None:
     inputs = mixed()
     (options.workdir / "inputs.json").write_text(json.dumps(inputs))
     folder = options.workdir / f"{options.size}-{options.objective}"
-    if not folder.exists():
-        prepare(folder, options.size, options.objective, inputs["ids"])
+    whole(folder, lambda to: checkpoint(to, options.size, options.objective))
+    for name in graphs(options.size, options.schemes) if options.objective == "encoder" else ():
+        whole(folder / name, lambda to, export=EXPORTS[name]: export(folder, to, inputs["ids"]))
 
 
 if __name__ == "__main__":

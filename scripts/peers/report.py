@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from engines import OURS
-from rows import GOALS, ROWS, SCHEMES, Row
+from rows import DRAFTS, GOALS, ROWS, SCHEMES, SHARES, SIDE_BY_SIDE, Row
 from suite import SIZES
 
-FAMILIES = ("OpenVINO", "ONNX Runtime", "torch", "candle")
-HEADS = ("work", "size", "format", "ours", *FAMILIES, "ours / best peer", "goal", "GFLOP/s (of peak)")
+FAMILIES = ("OpenVINO", "ONNX Runtime", "torch", "candle", "llama.cpp")
+HEADS = ("work", "size", "format", "ours", *FAMILIES, "ours / best peer", "goal", "GFLOP/s", "of the limit", "goal")
 
 
 def figure(value: float | None) -> str:
@@ -34,7 +34,30 @@ def ratio_cell(row: Row, size: str, dtype: str, ratio: float | None) -> tuple[st
     return (f"**{text}**" if reached else text), bound
 
 
-def lines_of(unit: dict[str, Any], peaks: dict[str, float], inputs: dict[str, Any]) -> list[str]:
+def reaching(value: float | None, goal: float | None, text: str) -> tuple[str, str]:
+    """A cell, bold where it reaches its goal, and the goal."""
+    if goal is None:
+        return text, "–"
+    percent = f"{100 * goal:.0f} %" if goal < 1 else f"{goal:g}"
+    return (f"**{text}**" if value is not None and value >= goal else text), f"≥ {percent}"
+
+
+def limit_cells(row: Row, size: str, dtype: str, result: dict[str, Any], flops: float | None, peak: float | None) -> tuple[str, str, str]:
+    """Operations per second where they are counted, and the share of what the machine would allow, with its goal."""
+    share, bound, done = result.get("share"), result.get("bound"), "–"
+    if flops:
+        seconds = result["value"] / 1000 if row.unit == "ms" else result["tokens"] / result["value"]
+        done = figure(flops / seconds / 1e9)
+        if peak:
+            share, bound = flops / seconds / peak, "arithmetic"
+    return done, *reaching(share, SHARES.get((row.name, size, dtype)), "–" if share is None else f"{100 * share:.0f} % ({bound})")
+
+
+def markdown(heads: tuple[str, ...], lines: list[tuple[str, ...]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (heads, ("---",) * len(heads), *lines)]
+
+
+def lines_of(unit: dict[str, Any], peaks: dict[str, float], inputs: dict[str, Any]) -> list[tuple[str, ...]]:
     """One line for each of our formats, or one without us."""
     row, size = ROWS[unit["row"]], unit["size"]
     results, skipped = unit["results"], unit["skipped"]
@@ -51,13 +74,9 @@ def lines_of(unit: dict[str, Any], peaks: dict[str, float], inputs: dict[str, An
     lines = []
     for dtype, value in family(OURS).items() or [(unit["scheme"], None)]:
         ratio, goal = ratio_cell(row, size, dtype, value / best if value and best else None)
-        flops = row.flops(size, inputs)
-        done = "–"
-        if value and flops:
-            seconds = value / 1000 if row.unit == "ms" else results[f"{OURS} {dtype}"]["tokens"] / value
-            peak = peaks.get(dtype)
-            done = figure(flops / seconds / 1e9) + (f" ({100 * flops / seconds / peak:.0f} %)" if peak else "")
-        lines.append("| " + " | ".join([f"{row.title} ({row.unit})", size, dtype, figure(value), *cells, ratio, goal, done]) + " |")
+        result = results.get(f"{OURS} {dtype}", {})
+        limit = limit_cells(row, size, dtype, result, row.flops(size, inputs) if value else None, peaks.get(dtype))
+        lines.append((f"{row.title} ({row.unit})", size, dtype, figure(value), *cells, ratio, goal, *limit))
     return lines
 
 
@@ -70,21 +89,74 @@ def ordered(units: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(units.values(), key=place)
 
 
+def section(title: str, words: str, heads: tuple[str, ...], lines: list[tuple[str, ...]]) -> list[str]:
+    """Nothing where there is nothing to show."""
+    return [f"## {title}", "", words, "", *markdown(heads, lines), ""] if lines else []
+
+
+def side_by_side(units: dict[str, dict[str, Any]]) -> list[str]:
+    lines = []
+    for unit in ordered(units):
+        one = units.get(f"tg128/{unit['size']}/{unit['scheme']}") if unit["row"] == "tg128x8" else None
+        name = f"{OURS} {unit['scheme']}"
+        if one is None or name not in unit["results"] or name not in one["results"]:
+            continue
+        eight, alone = unit["results"][name]["value"], one["results"][name]["value"]
+        goal = SIDE_BY_SIDE.get((unit["size"], unit["scheme"]))
+        lines.append((unit["size"], unit["scheme"], figure(alone), figure(eight), *reaching(eight / alone, goal, f"{eight / alone:.2f}")))
+    heads = ("size", "format", "one", "eight", "eight / one", "goal")
+    return section("Eight sequences against one", "Our tokens per second, all sequences together.", heads, lines)
+
+
+def beside_another_model(units: list[dict[str, Any]]) -> list[str]:
+    """The weights that engines of different models read per second."""
+    lines = []
+    for unit in units:
+        row = ROWS[unit["row"]]
+        for name, result in unit["results"].items() if row.beside else ():
+            weights = result["weight_bytes"]
+            passes = result["value"] / row.shape[0]
+            lines.append((row.title, unit["scheme"], name, figure(result["value"]), f"{weights / 1e6:.0f}", figure(weights * passes / 1e9)))
+    words = (
+        "Models of different sizes: llama.cpp has no ModernBERT decoders, and is measured on the dimensions of SmolLM2-135M (134.5 M "
+        "parameters, all read for a token) beside our 150m (149.6 M read for a token). The fair figure is the weights read per second."
+    )
+    heads = ("work", "bits of", "engine", "tok/s", "weights, MB", "weights read, GB/s")
+    return section("Beside another model", words, heads, lines)
+
+
+def drafting(found: dict[str, dict[str, Any]]) -> list[str]:
+    lines = []
+    for entry in found.values():
+        draft, values = DRAFTS[entry["row"]], entry["values"]
+        ratio = values["drafted"] / values["plain"]
+        accepted = f"{entry['accepted_tokens']} of {entry['drafted_tokens']}"
+        accepted += f" ({100 * entry['accepted_tokens'] / max(1, entry['drafted_tokens']):.0f} %)"
+        speed = reaching(ratio, draft.goal, f"{ratio:.2f}")
+        lines.append((draft.title, entry["dtype"], figure(values["plain"]), figure(values["drafted"]), accepted, *speed))
+    words = (
+        "The trained nano decoder continues prompts that quote a passage, one at a time; tokens per second behind the prompts. "
+        "What is generated is the same, token for token: otherwise there is no line here."
+    )
+    heads = ("guesses", "format", "plain", "drafted", "accepted", "drafted / plain", "goal")
+    return section("Drafting", words, heads, lines)
+
+
 def document(record: dict[str, Any], inputs: dict[str, Any]) -> str:
     units = ordered(record["units"])
-    dates = sorted({unit["date"] for unit in units})
-    commits = sorted({unit["commit"] for unit in units})
-    table = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
-    for unit in units:
-        table += lines_of(unit, record["peaks"], inputs)
+    measured = [*units, *record["drafts"].values()]
+    dates = sorted({unit["date"] for unit in measured})
+    commits = sorted({unit["commit"] for unit in measured})
+    table = markdown(HEADS, [line for unit in units for line in lines_of(unit, record["peaks"], inputs)])
     left_out: dict[str, list[str]] = {}
     for unit in units:
         for name, reason in unit["skipped"].items():
             left_out.setdefault(f"{name}: {reason}", []).append(f"{unit['row']} {unit['size']}")
-    gate = ["| engine | size | least centred cosine | bound |", "|---|---|---|---|"]
-    for entry in record["gate"].values():
-        gate.append(f"| {entry['engine']} ({entry['objective']}) | {entry['size']} | {entry['cosine']:.6f} | {entry['bound']:g} |")
-    load = max((unit["load"] for unit in units), default=0.0)
+    gate = [
+        (f"{entry['engine']} ({entry['objective']})", entry["size"], f"{entry['cosine']:.6f}", f"{entry['bound']:g}")
+        for entry in record["gate"].values()
+    ]
+    load = max((unit["load"] for unit in measured), default=0.0)
     return "\n".join(
         [
             "# This engine beside its peers",
@@ -98,13 +170,17 @@ def document(record: dict[str, Any], inputs: dict[str, Any]) -> str:
             "",
             "Tokens are real tokens, without padding. Engines of one number format take turns within a row (README of",
             f"scripts/peers); medians of {record['rounds']} rounds. A ratio is ours by the best peer of the format: of tokens per second,",
-            "where more is better, or of time and memory, where less is; bold where it reaches the goal.",
+            "where more is better, or of time and memory, where less is; bold where it reaches the goal. The limit is the least time",
+            "in which the work's operations, or the reading of weights and caches, could be done at the rates measured in the same run.",
             "",
             *table,
             "",
+            *side_by_side(record["units"]),
+            *beside_another_model(units),
+            *drafting(record["drafts"]),
             "## Parity gate",
             "",
-            *gate,
+            *markdown(("engine", "size", "least centred cosine", "bound"), gate),
             "",
             "## Left out",
             "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,10 @@ SEED = 20261202
 ENCODER, DECODER = "encoder", "decoder"
 SCHEMES = ("f32", "f32-avx2", "bf16", "int8", "w8", "w4")
 """Number formats that are compared with one another; f32-avx2 is f32 without the wider instruction sets."""
+GRAPHS = {"f32": ("openvino", "onnx"), "bf16": ("openvino",), "int8": ("openvino", "onnx", "openvino-int8", "onnx-int8")}
+"""What the encoders' peers read, by number format, each behind what it is made from."""
+ONNX_BYTES = 2**31
+"""The most that one ONNX file holds."""
 BATCHINGS = (1, 8, 32)
 """Sequences per padded batch that a peer may choose from where lengths differ."""
 PROMPT = 16
@@ -32,6 +37,9 @@ class Row:
     schemes: tuple[str, ...] = ("f32", "bf16", "int8")
     unit: str = "tok/s"
     new_tokens: int = 0
+    beside: str = ""
+    """The model of the peers that take part: none for the same checkpoint."""
+    sizes: tuple[str, ...] = tuple(SIZES)
 
     @property
     def chooses_batch(self) -> bool:
@@ -65,6 +73,13 @@ class Row:
         return sum(encoder_flops(size, length) for length in lengths)
 
 
+def graphs(size: str, schemes: Iterable[str]) -> list[str]:
+    """The folders of graphs that a size needs for some number formats."""
+    fits = 4 * SIZES[size].parameters < ONNX_BYTES
+    found = dict.fromkeys(graph for scheme in schemes for graph in GRAPHS.get(scheme, ()))
+    return [graph for graph in found if fits or not graph.startswith("onnx")]
+
+
 def encoder_flops(size: str, tokens: int) -> float:
     """Floating-point operations of one sequence through the layers of an encoder."""
     dimensions = SIZES[size]
@@ -77,6 +92,9 @@ def encoder_flops(size: str, tokens: int) -> float:
 
 
 DECODING = ("f32", "bf16", "int8", "w8", "w4")
+SMOLLM = "135m"
+"""A model of SmolLM2-135M's dimensions, of our 150m decoder's size: llama.cpp has no ModernBERT decoders."""
+BITS = ("f32", "bf16", "w8", "w4")
 
 ROWS = {
     row.name: row
@@ -93,6 +111,8 @@ ROWS = {
         Row("memory-32x128", "peak memory, 32 × 128", ENCODER, "memory", (32, 128), unit="MB"),
         Row("tg128", "128 tokens, one sequence", DECODER, "decode", (1, PROMPT), DECODING, new_tokens=128),
         Row("tg128x8", "128 tokens, 8 sequences", DECODER, "decode", (8, PROMPT), DECODING, new_tokens=128),
+        Row("tg128-135m", "128 tokens, beside 135m", DECODER, "decode", (1, PROMPT), BITS, new_tokens=128, beside=SMOLLM, sizes=("150m",)),
+        Row("tg128x8-135m", "8 × 128, beside 135m", DECODER, "decode", (8, PROMPT), BITS, new_tokens=128, beside=SMOLLM, sizes=("150m",)),
         Row("pp512", "prompt of 512", DECODER, "prefill", (1, 512), DECODING),
         Row("pp4096", "prompt of 4096", DECODER, "prefill", (1, 4096), DECODING),
     )
@@ -135,3 +155,50 @@ def _goals() -> dict[tuple[str, str, str], float]:
 
 
 GOALS = _goals()
+
+SHARES = {
+    ("tg128", "17m", "bf16"): 0.6,
+    ("tg128", "150m", "bf16"): 0.8,
+    ("tg128", "400m", "bf16"): 0.8,
+    ("tg128", "1b", "bf16"): 0.8,
+    ("tg128", "150m", "w8"): 0.75,
+    ("tg128", "150m", "w4"): 0.75,
+    ("tg128", "1b", "w8"): 0.75,
+    ("tg128", "1b", "w4"): 0.75,
+}
+"""Goals for shares of the machine's limit."""
+
+SIDE_BY_SIDE = {("150m", "bf16"): 5.5}
+"""Goals for 8 sequences against one, by size and our number format."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Guesses ahead of a trained model, beside plain decoding of the same texts."""
+
+    title: str
+    draft: str
+    """`lookup`, or the number format that guesses."""
+    dtypes: tuple[str, ...]
+    """Number formats of the model that decides."""
+    goal: float | None = None
+    """Times as fast as plain decoding."""
+
+
+DRAFTS = {
+    "lookup": Draft("looked up in the text", "lookup", ("f32", "bf16"), 1.5),
+    "w4-draft": Draft("guessed in w4", "w4", ("f32",)),
+}
+DRAFTED_TOKENS = 128
+QUOTING = 8
+"""Prompts of a draft's row."""
+
+
+def quoting(passages: list[str]) -> list[str]:
+    """Prompts that ask for a quotation: a passage of at most 250 words, the passage quoted, and the first words of it again."""
+
+    def prompt(words: list[str]) -> str:
+        passage = " ".join(words)
+        return f"{passage}\n\n{passage}\n\n{' '.join(words[:8])}"
+
+    return [prompt(passage.split()[:250]) for passage in passages[:QUOTING]]

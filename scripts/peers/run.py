@@ -1,10 +1,10 @@
-"""Measures this engine beside OpenVINO, ONNX Runtime, PyTorch and candle-transformers; see README.md.
+"""Measures this engine beside OpenVINO, ONNX Runtime, PyTorch, candle-transformers and llama.cpp; see README.md.
 
     python scripts/peers/run.py --workdir DIR [--rows …] [--sizes …] [--schemes …] [--quick]
 
 Needs Python 3.11 and cargo; everything else is installed into a virtual environment in DIR. Each row is written as soon as
 it is finished, and a row that is there already is not measured again: a run that was interrupted goes on.
-The exit code is 1 if an engine of ours fails the parity gate.
+The exit code is 1 if an engine of ours fails the parity gate, or drafting changes what is generated.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import re
 import shlex
 import signal
@@ -23,12 +24,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engines import HERE, Engine, ours, peers  # noqa: E402
+import drafts  # noqa: E402
+from engines import HERE, Engine, llama, ours, peers  # noqa: E402
 from host import ROOT, commit, cpuinfo, machine  # noqa: E402
 from measure import BOUNDS, Settings, fresh, gate, load_average, measure  # noqa: E402
 from process import Failed, Worker  # noqa: E402
 from report import document  # noqa: E402
-from rows import DEFAULT_SIZES, ROWS, SCHEMES, Row  # noqa: E402
+from rows import DEFAULT_SIZES, DRAFTS, ENCODER, ROWS, SCHEMES, SMOLLM, Row, graphs  # noqa: E402
 from suite import SIZES  # noqa: E402
 
 QUICK = ("32x128", "1x16", "mixed", "tg128", "pp512")
@@ -42,16 +44,17 @@ def say(*words: object) -> None:
 # What is needed
 
 
-def interpreter(workdir: Path) -> str:
-    """Python with the peers, in a virtual environment that is made once."""
-    folder = workdir / "venv"
+def interpreter(folder: Path, name: str = "requirements.txt") -> str:
+    """Python with the peers that a file names, in a virtual environment that is made once."""
     python = folder / "bin" / "python"
-    requirements = HERE / "requirements.txt"
+    requirements = HERE / name
     stamp = folder / "requirements.txt"
     if not stamp.exists() or stamp.read_text() != requirements.read_text():
         say("installing the peers into", folder)
         venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
+        # What pip builds from source is for this CPU.
+        environment = os.environ | {"CMAKE_ARGS": "-DGGML_NATIVE=ON"}
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True, env=environment)
         stamp.write_text(requirements.read_text())
     return str(python)
 
@@ -68,12 +71,30 @@ def build_candle(workdir: Path) -> Path:
     return target / "release" / "peer-candle"
 
 
-def prepare(python: str, workdir: Path, size: str, objective: str) -> None:
-    if (workdir / f"{size}-{objective}").exists() and (workdir / "inputs.json").exists():
+def prepare(python: str, workdir: Path, size: str, objective: str, schemes: list[str]) -> None:
+    """Checkpoint, inputs, and the graphs for some number formats."""
+    folder = workdir / f"{size}-{objective}"
+    needed = [workdir / "inputs.json", folder]
+    needed += [folder / name for name in (graphs(size, schemes) if objective == ENCODER else ())]
+    if all(path.exists() for path in needed):
         return
     say(f"{size} {objective}: making the checkpoint and the peers' graphs")
-    command = [python, HERE / "prepare.py", "--workdir", workdir, "--size", size, "--objective", objective]
+    command = [python, HERE / "prepare.py", "--workdir", workdir, "--size", size, "--objective", objective, "--schemes", *schemes]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def prepare_llama(options: argparse.Namespace) -> list[Engine]:
+    """llama.cpp with its model, or nobody where it cannot be built."""
+    folder = options.workdir / f"{SMOLLM}-llama"
+    try:
+        python = options.llama_python or interpreter(options.workdir / "venv-llama", "requirements-llama.txt")
+        if not folder.exists():
+            say("making the model for llama.cpp")
+            subprocess.run([python, HERE / "prepare_llama.py", folder], check=True, stdout=subprocess.DEVNULL)
+    except subprocess.CalledProcessError as reason:
+        say(f"without llama.cpp, which needs cmake and a C++ compiler: {reason}")
+        return []
+    return llama(python, options.threads, folder)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -93,9 +114,9 @@ class Record:
             "command": shlex.join(["python", "scripts/peers/run.py", *sys.argv[1:]]),
             "refused": refused,
         }
-        empty: dict[str, Any] = {"units": {}, "gate": {}, "versions": {}, "peaks": {}}
+        empty: dict[str, Any] = {"units": {}, "gate": {}, "versions": {}, "peaks": {}, "drafts": {}}
         self.fresh = options.fresh
-        self.data = (json.loads(path.read_text()) if path.exists() else empty) | about
+        self.data = empty | (json.loads(path.read_text()) if path.exists() else {}) | about
 
     def has(self, key: str, engines: list[Engine]) -> bool:
         """Whether a row is there with all these engines: one that came since is a reason to measure again."""
@@ -127,7 +148,8 @@ class Session:
 
     def run(self, rows: list[Row]) -> bool:
         """Measures what is missing; false if one of our engines failed the gate."""
-        due = [row for row in rows if self.scheme in row.schemes and not self.record.has(self._key(row), self.engines)]
+        due = [row for row in rows if self.scheme in row.schemes and not self.record.has(self._key(row), self._taking_part(row))]
+        self.engines = [engine for engine in self.engines if any(engine.takes_part(row) for row in due)]
         if not due or not self.engines:
             return True
         try:
@@ -141,6 +163,9 @@ class Session:
     def _key(self, row: Row) -> str:
         return f"{row.name}/{self.size}/{self.scheme}"
 
+    def _taking_part(self, row: Row) -> list[Engine]:
+        return [engine for engine in self.engines if engine.takes_part(row)]
+
     def _gate(self) -> None:
         """Starts every worker; those that do not compute what transformers does stay out of every row."""
         self.workers = {}
@@ -150,6 +175,9 @@ class Session:
             try:
                 worker = self.settings.start(engine, self.size, self.objective)
                 self.workers[engine] = worker
+                self.record.data["versions"][engine.name] = worker.ready["ready"]
+                if engine.model:
+                    continue
                 found = gate(worker, folder, self.objective)
             except Failed as reason:
                 self.failed[engine.name] = str(reason)
@@ -157,7 +185,6 @@ class Session:
             finally:
                 if engine.name in self.failed and engine in self.workers:
                     self.workers.pop(engine).close()
-            self.record.data["versions"][engine.name] = worker.ready["ready"]
             if engine.ours and (peak := worker.ready.get("peak_flops")):
                 self.record.data["peaks"][engine.dtype] = peak
             entry = {"engine": engine.name, "size": self.size, "objective": self.objective, "cosine": found, "bound": bound}
@@ -171,10 +198,11 @@ class Session:
         load = load_average()
         if row.kind in ("start", "memory"):
             self._close()
-            able = [engine for engine in self.engines if engine.name not in self.failed]
+            able = [engine for engine in self._taking_part(row) if engine.name not in self.failed]
             results, skipped = fresh(row, self.size, able, self.settings)
         else:
-            results, skipped = measure(row, self.size, self.workers or {}, self.settings)
+            workers = {engine: worker for engine, worker in (self.workers or {}).items() if engine.takes_part(row)}
+            results, skipped = measure(row, self.size, workers, self.settings)
         self.record.data["units"][self._key(row)] = {
             "row": row.name,
             "size": self.size,
@@ -183,7 +211,7 @@ class Session:
             "commit": commit("docs", "benches/runs"),
             "load": load,
             "results": results,
-            "skipped": self.failed | skipped,
+            "skipped": {engine.name: self.failed[engine.name] for engine in self._taking_part(row) if engine.name in self.failed} | skipped,
         }
         self.record.save(self.settings.inputs)
         values = ", ".join(f"{name} {result['value']:.4g}" for name, result in results.items())
@@ -196,13 +224,36 @@ class Session:
         self.workers = None
 
 
+def measure_drafts(name: str, schemes: list[str], settings: Settings, record: Record) -> bool:
+    """A row of drafting; false if it changed what is generated."""
+    healthy = True
+    draft = DRAFTS[name]
+    for dtype in draft.dtypes:
+        key = f"{name}/{dtype}"
+        if dtype not in schemes or (key in record.data["drafts"] and not record.fresh):
+            continue
+        load = load_average()
+        try:
+            found = drafts.measure(draft, dtype, settings)
+        except Failed as reason:
+            say(f"{name} {dtype}: {reason}")
+            healthy = False
+            continue
+        about = {"row": name, "date": datetime.date.today().isoformat(), "commit": commit("docs", "benches/runs"), "load": load}
+        record.data["drafts"][key] = about | found
+        record.save(settings.inputs)
+        values = ", ".join(f"{mode} {value:.4g}" for mode, value in found["values"].items())
+        say(f"{name} {dtype} (tok/s): {values}; {found['accepted_tokens']} of {found['drafted_tokens']} guesses accepted")
+    return healthy
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="for checkpoints, graphs and the virtual environment (6 GB at 150m)")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, help="all unless given")
+    parser.add_argument("--rows", nargs="+", choices=[*ROWS, *DRAFTS], help="all unless given")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, help="17m 68m 150m for encoders, 17m 150m for decoders unless given")
     parser.add_argument("--schemes", nargs="+", help=f"number formats: {' '.join(SCHEMES)}, all unless given")
     parser.add_argument("--engines", nargs="+", metavar="WORD", help="only those whose name contains one of these words")
@@ -213,10 +264,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="measure rows again that are there already")
     parser.add_argument("--output", type=Path, help="the JSON, with a .md beside it [benches/runs/DATE-MACHINE.json]")
     parser.add_argument("--python", help="an interpreter that has the requirements already")
+    parser.add_argument("--llama-python", help="one that has those of llama.cpp")
     options = parser.parse_args()
     if options.quick:
         options.rows, options.sizes, options.rounds = options.rows or list(QUICK), options.sizes or ["17m"], 3
     return options
+
+
+def settings(options: argparse.Namespace) -> Settings:
+    path = options.workdir / "inputs.json"
+    inputs = json.loads(path.read_text()) if path.exists() else {}
+    return Settings(options.workdir, options.threads, options.rounds, options.patience, inputs)
 
 
 def main() -> int:
@@ -225,28 +283,35 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options.workdir = options.workdir.resolve()
     options.workdir.mkdir(parents=True, exist_ok=True)
-    rows = [ROWS[name] for name in options.rows or ROWS]
-    python = options.python or interpreter(options.workdir)
+    names = options.rows or [*ROWS, *DRAFTS]
+    rows = [ROWS[name] for name in names if name in ROWS]
+    python = options.python or interpreter(options.workdir / "venv")
     build_engine()
     accepted, refused = ours()
     for dtype, reason in refused.items():
         say(f"ours in {dtype}: {reason}")
     engines = accepted + peers(python, options.threads, build_candle(options.workdir))
+    if any(row.beside for row in rows):
+        engines += prepare_llama(options)
     if options.engines:
         engines = [engine for engine in engines if any(word.lower() in engine.name.lower() for word in options.engines)]
     known = list(dict.fromkeys([*SCHEMES, *(engine.scheme for engine in engines)]))
     schemes = [scheme for scheme in known if options.schemes is None or scheme in options.schemes]
+    # Beside nobody, a row says nothing.
+    rows = [row for row in rows if not row.beside or any(engine.model == row.beside for engine in engines)]
     record = Record(options.output or output_path(options.threads), options, refused)
 
     healthy = True
     for objective, default_sizes in DEFAULT_SIZES.items():
         wanted = [row for row in rows if row.objective == objective]
         for size in (options.sizes or default_sizes) if wanted else ():
-            prepare(python, options.workdir, size, objective)
-            inputs = json.loads((options.workdir / "inputs.json").read_text())
-            settings = Settings(options.workdir, options.threads, options.rounds, options.patience, inputs)
+            due = [row for row in wanted if size in row.sizes]
+            prepare(python, options.workdir, size, objective, [s for s in schemes if any(s in row.schemes for row in due)])
             for scheme in schemes:
-                healthy &= Session(size, objective, scheme, engines, settings, record).run(wanted)
+                healthy &= Session(size, objective, scheme, engines, settings(options), record).run(due)
+    for name in DRAFTS:
+        if name in names:
+            healthy &= measure_drafts(name, schemes, settings(options), record)
     say("written:", record.path, record.path.with_suffix(".md"))
     return 0 if healthy else 1
 

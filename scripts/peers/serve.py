@@ -48,6 +48,8 @@ class Model:
     """What a library can do; each method gets a batch and returns f32."""
 
     name: str
+    weight_bytes: int | None = None
+    """Of the weights that a pass over the model reads, where that is known."""
 
     def expect(self, work: list[Batch]) -> None:
         """Told of the coming batches before the clock starts, where they are known."""
@@ -124,6 +126,8 @@ def answer(model: Model, tokenizer: Callable[[], Tokenizer], work: dict[str, Any
             raise Unsupported(f"unknown kind of work {kind!r}")
         seconds.append(time.perf_counter() - started)
     result = {"seconds": seconds, "tokens": tokens, "peak_rss": peak_rss()}
+    if model.weight_bytes is not None:
+        result["weight_bytes"] = model.weight_bytes
     if work.get("vectors"):
         result["vectors"] = [vector.tolist() for vector in vectors]
     return result

@@ -12,6 +12,7 @@ use std::{
     cell::OnceCell,
     error::Error,
     io::{BufRead, Write},
+    ops::ControlFlow,
     path::PathBuf,
     time::Instant,
 };
@@ -19,10 +20,11 @@ use std::{
 use candle_core::Device;
 use ettin::{
     Backend, Dtype, KvCache, PackedBatch,
-    bench::Calibration,
+    bench::{Bound, Calibration, Workload, pass_weights},
     files::ModelFiles,
+    generate::{GenerateRequest, Sampler, Sampling, Scratch},
     heads::{EmbedOptions, Embedder, LanguageModel},
-    tasks::{EmbedRequest, Options, TextEmbedder, Vector},
+    tasks::{EmbedRequest, Generator, Options, TextEmbedder, Vector},
     tokenizer::Tokenizer,
 };
 use serde::Deserialize;
@@ -42,6 +44,9 @@ struct Work {
     sequences: Vec<Vec<u32>>,
     #[serde(default)]
     texts: Vec<String>,
+    /// What guesses ahead: `lookup`, or the same model in the number format of that name.
+    #[serde(default)]
+    draft: Option<String>,
     /// Greedy tokens per prompt.
     #[serde(default)]
     new_tokens: usize,
@@ -69,9 +74,18 @@ struct Done {
     seconds: f64,
     tokens: usize,
     vectors: Vec<Vec<f32>>,
+    generated: Option<Generated>,
 }
 
-/// A model in the three forms that work asks for, each loaded when it is first needed.
+/// The tokens of a generation, how many a draft guessed, and how many of those were right.
+#[derive(Default)]
+struct Generated {
+    ids: Vec<u32>,
+    drafted: usize,
+    accepted: usize,
+}
+
+/// A model in the forms that work asks for, each loaded when it is first needed.
 struct Peer {
     files: ModelFiles,
     options: Options,
@@ -79,6 +93,8 @@ struct Peer {
     text: OnceCell<TextEmbedder>,
     tokenizer: OnceCell<Tokenizer>,
     language: OnceCell<LanguageModel>,
+    /// With the draft that the first work of this kind asked for.
+    generator: OnceCell<Generator>,
 }
 
 impl Peer {
@@ -90,6 +106,7 @@ impl Peer {
             text: OnceCell::new(),
             tokenizer: OnceCell::new(),
             language: OnceCell::new(),
+            generator: OnceCell::new(),
         }
     }
 
@@ -112,11 +129,17 @@ impl Peer {
                 done.tokens = counts.sum::<Result<usize>>()?;
                 Ok(done)
             }
+            "generate" => generate(loaded(&self.generator, || self.load_generator(work))?, work),
             kind => {
                 let model = loaded(&self.language, || Ok(LanguageModel::load(&self.files, &self.backend()?)?))?;
                 let sequences: Vec<&[u32]> = work.sequences.iter().map(Vec::as_slice).collect();
                 match kind {
-                    "prefill" => timed(|| Ok((count(&sequences), Decoding::start(model, &sequences)?.logits))),
+                    "prefill" => timed(|| {
+                        Ok((
+                            count(&sequences),
+                            Decoding::start(model, &sequences)?.rows().map(<[f32]>::to_vec).collect(),
+                        ))
+                    }),
                     "decode" => {
                         let mut decoding = Decoding::start(model, &sequences)?;
                         timed(|| decoding.greedy(work.new_tokens).map(|tokens| (tokens, Vec::new())))
@@ -129,13 +152,43 @@ impl Peer {
                                 let next: Vec<u32> = sequences.iter().map(|ids| ids[position]).collect();
                                 decoding.step(&next)?;
                             }
-                            Ok((count(&sequences), decoding.logits))
+                            Ok((count(&sequences), decoding.rows().map(<[f32]>::to_vec).collect()))
                         })
                     }
                     _ => Err(format!("unknown kind of work {kind:?}").into()),
                 }
             }
         }
+    }
+
+    fn load_generator(&self, work: &Work) -> Result<Generator> {
+        let plain = Generator::load(&self.files, &self.options)?;
+        Ok(match work.draft.as_deref() {
+            None => plain,
+            Some("lookup") => plain.with_lookup(),
+            Some(dtype) => {
+                plain.with_draft_model(&self.files, &Options { dtype: dtype.parse()?, ..self.options.clone() })?
+            }
+        })
+    }
+
+    /// The least seconds that this machine, as it is at this moment, needs for `work`, why, and the bytes of the weights that
+    /// one pass over the model reads; none for other than decoders' work.
+    fn limit(&self, work: &Work) -> Result<Option<(f64, Bound, f64)>> {
+        let batch = work.sequences.len();
+        let length = work.sequences.first().map_or(0, Vec::len);
+        let workload = match work.kind.as_str() {
+            "prefill" => Workload::Prefill { tokens: length, batch, depth: 0 },
+            "decode" => Workload::Decode { tokens: work.new_tokens, batch, depth: length },
+            _ => return Ok(None),
+        };
+        let Some(model) = self.language.get() else { return Ok(None) };
+        let weights = pass_weights(model.config());
+        let limits = Calibration::default().limits(model.trunk().backend(), weights)?;
+        Ok(limits.map(|limits| {
+            let (seconds, bound) = limits.of(&workload.cost(model.config(), self.options.batch_tokens));
+            (seconds, bound, weights * limits.weight_bytes)
+        }))
     }
 
     fn answer(&self, work: &Work) -> Result<Value> {
@@ -146,6 +199,14 @@ impl Peer {
             "tokens": last.tokens,
             "peak_rss": peak_rss(),
         });
+        if let Some((seconds, bound, weight_bytes)) = self.limit(work)? {
+            answer["limit_seconds"] = json!(seconds);
+            answer["bound"] = json!(bound);
+            answer["weight_bytes"] = json!(weight_bytes);
+        }
+        if let Some(Generated { ids, drafted, accepted }) = &last.generated {
+            answer["generated"] = json!({"ids": ids, "drafted": drafted, "accepted": accepted});
+        }
         if work.vectors {
             answer["vectors"] = json!(last.vectors);
         }
@@ -163,7 +224,25 @@ fn loaded<T>(cell: &OnceCell<T>, load: impl FnOnce() -> Result<T>) -> Result<&T>
 fn timed(work: impl FnOnce() -> Result<(usize, Vec<Vec<f32>>)>) -> Result<Done> {
     let started = Instant::now();
     let (tokens, vectors) = work()?;
-    Ok(Done { seconds: started.elapsed().as_secs_f64(), tokens, vectors })
+    Ok(Done { seconds: started.elapsed().as_secs_f64(), tokens, vectors, generated: None })
+}
+
+/// Greedy text behind one prompt after another, from its last logits on; beyond the end of text, so that all have one length.
+fn generate(generator: &Generator, work: &Work) -> Result<Done> {
+    let request = GenerateRequest { max_new_tokens: work.new_tokens, ignore_eos: true, ..GenerateRequest::default() };
+    let (mut seconds, mut generated) = (0.0, Generated::default());
+    for prompt in &work.texts {
+        for outcome in generator.run(&[prompt], &request, &mut |_| ControlFlow::Continue(()))?.outputs {
+            let (tokens, timings) = outcome.map(|outcome| (outcome.value.tokens, outcome.value.timings))?;
+            seconds += timings.generate_ms / 1000.0;
+            generated.ids.extend(tokens);
+            if let Some(draft) = timings.draft {
+                generated.drafted += draft.drafted_tokens;
+                generated.accepted += draft.accepted_tokens;
+            }
+        }
+    }
+    Ok(Done { seconds, tokens: generated.ids.len(), vectors: Vec::new(), generated: Some(generated) })
 }
 
 fn count(sequences: &[&[u32]]) -> usize {
@@ -208,53 +287,58 @@ fn embed_texts(model: &TextEmbedder, texts: &[String]) -> Result<(usize, Vec<Vec
 struct Decoding<'a> {
     model: &'a LanguageModel,
     caches: Vec<KvCache>,
-    logits: Vec<Vec<f32>>,
+    batch: PackedBatch,
+    /// `[sequences, vocabulary]`; empty before the prompts' ends.
+    logits: Vec<f32>,
 }
 
 impl<'a> Decoding<'a> {
     /// Reads prompts of one length.
     fn start(model: &'a LanguageModel, prompts: &[&[u32]]) -> Result<Self> {
         let caches = prompts.iter().map(|_| model.cache(STEP)).collect::<ettin::Result<_>>()?;
-        let mut decoding = Self { model, caches, logits: Vec::new() };
+        let mut decoding = Self { model, caches, batch: PackedBatch::default(), logits: Vec::new() };
         let length = prompts.first().ok_or("no prompts")?.len();
         if prompts.iter().any(|prompt| prompt.len() != length) {
             return Err("prompts must have one length".into());
         }
         for start in (0..length).step_by(STEP) {
             let end = length.min(start + STEP);
-            decoding.feed(&prompts.iter().map(|prompt| &prompt[start..end]).collect::<Vec<_>>(), end == length)?;
+            decoding.feed(prompts.iter().map(|prompt| &prompt[start..end]), end == length)?;
         }
         Ok(decoding)
     }
 
-    fn feed(&mut self, tokens: &[&[u32]], wanted: bool) -> Result<()> {
-        let starts: Vec<usize> = self.caches.iter().map(KvCache::len).collect();
-        let batch = PackedBatch::continuing(tokens, &starts)?;
-        let rows: Vec<usize> =
-            (0..batch.sequences()).filter(|_| wanted).map(|sequence| batch.rows(sequence).end - 1).collect();
+    fn feed<'t>(&mut self, tokens: impl Iterator<Item = &'t [u32]>, wanted: bool) -> Result<()> {
+        self.batch.clear();
+        let mut rows = Vec::with_capacity(self.caches.len());
+        for (tokens, cache) in tokens.zip(&self.caches) {
+            self.batch.push(tokens, cache.len())?;
+            rows.extend(wanted.then(|| self.batch.tokens() - 1));
+        }
         let mut caches: Vec<&mut KvCache> = self.caches.iter_mut().collect();
-        self.logits = self.model.step(&batch, &mut caches, &rows)?.to_vec2()?;
-        Ok(())
+        Ok(self.model.step_into(&self.batch, &mut caches, &rows, &mut self.logits)?)
+    }
+
+    /// The logits of each sequence.
+    fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        self.logits.chunks_exact(self.model.config().vocab_size)
     }
 
     /// Adds one token to each sequence.
     fn step(&mut self, next: &[u32]) -> Result<()> {
-        self.feed(&next.iter().map(std::slice::from_ref).collect::<Vec<_>>(), true)
+        self.feed(next.iter().map(std::slice::from_ref), true)
     }
 
     /// Adds the most likely token, `steps` times; returns how many tokens that were.
     fn greedy(&mut self, steps: usize) -> Result<usize> {
+        let (sampler, mut scratch) = (Sampler::new(&Sampling::default())?, Scratch::default());
         for _ in 0..steps {
-            let next: Vec<u32> = self.logits.iter().map(|logits| most_likely(logits)).collect();
+            let next = self.rows().map(|logits| sampler.choose(logits, &[], 0, &mut scratch));
+            let next = next.collect::<ettin::Result<Vec<_>>>()?;
             self.step(&next)?;
         }
         Ok(steps * self.caches.len())
     }
-}
-
-fn most_likely(logits: &[f32]) -> u32 {
-    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-    best.map_or(0, |(id, _)| id as u32)
 }
 
 /// Peak resident memory of this process in bytes, where Linux tells.

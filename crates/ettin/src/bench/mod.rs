@@ -55,7 +55,7 @@ pub use record::{Build, Earlier, Limit, Memory, ModelInfo, Provenance, Record, S
 pub use run::{Event, run};
 pub use statistics::Statistics;
 pub use table::{comparison, csv_head, csv_row, markdown_head, markdown_row};
-pub use workload::{Cost, Workload, mixed_lengths, shapes};
+pub use workload::{Cost, Workload, mixed_lengths, pass_weights, shapes};
 
 /// Records that were not measured, for tests of what is made of records.
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::machine::{self, Machine};
 use super::plan::{Plan, Settings, Source, Subject};
 use super::record::{Build, EXCLUDED, Limit, Memory, ModelInfo, Provenance, Record, Setting, Work};
 use super::statistics::Statistics;
-use super::workload::{Cost, Workload, chunk};
+use super::workload::{Cost, Workload, chunk, pass_weights};
 use crate::generate::STEP_ROWS;
 use crate::heads::LanguageModel;
 use crate::weights::{Head, Weights};
@@ -101,12 +101,7 @@ impl Bench<'_> {
         if on_event(Event::Measured(&record)).is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        // What one pass over the model reads.
-        let pass = match subject.config.objective {
-            Objective::Encoder => Workload::Encode { batch: 1, length: 1 },
-            Objective::Decoder => Workload::Decode { tokens: 1, batch: 1, depth: 0 },
-        };
-        let pass = pass.cost(&subject.config, batch_tokens).weights;
+        let pass = pass_weights(&subject.config);
         for &workload in &subject.workloads {
             let test = workload.to_string();
             if on_event(Event::Begins(&subject.name, &test)).is_break() {

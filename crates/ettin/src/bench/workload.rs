@@ -212,6 +212,15 @@ impl Workload {
     }
 }
 
+/// Matrix elements that one pass over a model reads: the buffer on which its read rate is [measured](super::Calibration).
+pub fn pass_weights(config: &Config) -> f64 {
+    let size = Size::of(config);
+    match config.objective {
+        Objective::Encoder => size.layers,
+        Objective::Decoder => size.layers + size.head,
+    }
+}
+
 /// Tokens of each prompt that a step reads when several are read at once.
 pub(super) fn chunk(batch: usize) -> usize {
     (STEP_ROWS / batch).max(1)
@@ -295,6 +304,7 @@ mod tests {
         assert_eq!(cost.flops, expected as f64);
         assert!((cost.flops / 128.0 / 1e9 - 0.228).abs() < 1e-3);
         assert_eq!((cost.tokens, cost.padded_tokens, cost.weights), (128, 128, (22 * 5_013_504) as f64));
+        assert_eq!(pass_weights(&config("encoder-150m")), cost.weights);
         let eight = Workload::Encode { batch: 8, length: 128 }.cost(&config("encoder-150m"), 4096);
         assert_eq!((eight.flops, eight.weights), (8.0 * cost.flops, cost.weights));
     }
@@ -311,6 +321,7 @@ mod tests {
         assert_eq!((one.weights, one.cached), ((2 * (layers + head)) as f64, (2 * 256 * keys) as f64));
         let four = Workload::Decode { tokens: 2, batch: 4, depth: 100 }.cost(&config, 4096);
         assert_eq!((four.tokens, four.weights, four.cached), (8, one.weights, 4.0 * one.cached));
+        assert_eq!(pass_weights(&config), (layers + head) as f64);
         // A prompt of the same two tokens asks for scores once, and reads the weights once.
         let prompt = Workload::Prefill { tokens: 2, batch: 1, depth: 100 }.cost(&config, 4096);
         assert_eq!(prompt.flops, one.flops - (2 * head) as f64);
