@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import drafts  # noqa: E402
 from engines import HERE, Engine, llama, ours, peers  # noqa: E402
 from host import ROOT, commit, cpuinfo, machine  # noqa: E402
-from measure import BOUNDS, Settings, fresh, gate, load_average, measure  # noqa: E402
+from measure import Settings, bound, fresh, gate, load_average, measure  # noqa: E402
 from process import Failed, Worker  # noqa: E402
 from report import document  # noqa: E402
 from rows import DEFAULT_SIZES, DRAFTS, ENCODER, ROWS, SCHEMES, SMOLLM, Row, graphs  # noqa: E402
@@ -169,7 +169,7 @@ class Session:
     def _gate(self) -> None:
         """Starts every worker; those that do not compute what transformers does stay out of every row."""
         self.workers = {}
-        bound = BOUNDS.get(self.scheme, min(BOUNDS.values()))
+        least = bound(self.scheme, self.size)
         folder = self.settings.folder(self.size, self.objective)
         for engine in self.engines:
             try:
@@ -187,11 +187,11 @@ class Session:
                     self.workers.pop(engine).close()
             if engine.ours and (peak := worker.ready.get("peak_flops")):
                 self.record.data["peaks"][engine.dtype] = peak
-            entry = {"engine": engine.name, "size": self.size, "objective": self.objective, "cosine": found, "bound": bound}
+            entry = {"engine": engine.name, "size": self.size, "objective": self.objective, "cosine": found, "bound": least}
             self.record.data["gate"][f"{self.size}/{self.objective}/{engine.name}"] = entry
             say(f"{self.size} {self.objective}: {worker.ready['ready']}: centred cosine {found:.6f}")
-            if not found >= bound:
-                self.failed[engine.name] = f"fails the parity gate: {found:.4f} where {bound:g} is required"
+            if not found >= least:
+                self.failed[engine.name] = f"fails the parity gate: {found:.4f} where {least:g} is required"
                 self.workers.pop(engine).close()
 
     def _row(self, row: Row) -> None:
