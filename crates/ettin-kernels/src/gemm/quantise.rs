@@ -10,7 +10,10 @@ use super::{
     operand::{BYTE, TO_INTEGER},
     stored::{Quantisation, QuantisedRow, ZEROS},
 };
-use crate::simd::LANES;
+use crate::{
+    simd::{LANES, round_bf16},
+    transpose::interleave,
+};
 
 /// Inputs that share a factor in [`Scheme::W4`](super::Scheme::W4).
 pub const GROUP: usize = 32;
@@ -27,11 +30,6 @@ pub(crate) struct Panel<'a> {
 }
 
 impl Panel<'_> {
-    /// Weight of an output; zero beyond k.
-    fn at(&self, output: usize, input: usize) -> f32 {
-        if input < self.k { self.rows[output * self.k + input] } else { 0.0 }
-    }
-
     fn row(&self, output: usize) -> &[f32] {
         &self.rows[output * self.k..(output + 1) * self.k]
     }
@@ -112,19 +110,31 @@ impl Pack for Full {
 
 impl<const PARTS: usize> Pack for Split<PARTS> {
     fn pack(panel: Panel<'_>, words: &mut [u32], _: &mut [f32], _: &mut [u32]) {
-        let at = Vectors::<Self>::new(panel.vectors, Layout::steps::<Self>(panel.k));
-        for step in 0..at.steps {
+        /// Steps that are laid out at a time: few enough for L1.
+        const STEPS: usize = 32;
+        let steps = Layout::steps::<Self>(panel.k);
+        // Words of a step: of each vector, its parts side by side.
+        let width = panel.vectors * Self::STORED;
+        let mut rows = vec![0; width * STEPS];
+        for first in (0..steps).step_by(STEPS) {
+            let count = STEPS.min(steps - first);
+            rows.fill(0);
             for output in 0..panel.count {
-                let mut rest = [panel.at(output, 2 * step), panel.at(output, 2 * step + 1)];
-                for part in 0..PARTS {
-                    let pair = rest.map(nearest);
-                    words[at.at(step, output / LANES) + part * LANES + output % LANES] =
-                        u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16;
-                    for (rest, taken) in rest.iter_mut().zip(pair) {
-                        *rest -= taken.to_f32();
+                let row = panel.row(output);
+                let row = &row[(2 * first).min(panel.k)..(2 * (first + count)).min(panel.k)];
+                for (step, pair) in row.chunks(2).enumerate() {
+                    let mut rest = [pair[0], pair.get(1).copied().unwrap_or(0.0)];
+                    for part in 0..PARTS {
+                        let pair = rest.map(round_bf16);
+                        let place = output / LANES * Self::STORED + part * LANES + output % LANES;
+                        rows[place * count + step] = pair[0] | pair[1] << 16;
+                        for (rest, taken) in rest.iter_mut().zip(pair) {
+                            *rest -= f32::from_bits(taken << 16);
+                        }
                     }
                 }
             }
+            interleave(&rows[..width * count], width, count, &mut words[width * first..][..width * count]);
         }
     }
 
@@ -140,11 +150,6 @@ impl<const PARTS: usize> Pack for Split<PARTS> {
             }
         }
     }
-}
-
-/// The nearest bf16, where subnormal numbers are zero: what the products take them for.
-fn nearest(x: f32) -> bf16 {
-    if x.abs() < f32::MIN_POSITIVE { bf16::ZERO } else { bf16::from_f32(x) }
 }
 
 /// The largest magnitude; NaN if a weight is not finite, so that what it takes part in is NaN too, not wrong.
