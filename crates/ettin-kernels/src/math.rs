@@ -50,6 +50,22 @@ pub(crate) fn exp2_weight<S: Simd>(s: S, x: S::V) -> S::V {
     s.where_less(x, s.splat(-126.0), s.zero(), power)
 }
 
+/// Most relative error of [`exp2_coarse`]. Measured at every 257th f32: 7.49e-5, of which rounding is 1e-7.
+#[cfg(test)]
+const EXP2_COARSE_ERROR: f64 = 7.6e-5;
+
+/// 2ˣ for x ≤ 127, for what is rounded to bf16 (2⁻⁹) afterwards; 0 below −150 (so −∞ gives 0), NaN for NaN.
+#[inline(always)]
+pub(crate) fn exp2_coarse<S: Simd>(s: S, x: S::V) -> S::V {
+    // The bound comes first, so that NaN passes.
+    let x = s.max(s.splat(-200.0), x);
+    let rounder = s.splat(ROUNDER);
+    let n = s.sub(s.add(x, rounder), rounder);
+    // 2ʳ for |r| ≤ 1/2
+    let r = s.sub(x, n);
+    s.scale(polynomial(s, r, [5.517_167e-2, 2.426_111_2e-1, 6.932_61e-1, 9.999_281e-1]), n)
+}
+
 /// Horner's rule, highest coefficient first.
 #[inline(always)]
 pub(crate) fn polynomial<S: Simd, const N: usize>(s: S, x: S::V, coefficients: [f32; N]) -> S::V {

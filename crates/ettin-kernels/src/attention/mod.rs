@@ -24,6 +24,8 @@ mod kv;
 mod many;
 mod products;
 mod span;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use std::{cell::Cell, f32::consts::LOG2_E, marker::PhantomData, ops::Range};
 
@@ -32,7 +34,7 @@ use half::bf16;
 use crate::{
     buffer::with_scratch,
     isa::Isa,
-    simd::{Kernel, LANES, Simd},
+    simd::{self, Kernel, LANES, Simd},
     team::{Shared, Team},
 };
 use arithmetic::{Arithmetic, vector};
@@ -147,6 +149,11 @@ pub fn attention<'a>(isa: Isa, team: &Team, args: Attention<'_>, out: impl Into<
         work = work.saturating_add(4 * width * keys * sequence.rows.len());
     }
     let room = many::scratch(QUERY_TILE / LANES, args.head_dim).max(few::scratch(args.head_dim));
+    #[cfg(target_arch = "x86_64")]
+    let (amx, room) = match simd::Amx::new().filter(|_| isa == Isa::Amx) {
+        Some(amx) => (Some(amx), room.max(tiles::scratch(args.head_dim))),
+        None => (None, room),
+    };
     // A head's tiles follow each other where they read the same blocks, so that these stay in a core's cache; the heads
     // of a tile, where the tile's rows and its window of blocks are all that is read.
     let heads_inside = args.span.left.is_some() && args.span.right.is_some();
@@ -160,6 +167,10 @@ pub fn attention<'a>(isa: Isa, team: &Team, args: Attention<'_>, out: impl Into<
         let task = Task { args, sequence, head, queries, heads_inside, out: &out };
         with_scratch(room, |scratch| {
             if args.precision == Precision::Bf16 && sequence.kv.layout().format != KvFormat::F32 {
+                #[cfg(target_arch = "x86_64")]
+                if let Some(amx) = amx {
+                    return tiles::run(amx, &task, scratch);
+                }
                 isa.run_narrow(Run { task, scratch, arithmetic: PhantomData::<arithmetic::Bf16> });
             } else {
                 isa.run(Run { task, scratch, arithmetic: PhantomData::<arithmetic::F32> });
@@ -281,14 +292,20 @@ impl Task<'_> {
     /// Divides a query's weighted sums of values by its sum of weights.
     #[inline(always)]
     fn finish<S: Simd>(&self, s: S, query: usize, sums: &mut [f32], total: f32) {
-        let dim = self.args.head_dim;
-        let start = ((self.sequence.rows.start + query) * self.args.heads + self.head) * dim;
         let seen = !self.keys(query).is_empty();
         for sum in sums.as_chunks_mut().0 {
             let quotient = s.div(s.load(sum), s.splat(total));
             // A sum that is zero has the sign of keys nobody may know of: adding 0 makes it positive.
             s.store(if seen { s.add(quotient, s.zero()) } else { s.zero() }, sum);
         }
+        self.put(s, query, sums);
+    }
+
+    /// Hands out a query's result.
+    #[inline(always)]
+    fn put<S: Simd>(&self, s: S, query: usize, sums: &[f32]) {
+        let dim = self.args.head_dim;
+        let start = ((self.sequence.rows.start + query) * self.args.heads + self.head) * dim;
         match self.out {
             SharedOut::F32(_, out) => {
                 // SAFETY: tasks differ in row or head, and rows of sequences do not overlap (checked).
