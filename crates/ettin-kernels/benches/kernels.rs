@@ -71,10 +71,12 @@ const NUMBERS: [(&str, KvFormat, Precision); 4] = [
 ];
 
 /// Name, span, queries (the last of the sequence), keys.
-const ATTENTIONS: [(&str, Span, usize, usize); 6] = [
+const ATTENTIONS: [(&str, Span, usize, usize); 8] = [
     ("global-128", Span::FULL, 128, 128),
     ("global-512", Span::FULL, 512, 512),
     ("global-4096", Span::FULL, 256, 4096),
+    ("causal-512", Span::CAUSAL, 512, 512),
+    ("local-128", Span { left: Some(64), right: Some(64) }, 128, 128),
     ("local-1024", Span { left: Some(64), right: Some(64) }, 1024, 1024),
     ("decode-4096", Span::CAUSAL, 1, 4096),
     ("decode-local", Span { left: Some(63), right: Some(0) }, 1, 4096),

@@ -54,16 +54,12 @@ pub(crate) fn exp2_weight<S: Simd>(s: S, x: S::V) -> S::V {
 #[cfg(test)]
 const EXP2_COARSE_ERROR: f64 = 7.6e-5;
 
-/// 2ˣ for x ≤ 127, for what is rounded to bf16 (2⁻⁹) afterwards; 0 below −150 (so −∞ gives 0), NaN for NaN.
+/// 2ˣ for x ≤ 127, for what is rounded to bf16 (2⁻⁹) afterwards; 0 below −126 (so −∞ gives 0), NaN for NaN.
 #[inline(always)]
 pub(crate) fn exp2_coarse<S: Simd>(s: S, x: S::V) -> S::V {
-    // The bound comes first, so that NaN passes.
-    let x = s.max(s.splat(-200.0), x);
-    let rounder = s.splat(ROUNDER);
-    let n = s.sub(s.add(x, rounder), rounder);
-    // 2ʳ for |r| ≤ 1/2
-    let r = s.sub(x, n);
-    s.scale(polynomial(s, r, [5.517_167e-2, 2.426_111_2e-1, 6.932_61e-1, 9.999_281e-1]), n)
+    // 2ᶠ for 0 ≤ f < 1
+    let f = s.fraction(x);
+    s.scale_floor(polynomial(s, f, [7.802_452e-2, 2.260_671_6e-1, 6.958_335e-1, 9.999_252e-1]), x)
 }
 
 /// Horner's rule, highest coefficient first.
@@ -85,6 +81,7 @@ pub(crate) fn negate<S: Simd>(s: S, x: S::V) -> S::V {
 mod tests {
     use super::*;
     use crate::{
+        Isa,
         simd::{Kernel, LANES},
         testing::each_isa,
     };
@@ -162,6 +159,46 @@ mod tests {
             assert_eq!(y[..3], [1.0, 1.0, 0.0], "{isa}");
             assert!(y[3].is_nan() && y[6].is_nan(), "{isa}");
             assert_eq!(y[4..6], [f32::MIN_POSITIVE, 0.0], "{isa}");
+        });
+    }
+
+    struct Exp2Coarse([f32; LANES]);
+
+    impl Kernel for Exp2Coarse {
+        type Output = [f32; LANES];
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> [f32; LANES] {
+            let mut out = self.0;
+            s.store(exp2_coarse(s, s.load(&self.0)), &mut out);
+            out
+        }
+    }
+
+    #[test]
+    fn exp2_coarse_keeps_its_bound() {
+        let (low, high) = (2f32.powi(-30).to_bits(), 126f32.to_bits());
+        let magnitudes = (low..=high).step_by(257).map(f32::from_bits);
+        let points: Vec<f32> = magnitudes.flat_map(|x| [-x, x]).collect();
+        let mut all = |isa: Isa, run: &dyn Fn([f32; LANES]) -> [f32; LANES]| {
+            let mut worst = 0.0;
+            for x in points.as_chunks::<LANES>().0 {
+                for (&x, got) in x.iter().zip(run(*x)) {
+                    let error = (f64::from(got) / f64::from(x).exp2() - 1.0).abs();
+                    assert!(error <= EXP2_COARSE_ERROR, "{isa}: 2^{x} = {got}, {error:e}");
+                    worst = f64::max(worst, error);
+                }
+            }
+            println!("{isa}: {worst:e}");
+            let mut x = [0.0; LANES];
+            x[..6].copy_from_slice(&[f32::NEG_INFINITY, f32::NAN, -126.1, -1e30, f32::MIN, -f32::NAN]);
+            let y = run(x);
+            assert!(y[0].to_bits() == 0 && y[2..5] == [0.0; 3], "{isa}: {y:?}");
+            assert!(y[1].is_nan() && y[5].is_nan(), "{isa}: {y:?}");
+        };
+        each_isa(|isa| {
+            all(isa, &|x| isa.run(Exp2Coarse(x)));
+            all(isa, &|x| isa.run_narrow(Exp2Coarse(x)));
         });
     }
 

@@ -16,6 +16,9 @@
 //!
 //! **Work.** A task is one head and one tile of up to 32 consecutive queries of one sequence. Many queries
 //! are the lanes of `many`; few go one by one in `few`. Both do the same operations.
+//!
+//! **AMX** takes bf16 products in tiles, with operations and an order of their own (`tiles.rs`), so its results differ from those
+//! of other instruction sets in the last bits. What is said here of equal bits and of what leaks holds there as well.
 
 mod arithmetic;
 mod few;
@@ -34,7 +37,7 @@ use half::bf16;
 use crate::{
     buffer::with_scratch,
     isa::Isa,
-    simd::{self, Kernel, LANES, Simd},
+    simd::{Kernel, LANES, Simd},
     team::{Shared, Team},
 };
 use arithmetic::{Arithmetic, vector};
@@ -150,7 +153,7 @@ pub fn attention<'a>(isa: Isa, team: &Team, args: Attention<'_>, out: impl Into<
     }
     let room = many::scratch(QUERY_TILE / LANES, args.head_dim).max(few::scratch(args.head_dim));
     #[cfg(target_arch = "x86_64")]
-    let (amx, room) = match simd::Amx::new().filter(|_| isa == Isa::Amx) {
+    let (amx, room) = match crate::simd::Amx::new().filter(|_| isa == Isa::Amx && tiles::suits(args.head_dim)) {
         Some(amx) => (Some(amx), room.max(tiles::scratch(args.head_dim))),
         None => (None, room),
     };
@@ -310,7 +313,9 @@ impl Task<'_> {
             SharedOut::F32(_, out) => {
                 // SAFETY: tasks differ in row or head, and rows of sequences do not overlap (checked).
                 let out = unsafe { out.slice(start..start + dim) };
-                out.copy_from_slice(&sums[..dim]);
+                for (out, sum) in out.chunks_mut(LANES).zip(sums.as_chunks().0) {
+                    s.store_part(s.load(sum), out);
+                }
             }
             SharedOut::Bf16(_, out) => {
                 // SAFETY: as above.

@@ -13,11 +13,12 @@
 
 mod chain;
 
-use std::{mem, ops::Range};
+use std::{mem, ops::Range, ptr};
 
 use super::{
     KEY_BLOCK, Task,
     arithmetic::{Arithmetic, Bf16, vector, vector_mut},
+    format::KvFormat,
     many::{finite, in_block, scaled, take},
 };
 use crate::{
@@ -36,6 +37,14 @@ const SLACK: f32 = 8.0;
 
 /// Queries of two tiles.
 const MOST: usize = 2 * LANES;
+
+/// Groups of 32 elements of the largest head.
+const GROUPS: usize = 16;
+
+/// Whether heads of this size are for tiles.
+pub(super) fn suits(head_dim: usize) -> bool {
+    head_dim <= GROUPS * COLUMNS
+}
 
 /// Runs a task, of at most [`MOST`] queries.
 pub(super) fn run(amx: Amx, task: &Task<'_>, scratch: &mut [f32]) {
@@ -58,7 +67,7 @@ impl Kernel for Whole<'_> {
         if queries.is_empty() {
             return;
         }
-        let spoiled = Walk::<S>::new(s, self.task, queries.clone(), false, self.scratch).run(s, &mut registers);
+        let spoiled = Walk::new(s, self.task, queries.clone(), false, self.scratch).run(s, &mut registers);
         if spoiled != 0 {
             repair(s, self.task, &mut registers, spoiled, self.scratch);
         }
@@ -77,7 +86,7 @@ fn repair<S: Simd>(s: S, task: &Task<'_>, registers: &mut TileRegisters, spoiled
         fn run<S: Simd>(self, s: S) {
             let Self(task, registers, spoiled, scratch) = self;
             for query in task.queries.clone().filter(|query| spoiled >> (query - task.queries.start) & 1 == 1) {
-                Walk::<S>::new(s, task, query..query + 1, true, scratch).run(s, registers);
+                Walk::new(s, task, query..query + 1, true, scratch).run(s, registers);
             }
         }
     }
@@ -88,8 +97,8 @@ fn repair<S: Simd>(s: S, task: &Task<'_>, registers: &mut TileRegisters, spoiled
 /// Scratch for a task.
 pub(super) fn scratch(head_dim: usize) -> usize {
     let padded = head_dim.next_multiple_of(KEY_BLOCK);
-    let a_query = padded / 2 + STRETCH + STRETCH / 2 + padded + LANES;
-    MOST * a_query + 2 * MOST + BLOCKS * room(padded)
+    let a_query = padded / 2 + 2 * STRETCH + padded + LANES;
+    MOST * a_query + 2 * MOST + 2 * BLOCKS * room(padded)
 }
 
 /// Scratch for a block whose keys or values are not used as they are stored: keys and values as pairs of bf16, then keys or
@@ -99,7 +108,7 @@ fn room(padded: usize) -> usize {
 }
 
 /// Some queries on their way over the stretches.
-struct Walk<'a, S: Simd> {
+struct Walk<'a> {
     task: &'a Task<'a>,
     /// Relative to the sequence's rows.
     queries: Range<usize>,
@@ -108,26 +117,47 @@ struct Walk<'a, S: Simd> {
     padded: usize,
     /// Packed queries, `[rows, padded / 2]`.
     packed: &'a mut [f32],
-    /// Scores of a stretch, `[rows, STRETCH]`.
-    scores: &'a mut [f32],
-    /// Weights of a stretch as pairs, `[rows, STRETCH / 2]`.
-    weights: &'a mut [f32],
+    /// Scores of two stretches, `[rows, STRETCH]` each; then their weights as pairs, in the first half of each row.
+    scores: [&'a mut [f32]; 2],
     /// Weighted sums of values, `[rows, padded]`.
     sums: &'a mut [f32],
     /// Sums of weights, `[rows, LANES]`.
     totals: &'a mut [f32],
     /// What scores are relative to, or −∞ if nothing was seen, `[rows]`.
     shifts: &'a mut [f32],
-    /// What was summed is to be multiplied by, `[rows]`.
+    /// What was summed before is to be multiplied by, `[rows]`.
     corrections: &'a mut [f32],
-    /// Room for each block of a stretch.
-    rooms: &'a mut [f32],
-    token: std::marker::PhantomData<S>,
+    /// Room for each block of two stretches.
+    rooms: [&'a mut [f32]; 2],
 }
 
-impl<'a, S: Simd> Walk<'a, S> {
+/// The blocks of a stretch that some query sees.
+struct Stretch<'a> {
+    blocks: Range<usize>,
+    /// Which of the two buffers holds its scores.
+    side: usize,
+    values: [*const f32; BLOCKS],
+    key_scales: [Option<&'a [f32; KEY_BLOCK]>; BLOCKS],
+    value_scales: [Option<&'a [f32; KEY_BLOCK]>; BLOCKS],
+}
+
+impl Stretch<'_> {
+    /// Where the scores of a block are in a row.
     #[inline(always)]
-    fn new(s: S, task: &'a Task<'a>, queries: Range<usize>, careful: bool, mut scratch: &'a mut [f32]) -> Self {
+    fn column(block: usize) -> usize {
+        block % BLOCKS * KEY_BLOCK
+    }
+}
+
+impl<'a> Walk<'a> {
+    #[inline(always)]
+    fn new<S: Simd>(
+        s: S,
+        task: &'a Task<'a>,
+        queries: Range<usize>,
+        careful: bool,
+        mut scratch: &'a mut [f32],
+    ) -> Self {
         let padded = task.sequence.kv.layout().padded();
         let left = &mut scratch;
         let walk = Self {
@@ -136,14 +166,12 @@ impl<'a, S: Simd> Walk<'a, S> {
             careful,
             padded,
             packed: take(left, MOST * padded / 2),
-            scores: take(left, MOST * STRETCH),
-            weights: take(left, MOST * STRETCH / 2),
+            scores: [take(left, MOST * STRETCH), take(left, MOST * STRETCH)],
             sums: take(left, MOST * padded),
             totals: take(left, MOST * LANES),
             shifts: take(left, MOST),
             corrections: take(left, MOST),
-            rooms: take(left, BLOCKS * room(padded)),
-            token: std::marker::PhantomData,
+            rooms: [take(left, BLOCKS * room(padded)), take(left, BLOCKS * room(padded))],
         };
         for (i, query) in walk.queries.clone().enumerate() {
             Bf16::pack(s, task.query(query), task.scale(), &mut walk.packed[i * padded / 2..][..padded / 2]);
@@ -155,29 +183,82 @@ impl<'a, S: Simd> Walk<'a, S> {
 
     /// Attends, and returns which results are not finite, in bits.
     #[inline(always)]
-    fn run(mut self, s: S, registers: &mut TileRegisters) -> u32 {
-        let two = self.queries.len() > LANES;
-        registers.shape(if two { MOST } else { self.queries.len() });
-        self.task.prefetch_next(s, self.queries.clone());
+    fn run<S: Simd>(mut self, s: S, registers: &mut TileRegisters) -> u32 {
+        registers.shape(if self.two() { MOST } else { self.queries.len() });
         let seen = self.keys(0).start..self.keys(self.queries.len() - 1).end;
+        if seen.is_empty() {
+            self.sums.fill(0.0);
+            return self.finish(s);
+        }
         let blocks = seen.start / KEY_BLOCK..seen.end.div_ceil(KEY_BLOCK);
-        let mut goes_on = false;
-        if !seen.is_empty() {
-            for stretch in blocks.start / BLOCKS..blocks.end.div_ceil(BLOCKS) {
-                let blocks = blocks.start.max(stretch * BLOCKS)..blocks.end.min((stretch + 1) * BLOCKS);
-                match blocks.len() {
-                    1 => self.visit::<1>(s, registers, blocks.start, goes_on),
-                    2 => self.visit::<2>(s, registers, blocks.start, goes_on),
-                    3 => self.visit::<3>(s, registers, blocks.start, goes_on),
-                    _ => self.visit::<BLOCKS>(s, registers, blocks.start, goes_on),
+        let (first, end) = (blocks.start / BLOCKS, blocks.end.div_ceil(BLOCKS));
+        let stretch = |number: usize| Stretch {
+            blocks: blocks.start.max(number * BLOCKS)..blocks.end.min((number + 1) * BLOCKS),
+            side: number % 2,
+            values: [ptr::null(); BLOCKS],
+            key_scales: [None; BLOCKS],
+            value_scales: [None; BLOCKS],
+        };
+        // What tiles and vectors do is independent side by side: the products of the stretches before and after, and the
+        // softmax of this one.
+        let mut now = stretch(first);
+        for i in 0..now.blocks.len() {
+            self.score(s, registers, &mut now, i);
+        }
+        let mut before: Option<Stretch<'a>> = None;
+        for number in first..end {
+            let groups = self.queries.len().div_ceil(LANES);
+            let mut raised = 0;
+            let mut rises = false;
+            if let Some(before) = &before {
+                for d in (0..self.padded).step_by(COLUMNS) {
+                    self.weighted(registers, before, d, number > first + 1);
+                    if raised < groups {
+                        rises |= self.raise(s, &now, raised * LANES);
+                        raised += 1;
+                    }
                 }
-                goes_on = true;
+            }
+            for group in raised..groups {
+                rises |= self.raise(s, &now, group * LANES);
+            }
+            if rises && before.is_some() {
+                self.correct(s);
+            }
+            let mut next = (number + 1 < end).then(|| stretch(number + 1));
+            let rows = self.queries.len();
+            for part in 0..BLOCKS {
+                if let Some(next) = next.as_mut().filter(|next| part < next.blocks.len()) {
+                    self.score(s, registers, next, part);
+                }
+                for row in rows * part / BLOCKS..rows * (part + 1) / BLOCKS {
+                    if number == first {
+                        let query = self.queries.start + row;
+                        self.task.prefetch_next(s, query..query + 1);
+                    }
+                    match now.blocks.len() {
+                        1 => self.weigh::<S, 1>(s, &now, row),
+                        2 => self.weigh::<S, 2>(s, &now, row),
+                        3 => self.weigh::<S, 3>(s, &now, row),
+                        _ => self.weigh::<S, BLOCKS>(s, &now, row),
+                    }
+                }
+            }
+            match next {
+                Some(next) => before = Some(mem::replace(&mut now, next)),
+                None => break,
             }
         }
-        if !goes_on {
-            self.sums.fill(0.0);
+        for d in (0..self.padded).step_by(COLUMNS) {
+            self.weighted(registers, &now, d, end > first + 1);
         }
         self.finish(s)
+    }
+
+    /// Whether there are two tiles of queries.
+    #[inline(always)]
+    fn two(&self) -> bool {
+        self.queries.len() > LANES
     }
 
     /// What the query of a row sees.
@@ -186,155 +267,173 @@ impl<'a, S: Simd> Walk<'a, S> {
         self.task.keys(self.queries.start + row)
     }
 
-    /// `N` blocks of one stretch.
+    /// Scores of a block of a stretch.
     #[inline(always)]
-    fn visit<const N: usize>(&mut self, s: S, registers: &TileRegisters, first: usize, goes_on: bool) {
-        let two = self.queries.len() > LANES;
-        let padded = self.padded;
-        let layout = self.task.sequence.kv.layout();
-        let mut values = [std::ptr::null(); N];
-        let mut value_scales: [Option<&[f32; KEY_BLOCK]>; N] = [None; N];
-        let (first_keys, last_keys) = (self.keys(0), self.keys(self.queries.len() - 1));
-        let rooms = mem::take(&mut self.rooms);
-        for (i, room) in rooms.chunks_exact_mut(room(padded)).enumerate().take(N) {
-            let block = first + i;
-            let (pairs, copy) = room.split_at_mut(2 * padded * KEY_BLOCK / 2);
-            let stored = Bf16::block(s, self.task.sequence.kv, block, self.task.head, pairs);
-            let mut keys = stored.keys;
-            let (key_copy, value_copy) = copy.split_at_mut(padded * KEY_BLOCK / 2);
-            if !layout.head_dim.is_multiple_of(COLUMNS) {
-                // Whole tiles.
-                let (copy, rest) = key_copy.split_at_mut(keys.len());
-                copy.copy_from_slice(keys);
-                rest.fill(0.0);
-                keys = key_copy;
-            }
-            let column = block % BLOCKS * KEY_BLOCK;
-            assert!(keys.len() >= padded / 2 * KEY_BLOCK && stored.values.len() >= padded * KEY_BLOCK / 2);
-            for_each_group(padded, keys, |list| {
-                let chain = Chain {
-                    a: self.packed.as_ptr(),
-                    a_stride: padded / 2,
-                    b: list,
-                    b_stride: KEY_BLOCK,
-                    out: self.scores[column..].as_mut_ptr(),
-                    out_stride: STRETCH,
-                    goes_on: false,
-                };
-                // SAFETY: 
-                unsafe { chain.run(registers, two) };
-            });
-            // Both ends of what a query sees rise with its position.
-            let all_see = in_block(&(last_keys.start..first_keys.end), block * KEY_BLOCK);
-            let partial = all_see != (0..KEY_BLOCK);
-            if partial || stored.scales.is_some() {
-                for row in 0..self.queries.len() {
-                    let columns = in_block(&self.keys(row), block * KEY_BLOCK);
-                    let (start, end) = (s.splat(columns.start as f32), s.splat(columns.end as f32));
-                    let hidden = s.splat(f32::NEG_INFINITY);
-                    for half in 0..2 {
-                        let out = vector_mut(self.scores, row * STRETCH + column + half * LANES);
-                        let mut score = s.load(out);
-                        if let Some(scales) = &stored.scales {
-                            score = s.mul(score, s.load(vector(scales.keys, half * LANES)));
-                        }
-                        let numbers = s.load(&NUMBERS[half]);
-                        let before_end = s.where_less(numbers, end, score, hidden);
-                        s.store(s.where_less(numbers, start, hidden, before_end), out);
-                    }
-                }
-            }
-            values[i] = stored.values.as_ptr();
-            value_scales[i] = stored.scales.as_ref().map(|scales| scales.values);
-            if partial && self.careful {
-                let columns = in_block(&self.keys(0), block * KEY_BLOCK);
-                let rows = stored.values.chunks_exact(padded).zip(value_copy.chunks_exact_mut(padded));
-                for (pair, (from, to)) in rows.enumerate() {
-                    let seen = Bf16::seen(&columns, pair).to_bits();
-                    from.iter().zip(to).for_each(|(from, to)| *to = f32::from_bits(from.to_bits() & seen));
-                }
-                values[i] = value_copy.as_ptr();
-            }
-        }
-        let column = first % BLOCKS * KEY_BLOCK;
-        for row in (0..self.queries.len()).step_by(LANES) {
-            self.raise::<N>(s, row, column, goes_on);
-        }
-        for row in 0..self.queries.len() {
-            self.weigh::<N>(s, row, column, &value_scales);
-        }
-        for d in (0..padded).step_by(COLUMNS) {
-            let chain = Chain {
-                a: self.weights[column / 2..].as_ptr(),
-                a_stride: STRETCH / 2,
-                b: &values.map(|values| values.wrapping_add(d)),
-                b_stride: padded,
-                out: self.sums[d..].as_mut_ptr(),
-                out_stride: padded,
-                goes_on,
+    fn score<S: Simd>(&mut self, s: S, registers: &TileRegisters, stretch: &mut Stretch<'a>, i: usize) {
+        let (padded, two) = (self.padded, self.two());
+        let (task, block) = (self.task, stretch.blocks.start + i);
+        let layout = task.sequence.kv.layout();
+        let room = &mut self.rooms[stretch.side][i * room(padded)..][..room(padded)];
+        let (pairs, copies) = room.split_at_mut(padded * KEY_BLOCK);
+        let (key_copy, value_copy) = copies.split_at_mut(padded * KEY_BLOCK / 2);
+        if layout.format == KvFormat::Int8 {
+            let [keys, values] =
+                task.sequence.kv.block(block, task.head)[layout.keys() + layout.values()..].as_chunks().0
+            else {
+                unreachable!("scales of keys and of values");
             };
-            // SAFETY:
-            unsafe { chain.run(registers, two) };
+            (stretch.key_scales[i], stretch.value_scales[i]) = (Some(keys), Some(values));
         }
-        self.rooms = rooms;
+        let stored = Bf16::block(s, task.sequence.kv, block, task.head, pairs);
+        let (mut keys, mut values) = (stored.keys, stored.values);
+        if !layout.head_dim.is_multiple_of(COLUMNS) {
+            // Whole tiles.
+            let (copy, rest) = key_copy.split_at_mut(keys.len());
+            copy.copy_from_slice(keys);
+            rest.fill(0.0);
+            keys = key_copy;
+        }
+        if self.careful {
+            let columns = in_block(&task.keys(self.queries.start), block * KEY_BLOCK);
+            let rows = values.chunks_exact(padded).zip(value_copy.chunks_exact_mut(padded));
+            for (pair, (from, to)) in rows.enumerate() {
+                let seen = Bf16::seen(&columns, pair).to_bits();
+                from.iter().zip(to).for_each(|(from, to)| *to = f32::from_bits(from.to_bits() & seen));
+            }
+            values = value_copy;
+        }
+        assert!(keys.len() >= padded / 2 * KEY_BLOCK && values.len() >= KEY_BLOCK / 2 * padded);
+        stretch.values[i] = values.as_ptr();
+        let groups = padded / COLUMNS;
+        let mut list = [ptr::null(); GROUPS];
+        for (group, place) in list[..groups].iter_mut().enumerate() {
+            *place = keys[group * LANES * KEY_BLOCK..].as_ptr();
+        }
+        let chain = Chain {
+            a: self.packed.as_ptr(),
+            a_stride: padded / 2,
+            b: &list[..groups],
+            b_stride: KEY_BLOCK,
+            out: self.scores[stretch.side][Stretch::column(block)..].as_mut_ptr(),
+            out_stride: STRETCH,
+            goes_on: false,
+        };
+        // SAFETY: `run` has shaped the tiles. Packed queries are [MOST, padded / 2], scores [MOST, STRETCH] with a block's
+        // columns from here on; keys are [padded / 2, KEY_BLOCK] (asserted).
+        unsafe { chain.run(registers, two) };
     }
 
-    /// Raises the shifts of sixteen rows to what their scores ask for.
+    /// Adds weighted values of a stretch to the sums of 32 elements.
     #[inline(always)]
-    fn raise<const N: usize>(&mut self, s: S, first: usize, column: usize, goes_on: bool) {
+    fn weighted(&mut self, registers: &TileRegisters, stretch: &Stretch<'_>, d: usize, goes_on: bool) {
+        let values = stretch.values.map(|values| values.wrapping_add(d));
+        let chain = Chain {
+            a: self.scores[stretch.side][Stretch::column(stretch.blocks.start) / 2..].as_ptr(),
+            a_stride: STRETCH,
+            b: &values[..stretch.blocks.len()],
+            b_stride: self.padded,
+            out: self.sums[d..].as_mut_ptr(),
+            out_stride: self.padded,
+            goes_on,
+        };
+        // SAFETY: `run` has shaped the tiles. Weights are [MOST, STRETCH], sums [MOST, padded], of which columns d..d + 32
+        // exist; values of the scored blocks are [KEY_BLOCK / 2, padded], and still where `score` found or put them.
+        unsafe { chain.run(registers, self.two()) };
+    }
+
+    /// Raises the shifts of sixteen rows to what their scores ask for, and returns whether any rose.
+    #[inline(always)]
+    fn raise<S: Simd>(&mut self, s: S, stretch: &Stretch<'_>, first: usize) -> bool {
+        let end = self.queries.len().min(first + LANES);
+        self.hide(s, stretch, first..end);
+        let columns = Stretch::column(stretch.blocks.start);
         let mut rows = [s.splat(f32::NEG_INFINITY); LANES];
-        for (i, largest) in rows.iter_mut().enumerate().take(self.queries.len() - first) {
-            for score in self.scores[(first + i) * STRETCH + column..][..N * KEY_BLOCK].as_chunks().0 {
-                *largest = s.max(s.load(score), *largest); // not if it is NaN
+        for (row, largest) in (first..end).zip(&mut rows) {
+            let scores = &self.scores[stretch.side][row * STRETCH + columns..][..stretch.blocks.len() * KEY_BLOCK];
+            for pair in scores.as_chunks::<KEY_BLOCK>().0 {
+                // Not if it is NaN.
+                *largest = s.max(s.load(vector(pair, 0)), *largest);
+                *largest = s.max(s.load(vector(pair, LANES)), *largest);
             }
         }
         let largest = largest_of_rows(s, rows);
         let old = s.load(vector(self.shifts, first));
         let limit = s.add(old, s.splat(SLACK));
         let new = s.where_less(limit, largest, largest, old);
-        let one = s.splat(1.0);
-        let correction = s.where_less(limit, largest, exp2_coarse(s, s.sub(old, new)), one);
+        let correction = s.where_less(limit, largest, exp2_coarse(s, s.sub(old, new)), s.splat(1.0));
         s.store(new, vector_mut(self.shifts, first));
-        if goes_on && s.sum(correction) != LANES as f32 {
-            s.store(correction, vector_mut(self.corrections, first));
-            for row in first..self.queries.len().min(first + LANES) {
-                if self.corrections[row] != 1.0 {
-                    let correction = s.splat(self.corrections[row]);
-                    let total = vector_mut(self.totals, row * LANES);
-                    s.store(s.mul(s.load(total), correction), total);
-                    for sum in self.sums[row * self.padded..][..self.padded].as_chunks_mut().0 {
-                        s.store(s.mul(s.load(sum), correction), sum);
+        s.store(correction, vector_mut(self.corrections, first));
+        // Those that are not 1 are much less.
+        s.sum(correction) != LANES as f32
+    }
+
+    /// Scales the scores of keys that are integers, and puts −∞ in place of hidden ones.
+    #[inline(always)]
+    fn hide<S: Simd>(&mut self, s: S, stretch: &Stretch<'_>, rows: Range<usize>) {
+        // Both ends of what a query sees rise with its position.
+        let seen_by_all = self.keys(rows.end - 1).start..self.keys(rows.start).end;
+        for (i, block) in stretch.blocks.clone().enumerate() {
+            let partial = in_block(&seen_by_all, block * KEY_BLOCK) != (0..KEY_BLOCK);
+            if !partial && stretch.key_scales[i].is_none() {
+                continue;
+            }
+            for row in rows.clone() {
+                let columns = in_block(&self.keys(row), block * KEY_BLOCK);
+                let (start, end) = (s.splat(columns.start as f32), s.splat(columns.end as f32));
+                let hidden = s.splat(f32::NEG_INFINITY);
+                for half in [0, LANES] {
+                    let out = vector_mut(self.scores[stretch.side], row * STRETCH + Stretch::column(block) + half);
+                    let mut score = s.load(out);
+                    if let Some(scales) = stretch.key_scales[i] {
+                        score = s.mul(score, s.load(vector(scales, half)));
                     }
+                    let numbers = s.load(vector(&NUMBERS, half));
+                    let before_end = s.where_less(numbers, end, score, hidden);
+                    s.store(s.where_less(numbers, start, hidden, before_end), out);
                 }
             }
         }
     }
 
-    /// Scores of a row to weights.
+    /// Multiplies what was summed by the corrections.
     #[inline(always)]
-    fn weigh<const N: usize>(&mut self, s: S, row: usize, column: usize, scales: &[Option<&[f32; KEY_BLOCK]>; N]) {
-        let shift = finite(s, s.splat(self.shifts[row]));
-        let mut total = s.load(vector(self.totals, row * LANES));
-        let scores: &[_; N] = self.scores[row * STRETCH + column..].as_chunks::<KEY_BLOCK>().0.first_chunk().expect("");
-        let weights: &mut [_; N] =
-            self.weights[(row * STRETCH + column) / 2..].as_chunks_mut::<LANES>().0.first_chunk_mut().expect("");
-        for i in 0..N {
-            let scores = [s.load(vector(&scores[i], 0)), s.load(vector(&scores[i], LANES))];
-            let mut pair = [exp2_coarse(s, s.sub(scores[0], shift)), exp2_coarse(s, s.sub(scores[1], shift))];
-            total = s.add(s.add(total, pair[0]), pair[1]);
-            if let Some(scales) = scales[i] {
-                for (half, weight) in pair.iter_mut().enumerate() {
-                    *weight = scaled(s, *weight, s.load(vector(scales, half * LANES)), scores[half]);
+    fn correct<S: Simd>(&mut self, s: S) {
+        for row in 0..self.queries.len() {
+            if self.corrections[row] != 1.0 {
+                let correction = s.splat(self.corrections[row]);
+                let total = vector_mut(self.totals, row * LANES);
+                s.store(s.mul(s.load(total), correction), total);
+                for sum in self.sums[row * self.padded..][..self.padded].as_chunks_mut().0 {
+                    s.store(s.mul(s.load(sum), correction), sum);
                 }
             }
-            s.store_pairs(s.round(pair[0], pair[1]), &mut weights[i]);
         }
-        s.store(total, vector_mut(self.totals, row * LANES));
+    }
+
+    /// Scores of a row to weights; the stretch has `N` blocks.
+    #[inline(always)]
+    fn weigh<S: Simd, const N: usize>(&mut self, s: S, stretch: &Stretch<'_>, row: usize) {
+        let shift = finite(s, s.splat(self.shifts[row]));
+        let total = vector_mut(self.totals, row * LANES);
+        let mut sum = s.load(total);
+        let scores = self.scores[stretch.side][row * STRETCH..].first_chunk_mut::<STRETCH>().expect("a row");
+        for i in 0..N {
+            let column = Stretch::column(stretch.blocks.start) + i * KEY_BLOCK;
+            let pair = [s.load(vector(scores, column)), s.load(vector(scores, column + LANES))];
+            let mut weights = [exp2_coarse(s, s.sub(pair[0], shift)), exp2_coarse(s, s.sub(pair[1], shift))];
+            sum = s.add(s.add(sum, weights[0]), weights[1]);
+            if let Some(scales) = stretch.value_scales[i] {
+                weights[0] = scaled(s, weights[0], s.load(vector(scales, 0)), pair[0]);
+                weights[1] = scaled(s, weights[1], s.load(vector(scales, LANES)), pair[1]);
+            }
+            s.store_pairs(s.round(weights[0], weights[1]), vector_mut(scores, column / 2));
+        }
+        s.store(sum, total);
     }
 
     /// Divides and hands out, and returns which results are not finite, in bits.
     #[inline(always)]
-    fn finish(&mut self, s: S) -> u32 {
+    fn finish<S: Simd>(&mut self, s: S) -> u32 {
         let mut spoiled = 0;
         for (row, query) in self.queries.clone().enumerate() {
             let total = s.sum(s.load(vector(self.totals, row * LANES)));
@@ -347,7 +446,6 @@ impl<'a, S: Simd> Walk<'a, S> {
                 check = s.mul_add(quotient, s.zero(), check);
                 s.store(quotient, sum);
             }
-            // SAFETY of bits
             if s.sum(check) != 0.0 {
                 spoiled |= 1 << row;
             }
@@ -372,23 +470,12 @@ fn largest_of_rows<S: Simd>(s: S, mut rows: [S::V; LANES]) -> S::V {
     rows[0]
 }
 
-/// Calls `f` with where the groups of keys are.
-#[inline(always)]
-fn for_each_group(padded: usize, keys: &[f32], f: impl FnOnce(&[*const f32])) {
-    let groups = padded / COLUMNS;
-    if groups == 2 {
-        return f(&[keys.as_ptr(), keys.as_ptr().wrapping_add(LANES * KEY_BLOCK)]);
-    }
-    let list: Vec<_> = (0..groups).map(|group| keys.as_ptr().wrapping_add(group * LANES * KEY_BLOCK)).collect();
-    f(&list)
-}
-
 /// Numbers of the columns of a block.
-const NUMBERS: [[f32; LANES]; 2] = {
-    let mut columns = [[0.0; LANES]; 2];
+const NUMBERS: [f32; KEY_BLOCK] = {
+    let mut columns = [0.0; KEY_BLOCK];
     let mut i = 0;
     while i < KEY_BLOCK {
-        columns[i / LANES][i % LANES] = i as f32;
+        columns[i] = i as f32;
         i += 1;
     }
     columns

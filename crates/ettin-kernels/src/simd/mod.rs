@@ -142,8 +142,29 @@ pub(crate) trait Lanes: Copy + Send + Sync {
         self.load(&lanes)
     }
 
+    /// `x − ⌊x⌋` for |x| < 2²²; for any other `x` a number from 0 to 1, or NaN.
+    #[inline(always)]
+    fn fraction(self, x: Self::V) -> Self::V {
+        self.sub(x, floor(self, x))
+    }
+
+    /// `v · 2^⌊x⌋` for `x` in −126..=127, 0 below whatever `v` is, and NaN where both are NaN.
+    #[inline(always)]
+    fn scale_floor(self, v: Self::V, x: Self::V) -> Self::V {
+        self.where_less(x, self.splat(-126.0), self.zero(), self.scale_normal(v, floor(self, x)))
+    }
+
     #[inline(always)]
     fn zero(self) -> Self::V {
         self.splat(0.0)
     }
+}
+
+/// ⌊x⌋ for |x| < 2²².
+#[inline(always)]
+fn floor<S: Lanes>(s: S, x: S::V) -> S::V {
+    // Adding 1.5 · 2²³ rounds to the nearest integer.
+    let rounder = s.splat(12_582_912.0);
+    let nearest = s.sub(s.add(x, rounder), rounder);
+    s.where_less(x, nearest, s.sub(nearest, s.splat(1.0)), nearest)
 }

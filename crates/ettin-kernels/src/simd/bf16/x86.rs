@@ -246,14 +246,15 @@ const BY_TURNS: [u16; 2 * LANES] = {
     places
 };
 
-/// Proof that the CPU has AVX-512F with the products of bf16 and of bytes (BF16 and VNNI).
+/// Proof that the CPU has AVX-512F with the products of bf16 and of bytes (BF16 and VNNI), and BW and DQ, which come before.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Bf16(Avx512);
 
 impl Avx512Bf16 {
     pub(crate) fn new() -> Option<Self> {
         let narrow = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni");
-        Avx512::new().filter(|_| narrow && is_x86_feature_detected!("avx512bw")).map(Self)
+        let common = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512dq");
+        Avx512::new().filter(|_| narrow && common).map(Self)
     }
 }
 
@@ -272,11 +273,21 @@ impl Lanes for Avx512Bf16 {
 
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vnni,avx2,fma")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16,avx512vnni,avx2,fma")]
         fn compiled<K: Kernel>(simd: Avx512Bf16, kernel: K) -> K::Output {
             kernel.run(simd)
         }
         unsafe { compiled(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn fraction(self, x: __m512) -> __m512 {
+        unsafe { _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x) }
+    }
+    #[inline(always)]
+    fn scale_floor(self, v: __m512, x: __m512) -> __m512 {
+        // A lane that is masked out cannot underflow, which would cost hundreds of cycles.
+        unsafe { _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(-126.0)), v, x) }
     }
 
     as_inside! {
