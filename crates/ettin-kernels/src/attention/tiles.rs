@@ -4,8 +4,9 @@
 //! absolute multiple of it on. Scores are one chain over the head's elements, 32 a step; weights are rounded to bf16, and
 //! an output element is one chain over the blocks of keys, 32 a step (`gemm/amx.rs` has the order inside a step). A
 //! query's weights are relative to its *shift*, which rises to the largest score of a stretch when that is more than
-//! [`SLACK`] above it, and then what was summed is corrected. Weights are summed before they are rounded, each sixteenth key
-//! apart. A query that sees nothing of a block or a stretch is not changed by it: its weights there are 0, and its
+//! [`SLACK`] above it, and then what was summed is corrected. Their sum, in sixteen parts, is that of the rounded ones, so
+//! that the error of a weight that outweighs all others cancels. Where values have scales, it is that of the weights before
+//! scaling and rounding: rounded apart from the scaled ones, they would double the error. A query that sees nothing of a block or a stretch is not changed by it: its weights there are 0, and its
 //! correction is 1.
 //!
 //! **Masking.** A hidden key's score is replaced by −∞. Its weight is 0, but 0 times a value that is not finite would
@@ -414,6 +415,7 @@ impl<'a> Walk<'a> {
     #[inline(always)]
     fn weigh<S: Simd, const N: usize>(&mut self, s: S, stretch: &Stretch<'_>, row: usize) {
         let shift = finite(s, s.splat(self.shifts[row]));
+        let ones = s.splat_word(0x3f80_3f80);
         let total = vector_mut(self.totals, row * LANES);
         let mut sum = s.load(total);
         let scores = self.scores[stretch.side][row * STRETCH..].first_chunk_mut::<STRETCH>().expect("a row");
@@ -421,12 +423,17 @@ impl<'a> Walk<'a> {
             let column = Stretch::column(stretch.blocks.start) + i * KEY_BLOCK;
             let pair = [s.load(vector(scores, column)), s.load(vector(scores, column + LANES))];
             let mut weights = [exp2_coarse(s, s.sub(pair[0], shift)), exp2_coarse(s, s.sub(pair[1], shift))];
-            sum = s.add(s.add(sum, weights[0]), weights[1]);
-            if let Some(scales) = stretch.value_scales[i] {
+            let pairs = if let Some(scales) = stretch.value_scales[i] {
+                sum = s.add(s.add(sum, weights[0]), weights[1]);
                 weights[0] = scaled(s, weights[0], s.load(vector(scales, 0)), pair[0]);
                 weights[1] = scaled(s, weights[1], s.load(vector(scales, LANES)), pair[1]);
-            }
-            s.store_pairs(s.round(weights[0], weights[1]), vector_mut(scores, column / 2));
+                s.round(weights[0], weights[1])
+            } else {
+                let pairs = s.round(weights[0], weights[1]);
+                sum = s.dot_pairs(sum, pairs, ones);
+                pairs
+            };
+            s.store_pairs(pairs, vector_mut(scores, column / 2));
         }
         s.store(sum, total);
     }
