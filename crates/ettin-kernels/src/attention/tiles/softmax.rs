@@ -1,0 +1,166 @@
+//! What happens to the scores of a stretch between the products of tiles.
+
+use std::ops::Range;
+
+use super::{
+    super::{
+        KEY_BLOCK,
+        arithmetic::{vector, vector_mut},
+        many::{finite, in_block, scaled},
+    },
+    STRETCH, Stretch, Walk,
+};
+use crate::{
+    math::exp2_coarse,
+    simd::{LANES, Simd},
+};
+
+/// Binary orders by which a weight may exceed 1.
+pub(super) const SLACK: f32 = 8.0;
+
+impl Walk<'_> {
+    /// Raises the shifts of sixteen rows to what their scores ask for, and returns whether any rose.
+    #[inline(always)]
+    pub(super) fn raise<S: Simd>(&mut self, s: S, stretch: &Stretch<'_>, first: usize) -> bool {
+        let end = self.queries.len().min(first + LANES);
+        self.hide(s, stretch, first..end);
+        let columns = Stretch::column(stretch.blocks.start);
+        let mut rows = [s.splat(f32::NEG_INFINITY); LANES];
+        for (row, largest) in (first..end).zip(&mut rows) {
+            let scores = &self.scores[stretch.side][row * STRETCH + columns..][..stretch.blocks.len() * KEY_BLOCK];
+            for pair in scores.as_chunks::<KEY_BLOCK>().0 {
+                // Not if it is NaN.
+                *largest = s.max(s.load(vector(pair, 0)), *largest);
+                *largest = s.max(s.load(vector(pair, LANES)), *largest);
+            }
+        }
+        let largest = largest_of_rows(s, rows);
+        let old = s.load(vector(self.shifts, first));
+        let limit = s.add(old, s.splat(SLACK));
+        let new = s.where_less(limit, largest, largest, old);
+        let correction = s.where_less(limit, largest, exp2_coarse(s, s.sub(old, new)), s.splat(1.0));
+        s.store(new, vector_mut(self.shifts, first));
+        s.store(correction, vector_mut(self.corrections, first));
+        // Those that are not 1 are much less.
+        s.sum(correction) != LANES as f32
+    }
+
+    /// Scales the scores of keys that are integers, and puts −∞ in place of hidden ones.
+    #[inline(always)]
+    fn hide<S: Simd>(&mut self, s: S, stretch: &Stretch<'_>, rows: Range<usize>) {
+        // Both ends of what a query sees rise with its position.
+        let seen_by_all = self.keys(rows.end - 1).start..self.keys(rows.start).end;
+        for (i, block) in stretch.blocks.clone().enumerate() {
+            let partial = in_block(&seen_by_all, block * KEY_BLOCK) != (0..KEY_BLOCK);
+            if !partial && stretch.key_scales[i].is_none() {
+                continue;
+            }
+            for row in rows.clone() {
+                let columns = in_block(&self.keys(row), block * KEY_BLOCK);
+                let (start, end) = (s.splat(columns.start as f32), s.splat(columns.end as f32));
+                let hidden = s.splat(f32::NEG_INFINITY);
+                for half in [0, LANES] {
+                    let out = vector_mut(self.scores[stretch.side], row * STRETCH + Stretch::column(block) + half);
+                    let mut score = s.load(out);
+                    if let Some(scales) = stretch.key_scales[i] {
+                        score = s.mul(score, s.load(vector(scales, half)));
+                    }
+                    let numbers = s.load(vector(&NUMBERS, half));
+                    let before_end = s.where_less(numbers, end, score, hidden);
+                    s.store(s.where_less(numbers, start, hidden, before_end), out);
+                }
+            }
+        }
+    }
+
+    /// Multiplies what was summed by the corrections.
+    #[inline(always)]
+    pub(super) fn correct<S: Simd>(&mut self, s: S) {
+        for row in 0..self.queries.len() {
+            if self.corrections[row] != 1.0 {
+                let correction = s.splat(self.corrections[row]);
+                let total = vector_mut(self.totals, row * LANES);
+                s.store(s.mul(s.load(total), correction), total);
+                for sum in self.sums[row * self.padded..][..self.padded].as_chunks_mut().0 {
+                    s.store(s.mul(s.load(sum), correction), sum);
+                }
+            }
+        }
+    }
+
+    /// Scores of a row to weights; the stretch has `N` blocks.
+    #[inline(always)]
+    pub(super) fn weigh<S: Simd, const N: usize>(&mut self, s: S, stretch: &Stretch<'_>, row: usize) {
+        let shift = finite(s, s.splat(self.shifts[row]));
+        let ones = s.splat_word(0x3f80_3f80);
+        let total = vector_mut(self.totals, row * LANES);
+        let mut sum = s.load(total);
+        let scores = self.scores[stretch.side][row * STRETCH..].first_chunk_mut::<STRETCH>().expect("a row");
+        for i in 0..N {
+            let column = Stretch::column(stretch.blocks.start) + i * KEY_BLOCK;
+            let pair = [s.load(vector(scores, column)), s.load(vector(scores, column + LANES))];
+            let mut weights = [exp2_coarse(s, s.sub(pair[0], shift)), exp2_coarse(s, s.sub(pair[1], shift))];
+            let pairs = if let Some(scales) = stretch.value_scales[i] {
+                sum = s.add(s.add(sum, weights[0]), weights[1]);
+                weights[0] = scaled(s, weights[0], s.load(vector(scales, 0)), pair[0]);
+                weights[1] = scaled(s, weights[1], s.load(vector(scales, LANES)), pair[1]);
+                s.round(weights[0], weights[1])
+            } else {
+                let pairs = s.round(weights[0], weights[1]);
+                sum = s.dot_pairs(sum, pairs, ones);
+                pairs
+            };
+            s.store_pairs(pairs, vector_mut(scores, column / 2));
+        }
+        s.store(sum, total);
+    }
+
+    /// Divides and hands out, and returns which results are not finite, in bits.
+    #[inline(always)]
+    pub(super) fn finish<S: Simd>(&mut self, s: S) -> u32 {
+        let mut spoiled = 0;
+        for (row, query) in self.queries.clone().enumerate() {
+            let total = s.sum(s.load(vector(self.totals, row * LANES)));
+            let inverse = s.splat(if total == 0.0 { 0.0 } else { 1.0 / total });
+            let sums = &mut self.sums[row * self.padded..][..self.padded];
+            let mut check = s.zero();
+            for sum in sums.as_chunks_mut().0 {
+                // A sum that is zero has the sign of keys nobody may know of: adding 0 makes it positive.
+                let quotient = s.mul_add(s.load(sum), inverse, s.zero());
+                check = s.mul_add(quotient, s.zero(), check);
+                s.store(quotient, sum);
+            }
+            if s.sum(check) != 0.0 {
+                spoiled |= 1 << row;
+            }
+            self.task.put(s, query, sums);
+        }
+        spoiled
+    }
+}
+
+/// The largest of each row, in its lane.
+#[inline(always)]
+fn largest_of_rows<S: Simd>(s: S, mut rows: [S::V; LANES]) -> S::V {
+    // As in a transposition, but for halves that fold into each other.
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            let [lower, upper] = s.zip(rows[i], rows[i + width]);
+            rows[i] = s.max(lower, upper);
+        }
+        width /= 2;
+    }
+    rows[0]
+}
+
+/// Numbers of the columns of a block.
+const NUMBERS: [f32; KEY_BLOCK] = {
+    let mut columns = [0.0; KEY_BLOCK];
+    let mut i = 0;
+    while i < KEY_BLOCK {
+        columns[i] = i as f32;
+        i += 1;
+    }
+    columns
+};
