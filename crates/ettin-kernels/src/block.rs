@@ -10,31 +10,33 @@
 //! comes from L3 or memory: at r rows, a weight of b bytes brings 2r / b flops a byte; some tens of rows suffice to hide
 //! the stream behind the arithmetic (measured: 28 rows cost a tenth, 56 nothing).
 
+mod attention;
+
 use std::ops::Range;
+
+pub use attention::{AttentionMemory, SelfAttention, attend};
 
 use crate::{
     Activation, Norm, Operand, PackedMatrix, Store,
-    activation::gated,
+    activation::{Gated, gated},
     buffer::{Aligned, as_words, with_scratch},
-    gemm::{Encoding, Layout, Product, Rows, gemm},
-    isa::Isa,
-    norm::normalise,
-    simd::LANES,
+    gemm::{CELL, Cell, Encoding, Form, Layout, Parts, Product, Rows, Sink, WithForm, gemm},
+    simd::{Kernel, LANES, Simd},
     team::{Shared, Team},
 };
 
 /// Scratch of a task, in elements: half of a common L2 of 1 to 2 MiB.
 const TASK_SCRATCH: usize = 1 << 17;
 
+/// The same on AMX, whose CPUs have 2 MiB.
+const TASK_SCRATCH_OF_TILES: usize = 3 << 17;
+
 /// Rows of a task that are worth reading every weight for, and from which the weights' way from L3 is hidden.
 const ROWS: (usize, usize) = (24, 48);
 
-/// The same on AMX: at 2.3 Tflop/s from L2 and 26 GB/s from L3, 88 rows of bf16 and as many of bytes balance the two
-/// (rates of one Xeon; the numbers follow from them and have not been tried).
-const ROWS_OF_TILES: (usize, usize) = (64, 128);
-
-/// Outputs of a gated product at a time, of each half.
-const GATE_CHUNK: usize = 256;
+/// The same on AMX, which multiplies several times faster than weights come (2 Tflop/s from L2, some 20 GB/s a core from
+/// L3): measured, 128 rows cost a tenth, and more than 256 gain little.
+const ROWS_OF_TILES: (usize, usize) = (64, 256);
 
 /// A dense layer.
 #[derive(Clone, Copy, Debug)]
@@ -61,11 +63,13 @@ impl Workspace {
 
 /// Rows of a task, and how many tasks; `None` when the threads should share each product instead.
 fn row_tasks(rows: usize, layout: Layout, elements_per_row: usize, threads: usize) -> Option<usize> {
-    let (fewest, enough) = if layout == Layout::TILES { ROWS_OF_TILES } else { ROWS };
+    let tiled = layout == Layout::TILES;
+    let (fewest, enough) = if tiled { ROWS_OF_TILES } else { ROWS };
     if rows < fewest * threads {
         return None;
     }
-    let most = (TASK_SCRATCH / elements_per_row.max(1)).max(enough);
+    let scratch = if tiled { TASK_SCRATCH_OF_TILES } else { TASK_SCRATCH };
+    let most = (scratch / elements_per_row.max(1)).max(enough);
     // Whole rounds: the threads end together.
     Some(rows.div_ceil(most).next_multiple_of(threads).min(rows / fewest.min(rows)))
 }
@@ -85,26 +89,24 @@ pub fn project(
     out: &mut [f32],
     workspace: &mut Workspace,
 ) {
-    let (w, isa) = (linear.weight, linear.weight.isa());
+    let w = linear.weight;
     let (k, n) = (w.k(), w.n());
     let rows = x.len().checked_div(k).unwrap_or(0);
     check(x, rows, k, norm, linear);
     assert_eq!(out.len(), rows * n, "out is not [{rows}, {n}]");
-    let fill = |rows: Range<usize>, out: &mut [f32]| normed(isa, &x[rows.start * k..rows.end * k], norm, out);
     let Some(tasks) = row_tasks(rows, w.layout(), w.row_words() + 64, team.threads()) else {
-        workspace.operand.produce(team, w, rows, &fill);
+        workspace.operand.encode_normed(team, w, x, norm);
         gemm(team, &workspace.operand, w, linear.bias, Store::Write, out);
         return team.run_rows(out, n, 4 * rows * n, |first, out| finish(first..first + out.len() / n, out));
     };
     let out = Shared::new(out);
     team.run(tasks, (2 * rows * n).saturating_mul(k), |task| {
         let range = w.layout().share(rows, tasks, task);
-        with_scratch(Encoded::scratch(w, range.len()) + range.len() * k, |scratch| {
-            let (input, scratch) = scratch.split_at_mut(range.len() * k);
-            fill(range.clone(), input);
+        with_scratch(Encoded::scratch(w, range.len()), |scratch| {
+            let input = &x[range.start * k..range.end * k];
             // SAFETY: tasks have disjoint rows.
             let out = unsafe { out.slice(range.start * n..range.end * n) };
-            Encoded::new(w, input, range.len(), scratch).multiply(linear, 0..n, Store::Write, out, n);
+            Encoded::new(w, input, norm, range.len(), scratch).multiply(linear, 0..n, Store::Write, out, n);
             finish(range, out);
         });
     });
@@ -131,7 +133,7 @@ pub fn add(team: &Team, x: &[f32], linear: Linear<'_>, out: &mut [f32], workspac
             let input = &x[range.start * k..range.end * k];
             // SAFETY: tasks have disjoint rows.
             let out = unsafe { out.slice(range.start * n..range.end * n) };
-            Encoded::new(w, input, range.len(), scratch).multiply(linear, 0..n, Store::Add, out, n);
+            Encoded::new(w, input, None, range.len(), scratch).multiply(linear, 0..n, Store::Add, out, n);
         });
     });
 }
@@ -161,18 +163,21 @@ pub fn mlp(team: &Team, x: &mut [f32], mlp: Mlp<'_>, workspace: &mut Workspace) 
     check(x, rows, k, Some(norm), wi);
     assert!(wi.weight.n() == 2 * inner && wo.weight.n() == k, "{wi:?} and {wo:?} do not fit together");
     assert!(wo.bias.is_none_or(|bias| bias.len() == k), "bias is not [{k}]");
-    let chunk = if inner.is_multiple_of(GATE_CHUNK / 2) { GATE_CHUNK.min(inner) } else { inner };
-    let elements = wi.weight.row_words() + inner + 2 * chunk + wo.weight.row_words();
-    let Some(tasks) = row_tasks(rows, wi.weight.layout(), elements, team.threads()) else {
-        let fill = |rows: Range<usize>, out: &mut [f32]| normed(isa, &x[rows.start * k..rows.end * k], Some(norm), out);
-        workspace.operand.produce(team, wi.weight, rows, &fill);
+    let coarse = wo.weight.scheme().rounds_activations();
+    // Memory of a row: as the first product reads it, as the second does, and between them where that needs whole rows.
+    let parted = Parts::possible(wo.weight, wi.weight.width());
+    let between = if parted { 0 } else { inner };
+    let elements = wi.weight.row_words() + wo.weight.row_words() + between;
+    let tasks = row_tasks(rows, wi.weight.layout(), elements, team.threads());
+    let Some(tasks) = tasks.filter(|_| inner.is_multiple_of(wi.weight.width())) else {
+        workspace.operand.encode_normed(team, wi.weight, x, Some(norm));
         workspace.wide.resize(rows * 2 * inner);
         gemm(team, &workspace.operand, wi.weight, wi.bias, Store::Write, &mut workspace.wide);
         let wide = &workspace.wide;
         workspace.operand.produce(team, wo.weight, rows, &|rows, out| {
             for (row, out) in rows.zip(out.chunks_exact_mut(inner)) {
                 let (a, b) = wide[2 * row * inner..2 * (row + 1) * inner].split_at(inner);
-                gated(isa, activation, a, b, out);
+                gated(isa, activation, coarse, a, b, out);
             }
         });
         return gemm(team, &workspace.operand, wo.weight, wo.bias, Store::Add, x);
@@ -184,32 +189,66 @@ pub fn mlp(team: &Team, x: &mut [f32], mlp: Mlp<'_>, workspace: &mut Workspace) 
         let count = range.len();
         // SAFETY: tasks have disjoint rows.
         let x = unsafe { x.slice(range.start * k..range.end * k) };
-        let first = Encoded::scratch(wi.weight, count).max(Encoded::scratch(wo.weight, count));
-        with_scratch(first + count * (inner.max(k) + 2 * chunk), |scratch| {
-            let (scratch, rest) = scratch.split_at_mut(first);
-            let (narrow, wide) = rest.split_at_mut(count * inner.max(k));
-            normalise(isa, x, norm, &mut narrow[..count * k]);
-            let input = Encoded::new(wi.weight, &narrow[..count * k], count, scratch);
-            let narrow = &mut narrow[..count * inner];
-            for from in (0..inner).step_by(chunk) {
-                let columns = from..(from + chunk).min(inner);
-                let len = columns.len();
-                let wide = &mut wide[..count * 2 * len];
-                if len == inner {
-                    input.multiply(wi, 0..2 * inner, Store::Write, wide, 2 * len);
-                } else {
-                    input.multiply(wi, columns.clone(), Store::Write, wide, 2 * len);
-                    let gate = inner + columns.start..inner + columns.end;
-                    input.multiply(wi, gate, Store::Write, &mut wide[len..], 2 * len);
-                }
-                for (wide, narrow) in wide.chunks_exact(2 * len).zip(narrow.chunks_exact_mut(inner)) {
-                    let (a, b) = wide.split_at(len);
-                    gated(isa, activation, a, b, &mut narrow[columns.clone()]);
-                }
-            }
-            Encoded::new(wo.weight, narrow, count, scratch).multiply(wo, 0..k, Store::Add, x, k);
+        let sizes = [Encoded::scratch(wi.weight, count), Encoded::scratch(wo.weight, count), count * between];
+        with_scratch(sizes.iter().sum(), |scratch| {
+            let (first, scratch) = scratch.split_at_mut(sizes[0]);
+            let (second, between) = scratch.split_at_mut(sizes[1]);
+            let input = Encoded::new(wi.weight, x, Some(norm), count, first);
+            let (words, factors) = Encoded::parts(wo.weight, count, second);
+            let mut parts = Parts { w: wo.weight, rows: count, words, factors };
+            let target = |cell: Cell<'_>| {
+                let rows = if parted { None } else { Some(&mut *between) };
+                isa.run_narrow(Gating { cell, activation, coarse, parts: &mut parts, rows });
+            };
+            input.cells(wi, inner, target);
+            let gated =
+                if parted { Encoded(parts.finish()) } else { Encoded::new(wo.weight, between, None, count, second) };
+            gated.multiply(wo, 0..k, Store::Add, x, k);
         });
     });
+}
+
+/// A cell `[a | b]` on its way into the second product of an MLP.
+struct Gating<'a, 'p> {
+    cell: Cell<'a>,
+    activation: Activation,
+    coarse: bool,
+    parts: &'a mut Parts<'p, 'p>,
+    /// Where rows have to be whole first: `[rows, inner]`.
+    rows: Option<&'a mut [f32]>,
+}
+
+impl Kernel for Gating<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.parts.w.scheme().with(GatingAs(s, self))
+    }
+}
+
+struct GatingAs<'a, 'p, S>(S, Gating<'a, 'p>);
+
+impl<S: Simd> WithForm for GatingAs<'_, '_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<F: Form>(self) {
+        let Self(s, Gating { cell, activation, coarse, parts, mut rows }) = self;
+        let (width, inner) = (cell.outputs.len(), parts.w.k());
+        for (row, values) in cell.rows.clone().zip(cell.values.chunks_exact(CELL)) {
+            let (a, b) = (&values[..width], &values[CELL / 2..][..width]);
+            let mut gated = [0.0; CELL / 2];
+            let out = match &mut rows {
+                Some(rows) => &mut rows[row * inner..][cell.outputs.clone()],
+                None => &mut gated[..width],
+            };
+            Gated { act: activation, coarse, a, b, out }.run(s);
+            if rows.is_none() {
+                parts.put::<S, F>(s, cell.rows.clone(), row, cell.outputs.start, &gated[..width]);
+            }
+        }
+    }
 }
 
 fn check(x: &[f32], rows: usize, k: usize, norm: Option<Norm<'_>>, linear: Linear<'_>) {
@@ -218,45 +257,39 @@ fn check(x: &[f32], rows: usize, k: usize, norm: Option<Norm<'_>>, linear: Linea
     assert!(linear.bias.is_none_or(|bias| bias.len() == linear.weight.n()), "bias is not [{}]", linear.weight.n());
 }
 
-fn normed(isa: Isa, x: &[f32], norm: Option<Norm<'_>>, out: &mut [f32]) {
-    match norm {
-        Some(norm) => normalise(isa, x, norm, out),
-        None => out.copy_from_slice(x),
-    }
-}
-
 /// The rows of a task, encoded in its scratch.
 struct Encoded<'a>(Rows<'a>);
 
 impl<'a> Encoded<'a> {
-    /// Elements that `rows` need: whole cache lines, so that what follows starts one.
+    /// Elements that `rows` need, with room for one that is normalised: whole cache lines, so that what follows starts one.
     fn scratch(w: &PackedMatrix, rows: usize) -> usize {
-        (rows * (w.row_words() + 1)).next_multiple_of(LANES)
+        (rows * (w.row_words() + 1)).next_multiple_of(LANES) + w.k().next_multiple_of(LANES)
     }
 
-    fn new(w: &PackedMatrix, x: &[f32], rows: usize, scratch: &'a mut [f32]) -> Self {
-        let (encoded, scratch) = scratch.split_at_mut(rows * w.row_words());
-        let factors = &mut scratch[..rows];
-        Self(w.isa().run_narrow(Encoding { w, x, rows, words: as_words(encoded), factors }))
+    /// Words and factors of rows in such scratch.
+    fn parts(w: &PackedMatrix, rows: usize, scratch: &'a mut [f32]) -> (&'a mut [u32], &'a mut [f32]) {
+        let (words, scratch) = scratch.split_at_mut(rows * w.row_words());
+        (as_words(words), &mut scratch[..rows])
+    }
+
+    fn new(w: &PackedMatrix, x: &[f32], norm: Option<Norm<'_>>, rows: usize, scratch: &'a mut [f32]) -> Self {
+        let (scratch, room) = scratch.split_at_mut(scratch.len() - w.k().next_multiple_of(LANES));
+        let (words, factors) = Self::parts(w, rows, scratch);
+        let norm = norm.map(|norm| (norm, &mut room[..w.k()]));
+        Self(w.isa().run_narrow(Encoding { w, x, norm, rows, words, factors }))
     }
 
     /// Some outputs of the product, from the first element of `out` on, rows `stride` apart.
     fn multiply(&self, linear: Linear<'_>, outputs: Range<usize>, store: Store, out: &mut [f32], stride: usize) {
-        let (rows, tiles) = (self.0.rows, self.0.tiles());
+        self.0.multiply(linear.weight, linear.bias, outputs, store, out, stride);
+    }
+
+    /// The outputs `0..n` and those `n` further, side by side, cell by cell.
+    fn cells(&self, linear: Linear<'_>, n: usize, mut take: impl FnMut(Cell<'_>)) {
+        let sink = Sink::Cells { apart: Some(linear.weight.panels_of(0..n).len()), take: &mut take };
         let w = linear.weight;
-        assert!(outputs.end <= w.n() && outputs.len() <= stride && out.len() + stride >= rows * stride + outputs.len());
-        let product = Product {
-            rows: self.0,
-            w,
-            bias: linear.bias,
-            store,
-            tiles: 0..tiles,
-            panels: w.panels_of(outputs.clone()),
-            // `wrapping`: the product adds the outputs' place back.
-            out: out.as_mut_ptr().wrapping_sub(outputs.start),
-            out_stride: stride,
-        };
-        // SAFETY: the rows are writable from `out` on, by the assertion, and borrowed.
-        unsafe { product.run() }
+        let (rows, tiles, panels) = (self.0, 0..self.0.tiles(), w.panels_of(0..n));
+        // SAFETY: nothing is written.
+        unsafe { Product { rows, w, bias: linear.bias, tiles, panels, sink }.run() }
     }
 }

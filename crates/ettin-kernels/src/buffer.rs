@@ -37,6 +37,7 @@ impl<T: Word> Buffer<T> {
     /// At least `len` zeros. Pages stay untouched until written, where the allocator hands out zeroed ones.
     pub(crate) fn zeroed(len: usize) -> Self {
         let lines = Box::<[Line]>::new_zeroed_slice(len.div_ceil(LANES));
+        want_huge_pages(lines.as_ptr().cast(), size_of_val(&*lines));
         // SAFETY: all-zero bytes are sixteen zeros.
         Self(unsafe { lines.assume_init() }.into_vec(), PhantomData)
     }
@@ -45,9 +46,31 @@ impl<T: Word> Buffer<T> {
     pub(crate) fn grow(&mut self, len: usize) {
         let lines = len.div_ceil(LANES);
         if lines > self.0.len() {
+            if lines > self.0.capacity() {
+                self.0.reserve(lines - self.0.len());
+                want_huge_pages(self.0.as_ptr().cast(), self.0.capacity() * size_of::<Line>());
+            }
             self.0.resize(lines, Line([0; LANES]));
         }
     }
+}
+
+/// Asks for pages of 2 MiB for memory that is not used yet. Weights and activations are read from end to end: with small
+/// pages the CPU stops fetching ahead every 4 KiB, and looks up what a virtual machine must translate twice (measured: up
+/// to a quarter of a product's time). Only a hint; does nothing elsewhere.
+fn want_huge_pages(start: *const u8, bytes: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        const SMALL: usize = 4 << 10;
+        const HUGE: usize = 2 << 20;
+        let (first, end) = (start.addr().next_multiple_of(SMALL), (start.addr() + bytes) / SMALL * SMALL);
+        if end.saturating_sub(first) >= HUGE {
+            // SAFETY: the pages lie inside memory of ours, and the advice changes no byte of them.
+            unsafe { libc::madvise(start.with_addr(first).cast_mut().cast(), end - first, libc::MADV_HUGEPAGE) };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, bytes);
 }
 
 impl<T: Word> Deref for Buffer<T> {

@@ -31,6 +31,7 @@
 //! Every test then runs on it; `ETTIN_REQUIRE_ISA=avx512,avx2` makes a skipped one fail.
 
 pub mod activation;
+mod arena;
 pub mod attention;
 pub mod block;
 mod buffer;

@@ -180,7 +180,7 @@ mod tests {
         let (low, high) = (2f32.powi(-30).to_bits(), 126f32.to_bits());
         let magnitudes = (low..=high).step_by(257).map(f32::from_bits);
         let points: Vec<f32> = magnitudes.flat_map(|x| [-x, x]).collect();
-        let mut all = |isa: Isa, run: &dyn Fn([f32; LANES]) -> [f32; LANES]| {
+        let all = |isa: Isa, run: &dyn Fn([f32; LANES]) -> [f32; LANES]| {
             let mut worst = 0.0;
             for x in points.as_chunks::<LANES>().0 {
                 for (&x, got) in x.iter().zip(run(*x)) {

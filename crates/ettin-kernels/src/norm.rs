@@ -52,38 +52,45 @@ impl Kernel for Rows<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Norm { weight, bias, eps } = self.norm;
-        let hidden = weight.len();
+        let hidden = self.norm.weight.len();
         for (x, out) in self.x.chunks_exact(hidden).zip(self.out.chunks_exact_mut(hidden)) {
-            let mean = sum(s, x, s.zero(), false) / hidden as f32;
-            let variance = sum(s, x, s.splat(mean), true) / hidden as f32;
-            let mean = s.splat(mean);
-            let scale = s.splat(1.0 / (variance + eps).sqrt());
-            let (vectors, tail) = out.as_chunks_mut::<LANES>();
-            for (i, out) in vectors.iter_mut().enumerate() {
-                let unit = s.mul(s.sub(s.load(vector(x, i)), mean), scale);
-                let weight = s.load(vector(weight, i));
-                let value = match bias {
-                    Some(bias) => s.mul_add(unit, weight, s.load(vector(bias, i))),
-                    None => s.mul(unit, weight),
-                };
-                s.store(value, out);
-            }
-            let rest = hidden - tail.len()..;
-            let unit = s.mul(s.sub(s.load_part(&x[rest.clone()]), mean), scale);
-            let weight = s.load_part(&weight[rest.clone()]);
-            let value = match bias {
-                Some(bias) => s.mul_add(unit, weight, s.load_part(&bias[rest])),
-                None => s.mul(unit, weight),
-            };
-            s.store_part(value, tail);
+            normalised(s, x, self.norm, out);
         }
     }
 }
 
+/// One row.
 #[inline(always)]
-fn vector(x: &[f32], i: usize) -> &[f32; LANES] {
-    &x.as_chunks().0[i]
+pub(crate) fn normalised<S: Simd>(s: S, x: &[f32], Norm { weight, bias, eps }: Norm<'_>, out: &mut [f32]) {
+    let hidden = weight.len();
+    let mean = sum(s, x, s.zero(), false) / hidden as f32;
+    let variance = sum(s, x, s.splat(mean), true) / hidden as f32;
+    let mean = s.splat(mean);
+    let scale = s.splat(1.0 / (variance + eps).sqrt());
+    let (vectors, tail) = out.as_chunks_mut::<LANES>();
+    let count = vectors.len();
+    let (xs, weights) = (&x.as_chunks::<LANES>().0[..count], &weight.as_chunks::<LANES>().0[..count]);
+    let biases = bias.map(|bias| &bias.as_chunks::<LANES>().0[..count]);
+    for i in 0..count {
+        let unit = s.mul(s.sub(s.load(&xs[i]), mean), scale);
+        let weight = s.load(&weights[i]);
+        let value = match biases {
+            Some(biases) => s.mul_add(unit, weight, s.load(&biases[i])),
+            None => s.mul(unit, weight),
+        };
+        s.store(value, &mut vectors[i]);
+    }
+    if tail.is_empty() {
+        return;
+    }
+    let rest = hidden - tail.len()..;
+    let unit = s.mul(s.sub(s.load_part(&x[rest.clone()]), mean), scale);
+    let weight = s.load_part(&weight[rest.clone()]);
+    let value = match bias {
+        Some(bias) => s.mul_add(unit, weight, s.load_part(&bias[rest])),
+        None => s.mul(unit, weight),
+    };
+    s.store_part(value, tail);
 }
 
 /// Σ(x − shift), or Σ(x − shift)². Vector i goes to chain i mod `CHAINS`, the tail to the last chain.

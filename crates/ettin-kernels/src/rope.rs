@@ -129,10 +129,13 @@ impl Kernel for Rotate<'_> {
                 let (b, b_tail) = b.as_chunks_mut::<LANES>();
                 let (cos, cos_tail) = cos.as_chunks();
                 let (sin, sin_tail) = sin.as_chunks();
-                for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
-                    let (x, y) = turn(s, s.load(a), s.load(b), s.load(cos), s.load(sin));
-                    s.store(x, a);
-                    s.store(y, b);
+                // By index: iterators side by side would be kept in memory, and waited for.
+                let vectors = a.len();
+                let (b, cos, sin) = (&mut b[..vectors], &cos[..vectors], &sin[..vectors]);
+                for i in 0..vectors {
+                    let (x, y) = turn(s, s.load(&a[i]), s.load(&b[i]), s.load(&cos[i]), s.load(&sin[i]));
+                    s.store(x, &mut a[i]);
+                    s.store(y, &mut b[i]);
                 }
                 if !a_tail.is_empty() {
                     let (cos, sin) = (s.load_part(cos_tail), s.load_part(sin_tail));

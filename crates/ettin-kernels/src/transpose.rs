@@ -1,5 +1,7 @@
 //! Rows of words laid apart.
 
+use crate::simd::{LANES, Simd};
+
 /// `[count, width]` to `[width, count]`, in blocks of 4 × 4, which the compiler turns into shuffles.
 #[inline(always)]
 pub(crate) fn interleave(rows: &[u32], count: usize, width: usize, out: &mut [u32]) {
@@ -28,4 +30,21 @@ pub(crate) fn interleave(rows: &[u32], count: usize, width: usize, out: &mut [u3
             out[t * count + r] = rows[r * width + t];
         }
     }
+}
+
+/// Sixteen rows of sixteen, transposed.
+#[inline(always)]
+pub(crate) fn transposed<S: Simd>(s: S, x: &[f32], stride: usize) -> [S::V; LANES] {
+    let mut rows = [s.zero(); LANES];
+    for (i, row) in rows.iter_mut().enumerate() {
+        *row = s.load(x[i * stride..].first_chunk().expect("whole vectors"));
+    }
+    // Row and lane make a number of eight bits; laying row i and row i + 8 by turns rotates it by one.
+    for _ in 0..4 {
+        let old = rows;
+        for i in 0..LANES / 2 {
+            [rows[2 * i], rows[2 * i + 1]] = s.zip(old[i], old[i + LANES / 2]);
+        }
+    }
+    rows
 }

@@ -2,11 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{KEY_BLOCK, KvRows};
+use super::{KEY_BLOCK, KvRows, arithmetic::vector_mut};
 use crate::{
-    buffer::{as_words, bits},
+    buffer::{as_numbers, as_words, bits},
     simd::{LANES, Simd, round_bf16},
-    transpose::interleave,
+    transpose::{interleave, transposed},
 };
 
 /// The number format of stored keys and values. Every query attends to what the format keeps, in a prefill as well.
@@ -179,8 +179,21 @@ impl Layout {
                 }
             }
             // Past `count`, whatever is there.
-            let keys = as_words(&mut keys[first / unit * KEY_BLOCK..][..width * KEY_BLOCK]);
-            interleave(&words[..KEY_BLOCK * width], KEY_BLOCK, width, keys);
+            let keys = &mut keys[first / unit * KEY_BLOCK..][..width * KEY_BLOCK];
+            let words = &mut words[..KEY_BLOCK * width];
+            if width.is_multiple_of(LANES) {
+                let words = as_numbers(words);
+                for step in (0..width).step_by(LANES) {
+                    for column in (0..KEY_BLOCK).step_by(LANES) {
+                        let turned = transposed(s, &words[column * width + step..], width);
+                        for (i, &keys_of_step) in turned.iter().enumerate() {
+                            s.store(keys_of_step, vector_mut(keys, (step + i) * KEY_BLOCK + column));
+                        }
+                    }
+                }
+            } else {
+                interleave(words, KEY_BLOCK, width, as_words(keys));
+            }
         }
         if self.format == KvFormat::F32 {
             for (column, values) in values.chunks_exact_mut(padded).take(count).enumerate() {

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     math::exp2_weight,
     simd::{LANES, Simd},
+    transpose::transposed,
 };
 
 /// Some vectors of queries on their way over the blocks.
@@ -289,21 +290,4 @@ pub(super) fn finite<S: Simd>(s: S, largest: S::V) -> S::V {
 #[inline(always)]
 pub(super) fn scaled<S: Simd>(s: S, weight: S::V, scale: S::V, score: S::V) -> S::V {
     s.where_less(score, s.splat(f32::MIN), s.zero(), s.mul(weight, scale))
-}
-
-/// Sixteen rows of sixteen, transposed.
-#[inline(always)]
-fn transposed<S: Simd>(s: S, x: &[f32], stride: usize) -> [S::V; LANES] {
-    let mut rows = [s.zero(); LANES];
-    for (i, row) in rows.iter_mut().enumerate() {
-        *row = s.load(vector(x, i * stride));
-    }
-    // Row and lane make a number of eight bits; laying row i and row i + 8 by turns rotates it by one.
-    for _ in 0..4 {
-        let old = rows;
-        for i in 0..LANES / 2 {
-            [rows[2 * i], rows[2 * i + 1]] = s.zip(old[i], old[i + LANES / 2]);
-        }
-    }
-    rows
 }

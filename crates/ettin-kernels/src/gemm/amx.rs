@@ -2,19 +2,23 @@
 //!
 //! **Order.** An output element is one chain over all of K, in one tile: for every [group](super::layout) of inputs (32 of
 //! bf16), the CPU sums the products of the group and adds that to the chain. [`K_BLOCK`](super::K_BLOCK) plays no part: a chain is as
-//! long as K has groups. Of split numbers, the products of a group enter one after the other, small ones first. Rows of
-//! a tile do not meet, so nothing depends on how many there are. By Intel's definition of `tdpbf16ps`, even and odd inputs
-//! of a group are summed apart, each by a chain of multiply-adds from zero, then together; no other instruction set
-//! does that, so results in bf16 differ from theirs in the last bits. Sums of bytes are exact and the same everywhere.
+//! long as K has groups. Of split numbers, the products of a group enter one after the other, in the order that loads
+//! fewest tiles. Rows of a tile do not meet, so nothing depends on how many there are. By Intel's definition of
+//! `tdpbf16ps`, even and odd inputs of a group are summed apart, each by a chain of multiply-adds from zero, then together; no
+//! other instruction set does that, so results in bf16 differ from theirs in the last bits. Sums of bytes are exact and the
+//! same everywhere.
 //!
-//! **Work.** Each step loads two tiles of rows and two of weights for four products, half of what the CPU can load in that
-//! time from L1. Rows stay in L2 and pass panel by panel; the next panel is fetched to L2 meanwhile, a part by each tile of
-//! rows: tiles that come from L3 would run at a tenth of the speed. None of this has been timed: see `docs/PERFORMANCE.md`.
+//! **Work.** A step loads two tiles of rows and two of weights for four products: 4 KiB in 64 cycles, which L1 can give and
+//! L2 nearly can. What does not stay in L1 anyway is loaded past it (`tileloaddt1`): measured, a third faster from L2 than
+//! through L1, whose lines would be replaced before they are used again. Rows stay in L2 and pass panel by panel; the
+//! CPU's own prefetch brings panels to L2. (Asking for the next panel by hand was slower: such requests wait for L3 in the
+//! same few buffers that loads from L2 need.) Where few rows pass over a panel, reading it is all that counts, and it is
+//! asked for well ahead.
 
 use std::marker::PhantomData;
 
 use super::{
-    Layout, Product, Scheme,
+    CELL, CellMemory, Layout, Product, Scheme, Sink, Store,
     form::{Bytes, Form, Split},
     tile::Tile,
 };
@@ -22,6 +26,9 @@ use crate::simd::{Amx, Kernel, LANES, Lanes, Simd, TileRegisters, tile_asm};
 
 /// Rows and outputs of a product of tiles.
 const SIDE: usize = 2 * LANES;
+
+/// Bytes of a panel that stay in L1 while tiles of rows pass: half of 48 KiB.
+const NEAR: usize = 24 << 10;
 
 /// Runs a product.
 ///
@@ -50,21 +57,110 @@ impl<F: Chained> Kernel for Tiled<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self(product, amx, _) = self;
-        let steps = Layout::steps::<F>(product.w.k());
+        let Self(mut product, amx, _) = self;
+        let sink = std::mem::replace(&mut product.sink, Sink::NOWHERE);
         let mut tiles = TileRegisters::new(amx);
-        let mut sums = Sums([[0; SIDE]; SIDE]);
-        for panel in product.panels.clone() {
-            for (turn, tile) in product.tiles.clone().enumerate() {
-                let tile = product.tile::<F>(steps, panel..panel + 1, tile);
-                tiles.shape(tile.rows);
-                chains::<F>(&tile, turn, product.tiles.len(), &mut sums);
-                for first in [0, LANES] {
-                    let outputs = tile.outputs(s, first);
-                    for (row, sums) in sums.0[..tile.rows].iter().enumerate() {
-                        let sum = F::load(s, &sums.as_chunks().0[first / LANES]);
-                        // SAFETY: rows and outputs are writable and ours, by the promise of `run`.
-                        unsafe { tile.put::<S, F>(s, row, outputs, sum) };
+        // Two, by turns: what tiles have stored can be read without waiting only after a while, so the sums of a cell are
+        // finished behind the chains of the next.
+        let mut sums = [const { [const { Sums([[0; SIDE]; SIDE]) }; 2] }; 2];
+        // Loops and functions, not iterators and closures, which would not be inlined and lose the instruction set.
+        match sink {
+            Sink::Rows { out, stride, store } => {
+                let out = |panel, tile| (product.place(panel, tile, out, stride), stride, store);
+                let (mut last, mut turn) = (None, 0);
+                for panel in product.panels.clone() {
+                    for tile in product.tiles.clone() {
+                        product_of::<F>(&product, panel, tile, &mut tiles, &mut sums[turn % 2][0]);
+                        if let Some((panel, tile)) = last.replace((panel, tile)) {
+                            // SAFETY: rows and outputs are writable and ours, by the promise of `run`.
+                            unsafe {
+                                finish::<S, F>(s, &product, panel, tile, out(panel, tile), &sums[(turn + 1) % 2][0])
+                            };
+                        }
+                        turn += 1;
+                    }
+                }
+                if let Some((panel, tile)) = last {
+                    // SAFETY: as above.
+                    unsafe { finish::<S, F>(s, &product, panel, tile, out(panel, tile), &sums[(turn + 1) % 2][0]) };
+                }
+            }
+            Sink::Cells { apart, take } => {
+                let mut memory = CellMemory([0.0; 2 * LANES * CELL]);
+                let (mut last, mut turn) = (None, 0);
+                for panel in product.panels.clone() {
+                    for tile in product.tiles.clone() {
+                        product_of::<F>(&product, panel, tile, &mut tiles, &mut sums[turn % 2][0]);
+                        if let Some(apart) = apart {
+                            product_of::<F>(&product, panel + apart, tile, &mut tiles, &mut sums[turn % 2][1]);
+                        }
+                        if let Some((panel, tile)) = last.replace((panel, tile)) {
+                            fill::<S, F>(s, &product, panel, apart, tile, &sums[(turn + 1) % 2], &mut memory);
+                            take(product.cell(panel, tile, &memory.0));
+                        }
+                        turn += 1;
+                    }
+                }
+                if let Some((panel, tile)) = last {
+                    fill::<S, F>(s, &product, panel, apart, tile, &sums[(turn + 1) % 2], &mut memory);
+                    take(product.cell(panel, tile, &memory.0));
+                }
+            }
+        }
+    }
+}
+
+/// The sums of a cell as results, into memory of its own.
+#[inline(always)]
+fn fill<S: Simd, F: Chained>(
+    s: S,
+    product: &Product<'_>,
+    panel: usize,
+    apart: Option<usize>,
+    tile: usize,
+    sums: &[Sums; 2],
+    memory: &mut CellMemory,
+) {
+    // SAFETY: a tile has at most 2 · LANES rows, and a panel half as many outputs as a cell's row.
+    unsafe {
+        finish::<S, F>(s, product, panel, tile, (memory.0.as_mut_ptr(), CELL, Store::Write), &sums[0]);
+        if let Some(apart) = apart {
+            let out = (memory.0[CELL / 2..].as_mut_ptr(), CELL, Store::Write);
+            finish::<S, F>(s, product, panel + apart, tile, out, &sums[1]);
+        }
+    }
+}
+
+/// The sums of a tile of rows as results, into rows of `out`.
+///
+/// Whole panels take a loop of few instructions, so that the next chains are behind it before the CPU has done with the
+/// last.
+///
+/// # Safety
+/// As [`Product::run`], for the tile.
+#[inline(always)]
+unsafe fn finish<S: Simd, F: Chained>(
+    s: S,
+    product: &Product<'_>,
+    panel: usize,
+    tile: usize,
+    out: (*mut f32, usize, Store),
+    sums: &Sums,
+) {
+    let steps = Layout::steps::<F>(product.w.k());
+    let tile = product.tile::<F>(steps, panel..panel + 1, tile, out);
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (tile.columns == SIDE, tile.bias, tile.store) {
+            (true, None, Store::Write) => finish_whole::<S, F, false, false>(s, &tile, sums),
+            (true, None, Store::Add) => finish_whole::<S, F, false, true>(s, &tile, sums),
+            (true, Some(_), Store::Write) => finish_whole::<S, F, true, false>(s, &tile, sums),
+            (true, Some(_), Store::Add) => finish_whole::<S, F, true, true>(s, &tile, sums),
+            (false, ..) => {
+                for half in [0, 1] {
+                    let outputs = tile.outputs(s, half * LANES);
+                    for row in 0..tile.rows {
+                        tile.put::<S, F>(s, row, outputs, F::load(s, &sums.0[row].as_chunks().0[half]));
                     }
                 }
             }
@@ -72,40 +168,86 @@ impl<F: Chained> Kernel for Tiled<'_, F> {
     }
 }
 
+/// The same of a whole panel.
+///
+/// # Safety
+/// As [`Product::run`], for the tile, which must have a bias if `BIAS`.
+#[inline(always)]
+unsafe fn finish_whole<S: Simd, F: Chained, const BIAS: bool, const ADD: bool>(s: S, tile: &Tile<'_>, sums: &Sums) {
+    assert!(tile.row_factors.len() == tile.rows && tile.rows <= SIDE);
+    let mut bias = [s.zero(); 2];
+    let mut factors: [&[f32]; 2] = [&[]; 2];
+    for half in 0..2 {
+        if BIAS {
+            bias[half] = s.load(&tile.bias.unwrap_or(&[]).as_chunks().0[half]);
+        }
+        factors[half] = tile.factors.get(half * LANES..(half + 1) * LANES).unwrap_or(&[]);
+    }
+    let mut out = tile.out;
+    for (sums, &row_factor) in sums.0[..tile.rows].iter().zip(tile.row_factors) {
+        // SAFETY: rows of a whole panel are writable and ours, by the caller's promise.
+        let to = unsafe { &mut *out.cast::<[[f32; LANES]; 2]>() };
+        for half in 0..2 {
+            let mut value = F::finish(s, F::load(s, &sums.as_chunks().0[half]), factors[half], row_factor);
+            if BIAS {
+                value = s.add(value, bias[half]);
+            }
+            if ADD {
+                value = s.add(s.load(&to[half]), value);
+            }
+            s.store(value, &mut to[half]);
+        }
+        out = out.wrapping_add(tile.out_stride);
+    }
+}
+
+/// The sums of a tile of rows and a panel.
+#[inline(always)]
+fn product_of<F: Chained>(
+    product: &Product<'_>,
+    panel: usize,
+    tile: usize,
+    tiles: &mut TileRegisters,
+    sums: &mut Sums,
+) {
+    let steps = Layout::steps::<F>(product.w.k());
+    let nowhere = (std::ptr::null_mut(), 0, Store::Write);
+    let tile = product.tile::<F>(steps, panel..panel + 1, tile, nowhere);
+    tiles.shape(tile.rows);
+    chains::<F>(&tile, product.tiles.len(), sums);
+}
+
 /// Sums of rows × outputs, bit for bit.
 #[repr(C, align(64))]
 struct Sums([[u32; SIDE]; SIDE]);
 
-/// The sums of a tile of rows: number `turn` of the `turns` that meet this panel.
+/// The sums of a tile of rows, one of `turns` that meet this panel.
 #[inline(always)]
-fn chains<F: Chained>(tile: &Tile<'_>, turn: usize, turns: usize, sums: &mut Sums) {
+fn chains<F: Chained>(tile: &Tile<'_>, turns: usize, sums: &mut Sums) {
     static ZEROS: [u32; SIDE] = [0; SIDE];
     let groups = tile.steps / LANES;
     let row_words = groups * LANES * F::WORDS;
     assert!(groups > 0 && tile.steps == groups * LANES && tile.rows <= SIDE);
     assert!(tile.a.len() == tile.rows * row_words && tile.b.len() == SIDE * row_words);
-    let start = if tile.offsets.is_empty() { &ZEROS } else { &tile.offsets.as_chunks().0[0] };
-    // Each of some tiles fetches its part of the next panel, which lies behind this one; fewer tiles fetch all of it. What
-    // is behind the last panel is fetched in vain.
-    let share = groups * F::PRODUCTS * SPREAD * LANES;
-    let parts = tile.b.len().div_ceil(share);
-    let spread = turns >= parts;
     let chain = Chain {
         x: tile.a.as_ptr(),
         x_step: tile.rows * LANES * F::WORDS * size_of::<u32>(),
         w: tile.b.as_ptr(),
         groups,
-        start,
-        ahead: tile.b.as_ptr().wrapping_add(tile.b.len() + if spread { turn % parts * share } else { 0 }),
+        start: if tile.offsets.is_empty() { &ZEROS } else { &tile.offsets.as_chunks().0[0] },
+        // What is behind the last panel is fetched in vain.
+        ahead: tile.b.as_ptr().wrapping_add(AHEAD),
         sums,
     };
     // SAFETY: the lengths were asserted: `groups` groups of `rows` rows and of one panel. The caller has shaped the tiles
     // for these rows.
     unsafe {
-        match (tile.rows > LANES, spread) {
-            (true, true) => F::two(chain),
-            (true, false) => F::two_alone(chain),
+        match (tile.rows > LANES, turns) {
+            (false, 1) => F::one_alone(chain),
             (false, _) => F::one(chain),
+            (true, 1) => F::two_alone(chain),
+            (true, _) if size_of_val(tile.b) <= NEAR => F::two_near(chain),
+            (true, _) => F::two(chain),
         }
     }
 }
@@ -123,54 +265,66 @@ struct Chain<'a> {
     sums: &'a mut Sums,
 }
 
-/// Cache lines that a tile among many fetches beside a product of parts.
-const SPREAD: usize = 8;
+/// Words that a panel is fetched ahead of its use where one tile of rows passes over it.
+const AHEAD: usize = 2048;
 
 /// A scheme that AMX multiplies.
+///
+/// # Safety
+/// Tiles must be shaped for the rows; `x` must hold that many, and `w` a panel, of `groups` groups, at least one.
 trait Chained: Form {
-    /// Products of parts.
-    const PRODUCTS: usize;
-
-    /// The chains of 17 to 32 rows, one tile among many that pass over a panel.
+    /// The chains of 17 to 32 rows, one tile among others that pass over a panel.
     ///
     /// # Safety
-    /// Tiles must be shaped for the rows; `x` must hold that many, and `w` a panel, of `groups` groups, at least one.
+    /// As the trait says; so below.
     unsafe fn two(chain: Chain<'_>);
 
-    /// The same where few tiles pass over a panel.
+    /// The same where the panel stays in L1.
     ///
     /// # Safety
-    /// As [`Chained::two`].
+    /// As above.
+    unsafe fn two_near(chain: Chain<'_>);
+
+    /// The same where no other tile passes over the panel.
+    ///
+    /// # Safety
+    /// As above.
     unsafe fn two_alone(chain: Chain<'_>);
 
     /// The chains of up to 16 rows.
     ///
     /// # Safety
-    /// As [`Chained::two`].
+    /// As above.
     unsafe fn one(chain: Chain<'_>);
+
+    /// The same where no other tile passes over the panel.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn one_alone(chain: Chain<'_>);
 
     /// Sixteen sums.
     fn load<S: Simd>(s: S, sums: &[u32; LANES]) -> Self::Sum<S>;
 }
 
-/// A function of a chain: sums start as `$start` says, a product of parts does `$step` and fetches `$lines`, sums end as
-/// `$store` says. A row's words of a group are `64 · parts` bytes, all parts side by side; a panel has twice as many.
+/// A function of a chain: sums start as `$start` says, a product of parts does each of `$step`, sums end as `$store` says. A
+/// row's words of a group are `64 · parts` bytes, all parts side by side; a panel has twice as many. Of a group of a panel, `$lines` cache lines
+/// are fetched ahead.
 macro_rules! chain {
-    ($name:ident, $parts:literal, $lines:expr, [$($start:literal),+], [$(($($step:expr),+))+], [$($store:literal),+]) => {
+    ($name:ident, $parts:literal, $lines:expr, [$($start:expr),+], [$($step:expr),+], [$($store:literal),+]) => {
         #[inline(always)]
         unsafe fn $name(chain: Chain<'_>) {
             // SAFETY: the caller's promise.
             unsafe {
                 tile_asm!(
+                    "/* from zeros, or {start} */",
                     $($start,)+
                     "2:",
-                    $(
-                        $($step,)+
-                        ".rept {lines}",
-                        "prefetcht1 [{ahead}]",
-                        "add {ahead}, 64",
-                        ".endr",
-                    )+
+                    $($step,)+
+                    ".rept {lines}",
+                    "prefetcht1 [{ahead}]",
+                    "add {ahead}, 64",
+                    ".endr",
                     "add {x}, {x_step}",
                     "add {w}, 2048 * {parts}",
                     "dec {groups}",
@@ -193,29 +347,95 @@ macro_rules! chain {
     };
 }
 
-/// `chain!` of 17 to 32 rows.
+/// Instructions of a step for 17 to 32 rows. `both`: a part of the rows and one of the weights are loaded and multiplied;
+/// `rows`, `weights`: the other one is there already.
+macro_rules! step_of_two {
+    (both, $x:literal, $w:literal, $parts:literal, $dot:literal, $load_x:literal, $load_w:literal) => {
+        concat!(
+            step_of_two!(@w 6, $w, 0, $parts, $load_w), step_of_two!(@x 4, $x, 0, $parts, $load_x), $dot, " tmm0, tmm4, tmm6\n",
+            step_of_two!(@w 7, $w, 1, $parts, $load_w), $dot, " tmm1, tmm4, tmm7\n",
+            step_of_two!(@x 5, $x, 16, $parts, $load_x), $dot, " tmm2, tmm5, tmm6\n", $dot, " tmm3, tmm5, tmm7"
+        )
+    };
+    (rows, $x:literal, $w:literal, $parts:literal, $dot:literal, $load_x:literal, $load_w:literal) => {
+        concat!(
+            step_of_two!(@x 4, $x, 0, $parts, $load_x), $dot, " tmm0, tmm4, tmm6\n", $dot, " tmm1, tmm4, tmm7\n",
+            step_of_two!(@x 5, $x, 16, $parts, $load_x), $dot, " tmm2, tmm5, tmm6\n", $dot, " tmm3, tmm5, tmm7"
+        )
+    };
+    (weights, $x:literal, $w:literal, $parts:literal, $dot:literal, $load_x:literal, $load_w:literal) => {
+        concat!(
+            step_of_two!(@w 6, $w, 0, $parts, $load_w), $dot, " tmm0, tmm4, tmm6\n", $dot, " tmm2, tmm5, tmm6\n",
+            step_of_two!(@w 7, $w, 1, $parts, $load_w), $dot, " tmm1, tmm4, tmm7\n", $dot, " tmm3, tmm5, tmm7"
+        )
+    };
+    (@x $tile:literal, $x:literal, $row:literal, $parts:literal, $load:literal) => {
+        concat!($load, " tmm", $tile, ", [{x} + {stride}*1 + 64*(", $x, " + ", $row, "*", $parts, ")]\n")
+    };
+    (@w $tile:literal, $w:literal, $half:literal, $parts:literal, $load:literal) => {
+        concat!($load, " tmm", $tile, ", [{w} + {stride}*2 + 64*(", $w, " + ", $half, "*", $parts, ")]\n")
+    };
+}
+
+/// The same for up to 16 rows.
+macro_rules! step_of_one {
+    (both, $x:literal, $w:literal, $parts:literal, $dot:literal, $load:literal) => {
+        concat!(
+            "tileloadd tmm4, [{x} + {stride}*1 + 64*",
+            $x,
+            "]\n",
+            step_of_one!(weights, $x, $w, $parts, $dot, $load)
+        )
+    };
+    (rows, $x:literal, $w:literal, $parts:literal, $dot:literal, $load:literal) => {
+        concat!(
+            "tileloadd tmm4, [{x} + {stride}*1 + 64*",
+            $x,
+            "]\n",
+            $dot,
+            " tmm0, tmm4, tmm6\n",
+            $dot,
+            " tmm1, tmm4, tmm7"
+        )
+    };
+    (weights, $x:literal, $w:literal, $parts:literal, $dot:literal, $load:literal) => {
+        concat!(
+            $load,
+            " tmm6, [{w} + {stride}*2 + 64*",
+            $w,
+            "]\n",
+            $dot,
+            " tmm0, tmm4, tmm6\n",
+            $load,
+            " tmm7, [{w} + {stride}*2 + 64*(",
+            $w,
+            " + ",
+            $parts,
+            ")]\n",
+            $dot,
+            " tmm1, tmm4, tmm7"
+        )
+    };
+}
+
+/// What two tiles of sums start from: zeros, or the outputs' offsets.
+macro_rules! starts {
+    (zeros $first:literal $second:literal) => {
+        concat!("tilezero tmm", $first, "\ntilezero tmm", $second)
+    };
+    (offsets $first:literal $second:literal) => {
+        concat!("tileloadd tmm", $first, ", [{start}]\ntileloadd tmm", $second, ", [{start} + 64]")
+    };
+}
+
 macro_rules! chain_of_two {
-    ($name:ident, $dot:literal, $parts:literal, $lines:expr, $(($x:literal, $w:literal))+) => {
+    ($name:ident, $start:ident, $dot:literal, $parts:literal, $lines:expr, $load_x:literal, $load_w:literal, $(($step:ident $x:literal $w:literal))+) => {
         chain!(
             $name,
             $parts,
             $lines,
-            [
-                "tileloadd tmm0, [{start}]",
-                "tileloadd tmm1, [{start} + 64]",
-                "tileloadd tmm2, [{start}]",
-                "tileloadd tmm3, [{start} + 64]"
-            ],
-            [$((
-                concat!("tileloadd tmm4, [{x} + {stride}*1 + 64*", $x, "]"),
-                concat!("tileloadd tmm6, [{w} + {stride}*2 + 64*", $w, "]"),
-                concat!($dot, " tmm0, tmm4, tmm6"),
-                concat!("tileloadd tmm7, [{w} + {stride}*2 + 64*(", $w, " + ", $parts, ")]"),
-                concat!($dot, " tmm1, tmm4, tmm7"),
-                concat!("tileloadd tmm5, [{x} + {stride}*1 + 64*(", $x, " + 16*", $parts, ")]"),
-                concat!($dot, " tmm2, tmm5, tmm6"),
-                concat!($dot, " tmm3, tmm5, tmm7")
-            ))+],
+            [starts!($start 0 1), starts!($start 2 3)],
+            [$(step_of_two!($step, $x, $w, $parts, $dot, $load_x, $load_w)),+],
             [
                 "tilestored [{sums} + {stride}*1], tmm0",
                 "tilestored [{sums} + {stride}*1 + 64], tmm1",
@@ -226,29 +446,28 @@ macro_rules! chain_of_two {
     };
 }
 
-/// Parts, products of parts in order (part of the rows, part of the weights), and the lines of a panel that one of them
-/// fetches to fetch it all.
-macro_rules! chained {
-    ($form:ty, $dot:literal, $parts:literal, $products:literal: $(($x:literal, $w:literal))+, $lines:literal, $load:ident) => {
-        impl Chained for $form {
-            const PRODUCTS: usize = $products;
+macro_rules! chain_of_one {
+    ($name:ident, $start:ident, $dot:literal, $parts:literal, $lines:expr, $load:literal, $(($step:ident $x:literal $w:literal))+) => {
+        chain!(
+            $name,
+            $parts,
+            $lines,
+            [starts!($start 0 1)],
+            [$(step_of_one!($step, $x, $w, $parts, $dot, $load)),+],
+            ["tilestored [{sums} + {stride}*1], tmm0", "tilestored [{sums} + {stride}*1 + 64], tmm1"]
+        );
+    };
+}
 
-            chain_of_two!(two, $dot, $parts, SPREAD, $(($x, $w))+);
-            chain_of_two!(two_alone, $dot, $parts, $lines, $(($x, $w))+);
-            chain!(
-                one,
-                $parts,
-                $lines,
-                ["tileloadd tmm0, [{start}]", "tileloadd tmm1, [{start} + 64]"],
-                [$((
-                    concat!("tileloadd tmm4, [{x} + {stride}*1 + 64*", $x, "]"),
-                    concat!("tileloadd tmm6, [{w} + {stride}*2 + 64*", $w, "]"),
-                    concat!($dot, " tmm0, tmm4, tmm6"),
-                    concat!("tileloadd tmm7, [{w} + {stride}*2 + 64*(", $w, " + ", $parts, ")]"),
-                    concat!($dot, " tmm1, tmm4, tmm7")
-                ))+],
-                ["tilestored [{sums} + {stride}*1], tmm0", "tilestored [{sums} + {stride}*1 + 64], tmm1"]
-            );
+/// Parts, and products of parts in order: what is loaded, part of the rows, part of the weights.
+macro_rules! chained {
+    ($form:ty, $start:ident, $dot:literal, $parts:literal, $load:ident: $($step:tt)+) => {
+        impl Chained for $form {
+            chain_of_two!(two, $start, $dot, $parts, 0, "tileloaddt1", "tileloaddt1", $($step)+);
+            chain_of_two!(two_near, $start, $dot, $parts, 0, "tileloaddt1", "tileloadd", $($step)+);
+            chain_of_two!(two_alone, $start, $dot, $parts, 32 * $parts, "tileloadd", "tileloaddt1", $($step)+);
+            chain_of_one!(one, $start, $dot, $parts, 0, "tileloaddt1", $($step)+);
+            chain_of_one!(one_alone, $start, $dot, $parts, 32 * $parts, "tileloaddt1", $($step)+);
 
             #[inline(always)]
             fn load<S: Simd>(s: S, sums: &[u32; LANES]) -> Self::Sum<S> {
@@ -258,14 +477,15 @@ macro_rules! chained {
     };
 }
 
-chained!(Split<1>, "tdpbf16ps", 1, 1: (0, 0), 32, plain);
-chained!(Split<2>, "tdpbf16ps", 2, 3: (0, 1) (1, 0) (0, 0), 22, plain);
-chained!(Split<3>, "tdpbf16ps", 3, 6: (0, 2) (1, 1) (2, 0) (0, 1) (1, 0) (0, 0), 16, plain);
-chained!(Bytes, "tdpbusd", 1, 1: (0, 0), 32, exact);
+chained!(Split<1>, zeros, "tdpbf16ps", 1, plain: (both 0 0));
+chained!(Split<2>, zeros, "tdpbf16ps", 2, plain: (both 0 1) (weights 0 0) (rows 1 0));
+chained!(Split<3>, zeros, "tdpbf16ps", 3, plain: (both 0 2) (weights 0 1) (rows 1 1) (weights 1 0) (rows 2 0) (rows 0 0));
+chained!(Bytes, offsets, "tdpbusd", 1, exact: (both 0 0));
 
 #[inline(always)]
 fn plain<S: Simd>(s: S, sums: &[u32; LANES]) -> S::V {
-    s.load(&sums.map(f32::from_bits))
+    // SAFETY: as many numbers of 32 bits, of which all bit patterns are values. (`map` would not be inlined.)
+    s.load(unsafe { &*std::ptr::from_ref(sums).cast() })
 }
 
 #[inline(always)]
@@ -278,7 +498,7 @@ mod tests {
     use half::bf16;
 
     use super::*;
-    use crate::{Isa, Operand, PackedMatrix, Store, Team, gemm};
+    use crate::{Isa, Operand, PackedMatrix, Team, gemm};
 
     /// The parts of a number, large ones first.
     fn parts(x: f32) -> [f32; 3] {
@@ -318,8 +538,8 @@ mod tests {
                 let w: Vec<f32> = (0..n * k).map(|i| number(i + 31_337)).collect();
                 for (scheme, products) in [
                     (Scheme::Bf16, &[(0, 0)][..]),
-                    (Scheme::Bf16x3, &[(0, 1), (1, 0), (0, 0)]),
-                    (Scheme::Bf16x6, &[(0, 2), (1, 1), (2, 0), (0, 1), (1, 0), (0, 0)]),
+                    (Scheme::Bf16x3, &[(0, 1), (0, 0), (1, 0)]),
+                    (Scheme::Bf16x6, &[(0, 2), (0, 1), (1, 1), (1, 0), (2, 0), (0, 0)]),
                 ] {
                     let fill = |row: usize, out: &mut [f32]| out.copy_from_slice(&w[row * k..(row + 1) * k]);
                     let packed = PackedMatrix::pack(Isa::Amx, scheme, &team, n, k, &fill);
@@ -394,10 +614,12 @@ mod tests {
                 };
                 let mut tiles = TileRegisters::new(amx);
                 tiles.shape(rows);
-                let mut sums = Sums([[7; SIDE]; SIDE]);
-                chains::<F>(&tile, 0, 1, &mut sums);
-                for (row, sums) in sums.0.iter().enumerate() {
-                    assert_eq!(*sums, [if row < rows { 0 } else { 7 }; SIDE]);
+                for turns in [1, 2] {
+                    let mut sums = Sums([[7; SIDE]; SIDE]);
+                    chains::<F>(&tile, turns, &mut sums);
+                    for (row, sums) in sums.0.iter().enumerate() {
+                        assert_eq!(*sums, [if row < rows { 0 } else { 7 }; SIDE]);
+                    }
                 }
             }
         }

@@ -23,20 +23,21 @@ mod scheme;
 mod stored;
 mod tile;
 
+pub(crate) use form::Form;
 pub(crate) use layout::Layout;
 pub use operand::Operand;
-pub(crate) use operand::{Encoding, Rows};
+pub(crate) use operand::{Columns, Encoding, Parts, Rows};
 pub use packed::PackedMatrix;
 pub use quantise::GROUP;
 pub use scheme::Scheme;
-use scheme::WithForm;
+pub(crate) use scheme::WithForm;
 pub use stored::{Quantisation, QuantisedRow};
 pub(crate) use tile::{Tile, Tiles};
 
 use std::{marker::PhantomData, ops::Range};
 
 use crate::{
-    simd::{Kernel, Simd},
+    simd::{Kernel, LANES, Simd},
     team::{Shared, TASKS_PER_THREAD, Team, share},
 };
 
@@ -88,15 +89,54 @@ pub fn gemm(team: &Team, x: &Operand, w: &PackedMatrix, bias: Option<&[f32]>, st
             rows,
             w,
             bias,
-            store,
             tiles: share(rows.tiles(), plan.row_parts, task % plan.row_parts),
             panels: plan.panels(w, task / plan.row_parts),
-            out: out.as_ptr(),
-            out_stride: n,
+            sink: Sink::Rows { out: out.as_ptr(), stride: n, store },
         };
         // SAFETY: `out` is [m, n], and tasks have disjoint rows × columns of it.
         unsafe { product.run() }
     });
+}
+
+impl Operand {
+    /// Some outputs of a product, on the calling thread, from the first element of `out` on, rows `stride` apart.
+    ///
+    /// # Panics
+    /// If the outputs are not whole panels, or the lengths do not fit together.
+    pub(crate) fn multiply(
+        &self,
+        w: &PackedMatrix,
+        bias: Option<&[f32]>,
+        outputs: Range<usize>,
+        store: Store,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        self.view(w).multiply(w, bias, outputs, store, out, stride);
+    }
+}
+
+impl Rows<'_> {
+    /// As [`Operand::multiply`].
+    pub(crate) fn multiply(
+        self,
+        w: &PackedMatrix,
+        bias: Option<&[f32]>,
+        outputs: Range<usize>,
+        store: Store,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        assert!(bias.is_none_or(|bias| bias.len() == w.n()), "bias is not [{}]", w.n());
+        assert!(
+            outputs.end <= w.n() && outputs.len() <= stride && out.len() + stride >= self.rows * stride + outputs.len()
+        );
+        let (tiles, panels) = (0..self.tiles(), w.panels_of(outputs.clone()));
+        // `wrapping`: the product adds the outputs' place back.
+        let sink = Sink::Rows { out: out.as_mut_ptr().wrapping_sub(outputs.start), stride, store };
+        // SAFETY: the rows are writable from `out` on, by the assertion, and borrowed.
+        unsafe { Product { rows: self, w, bias, tiles, panels, sink }.run() }
+    }
 }
 
 /// How a product is cut. Affects speed only.
@@ -149,17 +189,45 @@ pub(crate) struct Product<'a> {
     pub(crate) w: &'a PackedMatrix,
     /// `[n]`
     pub(crate) bias: Option<&'a [f32]>,
-    pub(crate) store: Store,
     pub(crate) tiles: Range<usize>,
     pub(crate) panels: Range<usize>,
-    /// Where row 0 and output 0 of the whole product go.
-    pub(crate) out: *mut f32,
-    pub(crate) out_stride: usize,
+    pub(crate) sink: Sink<'a>,
 }
+
+/// Where results go.
+pub(crate) enum Sink<'a> {
+    /// Into rows: where row 0 and output 0 of the whole product go, and how far rows are apart.
+    Rows { out: *mut f32, stride: usize, store: Store },
+    /// To somebody who takes them cell by cell, while they are in L1: a tile of rows by a panel, or by two panels that
+    /// are `apart` (then only the first of them are in the product's range).
+    Cells { apart: Option<usize>, take: &'a mut dyn FnMut(Cell<'_>) },
+}
+
+impl Sink<'_> {
+    /// What is left where a sink was taken.
+    const NOWHERE: Self = Sink::Rows { out: std::ptr::null_mut(), stride: 0, store: Store::Write };
+}
+
+/// Some rows of a panel's outputs, or of two panels' side by side.
+pub(crate) struct Cell<'a> {
+    pub(crate) rows: Range<usize>,
+    /// Of the first panel.
+    pub(crate) outputs: Range<usize>,
+    /// `[rows, CELL]`: first panel, then second, each at most half as wide.
+    pub(crate) values: &'a [f32],
+}
+
+/// Elements from one row of a cell to the next.
+pub(crate) const CELL: usize = 4 * LANES;
+
+/// Memory of a cell: the rows of a tile of any instruction set.
+#[repr(C, align(64))]
+struct CellMemory([f32; 2 * LANES * CELL]);
 
 impl<'a> Product<'a> {
     /// # Safety
-    /// The rows of `tiles` times the outputs of `panels` must be writable at `out`, and not be touched by others.
+    /// Of [`Sink::Rows`]: the rows of `tiles` times the outputs of `panels` must be writable at `out`, and not be touched by
+    /// others.
     pub(crate) unsafe fn run(self) {
         #[cfg(target_arch = "x86_64")]
         if self.w.layout() == Layout::TILES {
@@ -169,9 +237,15 @@ impl<'a> Product<'a> {
         self.w.scheme().with(self)
     }
 
-    /// A tile of rows, of so many steps, times a strip of panels.
+    /// A tile of rows, of so many steps, times a strip of panels, into rows of `out` that are `stride` apart.
     #[inline(always)]
-    fn tile<F: form::Form>(&self, steps: usize, panels: Range<usize>, tile: usize) -> Tile<'a> {
+    fn tile<F: form::Form>(
+        &self,
+        steps: usize,
+        panels: Range<usize>,
+        tile: usize,
+        (out, stride, store): (*mut f32, usize, Store),
+    ) -> Tile<'a> {
         let Product { rows, w, .. } = *self;
         let width = steps * F::WORDS;
         let range = rows.layout.tile(rows.rows, tile);
@@ -186,9 +260,27 @@ impl<'a> Product<'a> {
             offsets: w.offsets(&panels),
             bias: self.bias.map(|bias| &bias[columns.clone()]),
             columns: columns.len(),
-            store: self.store,
-            out: self.out.wrapping_add(range.start * self.out_stride + columns.start),
-            out_stride: self.out_stride,
+            store,
+            out,
+            out_stride: stride,
+        }
+    }
+
+    /// The first element of a tile in the rows at `out`.
+    #[inline(always)]
+    fn place(&self, panel: usize, tile: usize, out: *mut f32, stride: usize) -> *mut f32 {
+        let first = self.rows.layout.tile(self.rows.rows, tile).start;
+        out.wrapping_add(first * stride + panel * self.w.width())
+    }
+
+    /// What is said of a cell.
+    #[inline(always)]
+    fn cell<'c>(&self, panel: usize, tile: usize, values: &'c [f32]) -> Cell<'c> {
+        let width = self.w.width();
+        Cell {
+            rows: self.rows.layout.tile(self.rows.rows, tile),
+            outputs: panel * width..((panel + 1) * width).min(self.w.n()),
+            values,
         }
     }
 }
@@ -211,15 +303,38 @@ impl<F: form::Form> Kernel for Tiled<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let product = self.0;
+        let mut product = self.0;
         let steps = Layout::steps::<F>(product.w.k());
-        let strip = S::strip(product.rows.rows.div_ceil(product.rows.tiles().max(1)));
         // Loops, not iterators in chains: those would not be inlined, and hand tiles over through memory.
-        for first in product.panels.clone().step_by(strip) {
-            let panels = first..(first + strip).min(product.panels.end);
-            for tile in product.tiles.clone() {
-                // SAFETY: rows and outputs are writable and ours, by the promise of `Product::run`.
-                unsafe { simd.tile::<F>(product.tile::<F>(steps, panels.clone(), tile)) };
+        match std::mem::replace(&mut product.sink, Sink::NOWHERE) {
+            Sink::Rows { out, stride, store } => {
+                let strip = S::strip(product.rows.rows.div_ceil(product.rows.tiles().max(1)));
+                for first in product.panels.clone().step_by(strip) {
+                    let panels = first..(first + strip).min(product.panels.end);
+                    for tile in product.tiles.clone() {
+                        let out = product.place(first, tile, out, stride);
+                        // SAFETY: rows and outputs are writable and ours, by the promise of `Product::run`.
+                        unsafe {
+                            simd.tile::<F>(product.tile::<F>(steps, panels.clone(), tile, (out, stride, store)));
+                        }
+                    }
+                }
+            }
+            Sink::Cells { apart, take } => {
+                let mut memory = CellMemory([0.0; 2 * LANES * CELL]);
+                for panel in product.panels.clone() {
+                    for tile in product.tiles.clone() {
+                        for (half, panel) in
+                            [Some(panel), apart.map(|apart| panel + apart)].into_iter().flatten().enumerate()
+                        {
+                            let out = (memory.0[half * CELL / 2..].as_mut_ptr(), CELL, Store::Write);
+                            let tile = product.tile::<F>(steps, panel..panel + 1, tile, out);
+                            // SAFETY: a tile has at most 2 · LANES rows, and a panel half as many outputs as a cell's row.
+                            unsafe { simd.tile::<F>(tile) };
+                        }
+                        take(product.cell(panel, tile, &memory.0));
+                    }
+                }
             }
         }
     }

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     buffer::{Buffer, as_numbers, with_scratch},
     isa::Isa,
+    norm::{Norm, normalised},
     simd::{Kernel, LANES, Simd},
     team::{Shared, TASKS_PER_THREAD, Team, share},
 };
@@ -32,6 +33,10 @@ impl Place<'_> {
 
 /// How a scheme writes one row of activations.
 pub(crate) trait Encode {
+    /// Whether what is written depends on the whole row, by its factor. If not, parts of a row can be written one by one,
+    /// each a whole number of groups.
+    const FACTOR: bool = false;
+
     /// Writes a row, filled up with zeros to whole groups, and gives its factor.
     fn row<S: Simd>(s: S, x: &[f32], place: Place<'_>) -> f32;
 }
@@ -57,20 +62,30 @@ encode_as_f32!(Full, Wide, Nibbles);
 impl<const PARTS: usize> Encode for Split<PARTS> {
     #[inline(always)]
     fn row<S: Simd>(s: S, x: &[f32], mut place: Place<'_>) -> f32 {
-        for (group, x) in x.chunks(2 * LANES).enumerate() {
-            let (low, high) = x.split_at(x.len().min(LANES));
-            let mut rest = [s.load_part(low), s.load_part(high)];
-            let parts = place.group::<Self>(group).as_chunks_mut().0;
-            for (part, words) in parts.iter_mut().enumerate() {
-                let pairs = s.round(rest[0], rest[1]);
-                s.store_words(pairs, words);
-                if part + 1 < PARTS {
-                    let taken = s.zip(s.even(pairs), s.odd(pairs));
-                    rest = [s.sub(rest[0], taken[0]), s.sub(rest[1], taken[1])];
-                }
-            }
+        let (groups, rest) = x.as_chunks::<{ 2 * LANES }>();
+        for (group, numbers) in groups.iter().enumerate() {
+            let [low, high] = numbers.as_chunks().0 else { unreachable!("{} numbers are two vectors", 2 * LANES) };
+            split::<S, PARTS>(s, [s.load(low), s.load(high)], place.group::<Self>(group));
+        }
+        if !rest.is_empty() {
+            let (low, high) = rest.split_at(rest.len().min(LANES));
+            split::<S, PARTS>(s, [s.load_part(low), s.load_part(high)], place.group::<Self>(groups.len()));
         }
         1.0
+    }
+}
+
+/// Thirty-two numbers as parts.
+#[inline(always)]
+fn split<S: Simd, const PARTS: usize>(s: S, mut rest: [S::V; 2], words: &mut [u32]) {
+    let parts = &mut words.as_chunks_mut().0[..PARTS];
+    for (part, words) in parts.iter_mut().enumerate() {
+        let pairs = s.round(rest[0], rest[1]);
+        s.store_words(pairs, words);
+        if part + 1 < PARTS {
+            let taken = s.zip(s.even(pairs), s.odd(pairs));
+            rest = [s.sub(rest[0], taken[0]), s.sub(rest[1], taken[1])];
+        }
     }
 }
 
@@ -81,11 +96,14 @@ pub(super) const TO_INTEGER: f32 = 12_582_912.0;
 pub(super) const BYTE: f32 = 127.0;
 
 impl Encode for Bytes {
+    const FACTOR: bool = true;
+
     #[inline(always)]
     fn row<S: Simd>(s: S, x: &[f32], mut place: Place<'_>) -> f32 {
         let (mut most, mut broken) = (s.zero(), s.zero());
-        for x in x.chunks(LANES) {
-            let x = s.load_part(x);
+        let (vectors, rest) = x.as_chunks::<LANES>();
+        for i in 0..=vectors.len() {
+            let x = if i < vectors.len() { s.load(&vectors[i]) } else { s.load_part(rest) };
             most = s.max(most, s.max(x, s.sub(s.zero(), x)));
             broken = s.mul_add(x, s.zero(), broken);
         }
@@ -93,17 +111,17 @@ impl Encode for Bytes {
         let most = s.largest(most) + s.sum(broken);
         let scale = if most == 0.0 { 0.0 } else { BYTE / most };
         let (scale, to_integer) = (s.splat(scale), s.splat(TO_INTEGER));
-        for (group, x) in x.chunks(4 * LANES).enumerate() {
-            let mut bytes = [[0; LANES]; 4];
-            for (bytes, x) in bytes.iter_mut().zip(x.chunks(LANES)) {
-                let mut integers = [0.0; LANES];
-                s.store(s.add(s.mul(s.load_part(x), scale), to_integer), &mut integers);
-                for (byte, integer) in bytes.iter_mut().zip(integers) {
-                    *byte = (integer.to_bits() as u8) ^ 0x80;
-                }
-            }
-            for (word, bytes) in place.group::<Self>(group).iter_mut().zip(bytes.as_flattened().as_chunks().0) {
-                *word = u32::from_le_bytes(*bytes);
+        // Sixteen inputs are four words, four times a group.
+        for i in 0..x.len().next_multiple_of(4 * LANES) / LANES {
+            let x = match vectors.get(i) {
+                Some(x) => s.load(x),
+                None if i == vectors.len() => s.load_part(rest),
+                None => s.zero(),
+            };
+            let bytes = s.low_bytes(s.add(s.mul(x, scale), to_integer));
+            let words = &mut place.group::<Self>(i / 4).as_chunks_mut::<{ LANES / 4 }>().0[i % 4];
+            for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+                *word = u32::from_le_bytes(*bytes) ^ 0x8080_8080;
             }
         }
         most / BYTE
@@ -131,6 +149,8 @@ impl Rows<'_> {
 pub(crate) struct Encoding<'a, 'x> {
     pub(crate) w: &'x PackedMatrix,
     pub(crate) x: &'x [f32],
+    /// Applied to every row on the way, in this room for one, `[k]`.
+    pub(crate) norm: Option<(Norm<'x>, &'x mut [f32])>,
     pub(crate) rows: usize,
     /// `[rows · words]`
     pub(crate) words: &'a mut [u32],
@@ -154,7 +174,7 @@ impl<'a, S: Simd> WithForm for EncodeAs<'a, '_, S> {
 
     #[inline(always)]
     fn run<F: Form>(self) -> Rows<'a> {
-        let Self(s, Encoding { w, x, rows, words, factors }) = self;
+        let Self(s, Encoding { w, x, mut norm, rows, words, factors }) = self;
         let (k, layout) = (w.k(), w.layout());
         let width = Layout::steps::<F>(k) * F::WORDS;
         for tile in 0..layout.tiles(rows) {
@@ -163,12 +183,113 @@ impl<'a, S: Simd> WithForm for EncodeAs<'a, '_, S> {
             for (i, row) in range.clone().enumerate() {
                 let unit = LANES * F::WORDS;
                 let place = Place { words: &mut *words, first: i * unit, stride: range.len() * unit };
-                factors[row] = F::row(s, &x[row * k..(row + 1) * k], place);
+                let x = &x[row * k..(row + 1) * k];
+                factors[row] = match &mut norm {
+                    Some((norm, room)) => {
+                        normalised(s, x, *norm, room);
+                        F::row(s, room, place)
+                    }
+                    None => F::row(s, x, place),
+                };
             }
         }
         Rows { words, factors, rows, layout }
     }
 }
+
+/// Rows that are encoded for products with `w` and its like part by part: some columns of a tile's rows at a time, whole
+/// groups of them.
+pub(crate) struct Parts<'a, 'x> {
+    pub(crate) w: &'x PackedMatrix,
+    pub(crate) rows: usize,
+    /// `[rows · words]`
+    pub(crate) words: &'a mut [u32],
+    /// `[rows]`
+    pub(crate) factors: &'a mut [f32],
+}
+
+impl<'a> Parts<'a, '_> {
+    /// Whether `columns` at a time can be encoded for products with `w`.
+    pub(crate) fn possible(w: &PackedMatrix, columns: usize) -> bool {
+        struct Whole(usize);
+        impl WithForm for Whole {
+            type Output = bool;
+            #[inline(always)]
+            fn run<F: Form>(self) -> bool {
+                !F::FACTOR && self.0.is_multiple_of(F::UNIT * LANES)
+            }
+        }
+        // What fills up the last group is then written, too: nothing.
+        w.scheme().with(Whole(columns)) && w.scheme().with(Padding(w.k())) == 0
+    }
+
+    /// Encodes columns from `first` on of a row.
+    #[inline(always)]
+    pub(crate) fn put<S: Simd, F: Form>(&mut self, s: S, tile: Range<usize>, row: usize, first: usize, x: &[f32]) {
+        let width = Layout::steps::<F>(self.w.k()) * F::WORDS;
+        let unit = LANES * F::WORDS;
+        let stride = tile.len() * unit;
+        let words = &mut self.words[tile.start * width..tile.end * width];
+        let first = (row - tile.start) * unit + first / (F::UNIT * LANES) * stride;
+        F::row(s, x, Place { words, first, stride });
+    }
+
+    /// All of them.
+    pub(crate) fn finish(self) -> Rows<'a> {
+        self.factors.fill(1.0);
+        Rows { words: self.words, factors: self.factors, rows: self.rows, layout: self.w.layout() }
+    }
+}
+
+/// Encodes the columns from `first` on of all rows, of which `x` has nothing else: `[rows, columns]`.
+pub(crate) struct Columns<'a, 'p, 'x> {
+    pub(crate) parts: &'a mut Parts<'p, 'x>,
+    pub(crate) first: usize,
+    pub(crate) x: &'a [f32],
+}
+
+impl Kernel for Columns<'_, '_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.parts.w.scheme().with(ColumnsAs(s, self))
+    }
+}
+
+struct ColumnsAs<'a, 'p, 'x, S>(S, Columns<'a, 'p, 'x>);
+
+impl<S: Simd> WithForm for ColumnsAs<'_, '_, '_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<F: Form>(self) {
+        let Self(s, Columns { parts, first, x }) = self;
+        let (layout, rows) = (parts.w.layout(), parts.rows);
+        let columns = x.len() / rows.max(1);
+        for tile in 0..layout.tiles(rows) {
+            let range = layout.tile(rows, tile);
+            for row in range.clone() {
+                parts.put::<S, F>(s, range.clone(), row, first, &x[row * columns..(row + 1) * columns]);
+            }
+        }
+    }
+}
+
+/// Zeros that fill up a row of k inputs.
+struct Padding(usize);
+
+impl WithForm for Padding {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<F: Form>(self) -> usize {
+        self.0.next_multiple_of(F::PAD) - self.0
+    }
+}
+
+/// Encodes the rows of a tile, given scratch, into their words and factors.
+type EncodeTile<'a> = dyn Fn(Range<usize>, &mut [f32], &mut [u32], &mut [f32]) + Sync + 'a;
 
 /// Encoded rows with memory of their own, kept from use to use.
 #[derive(Default)]
@@ -196,10 +317,19 @@ impl Operand {
     /// # Panics
     /// If `x` is not whole rows.
     pub fn encode(&mut self, team: &Team, w: &PackedMatrix, x: &[f32]) {
+        self.encode_normed(team, w, x, None);
+    }
+
+    /// The same, of rows that are normalised first.
+    pub(crate) fn encode_normed(&mut self, team: &Team, w: &PackedMatrix, x: &[f32], norm: Option<Norm<'_>>) {
         let k = w.k();
         let rows = x.len().checked_div(k).unwrap_or(0);
         assert_eq!(x.len(), rows * k, "x is not [rows, {k}]");
-        self.produce(team, w, rows, &|rows, out| out.copy_from_slice(&x[rows.start * k..rows.end * k]));
+        self.by_tiles(team, w, rows, k, &|range, room, words, factors| {
+            let norm = norm.map(|norm| (norm, room));
+            let x = &x[range.start * k..range.end * k];
+            w.isa().run_narrow(Encoding { w, x, norm, rows: range.len(), words, factors });
+        });
     }
 
     /// As [`encode`](Self::encode), of rows that `fill(rows, out)` writes as `[rows.len(), k]`, a few at a time, each
@@ -211,32 +341,53 @@ impl Operand {
         rows: usize,
         fill: &(dyn Fn(Range<usize>, &mut [f32]) + Sync),
     ) {
-        let (isa, k, width, layout) = (w.isa(), w.k(), w.row_words(), w.layout());
-        self.words.grow(rows * width);
-        self.factors.grow(rows);
-        self.scheme = Some((isa, w.scheme()));
-        (self.rows, self.k) = (rows, k);
+        let (k, most) = (w.k(), w.layout().rows);
+        self.by_tiles(team, w, rows, most * k, &|range, x, words, factors| {
+            let x = &mut x[..range.len() * k];
+            fill(range.clone(), x);
+            w.isa().run_narrow(Encoding { w, x, norm: None, rows: range.len(), words, factors });
+        });
+    }
+
+    /// Makes room for `rows` and calls `encode(rows, scratch, words, factors)` for every tile, with so much scratch.
+    fn by_tiles(&mut self, team: &Team, w: &PackedMatrix, rows: usize, scratch: usize, encode: &EncodeTile<'_>) {
+        let (width, layout) = (w.row_words(), w.layout());
+        self.make_room(w, rows);
         let tiles = layout.tiles(rows);
         let parts = tiles.min(team.threads() * TASKS_PER_THREAD);
         let words = Shared::new(&mut self.words);
         let factors = Shared::new(&mut self.factors);
-        team.run(parts, 8 * rows * k, |part| {
-            for tile in share(tiles, parts, part) {
-                let range = layout.tile(rows, tile);
-                with_scratch(range.len() * k, |x| {
-                    fill(range.clone(), x);
+        team.run(parts, 8 * rows * w.k(), |part| {
+            with_scratch(scratch, |scratch| {
+                for tile in share(tiles, parts, part) {
+                    let range = layout.tile(rows, tile);
                     // SAFETY: tiles are disjoint.
                     let (words, factors) =
                         unsafe { (words.slice(range.start * width..range.end * width), factors.slice(range.clone())) };
-                    isa.run_narrow(Encoding { w, x, rows: range.len(), words, factors });
-                });
-            }
+                    encode(range, scratch, words, factors);
+                }
+            });
         });
+    }
+
+    /// Room for `rows` that are encoded part by part, all of which must be done before a product.
+    pub(crate) fn parts<'a, 'x>(&'a mut self, w: &'x PackedMatrix, rows: usize) -> Parts<'a, 'x> {
+        self.make_room(w, rows);
+        let factors = &mut self.factors[..rows];
+        factors.fill(1.0);
+        Parts { w, rows, words: &mut self.words[..rows * w.row_words()], factors }
+    }
+
+    fn make_room(&mut self, w: &PackedMatrix, rows: usize) {
+        self.words.grow(rows * w.row_words());
+        self.factors.grow(rows);
+        self.scheme = Some((w.isa(), w.scheme()));
+        (self.rows, self.k) = (rows, w.k());
     }
 
     /// # Panics
     /// If it was encoded for another kind of weight.
-    pub(super) fn view(&self, w: &PackedMatrix) -> Rows<'_> {
+    pub(crate) fn view(&self, w: &PackedMatrix) -> Rows<'_> {
         assert_eq!(self.scheme, Some((w.isa(), w.scheme())), "the rows were encoded for another scheme than {w:?}");
         assert_eq!(self.k, w.k(), "rows of {} inputs for {w:?}", self.k);
         let words = &self.words[..self.rows * w.row_words()];

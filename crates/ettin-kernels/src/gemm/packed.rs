@@ -10,6 +10,7 @@ use super::{
     stored::{Quantisation, QuantisedRow},
 };
 use crate::{
+    arena::Region,
     buffer::{Buffer, with_scratch},
     isa::Isa,
     simd::{Kernel, LANES, Simd},
@@ -28,7 +29,7 @@ pub struct PackedMatrix {
     layout: Layout,
     width: usize,
     panel_words: usize,
-    data: Buffer<u32>,
+    data: Region,
     /// One per output, where the scheme has them.
     factors: Buffer,
     /// One per output, where the scheme has them.
@@ -106,7 +107,7 @@ impl PackedMatrix {
             layout,
             width,
             panel_words,
-            data: Buffer::zeroed(panels * panel_words),
+            data: Region::zeroed(panels * panel_words),
             factors: Buffer::zeroed(per_output(matches!(scheme, Scheme::Int8 | Scheme::W8))),
             offsets: Buffer::zeroed(per_output(scheme == Scheme::Int8)),
         };
@@ -204,7 +205,7 @@ impl PackedMatrix {
     }
 
     /// Outputs of a panel.
-    pub(super) fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.width
     }
 

@@ -48,6 +48,17 @@ pub(crate) trait PairProducts: Lanes {
     fn dot_quads(self, acc: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words;
     /// The lanes as signed integers, rounded to f32.
     fn integers(self, v: Self::Words) -> Self::V;
+    /// The lowest byte of each lane's bits.
+    #[inline(always)]
+    fn low_bytes(self, v: Self::V) -> [u8; LANES] {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        let mut bytes = [0; LANES];
+        for i in 0..LANES {
+            bytes[i] = lanes[i].to_bits() as u8;
+        }
+        bytes
+    }
 
     /// `acc + a.odd·b.odd`, then `+ a.even·b.even`, each a multiply-add.
     #[inline(always)]

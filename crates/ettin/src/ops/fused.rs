@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ettin_kernels::{
     Activation, Aligned, Isa, KvFormat, Operand, PackedMatrix, Pooled, Precision, Scheme, Store, Team, activate, block,
-    block::Workspace, gemm, layer_norm, pool,
+    block::{AttentionMemory, Workspace},
+    gemm, layer_norm, pool,
 };
 
 use super::{HeadParams, LinearParams, Matrix, MlpParams, NormParams};
@@ -188,6 +189,7 @@ pub(super) struct Rows {
 struct Memory {
     hidden: Aligned, // [rows, size]
     buffers: Buffers,
+    attention: AttentionMemory,
     workspace: Workspace,
     /// For products outside blocks.
     operand: Operand,

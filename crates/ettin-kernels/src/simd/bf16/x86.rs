@@ -176,6 +176,12 @@ macro_rules! words_of_avx512 {
             unsafe { _mm512_cvtepi32_ps(v) }
         }
         #[inline(always)]
+        fn low_bytes(self, v: __m512) -> [u8; LANES] {
+            let mut bytes = [0; LANES];
+            unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_castps_si512(v))) };
+            bytes
+        }
+        #[inline(always)]
         fn and(self, a: __m512i, b: __m512i) -> __m512i {
             unsafe { _mm512_and_si512(a, b) }
         }

@@ -19,7 +19,10 @@ use crate::{
 };
 
 /// Rows of a task that takes whole sequences: enough to read every weight for, few enough for the cache.
-const TASK_ROWS: usize = 128;
+const TASK_ROWS: usize = 256;
+
+/// Rows of a task that are worth reading every weight for.
+const FEWEST_ROWS: usize = 128;
 
 /// Least work of a thread, in longest sequences: what the last one to finish waits for stays a small part.
 const LONGEST_PER_THREAD: usize = 4;
@@ -88,7 +91,9 @@ pub(in crate::ops) fn attention_block(
                 cpu.team.run_parts(&mut rows.memory.hidden, rows.size, &rows_of, block.work(batch), |task, hidden| {
                     let part = Part { team: &Team::single(), sequences: cuts[task]..cuts[task + 1], ..all };
                     let mut memory = cpu.memory();
-                    block.whole(&part, hidden, &mut memory.buffers, &mut memory.workspace);
+                    let sequences: Vec<_> = part.sequences().map(|(rows, _)| rows).collect();
+                    let positions = &batch.positions()[part.rows()];
+                    block::attend(hidden, block.kernel(&cpu), positions, &sequences, &mut memory.attention);
                     cpu.keep(memory);
                 });
             }
@@ -101,21 +106,23 @@ pub(in crate::ops) fn attention_block(
     Ok(())
 }
 
-/// First sequences of tasks, and the end; `None` where each step should be shared instead.
+/// First sequences of tasks, and the end; `None` where each step should be shared instead. Tasks are of nearly one size, and
+/// as many as make whole rounds.
 fn cuts(batch: &PackedBatch, threads: usize) -> Option<Vec<usize>> {
     let longest = batch.offsets().windows(2).map(|rows| rows[1] - rows[0]).max()?;
-    if batch.tokens() < threads * LONGEST_PER_THREAD * longest.max(TASK_ROWS) {
+    let tokens = batch.tokens();
+    if tokens < threads * LONGEST_PER_THREAD * longest.max(FEWEST_ROWS) {
         return None;
     }
+    let tasks = tokens.div_ceil(TASK_ROWS).next_multiple_of(threads);
     let mut cuts = vec![0];
-    let mut rows = 0;
-    for sequence in 0..batch.sequences() {
-        rows += batch.rows(sequence).len();
-        if rows >= TASK_ROWS || sequence + 1 == batch.sequences() {
-            cuts.push(sequence + 1);
-            rows = 0;
+    for sequence in 1..batch.sequences() {
+        // The first sequence that ends past its share ends the task.
+        if batch.offsets()[sequence] * tasks >= tokens * cuts.len() {
+            cuts.push(sequence);
         }
     }
+    cuts.push(batch.sequences());
     Some(cuts)
 }
 
@@ -130,6 +137,20 @@ impl Attention {
             span: params.span,
             rope: rope.clone(),
         })
+    }
+
+    fn kernel(&self, cpu: &Cpu) -> block::SelfAttention<'_> {
+        block::SelfAttention {
+            norm: self.norm.as_ref().map(Norm::kernel),
+            qkv: self.qkv.kernel(),
+            out: self.out.kernel(),
+            rope: &self.rope,
+            heads: self.heads,
+            head_dim: self.head_dim,
+            span: self.span,
+            precision: cpu.precision(),
+            kv: cpu.kv,
+        }
     }
 
     /// Floating-point operations of a batch, attention itself left out.

@@ -1,0 +1,200 @@
+//! The attention half of a layer on one thread, for whole sequences: norm, projection, rotation, attention, output.
+//!
+//! **Heads in groups.** A few heads at a time are projected, attended with and made input of the output product. What a
+//! group passes through (queries, keys, values, results) stays in L2 beside the encoded rows, whatever the number of heads;
+//! for all heads at once it would go to L3 and back, at several times the cost. No bit depends on the groups.
+
+use std::ops::Range;
+
+use super::{Linear, Store, check};
+use crate::{
+    Aligned, Attention, KvBlocks, KvFormat, KvRows, KvWrite, Norm, Operand, Precision, RopeRows, RopeTable, Sequence,
+    Span, Team, attention,
+    attention::store,
+    gemm::{Columns, Parts, gemm},
+    recycled, rope,
+};
+
+/// Bytes of what a group of heads passes through: a third of a common L2 of 2 MiB.
+const GROUP: usize = 640 << 10;
+
+/// Of a row and an element of a head: q, k, v and the result in f32, key and value in bf16.
+const ELEMENT: usize = 4 * 4 + 2 * 2;
+
+/// The attention half of a layer.
+#[derive(Clone, Copy, Debug)]
+pub struct SelfAttention<'a> {
+    /// Before `qkv`.
+    pub norm: Option<Norm<'a>>,
+    /// `[3 · size, k]`: queries, keys, values.
+    pub qkv: Linear<'a>,
+    /// `[k, size]`
+    pub out: Linear<'a>,
+    /// Turns queries and keys.
+    pub rope: &'a RopeTable,
+    /// Heads.
+    pub heads: usize,
+    /// Elements of a head; `size` is `heads · head_dim`.
+    pub head_dim: usize,
+    /// Which keys a query sees.
+    pub span: Span,
+    /// In which numbers products of attention are taken.
+    pub precision: Precision,
+    /// What is kept of keys and values.
+    pub kv: KvFormat,
+}
+
+/// Memory of [`attend`], kept from call to call.
+#[derive(Debug, Default)]
+pub struct AttentionMemory {
+    input: Operand,
+    output: Operand,
+    whole: Aligned, // [rows, size]
+    group: Group,
+}
+
+/// What a group of heads passes through.
+#[derive(Debug, Default)]
+struct Group {
+    qkv: Aligned,      // [rows, 3 · width]
+    attended: Aligned, // [rows, width]
+    /// One for each sequence or more.
+    keys: Vec<KvBlocks>,
+    /// Lists of a moment, for their memory.
+    writes: Vec<KvWrite<'static>>,
+    lists: Vec<Sequence<'static>>,
+}
+
+/// `x += out(attention(rope(qkv(norm(x)))))` for whole sequences, on the calling thread: `x` is `[rows, k]`, of which every
+/// sequence has some rows, in order; `positions` has one for each row, consecutive in a sequence.
+///
+/// # Panics
+/// If the lengths do not fit together.
+pub fn attend(
+    x: &mut [f32],
+    block: SelfAttention<'_>,
+    positions: &[u32],
+    sequences: &[Range<usize>],
+    memory: &mut AttentionMemory,
+) {
+    let SelfAttention { norm, qkv, out, heads: all, head_dim, .. } = block;
+    let (team, rows, size) = (Team::single(), positions.len(), all * head_dim);
+    check(x, rows, qkv.weight.k(), norm, qkv);
+    assert!(qkv.weight.n() == 3 * size && out.weight.k() == size && out.weight.n() == qkv.weight.k(), "{block:?}");
+    let AttentionMemory { input, output, whole, group: through } = memory;
+    input.encode_normed(&team, qkv.weight, x, norm);
+    let group = heads_of_a_group(&block, rows);
+    if Parts::possible(out.weight, group * head_dim) {
+        let mut parts = output.parts(out.weight, rows);
+        for first in (0..all).step_by(group) {
+            let heads = first..(first + group).min(all);
+            let isa = qkv.weight.isa();
+            through.attend(&block, input, heads, positions, sequences, |attended| {
+                isa.run_narrow(Columns { parts: &mut parts, first: first * head_dim, x: attended });
+            });
+        }
+    } else {
+        whole.resize(rows * size);
+        for first in (0..all).step_by(group) {
+            let heads = first..(first + group).min(all);
+            let columns = heads.start * head_dim..heads.end * head_dim;
+            through.attend(&block, input, heads, positions, sequences, |attended| {
+                for (whole, attended) in whole.chunks_exact_mut(size).zip(attended.chunks_exact(columns.len())) {
+                    whole[columns.clone()].copy_from_slice(attended);
+                }
+            });
+        }
+        output.encode(&team, out.weight, whole);
+    }
+    gemm(&team, output, out.weight, out.bias, Store::Add, x);
+}
+
+/// Heads that pass together: an equal share of all, as many as their memory allows.
+fn heads_of_a_group(block: &SelfAttention<'_>, rows: usize) -> usize {
+    let SelfAttention { qkv, out, heads, head_dim, .. } = *block;
+    let panel = qkv.weight.width();
+    // Whole panels of the weights, and whole groups of the next product's input.
+    let possible = |width: usize| {
+        let encoded = !Parts::possible(out.weight, heads * head_dim) || Parts::possible(out.weight, width);
+        width.is_multiple_of(panel) && (heads * head_dim).is_multiple_of(panel) && encoded
+    };
+    let shares = (1..=heads).filter(|&share| heads.is_multiple_of(share));
+    let mut groups = shares.filter(|&group| group == heads || possible(group * head_dim));
+    let fewest = groups.clone().next().unwrap_or(heads);
+    groups.rfind(|group| group * head_dim * rows * ELEMENT <= GROUP).unwrap_or(fewest)
+}
+
+impl Group {
+    /// Some heads of all rows, from encoded rows to results `[rows, width]`.
+    fn attend(
+        &mut self,
+        block: &SelfAttention<'_>,
+        input: &Operand,
+        heads: Range<usize>,
+        positions: &[u32],
+        sequences: &[Range<usize>],
+        take: impl FnOnce(&[f32]),
+    ) {
+        let SelfAttention { qkv, head_dim, .. } = *block;
+        let (team, isa) = (Team::single(), qkv.weight.isa());
+        let (width, size, rows) = (heads.len() * head_dim, block.heads * head_dim, positions.len());
+        let stride = 3 * width;
+        self.qkv.resize(rows * stride);
+        for part in 0..3 {
+            let outputs = part * size + heads.start * head_dim..part * size + heads.end * head_dim;
+            let out = &mut self.qkv[part * width..];
+            input.multiply(qkv.weight, qkv.bias, outputs, Store::Write, out, stride);
+        }
+        let target = RopeRows { rows: &mut self.qkv, stride, offset: 0, heads: 2 * heads.len() };
+        rope(isa, &team, block.rope, positions, target);
+
+        self.make_room(block, heads.len(), sequences);
+        let mut writes = recycled(std::mem::take(&mut self.writes));
+        for (kv, rows) in self.keys.iter_mut().zip(sequences) {
+            writes.push(KvWrite { kv, position: start(positions, rows), rows: rows.clone() });
+        }
+        store(isa, &team, KvRows { k: &self.qkv[width..], v: &self.qkv[2 * width..], stride }, &mut writes);
+        self.writes = recycled(writes);
+
+        let mut list = recycled(std::mem::take(&mut self.lists));
+        for (kv, rows) in self.keys.iter().zip(sequences) {
+            let start = start(positions, rows);
+            list.push(Sequence { rows: rows.clone(), start, len: start + rows.len(), kv });
+        }
+        self.attended.resize(rows * width);
+        let queries = Attention {
+            q: &self.qkv,
+            q_stride: stride,
+            heads: heads.len(),
+            head_dim,
+            span: block.span,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            precision: block.precision,
+            sequences: &list,
+        };
+        attention(isa, &team, queries, &mut *self.attended);
+        self.lists = recycled(list);
+        take(&self.attended);
+    }
+
+    /// Every group and layer needs the same room: made for the first, overwritten by the others.
+    fn make_room(&mut self, block: &SelfAttention<'_>, heads: usize, sequences: &[Range<usize>]) {
+        for (index, rows) in sequences.iter().enumerate() {
+            let made = || KvBlocks::new(heads, block.head_dim, rows.len(), block.kv);
+            match self.keys.get_mut(index) {
+                None => self.keys.push(made()),
+                Some(kept) => {
+                    let shape = (kept.heads(), kept.head_dim(), kept.format());
+                    if kept.capacity() < rows.len() || shape != (heads, block.head_dim, block.kv) {
+                        *kept = made();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The position of a sequence's first row.
+fn start(positions: &[u32], rows: &Range<usize>) -> usize {
+    positions.get(rows.start).map_or(0, |&position| position as usize)
+}
