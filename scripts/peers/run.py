@@ -290,11 +290,12 @@ def main() -> int:
     accepted, refused = ours()
     for dtype, reason in refused.items():
         say(f"ours in {dtype}: {reason}")
-    engines = accepted + peers(python, options.threads, build_candle(options.workdir))
+    wanted = [word.lower() for word in options.engines or [""]]
+    candle = build_candle(options.workdir) if any(word in "candle" for word in wanted) else None
+    engines = accepted + peers(python, options.threads, candle)
     if any(row.beside for row in rows):
         engines += prepare_llama(options)
-    if options.engines:
-        engines = [engine for engine in engines if any(word.lower() in engine.name.lower() for word in options.engines)]
+    engines = [engine for engine in engines if any(word in engine.name.lower() for word in wanted)]
     known = list(dict.fromkeys([*SCHEMES, *(engine.scheme for engine in engines)]))
     schemes = [scheme for scheme in known if options.schemes is None or scheme in options.schemes]
     # Beside nobody, a row says nothing.

@@ -143,7 +143,7 @@ impl Group {
         for part in 0..3 {
             let outputs = part * size + heads.start * head_dim..part * size + heads.end * head_dim;
             let out = &mut self.qkv[part * width..];
-            input.multiply(qkv.weight, qkv.bias, outputs, Store::Write, out, stride);
+            input.view(qkv.weight).multiply(qkv.weight, qkv.bias, outputs, Store::Write, out, stride);
         }
         let target = RopeRows { rows: &mut self.qkv, stride, offset: 0, heads: 2 * heads.len() };
         rope(isa, &team, block.rope, positions, target);

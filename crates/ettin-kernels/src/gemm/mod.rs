@@ -98,26 +98,11 @@ pub fn gemm(team: &Team, x: &Operand, w: &PackedMatrix, bias: Option<&[f32]>, st
     });
 }
 
-impl Operand {
+impl Rows<'_> {
     /// Some outputs of a product, on the calling thread, from the first element of `out` on, rows `stride` apart.
     ///
     /// # Panics
     /// If the outputs are not whole panels, or the lengths do not fit together.
-    pub(crate) fn multiply(
-        &self,
-        w: &PackedMatrix,
-        bias: Option<&[f32]>,
-        outputs: Range<usize>,
-        store: Store,
-        out: &mut [f32],
-        stride: usize,
-    ) {
-        self.view(w).multiply(w, bias, outputs, store, out, stride);
-    }
-}
-
-impl Rows<'_> {
-    /// As [`Operand::multiply`].
     pub(crate) fn multiply(
         self,
         w: &PackedMatrix,

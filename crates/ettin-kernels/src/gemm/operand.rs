@@ -216,7 +216,7 @@ impl<'a> Parts<'a, '_> {
             type Output = bool;
             #[inline(always)]
             fn run<F: Form>(self) -> bool {
-                !F::FACTOR && self.0.is_multiple_of(F::UNIT * LANES)
+                !F::FACTOR && self.0.is_multiple_of(F::PAD)
             }
         }
         // What fills up the last group is then written, too: nothing.

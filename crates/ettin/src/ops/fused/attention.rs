@@ -107,19 +107,21 @@ pub(in crate::ops) fn attention_block(
 }
 
 /// First sequences of tasks, and the end; `None` where each step should be shared instead. Tasks are of nearly one size, and
-/// as many as make whole rounds.
+/// where sequences are equal, as many as make whole rounds.
 fn cuts(batch: &PackedBatch, threads: usize) -> Option<Vec<usize>> {
     let longest = batch.offsets().windows(2).map(|rows| rows[1] - rows[0]).max()?;
     let tokens = batch.tokens();
     if tokens < threads * LONGEST_PER_THREAD * longest.max(FEWEST_ROWS) {
         return None;
     }
-    let tasks = tokens.div_ceil(TASK_ROWS).next_multiple_of(threads);
+    let rows = tokens.div_ceil(tokens.div_ceil(TASK_ROWS).next_multiple_of(threads));
     let mut cuts = vec![0];
+    let mut first = 0;
     for sequence in 1..batch.sequences() {
-        // The first sequence that ends past its share ends the task.
-        if batch.offsets()[sequence] * tasks >= tokens * cuts.len() {
+        let start = batch.offsets()[sequence];
+        if start - first >= rows {
             cuts.push(sequence);
+            first = start;
         }
     }
     cuts.push(batch.sequences());
@@ -277,11 +279,11 @@ mod tests {
 
     #[test]
     fn tasks_are_whole_sequences_of_enough_rows() {
-        assert_eq!(cuts(&batch(&[128; 8]), 2), Some((0..=8).collect()));
+        assert_eq!(cuts(&batch(&[128; 8]), 2), Some(vec![0, 2, 4, 6, 8]));
         assert_eq!(cuts(&batch(&[100; 11]), 2), Some(vec![0, 2, 4, 6, 8, 10, 11]));
         assert_eq!(cuts(&batch(&[128; 7]), 2), None, "too little for two threads");
         assert_eq!(cuts(&batch(&[256, 128, 128, 128, 128, 128, 128]), 2), None, "one would be waited for");
-        assert_eq!(cuts(&batch(&[1; 1024]), 2).unwrap().len(), 9);
+        assert_eq!(cuts(&batch(&[1; 1024]), 2).unwrap().len(), 5);
         assert_eq!(cuts(&PackedBatch::default(), 2), None);
     }
 }
