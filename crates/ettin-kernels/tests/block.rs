@@ -4,8 +4,8 @@ mod common;
 
 use common::{Random, bits};
 use ettin_kernels::{
-    Activation, Isa, Norm, PackedMatrix, Scheme, Team,
-    block::{self, Linear, Mlp, Workspace},
+    Activation, Isa, KvFormat, Norm, PackedMatrix, Precision, RopeTable, Scheme, Span, Team,
+    block::{self, AttentionMemory, Linear, Mlp, SelfAttention, Workspace},
     testing::each_isa,
 };
 
@@ -74,6 +74,57 @@ fn rows_depend_neither_on_their_number_nor_on_threads() {
                     assert!(bits(&projected) == join(|row| &row.projected, rows), "{what}, projected");
                     assert!(bits(&residual) == join(|row| &row.residual, rows), "{what}, residual");
                 }
+            }
+        }
+    });
+}
+
+/// Heads of the attention test, and elements of one: three groups at most in the panels of any instruction set.
+const HEADS: usize = 3;
+const HEAD_DIM: usize = 64;
+
+/// Many rows make heads go one by one, few rows all together.
+#[test]
+fn sequences_depend_neither_on_their_neighbours_nor_on_groups_of_heads() {
+    const SIZE: usize = HEADS * HEAD_DIM;
+    let lengths = [130, 1, 64, 300, 33, 200];
+    let rows: usize = lengths.iter().sum();
+    let table = RopeTable::new(160_000.0, HEAD_DIM, 300);
+    let mut random = Random::new(2);
+    let (qkv, out) = (random.vector(3 * SIZE * HIDDEN), random.vector(HIDDEN * SIZE));
+    let (norm, bias, x) = (random.vector(HIDDEN), random.vector(3 * SIZE), random.vector(rows * HIDDEN));
+    each_isa(|isa| {
+        for scheme in Scheme::ALL {
+            let pack = |w: &[f32], n: usize, k: usize| {
+                let fill = |row: usize, out: &mut [f32]| out.copy_from_slice(&w[row * k..(row + 1) * k]);
+                PackedMatrix::pack(isa, scheme, &Team::single(), n, k, &fill)
+            };
+            let (qkv, out) = (pack(&qkv, 3 * SIZE, HIDDEN), pack(&out, HIDDEN, SIZE));
+            let rounds = scheme.rounds_activations();
+            let block = SelfAttention {
+                norm: Some(Norm { weight: &norm, bias: None, eps: 1e-5 }),
+                qkv: Linear { weight: &qkv, bias: Some(&bias) },
+                out: Linear { weight: &out, bias: None },
+                rope: &table,
+                heads: HEADS,
+                head_dim: HEAD_DIM,
+                span: Span { left: Some(64), right: Some(64) },
+                precision: if rounds { Precision::Bf16 } else { Precision::F32 },
+                kv: if rounds { KvFormat::Bf16 } else { KvFormat::F32 },
+            };
+            let mut memory = AttentionMemory::default();
+            let (mut together, mut sequences, mut positions) = (x.clone(), Vec::new(), Vec::new());
+            for len in lengths {
+                sequences.push(positions.len()..positions.len() + len);
+                positions.extend(0..len as u32);
+            }
+            block::attend(&mut together, block, &positions, &sequences, &mut memory);
+            assert!(together.iter().all(|x| x.is_finite()) && together != x, "{isa} {scheme}");
+            for rows in sequences {
+                let elements = rows.start * HIDDEN..rows.end * HIDDEN;
+                let mut alone = x[elements.clone()].to_vec();
+                block::attend(&mut alone, block, &positions[rows.clone()], &[0..rows.len()], &mut memory);
+                assert_eq!(bits(&together[elements]), bits(&alone), "{isa} {scheme}, rows {rows:?}");
             }
         }
     });
