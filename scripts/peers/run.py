@@ -101,6 +101,12 @@ def prepare_llama(options: argparse.Namespace) -> list[Engine]:
 # The record
 
 
+def without_places(arguments: list[str]) -> list[str]:
+    """Arguments without the folders and programs of this machine, which say nothing to others."""
+    places = {"--workdir": "DIR", "--python": "PYTHON", "--llama-python": "PYTHON", "--output": "FILE"}
+    return [places.get(before, word) for before, word in zip(["", *arguments], arguments)]
+
+
 class Record:
     """The JSON and the table, written after every row."""
 
@@ -111,7 +117,7 @@ class Record:
             "machine": machine(options.threads),
             "threads": options.threads,
             "rounds": options.rounds,
-            "command": shlex.join(["python", "scripts/peers/run.py", *sys.argv[1:]]),
+            "command": shlex.join(["python", "scripts/peers/run.py", *without_places(sys.argv[1:])]),
             "refused": refused,
         }
         empty: dict[str, Any] = {"units": {}, "gate": {}, "versions": {}, "peaks": {}, "drafts": {}}
