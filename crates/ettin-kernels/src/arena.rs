@@ -1,8 +1,8 @@
 //! Memory of packed weights: one after the other in large chunks, on huge pages.
 //!
 //! Weights are read from end to end, a layer's after the last's. With pages of 4 KiB the CPU stops fetching ahead at the
-//! end of each, and a virtual machine looks up every new one in two tables: measured, a fifth of the speed of products whose
-//! weights come from L3. A matrix alone seldom fills pages of 2 MiB, so matrices share them.
+//! end of each, and a virtual machine looks up every new one in two tables: measured in a loop of its own, a fifth of the speed of products
+//! whose weights come from L3. A matrix alone seldom fills pages of 2 MiB, so matrices share them.
 
 use std::{
     ops::{Deref, DerefMut, Range},
