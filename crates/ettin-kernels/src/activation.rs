@@ -75,7 +75,7 @@ pub(crate) fn gated(isa: Isa, act: Activation, coarse: bool, a: &[f32], b: &[f32
 }
 
 /// A function of one vector, as a type: the choice is made outside the loop.
-trait Function: Copy {
+pub(crate) trait Function: Copy {
     fn of<S: Simd>(self, s: S, x: S::V) -> S::V;
 }
 
@@ -188,6 +188,25 @@ impl Function for Relu {
     }
 }
 
+/// What is done with a [`Function`].
+pub(crate) trait WithFunction {
+    fn run<F: Function>(self, f: F);
+}
+
+impl Activation {
+    /// Chooses the function; `coarse` where the result is rounded to bf16 or less, so that a shorter polynomial serves.
+    #[inline(always)]
+    pub(crate) fn with<W: WithFunction>(self, coarse: bool, with: W) {
+        match self {
+            Activation::Gelu if coarse => with.run(CoarseGelu),
+            Activation::Gelu => with.run(Gelu),
+            Activation::GeluTanh => with.run(GeluTanh),
+            Activation::Silu => with.run(Silu),
+            Activation::Relu => with.run(Relu),
+        }
+    }
+}
+
 struct Activate<'a> {
     act: Activation,
     x: &'a mut [f32],
@@ -198,22 +217,22 @@ impl Kernel for Activate<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        match self.act {
-            Activation::Gelu => map(s, Gelu, self.x),
-            Activation::GeluTanh => map(s, GeluTanh, self.x),
-            Activation::Silu => map(s, Silu, self.x),
-            Activation::Relu => map(s, Relu, self.x),
-        }
+        self.act.with(false, Map(s, self.x))
     }
 }
 
-#[inline(always)]
-fn map<S: Simd, F: Function>(s: S, f: F, x: &mut [f32]) {
-    let (vectors, tail) = x.as_chunks_mut();
-    for v in vectors {
-        s.store(f.of(s, s.load(v)), v);
+struct Map<'a, S>(S, &'a mut [f32]);
+
+impl<S: Simd> WithFunction for Map<'_, S> {
+    #[inline(always)]
+    fn run<F: Function>(self, f: F) {
+        let Self(s, x) = self;
+        let (vectors, tail) = x.as_chunks_mut();
+        for v in vectors {
+            s.store(f.of(s, s.load(v)), v);
+        }
+        s.store_part(f.of(s, s.load_part(tail)), tail);
     }
-    s.store_part(f.of(s, s.load_part(tail)), tail);
 }
 
 pub(crate) struct Gated<'a> {
@@ -230,22 +249,19 @@ impl Kernel for Gated<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        match self.act {
-            Activation::Gelu if self.coarse => self.with(s, CoarseGelu),
-            Activation::Gelu => self.with(s, Gelu),
-            Activation::GeluTanh => self.with(s, GeluTanh),
-            Activation::Silu => self.with(s, Silu),
-            Activation::Relu => self.with(s, Relu),
-        }
+        self.act.with(self.coarse, GatedBy(s, self))
     }
 }
 
-impl Gated<'_> {
+struct GatedBy<'a, S>(S, Gated<'a>);
+
+impl<S: Simd> WithFunction for GatedBy<'_, S> {
     #[inline(always)]
-    fn with<S: Simd, F: Function>(self, s: S, f: F) {
-        let (a, a_tail) = self.a.as_chunks();
-        let (b, b_tail) = self.b.as_chunks();
-        let (out, tail) = self.out.as_chunks_mut();
+    fn run<F: Function>(self, f: F) {
+        let Self(s, Gated { a, b, out, .. }) = self;
+        let (a, a_tail) = a.as_chunks();
+        let (b, b_tail) = b.as_chunks();
+        let (out, tail) = out.as_chunks_mut();
         // By index: iterators side by side would be kept in memory, and waited for.
         let vectors = out.len();
         let (a, b) = (&a[..vectors], &b[..vectors]);

@@ -1,17 +1,13 @@
 //! Memory of packed weights: one after the other in large chunks, on huge pages.
 //!
-//! Weights are read from end to end, a layer's after the last's. With pages of 4 KiB the CPU stops fetching ahead at the
-//! end of each, and a virtual machine looks up every new one in two tables: measured in a loop of its own, a fifth of the speed of products
-//! whose weights come from L3. A matrix alone seldom fills pages of 2 MiB, so matrices share them.
+//! A matrix alone seldom fills pages of 2 MiB, so matrices share them.
 
 use std::{
     ops::{Deref, DerefMut, Range},
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use memmap2::MmapMut;
-
-use crate::buffer::Buffer;
+use crate::{buffer::Buffer, pages::Pages};
 
 /// Bytes of a chunk. What its last page leaves unused is never touched, and takes no memory.
 const CHUNK: usize = 64 << 20;
@@ -30,7 +26,7 @@ pub(crate) struct Region {
 enum Chunk {
     Mapped {
         start: *mut u32,
-        _map: MmapMut,
+        _pages: Pages,
     },
     /// Where nothing can be mapped.
     Heap {
@@ -49,14 +45,9 @@ static CURRENT: Mutex<(Weak<Chunk>, usize)> = Mutex::new((Weak::new(), 0));
 
 impl Chunk {
     fn new(bytes: usize) -> Self {
-        match MmapMut::map_anon(bytes) {
-            Ok(mut map) => {
-                #[cfg(target_os = "linux")]
-                // Only a hint: nothing is lost where it is not taken.
-                let _ = map.advise(memmap2::Advice::HugePage);
-                Chunk::Mapped { start: map.as_mut_ptr().cast(), _map: map }
-            }
-            Err(_) => {
+        match Pages::zeroed(bytes) {
+            Some(mut pages) => Chunk::Mapped { start: pages.start_mut().cast(), _pages: pages },
+            None => {
                 let mut buffer = Buffer::zeroed(bytes / size_of::<u32>());
                 Chunk::Heap { start: buffer.as_mut_ptr(), _buffer: buffer }
             }

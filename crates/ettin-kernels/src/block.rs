@@ -11,6 +11,7 @@
 //! the stream behind the arithmetic (measured: 28 rows cost a tenth, 56 nothing).
 
 mod attention;
+mod gating;
 
 use std::ops::Range;
 
@@ -18,10 +19,10 @@ pub use attention::{AttentionMemory, SelfAttention, attend};
 
 use crate::{
     Activation, Norm, Operand, PackedMatrix, Store,
-    activation::{Gated, gated},
+    activation::gated,
     buffer::{Aligned, as_words, with_scratch},
-    gemm::{CELL, Cell, Encoding, Form, Layout, Parts, Product, Rows, Sink, WithForm, gemm},
-    simd::{Kernel, LANES, Simd},
+    gemm::{Cell, Encoding, Layout, Parts, Product, Rows, Sink, gemm},
+    simd::LANES,
     team::{Shared, Team},
 };
 
@@ -198,7 +199,7 @@ pub fn mlp(team: &Team, x: &mut [f32], mlp: Mlp<'_>, workspace: &mut Workspace) 
             let mut parts = Parts { w: wo.weight, rows: count, words, factors };
             let target = |cell: Cell<'_>| {
                 let rows = if parted { None } else { Some(&mut *between) };
-                isa.run_narrow(Gating { cell, activation, coarse, parts: &mut parts, rows });
+                isa.run_narrow(gating::Gating { cell, activation, coarse, parts: &mut parts, rows });
             };
             input.cells(wi, inner, target);
             let gated =
@@ -206,49 +207,6 @@ pub fn mlp(team: &Team, x: &mut [f32], mlp: Mlp<'_>, workspace: &mut Workspace) 
             gated.multiply(wo, 0..k, Store::Add, x, k);
         });
     });
-}
-
-/// A cell `[a | b]` on its way into the second product of an MLP.
-struct Gating<'a, 'p> {
-    cell: Cell<'a>,
-    activation: Activation,
-    coarse: bool,
-    parts: &'a mut Parts<'p, 'p>,
-    /// Where rows have to be whole first: `[rows, inner]`.
-    rows: Option<&'a mut [f32]>,
-}
-
-impl Kernel for Gating<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        self.parts.w.scheme().with(GatingAs(s, self))
-    }
-}
-
-struct GatingAs<'a, 'p, S>(S, Gating<'a, 'p>);
-
-impl<S: Simd> WithForm for GatingAs<'_, '_, S> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<F: Form>(self) {
-        let Self(s, Gating { cell, activation, coarse, parts, mut rows }) = self;
-        let (width, inner) = (cell.outputs.len(), parts.w.k());
-        for (row, values) in cell.rows.clone().zip(cell.values.chunks_exact(CELL)) {
-            let (a, b) = (&values[..width], &values[CELL / 2..][..width]);
-            let mut gated = [0.0; CELL / 2];
-            let out = match &mut rows {
-                Some(rows) => &mut rows[row * inner..][cell.outputs.clone()],
-                None => &mut gated[..width],
-            };
-            Gated { act: activation, coarse, a, b, out }.run(s);
-            if rows.is_none() {
-                parts.put::<S, F>(s, cell.rows.clone(), row, cell.outputs.start, &gated[..width]);
-            }
-        }
-    }
 }
 
 fn check(x: &[f32], rows: usize, k: usize, norm: Option<Norm<'_>>, linear: Linear<'_>) {

@@ -5,7 +5,10 @@ use std::{
     ops::{Deref, DerefMut},
 };
 
-use crate::simd::LANES;
+use crate::{
+    pages::{HUGE, Pages},
+    simd::LANES,
+};
 
 /// One vector, one x86 cache line.
 #[derive(Clone, Copy)]
@@ -24,53 +27,98 @@ mod private {
 }
 
 /// A growable buffer, a whole number of cache lines.
-#[derive(Clone)]
-pub(crate) struct Buffer<T = f32>(Vec<Line>, PhantomData<T>);
+pub(crate) struct Buffer<T = f32> {
+    memory: Memory,
+    /// Lines in use; what is behind them is zero.
+    lines: usize,
+    element: PhantomData<T>,
+}
+
+enum Memory {
+    Heap(Box<[Line]>),
+    /// Room for so many lines.
+    Pages(Pages, usize),
+}
+
+/// Bytes from which a buffer that grows takes whole huge pages. Such buffers are few: what a thread works in, not what is
+/// kept of each sequence.
+const PAGES_FROM: usize = 128 << 10;
+
+impl Memory {
+    fn heap(lines: usize) -> Self {
+        let lines = Box::<[Line]>::new_zeroed_slice(lines);
+        // SAFETY: all-zero bytes are sixteen zeros.
+        Memory::Heap(unsafe { lines.assume_init() })
+    }
+
+    fn pages(lines: usize) -> Option<Self> {
+        let bytes = lines.checked_mul(size_of::<Line>())?.checked_next_multiple_of(HUGE)?;
+        Some(Memory::Pages(Pages::zeroed(bytes)?, bytes / size_of::<Line>()))
+    }
+
+    fn capacity(&self) -> usize {
+        match self {
+            Memory::Heap(lines) => lines.len(),
+            Memory::Pages(_, lines) => *lines,
+        }
+    }
+
+    fn start(&self) -> *const Line {
+        match self {
+            Memory::Heap(lines) => lines.as_ptr(),
+            Memory::Pages(pages, _) => pages.start().cast(),
+        }
+    }
+
+    fn start_mut(&mut self) -> *mut Line {
+        match self {
+            Memory::Heap(lines) => lines.as_mut_ptr(),
+            Memory::Pages(pages, _) => pages.start_mut().cast(),
+        }
+    }
+}
 
 impl<T> Default for Buffer<T> {
     fn default() -> Self {
-        Self(Vec::new(), PhantomData)
+        Self { memory: Memory::heap(0), lines: 0, element: PhantomData }
     }
 }
 
 impl<T: Word> Buffer<T> {
-    /// At least `len` zeros. Pages stay untouched until written, where the allocator hands out zeroed ones.
+    /// At least `len` zeros, and not many more. Pages stay untouched until written, where the allocator hands out zeroed
+    /// ones.
     pub(crate) fn zeroed(len: usize) -> Self {
-        let lines = Box::<[Line]>::new_zeroed_slice(len.div_ceil(LANES));
-        want_huge_pages(lines.as_ptr().cast(), size_of_val(&*lines));
-        // SAFETY: all-zero bytes are sixteen zeros.
-        Self(unsafe { lines.assume_init() }.into_vec(), PhantomData)
+        let lines = len.div_ceil(LANES);
+        // Whole huge pages where most of the memory is.
+        let pages = if lines * size_of::<Line>() < 2 * HUGE { None } else { Memory::pages(lines) };
+        Self { memory: pages.unwrap_or_else(|| Memory::heap(lines)), lines, element: PhantomData }
     }
 
     /// At least `len` elements; new ones are zero, old ones keep their place.
     pub(crate) fn grow(&mut self, len: usize) {
         let lines = len.div_ceil(LANES);
-        if lines > self.0.len() {
-            if lines > self.0.capacity() {
-                self.0.reserve(lines - self.0.len());
-                want_huge_pages(self.0.as_ptr().cast(), self.0.capacity() * size_of::<Line>());
-            }
-            self.0.resize(lines, Line([0; LANES]));
+        if lines <= self.lines {
+            return;
         }
+        if lines > self.memory.capacity() {
+            // Half as much again as it had, so that growing step by step copies every element a few times at most.
+            let room = lines.max(self.lines + self.lines / 2);
+            let pages = if room * size_of::<Line>() < PAGES_FROM { None } else { Memory::pages(room) };
+            let mut memory = pages.unwrap_or_else(|| Memory::heap(room));
+            // SAFETY: both have that many lines, and they are apart.
+            unsafe { memory.start_mut().copy_from_nonoverlapping(self.memory.start(), self.lines) };
+            self.memory = memory;
+        }
+        self.lines = lines;
     }
 }
 
-/// Asks for pages of 2 MiB for memory that is not used yet. Weights and activations are read from end to end: with small
-/// pages the CPU stops fetching ahead every 4 KiB, and looks up what a virtual machine must translate twice (measured: up
-/// to a quarter of a product's time). Only a hint; does nothing elsewhere.
-fn want_huge_pages(start: *const u8, bytes: usize) {
-    #[cfg(target_os = "linux")]
-    {
-        const SMALL: usize = 4 << 10;
-        const HUGE: usize = 2 << 20;
-        let (first, end) = (start.addr().next_multiple_of(SMALL), (start.addr() + bytes) / SMALL * SMALL);
-        if end.saturating_sub(first) >= HUGE {
-            // SAFETY: the pages lie inside memory of ours, and the advice changes no byte of them.
-            unsafe { libc::madvise(start.with_addr(first).cast_mut().cast(), end - first, libc::MADV_HUGEPAGE) };
-        }
+impl<T: Word> Clone for Buffer<T> {
+    fn clone(&self) -> Self {
+        let mut copy = Self::zeroed(self.len());
+        copy.copy_from_slice(self);
+        copy
     }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (start, bytes);
 }
 
 impl<T: Word> Deref for Buffer<T> {
@@ -79,14 +127,14 @@ impl<T: Word> Deref for Buffer<T> {
     fn deref(&self) -> &[T] {
         // SAFETY: `Line` is exactly sixteen words without padding, so `n` lines are `16·n` consecutive words, and any
         // bits are a `T`.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * LANES) }
+        unsafe { std::slice::from_raw_parts(self.memory.start().cast(), self.lines * LANES) }
     }
 }
 
 impl<T: Word> DerefMut for Buffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as in `deref`, through a unique reference.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * LANES) }
+        unsafe { std::slice::from_raw_parts_mut(self.memory.start_mut().cast(), self.lines * LANES) }
     }
 }
 
@@ -142,6 +190,13 @@ impl std::fmt::Debug for Aligned {
 
 /// The same memory as words.
 pub(crate) fn bits(x: &[f32]) -> &[u32] {
+    // SAFETY: the two have one size and alignment, and any bits are either.
+    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
+}
+
+/// The same memory as numbers.
+#[inline(always)]
+pub(crate) fn numbers(x: &[u32]) -> &[f32] {
     // SAFETY: the two have one size and alignment, and any bits are either.
     unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
 }

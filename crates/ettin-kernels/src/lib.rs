@@ -43,6 +43,7 @@ mod isa;
 pub mod mapped;
 mod math;
 pub mod norm;
+mod pages;
 pub mod pool;
 pub mod rope;
 mod simd;

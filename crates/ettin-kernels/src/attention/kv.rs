@@ -102,7 +102,9 @@ impl KvBlocks {
         if blocks > self.blocks {
             assert!(!self.wrapped, "a ring of keys cannot grow");
             self.blocks = blocks;
-            self.data.grow(blocks * self.block_len());
+            let mut data = Buffer::zeroed(blocks * self.block_len());
+            data[..self.data.len()].copy_from_slice(&self.data);
+            self.data = data;
         }
     }
 

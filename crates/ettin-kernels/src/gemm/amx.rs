@@ -10,10 +10,12 @@
 //!
 //! **Work.** A step loads two tiles of rows and two of weights for four products: 4 KiB in 64 cycles, which L1 can give and
 //! L2 nearly can. What does not stay in L1 anyway is loaded past it (`tileloaddt1`): measured, a third faster from L2 than
-//! through L1, whose lines would be replaced before they are used again. Rows stay in L2 and pass panel by panel; the
-//! CPU's own prefetch brings panels to L2. (Asking for the next panel by hand was slower: such requests wait for L3 in the
-//! same few buffers that loads from L2 need.) Where few rows pass over a panel, reading it is all that counts, and it is
-//! asked for well ahead.
+//! through L1, whose lines would be replaced before they are used again. Rows stay in L2 and pass panel by panel.
+//!
+//! **Panels from L3.** The first tile to pass over a panel brings it to L2, through L1 (`prefetcht0`) and a little ahead of
+//! its use: that is how the CPU's own prefetch recognises a stream, which then comes at the rate of plain reads. Anything
+//! else measured slower: leaving it to the loads of tiles (a quarter), `prefetcht1` (a fifth), spreading the next panel's
+//! lines over the tiles of this one (such requests wait for L3 in the same few buffers that loads from L2 need).
 
 use std::marker::PhantomData;
 
@@ -22,7 +24,10 @@ use super::{
     form::{Bytes, Form, Split},
     tile::Tile,
 };
-use crate::simd::{Amx, Kernel, LANES, Lanes, Simd, TileRegisters, tile_asm};
+use crate::{
+    buffer::numbers,
+    simd::{Amx, Kernel, LANES, Lanes, Simd, TileRegisters, tile_asm},
+};
 
 /// Rows and outputs of a product of tiles.
 const SIDE: usize = 2 * LANES;
@@ -58,77 +63,83 @@ impl<F: Chained> Kernel for Tiled<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self(mut product, amx, _) = self;
-        let sink = std::mem::replace(&mut product.sink, Sink::NOWHERE);
+        let mut sink = std::mem::replace(&mut product.sink, Sink::NOWHERE);
         let mut tiles = TileRegisters::new(amx);
         // Two, by turns: what tiles have stored can be read without waiting only after a while, so the sums of a cell are
         // finished behind the chains of the next.
         let mut sums = [const { [const { Sums([[0; SIDE]; SIDE]) }; 2] }; 2];
+        let mut memory = CellMemory::default();
+        let (mut last, mut turn) = (None, 0);
         // Loops and functions, not iterators and closures, which would not be inlined and lose the instruction set.
-        match sink {
-            Sink::Rows { out, stride, store } => {
-                let out = |panel, tile| (product.place(panel, tile, out, stride), stride, store);
-                let (mut last, mut turn) = (None, 0);
-                for panel in product.panels.clone() {
-                    for tile in product.tiles.clone() {
-                        product_of::<F>(&product, panel, tile, &mut tiles, &mut sums[turn % 2][0]);
-                        if let Some((panel, tile)) = last.replace((panel, tile)) {
-                            // SAFETY: rows and outputs are writable and ours, by the promise of `run`.
-                            unsafe {
-                                finish::<S, F>(s, &product, panel, tile, out(panel, tile), &sums[(turn + 1) % 2][0])
-                            };
-                        }
-                        turn += 1;
-                    }
+        for panel in product.panels.clone() {
+            for tile in product.tiles.clone() {
+                let [first, second] = &mut sums[turn % 2];
+                product_of::<F>(&product, panel, tile, &mut tiles, first);
+                if let Sink::Cells { apart: Some(apart), .. } = sink {
+                    product_of::<F>(&product, panel + apart, tile, &mut tiles, second);
                 }
-                if let Some((panel, tile)) = last {
-                    // SAFETY: as above.
-                    unsafe { finish::<S, F>(s, &product, panel, tile, out(panel, tile), &sums[(turn + 1) % 2][0]) };
+                if let Some(done) = last.replace((panel, tile)) {
+                    // SAFETY: the promise of `run`.
+                    unsafe { hand_out::<S, F>(s, &product, done, &sums[(turn + 1) % 2], &mut sink, &mut memory) };
                 }
+                turn += 1;
             }
-            Sink::Cells { apart, take } => {
-                let mut memory = CellMemory([0.0; 2 * LANES * CELL]);
-                let (mut last, mut turn) = (None, 0);
-                for panel in product.panels.clone() {
-                    for tile in product.tiles.clone() {
-                        product_of::<F>(&product, panel, tile, &mut tiles, &mut sums[turn % 2][0]);
-                        if let Some(apart) = apart {
-                            product_of::<F>(&product, panel + apart, tile, &mut tiles, &mut sums[turn % 2][1]);
-                        }
-                        if let Some((panel, tile)) = last.replace((panel, tile)) {
-                            fill::<S, F>(s, &product, panel, apart, tile, &sums[(turn + 1) % 2], &mut memory);
-                            take(product.cell(panel, tile, &memory.0));
-                        }
-                        turn += 1;
-                    }
-                }
-                if let Some((panel, tile)) = last {
-                    fill::<S, F>(s, &product, panel, apart, tile, &sums[(turn + 1) % 2], &mut memory);
-                    take(product.cell(panel, tile, &memory.0));
-                }
-            }
+        }
+        if let Some(done) = last {
+            // SAFETY: as above.
+            unsafe { hand_out::<S, F>(s, &product, done, &sums[(turn + 1) % 2], &mut sink, &mut memory) };
         }
     }
 }
 
-/// The sums of a cell as results, into memory of its own.
+/// The results of a tile of rows and a panel, or two, to where they go.
+///
+/// # Safety
+/// As [`Product::run`].
 #[inline(always)]
-fn fill<S: Simd, F: Chained>(
+unsafe fn hand_out<S: Simd, F: Chained>(
+    s: S,
+    product: &Product<'_>,
+    (panel, tile): (usize, usize),
+    sums: &[Sums; 2],
+    sink: &mut Sink<'_>,
+    memory: &mut CellMemory,
+) {
+    match sink {
+        Sink::Rows { out, stride, store } => {
+            let out = (product.place(panel, tile, *out, *stride), *stride, *store);
+            // SAFETY: rows and outputs are writable and ours, by the caller's promise.
+            unsafe { finish::<S, F>(s, product, panel, tile, out, &sums[0]) };
+        }
+        Sink::Cells { apart, take } => {
+            take(product.cell(panel, tile, results::<S, F>(s, product, panel, *apart, tile, sums, memory)));
+        }
+    }
+}
+
+/// The sums of a cell as results: where they are, or in memory of their own.
+#[inline(always)]
+fn results<'a, S: Simd, F: Chained>(
     s: S,
     product: &Product<'_>,
     panel: usize,
     apart: Option<usize>,
     tile: usize,
-    sums: &[Sums; 2],
-    memory: &mut CellMemory,
-) {
-    // SAFETY: a tile has at most 2 · LANES rows, and a panel half as many outputs as a cell's row.
+    sums: &'a [Sums; 2],
+    memory: &'a mut CellMemory,
+) -> [&'a [f32]; 2] {
+    if F::DONE && product.bias.is_none() {
+        return [sums[0].numbers(), sums[1].numbers()];
+    }
+    let [first, second] = &mut memory.0;
+    // SAFETY: a tile has at most 2 · LANES rows, and a panel no more outputs than a row of a cell's half.
     unsafe {
-        finish::<S, F>(s, product, panel, tile, (memory.0.as_mut_ptr(), CELL, Store::Write), &sums[0]);
+        finish::<S, F>(s, product, panel, tile, (first.as_mut_ptr(), CELL, Store::Write), &sums[0]);
         if let Some(apart) = apart {
-            let out = (memory.0[CELL / 2..].as_mut_ptr(), CELL, Store::Write);
-            finish::<S, F>(s, product, panel + apart, tile, out, &sums[1]);
+            finish::<S, F>(s, product, panel + apart, tile, (second.as_mut_ptr(), CELL, Store::Write), &sums[1]);
         }
     }
+    [first, second]
 }
 
 /// The sums of a tile of rows as results, into rows of `out`.
@@ -212,18 +223,26 @@ fn product_of<F: Chained>(
 ) {
     let steps = Layout::steps::<F>(product.w.k());
     let nowhere = (std::ptr::null_mut(), 0, Store::Write);
+    let first = tile == product.tiles.start;
     let tile = product.tile::<F>(steps, panel..panel + 1, tile, nowhere);
     tiles.shape(tile.rows);
-    chains::<F>(&tile, product.tiles.len(), sums);
+    chains::<F>(&tile, first, sums);
 }
 
 /// Sums of rows × outputs, bit for bit.
 #[repr(C, align(64))]
 struct Sums([[u32; SIDE]; SIDE]);
 
-/// The sums of a tile of rows, one of `turns` that meet this panel.
+impl Sums {
+    /// Where they are numbers.
+    fn numbers(&self) -> &[f32] {
+        numbers(self.0.as_flattened())
+    }
+}
+
+/// The sums of a tile of rows, which may be the first to pass over this panel.
 #[inline(always)]
-fn chains<F: Chained>(tile: &Tile<'_>, turns: usize, sums: &mut Sums) {
+fn chains<F: Chained>(tile: &Tile<'_>, first: bool, sums: &mut Sums) {
     static ZEROS: [u32; SIDE] = [0; SIDE];
     let groups = tile.steps / LANES;
     let row_words = groups * LANES * F::WORDS;
@@ -235,19 +254,17 @@ fn chains<F: Chained>(tile: &Tile<'_>, turns: usize, sums: &mut Sums) {
         w: tile.b.as_ptr(),
         groups,
         start: if tile.offsets.is_empty() { &ZEROS } else { &tile.offsets.as_chunks().0[0] },
-        // What is behind the last panel is fetched in vain.
-        ahead: tile.b.as_ptr().wrapping_add(AHEAD),
         sums,
     };
     // SAFETY: the lengths were asserted: `groups` groups of `rows` rows and of one panel. The caller has shaped the tiles
     // for these rows.
     unsafe {
-        match (tile.rows > LANES, turns) {
-            (false, 1) => F::one_alone(chain),
-            (false, _) => F::one(chain),
-            (true, 1) => F::two_alone(chain),
-            (true, _) if size_of_val(tile.b) <= NEAR => F::two_near(chain),
-            (true, _) => F::two(chain),
+        match (tile.rows > LANES, first) {
+            (false, true) => F::one_first(chain),
+            (false, false) => F::one(chain),
+            (true, true) => F::two_first(chain),
+            (true, false) if size_of_val(tile.b) <= NEAR => F::two_near(chain),
+            (true, false) => F::two(chain),
         }
     }
 }
@@ -260,20 +277,18 @@ struct Chain<'a> {
     w: *const u32,
     groups: usize,
     start: &'a [u32; SIDE],
-    /// What to fetch meanwhile.
-    ahead: *const u32,
     sums: &'a mut Sums,
 }
 
-/// Words that a panel is fetched ahead of its use where one tile of rows passes over it.
-const AHEAD: usize = 2048;
+/// Words that a panel is fetched ahead of its use: 3 KiB. From 2 to 16 it hardly matters; 32 measured slower.
+const AHEAD: usize = 768;
 
 /// A scheme that AMX multiplies.
 ///
 /// # Safety
 /// Tiles must be shaped for the rows; `x` must hold that many, and `w` a panel, of `groups` groups, at least one.
 trait Chained: Form {
-    /// The chains of 17 to 32 rows, one tile among others that pass over a panel.
+    /// The chains of 17 to 32 rows, behind others that passed over the panel.
     ///
     /// # Safety
     /// As the trait says; so below.
@@ -285,11 +300,11 @@ trait Chained: Form {
     /// As above.
     unsafe fn two_near(chain: Chain<'_>);
 
-    /// The same where no other tile passes over the panel.
+    /// The same of the first to pass, which fetches the panel.
     ///
     /// # Safety
     /// As above.
-    unsafe fn two_alone(chain: Chain<'_>);
+    unsafe fn two_first(chain: Chain<'_>);
 
     /// The chains of up to 16 rows.
     ///
@@ -297,11 +312,14 @@ trait Chained: Form {
     /// As above.
     unsafe fn one(chain: Chain<'_>);
 
-    /// The same where no other tile passes over the panel.
+    /// The same of the first to pass, which fetches the panel.
     ///
     /// # Safety
     /// As above.
-    unsafe fn one_alone(chain: Chain<'_>);
+    unsafe fn one_first(chain: Chain<'_>);
+
+    /// Whether sums are results, but for the bias.
+    const DONE: bool;
 
     /// Sixteen sums.
     fn load<S: Simd>(s: S, sums: &[u32; LANES]) -> Self::Sum<S>;
@@ -309,7 +327,7 @@ trait Chained: Form {
 
 /// A function of a chain: sums start as `$start` says, a product of parts does each of `$step`, sums end as `$store` says. A
 /// row's words of a group are `64 · parts` bytes, all parts side by side; a panel has twice as many. Of a group of a panel, `$lines` cache lines
-/// are fetched ahead.
+/// are fetched ahead; what is behind the last panel is fetched in vain.
 macro_rules! chain {
     ($name:ident, $parts:literal, $lines:expr, [$($start:expr),+], [$($step:expr),+], [$($store:literal),+]) => {
         #[inline(always)]
@@ -322,7 +340,7 @@ macro_rules! chain {
                     "2:",
                     $($step,)+
                     ".rept {lines}",
-                    "prefetcht1 [{ahead}]",
+                    "prefetcht0 [{ahead}]",
                     "add {ahead}, 64",
                     ".endr",
                     "add {x}, {x_step}",
@@ -337,7 +355,7 @@ macro_rules! chain {
                     groups = inout(reg) chain.groups => _,
                     stride = inout(reg) 64usize * $parts => _,
                     start = in(reg) chain.start,
-                    ahead = inout(reg) chain.ahead => _,
+                    ahead = inout(reg) chain.w.wrapping_add(AHEAD) => _,
                     sums = in(reg) chain.sums,
                     parts = const $parts,
                     lines = const $lines,
@@ -461,13 +479,15 @@ macro_rules! chain_of_one {
 
 /// Parts, and products of parts in order: what is loaded, part of the rows, part of the weights.
 macro_rules! chained {
-    ($form:ty, $start:ident, $dot:literal, $parts:literal, $load:ident: $($step:tt)+) => {
+    ($form:ty, $start:ident, $dot:literal, $parts:literal, $load:ident, $done:literal: $($step:tt)+) => {
         impl Chained for $form {
+            const DONE: bool = $done;
+
             chain_of_two!(two, $start, $dot, $parts, 0, "tileloaddt1", "tileloaddt1", $($step)+);
             chain_of_two!(two_near, $start, $dot, $parts, 0, "tileloaddt1", "tileloadd", $($step)+);
-            chain_of_two!(two_alone, $start, $dot, $parts, 32 * $parts, "tileloadd", "tileloaddt1", $($step)+);
+            chain_of_two!(two_first, $start, $dot, $parts, 32 * $parts, "tileloaddt1", "tileloadd", $($step)+);
             chain_of_one!(one, $start, $dot, $parts, 0, "tileloaddt1", $($step)+);
-            chain_of_one!(one_alone, $start, $dot, $parts, 32 * $parts, "tileloaddt1", $($step)+);
+            chain_of_one!(one_first, $start, $dot, $parts, 32 * $parts, "tileloadd", $($step)+);
 
             #[inline(always)]
             fn load<S: Simd>(s: S, sums: &[u32; LANES]) -> Self::Sum<S> {
@@ -477,15 +497,14 @@ macro_rules! chained {
     };
 }
 
-chained!(Split<1>, zeros, "tdpbf16ps", 1, plain: (both 0 0));
-chained!(Split<2>, zeros, "tdpbf16ps", 2, plain: (both 0 1) (weights 0 0) (rows 1 0));
-chained!(Split<3>, zeros, "tdpbf16ps", 3, plain: (both 0 2) (weights 0 1) (rows 1 1) (weights 1 0) (rows 2 0) (rows 0 0));
-chained!(Bytes, offsets, "tdpbusd", 1, exact: (both 0 0));
+chained!(Split<1>, zeros, "tdpbf16ps", 1, plain, true: (both 0 0));
+chained!(Split<2>, zeros, "tdpbf16ps", 2, plain, true: (both 0 1) (weights 0 0) (rows 1 0));
+chained!(Split<3>, zeros, "tdpbf16ps", 3, plain, true: (both 0 2) (weights 0 1) (rows 1 1) (weights 1 0) (rows 2 0) (rows 0 0));
+chained!(Bytes, offsets, "tdpbusd", 1, exact, false: (both 0 0));
 
 #[inline(always)]
 fn plain<S: Simd>(s: S, sums: &[u32; LANES]) -> S::V {
-    // SAFETY: as many numbers of 32 bits, of which all bit patterns are values. (`map` would not be inlined.)
-    s.load(unsafe { &*std::ptr::from_ref(sums).cast() })
+    s.load(&numbers(sums).as_chunks().0[0])
 }
 
 #[inline(always)]
@@ -614,9 +633,9 @@ mod tests {
                 };
                 let mut tiles = TileRegisters::new(amx);
                 tiles.shape(rows);
-                for turns in [1, 2] {
+                for first in [true, false] {
                     let mut sums = Sums([[7; SIDE]; SIDE]);
-                    chains::<F>(&tile, turns, &mut sums);
+                    chains::<F>(&tile, first, &mut sums);
                     for (row, sums) in sums.0.iter().enumerate() {
                         assert_eq!(*sums, [if row < rows { 0 } else { 7 }; SIDE]);
                     }

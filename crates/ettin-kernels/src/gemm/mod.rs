@@ -198,16 +198,22 @@ pub(crate) struct Cell<'a> {
     pub(crate) rows: Range<usize>,
     /// Of the first panel.
     pub(crate) outputs: Range<usize>,
-    /// `[rows, CELL]`: first panel, then second, each at most half as wide.
-    pub(crate) values: &'a [f32],
+    /// Of the first panel and the second, each `[rows, CELL]` with its outputs first.
+    pub(crate) values: [&'a [f32]; 2],
 }
 
-/// Elements from one row of a cell to the next.
-pub(crate) const CELL: usize = 4 * LANES;
+/// Elements from one row of a cell's panel to the next: the widest panel of any instruction set.
+pub(crate) const CELL: usize = 2 * LANES;
 
-/// Memory of a cell: the rows of a tile of any instruction set.
+/// Memory of a cell: the rows of a tile of any instruction set, of two panels.
 #[repr(C, align(64))]
-struct CellMemory([f32; 2 * LANES * CELL]);
+struct CellMemory([[f32; 2 * LANES * CELL]; 2]);
+
+impl Default for CellMemory {
+    fn default() -> Self {
+        Self([[0.0; 2 * LANES * CELL]; 2])
+    }
+}
 
 impl<'a> Product<'a> {
     /// # Safety
@@ -260,7 +266,7 @@ impl<'a> Product<'a> {
 
     /// What is said of a cell.
     #[inline(always)]
-    fn cell<'c>(&self, panel: usize, tile: usize, values: &'c [f32]) -> Cell<'c> {
+    fn cell<'c>(&self, panel: usize, tile: usize, values: [&'c [f32]; 2]) -> Cell<'c> {
         let width = self.w.width();
         Cell {
             rows: self.rows.layout.tile(self.rows.rows, tile),
@@ -306,18 +312,19 @@ impl<F: form::Form> Kernel for Tiled<'_, F> {
                 }
             }
             Sink::Cells { apart, take } => {
-                let mut memory = CellMemory([0.0; 2 * LANES * CELL]);
+                let mut memory = CellMemory::default();
                 for panel in product.panels.clone() {
                     for tile in product.tiles.clone() {
                         for (half, panel) in
                             [Some(panel), apart.map(|apart| panel + apart)].into_iter().flatten().enumerate()
                         {
-                            let out = (memory.0[half * CELL / 2..].as_mut_ptr(), CELL, Store::Write);
+                            let out = (memory.0[half].as_mut_ptr(), CELL, Store::Write);
                             let tile = product.tile::<F>(steps, panel..panel + 1, tile, out);
-                            // SAFETY: a tile has at most 2 · LANES rows, and a panel half as many outputs as a cell's row.
+                            // SAFETY: a tile has at most 2 · LANES rows, and a panel at most CELL outputs.
                             unsafe { simd.tile::<F>(tile) };
                         }
-                        take(product.cell(panel, tile, &memory.0));
+                        let [first, second] = &memory.0;
+                        take(product.cell(panel, tile, [first, second]));
                     }
                 }
             }

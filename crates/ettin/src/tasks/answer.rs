@@ -88,8 +88,8 @@ impl Answerer {
     /// What loading the model's files can meet; the two-label classifier's tensors must be there.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let need = Need { task: "answer", objective: None };
-        let model = need.load(files, options, QuestionAnswering::load)?;
-        let frontend = Frontend::load(files, options, model.config(), None)?;
+        let (model, tokenizer) = need.load(files, options, QuestionAnswering::load)?;
+        let frontend = Frontend::new(tokenizer, options, model.config(), None);
         Ok(Self { model, frontend })
     }
 

@@ -72,8 +72,8 @@ impl Classifier {
     /// What loading the model's files can meet; the classifier's tensors must be there.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let need = Need { task: "classify", objective: None };
-        let model = need.load(files, options, SequenceClassifier::load)?;
-        let frontend = Frontend::load(files, options, model.config(), None)?;
+        let (model, tokenizer) = need.load(files, options, SequenceClassifier::load)?;
+        let frontend = Frontend::new(tokenizer, options, model.config(), None);
         Ok(Self { model, frontend })
     }
 

@@ -107,9 +107,9 @@ impl TextEmbedder {
     /// # Errors
     /// [`Error::Unsupported`] for late interaction and SPLADE; what loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let model = Need { task: "embed", objective: None }.load(files, options, Embedder::load)?;
+        let (model, tokenizer) = Need { task: "embed", objective: None }.load(files, options, Embedder::load)?;
         let max_seq_length = model.chain().and_then(|chain| chain.settings().max_seq_length);
-        let frontend = Frontend::load(files, options, model.config(), max_seq_length)?;
+        let frontend = Frontend::new(tokenizer, options, model.config(), max_seq_length);
         Ok(Self { model, frontend, plain: Settings { include_prompt: true, ..Settings::default() } })
     }
 

@@ -69,8 +69,8 @@ impl FillMask {
     /// [`Error::Unsupported`] for a decoder; what loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let need = Need { task: "fill-mask", objective: Some(Objective::Encoder) };
-        let model = need.load(files, options, LanguageModel::load)?;
-        let frontend = Frontend::load(files, options, model.config(), None)?;
+        let (model, tokenizer) = need.load(files, options, LanguageModel::load)?;
+        let frontend = Frontend::new(tokenizer, options, model.config(), None);
         let mask = frontend.tokenizer.special().mask.ok_or_else(|| {
             Error::Tokenizer("the model's files name no mask token, which fill-mask needs".to_owned())
         })?;

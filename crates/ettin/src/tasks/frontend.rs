@@ -16,19 +16,11 @@ pub(super) struct Frontend {
 
 impl Frontend {
     /// `max_seq_length` is a limit of the model's files beside its positions.
-    pub(super) fn load(
-        files: &ModelFiles,
-        options: &Options,
-        config: &Config,
-        max_seq_length: Option<usize>,
-    ) -> Result<Self> {
+    pub(super) fn new(tokenizer: Tokenizer, options: &Options, config: &Config, max_seq_length: Option<usize>) -> Self {
         let limits = [max_seq_length, options.max_length];
         let tokens = limits.into_iter().flatten().fold(config.max_position_embeddings, usize::min);
-        Ok(Self {
-            tokenizer: Tokenizer::load(files)?,
-            limit: Limit { tokens, truncate: options.truncate },
-            batch_tokens: options.batch_tokens,
-        })
+        let limit = Limit { tokens, truncate: options.truncate };
+        Self { tokenizer, limit, batch_tokens: options.batch_tokens }
     }
 
     pub(super) fn encode(&self, input: TextInput<'_>) -> Result<Encoding> {
@@ -56,8 +48,22 @@ pub(super) struct Need {
 }
 
 impl Need {
-    /// Loads the task's model, or says what the model is and what fits it.
+    /// Loads the task's model and its tokenizer, or says what the model is and what fits it. The tokenizer is read meanwhile:
+    /// alone, it would take longer than the weights of a small model.
     pub(super) fn load<T>(
+        self,
+        files: &ModelFiles,
+        options: &Options,
+        load: impl FnOnce(&ModelFiles, &Backend) -> Result<T>,
+    ) -> Result<(T, Tokenizer)> {
+        std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| Tokenizer::load(files));
+            let model = self.load_model(files, options, load)?;
+            Ok((model, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?))
+        })
+    }
+
+    fn load_model<T>(
         self,
         files: &ModelFiles,
         options: &Options,

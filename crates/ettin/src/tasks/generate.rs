@@ -118,8 +118,8 @@ impl Generator {
     /// [`Error::Unsupported`] for an encoder; what loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let need = Need { task: "generate", objective: Some(Objective::Decoder) };
-        let model = need.load(files, options, LanguageModel::load)?;
-        let frontend = Frontend::load(files, options, model.config(), None)?;
+        let (model, tokenizer) = need.load(files, options, LanguageModel::load)?;
+        let frontend = Frontend::new(tokenizer, options, model.config(), None);
         Ok(Self { name: files.name().to_owned(), model, frontend, draft: Draft::None })
     }
 
@@ -134,9 +134,9 @@ impl Generator {
     /// [`Error::Unsupported`] for an encoder or another vocabulary; what loading the model's files can meet.
     pub fn with_draft_model(self, files: &ModelFiles, options: &Options) -> Result<Self> {
         let need = Need { task: "generate", objective: Some(Objective::Decoder) };
-        let draft = need.load(files, options, LanguageModel::load)?;
+        let (draft, tokenizer) = need.load(files, options, LanguageModel::load)?;
         let ours = (self.model.config().vocab_size, &self.frontend.tokenizer);
-        let theirs = (draft.config().vocab_size, &Tokenizer::load(files)?);
+        let theirs = (draft.config().vocab_size, &tokenizer);
         if let Some(difference) = difference(ours, theirs) {
             let (name, draft) = (&self.name, files.name());
             return Err(Error::Unsupported(format!(

@@ -75,19 +75,19 @@ impl Reranker {
         let need = Need { task: "rerank", objective: None };
         let stated = stated_activation(files)?;
         if files.get("modules.json")?.is_some() {
-            let model = need.load(files, options, Embedder::load)?;
+            let (model, tokenizer) = need.load(files, options, Embedder::load)?;
             let (outputs, max_seq_length) = match model.chain() {
                 Some(chain) => (chain.output_size(), chain.settings().max_seq_length),
                 None => (0, None),
             };
             only_one(files, outputs, "embed")?;
-            let frontend = Frontend::load(files, options, model.config(), max_seq_length)?;
+            let frontend = Frontend::new(tokenizer, options, model.config(), max_seq_length);
             let activation = stated.map_or(Configured::Known(Activation::Raw), Configured::from);
             return Ok(Self { model: Model::Chain(Box::new(model)), frontend, activation });
         }
-        let model = need.load(files, options, SequenceClassifier::load)?;
+        let (model, tokenizer) = need.load(files, options, SequenceClassifier::load)?;
         only_one(files, model.config().labels.len(), "classify")?;
-        let frontend = Frontend::load(files, options, model.config(), None)?;
+        let frontend = Frontend::new(tokenizer, options, model.config(), None);
         let stated = stated.or_else(|| model.config().activation_fn.clone());
         let activation = stated.map_or(Configured::Known(Activation::Sigmoid), Configured::from);
         Ok(Self { model: Model::Classifier(Box::new(model)), frontend, activation })

@@ -114,8 +114,8 @@ impl Scorer {
     /// # Errors
     /// What loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let model = Need { task: "score", objective: None }.load(files, options, LanguageModel::load)?;
-        let frontend = Frontend::load(files, options, model.config(), None)?;
+        let (model, tokenizer) = Need { task: "score", objective: None }.load(files, options, LanguageModel::load)?;
+        let frontend = Frontend::new(tokenizer, options, model.config(), None);
         let name = files.name();
         let from_decoder = ["enc-from-dec", "encoder-from-decoder"].iter().any(|part| name.contains(part));
         Ok(Self { model, frontend, from_decoder })

@@ -110,8 +110,8 @@ impl Tagger {
     /// What loading the model's files can meet; the classifier's tensors must be there.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let need = Need { task: "tag", objective: None };
-        let model = need.load(files, options, TokenClassifier::load)?;
-        let frontend = Frontend::load(files, options, model.config(), None)?;
+        let (model, tokenizer) = need.load(files, options, TokenClassifier::load)?;
+        let frontend = Frontend::new(tokenizer, options, model.config(), None);
         Ok(Self { model, frontend })
     }
 

@@ -1,0 +1,70 @@
+//! The step between the products of a feed-forward block, while a cell of the first one is in L1.
+
+use crate::{
+    Activation,
+    activation::{Function, WithFunction},
+    gemm::{CELL, Cell, Form, Parts, WithForm},
+    simd::{Kernel, LANES, Simd},
+};
+
+/// A cell `[a | b]` on its way into the second product: `activation(a) ⊙ b`.
+pub(super) struct Gating<'a, 'p> {
+    pub cell: Cell<'a>,
+    pub activation: Activation,
+    /// Whether a shorter polynomial serves.
+    pub coarse: bool,
+    pub parts: &'a mut Parts<'p, 'p>,
+    /// Where rows have to be whole first: `[rows, inner]`.
+    pub rows: Option<&'a mut [f32]>,
+}
+
+impl Kernel for Gating<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.parts.w.scheme().with(GatingAs(s, self))
+    }
+}
+
+struct GatingAs<'a, 'p, S>(S, Gating<'a, 'p>);
+
+impl<S: Simd> WithForm for GatingAs<'_, '_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<F: Form>(self) {
+        let Self(s, gating) = self;
+        gating.activation.with(gating.coarse, GatingBy(s, gating, std::marker::PhantomData::<F>));
+    }
+}
+
+struct GatingBy<'a, 'p, S, F>(S, Gating<'a, 'p>, std::marker::PhantomData<F>);
+
+impl<S: Simd, F: Form> WithFunction for GatingBy<'_, '_, S, F> {
+    #[inline(always)]
+    fn run<A: Function>(self, f: A) {
+        let Self(s, Gating { cell, parts, mut rows, .. }, _) = self;
+        let (width, inner) = (cell.outputs.len(), parts.w.k());
+        let (a, b) = (cell.values[0].as_chunks::<CELL>().0, cell.values[1].as_chunks::<CELL>().0);
+        for (i, row) in cell.rows.clone().enumerate() {
+            // Whole vectors: what is behind the outputs is gated in vain.
+            let mut gated = [0.0; CELL];
+            for half in [0, LANES] {
+                let (a, b) = (s.load(vector(&a[i], half)), s.load(vector(&b[i], half)));
+                s.store(s.mul(f.of(s, a), b), gated[half..].first_chunk_mut().expect("half a row"));
+            }
+            match &mut rows {
+                Some(rows) => rows[row * inner..][cell.outputs.clone()].copy_from_slice(&gated[..width]),
+                // A length that is known makes it a few instructions.
+                None if width == CELL => parts.put::<S, F>(s, cell.rows.clone(), row, cell.outputs.start, &gated),
+                None => parts.put::<S, F>(s, cell.rows.clone(), row, cell.outputs.start, &gated[..width]),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn vector(row: &[f32; CELL], from: usize) -> &[f32; LANES] {
+    row[from..].first_chunk().expect("half a row")
+}
