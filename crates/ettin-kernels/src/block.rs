@@ -15,7 +15,8 @@ mod gating;
 
 use std::ops::Range;
 
-pub use attention::{AttentionMemory, SelfAttention, attend};
+pub use attention::{AttentionMemory, SelfAttention, attend, shares_heads};
+use gating::Gating;
 
 use crate::{
     Activation, Norm, Operand, PackedMatrix, Store,
@@ -23,7 +24,7 @@ use crate::{
     buffer::{Aligned, as_words, with_scratch},
     gemm::{Cell, Encoding, Layout, Parts, Product, Rows, Sink, gemm},
     simd::LANES,
-    team::{Shared, Team},
+    team::{Shared, TASKS_PER_THREAD, Team, share},
 };
 
 /// Scratch of a task, in elements: half of a common L2 of 1 to 2 MiB.
@@ -52,6 +53,7 @@ pub struct Linear<'a> {
 #[derive(Debug, Default)]
 pub struct Workspace {
     operand: Operand,
+    gated: Operand,
     wide: Aligned,
 }
 
@@ -170,18 +172,41 @@ pub fn mlp(team: &Team, x: &mut [f32], mlp: Mlp<'_>, workspace: &mut Workspace) 
     let between = if parted { 0 } else { inner };
     let elements = wi.weight.row_words() + wo.weight.row_words() + between;
     let tasks = row_tasks(rows, wi.weight.layout(), elements, team.threads());
-    let Some(tasks) = tasks.filter(|_| inner.is_multiple_of(wi.weight.width())) else {
-        workspace.operand.encode_normed(team, wi.weight, x, Some(norm));
-        workspace.wide.resize(rows * 2 * inner);
-        gemm(team, &workspace.operand, wi.weight, wi.bias, Store::Write, &mut workspace.wide);
-        let wide = &workspace.wide;
-        workspace.operand.produce(team, wo.weight, rows, &|rows, out| {
+    let whole_panels = inner.is_multiple_of(wi.weight.width());
+    let Some(tasks) = tasks.filter(|_| whole_panels) else {
+        let Workspace { operand, gated: second, wide } = workspace;
+        operand.encode_normed(team, wi.weight, x, Some(norm));
+        if whole_panels && wi.weight.layout() == Layout::TILES {
+            // Tiles take panels one by one anyway, so a task can have its outputs' gates, too: what a core reads of another
+            // is a quarter, and threads meet once less.
+            wide.resize(rows * between);
+            let apart = Some(Shared::new(wide)).filter(|_| !parted);
+            let parts = second.parts(wo.weight, rows);
+            let input = operand.view(wi.weight);
+            let tasks = (inner / wi.weight.width()).min(team.threads() * TASKS_PER_THREAD);
+            team.run(tasks, (4 * rows * inner).saturating_mul(k), |task| {
+                let target = |cell: Cell<'_>| {
+                    let gating = Gating { cell, activation, coarse, parts: &parts, rows: apart.as_ref() };
+                    // SAFETY: each task has panels of its own.
+                    unsafe { gating.run(isa) };
+                };
+                let panels = share(inner / wi.weight.width(), tasks, task);
+                cells(input, wi, inner, panels, target);
+            });
+            if !parted {
+                second.encode(team, wo.weight, wide);
+            }
+            return gemm(team, second, wo.weight, wo.bias, Store::Add, x);
+        }
+        wide.resize(rows * 2 * inner);
+        gemm(team, operand, wi.weight, wi.bias, Store::Write, wide);
+        operand.produce(team, wo.weight, rows, &|rows, out| {
             for (row, out) in rows.zip(out.chunks_exact_mut(inner)) {
                 let (a, b) = wide[2 * row * inner..2 * (row + 1) * inner].split_at(inner);
                 gated(isa, activation, coarse, a, b, out);
             }
         });
-        return gemm(team, &workspace.operand, wo.weight, wo.bias, Store::Add, x);
+        return gemm(team, operand, wo.weight, wo.bias, Store::Add, x);
     };
     let x = Shared::new(x);
     let work = (6 * rows * inner).saturating_mul(k);
@@ -196,12 +221,14 @@ pub fn mlp(team: &Team, x: &mut [f32], mlp: Mlp<'_>, workspace: &mut Workspace) 
             let (second, between) = scratch.split_at_mut(sizes[1]);
             let input = Encoded::new(wi.weight, x, Some(norm), count, first);
             let (words, factors) = Encoded::parts(wo.weight, count, second);
-            let mut parts = Parts { w: wo.weight, rows: count, words, factors };
+            let parts = Parts::new(wo.weight, count, words, factors);
+            let apart = Some(Shared::new(between)).filter(|_| !parted);
             let target = |cell: Cell<'_>| {
-                let rows = if parted { None } else { Some(&mut *between) };
-                isa.run_narrow(gating::Gating { cell, activation, coarse, parts: &mut parts, rows });
+                let gating = Gating { cell, activation, coarse, parts: &parts, rows: apart.as_ref() };
+                // SAFETY: the rows are this task's, and it goes cell by cell.
+                unsafe { gating.run(isa) };
             };
-            input.cells(wi, inner, target);
+            cells(input.0, wi, inner, 0..inner / wi.weight.width(), target);
             let gated =
                 if parted { Encoded(parts.finish()) } else { Encoded::new(wo.weight, between, None, count, second) };
             gated.multiply(wo, 0..k, Store::Add, x, k);
@@ -241,13 +268,12 @@ impl<'a> Encoded<'a> {
     fn multiply(&self, linear: Linear<'_>, outputs: Range<usize>, store: Store, out: &mut [f32], stride: usize) {
         self.0.multiply(linear.weight, linear.bias, outputs, store, out, stride);
     }
+}
 
-    /// The outputs `0..n` and those `n` further, side by side, cell by cell.
-    fn cells(&self, linear: Linear<'_>, n: usize, mut take: impl FnMut(Cell<'_>)) {
-        let sink = Sink::Cells { apart: Some(linear.weight.panels_of(0..n).len()), take: &mut take };
-        let w = linear.weight;
-        let (rows, tiles, panels) = (self.0, 0..self.0.tiles(), w.panels_of(0..n));
-        // SAFETY: nothing is written.
-        unsafe { Product { rows, w, bias: linear.bias, tiles, panels, sink }.run() }
-    }
+/// Some panels of the outputs `0..n` and those `n` further, side by side, cell by cell.
+fn cells(rows: Rows<'_>, linear: Linear<'_>, n: usize, panels: Range<usize>, mut take: impl FnMut(Cell<'_>)) {
+    let Linear { weight: w, bias } = linear;
+    let sink = Sink::Cells { apart: Some(w.panels_of(0..n).len()), take: &mut take };
+    // SAFETY: nothing is written.
+    unsafe { Product { rows, w, bias, tiles: 0..rows.tiles(), panels, sink }.run() }
 }

@@ -95,6 +95,11 @@ impl Team {
         }
     }
 
+    /// Runs `f` with no other thread in the calls that it makes.
+    pub fn alone<R>(&self, f: impl FnOnce() -> R) -> R {
+        if Session::entered() { f() } else { Session::new(1).lead(f) }
+    }
+
     /// Runs `f(0)`, …, `f(tasks - 1)`, each exactly once, in any order. `work` is roughly the flops or bytes of the
     /// whole; where that is little, the caller does everything itself. A panic in `f` is passed on.
     pub fn run(&self, tasks: usize, work: usize, f: impl Fn(usize) + Sync) {
@@ -231,6 +236,17 @@ mod tests {
     use super::*;
 
     const MUCH: usize = usize::MAX;
+
+    #[test]
+    fn a_call_alone_has_one_thread() {
+        let team = Team::with_threads(3).unwrap();
+        let here = std::thread::current().id();
+        team.alone(|| {
+            assert_eq!(team.threads(), 1);
+            team.run(40, MUCH, |_| assert_eq!(std::thread::current().id(), here));
+        });
+        assert_eq!(team.threads(), 3);
+    }
 
     #[test]
     fn every_task_runs_exactly_once() {

@@ -83,9 +83,10 @@ fn rows_depend_neither_on_their_number_nor_on_threads() {
 const HEADS: usize = 3;
 const HEAD_DIM: usize = 64;
 
-/// Many rows make heads go one by one, few rows all together.
+/// Many rows make heads go one by one, few rows all together, several threads make them shares.
 #[test]
-fn sequences_depend_neither_on_their_neighbours_nor_on_groups_of_heads() {
+fn sequences_depend_neither_on_their_neighbours_nor_on_groups_of_heads_nor_on_threads() {
+    let teams = [Team::single(), Team::with_threads(2).unwrap(), Team::with_threads(3).unwrap()];
     const SIZE: usize = HEADS * HEAD_DIM;
     let lengths = [130, 1, 64, 300, 33, 200];
     let rows: usize = lengths.iter().sum();
@@ -118,14 +119,17 @@ fn sequences_depend_neither_on_their_neighbours_nor_on_groups_of_heads() {
                 sequences.push(positions.len()..positions.len() + len);
                 positions.extend(0..len as u32);
             }
-            block::attend(&mut together, block, &positions, &sequences, &mut memory);
+            block::attend(&teams[0], &mut together, block, &positions, &sequences, &mut memory);
             assert!(together.iter().all(|x| x.is_finite()) && together != x, "{isa} {scheme}");
             for rows in sequences {
                 let elements = rows.start * HIDDEN..rows.end * HIDDEN;
-                let mut alone = x[elements.clone()].to_vec();
                 let only: Vec<_> = std::iter::once(0..rows.len()).collect();
-                block::attend(&mut alone, block, &positions[rows.clone()], &only, &mut memory);
-                assert_eq!(bits(&together[elements]), bits(&alone), "{isa} {scheme}, rows {rows:?}");
+                for team in &teams {
+                    let mut alone = x[elements.clone()].to_vec();
+                    block::attend(team, &mut alone, block, &positions[rows.clone()], &only, &mut memory);
+                    let what = format!("{isa} {scheme}, rows {rows:?}, {} threads", team.threads());
+                    assert_eq!(bits(&together[elements.clone()]), bits(&alone), "{what}");
+                }
             }
         }
     });

@@ -102,7 +102,7 @@ impl Trunk {
     /// Final hidden states of whole sequences, `[tokens, hidden]`.
     pub fn forward(&self, batch: &PackedBatch) -> Result<Hidden> {
         self.check(batch)?;
-        self.backend.enter(batch.tokens(), &self.config, || {
+        self.backend.enter(batch.tokens(), &self.config, 0, || {
             let mut hidden = self.embeddings.forward(batch)?;
             for layer in &self.layers {
                 layer.forward(&mut hidden, batch, None)?;
@@ -130,7 +130,7 @@ impl Trunk {
             }
             cache.reserve(batch.rows(index).len())?;
         }
-        self.backend.enter(batch.tokens(), &self.config, || {
+        self.backend.enter(batch.tokens(), &self.config, 0, || {
             let mut hidden = self.embeddings.forward(batch)?;
             for (index, layer) in self.layers.iter().enumerate() {
                 layer.forward(&mut hidden, batch, Some(LayerCache::new(caches, index)))?;

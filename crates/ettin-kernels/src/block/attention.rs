@@ -1,8 +1,9 @@
-//! The attention half of a layer on one thread, for whole sequences: norm, projection, rotation, attention, output.
+//! The attention half of a layer for whole sequences: norm, projection, rotation, attention, output.
 //!
 //! **Heads in groups.** A few heads at a time are projected, attended with and made input of the output product. What a
 //! group passes through (queries, keys, values, results) stays in L2 beside the encoded rows, whatever the number of heads;
-//! for all heads at once it would go to L3 and back, at several times the cost. No bit depends on the groups.
+//! for all heads at once it would go to L3 and back, at several times the cost. Where there are few rows, threads share
+//! the groups: they meet three times a block, and read little of each other. No bit depends on the groups.
 
 use std::ops::Range;
 
@@ -11,12 +12,16 @@ use crate::{
     Aligned, Attention, KvBlocks, KvFormat, KvRows, KvWrite, Norm, Operand, Precision, RopeRows, RopeTable, Sequence,
     Span, Team, attention,
     attention::store,
-    gemm::{Columns, Parts, gemm},
+    gemm::{Layout, Parts, gemm},
     recycled, rope,
+    team::Shared,
 };
 
 /// Bytes of what a group of heads passes through: a third of a common L2 of 2 MiB.
 const GROUP: usize = 640 << 10;
+
+/// Rows up to which threads share heads: more are worth tasks of their own.
+const SHARED_ROWS: usize = 1024;
 
 /// Of a row and an element of a head: q, k, v and the result in f32, key and value in bf16.
 const ELEMENT: usize = 4 * 4 + 2 * 2;
@@ -50,7 +55,8 @@ pub struct AttentionMemory {
     input: Operand,
     output: Operand,
     whole: Aligned, // [rows, size]
-    group: Group,
+    /// One for each group that is computed at the same time.
+    groups: Vec<Group>,
 }
 
 /// What a group of heads passes through.
@@ -65,12 +71,22 @@ struct Group {
     lists: Vec<Sequence<'static>>,
 }
 
-/// `x += out(attention(rope(qkv(norm(x)))))` for whole sequences, on the calling thread: `x` is `[rows, k]`, of which every
-/// sequence has some rows, in order; `positions` has one for each row, consecutive in a sequence.
+/// Whether it pays that the threads of a team share the heads of so many rows: on AMX, where few rows leave little to do
+/// between the moments that threads meet.
+pub fn shares_heads(team: &Team, block: &SelfAttention<'_>, rows: usize) -> bool {
+    team.threads() > 1
+        && block.qkv.weight.layout() == Layout::TILES
+        && rows <= SHARED_ROWS
+        && heads_of_a_group(block, rows, team.threads()) < block.heads
+}
+
+/// `x += out(attention(rope(qkv(norm(x)))))` for whole sequences: `x` is `[rows, k]`, of which every sequence has some rows,
+/// in order; `positions` has one for each row, consecutive in a sequence.
 ///
 /// # Panics
 /// If the lengths do not fit together.
 pub fn attend(
+    team: &Team,
     x: &mut [f32],
     block: SelfAttention<'_>,
     positions: &[u32],
@@ -78,39 +94,46 @@ pub fn attend(
     memory: &mut AttentionMemory,
 ) {
     let SelfAttention { norm, qkv, out, heads: all, head_dim, .. } = block;
-    let (team, rows, size) = (Team::single(), positions.len(), all * head_dim);
+    let (rows, size, threads) = (positions.len(), all * head_dim, team.threads());
     check(x, rows, qkv.weight.k(), norm, qkv);
     assert!(qkv.weight.n() == 3 * size && out.weight.k() == size && out.weight.n() == qkv.weight.k(), "{block:?}");
-    let AttentionMemory { input, output, whole, group: through } = memory;
-    input.encode_normed(&team, qkv.weight, x, norm);
-    let group = heads_of_a_group(&block, rows);
-    if Parts::possible(out.weight, group * head_dim) {
-        let mut parts = output.parts(out.weight, rows);
-        for first in (0..all).step_by(group) {
-            let heads = first..(first + group).min(all);
-            let isa = qkv.weight.isa();
-            through.attend(&block, input, heads, positions, sequences, |attended| {
-                isa.run_narrow(Columns { parts: &mut parts, first: first * head_dim, x: attended });
-            });
-        }
-    } else {
-        whole.resize(rows * size);
-        for first in (0..all).step_by(group) {
-            let heads = first..(first + group).min(all);
+    let AttentionMemory { input, output, whole, groups: memories } = memory;
+    input.encode_normed(team, qkv.weight, x, norm);
+    let group = heads_of_a_group(&block, rows, threads);
+    let parted = Parts::possible(out.weight, group * head_dim);
+    whole.resize(if parted { 0 } else { rows * size });
+    let groups = all.div_ceil(group);
+    let kept = if threads == 1 { 1 } else { groups };
+    memories.resize_with(kept.max(memories.len()), Group::default);
+    {
+        let (memories, whole) = (Shared::new(memories), Shared::new(whole));
+        let parts = output.parts(out.weight, rows);
+        team.run(groups, (6 * rows * size).saturating_mul(size), |index| {
+            let heads = index * group..((index + 1) * group).min(all);
             let columns = heads.start * head_dim..heads.end * head_dim;
+            // SAFETY: a group of its own for each task; there is only one where tasks follow each other.
+            let through = &mut unsafe { memories.slice(index % kept..index % kept + 1) }[0];
             through.attend(&block, input, heads, positions, sequences, |attended| {
-                for (whole, attended) in whole.chunks_exact_mut(size).zip(attended.chunks_exact(columns.len())) {
-                    whole[columns.clone()].copy_from_slice(attended);
+                if parted {
+                    // SAFETY: tasks have columns of their own.
+                    return unsafe { parts.put_all(columns.start, attended) };
+                }
+                for (row, attended) in attended.chunks_exact(columns.len()).enumerate() {
+                    // SAFETY: as above.
+                    let whole = unsafe { whole.slice(row * size + columns.start..row * size + columns.end) };
+                    whole.copy_from_slice(attended);
                 }
             });
-        }
-        output.encode(&team, out.weight, whole);
+        });
     }
-    gemm(&team, output, out.weight, out.bias, Store::Add, x);
+    if !parted {
+        output.encode(team, out.weight, whole);
+    }
+    gemm(team, output, out.weight, out.bias, Store::Add, x);
 }
 
-/// Heads that pass together: an equal share of all, as many as their memory allows.
-fn heads_of_a_group(block: &SelfAttention<'_>, rows: usize) -> usize {
+/// Heads that pass together: an equal share of all, as many as their memory allows, and few enough for all threads.
+fn heads_of_a_group(block: &SelfAttention<'_>, rows: usize, threads: usize) -> usize {
     let SelfAttention { qkv, out, heads, head_dim, .. } = *block;
     let panel = qkv.weight.width();
     // Whole panels of the weights, and whole groups of the next product's input.
@@ -121,7 +144,8 @@ fn heads_of_a_group(block: &SelfAttention<'_>, rows: usize) -> usize {
     let shares = (1..=heads).filter(|&share| heads.is_multiple_of(share));
     let mut groups = shares.filter(|&group| group == heads || possible(group * head_dim));
     let fewest = groups.clone().next().unwrap_or(heads);
-    groups.rfind(|group| group * head_dim * rows * ELEMENT <= GROUP).unwrap_or(fewest)
+    let fits = |group: &usize| group * head_dim * rows * ELEMENT <= GROUP && group * threads <= heads;
+    groups.rfind(fits).unwrap_or(fewest)
 }
 
 impl Group {

@@ -1,10 +1,11 @@
 //! The step between the products of a feed-forward block, while a cell of the first one is in L1.
 
 use crate::{
-    Activation,
+    Activation, Isa,
     activation::{Function, WithFunction},
     gemm::{CELL, Cell, Form, Parts, WithForm},
     simd::{Kernel, LANES, Simd},
+    team::Shared,
 };
 
 /// A cell `[a | b]` on its way into the second product: `activation(a) ⊙ b`.
@@ -13,9 +14,18 @@ pub(super) struct Gating<'a, 'p> {
     pub activation: Activation,
     /// Whether a shorter polynomial serves.
     pub coarse: bool,
-    pub parts: &'a mut Parts<'p, 'p>,
+    pub parts: &'a Parts<'p, 'p>,
     /// Where rows have to be whole first: `[rows, inner]`.
-    pub rows: Option<&'a mut [f32]>,
+    pub rows: Option<&'a Shared<'p, f32>>,
+}
+
+impl Gating<'_, '_> {
+    /// # Safety
+    /// Nobody else may write the cell's columns of its rows meanwhile.
+    #[inline(always)]
+    pub unsafe fn run(self, isa: Isa) {
+        isa.run_narrow(self);
+    }
 }
 
 impl Kernel for Gating<'_, '_> {
@@ -44,7 +54,7 @@ struct GatingBy<'a, 'p, S, F>(S, Gating<'a, 'p>, std::marker::PhantomData<F>);
 impl<S: Simd, F: Form> WithFunction for GatingBy<'_, '_, S, F> {
     #[inline(always)]
     fn run<A: Function>(self, f: A) {
-        let Self(s, Gating { cell, parts, mut rows, .. }, _) = self;
+        let Self(s, Gating { cell, parts, rows, .. }, _) = self;
         let (width, inner) = (cell.outputs.len(), parts.w.k());
         let (a, b) = (cell.values[0].as_chunks::<CELL>().0, cell.values[1].as_chunks::<CELL>().0);
         for (i, row) in cell.rows.clone().enumerate() {
@@ -54,11 +64,16 @@ impl<S: Simd, F: Form> WithFunction for GatingBy<'_, '_, S, F> {
                 let (a, b) = (s.load(vector(&a[i], half)), s.load(vector(&b[i], half)));
                 s.store(s.mul(f.of(s, a), b), gated[half..].first_chunk_mut().expect("half a row"));
             }
-            match &mut rows {
-                Some(rows) => rows[row * inner..][cell.outputs.clone()].copy_from_slice(&gated[..width]),
-                // A length that is known makes it a few instructions.
-                None if width == CELL => parts.put::<S, F>(s, cell.rows.clone(), row, cell.outputs.start, &gated),
-                None => parts.put::<S, F>(s, cell.rows.clone(), row, cell.outputs.start, &gated[..width]),
+            let first = cell.outputs.start;
+            // A length that is known makes it a few instructions.
+            let values = if width == CELL { &gated } else { &gated[..width] };
+            // SAFETY: nobody else writes these columns, by the promise of `Gating::run`.
+            unsafe {
+                match rows {
+                    Some(rows) => rows.slice(row * inner + first..row * inner + first + width).copy_from_slice(values),
+                    None if width == CELL => parts.put::<S, F>(s, cell.rows.clone(), row, first, &gated),
+                    None => parts.put::<S, F>(s, cell.rows.clone(), row, first, values),
+                }
             }
         }
     }

@@ -17,7 +17,7 @@
 //! else measured slower: leaving it to the loads of tiles (a quarter), `prefetcht1` (a fifth), spreading the next panel's
 //! lines over the tiles of this one (such requests wait for L3 in the same few buffers that loads from L2 need).
 
-use std::marker::PhantomData;
+use std::{cell::RefCell, marker::PhantomData};
 
 use super::{
     CELL, CellMemory, Layout, Product, Scheme, Sink, Store,
@@ -45,30 +45,41 @@ const NEAR: usize = 24 << 10;
 pub(super) unsafe fn run(product: Product<'_>) {
     let amx = Amx::new().unwrap_or_else(|| panic!("a weight that is packed for AMX, without AMX"));
     let narrow = amx.narrow();
-    match product.w.scheme() {
-        Scheme::Bf16 => narrow.run(Tiled::<Split<1>>(product, amx, PhantomData)),
-        Scheme::Bf16x3 => narrow.run(Tiled::<Split<2>>(product, amx, PhantomData)),
-        Scheme::Bf16x6 => narrow.run(Tiled::<Split<3>>(product, amx, PhantomData)),
-        Scheme::Int8 => narrow.run(Tiled::<Bytes>(product, amx, PhantomData)),
+    ROOM.with_borrow_mut(|room| match product.w.scheme() {
+        Scheme::Bf16 => narrow.run(Tiled::<Split<1>>(product, amx, room, PhantomData)),
+        Scheme::Bf16x3 => narrow.run(Tiled::<Split<2>>(product, amx, room, PhantomData)),
+        Scheme::Bf16x6 => narrow.run(Tiled::<Split<3>>(product, amx, room, PhantomData)),
+        Scheme::Int8 => narrow.run(Tiled::<Bytes>(product, amx, room, PhantomData)),
         scheme @ (Scheme::F32 | Scheme::W8 | Scheme::W4) => unreachable!("{scheme} has no products of tiles"),
-    }
+    })
 }
 
-/// A product in a scheme. Built only by [`run`], whose promise it relies on.
-struct Tiled<'a, F>(Product<'a>, Amx, PhantomData<F>);
+/// What a product works in. Kept: one row is done in little more time than filling this with zeros takes.
+struct Room {
+    /// Two, by turns: what tiles have stored can be read without waiting only after a while, so the sums of a cell are
+    /// finished behind the chains of the next.
+    sums: [[Sums; 2]; 2],
+    memory: CellMemory,
+}
 
-impl<F: Chained> Kernel for Tiled<'_, F> {
+thread_local!(
+    static ROOM: RefCell<Box<Room>> = RefCell::new(Box::new(Room {
+        sums: [const { [const { Sums([[0; SIDE]; SIDE]) }; 2] }; 2],
+        memory: CellMemory::default(),
+    }))
+);
+
+/// A product in a scheme. Built only by [`run`], whose promise it relies on.
+struct Tiled<'a, 'r, F>(Product<'a>, Amx, &'r mut Room, PhantomData<F>);
+
+impl<F: Chained> Kernel for Tiled<'_, '_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self(mut product, amx, _) = self;
+        let Self(mut product, amx, Room { sums, memory }, _) = self;
         let mut sink = std::mem::replace(&mut product.sink, Sink::NOWHERE);
         let mut tiles = TileRegisters::new(amx);
-        // Two, by turns: what tiles have stored can be read without waiting only after a while, so the sums of a cell are
-        // finished behind the chains of the next.
-        let mut sums = [const { [const { Sums([[0; SIDE]; SIDE]) }; 2] }; 2];
-        let mut memory = CellMemory::default();
         let (mut last, mut turn) = (None, 0);
         // Loops and functions, not iterators and closures, which would not be inlined and lose the instruction set.
         for panel in product.panels.clone() {
@@ -80,14 +91,14 @@ impl<F: Chained> Kernel for Tiled<'_, F> {
                 }
                 if let Some(done) = last.replace((panel, tile)) {
                     // SAFETY: the promise of `run`.
-                    unsafe { hand_out::<S, F>(s, &product, done, &sums[(turn + 1) % 2], &mut sink, &mut memory) };
+                    unsafe { hand_out::<S, F>(s, &product, done, &sums[(turn + 1) % 2], &mut sink, memory) };
                 }
                 turn += 1;
             }
         }
         if let Some(done) = last {
             // SAFETY: as above.
-            unsafe { hand_out::<S, F>(s, &product, done, &sums[(turn + 1) % 2], &mut sink, &mut memory) };
+            unsafe { hand_out::<S, F>(s, &product, done, &sums[(turn + 1) % 2], &mut sink, memory) };
         }
     }
 }

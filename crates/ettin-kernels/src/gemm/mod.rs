@@ -26,7 +26,7 @@ mod tile;
 pub(crate) use form::Form;
 pub(crate) use layout::Layout;
 pub use operand::Operand;
-pub(crate) use operand::{Columns, Encoding, Parts, Rows};
+pub(crate) use operand::{Encoding, Parts, Rows};
 pub use packed::PackedMatrix;
 pub use quantise::GROUP;
 pub use scheme::Scheme;

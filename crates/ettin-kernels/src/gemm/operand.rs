@@ -198,17 +198,24 @@ impl<'a, S: Simd> WithForm for EncodeAs<'a, '_, S> {
 }
 
 /// Rows that are encoded for products with `w` and its like part by part: some columns of a tile's rows at a time, whole
-/// groups of them.
+/// groups of them, by one thread or several.
 pub(crate) struct Parts<'a, 'x> {
     pub(crate) w: &'x PackedMatrix,
     pub(crate) rows: usize,
     /// `[rows · words]`
-    pub(crate) words: &'a mut [u32],
+    words: Shared<'a, u32>,
     /// `[rows]`
-    pub(crate) factors: &'a mut [f32],
+    factors: &'a [f32],
 }
 
-impl<'a> Parts<'a, '_> {
+impl<'a, 'x> Parts<'a, 'x> {
+    /// In memory of somebody: `[rows · words]` and `[rows]`.
+    pub(crate) fn new(w: &'x PackedMatrix, rows: usize, words: &'a mut [u32], factors: &'a mut [f32]) -> Self {
+        assert!(words.len() == rows * w.row_words() && factors.len() == rows);
+        factors.fill(1.0);
+        Self { w, rows, words: Shared::new(words), factors }
+    }
+
     /// Whether `columns` at a time can be encoded for products with `w`.
     pub(crate) fn possible(w: &PackedMatrix, columns: usize) -> bool {
         struct Whole(usize);
@@ -224,28 +231,41 @@ impl<'a> Parts<'a, '_> {
     }
 
     /// Encodes columns from `first` on of a row.
+    ///
+    /// # Safety
+    /// Nobody else may write these columns of the tile's rows meanwhile.
     #[inline(always)]
-    pub(crate) fn put<S: Simd, F: Form>(&mut self, s: S, tile: Range<usize>, row: usize, first: usize, x: &[f32]) {
-        let width = Layout::steps::<F>(self.w.k()) * F::WORDS;
-        let unit = LANES * F::WORDS;
+    pub(crate) unsafe fn put<S: Simd, F: Form>(&self, s: S, tile: Range<usize>, row: usize, first: usize, x: &[f32]) {
+        let (width, unit) = (Layout::steps::<F>(self.w.k()) * F::WORDS, LANES * F::WORDS);
         let stride = tile.len() * unit;
-        let words = &mut self.words[tile.start * width..tile.end * width];
-        let first = (row - tile.start) * unit + first / (F::UNIT * LANES) * stride;
-        F::row(s, x, Place { words, first, stride });
+        let start = tile.start * width + first / (F::UNIT * LANES) * stride;
+        let groups = x.len().div_ceil(F::UNIT * LANES);
+        // SAFETY: a tile's words of some groups hold nothing but these columns of its rows.
+        let words = unsafe { self.words.slice(start..start + groups * stride) };
+        F::row(s, x, Place { words, first: (row - tile.start) * unit, stride });
+    }
+
+    /// Encodes the columns from `first` on of all rows, of which `x` has nothing else: `[rows, columns]`.
+    ///
+    /// # Safety
+    /// Nobody else may write these columns meanwhile.
+    pub(crate) unsafe fn put_all(&self, first: usize, x: &[f32]) {
+        self.w.isa().run_narrow(Columns { parts: self, first, x });
     }
 
     /// All of them.
     pub(crate) fn finish(self) -> Rows<'a> {
-        self.factors.fill(1.0);
-        Rows { words: self.words, factors: self.factors, rows: self.rows, layout: self.w.layout() }
+        // SAFETY: nobody else has them any more.
+        let words = unsafe { self.words.slice(0..self.rows * self.w.row_words()) };
+        Rows { words, factors: self.factors, rows: self.rows, layout: self.w.layout() }
     }
 }
 
-/// Encodes the columns from `first` on of all rows, of which `x` has nothing else: `[rows, columns]`.
-pub(crate) struct Columns<'a, 'p, 'x> {
-    pub(crate) parts: &'a mut Parts<'p, 'x>,
-    pub(crate) first: usize,
-    pub(crate) x: &'a [f32],
+/// See [`Parts::put_all`], the only one who builds it.
+struct Columns<'a, 'p, 'x> {
+    parts: &'a Parts<'p, 'x>,
+    first: usize,
+    x: &'a [f32],
 }
 
 impl Kernel for Columns<'_, '_, '_> {
@@ -270,7 +290,9 @@ impl<S: Simd> WithForm for ColumnsAs<'_, '_, '_, S> {
         for tile in 0..layout.tiles(rows) {
             let range = layout.tile(rows, tile);
             for row in range.clone() {
-                parts.put::<S, F>(s, range.clone(), row, first, &x[row * columns..(row + 1) * columns]);
+                let x = &x[row * columns..(row + 1) * columns];
+                // SAFETY: the promise of `Parts::put_all`.
+                unsafe { parts.put::<S, F>(s, range.clone(), row, first, x) };
             }
         }
     }
@@ -373,9 +395,7 @@ impl Operand {
     /// Room for `rows` that are encoded part by part, all of which must be done before a product.
     pub(crate) fn parts<'a, 'x>(&'a mut self, w: &'x PackedMatrix, rows: usize) -> Parts<'a, 'x> {
         self.make_room(w, rows);
-        let factors = &mut self.factors[..rows];
-        factors.fill(1.0);
-        Parts { w, rows, words: &mut self.words[..rows * w.row_words()], factors }
+        Parts::new(w, rows, &mut self.words[..rows * w.row_words()], &mut self.factors[..rows])
     }
 
     fn make_room(&mut self, w: &PackedMatrix, rows: usize) {

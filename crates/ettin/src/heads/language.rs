@@ -76,7 +76,8 @@ impl LanguageModel {
         rows: &[usize],
         logits: &mut Vec<f32>,
     ) -> Result<()> {
-        self.trunk.backend().enter(batch.tokens(), self.config(), || {
+        let head = if rows.is_empty() { 0 } else { self.config().vocab_size * self.config().hidden_size };
+        self.trunk.backend().enter(batch.tokens(), self.config(), head, || {
             let hidden = self.trunk.step(batch, caches)?;
             if rows.is_empty() {
                 logits.clear();

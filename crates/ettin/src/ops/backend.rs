@@ -115,9 +115,6 @@ pub struct Backend {
     ropes: Arc<Mutex<Ropes>>,
 }
 
-/// Floating-point operations of a forward pass, some tens of microseconds' worth, from which waking threads pays.
-const SHARED_WORK: usize = 1 << 22;
-
 /// Tables by theta (its bits), head width and positions.
 type Ropes = HashMap<(u32, usize, usize), Arc<RopeTable>>;
 
@@ -214,14 +211,20 @@ impl Backend {
         }
     }
 
-    /// Runs a forward pass over `tokens` rows among the threads that will share its work, so that they are called once
-    /// and not for every block; a pass too short to be shared stays with the caller.
-    pub(crate) fn enter<R>(&self, tokens: usize, config: &Config, forward: impl FnOnce() -> Result<R>) -> Result<R> {
-        let weights =
-            config.layers.len() * config.hidden_size * (4 * config.hidden_size + 3 * config.intermediate_size);
+    /// Runs a forward pass over `tokens` rows, with a `head` of so many weights, among the threads that will share its
+    /// work, so that they are called once and not for every block; a pass too short to be shared stays with the caller.
+    pub(crate) fn enter<R>(
+        &self,
+        tokens: usize,
+        config: &Config,
+        head: usize,
+        forward: impl FnOnce() -> Result<R>,
+    ) -> Result<R> {
+        let layers = config.layers.len() * config.hidden_size * (4 * config.hidden_size + 3 * config.intermediate_size);
         match &self.kind {
-            Kind::Fused(cpu) if 2 * tokens * weights >= SHARED_WORK => cpu.team.enter(forward),
-            _ => forward(),
+            Kind::Fused(cpu) if cpu.shares(tokens, layers + head) => cpu.team.enter(forward),
+            Kind::Fused(cpu) => cpu.team.alone(forward),
+            Kind::Reference { .. } | Kind::Device(_) => forward(),
         }
     }
 

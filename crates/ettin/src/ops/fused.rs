@@ -27,6 +27,14 @@ pub(super) struct Cpu {
     spare: Arc<Mutex<Vec<Memory>>>,
 }
 
+/// Floating-point operations of a forward pass, some tens of microseconds' worth, from which waking threads pays.
+const SHARED_WORK: usize = 1 << 22;
+
+/// The same on AMX, which is done with few rows by the time that another thread is awake and has read what it needs from
+/// this one: bytes of weights and operations of half a millisecond (measured: 16 tokens of the smallest model take a third
+/// longer on two threads than on one, those of the next size less).
+const SHARED_ON_AMX: (usize, usize) = (12 << 20, 1 << 29);
+
 /// Rows up to which memory is kept for the next forward: a step of decoding should not wait for the allocator, nor a
 /// batch of the default size for fresh pages (which cost the smallest model a tenth of its time).
 const KEPT_ROWS: usize = 1 << 14;
@@ -37,6 +45,22 @@ const KEPT: usize = 8;
 impl Cpu {
     pub(super) fn new(isa: Isa, scheme: Scheme, kv: KvFormat, team: Team) -> Self {
         Self { isa, scheme, kv, team, spare: Arc::default() }
+    }
+
+    /// Whether a pass of `tokens` rows over so many weights is worth waking threads for.
+    pub(super) fn shares(&self, tokens: usize, weights: usize) -> bool {
+        let work = 2 * tokens * weights;
+        let bytes = match self.scheme {
+            Scheme::Bf16 => 2,
+            Scheme::Bf16x3 => 4,
+            Scheme::Bf16x6 => 6,
+            Scheme::Int8 => 1,
+            Scheme::F32 | Scheme::W8 | Scheme::W4 => return work >= SHARED_WORK,
+        };
+        match self.isa {
+            Isa::Amx => bytes * weights >= SHARED_ON_AMX.0 || work >= SHARED_ON_AMX.1,
+            _ => work >= SHARED_WORK,
+        }
     }
 
     pub(super) fn with_scheme(&self, scheme: Scheme) -> Self {

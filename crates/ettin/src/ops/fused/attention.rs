@@ -93,13 +93,19 @@ pub(in crate::ops) fn attention_block(
                     let mut memory = cpu.memory();
                     let sequences: Vec<_> = part.sequences().map(|(rows, _)| rows).collect();
                     let positions = &batch.positions()[part.rows()];
-                    block::attend(hidden, block.kernel(&cpu), positions, &sequences, &mut memory.attention);
+                    block::attend(part.team, hidden, block.kernel(&cpu), positions, &sequences, &mut memory.attention);
                     cpu.keep(memory);
                 });
             }
             None => {
-                let Memory { hidden, buffers, workspace, .. } = &mut rows.memory;
-                block.whole(&all, hidden, buffers, workspace);
+                let Memory { hidden, buffers, workspace, attention, .. } = &mut rows.memory;
+                let kernel = block.kernel(&cpu);
+                if block::shares_heads(&cpu.team, &kernel, batch.tokens()) {
+                    let sequences: Vec<_> = all.sequences().map(|(rows, _)| rows).collect();
+                    block::attend(&cpu.team, hidden, kernel, batch.positions(), &sequences, attention);
+                } else {
+                    block.whole(&all, hidden, buffers, workspace);
+                }
             }
         },
     }
