@@ -1,14 +1,16 @@
 //! Throughput of the kernels: products and attention in flops, the rest in elements per second.
 //!
-//! `cargo bench -p ettin-kernels --bench kernels -- gemm/avx512` runs a part.
+//! `cargo bench -p ettin-kernels --bench kernels -- gemm/avx512` runs a part; `layers/amx/bf16` are the halves of a layer.
 
-use std::hint::black_box;
+use std::{cell::LazyCell, hint::black_box};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ettin_kernels::{
-    Activation, Attention, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Norm, Operand, PackedMatrix, Precision, RopeRows,
-    RopeTable, Scheme, Sequence, Span, Store, Team, attention, attention::store, geglu, gemm, layer_norm, rope,
-    softmax,
+    Activation, Aligned, Attention, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Norm, Operand, PackedMatrix, Precision,
+    RopeRows, RopeTable, Scheme, Sequence, Span, Store, Team, attention,
+    attention::store,
+    block::{AttentionMemory, Linear, Mlp, SelfAttention, Workspace, attend, mlp},
+    geglu, gemm, layer_norm, rope, softmax,
 };
 
 fn data(len: usize) -> Vec<f32> {
@@ -120,6 +122,90 @@ fn attentions(c: &mut Criterion) {
     }
 }
 
+/// Dimensions of 17m and 150m: hidden, inner, layers.
+const LAYERS: [(&str, usize, usize, usize); 2] = [("17m", 256, 384, 7), ("150m", 768, 1152, 22)];
+
+/// Rows of a task, of sequences of 128.
+const TASK: usize = 256;
+
+/// The weights of a layer: `qkv`, `out`, `wi`, `wo`.
+type LayerWeights = [PackedMatrix; 4];
+
+/// All layers of a model, so that weights come from where they do in a forward pass: the halves of a layer, and its
+/// projection alone. Flops are those of products of weights.
+fn layers(c: &mut Criterion) {
+    let team = Team::single();
+    for (isa, scheme) in Isa::available().into_iter().flat_map(|isa| Scheme::ALL.map(|scheme| (isa, scheme))) {
+        let mut group = c.benchmark_group(format!("layers/{isa}/{scheme}"));
+        for (size, hidden, inner, count) in LAYERS {
+            let weights = LazyCell::new(|| -> Vec<LayerWeights> {
+                let row = data(inner.max(hidden));
+                let pack = |n: usize, k: usize| {
+                    let fill = |_: usize, out: &mut [f32]| out.iter_mut().zip(&row).for_each(|(o, x)| *o = 0.05 * x);
+                    PackedMatrix::pack(isa, scheme, &team, n, k, &fill)
+                };
+                let layer =
+                    || [pack(3 * hidden, hidden), pack(hidden, hidden), pack(2 * inner, hidden), pack(hidden, inner)];
+                (0..count).map(|_| layer()).collect()
+            });
+            let norm_weight = vec![1.0; hidden];
+            let norm = Norm { weight: &norm_weight, bias: None, eps: 1e-5 };
+            let linear = |weight| Linear { weight, bias: None };
+            let x = data(TASK * hidden);
+            let rounds = scheme.rounds_activations();
+            let table = RopeTable::new(160_000.0, 64, 128);
+            let positions: Vec<u32> = (0..TASK as u32).map(|row| row % 128).collect();
+            let sequences = [0..TASK / 2, TASK / 2..TASK];
+            let elements = |per_row: usize| Throughput::Elements((2 * TASK * count * per_row) as u64);
+
+            group.throughput(elements(3 * hidden * hidden));
+            group.bench_function(format!("projection-{size}"), |b| {
+                let (mut operand, mut out) = (Operand::new(), Aligned::default());
+                out.resize(TASK * 3 * hidden);
+                operand.encode(&team, &weights[0][0], &x);
+                b.iter(|| {
+                    for [qkv, ..] in &*weights {
+                        gemm(&team, &operand, qkv, None, Store::Write, &mut out);
+                    }
+                });
+            });
+            group.throughput(elements(4 * hidden * hidden));
+            group.bench_function(format!("attention-half-{size}"), |b| {
+                let (mut hidden_states, mut memory) = (Aligned::from(&x[..]), AttentionMemory::default());
+                b.iter(|| {
+                    hidden_states.copy_from_slice(&x);
+                    for (i, [qkv, out, ..]) in weights.iter().enumerate() {
+                        let near = (i % 3 > 0).then_some(64);
+                        let block = SelfAttention {
+                            norm: Some(norm),
+                            qkv: linear(qkv),
+                            out: linear(out),
+                            rope: &table,
+                            heads: hidden / 64,
+                            head_dim: 64,
+                            span: Span { left: near, right: near },
+                            precision: if rounds { Precision::Bf16 } else { Precision::F32 },
+                            kv: if rounds { KvFormat::Bf16 } else { KvFormat::F32 },
+                        };
+                        attend(&team, &mut hidden_states, block, &positions, &sequences, &mut memory);
+                    }
+                });
+            });
+            group.throughput(elements(3 * hidden * inner));
+            group.bench_function(format!("mlp-{size}"), |b| {
+                let (mut hidden_states, mut workspace) = (Aligned::from(&x[..]), Workspace::new());
+                b.iter(|| {
+                    hidden_states.copy_from_slice(&x);
+                    for [.., wi, wo] in &*weights {
+                        let half = Mlp { norm, wi: linear(wi), activation: Activation::Gelu, wo: linear(wo) };
+                        mlp(&team, &mut hidden_states, half, &mut workspace);
+                    }
+                });
+            });
+        }
+    }
+}
+
 fn elementwise(c: &mut Criterion) {
     let team = Team::single();
     let (rows, hidden, inner) = (512, 768, 1152);
@@ -161,5 +247,5 @@ fn quick() -> Criterion {
         .without_plots()
 }
 
-criterion_group! { name = benches; config = quick(); targets = products, attentions, elementwise }
+criterion_group! { name = benches; config = quick(); targets = products, attentions, layers, elementwise }
 criterion_main!(benches);

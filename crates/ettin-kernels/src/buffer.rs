@@ -233,3 +233,28 @@ pub fn recycled<T, U>(mut list: Vec<T>) -> Vec<U> {
     list.clear();
     list.into_iter().map(|_| unreachable!("it is empty")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growing_keeps_what_is_there_and_adds_zeros() {
+        let mut buffer = Buffer::<u32>::default();
+        let mut filled = 0;
+        // Through the heap, the first huge page and several.
+        for len in [1, 17, 1000, PAGES_FROM / 4 - 1, PAGES_FROM / 4, HUGE / 4 + 5, 3 * HUGE / 4] {
+            buffer.grow(len);
+            assert!(buffer.len() >= len && buffer.as_ptr().addr().is_multiple_of(64), "{len}");
+            assert!((0..filled).all(|i| buffer[i] == i as u32 + 1), "{len}: kept");
+            assert!(buffer[filled..].iter().all(|&word| word == 0), "{len}: new");
+            filled = buffer.len();
+            (0..).zip(&mut *buffer).for_each(|(i, word)| *word = i + 1);
+        }
+        let large = matches!(buffer.memory, Memory::Pages(..));
+        assert!(large && buffer.as_ptr().addr().is_multiple_of(HUGE));
+        let copy = buffer.clone();
+        buffer.fill(7);
+        assert!((0..filled).all(|i| copy[i] == i as u32 + 1));
+    }
+}
