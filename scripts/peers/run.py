@@ -192,7 +192,9 @@ class Session:
                 if engine.name in self.failed and engine in self.workers:
                     self.workers.pop(engine).close()
             if engine.ours and (peak := worker.ready.get("peak_flops")):
-                self.record.data["peaks"][engine.dtype] = peak
+                # The most that was seen: a calibration beside other work finds less.
+                peaks = self.record.data["peaks"]
+                peaks[engine.dtype] = max(peak, peaks.get(engine.dtype, 0.0))
             entry = {"engine": engine.name, "size": self.size, "objective": self.objective, "cosine": found, "bound": least}
             self.record.data["gate"][f"{self.size}/{self.objective}/{engine.name}"] = entry
             say(f"{self.size} {self.objective}: {worker.ready['ready']}: centred cosine {found:.6f}")
