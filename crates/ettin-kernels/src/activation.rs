@@ -71,6 +71,7 @@ pub fn geglu(isa: Isa, team: &Team, x: &[f32], i: usize, act: Activation, out: &
 
 /// `out = act(a) ⊙ b` on the calling thread; `coarse` where the result is rounded to bf16 or less.
 pub(crate) fn gated(isa: Isa, act: Activation, coarse: bool, a: &[f32], b: &[f32], out: &mut [f32]) {
+    assert!(a.len() == out.len() && b.len() == out.len(), "a, b and out differ in length");
     isa.run(Gated { act, coarse, a, b, out })
 }
 

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use crate::{buffer::Buffer, pages::Pages};
+use crate::buffer::Buffer;
 
 /// Bytes of a chunk. What its last page leaves unused is never touched, and takes no memory.
 const CHUNK: usize = 64 << 20;
@@ -23,16 +23,10 @@ pub(crate) struct Region {
 }
 
 /// Words that are handed out once, from the start on, and freed with the last region.
-enum Chunk {
-    Mapped {
-        start: *mut u32,
-        _pages: Pages,
-    },
-    /// Where nothing can be mapped.
-    Heap {
-        start: *mut u32,
-        _buffer: Buffer<u32>,
-    },
+struct Chunk {
+    start: *mut u32,
+    /// Large enough to lie on huge pages, where the system has them.
+    _buffer: Buffer<u32>,
 }
 
 // SAFETY: regions are disjoint, and each has its words as a `Box<[u32]>` would.
@@ -44,20 +38,9 @@ unsafe impl Sync for Chunk {}
 static CURRENT: Mutex<(Weak<Chunk>, usize)> = Mutex::new((Weak::new(), 0));
 
 impl Chunk {
-    fn new(bytes: usize) -> Self {
-        match Pages::zeroed(bytes) {
-            Some(mut pages) => Chunk::Mapped { start: pages.start_mut().cast(), _pages: pages },
-            None => {
-                let mut buffer = Buffer::zeroed(bytes / size_of::<u32>());
-                Chunk::Heap { start: buffer.as_mut_ptr(), _buffer: buffer }
-            }
-        }
-    }
-
-    fn start(&self) -> *mut u32 {
-        match *self {
-            Chunk::Mapped { start, .. } | Chunk::Heap { start, .. } => start,
-        }
+    fn new(words: usize) -> Self {
+        let mut buffer = Buffer::zeroed(words);
+        Self { start: buffer.as_mut_ptr(), _buffer: buffer }
     }
 }
 
@@ -75,9 +58,9 @@ impl Region {
         }
         if taken > most / 2 {
             // It has one for itself, and the current one goes on.
-            return Self { chunk: Arc::new(Chunk::new((taken * size_of::<u32>()).max(1))), range: 0..words };
+            return Self { chunk: Arc::new(Chunk::new(taken)), range: 0..words };
         }
-        let new = Arc::new(Chunk::new(CHUNK));
+        let new = Arc::new(Chunk::new(most));
         *current = (Arc::downgrade(&new), taken);
         Self { chunk: new, range: 0..words }
     }
@@ -96,14 +79,14 @@ impl Deref for Region {
 
     fn deref(&self) -> &[u32] {
         // SAFETY: the words lie in the chunk, which this region keeps, and are written only through it.
-        unsafe { std::slice::from_raw_parts(self.chunk.start().add(self.range.start), self.range.len()) }
+        unsafe { std::slice::from_raw_parts(self.chunk.start.add(self.range.start), self.range.len()) }
     }
 }
 
 impl DerefMut for Region {
     fn deref_mut(&mut self) -> &mut [u32] {
         // SAFETY: as above, and no other region has them.
-        unsafe { std::slice::from_raw_parts_mut(self.chunk.start().add(self.range.start), self.range.len()) }
+        unsafe { std::slice::from_raw_parts_mut(self.chunk.start.add(self.range.start), self.range.len()) }
     }
 }
 

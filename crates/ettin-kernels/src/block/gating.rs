@@ -65,14 +65,15 @@ impl<S: Simd, F: Form> WithFunction for GatingBy<'_, '_, S, F> {
                 s.store(s.mul(f.of(s, a), b), gated[half..].first_chunk_mut().expect("half a row"));
             }
             let first = cell.outputs.start;
-            // A length that is known makes it a few instructions.
-            let values = if width == CELL { &gated } else { &gated[..width] };
             // SAFETY: nobody else writes these columns, by the promise of `Gating::run`.
             unsafe {
                 match rows {
-                    Some(rows) => rows.slice(row * inner + first..row * inner + first + width).copy_from_slice(values),
+                    Some(rows) => {
+                        rows.slice(row * inner + first..row * inner + first + width).copy_from_slice(&gated[..width]);
+                    }
+                    // A length that is known makes it a few instructions.
                     None if width == CELL => parts.put::<S, F>(s, cell.rows.clone(), row, first, &gated),
-                    None => parts.put::<S, F>(s, cell.rows.clone(), row, first, values),
+                    None => parts.put::<S, F>(s, cell.rows.clone(), row, first, &gated[..width]),
                 }
             }
         }

@@ -91,18 +91,14 @@ pub(in crate::ops) fn attention_block(
                 cpu.team.run_parts(&mut rows.memory.hidden, rows.size, &rows_of, block.work(batch), |task, hidden| {
                     let part = Part { team: &Team::single(), sequences: cuts[task]..cuts[task + 1], ..all };
                     let mut memory = cpu.memory();
-                    let sequences: Vec<_> = part.sequences().map(|(rows, _)| rows).collect();
-                    let positions = &batch.positions()[part.rows()];
-                    block::attend(part.team, hidden, block.kernel(&cpu), positions, &sequences, &mut memory.attention);
+                    block.by_heads(&part, hidden, &mut memory.attention);
                     cpu.keep(memory);
                 });
             }
             None => {
                 let Memory { hidden, buffers, workspace, attention, .. } = &mut rows.memory;
-                let kernel = block.kernel(&cpu);
-                if block::shares_heads(&cpu.team, &kernel, batch.tokens()) {
-                    let sequences: Vec<_> = all.sequences().map(|(rows, _)| rows).collect();
-                    block::attend(&cpu.team, hidden, kernel, batch.positions(), &sequences, attention);
+                if block::shares_heads(&cpu.team, &block.kernel(&cpu), batch.tokens()) {
+                    block.by_heads(&all, hidden, attention);
                 } else {
                     block.whole(&all, hidden, buffers, workspace);
                 }
@@ -167,7 +163,14 @@ impl Attention {
         (8 * size * size).saturating_mul(batch.tokens())
     }
 
-    /// Sequences of which nothing was computed before.
+    /// Sequences of which nothing was computed before, some heads at a time.
+    fn by_heads(&self, part: &Part<'_>, hidden: &mut [f32], memory: &mut block::AttentionMemory) {
+        let sequences: Vec<_> = part.sequences().map(|(rows, _)| rows).collect();
+        let positions = &part.batch.positions()[part.rows()];
+        block::attend(part.team, hidden, self.kernel(part.cpu), positions, &sequences, memory);
+    }
+
+    /// The same step by step, each on all threads of the team.
     fn whole(&self, part: &Part<'_>, hidden: &mut [f32], buffers: &mut Buffers, workspace: &mut Workspace) {
         self.project(part, hidden, &mut buffers.qkv, workspace);
         self.make_room(part, &mut buffers.keys);
