@@ -12,6 +12,7 @@
 
 mod attention;
 mod gating;
+mod turning;
 
 use std::ops::Range;
 

@@ -150,6 +150,6 @@ impl Kernel for Rotate<'_> {
 
 /// (a, b) rotated.
 #[inline(always)]
-fn turn<S: Simd>(s: S, a: S::V, b: S::V, cos: S::V, sin: S::V) -> (S::V, S::V) {
+pub(crate) fn turn<S: Simd>(s: S, a: S::V, b: S::V, cos: S::V, sin: S::V) -> (S::V, S::V) {
     (s.mul_add(a, cos, s.mul(negate(s, b), sin)), s.mul_add(b, cos, s.mul(a, sin)))
 }

@@ -2,10 +2,15 @@
 
 mod common;
 
+use std::ops::Range;
+
 use common::{Random, bits};
 use ettin_kernels::{
-    Activation, Isa, KvFormat, Norm, PackedMatrix, Precision, RopeTable, Scheme, Span, Team,
+    Activation, Attention, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Norm, PackedMatrix, Precision, RopeRows,
+    RopeTable, Scheme, Sequence, Span, Team, attention,
+    attention::store,
     block::{self, AttentionMemory, Linear, Mlp, SelfAttention, Workspace},
+    rope,
     testing::each_isa,
 };
 
@@ -83,6 +88,43 @@ fn rows_depend_neither_on_their_number_nor_on_threads() {
 const HEADS: usize = 3;
 const HEAD_DIM: usize = 64;
 
+/// What [`block::attend`] does, by the kernels that do one thing each.
+fn step_by_step(
+    isa: Isa,
+    x: &[f32],
+    block: SelfAttention<'_>,
+    positions: &[u32],
+    sequences: &[Range<usize>],
+) -> Vec<f32> {
+    let SelfAttention { norm, qkv, out, heads, head_dim, span, precision, kv, .. } = block;
+    let (team, mut workspace, size, stride) =
+        (Team::single(), Workspace::new(), heads * head_dim, 3 * heads * head_dim);
+    let mut rows = vec![0.0; positions.len() * stride];
+    let turn = |range: Range<usize>, rows: &mut [f32]| {
+        let target = RopeRows { rows, stride, offset: 0, heads: 2 * heads };
+        rope(isa, &Team::single(), block.rope, &positions[range], target);
+    };
+    block::project(&team, x, norm, qkv, &turn, &mut rows, &mut workspace);
+    let mut keys: Vec<_> = sequences.iter().map(|rows| KvBlocks::new(heads, head_dim, rows.len(), kv)).collect();
+    let mut writes = Vec::new();
+    for (kv, rows) in keys.iter_mut().zip(sequences) {
+        writes.push(KvWrite { kv, position: 0, rows: rows.clone() });
+    }
+    store(isa, &team, KvRows { k: &rows[size..], v: &rows[2 * size..], stride }, &mut writes);
+    let sequences: Vec<_> = keys
+        .iter()
+        .zip(sequences)
+        .map(|(kv, rows)| Sequence { rows: rows.clone(), start: 0, len: rows.len(), kv })
+        .collect();
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let args = Attention { q: &rows, q_stride: stride, heads, head_dim, span, scale, precision, sequences: &sequences };
+    let mut attended = vec![0.0; positions.len() * size];
+    attention(isa, &team, args, &mut attended);
+    let mut result = x.to_vec();
+    block::add(&team, &attended, out, &mut result, &mut workspace);
+    result
+}
+
 /// Many rows make heads go one by one, few rows all together, several threads make them shares.
 #[test]
 fn sequences_depend_neither_on_their_neighbours_nor_on_groups_of_heads_nor_on_threads() {
@@ -121,6 +163,7 @@ fn sequences_depend_neither_on_their_neighbours_nor_on_groups_of_heads_nor_on_th
             }
             block::attend(&teams[0], &mut together, block, &positions, &sequences, &mut memory);
             assert!(together.iter().all(|x| x.is_finite()) && together != x, "{isa} {scheme}");
+            assert_eq!(bits(&together), bits(&step_by_step(isa, &x, block, &positions, &sequences)), "{isa} {scheme}");
             for rows in sequences {
                 let elements = rows.start * HIDDEN..rows.end * HIDDEN;
                 let only: Vec<_> = std::iter::once(0..rows.len()).collect();

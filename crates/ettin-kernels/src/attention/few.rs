@@ -36,7 +36,7 @@ pub(super) fn few<S: Simd, A: Arithmetic>(s: S, task: &Task<'_>, queries: Range<
     let mut states = [const { None }; MOST];
     for (state, query) in states.iter_mut().zip(queries.clone()) {
         let (packed, sums) = (take(left, padded), take(left, padded));
-        A::pack(s, task.query(query), task.scale(), packed);
+        A::pack(s, task.query(query), task.args.factor(), packed);
         sums.fill(0.0);
         *state = Some(One { query, packed, sums, total: 0.0, largest: f32::NEG_INFINITY });
     }

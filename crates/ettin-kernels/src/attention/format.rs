@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use super::{KEY_BLOCK, KvRows, arithmetic::vector_mut};
 use crate::{
-    buffer::{as_numbers, as_words, bits},
+    buffer::{as_numbers, as_words, bits, numbers},
     simd::{LANES, Simd, round_bf16},
     transpose::{interleave, transposed},
 };
@@ -208,6 +208,43 @@ impl Layout {
                 let at = i * LANES..i * LANES + values.len();
                 let odd = s.load_part(odd.get(at.clone()).unwrap_or(&[]));
                 put_words(s, s.round_zip(s.load_part(&even[at]), odd), values);
+            }
+        }
+    }
+
+    /// Writes a block's first positions, of a block that holds no others, from pairs of bf16: rows of whole vectors of them.
+    #[inline(always)]
+    pub fn write_pairs<S: Simd>(self, s: S, block: &mut [f32], k: &[u32], v: &[u32]) {
+        let (width, padded) = (self.head_dim / 2, self.padded());
+        let (keys, values) = block.split_at_mut(self.keys());
+        let mut rows = [0.0; LANES * LANES];
+        for (first, k) in (0..).step_by(LANES).zip(numbers(k).chunks(LANES * width)) {
+            for step in (0..width).step_by(LANES) {
+                let turned = if k.len() == LANES * width {
+                    transposed(s, &k[step..], width)
+                } else {
+                    for (k, row) in k.chunks_exact(width).zip(rows.chunks_exact_mut(LANES)) {
+                        row.copy_from_slice(&k[step..][..LANES]);
+                    }
+                    transposed(s, &rows, LANES)
+                };
+                for (i, &keys_of_step) in turned.iter().enumerate() {
+                    s.store(keys_of_step, vector_mut(keys, (step + i) * KEY_BLOCK + first));
+                }
+            }
+        }
+        for (v, values) in v.chunks(2 * width).zip(values.chunks_exact_mut(padded)) {
+            let (even, odd) = v.split_at(width);
+            for (i, even) in even.as_chunks().0.iter().enumerate() {
+                let odd = odd.as_chunks().0.get(i).unwrap_or(&[0; LANES]);
+                let (even, odd) = (s.load_words(even), s.load_words(odd));
+                let even = s.zip(s.even(even), s.odd(even));
+                let odd = s.zip(s.even(odd), s.odd(odd));
+                for half in 0..2 {
+                    // Rounded before, they stay as they are.
+                    let pairs = s.round_zip(even[half], odd[half]);
+                    s.store_pairs(pairs, vector_mut(values, (2 * i + half) * LANES));
+                }
             }
         }
     }

@@ -80,6 +80,23 @@ impl KvBlocks {
         store(Isa::Portable, &Team::single(), source, &mut [KvWrite { kv: self, position, rows: 0..1 }]);
     }
 
+    /// Stores one head of consecutive positions, `first` a multiple of [`KEY_BLOCK`], from rows that are rounded already,
+    /// `[positions, head_dim / 2]` pairs of bf16: whole vectors of them, in [`KvFormat::Bf16`], no more than there is room for.
+    /// As with [`store`], later positions count as dropped.
+    pub(crate) fn fill(&mut self, isa: Isa, head: usize, first: usize, k: &[u32], v: &[u32]) {
+        let width = self.head_dim() / 2;
+        let rows = k.len() / width;
+        assert!(self.format() == KvFormat::Bf16 && self.head_dim().is_multiple_of(2 * LANES) && head < self.heads);
+        assert!(k.len() == v.len() && first.is_multiple_of(KEY_BLOCK) && rows <= self.capacity());
+        self.wrapped |= first + rows > self.capacity();
+        let (len, stride) = (self.layout.len(), self.block_len());
+        let pairs = k.chunks(KEY_BLOCK * width).zip(v.chunks(KEY_BLOCK * width));
+        for (block, (k, v)) in (first / KEY_BLOCK..).zip(pairs) {
+            let block = &mut self.data[block % self.blocks * stride + head * len..][..len];
+            isa.run_narrow(Fill { layout: self.layout, block, k, v });
+        }
+    }
+
     /// Copies one position out, for tests and debugging: `[heads, head_dim]` each, as the format keeps them.
     ///
     /// # Panics
@@ -229,6 +246,23 @@ impl Kernel for Write<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         self.target.write(s, self.source, self.task);
+    }
+}
+
+/// A block of [`KvBlocks::fill`].
+struct Fill<'a> {
+    layout: Layout,
+    block: &'a mut [f32],
+    k: &'a [u32],
+    v: &'a [u32],
+}
+
+impl Kernel for Fill<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.layout.write_pairs(s, self.block, self.k, self.v);
     }
 }
 

@@ -122,7 +122,7 @@ impl<A: Arithmetic> Many<'_, A> {
             let rows = &mut self.block[..LANES * steps];
             for (i, row) in rows.chunks_exact_mut(steps).enumerate() {
                 if first + i < self.queries.len() {
-                    A::pack(s, self.task.query(self.queries.start + first + i), self.task.scale(), row);
+                    A::pack(s, self.task.query(self.queries.start + first + i), self.task.args.factor(), row);
                 } else {
                     row.fill(0.0);
                 }

@@ -50,6 +50,10 @@ pub use span::Span;
 pub const KEY_BLOCK: usize = 32;
 const _: () = assert!(KEY_BLOCK == 2 * LANES);
 
+/// Runs of tasks that each thread of a team takes, on AMX: enough to even out sequences of different lengths.
+#[cfg(target_arch = "x86_64")]
+const RUNS_PER_THREAD: usize = 16;
+
 /// Queries of a task: the most that a register tile takes on any instruction set.
 const QUERY_TILE: usize = 2 * LANES;
 
@@ -132,7 +136,27 @@ impl<'a> From<&'a mut [bf16]> for Out<'a> {
 /// # Panics
 /// If lengths do not fit together, rows of two sequences overlap, or a key that is seen is no longer stored.
 pub fn attention<'a>(isa: Isa, team: &Team, args: Attention<'_>, out: impl Into<Out<'a>>) {
-    let out = match out.into() {
+    attend(isa, team, args, None, out.into());
+}
+
+/// The same of queries that are multiplied by [`Attention::factor`] and rounded: `[heads, rows, head_dim / 2]` pairs of bf16,
+/// for heads of whole tiles. `args.q` is not read.
+pub(crate) fn of_rounded(team: &Team, args: Attention<'_>, queries: &[u32], out: &mut [f32]) {
+    assert!(takes_rounded(Isa::Amx, args.head_dim) && args.precision == Precision::Bf16);
+    attend(Isa::Amx, team, args, Some(queries), out.into());
+}
+
+/// Whether [`of_rounded`] takes heads of this size.
+pub(crate) fn takes_rounded(isa: Isa, head_dim: usize) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let suits = tiles::suits(head_dim);
+    #[cfg(not(target_arch = "x86_64"))]
+    let suits = false;
+    isa == Isa::Amx && head_dim.is_multiple_of(2 * LANES) && suits
+}
+
+fn attend(isa: Isa, team: &Team, args: Attention<'_>, rounded: Option<&[u32]>, out: Out<'_>) {
+    let out = match out {
         Out::F32(out) => SharedOut::F32(out.len(), Shared::new(out)),
         Out::Bf16(out) => SharedOut::Bf16(out.len(), Shared::new(out)),
     };
@@ -142,7 +166,7 @@ pub fn attention<'a>(isa: Isa, team: &Team, args: Attention<'_>, out: impl Into<
     tiles.clear();
     let (mut tasks, mut work, mut row) = (0, 0usize, 0);
     for sequence in args.sequences {
-        args.check(sequence, out.len());
+        args.check(sequence, rounded, out.len());
         assert!(row <= sequence.rows.start, "sequences are not in the order of their rows");
         row = sequence.rows.end.max(row);
         tiles.push(tasks);
@@ -160,20 +184,36 @@ pub fn attention<'a>(isa: Isa, team: &Team, args: Attention<'_>, out: impl Into<
     // A head's tiles follow each other where they read the same blocks, so that these stay in a core's cache; the heads
     // of a tile, where the tile's rows and its window of blocks are all that is read.
     let heads_inside = args.span.left.is_some() && args.span.right.is_some();
-    team.run(tasks * args.heads, work, |task| {
+    let task = |number: usize| {
         let (head, task) =
-            if heads_inside { (task % args.heads, task / args.heads) } else { (task / tasks, task % tasks) };
+            if heads_inside { (number % args.heads, number / args.heads) } else { (number / tasks, number % tasks) };
         let index = tiles.partition_point(|&first| first <= task) - 1;
         let sequence = &args.sequences[index];
         let first = (task - tiles[index]) * QUERY_TILE;
         let queries = first..(first + QUERY_TILE).min(sequence.rows.len());
-        let task = Task { args, sequence, head, queries, heads_inside, out: &out };
-        with_scratch(room, |scratch| {
-            if args.precision == Precision::Bf16 && sequence.kv.layout().format != KvFormat::F32 {
-                #[cfg(target_arch = "x86_64")]
-                if let Some(amx) = amx {
-                    return tiles::run(amx, &task, scratch);
+        Task { args, rounded, sequence, head, queries, heads_inside, out: &out }
+    };
+    let narrow = |sequence: &Sequence<'_>| sequence.kv.layout().format != KvFormat::F32;
+    let tasks = tasks * args.heads;
+    #[cfg(target_arch = "x86_64")]
+    if let Some(amx) = amx.filter(|_| args.precision == Precision::Bf16) {
+        // Runs of tasks, for which tiles are shaped once.
+        let runs = if team.threads() == 1 { 1 } else { tasks.min(RUNS_PER_THREAD * team.threads()) };
+        team.run(runs, work, |run| {
+            let tasks = || crate::team::share(tasks, runs, run).map(task);
+            with_scratch(room, |scratch| {
+                tiles::run(amx, tasks().filter(|task| narrow(task.sequence)), scratch);
+                for task in tasks().filter(|task| !narrow(task.sequence)) {
+                    isa.run(Run { task, scratch, arithmetic: PhantomData::<arithmetic::F32> });
                 }
+            });
+        });
+        return TILES.set(tiles);
+    }
+    team.run(tasks, work, |number| {
+        let task = task(number);
+        with_scratch(room, |scratch| {
+            if args.precision == Precision::Bf16 && narrow(task.sequence) {
                 isa.run_narrow(Run { task, scratch, arithmetic: PhantomData::<arithmetic::Bf16> });
             } else {
                 isa.run(Run { task, scratch, arithmetic: PhantomData::<arithmetic::F32> });
@@ -202,7 +242,13 @@ impl SharedOut<'_> {
 }
 
 impl Attention<'_> {
-    fn check(&self, sequence: &Sequence<'_>, out: usize) {
+    /// What queries are multiplied by: weights are powers of two.
+    #[inline(always)]
+    pub(crate) fn factor(&self) -> f32 {
+        self.scale * LOG2_E
+    }
+
+    fn check(&self, sequence: &Sequence<'_>, rounded: Option<&[u32]>, out: usize) {
         let Sequence { rows, start, len, kv } = sequence;
         let width = self.heads * self.head_dim;
         assert!(kv.heads() == self.heads && kv.head_dim() == self.head_dim, "{kv:?} has other heads");
@@ -210,7 +256,12 @@ impl Attention<'_> {
         let Some(last) = rows.end.checked_sub(1).filter(|_| !rows.is_empty()) else {
             return;
         };
-        assert!(last * self.q_stride + width <= self.q.len(), "rows {rows:?} pass the end of q");
+        match rounded {
+            Some(queries) => {
+                assert!(rows.end * width <= 2 * queries.len(), "rows {rows:?} pass the end of the queries")
+            }
+            None => assert!(last * self.q_stride + width <= self.q.len(), "rows {rows:?} pass the end of q"),
+        }
         let keys = self.span.keys(*start, *len).start..self.span.keys(start + rows.len() - 1, *len).end;
         if !keys.is_empty() {
             let blocks = (keys.end - 1) / KEY_BLOCK - keys.start / KEY_BLOCK + 1;
@@ -222,6 +273,8 @@ impl Attention<'_> {
 /// One task: some queries of a sequence, one head.
 struct Task<'a> {
     args: Attention<'a>,
+    /// Queries that need no packing.
+    rounded: Option<&'a [u32]>,
     sequence: &'a Sequence<'a>,
     head: usize,
     /// Relative to the sequence's rows.
@@ -269,6 +322,15 @@ impl Task<'_> {
         &self.args.q[row * self.args.q_stride + self.head * self.args.head_dim..][..self.args.head_dim]
     }
 
+    /// The pairs of a query and those behind it, for this head, where they are rounded.
+    #[inline(always)]
+    fn rounded(&self, query: usize) -> Option<&[u32]> {
+        let queries = self.rounded?;
+        let width = self.args.head_dim / 2;
+        let rows = queries.len() / (self.args.heads * width);
+        Some(&queries[(self.head * rows + self.sequence.rows.start + query) * width..(self.head + 1) * rows * width])
+    }
+
     #[inline(always)]
     fn next_head(&self) -> usize {
         if self.heads_inside { (self.head + 1) % self.args.heads } else { self.head }
@@ -277,6 +339,9 @@ impl Task<'_> {
     /// Brings the next task's queries into the cache: they are far apart, and nothing else would in time.
     #[inline(always)]
     fn prefetch_next<S: Simd>(&self, s: S, queries: Range<usize>) {
+        if self.rounded.is_some() {
+            return;
+        }
         let ahead = if self.heads_inside { self.args.head_dim } else { QUERY_TILE * self.args.q_stride };
         for query in queries {
             let next = self.query(query).as_ptr().wrapping_add(ahead);
@@ -284,12 +349,6 @@ impl Task<'_> {
                 s.prefetch(next.wrapping_add(i));
             }
         }
-    }
-
-    /// What queries are multiplied by: weights are powers of two.
-    #[inline(always)]
-    fn scale(&self) -> f32 {
-        self.args.scale * LOG2_E
     }
 
     /// Divides a query's weighted sums of values by its sum of weights.

@@ -9,6 +9,10 @@
 //! scaling and rounding: rounded apart from the scaled ones, they would double the error. A query that sees nothing of a
 //! block or a stretch is not changed by it: its weights there are 0, and its correction is 1.
 //!
+//! **Work.** Keys and values pass once a task and are loaded past L1 (`tileloaddt1`), which scores, weights and sums fill. Products of
+//! the stretches before and after go beside the softmax of this one, a block at a time; finer steps gained nothing where
+//! they were tried, as loading and storing tiles are many small operations that fill what the CPU looks ahead at.
+//!
 //! **Masking.** A hidden key's score is replaced by −∞. Its weight is 0, but 0 times a value that is not finite would
 //! be NaN: a query with such a result is done once more, alone and with zeros in place of hidden values.
 
@@ -24,7 +28,7 @@ use super::{
     many::{in_block, take},
 };
 use crate::simd::{Amx, Kernel, LANES, Lanes, Simd, TileRegisters};
-use chain::{COLUMNS, Chain};
+use chain::{COLUMNS, Chain, Pair};
 
 /// Keys between two corrections. Part of the numerical definition.
 const STRETCH: usize = BLOCKS * KEY_BLOCK;
@@ -42,30 +46,29 @@ pub(super) fn suits(head_dim: usize) -> bool {
     head_dim <= GROUPS * COLUMNS
 }
 
-/// Runs a task, of at most [`MOST`] queries.
-pub(super) fn run(amx: Amx, task: &Task<'_>, scratch: &mut [f32]) {
-    amx.narrow().run(Whole { amx, task, scratch });
+/// Runs tasks, each of at most [`MOST`] queries.
+pub(super) fn run<'a>(amx: Amx, tasks: impl Iterator<Item = Task<'a>>, scratch: &mut [f32]) {
+    amx.narrow().run(All { amx, tasks, scratch });
 }
 
-struct Whole<'a> {
+struct All<'s, T> {
     amx: Amx,
-    task: &'a Task<'a>,
-    scratch: &'a mut [f32],
+    tasks: T,
+    scratch: &'s mut [f32],
 }
 
-impl Kernel for Whole<'_> {
+impl<'a, T: Iterator<Item = Task<'a>>> Kernel for All<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let mut registers = TileRegisters::new(self.amx);
-        let queries = self.task.queries.clone();
-        if queries.is_empty() {
-            return;
-        }
-        let spoiled = Walk::new(s, self.task, queries.clone(), false, self.scratch).run(s, &mut registers);
-        if spoiled != 0 {
-            repair(s, self.task, &mut registers, spoiled, self.scratch);
+        for task in self.tasks.filter(|task| !task.queries.is_empty()) {
+            let queries = task.queries.clone();
+            let spoiled = Walk::new(s, &task, queries, false, self.scratch).run(s, &mut registers);
+            if spoiled != 0 {
+                repair(s, &task, &mut registers, spoiled, self.scratch);
+            }
         }
     }
 }
@@ -112,7 +115,7 @@ struct Walk<'a> {
     careful: bool,
     padded: usize,
     /// Packed queries, `[rows, padded / 2]`.
-    packed: &'a mut [f32],
+    packed: *const f32,
     /// Scores of two stretches, `[rows, STRETCH]` each; then their weights as pairs, in the first half of each row.
     scores: [&'a mut [f32]; 2],
     /// Weighted sums of values, `[rows, padded]`.
@@ -127,11 +130,12 @@ struct Walk<'a> {
     rooms: [&'a mut [f32]; 2],
 }
 
-/// The blocks of a stretch that some query sees.
+/// The blocks of a stretch that some query sees, and where their keys and values are.
 struct Stretch<'a> {
     blocks: Range<usize>,
     /// Which of the two buffers holds its scores.
     side: usize,
+    keys: [*const f32; BLOCKS],
     values: [*const f32; BLOCKS],
     key_scales: [Option<&'a [f32; KEY_BLOCK]>; BLOCKS],
     value_scales: [Option<&'a [f32; KEY_BLOCK]>; BLOCKS],
@@ -156,12 +160,26 @@ impl<'a> Walk<'a> {
     ) -> Self {
         let padded = task.sequence.kv.layout().padded();
         let left = &mut scratch;
+        let packed = match task.rounded(queries.start) {
+            Some(rounded) => {
+                assert!(padded == task.args.head_dim && rounded.len() >= queries.len() * padded / 2);
+                rounded.as_ptr().cast()
+            }
+            None => {
+                let packed = take(left, MOST * padded / 2);
+                for (query, packed) in queries.clone().zip(packed.chunks_exact_mut(padded / 2)) {
+                    Bf16::pack(s, task.query(query), task.args.factor(), packed);
+                    task.prefetch_next(s, query..query + 1);
+                }
+                packed.as_ptr()
+            }
+        };
         let walk = Self {
             task,
             queries,
             careful,
             padded,
-            packed: take(left, MOST * padded / 2),
+            packed,
             scores: [take(left, MOST * STRETCH), take(left, MOST * STRETCH)],
             sums: take(left, MOST * padded),
             totals: take(left, MOST * LANES),
@@ -169,9 +187,6 @@ impl<'a> Walk<'a> {
             corrections: take(left, MOST),
             rooms: [take(left, BLOCKS * room(padded)), take(left, BLOCKS * room(padded))],
         };
-        for (i, query) in walk.queries.clone().enumerate() {
-            Bf16::pack(s, task.query(query), task.scale(), &mut walk.packed[i * padded / 2..][..padded / 2]);
-        }
         walk.totals.fill(0.0);
         walk.shifts.fill(f32::NEG_INFINITY);
         walk
@@ -188,18 +203,12 @@ impl<'a> Walk<'a> {
         }
         let blocks = seen.start / KEY_BLOCK..seen.end.div_ceil(KEY_BLOCK);
         let (first, end) = (blocks.start / BLOCKS, blocks.end.div_ceil(BLOCKS));
-        let stretch = |number: usize| Stretch {
-            blocks: blocks.start.max(number * BLOCKS)..blocks.end.min((number + 1) * BLOCKS),
-            side: number % 2,
-            values: [ptr::null(); BLOCKS],
-            key_scales: [None; BLOCKS],
-            value_scales: [None; BLOCKS],
-        };
+        let stretch = |number: usize| blocks.start.max(number * BLOCKS)..blocks.end.min((number + 1) * BLOCKS);
         // What tiles and vectors do is independent side by side: the products of the stretches before and after, and the
         // softmax of this one.
-        let mut now = stretch(first);
+        let mut now = self.open(s, stretch(first), first % 2);
         for i in 0..now.blocks.len() {
-            self.score(s, registers, &mut now, i);
+            self.score(registers, &now, i);
         }
         let mut before: Option<Stretch<'a>> = None;
         for number in first..end {
@@ -221,23 +230,18 @@ impl<'a> Walk<'a> {
             if rises && before.is_some() {
                 self.correct(s);
             }
-            let mut next = (number + 1 < end).then(|| stretch(number + 1));
+            let next = if number + 1 < end { Some(self.open(s, stretch(number + 1), (number + 1) % 2)) } else { None };
             let rows = self.queries.len();
             for part in 0..BLOCKS {
-                if let Some(next) = next.as_mut().filter(|next| part < next.blocks.len()) {
-                    self.score(s, registers, next, part);
+                if let Some(next) = next.as_ref().filter(|next| part < next.blocks.len()) {
+                    self.score(registers, next, part);
                 }
-                for row in rows * part / BLOCKS..rows * (part + 1) / BLOCKS {
-                    if number == first {
-                        let query = self.queries.start + row;
-                        self.task.prefetch_next(s, query..query + 1);
-                    }
-                    match now.blocks.len() {
-                        1 => self.weigh::<S, 1>(s, &now, row),
-                        2 => self.weigh::<S, 2>(s, &now, row),
-                        3 => self.weigh::<S, 3>(s, &now, row),
-                        _ => self.weigh::<S, BLOCKS>(s, &now, row),
-                    }
+                let rows = rows * part / BLOCKS..rows * (part + 1) / BLOCKS;
+                match now.blocks.len() {
+                    1 => self.weigh::<S, 1>(s, &now, rows),
+                    2 => self.weigh::<S, 2>(s, &now, rows),
+                    3 => self.weigh::<S, 3>(s, &now, rows),
+                    _ => self.weigh::<S, BLOCKS>(s, &now, rows),
                 }
             }
             match next {
@@ -263,60 +267,83 @@ impl<'a> Walk<'a> {
         self.task.keys(self.queries.start + row)
     }
 
+    /// Finds or makes the operands of a stretch.
+    #[inline(always)]
+    fn open<S: Simd>(&mut self, s: S, blocks: Range<usize>, side: usize) -> Stretch<'a> {
+        let (padded, task) = (self.padded, self.task);
+        let layout = task.sequence.kv.layout();
+        let mut stretch = Stretch {
+            blocks: blocks.clone(),
+            side,
+            keys: [ptr::null(); BLOCKS],
+            values: [ptr::null(); BLOCKS],
+            key_scales: [None; BLOCKS],
+            value_scales: [None; BLOCKS],
+        };
+        for (i, block) in blocks.enumerate() {
+            let room = &mut self.rooms[side][i * room(padded)..][..room(padded)];
+            let (pairs, copies) = room.split_at_mut(padded * KEY_BLOCK);
+            let (key_copy, value_copy) = copies.split_at_mut(padded * KEY_BLOCK / 2);
+            if layout.format == KvFormat::Int8 {
+                let [keys, values] =
+                    task.sequence.kv.block(block, task.head)[layout.keys() + layout.values()..].as_chunks().0
+                else {
+                    unreachable!("scales of keys and of values");
+                };
+                (stretch.key_scales[i], stretch.value_scales[i]) = (Some(keys), Some(values));
+            }
+            let stored = Bf16::block(s, task.sequence.kv, block, task.head, pairs);
+            let (mut keys, mut values) = (stored.keys, stored.values);
+            if !layout.head_dim.is_multiple_of(COLUMNS) {
+                // Whole tiles.
+                let (copy, rest) = key_copy.split_at_mut(keys.len());
+                copy.copy_from_slice(keys);
+                rest.fill(0.0);
+                keys = key_copy;
+            }
+            if self.careful {
+                let columns = in_block(&task.keys(self.queries.start), block * KEY_BLOCK);
+                let rows = values.chunks_exact(padded).zip(value_copy.chunks_exact_mut(padded));
+                for (pair, (from, to)) in rows.enumerate() {
+                    let seen = Bf16::seen(&columns, pair).to_bits();
+                    from.iter().zip(to).for_each(|(from, to)| *to = f32::from_bits(from.to_bits() & seen));
+                }
+                values = value_copy;
+            }
+            assert!(keys.len() >= padded / 2 * KEY_BLOCK && values.len() >= KEY_BLOCK / 2 * padded);
+            (stretch.keys[i], stretch.values[i]) = (keys.as_ptr(), values.as_ptr());
+        }
+        stretch
+    }
+
     /// Scores of a block of a stretch.
     #[inline(always)]
-    fn score<S: Simd>(&mut self, s: S, registers: &TileRegisters, stretch: &mut Stretch<'a>, i: usize) {
+    fn score(&mut self, registers: &TileRegisters, stretch: &Stretch<'_>, i: usize) {
         let (padded, two) = (self.padded, self.two());
-        let (task, block) = (self.task, stretch.blocks.start + i);
-        let layout = task.sequence.kv.layout();
-        let room = &mut self.rooms[stretch.side][i * room(padded)..][..room(padded)];
-        let (pairs, copies) = room.split_at_mut(padded * KEY_BLOCK);
-        let (key_copy, value_copy) = copies.split_at_mut(padded * KEY_BLOCK / 2);
-        if layout.format == KvFormat::Int8 {
-            let [keys, values] =
-                task.sequence.kv.block(block, task.head)[layout.keys() + layout.values()..].as_chunks().0
-            else {
-                unreachable!("scales of keys and of values");
-            };
-            (stretch.key_scales[i], stretch.value_scales[i]) = (Some(keys), Some(values));
-        }
-        let stored = Bf16::block(s, task.sequence.kv, block, task.head, pairs);
-        let (mut keys, mut values) = (stored.keys, stored.values);
-        if !layout.head_dim.is_multiple_of(COLUMNS) {
-            // Whole tiles.
-            let (copy, rest) = key_copy.split_at_mut(keys.len());
-            copy.copy_from_slice(keys);
-            rest.fill(0.0);
-            keys = key_copy;
-        }
-        if self.careful {
-            let columns = in_block(&task.keys(self.queries.start), block * KEY_BLOCK);
-            let rows = values.chunks_exact(padded).zip(value_copy.chunks_exact_mut(padded));
-            for (pair, (from, to)) in rows.enumerate() {
-                let seen = Bf16::seen(&columns, pair).to_bits();
-                from.iter().zip(to).for_each(|(from, to)| *to = f32::from_bits(from.to_bits() & seen));
+        let (keys, groups) = (stretch.keys[i], padded / COLUMNS);
+        let out = self.scores[stretch.side][Stretch::column(stretch.blocks.start + i)..].as_mut_ptr();
+        // SAFETY: `run` has shaped the tiles for the queries, which `new` has found or packed, [rows, padded / 2]; scores are
+        // [MOST, STRETCH] with a block's columns from here on, keys [padded / 2, KEY_BLOCK], as `open` asserts.
+        unsafe {
+            if two && groups == 2 {
+                let next = stretch.keys[..stretch.blocks.len()].get(i + 1).copied();
+                return Pair { registers, queries: self.packed, out, out_stride: STRETCH }.scores(i == 0, keys, next);
             }
-            values = value_copy;
+            let mut list = [ptr::null(); GROUPS];
+            for (group, place) in list[..groups].iter_mut().enumerate() {
+                *place = keys.wrapping_add(group * LANES * KEY_BLOCK);
+            }
+            let chain = Chain {
+                a: self.packed,
+                a_stride: padded / 2,
+                b: &list[..groups],
+                b_stride: KEY_BLOCK,
+                out,
+                out_stride: STRETCH,
+                goes_on: false,
+            };
+            chain.run(registers, two);
         }
-        assert!(keys.len() >= padded / 2 * KEY_BLOCK && values.len() >= KEY_BLOCK / 2 * padded);
-        stretch.values[i] = values.as_ptr();
-        let groups = padded / COLUMNS;
-        let mut list = [ptr::null(); GROUPS];
-        for (group, place) in list[..groups].iter_mut().enumerate() {
-            *place = keys[group * LANES * KEY_BLOCK..].as_ptr();
-        }
-        let chain = Chain {
-            a: self.packed.as_ptr(),
-            a_stride: padded / 2,
-            b: &list[..groups],
-            b_stride: KEY_BLOCK,
-            out: self.scores[stretch.side][Stretch::column(block)..].as_mut_ptr(),
-            out_stride: STRETCH,
-            goes_on: false,
-        };
-        // SAFETY: `run` has shaped the tiles. Packed queries are [MOST, padded / 2], scores [MOST, STRETCH] with a block's
-        // columns from here on; keys are [padded / 2, KEY_BLOCK] (asserted).
-        unsafe { chain.run(registers, two) };
     }
 
     /// Adds weighted values of a stretch to the sums of 32 elements.

@@ -2,17 +2,25 @@
 //!
 //! **Heads in groups.** A few heads at a time are projected, attended with and made input of the output product. What a
 //! group passes through (queries, keys, values, results) stays in L2 beside the encoded rows, whatever the number of heads;
-//! for all heads at once it would go to L3 and back, at several times the cost. Where there are few rows, threads share
-//! the groups: they meet three times a block, and read little of each other. No bit depends on the groups.
+//! for all heads at once it would go to L3 and back, at several times the cost. Threads share the groups of one
+//! sequence: they meet three times a block, and read little of each other. No bit depends on the groups.
+//!
+//! **Rounded on the way.** Where attention is in bf16 on tiles, the two halves of a head, which rotation pairs, are two
+//! panels of the projection: their cell is rotated, scaled and rounded while it is in L1 ([`Turning`]), and what leaves it is what
+//! tiles of attention read. It is rounded there anyway, of the same numbers, so the bits are those of the separate steps.
 
 use std::ops::Range;
 
-use super::{Linear, Store, check};
+use super::{
+    Linear, Store, check,
+    turning::{ROW, Turning},
+};
 use crate::{
-    Aligned, Attention, KvBlocks, KvFormat, KvRows, KvWrite, Norm, Operand, Precision, RopeRows, RopeTable, Sequence,
-    Span, Team, attention,
+    Aligned, Attention, KEY_BLOCK, KvBlocks, KvFormat, KvRows, KvWrite, Norm, Operand, Precision, RopeRows, RopeTable,
+    Sequence, Span, Team, attention,
     attention::store,
-    gemm::{Layout, Parts, gemm},
+    buffer::{as_words, bits},
+    gemm::{Cell, Layout, Parts, Product, Sink, gemm},
     recycled, rope,
     team::Shared,
 };
@@ -20,8 +28,14 @@ use crate::{
 /// Bytes of what a group of heads passes through: a third of a common L2 of 2 MiB.
 const GROUP: usize = 640 << 10;
 
-/// Rows up to which threads share heads: more are worth tasks of their own.
-const SHARED_ROWS: usize = 1024;
+/// The same on AMX, where a head of a task's rows alone measured fastest.
+const GROUP_OF_TILES: usize = 320 << 10;
+
+/// Rows of which threads share heads even if some then wait for the last.
+const FEW_ROWS: usize = 1024;
+
+/// Bytes of encoded rows that pass a group's weights at a time: a quarter of a common L2, as in products.
+const INPUT: usize = 1 << 19;
 
 /// Of a row and an element of a head: q, k, v and the result in f32, key and value in bf16.
 const ELEMENT: usize = 4 * 4 + 2 * 2;
@@ -62,7 +76,9 @@ pub struct AttentionMemory {
 /// What a group of heads passes through.
 #[derive(Debug, Default)]
 struct Group {
-    qkv: Aligned,      // [rows, 3 · width]
+    qkv: Aligned, // [rows, 3 · width]
+    /// The same where it is rounded: `[q | k | v, heads, rows]` rows of pairs.
+    rounded: Aligned,
     attended: Aligned, // [rows, width]
     /// One for each sequence or more.
     keys: Vec<KvBlocks>,
@@ -71,13 +87,13 @@ struct Group {
     lists: Vec<Sequence<'static>>,
 }
 
-/// Whether it pays that the threads of a team share the heads of so many rows: on AMX, where few rows leave little to do
-/// between the moments that threads meet.
+/// Whether it pays to take the heads of so many rows in groups, which the threads of a team share: on AMX, where queries,
+/// keys and values of a few heads leave the product as attention reads them, and where few rows leave little to do between
+/// the moments that threads meet. Many rows should keep all threads busy to the end.
 pub fn shares_heads(team: &Team, block: &SelfAttention<'_>, rows: usize) -> bool {
-    team.threads() > 1
-        && block.qkv.weight.layout() == Layout::TILES
-        && rows <= SHARED_ROWS
+    block.qkv.weight.layout() == Layout::TILES
         && heads_of_a_group(block, rows, team.threads()) < block.heads
+        && (rows <= FEW_ROWS || block.heads.is_multiple_of(team.threads()))
 }
 
 /// `x += out(attention(rope(qkv(norm(x)))))` for whole sequences: `x` is `[rows, k]`, of which every sequence has some rows,
@@ -144,8 +160,30 @@ fn heads_of_a_group(block: &SelfAttention<'_>, rows: usize, threads: usize) -> u
     let shares = (1..=heads).filter(|&share| heads.is_multiple_of(share));
     let mut groups = shares.filter(|&group| group == heads || possible(group * head_dim));
     let fewest = groups.clone().next().unwrap_or(heads);
-    let fits = |group: &usize| group * head_dim * rows * ELEMENT <= GROUP && group * threads <= heads;
+    let most = if qkv.weight.layout() == Layout::TILES { GROUP_OF_TILES } else { GROUP };
+    let fits = |group: &usize| group * head_dim * rows * ELEMENT <= most && group * threads <= heads;
     groups.rfind(fits).unwrap_or(fewest)
+}
+
+impl SelfAttention<'_> {
+    /// Whether queries, keys and values can be rounded on their way out of the product: for tiles, which take the halves of
+    /// a head, that rotation pairs, as two panels; and where sequences start with whole blocks of keys.
+    fn rounds(&self, positions: &[u32], sequences: &[Range<usize>]) -> bool {
+        let weight = self.qkv.weight;
+        weight.layout() == Layout::TILES
+            && (self.precision, self.kv) == (Precision::Bf16, KvFormat::Bf16)
+            && self.head_dim == 2 * weight.width()
+            && self.rope.head_dim() == self.head_dim
+            && attention::takes_rounded(weight.isa(), self.head_dim)
+            && sequences.iter().all(|rows| start(positions, rows).is_multiple_of(KEY_BLOCK))
+    }
+
+    /// What attention is told of some heads.
+    fn queries<'a>(&self, heads: usize, q: &'a [f32], sequences: &'a [Sequence<'a>]) -> Attention<'a> {
+        let &Self { head_dim, span, precision, .. } = self;
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        Attention { q, q_stride: 3 * heads * head_dim, heads, head_dim, span, scale, precision, sequences }
+    }
 }
 
 impl Group {
@@ -159,11 +197,44 @@ impl Group {
         sequences: &[Range<usize>],
         take: impl FnOnce(&[f32]),
     ) {
+        let (width, rows) = (heads.len() * block.head_dim, positions.len());
+        self.make_room(block, heads.len(), sequences);
+        self.attended.resize(rows * width);
+        if block.rounds(positions, sequences) {
+            self.project_rounded(block, input, heads.clone(), positions, sequences);
+        } else {
+            self.project(block, input, heads.clone(), positions, sequences);
+        }
+        let mut list = recycled(std::mem::take(&mut self.lists));
+        for (kv, rows) in self.keys.iter().zip(sequences) {
+            let start = start(positions, rows);
+            list.push(Sequence { rows: rows.clone(), start, len: start + rows.len(), kv });
+        }
+        let args = block.queries(heads.len(), &self.qkv, &list);
+        if block.rounds(positions, sequences) {
+            let queries = bits(&self.rounded[..rows * width / 2]);
+            attention::of_rounded(&Team::single(), args, queries, &mut self.attended);
+        } else {
+            attention(block.qkv.weight.isa(), &Team::single(), args, &mut *self.attended);
+        }
+        self.lists = recycled(list);
+        take(&self.attended);
+    }
+
+    /// Queries, keys and values of some heads as `[rows, q | k | v]`, keys and values stored.
+    fn project(
+        &mut self,
+        block: &SelfAttention<'_>,
+        input: &Operand,
+        heads: Range<usize>,
+        positions: &[u32],
+        sequences: &[Range<usize>],
+    ) {
         let SelfAttention { qkv, head_dim, .. } = *block;
         let (team, isa) = (Team::single(), qkv.weight.isa());
-        let (width, size, rows) = (heads.len() * head_dim, block.heads * head_dim, positions.len());
+        let (width, size) = (heads.len() * head_dim, block.heads * head_dim);
         let stride = 3 * width;
-        self.qkv.resize(rows * stride);
+        self.qkv.resize(positions.len() * stride);
         for part in 0..3 {
             let outputs = part * size + heads.start * head_dim..part * size + heads.end * head_dim;
             let out = &mut self.qkv[part * width..];
@@ -171,34 +242,52 @@ impl Group {
         }
         let target = RopeRows { rows: &mut self.qkv, stride, offset: 0, heads: 2 * heads.len() };
         rope(isa, &team, block.rope, positions, target);
-
-        self.make_room(block, heads.len(), sequences);
         let mut writes = recycled(std::mem::take(&mut self.writes));
         for (kv, rows) in self.keys.iter_mut().zip(sequences) {
             writes.push(KvWrite { kv, position: start(positions, rows), rows: rows.clone() });
         }
         store(isa, &team, KvRows { k: &self.qkv[width..], v: &self.qkv[2 * width..], stride }, &mut writes);
         self.writes = recycled(writes);
+    }
 
-        let mut list = recycled(std::mem::take(&mut self.lists));
-        for (kv, rows) in self.keys.iter().zip(sequences) {
-            let start = start(positions, rows);
-            list.push(Sequence { rows: rows.clone(), start, len: start + rows.len(), kv });
+    /// The same as `[q | k | v, heads, rows]`, rounded from the cells of the product.
+    fn project_rounded(
+        &mut self,
+        block: &SelfAttention<'_>,
+        input: &Operand,
+        heads: Range<usize>,
+        positions: &[u32],
+        sequences: &[Range<usize>],
+    ) {
+        let Linear { weight, bias } = block.qkv;
+        let (size, rows, count) = (block.heads * block.head_dim, positions.len(), heads.len());
+        self.rounded.resize(3 * count * rows * ROW);
+        let all = as_words(&mut self.rounded).as_chunks_mut::<ROW>().0;
+        let factor = block.queries(count, &[], &[]).factor();
+        let input = input.view(weight);
+        for tiles in input.parts(INPUT) {
+            for part in 0..3 {
+                let first = part * size + heads.start * block.head_dim;
+                let mut take = |cell: Cell<'_>| {
+                    let head = part * count + (cell.outputs.start - first) / block.head_dim;
+                    let angles = (part < 2).then_some((block.rope, positions));
+                    let out = &mut all[head * rows..(head + 1) * rows];
+                    Turning { cell, angles, factor: if part == 0 { factor } else { 1.0 }, out }.run(weight.isa());
+                };
+                let panels = weight.panels_of(first..first + count * block.head_dim);
+                let sink = Sink::Cells { apart: Some(1), take: &mut take };
+                // SAFETY: nothing is written.
+                unsafe { Product { rows: input, w: weight, bias, tiles: tiles.clone(), panels, sink }.run() };
+            }
         }
-        self.attended.resize(rows * width);
-        let queries = Attention {
-            q: &self.qkv,
-            q_stride: stride,
-            heads: heads.len(),
-            head_dim,
-            span: block.span,
-            scale: 1.0 / (head_dim as f32).sqrt(),
-            precision: block.precision,
-            sequences: &list,
-        };
-        attention(isa, &team, queries, &mut *self.attended);
-        self.lists = recycled(list);
-        take(&self.attended);
+        let (k, v) = bits(&self.rounded[count * rows * ROW..]).split_at(count * rows * ROW);
+        for (kv, range) in self.keys.iter_mut().zip(sequences) {
+            let position = start(positions, range);
+            for head in 0..count {
+                let range = (head * rows + range.start) * ROW..(head * rows + range.end) * ROW;
+                kv.fill(weight.isa(), head, position, &k[range.clone()], &v[range]);
+            }
+        }
     }
 
     /// Every group and layer needs the same room: made for the first, overwritten by the others.

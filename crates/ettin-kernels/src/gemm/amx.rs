@@ -78,11 +78,12 @@ impl<F: Chained> Kernel for Tiled<'_, '_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self(mut product, amx, Room { sums, memory }, _) = self;
+        let step = product.sink.step();
         let mut sink = std::mem::replace(&mut product.sink, Sink::NOWHERE);
         let mut tiles = TileRegisters::new(amx);
         let (mut last, mut turn) = (None, 0);
         // Loops and functions, not iterators and closures, which would not be inlined and lose the instruction set.
-        for panel in product.panels.clone() {
+        for panel in product.panels.clone().step_by(step) {
             for tile in product.tiles.clone() {
                 let [first, second] = &mut sums[turn % 2];
                 product_of::<F>(&product, panel, tile, &mut tiles, first);

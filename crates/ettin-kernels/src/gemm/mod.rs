@@ -184,13 +184,18 @@ pub(crate) enum Sink<'a> {
     /// Into rows: where row 0 and output 0 of the whole product go, and how far rows are apart.
     Rows { out: *mut f32, stride: usize, store: Store },
     /// To somebody who takes them cell by cell, while they are in L1: a tile of rows by a panel, or by two panels that
-    /// are `apart` (then only the first of them are in the product's range).
+    /// are `apart`. Then only the first of them are in the product's range; neighbours both are.
     Cells { apart: Option<usize>, take: &'a mut dyn FnMut(Cell<'_>) },
 }
 
 impl Sink<'_> {
     /// What is left where a sink was taken.
     const NOWHERE: Self = Sink::Rows { out: std::ptr::null_mut(), stride: 0, store: Store::Write };
+
+    /// Panels from one that is visited to the next.
+    fn step(&self) -> usize {
+        if matches!(self, Sink::Cells { apart: Some(1), .. }) { 2 } else { 1 }
+    }
 }
 
 /// Some rows of a panel's outputs, or of two panels' side by side.
@@ -296,6 +301,7 @@ impl<F: form::Form> Kernel for Tiled<'_, F> {
     fn run<S: Simd>(self, simd: S) {
         let mut product = self.0;
         let steps = Layout::steps::<F>(product.w.k());
+        let step = product.sink.step();
         // Loops, not iterators in chains: those would not be inlined, and hand tiles over through memory.
         match std::mem::replace(&mut product.sink, Sink::NOWHERE) {
             Sink::Rows { out, stride, store } => {
@@ -313,7 +319,7 @@ impl<F: form::Form> Kernel for Tiled<'_, F> {
             }
             Sink::Cells { apart, take } => {
                 let mut memory = CellMemory::default();
-                for panel in product.panels.clone() {
+                for panel in product.panels.clone().step_by(step) {
                     for tile in product.tiles.clone() {
                         for (half, panel) in
                             [Some(panel), apart.map(|apart| panel + apart)].into_iter().flatten().enumerate()

@@ -143,6 +143,13 @@ impl Rows<'_> {
     pub(crate) fn tiles(&self) -> usize {
         self.layout.tiles(self.rows)
     }
+
+    /// Runs of tiles of nearly the same length, of no more than so many bytes or a tile each.
+    pub(crate) fn parts(&self, bytes: usize) -> impl Iterator<Item = Range<usize>> {
+        let (tiles, parts) = (self.tiles(), size_of_val(self.words).div_ceil(bytes));
+        let parts = parts.clamp(1, tiles.max(1));
+        (0..parts).map(move |part| share(tiles, parts, part))
+    }
 }
 
 /// Encodes rows `[rows, k]` for products with `w` and its like: tiles of nearly equal height.

@@ -86,9 +86,9 @@ macro_rules! chain_of_two {
             [$($start),+],
             [
                 "tileloadd tmm4, [{a} + {a_stride}*1]",
-                "tileloadd tmm6, [{b} + {b_stride}*1]",
+                "tileloaddt1 tmm6, [{b} + {b_stride}*1]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{b} + {b_stride}*1 + 64]",
+                "tileloaddt1 tmm7, [{b} + {b_stride}*1 + 64]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tileloadd tmm5, [{second_a} + {a_stride}*1]",
                 "tdpbf16ps tmm2, tmm5, tmm6",
@@ -114,9 +114,9 @@ macro_rules! chain_of_one {
             [$($start),+],
             [
                 "tileloadd tmm4, [{a} + {a_stride}*1]",
-                "tileloadd tmm6, [{b} + {b_stride}*1]",
+                "tileloaddt1 tmm6, [{b} + {b_stride}*1]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{b} + {b_stride}*1 + 64]",
+                "tileloaddt1 tmm7, [{b} + {b_stride}*1 + 64]",
                 "tdpbf16ps tmm1, tmm4, tmm7"
             ],
             ["tilestored [{out} + {out_stride}*1], tmm0", "tilestored [{out} + {out_stride}*1 + 64], tmm1"]
@@ -139,3 +139,65 @@ chain_of_two!(
 );
 chain_of_one!(one_fresh, ["tilezero tmm0", "tilezero tmm1"]);
 chain_of_one!(one_on, ["tileloadd tmm0, [{out} + {out_stride}*1]", "tileloadd tmm1, [{out} + {out_stride}*1 + 64]"]);
+
+/// Scores of 32 queries of 64 elements: the same chains, of two steps, too short for what [`Chain`] does. There, a chain's first
+/// loads wait behind the stores of the chain before.
+pub(super) struct Pair<'t> {
+    #[expect(dead_code, reason = "it proves that there are tiles")]
+    pub registers: &'t TileRegisters,
+    /// `[32, 32]` words.
+    pub queries: *const f32,
+    /// Rows of 32 scores of a block.
+    pub out: *mut f32,
+    pub out_stride: usize,
+}
+
+impl Pair<'_> {
+    /// The scores of a block of keys, `[32, 32]` words. The queries stay in four tiles from the first block on; sixteen keys are
+    /// in two, and those that come next, of this block or the next one, are loaded before scores are stored.
+    ///
+    /// # Safety
+    /// Tiles must be shaped for 32 rows, and not be used for anything else between a first block and those that follow, whose
+    /// keys must be what the block before was told is next. Queries and keys must be readable; `out` must be writable for 32
+    /// rows, unaliased.
+    #[inline(always)]
+    pub unsafe fn scores(self, first: bool, keys: *const f32, next: Option<*const f32>) {
+        let Self { queries, out, out_stride, .. } = self;
+        // SAFETY: the caller's promise.
+        unsafe {
+            if first {
+                tile_asm!(
+                    "tileloadd tmm4, [{queries} + {stride}*1]",
+                    "tileloadd tmm5, [{queries} + {stride}*1 + 2048]",
+                    "tileloadd tmm6, [{queries} + {stride}*1 + 64]",
+                    "tileloadd tmm7, [{queries} + {stride}*1 + 2112]",
+                    "tileloaddt1 tmm2, [{keys} + {stride}*1]",
+                    "tileloaddt1 tmm3, [{keys} + {stride}*1 + 2048]",
+                    queries = in(reg) queries,
+                    keys = in(reg) keys,
+                    stride = in(reg) 128usize,
+                );
+            }
+            for (half, next) in [Some(keys.wrapping_add(LANES)), next].into_iter().enumerate() {
+                tile_asm!(
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tdpbf16ps tmm0, tmm4, tmm2",
+                    "tdpbf16ps tmm1, tmm5, tmm2",
+                    "tdpbf16ps tmm0, tmm6, tmm3",
+                    "tdpbf16ps tmm1, tmm7, tmm3",
+                    "tileloaddt1 tmm2, [{next} + {stride}*1]",
+                    "tileloaddt1 tmm3, [{next} + {stride}*1 + 2048]",
+                    "tilestored [{out} + {out_stride}*1], tmm0",
+                    "tilestored [{second} + {out_stride}*1], tmm1",
+                    // Without a next one, these again.
+                    next = in(reg) next.unwrap_or(keys),
+                    stride = in(reg) 128usize,
+                    out = in(reg) out.wrapping_add(half * LANES),
+                    second = in(reg) out.wrapping_add(half * LANES + LANES * out_stride),
+                    out_stride = in(reg) 4 * out_stride,
+                );
+            }
+        }
+    }
+}

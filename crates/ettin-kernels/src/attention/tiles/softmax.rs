@@ -34,7 +34,7 @@ impl Walk<'_> {
                 *largest = s.max(s.load(vector(pair, LANES)), *largest);
             }
         }
-        let largest = largest_of_rows(s, rows);
+        let largest = of_rows::<S, false>(s, rows);
         let old = s.load(vector(self.shifts, first));
         let limit = s.add(old, s.splat(SLACK));
         let new = s.where_less(limit, largest, largest, old);
@@ -88,66 +88,83 @@ impl Walk<'_> {
         }
     }
 
-    /// Scores of a row to weights; the stretch has `N` blocks.
+    /// Scores of some rows to weights; the stretch has `N` blocks.
     #[inline(always)]
-    pub(super) fn weigh<S: Simd, const N: usize>(&mut self, s: S, stretch: &Stretch<'_>, row: usize) {
-        let shift = finite(s, s.splat(self.shifts[row]));
+    pub(super) fn weigh<S: Simd, const N: usize>(&mut self, s: S, stretch: &Stretch<'_>, rows: Range<usize>) {
         let ones = s.splat_word(0x3f80_3f80);
-        let total = vector_mut(self.totals, row * LANES);
-        let mut sum = s.load(total);
-        let scores = self.scores[stretch.side][row * STRETCH..].first_chunk_mut::<STRETCH>().expect("a row");
-        for i in 0..N {
-            let column = Stretch::column(stretch.blocks.start) + i * KEY_BLOCK;
-            let pair = [s.load(vector(scores, column)), s.load(vector(scores, column + LANES))];
-            let mut weights = [exp2_coarse(s, s.sub(pair[0], shift)), exp2_coarse(s, s.sub(pair[1], shift))];
-            let pairs = if let Some(scales) = stretch.value_scales[i] {
-                sum = s.add(s.add(sum, weights[0]), weights[1]);
-                weights[0] = scaled(s, weights[0], s.load(vector(scales, 0)), pair[0]);
-                weights[1] = scaled(s, weights[1], s.load(vector(scales, LANES)), pair[1]);
-                s.round(weights[0], weights[1])
-            } else {
-                let pairs = s.round(weights[0], weights[1]);
-                sum = s.dot_pairs(sum, pairs, ones);
-                pairs
-            };
-            s.store_pairs(pairs, vector_mut(scores, column / 2));
+        let first = Stretch::column(stretch.blocks.start);
+        let scores = &mut self.scores[stretch.side].as_chunks_mut::<STRETCH>().0[rows.clone()];
+        let (totals, shifts) = (&mut self.totals.as_chunks_mut().0[rows.clone()], &self.shifts[rows.clone()]);
+        for row in 0..rows.len() {
+            let shift = finite(s, s.splat(shifts[row]));
+            let mut sum = s.load(&totals[row]);
+            let scores = &mut scores[row];
+            for i in 0..N {
+                let column = first + i * KEY_BLOCK;
+                let pair = [s.load(vector(scores, column)), s.load(vector(scores, column + LANES))];
+                let mut weights = [exp2_coarse(s, s.sub(pair[0], shift)), exp2_coarse(s, s.sub(pair[1], shift))];
+                let pairs = if let Some(scales) = stretch.value_scales[i] {
+                    sum = s.add(s.add(sum, weights[0]), weights[1]);
+                    weights[0] = scaled(s, weights[0], s.load(vector(scales, 0)), pair[0]);
+                    weights[1] = scaled(s, weights[1], s.load(vector(scales, LANES)), pair[1]);
+                    s.round(weights[0], weights[1])
+                } else {
+                    let pairs = s.round(weights[0], weights[1]);
+                    sum = s.dot_pairs(sum, pairs, ones);
+                    pairs
+                };
+                s.store_pairs(pairs, vector_mut(scores, column / 2));
+            }
+            s.store(sum, &mut totals[row]);
         }
-        s.store(sum, total);
     }
 
     /// Divides and hands out, and returns which results are not finite, in bits.
     #[inline(always)]
     pub(super) fn finish<S: Simd>(&mut self, s: S) -> u32 {
         let mut spoiled = 0;
-        for (row, query) in self.queries.clone().enumerate() {
-            let total = s.sum(s.load(vector(self.totals, row * LANES)));
-            let inverse = s.splat(if total == 0.0 { 0.0 } else { 1.0 / total });
-            let sums = &mut self.sums[row * self.padded..][..self.padded];
-            let mut check = s.zero();
-            for sum in sums.as_chunks_mut().0 {
-                // A sum that is zero has the sign of keys nobody may know of: adding 0 makes it positive.
-                let quotient = s.mul_add(s.load(sum), inverse, s.zero());
-                check = s.mul_add(quotient, s.zero(), check);
-                s.store(quotient, sum);
+        for first in (0..self.queries.len()).step_by(LANES) {
+            let mut rows = [s.splat(1.0); LANES];
+            for (row, total) in rows.iter_mut().zip(self.totals[first * LANES..].as_chunks().0) {
+                *row = s.load(total);
             }
-            if s.sum(check) != 0.0 {
-                spoiled |= 1 << row;
+            let total = of_rows::<S, true>(s, rows);
+            let mut inverses = [0.0; LANES];
+            s.store(s.where_less(s.zero(), total, s.div(s.splat(1.0), total), total), &mut inverses);
+            let mut broken = s.zero();
+            let end = self.queries.len().min(first + LANES);
+            for (row, &inverse) in (first..end).zip(&inverses) {
+                let inverse = s.splat(inverse);
+                let sums = &mut self.sums[row * self.padded..][..self.padded];
+                for sum in sums.as_chunks_mut().0 {
+                    // A sum that is zero has the sign of keys nobody may know of: adding 0 makes it positive.
+                    let quotient = s.mul_add(s.load(sum), inverse, s.zero());
+                    broken = s.mul_add(quotient, s.zero(), broken);
+                    s.store(quotient, sum);
+                }
+                self.task.put(s, self.queries.start + row, sums);
             }
-            self.task.put(s, query, sums);
+            // NaN where a result is not finite.
+            if s.sum(broken) != 0.0 {
+                for row in first..end {
+                    let finite = self.sums[row * self.padded..][..self.padded].iter().all(|sum| sum.is_finite());
+                    spoiled |= u32::from(!finite) << row;
+                }
+            }
         }
         spoiled
     }
 }
 
-/// The largest of each row, in its lane.
+/// The sum of each row, or else its largest, in its lane, in the order of [`Lanes::sum`](crate::simd::Lanes::sum).
 #[inline(always)]
-fn largest_of_rows<S: Simd>(s: S, mut rows: [S::V; LANES]) -> S::V {
+fn of_rows<S: Simd, const SUM: bool>(s: S, mut rows: [S::V; LANES]) -> S::V {
     // As in a transposition, but for halves that fold into each other.
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
             let [lower, upper] = s.zip(rows[i], rows[i + width]);
-            rows[i] = s.max(lower, upper);
+            rows[i] = if SUM { s.add(lower, upper) } else { s.max(lower, upper) };
         }
         width /= 2;
     }
