@@ -22,6 +22,7 @@ inline float __uint_as_float(unsigned bits) {
     std::memcpy(&x, &bits, 4);
     return x;
 }
+inline float exponential2(float x) { return std::exp2(x); }
 inline float widen_half(unsigned short x) { return emulator::widen_half(x); }
 inline unsigned short narrow_half(float x) { return emulator::narrow_half(x); }
 

@@ -98,14 +98,21 @@ INLINE void attend_mma(T* out, const T* q, const T* kv, const u32* tiles, u32 he
             }
         }
 
+        UNROLL for (u32 n = 0u; n < 8u; n++)
+            UNROLL for (u32 i = 0u; i < 4u; i++) scores[n][i] *= factor;
+        // Every query sees all of a block if the last query sees its first key and the first query its last: most blocks.
+        if (first + BLOCK > high || !sees(position + count - 1u, first, left, right) ||
+            !sees(position, first + BLOCK - 1u, left, right)) {
+            UNROLL for (u32 n = 0u; n < 8u; n++)
+                UNROLL for (u32 i = 0u; i < 4u; i++) {
+                    u32 key = first + n * 8u + 2u * t + i % 2u;
+                    bool seen = key < high && sees(position + mine + i / 2u * 8u, key, left, right);
+                    if (!seen) scores[n][i] = LOWEST;
+                }
+        }
         float next[2] = {top[0], top[1]};
         UNROLL for (u32 n = 0u; n < 8u; n++)
-            UNROLL for (u32 i = 0u; i < 4u; i++) {
-                u32 key = first + n * 8u + 2u * t + i % 2u;
-                bool seen = key < high && sees(position + mine + i / 2u * 8u, key, left, right);
-                scores[n][i] = seen ? scores[n][i] * factor : LOWEST;
-                next[i / 2u] = maximum(next[i / 2u], scores[n][i]);
-            }
+            UNROLL for (u32 i = 0u; i < 4u; i++) next[i / 2u] = maximum(next[i / 2u], scores[n][i]);
         UNROLL for (u32 half = 0u; half < 2u; half++) {
             next[half] = maximum(next[half], SHUFFLE_XOR(next[half], 1u));
             next[half] = maximum(next[half], SHUFFLE_XOR(next[half], 2u));

@@ -6,7 +6,8 @@
     DEFINE_ELEMENTWISE(T, suffix)      \
     DEFINE_ATTENTION(T, suffix, 64, 32)  \
     DEFINE_ATTENTION(T, suffix, 128, 16) \
-    DEFINE_DECODE(T, suffix)
+    DEFINE_DECODE(T, suffix)         \
+    DEFINE_POOL(T, suffix)
 
 DEFINE_ALL(float, f32)
 DEFINE_ALL(f16, f16)

@@ -10,7 +10,7 @@ use candle_core::{
     cuda::{
         CudaStorageSlice,
         cudarc::{
-            driver::{LaunchArgs, LaunchConfig, PushKernelArg},
+            driver::{LaunchArgs, LaunchConfig, PushKernelArg, result, sys},
             nvrtc::{CompileOptions, compile_ptx_with_opts},
         },
     },
@@ -24,6 +24,34 @@ use crate::{
 
 /// Under which a device keeps the loaded kernels.
 const MODULE: &str = "ettin";
+
+/// Opens a device that has one stream for all threads of the host. On candle's own, every thread has its stream, and nothing
+/// makes one wait for what another has written: a model is loaded by one thread and used by others.
+pub(crate) fn open(number: usize) -> Result<Device> {
+    let device = CudaDevice::new_with_stream(number)?;
+    // SAFETY: events order the work of several streams, and there is one.
+    unsafe { device.disable_event_tracking() };
+    keep_memory(&device)?;
+    Ok(Device::Cuda(device))
+}
+
+/// Makes the driver keep what is freed for what is allocated next; by default it goes back to the system whenever the host waits
+/// for the device, which is after every token.
+fn keep_memory(device: &CudaDevice) -> Result<()> {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    let pools = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED;
+    if context.attribute(pools).map_err(Error::wrap)? == 0 {
+        return Ok(());
+    }
+    let mut threshold = u64::MAX;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the device is that of a context, the pool is the device's, and this attribute is a u64.
+    unsafe {
+        let pool = result::device::get_mem_pool(context.cu_device()).map_err(Error::wrap)?;
+        result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast()).map_err(Error::wrap)
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Cuda {

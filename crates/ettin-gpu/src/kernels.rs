@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Result, Shape, Tensor, bail};
-use ettin_kernels::{Activation, Span};
+use ettin_kernels::{Activation, Pooled, Reduce, Span};
 
 use crate::{
     launch::{Arg, Launch, Launcher, THREADS},
@@ -16,6 +16,8 @@ const HEAD_MOST: usize = 128;
 const MMA_HEAD: usize = 64;
 /// Columns of a row that a block of `geglu` computes.
 const GEGLU_COLUMNS: usize = 4 * THREADS as usize;
+/// Columns of a run that a block of `pool` brings together.
+const POOL_COLUMNS: usize = 32;
 /// Keys of a split of the attention over a cache.
 const SPLIT: usize = 256;
 /// Most new rows for which splitting the keys among blocks beats a tile of queries.
@@ -164,6 +166,34 @@ impl Kernels {
             }
         }
         Ok(size)
+    }
+
+    /// Row i of the result is what becomes of the rows of `x` `[rows, size]` (f32) that `runs[i]` names, as `dtype`.
+    pub fn pool(&self, x: &Tensor, runs: &[Pooled], dtype: DType) -> Result<Tensor> {
+        let (rows, size) = x.dims2()?;
+        check_types("pool", &[(x, DType::F32)])?;
+        let mut table: Vec<u32> = Vec::with_capacity(5 * runs.len());
+        for run in runs {
+            if run.rows.is_empty() || run.rows.end > rows {
+                bail!("pool: rows {:?} of {rows}", run.rows);
+            }
+            let (kind, first) = match run.reduce {
+                Reduce::Sum => (0, 0),
+                Reduce::Ramp { first } => (1, first),
+                Reduce::Max => (2, 0),
+            };
+            table.extend([
+                narrow(run.rows.start)?,
+                narrow(run.rows.len())?,
+                kind,
+                narrow(first)?,
+                run.divisor.to_bits(),
+            ]);
+        }
+        let table = Tensor::from_vec(table, (runs.len(), 5), self.device())?;
+        let args = vec![Arg::Tensor(x), Arg::Tensor(&table), number(size)?];
+        let launch = Launch::new("pool", dtype, [runs.len(), size.div_ceil(POOL_COLUMNS), 1], args)?;
+        one(self.launcher.launch(&launch, &[(Shape::from((runs.len(), size)), dtype)])?)
     }
 
     /// Turns q and k of `qkv` `[rows, 3 · heads · head_dim]` to `positions` `[rows]` (u32), in place; `cos` and `sin` are

@@ -20,5 +20,18 @@ mod launch;
 mod metal;
 pub mod sources;
 
+use candle_core::{Device, Result};
+
 pub use kernels::{AttentionShape, Cache, Kernels, Norm, Segment, Tiles};
 pub use launch::{Arg, Launch, Launcher};
+
+/// Opens the CUDA device of this number in a way that lets every thread use what is on it.
+///
+/// # Errors
+/// When this build has no CUDA, or this machine no such device.
+pub fn open_cuda(number: usize) -> Result<Device> {
+    #[cfg(feature = "cuda")]
+    return cuda::open(number);
+    #[cfg(not(feature = "cuda"))]
+    Device::new_cuda(number)
+}

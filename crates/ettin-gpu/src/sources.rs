@@ -7,6 +7,7 @@ const COMMON: &str = concat!(
     include_str!("../kernels/elementwise.h"),
     include_str!("../kernels/attention.h"),
     include_str!("../kernels/decode.h"),
+    include_str!("../kernels/pool.h"),
     include_str!("../kernels/entries.h"),
 );
 
@@ -14,7 +15,7 @@ const COMMON: &str = concat!(
 const MMA: &str = include_str!("../kernels/attention_mma.cu");
 
 /// Names of the kernels that exist for f32, f16 and bf16, without the suffix.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 11] = [
     "norm",
     "add_norm",
     "rope",
@@ -24,6 +25,7 @@ pub const NAMES: [&str; 10] = [
     "attention_128",
     "attend_split",
     "merge_splits",
+    "pool",
     MMA_NAME,
 ];
 

@@ -4,7 +4,7 @@
 //! followed as everywhere.
 //!
 //! ```sh
-//! cargo run --release -p ettin --example peer -- --model DIR --dtype f32
+//! cargo run --release -p ettin --example peer -- --model DIR --dtype f32 [--device cuda]
 //! cargo run --release -p ettin --example peer -- --dtypes     # those this machine's CPU backend takes, and why not the others
 //! ```
 
@@ -19,7 +19,7 @@ use std::{
 
 use candle_core::Device;
 use ettin::{
-    Backend, Dtype, KvCache, PackedBatch,
+    Backend, DeviceChoice, Dtype, KvCache, PackedBatch,
     bench::{Bound, Calibration, Workload, pass_weights},
     files::ModelFiles,
     generate::{GenerateRequest, Sampler, Sampling, Scratch},
@@ -98,10 +98,10 @@ struct Peer {
 }
 
 impl Peer {
-    fn new(files: ModelFiles, dtype: Dtype) -> Self {
+    fn new(files: ModelFiles, options: Options) -> Self {
         Self {
             files,
-            options: Options { dtype, ..Options::default() },
+            options,
             embedder: OnceCell::new(),
             text: OnceCell::new(),
             tokenizer: OnceCell::new(),
@@ -358,7 +358,7 @@ fn dtypes() -> Value {
 }
 
 fn main() -> Result<()> {
-    let (mut model, mut dtype) = (None, Dtype::Auto);
+    let (mut model, mut options) = (None, Options::default());
     let mut words = std::env::args().skip(1);
     while let Some(flag) = words.next() {
         if flag == "--dtypes" {
@@ -368,11 +368,12 @@ fn main() -> Result<()> {
         let value = words.next().ok_or_else(|| format!("{flag} needs a value"))?;
         match flag.as_str() {
             "--model" => model = Some(PathBuf::from(value)),
-            "--dtype" => dtype = value.parse()?,
+            "--dtype" => options.dtype = value.parse()?,
+            "--device" => options.device = value.parse::<DeviceChoice>()?.open()?,
             _ => return Err(format!("unknown flag {flag}").into()),
         }
     }
-    let peer = Peer::new(ModelFiles::folder(&model.ok_or("--model DIR is missing")?)?, dtype);
+    let peer = Peer::new(ModelFiles::folder(&model.ok_or("--model DIR is missing")?)?, options);
     let mut output = std::io::stdout().lock();
     let backend = peer.backend()?;
     let peak_flops = Calibration::default().limits(&backend, 1e6)?.map(|limits| limits.flops);

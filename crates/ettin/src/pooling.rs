@@ -60,7 +60,7 @@ impl Pooling {
         Ok(Tensor::cat(&pooled, 0)?)
     }
 
-    /// One sequence for the CPU's kernel.
+    /// One sequence for the kernels.
     fn reduction(self, rows: Range<usize>, first: usize) -> Pooled {
         let count = rows.len();
         let (rows, reduce, divisor) = match self {

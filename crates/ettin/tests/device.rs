@@ -79,6 +79,21 @@ fn it_agrees_in_short_formats() {
 }
 
 #[test]
+fn one_thread_may_load_what_others_compute_with() {
+    let batch = PackedBatch::new(&Fixture::load("tiny-encoder").sequences()).unwrap();
+    for (_, backend) in backends(&[Dialect::Cuda], Dtype::F32) {
+        let load = || LanguageModel::load(&model("tiny-encoder"), &backend).unwrap();
+        let (batch, expected) = (&batch, &states(load().trunk(), &batch));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                let ours = load();
+                scope.spawn(move || assert!(states(ours.trunk(), batch) == *expected));
+            }
+        });
+    }
+}
+
+#[test]
 fn its_cache_agrees_with_the_whole() {
     let whole = LanguageModel::load(&model("tiny-decoder"), &reference()).unwrap();
     let long = ids(90, 0);

@@ -28,7 +28,7 @@ fn everywhere(check: impl Fn(&Kernels, DType) -> Check) {
         }
     };
     if let Ok(name) = std::env::var("ETTIN_TEST_DEVICE") {
-        let device = if name == "metal" { Device::new_metal(0) } else { Device::new_cuda(0) };
+        let device = if name == "metal" { Device::new_metal(0) } else { ettin_gpu::open_cuda(0) };
         let kernels = Kernels::open(&device.unwrap()).unwrap().unwrap();
         return each_format(&name, &kernels);
     }
@@ -44,6 +44,11 @@ fn everywhere(check: impl Fn(&Kernels, DType) -> Check) {
 #[test]
 fn norms() {
     everywhere(rows::norms);
+}
+
+#[test]
+fn pooling() {
+    everywhere(rows::pooling);
 }
 
 #[test]

@@ -17,8 +17,12 @@ const MASK: [Mutation; 6] = [
     ("k - q <= right", "k - q < right", attention::packed, true),
 ];
 
-const OTHERS: [Mutation; 18] = [
+const OTHERS: [Mutation; 22] = [
     ("q - k <= left", "q - k < left", attention::packed, true),
+    // Blocks of keys that need no mask.
+    ("first + BLOCK > high ||", "", attention::packed, true),
+    ("sees(position, first + BLOCK", "sees(position + count - 1u, first + BLOCK", attention::packed, true),
+    ("sees(position + count - 1u, first,", "sees(position, first,", attention::packed, true),
     // Bounds of the keys that are visited.
     ("q - left : 0u", "q - left + 1u : 0u", attention::packed, false),
     ("len : q + right + 1u", "len : q + right", attention::packed, false),
@@ -45,6 +49,7 @@ const OTHERS: [Mutation; 18] = [
     ("variance + eps", "variance", rows::norms, false),
     ("b * cos[angle] + a * sin[angle]", "b * cos[angle] - a * sin[angle]", rows::rotations, false),
     ("0.70710678f", "0.7071f", rows::gated_activations, false),
+    ("(float)(weight + i)", "(float)(weight + i + 1u)", rows::pooling, false),
     ("i < size) narrow(activation", "i <= size) narrow(activation", rows::gated_activations, false),
 ];
 

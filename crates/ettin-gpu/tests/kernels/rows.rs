@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use ettin_gpu::{AttentionShape, Cache, Kernels, Norm, Segment};
-use ettin_kernels::{Activation, RopeTable, Span};
+use ettin_kernels::{Activation, Pooled, Reduce, RopeTable, Span};
 
 use crate::{
     Check,
@@ -45,6 +45,32 @@ pub fn norms(kernels: &Kernels, dtype: DType) -> Check {
             close(&format!("sum, {what}"), &sum, &sums, tolerance(DType::F32))?;
             let expected = normed(&sums, &weights, biases.as_deref(), 1e-3);
             close(&format!("norm of the sum, {what}"), &out, &expected, slack)?;
+        }
+    }
+    Ok(())
+}
+
+pub fn pooling(kernels: &Kernels, dtype: DType) -> Check {
+    for size in [1, 31, 64, 100] {
+        let x = tensor(kernels.device(), 11, (20, size), 3.0, DType::F32);
+        let given = values(&x);
+        let runs = [(0..1, 1.0), (1..7, 6.0), (3..20, 2.5), (19..20, 1.0), (8..12, 4.0)];
+        for reduce in [Reduce::Sum, Reduce::Ramp { first: 3 }, Reduce::Max] {
+            let runs = runs.clone().map(|(rows, divisor)| Pooled { rows, reduce, divisor });
+            let column = |run: &Pooled, column: usize| {
+                let of = |row: usize| given[row * size + column];
+                let rows = run.rows.clone();
+                let all = match run.reduce {
+                    Reduce::Sum => rows.map(of).sum::<f64>(),
+                    Reduce::Ramp { first } => rows.enumerate().map(|(i, row)| (first + i) as f64 * of(row)).sum(),
+                    Reduce::Max => rows.map(of).fold(f64::MIN, f64::max),
+                };
+                all / f64::from(run.divisor)
+            };
+            let expected: Vec<f64> =
+                runs.iter().flat_map(|run| (0..size).map(|index| column(run, index)).collect::<Vec<_>>()).collect();
+            let out = kernels.pool(&x, &runs, dtype).map_err(|error| error.to_string())?;
+            close(&format!("{reduce:?} of {size}"), &out, &expected, tolerance(dtype))?;
         }
     }
     Ok(())
@@ -136,6 +162,9 @@ pub fn refusals(kernels: &Kernels, dtype: DType) -> Check {
     let weight = Tensor::from_vec(numbers(1, 8), 8, kernels.device()).unwrap();
     let norm = Norm { weight: &weight, bias: None, eps: 1e-5 };
     wrong("a short weight", kernels.norm(&tensor(kernels.device(), 1, (2, 9), 1.0, DType::F32), norm, dtype).is_err())?;
+    let beyond = [Pooled { rows: 3..5, reduce: Reduce::Sum, divisor: 1.0 }];
+    let four = tensor(kernels.device(), 1, (4, 8), 1.0, DType::F32);
+    wrong("a run beyond the rows", kernels.pool(&four, &beyond, dtype).is_err())?;
     let integers = Tensor::zeros((2, 8), DType::U8, kernels.device()).unwrap();
     wrong("an integer format", kernels.geglu(&integers, Activation::Gelu).is_err())
 }

@@ -353,7 +353,7 @@ impl Backend {
                 Repr::Fused(fused::Rows::new(cpu, size, &values))
             }
             Kind::Reference { device, .. } => Repr::Reference(vectors.to_device(device)?),
-            Kind::Device(gpu) => Repr::Reference(vectors.to_device(gpu.device())?),
+            Kind::Device(gpu) => Repr::Device(device::Rows::new(gpu, vectors.to_device(gpu.device())?)),
         }))
     }
 

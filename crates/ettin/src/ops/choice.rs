@@ -61,7 +61,7 @@ impl DeviceChoice {
             DeviceChoice::Metal if !cfg!(feature = "metal") => {
                 Err(Error::NotBuilt { device: self.to_string(), feature: "metal" })
             }
-            DeviceChoice::Cuda(number) => Device::new_cuda(number).map_err(|error| self.missing(&error, NO_CUDA)),
+            DeviceChoice::Cuda(number) => ettin_gpu::open_cuda(number).map_err(|error| self.missing(&error, NO_CUDA)),
             DeviceChoice::Metal => {
                 Device::new_metal(0).map_err(|error| self.missing(&error, "it needs macOS and a GPU"))
             }

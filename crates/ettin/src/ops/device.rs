@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
 use ettin_gpu::{AttentionShape, Cache, Kernels, Segment, Tiles};
-use ettin_kernels::{Activation, RopeTable};
+use ettin_kernels::{Activation, Pooled, RopeTable};
 
 use super::{AttentionParams, KvRepr, LinearParams, MlpParams, NormParams, reference};
 use crate::{Error, PackedBatch, Result, cache::LayerCache};
@@ -166,7 +166,8 @@ pub(super) struct Rows {
     residual: Tensor, // [rows, size] in f32
     /// What the last block adds to the residual, `[rows, size]`: the next norm does it on its way.
     pending: Option<Tensor>,
-    plan: Plan,
+    /// Made by the first layer.
+    plan: Option<Plan>,
 }
 
 /// What every layer needs of a batch, on the device.
@@ -188,6 +189,10 @@ impl Plan {
 }
 
 impl Rows {
+    pub(super) fn new(gpu: &Arc<Gpu>, residual: Tensor) -> Self {
+        Self { gpu: gpu.clone(), residual, pending: None, plan: None }
+    }
+
     pub(super) fn dims(&self) -> &[usize] {
         self.residual.dims()
     }
@@ -198,6 +203,11 @@ impl Rows {
             Some(pending) => (&self.residual + pending.to_dtype(DType::F32)?)?,
             None => self.residual.clone(),
         })
+    }
+
+    /// Runs of rows brought together, `[runs, size]`.
+    pub(super) fn pool(&self, runs: &[Pooled]) -> Result<Tensor> {
+        Ok(self.gpu.kernels.pool(&self.tensor()?, runs, DType::F32)?)
     }
 
     /// Adds what is pending and normalises: `[rows, size]` in the model's dtype.
@@ -221,7 +231,11 @@ impl Rows {
 
 pub(super) fn embed(table: &reference::Table, norm: &Norm, batch: &PackedBatch) -> Result<Rows> {
     let residual = norm.forward(&table.gather(batch.ids())?.to_dtype(DType::F32)?)?;
-    Ok(Rows { gpu: norm.gpu.clone(), residual, pending: None, plan: Plan::new(&norm.gpu, batch)? })
+    Ok(Rows::new(&norm.gpu, residual))
+}
+
+pub(super) fn norm(rows: &Rows, norm: &Norm) -> Result<Rows> {
+    Ok(Rows::new(&norm.gpu, norm.forward(&rows.tensor()?)?))
 }
 
 pub(super) fn attention_block(
@@ -231,20 +245,22 @@ pub(super) fn attention_block(
     cache: Option<LayerCache<'_, '_>>,
 ) -> Result<()> {
     let gpu = rows.gpu.clone();
-    if rows.plan.batch != *batch {
-        rows.plan = Plan::new(&gpu, batch)?;
-    }
+    let mut plan = match rows.plan.take() {
+        Some(plan) if plan.batch == *batch => plan,
+        _ => Plan::new(&gpu, batch)?,
+    };
     let x = match &block.norm {
         Some(norm) => rows.normed(norm)?,
         None => rows.rounded()?,
     };
     let qkv = block.qkv.forward(&x)?; // [rows, q | k | v]
     let Angles { cos, sin } = &block.angles;
-    gpu.kernels.rope(&qkv, &rows.plan.positions, cos, sin, block.shape.heads)?;
+    gpu.kernels.rope(&qkv, &plan.positions, cos, sin, block.shape.heads)?;
     let attended = match cache {
-        None => block.attend(&gpu, &mut rows.plan, &qkv)?,
-        Some(cache) => block.attend_over_caches(&gpu, &mut rows.plan, &qkv, cache)?,
+        None => block.attend(&gpu, &mut plan, &qkv)?,
+        Some(cache) => block.attend_over_caches(&gpu, &mut plan, &qkv, cache)?,
     };
+    rows.plan = Some(plan);
     rows.pending = Some(block.out.forward(&attended)?);
     Ok(())
 }

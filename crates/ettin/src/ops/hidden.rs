@@ -50,13 +50,14 @@ impl Hidden {
         }
     }
 
-    /// Runs of rows brought together, `[runs, size]`, where the CPU's kernels hold them; elsewhere `None`.
+    /// Runs of rows brought together, `[runs, size]`, where there are kernels for it; elsewhere `None`.
     pub(crate) fn reduce(&self, runs: impl Iterator<Item = Pooled>) -> Result<Option<Tensor>> {
-        let Repr::Fused(rows) = &self.0 else {
-            return Ok(None);
-        };
         let runs: Vec<Pooled> = runs.collect();
-        Ok(Some(Tensor::from_vec(rows.pool(&runs), (runs.len(), rows.size()), &Device::Cpu)?))
+        Ok(match &self.0 {
+            Repr::Fused(rows) => Some(Tensor::from_vec(rows.pool(&runs), (runs.len(), rows.size()), &Device::Cpu)?),
+            Repr::Device(rows) => Some(rows.pool(&runs)?),
+            Repr::Reference(_) => None,
+        })
     }
 
     /// The given rows alone, in the given order: heads compute only what is asked.

@@ -159,8 +159,7 @@ pub fn norm(hidden: &Hidden, norm: &Norm) -> Result<Hidden> {
     match (&hidden.0, &norm.0) {
         (Repr::Fused(hidden), Block::Fused(norm)) => Ok(Hidden(Repr::Fused(fused::norm(hidden, norm)?))),
         (Repr::Reference(hidden), Block::Reference(norm)) => Ok(Hidden(Repr::Reference(norm.forward(hidden)?))),
-        // Heads, which follow, have no form of their own for devices.
-        (Repr::Device(hidden), Block::Device(norm)) => Ok(Hidden(Repr::Reference(norm.forward(&hidden.tensor()?)?))),
+        (Repr::Device(hidden), Block::Device(norm)) => Ok(Hidden(Repr::Device(device::norm(hidden, norm)?))),
         (Repr::Reference(hidden), Block::Device(norm)) => Ok(Hidden(Repr::Reference(norm.forward(hidden)?))),
         _ => Err(mixed()),
     }
@@ -173,6 +172,10 @@ pub fn head(hidden: &Hidden, head: &Head) -> Result<Hidden> {
         (Repr::Reference(hidden), Block::Reference(head)) => {
             Ok(Hidden(Repr::Reference(reference::head(hidden, head)?)))
         }
+        // Heads have no form of their own for devices.
+        (Repr::Device(hidden), Block::Reference(head)) => {
+            Ok(Hidden(Repr::Reference(reference::head(&hidden.tensor()?, head)?)))
+        }
         _ => Err(mixed()),
     }
 }
@@ -182,6 +185,9 @@ pub fn linear(hidden: &Hidden, linear: &Linear) -> Result<Hidden> {
     match (&hidden.0, &linear.0) {
         (Repr::Fused(hidden), Block::Fused(linear)) => Ok(Hidden(Repr::Fused(fused::linear(hidden, linear)?))),
         (Repr::Reference(hidden), Block::Reference(linear)) => Ok(Hidden(Repr::Reference(linear.forward(hidden)?))),
+        (Repr::Device(hidden), Block::Reference(linear)) => {
+            Ok(Hidden(Repr::Reference(linear.forward(&hidden.tensor()?)?)))
+        }
         _ => Err(mixed()),
     }
 }
