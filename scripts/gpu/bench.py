@@ -56,7 +56,8 @@ def session(found: list[Engine], rows: list[Row], size: str, settings: Settings,
             results, skipped = measure(row, size, workers, settings)
             values = [f"{name} {result['value']:,.0f}" for name, result in results.items()]
             ratio = [result["value"] for result in results.values()]
-            values += [f"ratio {ratio[0] / ratio[1]:.2f}"] * (len(ratio) == 2)
+            if len(ratio) == 2:
+                values.append(f"ratio {ratio[0] / ratio[1]:.2f}")
             print(f"{row.name} ({row.unit}): {', '.join(values)}", *skipped.items(), flush=True)
             record["rows"][f"{row.name} {found[0].dtype}"] = results
     finally:
