@@ -163,7 +163,8 @@ def report(rows: dict[str, Row]) -> str:
             lines.append([dtype, size, *cells, "within" if within else "**fails**"])
         lines.append([dtype, "*bound*", *figures(bound) * 2, ""])
     made = "\n".join(sorted({row.made for row in rows.values()}))
-    return f"{made}.\n\n{table(heads, lines)}"
+    missing = [f"{size} {objective}" for size, objective in itertools.product(SIZES, OBJECTIVES) if f"{size} {objective}" not in rows]
+    return f"{made}.{' Not run: ' + ', '.join(missing) + '.' if missing else ''}\n\n{table(heads, lines)}"
 
 
 def figures(cost: Cost) -> list[str]:
