@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import transformers
 from transformers.initialization import no_init_weights
 
-from reference import randomise
+from reference import randomise, record, trunk
 from suite import SIZES
 
 
@@ -30,7 +32,7 @@ OBJECTIVES = {
 }
 
 
-def build(name: str, objective: str, seed: int) -> Any:
+def build(name: str, objective: str, seed: int, fill: Callable[[Any, int], None] = randomise) -> Any:
     """The published configuration of one size with seeded random weights."""
     size = SIZES[name]
     theta = {"rope_type": "default", "rope_theta": 160000.0}
@@ -50,7 +52,7 @@ def build(name: str, objective: str, seed: int) -> Any:
     model.tie_weights()
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
     assert parameters == size.parameters, f"{name}: {parameters} trunk parameters, published {size.parameters}"
-    randomise(model, seed)
+    fill(model, seed)
     return model
 
 
@@ -58,3 +60,22 @@ def sequences(lengths: list[int], seed: int) -> list[list[int]]:
     """Random ids behind [CLS]."""
     rng = random.Random(seed)
     return [[50281] + [rng.randrange(50280) for _ in range(length - 1)] for length in lengths]
+
+
+OUTLIERS = 2e4
+"""What the residual stream of trained checkpoints reaches in a few channels."""
+
+
+@torch.no_grad()
+def amplify(model: Any, ids: list[int], channels: int = 4) -> None:
+    """Scales what the layers add to the largest channels of the residual, until it reaches OUTLIERS on `ids`."""
+
+    def residual() -> torch.Tensor:
+        return torch.stack([state for name, state in record(model, ids).items() if name.startswith("hidden.")]).abs().amax(dim=(0, 1))
+
+    largest = residual().topk(channels).indices
+    # What a layer adds depends on what came before: the factor is found step by step.
+    while not 0.9 * OUTLIERS <= (peak := residual()[largest].max().item()) <= 1.1 * OUTLIERS:
+        for layer in trunk(model).layers:
+            layer.attn.Wo.weight[largest] *= OUTLIERS / peak
+            layer.mlp.Wo.weight[largest] *= OUTLIERS / peak

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import subprocess
 from pathlib import Path
@@ -25,6 +26,11 @@ def machine(threads: int) -> str:
     flags = set(cpuinfo("flags", "Features").split())
     forced = f", ETTIN_ISA={os.environ['ETTIN_ISA']}" if "ETTIN_ISA" in os.environ else ""
     return f"{os.uname().machine} with {' '.join(flag for flag in known if flag in flags)}{forced}, {threads} thread(s)"
+
+
+def provenance(commit: str, peer: str, threads: int) -> str:
+    """When a table was made, by which engine, with what beside it, on what."""
+    return f"{datetime.date.today().isoformat()}; engine at {commit}; {peer}; {machine(threads)}"
 
 
 def cpuinfo(*keys: str) -> str:

@@ -3,13 +3,13 @@
     python scripts/parity.py --workdir DIR [--sizes 17m …] [--objectives encoder decoder] [--lengths 16 600 4096]
 
 For each size and objective: a random checkpoint with weights that make faults visible (reference.py), saved by
-transformers; the hidden state behind every layer and the logits of transformers eager f32; the same of the engine,
-through `cargo run --release -p ettin --example states`; the largest max|Δ| / max|reference|. Up to 600 tokens also both
-against f64. The reference is then broken in every way that the numerical contract names, and each fault must miss the
-bound tenfold: a comparison that no fault fails proves nothing.
+transformers; the hidden state behind every layer and the logits of transformers eager f32; the same of the engine
+(engine.py); the largest max|Δ| / max|reference|. Up to 600 tokens also both against f64. The reference is then broken in
+every way that the numerical contract names, and each fault must miss the bound tenfold: a comparison that no fault fails
+proves nothing. The other number formats (formats.py) are compared with the same reference, up to 600 tokens.
 
-Rows are kept in DIR/parity.json, so that parts can be run one at a time; the document is written from all of them. The
-exit code is 1 if a row fails, 2 if the engine could not be run.
+Rows are kept in DIR/parity.json, so that parts can be run one at a time (`--sizes` alone runs none); the document is
+written from all of them. The exit code is 1 if a row fails, 2 if the engine could not be run.
 
 `--self-test` puts transformers' own sdpa attention in the engine's place and writes no document.
 """
@@ -19,11 +19,9 @@ from __future__ import annotations
 import argparse
 import datetime
 import gc
+import itertools
 import json
-import os
-import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -33,14 +31,18 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import safe_open
 
 from checkpoints import OBJECTIVES, build, sequences
-from host import ROOT, commit, machine
-from reference import FAULTS, States, eager_by_head, exact_arithmetic, record, relative_error, worst
+from comparison import Comparison, compare
+from engine import Engine, EngineError
+from formats import FORMATS
+from host import ROOT, machine
+from reference import FAULTS, States, eager_by_head, exact_arithmetic, record, worst
+from report import table
 from suite import SIZES
 
 DOCUMENT = ROOT / "docs" / "PARITY.md"
+
 BOUND = 1e-4
 RATIO = 2.0
 SEED = 20261125
@@ -51,33 +53,7 @@ LOGIT_ROWS = LONGEST_EXACT
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The other engine
-
-
-class EngineError(Exception):
-    """The engine did not run, or its output lacks a tensor."""
-
-
-def engine_states(command: list[str], folder: Path, inputs: list[list[int]], threads: int) -> Iterator[States]:
-    """Runs the `states` example on all sequences at once and reads one after the other."""
-    ids, output = folder / "ids.json", folder / "states.safetensors"
-    ids.write_text(json.dumps(inputs))
-    arguments = ["--model", str(folder), "--ids", str(ids), "--output", str(output), "--logit-rows", str(LOGIT_ROWS)]
-    environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
-    try:
-        subprocess.run([*command, *arguments], cwd=ROOT, env=environment, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise EngineError(f"the engine failed: {error}") from error
-    with safe_open(output, "pt") as file:
-        names = set(file.keys())
-        for i in range(len(inputs)):
-            states = {}
-            for name in names:
-                kind, index, *layer = name.split(".")
-                if int(index) == i:
-                    states[".".join([kind, *layer])] = file.get_tensor(name)
-            yield states
-    output.unlink()
+# One row
 
 
 def sdpa_states(folder: Path, objective: str, inputs: list[list[int]]) -> Iterator[States]:
@@ -92,32 +68,6 @@ def trimmed(states: States) -> States:
     return states | {"logits": states["logits"][-LOGIT_ROWS:].clone()}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# One row
-
-
-@dataclass
-class Comparison:
-    """One sequence: where the engine differs most, and who is nearer to f64."""
-
-    tokens: int
-    hidden: float
-    hidden_at: str
-    logits: float
-    first_divergent: str | None
-    """The first hidden state past the bound, in the order of computation."""
-    ours_f64: float | None = None
-    torch_f64: float | None = None
-    rms_ratio: float | None = None
-    """Of the root mean squares, where `ratio` is one of maxima."""
-
-    @property
-    def ratio(self) -> float | None:
-        if self.ours_f64 is None or not self.torch_f64:
-            return None
-        return self.ours_f64 / self.torch_f64
-
-
 @dataclass
 class Row:
     """One size and objective."""
@@ -126,6 +76,8 @@ class Row:
     objective: str
     comparisons: list[Comparison]
     faults: dict[str, float]
+    formats: dict[str, list[Comparison]]
+    """Every other number format."""
     date: str
     commit: str
     machine: str
@@ -136,51 +88,15 @@ class Row:
         """What is wrong with this row, in words."""
         found = []
         for comparison in self.comparisons:
-            error = max(comparison.hidden, comparison.logits)
-            if not error <= BOUND:
-                found.append(f"{comparison.tokens} tokens: {error:.1e} (first divergent: {comparison.first_divergent or 'logits'})")
+            if not comparison.error <= BOUND:
+                found.append(comparison.divergence)
             if comparison.ratio is not None and not comparison.ratio <= RATIO:
                 found.append(f"{comparison.tokens} tokens: {comparison.ratio:.2f} times torch's distance to f64")
         found += [f"fault not seen: {name} ({error:.1e})" for name, error in self.faults.items() if error <= 10 * BOUND]
+        for dtype, comparisons in self.formats.items():
+            beyond = (comparison for comparison in comparisons if not comparison.error <= FORMATS[dtype].error)
+            found += [f"{dtype}, {comparison.divergence}" for comparison in beyond]
         return found
-
-
-def in_order(states: States) -> list[str]:
-    """Names of the hidden states as they are computed: embedding, layers, final norm."""
-    layers = sum(name.startswith("hidden.") for name in states)
-    return [*(f"hidden.{layer}" for layer in range(layers)), "final"]
-
-
-def place(name: str) -> str:
-    """A tensor's name in words."""
-    if name == "hidden.0":
-        return "embedding"
-    return f"layer {int(name.split('.')[1]) - 1}" if name.startswith("hidden.") else "final norm"
-
-
-def rms_error(ours: States, exact: States) -> float:
-    """The largest rms|Δ| / rms|exact| over all tensors."""
-    return max(((ours[name].double() - state).norm() / state.norm()).item() for name, state in exact.items())
-
-
-def compare(ours: States, reference: States, exact: States | None, tokens: int) -> Comparison:
-    for name, tensor in reference.items():
-        if name not in ours:
-            raise EngineError(f"{tokens} tokens: the engine's output lacks {name}")
-        if ours[name].shape != tensor.shape:
-            raise EngineError(f"{tokens} tokens: {name} is {list(ours[name].shape)}, not {list(tensor.shape)}")
-    errors = {name: relative_error(ours[name], reference[name]) for name in in_order(reference)}
-    at = max(errors, key=errors.__getitem__)
-    return Comparison(
-        tokens=tokens,
-        hidden=errors[at],
-        hidden_at=place(at),
-        logits=relative_error(ours["logits"], reference["logits"]),
-        first_divergent=next((place(name) for name, error in errors.items() if not error <= BOUND), None),
-        ours_f64=worst(ours, exact)[0] if exact else None,
-        torch_f64=worst(reference, exact)[0] if exact else None,
-        rms_ratio=rms_error(ours, exact) / rms_error(reference, exact) if exact else None,
-    )
 
 
 def sensitivity(model: Any, ids: list[int], healthy: States) -> dict[str, float]:
@@ -192,7 +108,8 @@ def sensitivity(model: Any, ids: list[int], healthy: States) -> dict[str, float]
     return errors
 
 
-def run_row(options: argparse.Namespace, size: str, objective: str) -> Row:
+def run_row(options: argparse.Namespace, engine: Engine | None, size: str, objective: str) -> Row:
+    """Without an engine, transformers' sdpa attention is in its place."""
     started = time.monotonic()
     seed = SEED + 2 * list(SIZES).index(size) + (objective == "decoder")
     inputs = sequences(options.lengths, seed)
@@ -219,8 +136,12 @@ def run_row(options: argparse.Namespace, size: str, objective: str) -> Row:
     gc.collect()
     print(f"{size} {objective}: reference done, {time.monotonic() - started:.0f} s", file=sys.stderr)
 
-    others = sdpa_states(folder, objective, inputs) if options.self_test else engine_states(options.engine, folder, inputs, options.threads)
-    comparisons = [compare(ours, reference[i], exact.get(i), len(inputs[i])) for i, ours in enumerate(others)]
+    others = engine.states(folder, inputs) if engine else sdpa_states(folder, objective, inputs)
+    comparisons = [compare(ours, reference[i], exact.get(i), len(inputs[i]), BOUND) for i, ours in enumerate(others)]
+    formats = {}
+    for dtype, form in FORMATS.items() if engine and short else ():
+        others = zip(short, engine.states(folder, [inputs[i] for i in short], dtype), strict=True)
+        formats[dtype] = [compare(ours, reference[i], None, len(inputs[i]), form.error) for i, ours in others]
     if not options.keep:
         shutil.rmtree(folder)
     return Row(
@@ -228,8 +149,9 @@ def run_row(options: argparse.Namespace, size: str, objective: str) -> Row:
         objective=objective,
         comparisons=comparisons,
         faults=faults,
+        formats=formats,
         date=datetime.date.today().isoformat(),
-        commit=commit("docs"),
+        commit=engine.commit if engine else "none",
         machine=machine(options.threads),
         versions=f"torch {torch.__version__}, transformers {transformers.__version__}",
         seconds=time.monotonic() - started,
@@ -244,7 +166,7 @@ def figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.1e}"
 
 
-def line_of(row: Row, lengths: list[int]) -> str:
+def line_of(row: Row, lengths: list[int]) -> list[str]:
     by_length = {comparison.tokens: comparison for comparison in row.comparisons}
     cells = [row.size, row.objective]
     for length in lengths:
@@ -263,16 +185,15 @@ def line_of(row: Row, lengths: list[int]) -> str:
         cells.append("–")
     failures = row.failures()
     cells.append("**fails**" if failures else "passes")
-    return "| " + " | ".join(cells) + " |"
+    return cells
 
 
-def table(rows: list[Row], lengths: list[int]) -> str:
+def result_table(rows: list[Row], lengths: list[int]) -> str:
     heads = ["size", "objective"]
     for length in lengths:
         heads += [f"{length}: hidden (worst at)", f"{length}: logits"]
     heads += ["ours − f64", "torch − f64", "ratio", "rms ratio", "weakest fault", "verdict"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return "\n".join(lines + [line_of(row, lengths) for row in rows])
+    return table(heads, [line_of(row, lengths) for row in rows])
 
 
 def fault_table(rows: list[Row]) -> str:
@@ -280,29 +201,53 @@ def fault_table(rows: list[Row]) -> str:
     if not rows:
         return "Not run."
     heads = ["fault", *(f"{row.size} {row.objective}" for row in rows)]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for fault in rows[0].faults:
-        lines.append(f"| {fault} | " + " | ".join(f"{row.faults[fault]:.0e}" for row in rows) + " |")
-    return "\n".join(lines)
+    return table(heads, [[fault, *(f"{row.faults[fault]:.0e}" for row in rows)] for fault in rows[0].faults])
 
 
-def document(rows: list[Row], lengths: list[int], command: str) -> str:
+def distinct(rows: list[Row], name: str) -> str:
+    """What the rows say of when, with what and on what they were computed."""
+    return ", ".join(sorted({getattr(row, name) for row in rows}))
+
+
+def format_table(rows: list[Row], dtype: str) -> str:
+    """One of the other number formats."""
+    rows = [row for row in rows if dtype in row.formats]
+    lengths = sorted({comparison.tokens for row in rows for comparison in row.formats[dtype]})
+    heads = ["size", "objective"]
+    for length in lengths:
+        heads += [f"{length}: hidden (worst at)", f"{length}: logits"]
+    lines = []
+    for row in rows:
+        errors = ([f"{comparison.hidden:.1e} ({comparison.hidden_at})", figure(comparison.logits)] for comparison in row.formats[dtype])
+        lines.append([row.size, row.objective, *itertools.chain(*errors)])
+    return table(heads, lines)
+
+
+def format_sections(rows: list[Row]) -> str:
+    """All of them."""
+    return "\n\n".join(
+        f"### {dtype}\n\nBound: {form.error:g}. {form.why}\n\n{format_table(rows, dtype)}" for dtype, form in FORMATS.items()
+    )
+
+
+def document(rows: list[Row], lengths: list[int]) -> str:
     """docs/PARITY.md."""
-    distinct = {name: ", ".join(sorted({getattr(row, name) for row in rows})) for name in ("date", "commit", "machine", "versions")}
     failures = [f"* {row.size} {row.objective}: {failure}" for row in rows for failure in row.failures()]
     missing = len(SIZES) * len(OBJECTIVES) - len(rows)
-    summary = f"{len(rows) - len({failure.split(':')[0] for failure in failures})} of {len(rows)} rows pass."
+    summary = f"{sum(not row.failures() for row in rows)} of {len(rows)} rows pass, every number format in them."
     if missing:
         summary += f" {missing} rows have not been run."
     return f"""# Parity with transformers
 
 Written by `scripts/parity.py`; do not edit. {summary}
 
-* Date {distinct["date"]}; engine at {distinct["commit"]}; {distinct["versions"]}; {distinct["machine"]}.
-* Command: `{command}`
-* Random checkpoints with the exact dimensions of the six sizes, both objectives; weights, activations and arithmetic in f32.
+* Date {distinct(rows, "date")}; engine at {distinct(rows, "commit")}; {distinct(rows, "versions")}; {distinct(rows, "machine")}.
+* Command: `python scripts/parity.py --workdir DIR`
+* Random checkpoints with the exact dimensions of the six sizes, both objectives.
 
-## Results
+## Results in f32
+
+Weights, activations and arithmetic are in f32.
 
 max|Δ| / max|reference| between the engine and transformers, eager attention, f32, one sequence at a time: the worst over
 the embedding, the output of every layer and of the final norm, with the place it occurs at, and over the logits (the last
@@ -313,9 +258,16 @@ The distances to f64 are the same measure, the worst over all these tensors, for
 their ratio is largest; f64 is the same transformers model in double precision, rotation and softmax included, with its f32
 rotary tables. Bound for the ratio: {RATIO:g}. A ratio of two maxima is noisy; the ratio of root mean squares is given beside it.
 
-{table(rows, lengths)}
+{result_table(rows, lengths)}
 
 {chr(10).join(failures) if failures else "No failures."}
+
+## The other number formats
+
+The same measure, against the same reference: transformers in f32. What the formats cost in agreement and divergence is in
+[ACCURACY.md](ACCURACY.md).
+
+{format_sections(rows)}
 
 ## Sensitivity
 
@@ -333,22 +285,24 @@ def load_rows(path: Path) -> dict[str, Row]:
     if not path.exists():
         return {}
     stored = json.loads(path.read_text())
-    return {key: Row(**(row | {"comparisons": [Comparison(**c) for c in row["comparisons"]]})) for key, row in stored.items()}
+    rows = {}
+    for key, row in stored.items():
+        formats = {dtype: read(comparisons) for dtype, comparisons in row["formats"].items()}
+        rows[key] = Row(**row | {"comparisons": read(row["comparisons"]), "formats": formats})
+    return rows
+
+
+def read(comparisons: list[dict[str, Any]]) -> list[Comparison]:
+    return [Comparison(**comparison) for comparison in comparisons]
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="for checkpoints (4 GB at 1b) and rows")
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
     parser.add_argument("--lengths", nargs="+", type=int, default=[16, 600, 4096])
     parser.add_argument("--threads", type=int, default=1, help="of both engines")
-    parser.add_argument(
-        "--engine",
-        type=shlex.split,
-        default=shlex.split("cargo run --release --quiet -p ettin --example states --"),
-        help="the command that runs the `states` example",
-    )
     parser.add_argument("--keep", action="store_true", help="leave checkpoints in the workdir")
     parser.add_argument("--fresh", action="store_true", help="forget the rows of earlier runs")
     parser.add_argument("--no-f64", action="store_true")
@@ -366,24 +320,23 @@ def main() -> int:
     store = options.workdir / ("parity-self-test.json" if options.self_test else "parity.json")
     rows = {} if options.fresh else load_rows(store)
 
-    for size in options.sizes:
-        for objective in options.objectives:
-            try:
-                row = run_row(options, size, objective)
-            except EngineError as error:
-                print(f"{size} {objective}: {error}", file=sys.stderr)
-                return 2
+    try:
+        engine = None if options.self_test or not options.sizes else Engine.build(options.workdir, options.threads, LOGIT_ROWS)
+        for size, objective in itertools.product(options.sizes, options.objectives):
+            row = run_row(options, engine, size, objective)
             rows[f"{size} {objective}"] = row
             store.write_text(json.dumps({key: asdict(row) for key, row in rows.items()}, indent=1))
-            print(line_of(row, options.lengths), f"{row.seconds:.0f} s", flush=True)
+            print(*line_of(row, options.lengths), f"{row.seconds:.0f} s", flush=True)
+    except EngineError as error:
+        print(error, file=sys.stderr)
+        return 2
 
     ordered = [rows[key] for size in SIZES for objective in OBJECTIVES if (key := f"{size} {objective}") in rows]
     lengths = sorted({comparison.tokens for row in ordered for comparison in row.comparisons})
     if options.self_test:
         print(fault_table(ordered))
     else:
-        DOCUMENT.parent.mkdir(exist_ok=True)
-        DOCUMENT.write_text(document(ordered, lengths, "python scripts/parity.py --workdir DIR"))
+        DOCUMENT.write_text(document(ordered, lengths))
     failures = [f"{row.size} {row.objective}: {failure}" for row in ordered for failure in row.failures()]
     print("\n".join(failures) or f"{len(ordered)} rows pass", file=sys.stderr)
     return 1 if failures else 0

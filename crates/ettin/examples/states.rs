@@ -2,7 +2,8 @@
 //!
 //! Our half of `scripts/parity.py`. The ids file holds a JSON list of lists of token ids; the output holds, for sequence
 //! `i`, `hidden.{i}.{l}` (`[tokens, hidden]`: the embedding, then the residual stream after each layer), `final.{i}`
-//! (after the final norm) and `logits.{i}` (`[tokens, vocabulary]`, or only the last rows under `--logit-rows`).
+//! (after the final norm) and `logits.{i}` (`[tokens, vocabulary]`, or only the last rows under `--logit-rows`). Computed in
+//! `--dtype`, f32 unless told otherwise.
 //!
 //! ```sh
 //! cargo run --release -p ettin --example states -- --model DIR --ids ids.json --output states.safetensors
@@ -10,7 +11,8 @@
 
 use std::{collections::HashMap, error::Error, path::PathBuf};
 
-use ettin::{Backend, PackedBatch, files::ModelFiles, heads::LanguageModel};
+use candle_core::Device;
+use ettin::{Backend, Dtype, PackedBatch, files::ModelFiles, heads::LanguageModel};
 
 /// What was asked for on the command line.
 struct Arguments {
@@ -18,10 +20,11 @@ struct Arguments {
     ids: PathBuf,
     output: PathBuf,
     logit_rows: usize,
+    dtype: Dtype,
 }
 
 fn arguments() -> Result<Arguments, Box<dyn Error>> {
-    let (mut model, mut ids, mut output, mut logit_rows) = (None, None, None, usize::MAX);
+    let (mut model, mut ids, mut output, mut logit_rows, mut dtype) = (None, None, None, usize::MAX, Dtype::F32);
     let mut words = std::env::args().skip(1);
     while let Some(flag) = words.next() {
         let value = words.next().ok_or_else(|| format!("{flag} needs a value"))?;
@@ -30,6 +33,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--ids" => ids = Some(value.into()),
             "--output" => output = Some(value.into()),
             "--logit-rows" => logit_rows = value.parse()?,
+            "--dtype" => dtype = value.parse()?,
             _ => return Err(format!("unknown flag {flag}").into()),
         }
     }
@@ -38,13 +42,14 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
         ids: ids.ok_or("--ids FILE is missing")?,
         output: output.ok_or("--output FILE is missing")?,
         logit_rows,
+        dtype,
     })
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = arguments()?;
     let sequences: Vec<Vec<u32>> = serde_json::from_slice(&std::fs::read(&arguments.ids)?)?;
-    let backend = Backend::cpu()?;
+    let backend = Backend::new(&Device::Cpu, arguments.dtype)?;
     eprintln!("{}", backend.describe());
     let model = LanguageModel::load(&ModelFiles::folder(&arguments.model)?, &backend)?;
     let mut tensors = HashMap::new();

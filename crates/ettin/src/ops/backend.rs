@@ -24,8 +24,8 @@ use crate::{Config, Error, Result};
 /// The number format that a model computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Dtype {
-    /// What the weights are stored in where that is [`Dtype::W8`] or [`Dtype::W4`] and the fused kernels compute; else the
-    /// fastest format of f32-level accuracy on this machine, today always [`Dtype::F32`].
+    /// What the weights are stored in where that is [`Dtype::W8`] or [`Dtype::W4`] and the fused kernels compute; else
+    /// [`Dtype::F32`] on every machine: bf16x3, faster on AMX, misses f32's contract (docs/ACCURACY.md).
     #[default]
     Auto,
     /// IEEE single precision.

@@ -66,20 +66,22 @@ pub fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Fails unless max|Δ| / max|reference| is within `tolerance`.
-#[track_caller]
-pub fn assert_close(what: &str, ours: &[f32], reference: &[f32], tolerance: f64) {
-    assert_eq!(ours.len(), reference.len(), "{what}: sizes differ");
+/// max|Δ| / max|reference|; infinite where anything is not a number.
+pub fn relative_error(ours: &[f32], reference: &[f32]) -> f64 {
     let largest = reference.iter().fold(0f64, |max, &x| max.max(f64::from(x).abs()));
     let error = ours.iter().zip(reference).fold(0f64, |max, (&a, &b)| {
         let delta = (f64::from(a) - f64::from(b)).abs();
         if delta.is_nan() { f64::INFINITY } else { max.max(delta) }
     });
-    assert!(
-        error <= tolerance * largest,
-        "{what}: max|Δ| / max|reference| is {:.2e}, allowed {tolerance:.0e}",
-        error / largest
-    );
+    if error == 0.0 { 0.0 } else { error / largest }
+}
+
+/// Fails unless max|Δ| / max|reference| is within `tolerance`.
+#[track_caller]
+pub fn assert_close(what: &str, ours: &[f32], reference: &[f32], tolerance: f64) {
+    assert_eq!(ours.len(), reference.len(), "{what}: sizes differ");
+    let error = relative_error(ours, reference);
+    assert!(error <= tolerance, "{what}: max|Δ| / max|reference| is {error:.2e}, allowed {tolerance:.0e}");
 }
 
 /// Fails unless all bits agree.
