@@ -29,7 +29,7 @@ from checkpoints import OBJECTIVES, build
 from engine import Engine, EngineError
 from host import ROOT, provenance
 from reference import States
-from report import replace, table
+from tables import replace, table
 from suite import SIZES
 
 DOCUMENT = ROOT / "docs" / "ACCURACY.md"

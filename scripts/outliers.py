@@ -26,7 +26,7 @@ from checkpoints import OBJECTIVES, amplify, build
 from engine import Engine, EngineError
 from host import ROOT, provenance
 from reference import States, exact_arithmetic, record, worst
-from report import replace, table
+from tables import replace, table
 
 BOUND = 1e-4
 FORMATS = ("f32", "bf16x6", "bf16x3")

@@ -38,7 +38,7 @@ from engine import Engine, EngineError
 from formats import FORMATS
 from host import ROOT, machine
 from reference import FAULTS, States, eager_by_head, exact_arithmetic, record, worst
-from report import table
+from tables import table
 from suite import SIZES
 
 DOCUMENT = ROOT / "docs" / "PARITY.md"
