@@ -20,7 +20,7 @@ use crate::{
     Sequence, Span, Team, attention,
     attention::store,
     buffer::{as_words, bits},
-    gemm::{Cell, Layout, Parts, Product, Sink, gemm},
+    gemm::{Cell, Layout, Parts, Product, Rows, Sink, gemm},
     recycled, rope,
     team::Shared,
 };
@@ -121,6 +121,8 @@ pub fn attend(
     let groups = all.div_ceil(group);
     let kept = if threads == 1 { 1 } else { groups };
     memories.resize_with(kept.max(memories.len()), Group::default);
+    let rounded = block.rounds(positions, sequences);
+    let work = Work { block: &block, input: input.view(qkv.weight), positions, sequences, rounded };
     {
         let (memories, whole) = (Shared::new(memories), Shared::new(whole));
         let parts = output.parts(out.weight, rows);
@@ -129,7 +131,7 @@ pub fn attend(
             let columns = heads.start * head_dim..heads.end * head_dim;
             // SAFETY: a group of its own for each task; there is only one where tasks follow each other.
             let through = &mut unsafe { memories.slice(index % kept..index % kept + 1) }[0];
-            through.attend(&block, input, heads, positions, sequences, |attended| {
+            through.attend(&work, heads, |attended| {
                 if parted {
                     // SAFETY: tasks have columns of their own.
                     return unsafe { parts.put_all(columns.start, attended) };
@@ -186,24 +188,28 @@ impl SelfAttention<'_> {
     }
 }
 
+/// What all groups of heads have in common.
+struct Work<'a> {
+    block: &'a SelfAttention<'a>,
+    /// Encoded rows.
+    input: Rows<'a>,
+    positions: &'a [u32],
+    sequences: &'a [Range<usize>],
+    /// Whether queries, keys and values are [rounded](SelfAttention::rounds) on their way.
+    rounded: bool,
+}
+
 impl Group {
     /// Some heads of all rows, from encoded rows to results `[rows, width]`.
-    fn attend(
-        &mut self,
-        block: &SelfAttention<'_>,
-        input: &Operand,
-        heads: Range<usize>,
-        positions: &[u32],
-        sequences: &[Range<usize>],
-        take: impl FnOnce(&[f32]),
-    ) {
+    fn attend(&mut self, work: &Work<'_>, heads: Range<usize>, take: impl FnOnce(&[f32])) {
+        let &Work { block, positions, sequences, rounded, .. } = work;
         let (width, rows) = (heads.len() * block.head_dim, positions.len());
         self.make_room(block, heads.len(), sequences);
         self.attended.resize(rows * width);
-        if block.rounds(positions, sequences) {
-            self.project_rounded(block, input, heads.clone(), positions, sequences);
+        if rounded {
+            self.project_rounded(work, heads.clone());
         } else {
-            self.project(block, input, heads.clone(), positions, sequences);
+            self.project(work, heads.clone());
         }
         let mut list = recycled(std::mem::take(&mut self.lists));
         for (kv, rows) in self.keys.iter().zip(sequences) {
@@ -211,7 +217,7 @@ impl Group {
             list.push(Sequence { rows: rows.clone(), start, len: start + rows.len(), kv });
         }
         let args = block.queries(heads.len(), &self.qkv, &list);
-        if block.rounds(positions, sequences) {
+        if rounded {
             let queries = bits(&self.rounded[..rows * width / 2]);
             attention::of_rounded(&Team::single(), args, queries, &mut self.attended);
         } else {
@@ -222,14 +228,8 @@ impl Group {
     }
 
     /// Queries, keys and values of some heads as `[rows, q | k | v]`, keys and values stored.
-    fn project(
-        &mut self,
-        block: &SelfAttention<'_>,
-        input: &Operand,
-        heads: Range<usize>,
-        positions: &[u32],
-        sequences: &[Range<usize>],
-    ) {
+    fn project(&mut self, work: &Work<'_>, heads: Range<usize>) {
+        let &Work { block, input, positions, sequences, .. } = work;
         let SelfAttention { qkv, head_dim, .. } = *block;
         let (team, isa) = (Team::single(), qkv.weight.isa());
         let (width, size) = (heads.len() * head_dim, block.heads * head_dim);
@@ -238,7 +238,7 @@ impl Group {
         for part in 0..3 {
             let outputs = part * size + heads.start * head_dim..part * size + heads.end * head_dim;
             let out = &mut self.qkv[part * width..];
-            input.view(qkv.weight).multiply(qkv.weight, qkv.bias, outputs, Store::Write, out, stride);
+            input.multiply(qkv.weight, qkv.bias, outputs, Store::Write, out, stride);
         }
         let target = RopeRows { rows: &mut self.qkv, stride, offset: 0, heads: 2 * heads.len() };
         rope(isa, &team, block.rope, positions, target);
@@ -251,20 +251,13 @@ impl Group {
     }
 
     /// The same as `[q | k | v, heads, rows]`, rounded from the cells of the product.
-    fn project_rounded(
-        &mut self,
-        block: &SelfAttention<'_>,
-        input: &Operand,
-        heads: Range<usize>,
-        positions: &[u32],
-        sequences: &[Range<usize>],
-    ) {
+    fn project_rounded(&mut self, work: &Work<'_>, heads: Range<usize>) {
+        let &Work { block, input, positions, sequences, .. } = work;
         let Linear { weight, bias } = block.qkv;
         let (size, rows, count) = (block.heads * block.head_dim, positions.len(), heads.len());
         self.rounded.resize(3 * count * rows * ROW);
         let all = as_words(&mut self.rounded).as_chunks_mut::<ROW>().0;
         let factor = block.queries(count, &[], &[]).factor();
-        let input = input.view(weight);
         for tiles in input.parts(INPUT) {
             for part in 0..3 {
                 let first = part * size + heads.start * block.head_dim;
