@@ -28,8 +28,8 @@ use crate::{
 /// Bytes of what a group of heads passes through: a third of a common L2 of 2 MiB.
 const GROUP: usize = 640 << 10;
 
-/// The same on AMX, where a head of a task's rows alone measured fastest.
-const GROUP_OF_TILES: usize = 320 << 10;
+/// The same where they are rounded on their way, on AMX: a head of a task's rows alone measured fastest.
+const GROUP_ROUNDED: usize = 320 << 10;
 
 /// Rows of which threads share heads even if some then wait for the last.
 const FEW_ROWS: usize = 1024;
@@ -87,13 +87,13 @@ struct Group {
     lists: Vec<Sequence<'static>>,
 }
 
-/// Whether it pays to take the heads of so many rows in groups, which the threads of a team share: on AMX, where queries,
-/// keys and values of a few heads leave the product as attention reads them, and where few rows leave little to do between
-/// the moments that threads meet. Many rows should keep all threads busy to the end.
+/// Whether it pays to take the heads of so many rows in groups, which the threads of a team share: on AMX, where few rows
+/// leave little to do between the moments that threads meet; and where queries, keys and values leave the product as
+/// attention reads them, with many rows too, as long as all threads are busy to the end.
 pub fn shares_heads(team: &Team, block: &SelfAttention<'_>, rows: usize) -> bool {
-    block.qkv.weight.layout() == Layout::TILES
-        && heads_of_a_group(block, rows, team.threads()) < block.heads
-        && (rows <= FEW_ROWS || block.heads.is_multiple_of(team.threads()))
+    let (few, even) = (rows <= FEW_ROWS, block.heads.is_multiple_of(team.threads()));
+    let pays = if block.rounds() { few || even } else { few && team.threads() > 1 };
+    pays && block.qkv.weight.layout() == Layout::TILES && heads_of_a_group(block, rows, team.threads()) < block.heads
 }
 
 /// `x += out(attention(rope(qkv(norm(x)))))` for whole sequences: `x` is `[rows, k]`, of which every sequence has some rows,
@@ -121,7 +121,8 @@ pub fn attend(
     let groups = all.div_ceil(group);
     let kept = if threads == 1 { 1 } else { groups };
     memories.resize_with(kept.max(memories.len()), Group::default);
-    let rounded = block.rounds(positions, sequences);
+    // Blocks of keys are written whole.
+    let rounded = block.rounds() && sequences.iter().all(|rows| start(positions, rows).is_multiple_of(KEY_BLOCK));
     let work = Work { block: &block, input: input.view(qkv.weight), positions, sequences, rounded };
     {
         let (memories, whole) = (Shared::new(memories), Shared::new(whole));
@@ -162,22 +163,21 @@ fn heads_of_a_group(block: &SelfAttention<'_>, rows: usize, threads: usize) -> u
     let shares = (1..=heads).filter(|&share| heads.is_multiple_of(share));
     let mut groups = shares.filter(|&group| group == heads || possible(group * head_dim));
     let fewest = groups.clone().next().unwrap_or(heads);
-    let most = if qkv.weight.layout() == Layout::TILES { GROUP_OF_TILES } else { GROUP };
+    let most = if block.rounds() { GROUP_ROUNDED } else { GROUP };
     let fits = |group: &usize| group * head_dim * rows * ELEMENT <= most && group * threads <= heads;
     groups.rfind(fits).unwrap_or(fewest)
 }
 
 impl SelfAttention<'_> {
     /// Whether queries, keys and values can be rounded on their way out of the product: for tiles, which take the halves of
-    /// a head, that rotation pairs, as two panels; and where sequences start with whole blocks of keys.
-    fn rounds(&self, positions: &[u32], sequences: &[Range<usize>]) -> bool {
+    /// a head, that rotation pairs, as two panels.
+    fn rounds(&self) -> bool {
         let weight = self.qkv.weight;
         weight.layout() == Layout::TILES
             && (self.precision, self.kv) == (Precision::Bf16, KvFormat::Bf16)
             && self.head_dim == 2 * weight.width()
             && self.rope.head_dim() == self.head_dim
             && attention::takes_rounded(weight.isa(), self.head_dim)
-            && sequences.iter().all(|rows| start(positions, rows).is_multiple_of(KEY_BLOCK))
     }
 
     /// What attention is told of some heads.
