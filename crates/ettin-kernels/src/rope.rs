@@ -1,6 +1,6 @@
 //! Rotary position embedding in the half-split ("rotate half") layout, tables in f32.
 
-use std::ops::Range;
+use std::{ops::Range, sync::OnceLock};
 
 use crate::{
     isa::Isa,
@@ -9,16 +9,20 @@ use crate::{
     team::Team,
 };
 
-/// Cosines and sines of position × frequency, for positions from 0.
+/// Positions whose angles are computed together, when the first of them is asked for.
+const BLOCK: usize = 256;
+
+/// Cosines and sines of position × frequency, for positions from 0; computed as they are needed, as most texts are much
+/// shorter than what a model can take.
 ///
 /// As PyTorch computes them in f32: `1 / θ^(2i/d)` with each step rounded to f32, angle = position × frequency
 /// rounded to f32, and the cosine and sine of that rounded angle (here correctly rounded).
 #[derive(Clone, Debug)]
 pub struct RopeTable {
-    half: usize,
+    positions: usize,
     frequencies: Vec<f32>,
-    /// `[positions, cos | sin]`, each `half` long.
-    data: Vec<f32>,
+    /// Of a block of positions: `[positions, cos | sin]`, each as long as `frequencies`.
+    blocks: Box<[OnceLock<Box<[f32]>>]>,
 }
 
 impl RopeTable {
@@ -28,36 +32,36 @@ impl RopeTable {
     /// If `head_dim` is odd.
     pub fn new(theta: f32, head_dim: usize, positions: usize) -> Self {
         assert!(head_dim.is_multiple_of(2), "rotary heads have an even size, not {head_dim}");
-        let half = head_dim / 2;
-        let frequencies: Vec<f32> = (0..half)
+        let frequencies: Vec<f32> = (0..head_dim / 2)
             .map(|i| {
                 let exponent = (2 * i) as f32 / head_dim as f32;
                 1.0 / f64::from(theta).powf(f64::from(exponent)) as f32
             })
             .collect();
-        let mut table = Self { half, frequencies, data: Vec::new() };
-        table.extend(positions);
-        table
+        let blocks = std::iter::repeat_with(OnceLock::new).take(positions.div_ceil(BLOCK)).collect();
+        Self { positions, frequencies, blocks }
     }
 
-    /// Makes room for positions below `positions`; those present stay as they are.
-    pub fn extend(&mut self, positions: usize) {
-        self.data.reserve((2 * self.half * positions).saturating_sub(self.data.len()));
-        for position in self.positions()..positions {
+    #[cold]
+    fn block(&self, block: usize) -> Box<[f32]> {
+        let positions = block * BLOCK..((block + 1) * BLOCK).min(self.positions);
+        let mut angles = Vec::with_capacity(2 * self.frequencies.len() * positions.len());
+        for position in positions {
             let angle = |frequency: &f32| f64::from(position as f32 * frequency);
-            self.data.extend(self.frequencies.iter().map(|f| angle(f).cos() as f32));
-            self.data.extend(self.frequencies.iter().map(|f| angle(f).sin() as f32));
+            angles.extend(self.frequencies.iter().map(|f| angle(f).cos() as f32));
+            angles.extend(self.frequencies.iter().map(|f| angle(f).sin() as f32));
         }
+        angles.into()
     }
 
-    /// Positions present.
+    /// Positions of the table.
     pub fn positions(&self) -> usize {
-        self.data.len().checked_div(2 * self.half).unwrap_or(usize::MAX)
+        self.positions
     }
 
     /// Elements of a head.
     pub fn head_dim(&self) -> usize {
-        2 * self.half
+        2 * self.frequencies.len()
     }
 
     /// `θ^(-2i/d)` for i in 0..d/2.
@@ -68,9 +72,12 @@ impl RopeTable {
     /// Cosines and sines of a position, each of length d/2.
     ///
     /// # Panics
-    /// If the position is not present.
+    /// If the table has no such position.
     pub fn angles(&self, position: usize) -> (&[f32], &[f32]) {
-        self.data[2 * self.half * position..2 * self.half * (position + 1)].split_at(self.half)
+        assert!(position < self.positions, "position {position} of {}", self.positions);
+        let (block, half) = (position / BLOCK, self.frequencies.len());
+        let angles = self.blocks[block].get_or_init(|| self.block(block));
+        angles[2 * half * (position % BLOCK)..][..2 * half].split_at(half)
     }
 }
 
@@ -117,7 +124,7 @@ impl Kernel for Rotate<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Rotate { rows, positions, stride, columns, table } = self;
-        let half = table.half;
+        let half = table.frequencies.len();
         if half == 0 {
             return;
         }

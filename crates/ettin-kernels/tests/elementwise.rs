@@ -263,15 +263,17 @@ fn the_table_is_pytorchs() {
 }
 
 #[test]
-fn an_extended_table_is_a_longer_one() {
-    let mut table = RopeTable::new(10000.0, 16, 10);
-    table.extend(5);
-    assert_eq!(table.positions(), 10);
-    table.extend(50);
-    let whole = RopeTable::new(10000.0, 16, 50);
-    for position in 0..50 {
-        assert_eq!(table.angles(position), whole.angles(position));
+fn a_longer_table_begins_with_a_shorter_one() {
+    let (short, long) = (RopeTable::new(10000.0, 16, 300), RopeTable::new(10000.0, 16, 700));
+    for position in (0..300).rev() {
+        assert_eq!(short.angles(position), long.angles(position));
     }
+}
+
+#[test]
+#[should_panic(expected = "position 300 of 300")]
+fn a_position_past_the_table_is_refused() {
+    RopeTable::new(10000.0, 16, 300).angles(300);
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub(super) fn run(args: args::Answer) -> anyhow::Result<Status> {
     let texts = texts(args.question, args.context, &args.run.input)?;
     let plan = Plan::new(&args.run, Suited::NeedsHead("a question-answering head"))?;
     let job = plan.open()?;
-    let task = Answerer::load(&job.files, &plan.options)?;
+    let task = driver::until_exit(Answerer::load(&job.files, &plan.options)?);
     driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
         let questions: Vec<Question<'_>> = records
             .iter()

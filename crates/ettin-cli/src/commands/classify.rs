@@ -15,7 +15,7 @@ pub(super) fn run(args: args::Classify) -> anyhow::Result<Status> {
     let texts = input::texts(args.text, &args.run.input, "TEXT", TextPair::new)?.paired(args.pair);
     let plan = Plan::new(&args.run, Suited::NeedsHead("a classification head"))?;
     let job = plan.open()?;
-    let task = Classifier::load(&job.files, &plan.options)?;
+    let task = driver::until_exit(Classifier::load(&job.files, &plan.options)?);
     let request = ClassifyRequest { top_k: args.top_k.map(NonZeroUsize::get), raw: args.raw };
     driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
         let inputs: Vec<TextInput<'_>> = records.iter().map(|(_, record)| record.input()).collect();

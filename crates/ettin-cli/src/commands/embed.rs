@@ -26,8 +26,8 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
     }
     let mut job = plan.open()?;
     refuse_terminal(&plan)?;
-    let task = TextEmbedder::load(&job.files, &plan.options)?;
-    say_pooling(&task, &args.vectors, plan.output.notes);
+    let task = driver::until_exit(TextEmbedder::load(&job.files, &plan.options)?);
+    say_pooling(task, &args.vectors, plan.output.notes);
     let run = |records: &[Numbered<'_, Text>]| {
         let texts: Vec<&str> = records.iter().map(|(_, record)| record.text.as_str()).collect();
         let mut outcomes = task.run(&texts, &request)?;

@@ -14,7 +14,7 @@ pub(super) fn run(args: args::FillMask) -> anyhow::Result<Status> {
     let texts = input::texts(args.text, &args.run.input, "TEXT", Text::new)?;
     let plan = Plan::new(&args.run, Suited::Nano(Nano::Encoder))?;
     let job = plan.open()?;
-    let task = tasks::FillMask::load(&job.files, &plan.options)?;
+    let task = driver::until_exit(tasks::FillMask::load(&job.files, &plan.options)?);
     driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
         let texts: Vec<&str> = records.iter().map(|(_, record)| record.text.as_str()).collect();
         Ok(task.run(&texts, args.top_k.get())?)

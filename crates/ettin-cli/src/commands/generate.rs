@@ -35,6 +35,7 @@ pub(super) fn run(args: args::Generate) -> anyhow::Result<Status> {
             }
         };
     }
+    let task = driver::until_exit(task);
     let mut request = GenerateRequest {
         max_new_tokens: args.max_new_tokens.get(),
         sampling: sampling(&args.sampling),
@@ -56,13 +57,13 @@ pub(super) fn run(args: args::Generate) -> anyhow::Result<Status> {
     let mut sink = job.sink;
     if !streaming {
         return driver::answer(texts, size, &plan.output, sink, |records| {
-            generate(&task, &mut request, &prompts(records), notes, |_| Ok(()))
+            generate(task, &mut request, &prompts(records), notes, |_| Ok(()))
         });
     }
     let run = |records: &[Numbered<'_, Prompt>]| {
         let prompts = prompts(records);
         let mut stream = Stream::new(&mut sink, &prompts);
-        let outcomes = generate(&task, &mut request, &prompts, notes, |piece| stream.piece(&piece))?;
+        let outcomes = generate(task, &mut request, &prompts, notes, |piece| stream.piece(&piece))?;
         written(stream.finish())?;
         Ok(outcomes)
     };

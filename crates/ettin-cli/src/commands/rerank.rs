@@ -14,7 +14,7 @@ pub(super) fn run(args: args::Rerank) -> anyhow::Result<Status> {
     let texts = texts(args.query, args.document, &args.run.input)?;
     let plan = Plan::new(&args.run, Suited::NeedsHead("one output, a reranker"))?;
     let job = plan.open()?;
-    let task = Reranker::load(&job.files, &plan.options)?;
+    let task = driver::until_exit(Reranker::load(&job.files, &plan.options)?);
     let activation = args.activation.map(|activation| match activation {
         ActivationChoice::Raw => Activation::Raw,
         ActivationChoice::Sigmoid => Activation::Sigmoid,

@@ -18,7 +18,7 @@ pub(super) fn run(args: args::Score) -> anyhow::Result<Status> {
     };
     let plan = Plan::new(&args.run, Suited::Nano(suited))?;
     let job = plan.open()?;
-    let task = Scorer::load(&job.files, &plan.options)?;
+    let task = driver::until_exit(Scorer::load(&job.files, &plan.options)?);
     let request = ScoreRequest {
         method: args.method.map(|method| match method {
             MethodChoice::Causal => ScoreMethod::Causal,

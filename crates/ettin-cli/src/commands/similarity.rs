@@ -17,8 +17,8 @@ pub(super) fn run(args: args::Similarity) -> anyhow::Result<Status> {
     let texts = texts(args.a, args.b, &args.run.input)?;
     let plan = Plan::new(&args.run, Suited::Nano(Nano::Encoder))?;
     let job = plan.open()?;
-    let task = TextEmbedder::load(&job.files, &plan.options)?;
-    embed::say_pooling(&task, &args.vectors, plan.output.notes);
+    let task = driver::until_exit(TextEmbedder::load(&job.files, &plan.options)?);
+    embed::say_pooling(task, &args.vectors, plan.output.notes);
     let request = embed::request(&args.vectors);
     let format = plan.output.format;
     driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {

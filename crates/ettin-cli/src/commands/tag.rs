@@ -13,7 +13,7 @@ pub(super) fn run(args: args::Tag) -> anyhow::Result<Status> {
     let texts = input::texts(args.text, &args.run.input, "TEXT", Text::new)?;
     let plan = Plan::new(&args.run, Suited::NeedsHead("a token-classification head"))?;
     let job = plan.open()?;
-    let task = Tagger::load(&job.files, &plan.options)?;
+    let task = driver::until_exit(Tagger::load(&job.files, &plan.options)?);
     let request = TagRequest {
         aggregation: match args.aggregation {
             AggregationChoice::None => Aggregation::None,

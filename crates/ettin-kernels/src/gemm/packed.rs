@@ -5,13 +5,13 @@ use std::ops::Range;
 use super::{
     form::{Form, Nibbles, Wide},
     layout::Layout,
-    quantise::{Panel, Place, Vectors},
+    quantise::{Panel, Parts, Place, Vectors},
     scheme::{Scheme, WithForm},
     stored::{Quantisation, QuantisedRow},
 };
 use crate::{
     arena::Region,
-    buffer::{Buffer, with_scratch},
+    buffer::{Buffer, as_words, with_scratch},
     isa::Isa,
     simd::{Kernel, LANES, Simd},
     team::{Shared, Team},
@@ -50,13 +50,15 @@ impl PackedMatrix {
         k: usize,
         fill: &(dyn Fn(usize, &mut [f32]) + Sync),
     ) -> Self {
-        Self::pack_panels(isa, scheme, team, n, k, &|rows, vectors, Parts { words, factors, offsets }| {
-            with_scratch(rows.len() * k, |scratch| {
-                for (i, row) in rows.clone().enumerate() {
-                    fill(row, &mut scratch[i * k..(i + 1) * k]);
+        Self::pack_panels(isa, scheme, team, n, k, &|rows, vectors, parts| {
+            let room = LANES * Layout::words(scheme, k);
+            with_scratch(room + rows.len() * k, |scratch| {
+                let (room, scratch) = scratch.split_at_mut(room);
+                for (row, out) in rows.clone().zip(scratch.chunks_exact_mut(k.max(1))) {
+                    fill(row, out);
                 }
                 let panel = Panel { rows: scratch, count: rows.len(), k, vectors };
-                scheme.with(Quantise { panel, words, factors, offsets });
+                isa.run_narrow(Quantise { scheme, panel, room: as_words(room), parts });
             });
         })
     }
@@ -234,15 +236,6 @@ impl std::fmt::Debug for PackedMatrix {
     }
 }
 
-/// What a panel keeps, zero as yet.
-struct Parts<'a> {
-    words: &'a mut [u32],
-    /// One per output, or nothing.
-    factors: &'a mut [f32],
-    /// One per output, or nothing.
-    offsets: &'a mut [u32],
-}
-
 struct PanelWidth;
 
 impl Kernel for PanelWidth {
@@ -270,18 +263,30 @@ impl WithForm for PanelWords {
 }
 
 struct Quantise<'a> {
+    scheme: Scheme,
     panel: Panel<'a>,
-    words: &'a mut [u32],
-    factors: &'a mut [f32],
-    offsets: &'a mut [u32],
+    room: &'a mut [u32],
+    parts: Parts<'a>,
 }
 
-impl WithForm for Quantise<'_> {
+impl Kernel for Quantise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.scheme.with(QuantiseOn(s, self));
+    }
+}
+
+struct QuantiseOn<'a, S>(S, Quantise<'a>);
+
+impl<S: Simd> WithForm for QuantiseOn<'_, S> {
     type Output = ();
 
     #[inline(always)]
     fn run<F: Form>(self) {
-        F::pack(self.panel, self.words, self.factors, self.offsets);
+        let Self(s, Quantise { panel, room, parts, .. }) = self;
+        F::pack(s, panel, room, parts);
     }
 }
 

@@ -7,12 +7,13 @@ use half::bf16;
 use super::{
     form::{Bytes, Form, Full, Nibbles, Split, Wide},
     layout::Layout,
-    operand::{BYTE, TO_INTEGER},
+    operand::{self, BYTE, TO_INTEGER},
     stored::{Quantisation, QuantisedRow, ZEROS},
 };
 use crate::{
-    simd::{LANES, round_bf16},
-    transpose::interleave,
+    buffer::as_numbers,
+    simd::{LANES, Simd},
+    transpose::transposed,
 };
 
 /// Inputs that share a factor in [`Scheme::W4`](super::Scheme::W4).
@@ -82,23 +83,71 @@ impl<F: Form> Vectors<F> {
     }
 }
 
+/// What a panel keeps, zero as yet.
+pub(crate) struct Parts<'a> {
+    pub(super) words: &'a mut [u32],
+    /// One per output, or nothing.
+    pub(super) factors: &'a mut [f32],
+    /// One per output, or nothing.
+    pub(super) offsets: &'a mut [u32],
+}
+
 /// How a scheme stores weights.
 pub(crate) trait Pack: Sized {
-    /// Fills a panel of zeros.
-    fn pack(panel: Panel<'_>, words: &mut [u32], factors: &mut [f32], offsets: &mut [u32]);
+    /// Fills the parts of a panel, with room for the words of sixteen encoded rows.
+    fn pack<S: Simd>(s: S, panel: Panel<'_>, room: &mut [u32], parts: Parts<'_>);
 
     /// The weights of one output, as f32.
     fn unpack(panel: &[u32], vectors: usize, output: usize, factor: f32, out: &mut [f32]);
 }
 
-impl Pack for Full {
-    fn pack(panel: Panel<'_>, words: &mut [u32], _: &mut [f32], _: &mut [u32]) {
-        let width = panel.vectors * LANES;
-        for (t, words) in words.chunks_exact_mut(width).enumerate().take(panel.k) {
-            for (i, word) in words[..panel.count].iter_mut().enumerate() {
-                *word = panel.rows[i * panel.k + t].to_bits();
+/// Sixteen outputs of a panel as rows are [encoded](super::operand::Encode), each group of steps output by output, with
+/// their factors: how many there are. The others are zero.
+#[inline(always)]
+fn encoded<S: Simd, F: Form>(s: S, panel: &Panel<'_>, vector: usize, room: &mut [u32], factors: &mut [f32]) -> usize {
+    let unit = LANES * F::WORDS;
+    let outputs = vector * LANES..((vector + 1) * LANES).min(panel.count.max(vector * LANES));
+    let count = outputs.len();
+    if count < LANES {
+        room.fill(0);
+    }
+    for (i, output) in outputs.enumerate() {
+        let place = operand::Place { words: &mut *room, first: i * unit, stride: LANES * unit };
+        factors[i] = F::row(s, panel.row(output), place);
+    }
+    count
+}
+
+/// Lays them out step by step.
+#[inline(always)]
+fn lay_out<S: Simd, F: Form>(s: S, at: Vectors<F>, vector: usize, room: &mut [u32], words: &mut [u32]) {
+    const { assert!(F::STEPS == 1 && F::STORED == F::WORDS * LANES) };
+    let unit = LANES * F::WORDS;
+    for (group, room) in as_numbers(room).chunks_exact(LANES * unit).enumerate() {
+        for part in (0..unit).step_by(LANES) {
+            let steps = transposed(s, &room[part..], unit);
+            for (step, outputs) in steps.into_iter().enumerate() {
+                let words = &mut words[at.at(group * LANES + step, vector) + part..][..LANES];
+                s.store(outputs, &mut as_numbers(words).as_chunks_mut().0[0]);
             }
         }
+    }
+}
+
+/// Encodes all outputs of a panel and lays them out.
+#[inline(always)]
+fn encode_all<S: Simd, F: Form>(s: S, panel: Panel<'_>, room: &mut [u32], words: &mut [u32]) {
+    let at = Vectors::<F>::new(panel.vectors, Layout::steps::<F>(panel.k));
+    for vector in 0..panel.vectors {
+        encoded::<S, F>(s, &panel, vector, room, &mut [1.0; LANES]);
+        lay_out(s, at, vector, room, words);
+    }
+}
+
+impl Pack for Full {
+    #[inline(always)]
+    fn pack<S: Simd>(s: S, panel: Panel<'_>, room: &mut [u32], parts: Parts<'_>) {
+        encode_all::<S, Self>(s, panel, room, parts.words);
     }
 
     fn unpack(panel: &[u32], vectors: usize, output: usize, _: f32, out: &mut [f32]) {
@@ -109,33 +158,9 @@ impl Pack for Full {
 }
 
 impl<const PARTS: usize> Pack for Split<PARTS> {
-    fn pack(panel: Panel<'_>, words: &mut [u32], _: &mut [f32], _: &mut [u32]) {
-        /// Steps that are laid out at a time: few enough for L1.
-        const STEPS: usize = 32;
-        let steps = Layout::steps::<Self>(panel.k);
-        // Words of a step: of each vector, its parts side by side.
-        let width = panel.vectors * Self::STORED;
-        let mut rows = vec![0; width * STEPS];
-        for first in (0..steps).step_by(STEPS) {
-            let count = STEPS.min(steps - first);
-            rows.fill(0);
-            for output in 0..panel.count {
-                let row = panel.row(output);
-                let row = &row[(2 * first).min(panel.k)..(2 * (first + count)).min(panel.k)];
-                for (step, pair) in row.chunks(2).enumerate() {
-                    let mut rest = [pair[0], pair.get(1).copied().unwrap_or(0.0)];
-                    for part in 0..PARTS {
-                        let pair = rest.map(round_bf16);
-                        let place = output / LANES * Self::STORED + part * LANES + output % LANES;
-                        rows[place * count + step] = pair[0] | pair[1] << 16;
-                        for (rest, taken) in rest.iter_mut().zip(pair) {
-                            *rest -= f32::from_bits(taken << 16);
-                        }
-                    }
-                }
-            }
-            interleave(&rows[..width * count], width, count, &mut words[width * first..][..width * count]);
-        }
+    #[inline(always)]
+    fn pack<S: Simd>(s: S, panel: Panel<'_>, room: &mut [u32], parts: Parts<'_>) {
+        encode_all::<S, Self>(s, panel, room, parts.words);
     }
 
     fn unpack(panel: &[u32], vectors: usize, output: usize, _: f32, out: &mut [f32]) {
@@ -166,21 +191,29 @@ pub(super) fn bytes(row: &[f32]) -> (f32, impl Fn(f32) -> i8) {
 }
 
 impl Pack for Bytes {
-    fn pack(panel: Panel<'_>, words: &mut [u32], factors: &mut [f32], offsets: &mut [u32]) {
+    #[inline(always)]
+    fn pack<S: Simd>(s: S, panel: Panel<'_>, room: &mut [u32], Parts { words, factors, offsets }: Parts<'_>) {
         let at = Vectors::<Self>::new(panel.vectors, Layout::steps::<Self>(panel.k));
-        for output in 0..panel.count {
-            let (factor, byte) = bytes(panel.row(output));
-            let mut sum = 0i32;
-            for (step, quad) in panel.row(output).chunks(4).enumerate() {
-                let mut bytes = [0i8; 4];
-                for (out, &w) in bytes.iter_mut().zip(quad) {
-                    *out = byte(w);
-                    sum += i32::from(*out);
+        for vector in 0..panel.vectors {
+            let outputs = vector * LANES..(vector + 1) * LANES;
+            let count = encoded::<S, Self>(s, &panel, vector, room, &mut factors[outputs.clone()]);
+            // Activations are unsigned bytes, weights signed ones.
+            for group in room.chunks_exact_mut(LANES * LANES) {
+                for word in &mut group[..count * LANES] {
+                    *word ^= 0x8080_8080;
                 }
-                words[at.at(step, output / LANES) + output % LANES] = u32::from_le_bytes(bytes.map(|b| b as u8));
             }
-            factors[output] = factor;
-            offsets[output] = (-128 * sum) as u32;
+            lay_out(s, at, vector, room, words);
+            let mut sums = s.splat_word(0);
+            for step in 0..at.steps {
+                let bytes = s.load_words(&words[at.at(step, vector)..].as_chunks().0[0]);
+                sums = s.dot_quads(sums, s.splat_word(0x0101_0101), bytes);
+            }
+            let offsets = &mut offsets[outputs].as_chunks_mut().0[0];
+            s.store_words(sums, offsets);
+            for offset in offsets {
+                *offset = offset.wrapping_mul(128).wrapping_neg();
+            }
         }
     }
 
@@ -249,8 +282,9 @@ impl Place for Nibbles {
 }
 
 impl Pack for Wide {
-    fn pack(panel: Panel<'_>, words: &mut [u32], factors: &mut [f32], _: &mut [u32]) {
-        Self::place_all(panel, words, factors);
+    #[inline(always)]
+    fn pack<S: Simd>(_: S, panel: Panel<'_>, _: &mut [u32], parts: Parts<'_>) {
+        Self::place_all(panel, parts.words, parts.factors);
     }
 
     fn unpack(panel: &[u32], vectors: usize, output: usize, factor: f32, out: &mut [f32]) {
@@ -263,8 +297,9 @@ impl Pack for Wide {
 }
 
 impl Pack for Nibbles {
-    fn pack(panel: Panel<'_>, words: &mut [u32], factors: &mut [f32], _: &mut [u32]) {
-        Self::place_all(panel, words, factors);
+    #[inline(always)]
+    fn pack<S: Simd>(_: S, panel: Panel<'_>, _: &mut [u32], parts: Parts<'_>) {
+        Self::place_all(panel, parts.words, parts.factors);
     }
 
     fn unpack(panel: &[u32], vectors: usize, output: usize, _: f32, out: &mut [f32]) {
