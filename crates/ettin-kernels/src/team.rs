@@ -3,8 +3,8 @@
 //! A [`Team`] is a view on a rayon pool. Work is cut into tasks whose cut never changes results (the invariance
 //! rule); tasks are drawn from a counter, so uneven ones balance. The calling thread always works too. Called from
 //! inside any rayon pool, a team uses that pool's threads instead of its own: two pools are never busy for one call,
-//! and nothing waits on a pool that waits back. A thread that has [entered](Team::enter) keeps the others awake between
-//! its calls (`team/session.rs`).
+//! and nothing waits on a pool that waits back. Threads that have worked stay awake for a while (`team/session.rs`), and
+//! between the calls of one that has [entered](Team::enter).
 
 mod session;
 
@@ -13,12 +13,12 @@ use std::{
     marker::PhantomData,
     ops::Range,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use rayon::{Scope, ThreadPool, ThreadPoolBuilder};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use session::Session;
 
 /// Below this much work (flops or bytes) a call is cheaper than waking another thread (a few microseconds).
@@ -31,15 +31,24 @@ const ENTERED_SOLO_WORK: usize = 1 << 16;
 pub(crate) const TASKS_PER_THREAD: usize = 4;
 
 /// Threads that share the work of one call.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Team(Crew);
 
-#[derive(Clone, Debug)]
+impl fmt::Debug for Team {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Team({})", self.threads())
+    }
+}
+
+#[derive(Clone)]
 enum Crew {
     Single,
     Global,
-    Pool(Arc<ThreadPool>),
+    Pool(Arc<ThreadPool>, Arc<Session>),
 }
+
+/// That of rayon's global pool.
+static GLOBAL: LazyLock<Arc<Session>> = LazyLock::new(|| Arc::new(Session::new(rayon::current_num_threads(), true)));
 
 impl Team {
     /// On rayon's global pool (`RAYON_NUM_THREADS`, else one thread per CPU).
@@ -61,7 +70,8 @@ impl Team {
 
     /// On a pool that exists already.
     pub fn on(pool: Arc<ThreadPool>) -> Team {
-        Team(Crew::Pool(pool))
+        let session = Session::new(pool.current_num_threads(), true);
+        Team(Crew::Pool(pool, Arc::new(session)))
     }
 
     /// The calling thread alone.
@@ -76,8 +86,8 @@ impl Team {
             Crew::Single => 1,
             _ if Session::entered() => Session::with(|session| session.map_or(1, Session::hands)),
             Crew::Global => here(),
-            Crew::Pool(pool) if inside_a_pool() => pool.current_num_threads().min(here()),
-            Crew::Pool(pool) => pool.current_num_threads(),
+            Crew::Pool(pool, _) if inside_a_pool() => pool.current_num_threads().min(here()),
+            Crew::Pool(pool, _) => pool.current_num_threads(),
         }
     }
 
@@ -88,16 +98,33 @@ impl Team {
         if threads <= 1 || Session::entered() || inside_a_pool() {
             return f();
         }
-        let session = Session::new(threads);
-        match &self.0 {
-            Crew::Pool(pool) => pool.in_place_scope(|scope| lead(scope, &session, f)),
-            _ => rayon::in_place_scope(|scope| lead(scope, &session, f)),
+        let spawn = |session: Arc<Session>| match &self.0 {
+            Crew::Pool(pool, _) => pool.spawn(move || session.follow()),
+            _ => rayon::spawn(move || session.follow()),
+        };
+        let kept = match &self.0 {
+            Crew::Pool(_, session) => session,
+            _ => &*GLOBAL,
+        };
+        if let Some(lead) = kept.take_lead() {
+            kept.call(spawn);
+            return lead.run(f);
         }
+        // Somebody else is in it.
+        let another = Arc::new(Session::new(threads, false));
+        let lead = another.take_lead();
+        another.call(spawn);
+        lead.map_or_else(|| unreachable!("a new session has no leader"), |lead| lead.run(f))
     }
 
     /// Runs `f` with no other thread in the calls that it makes.
     pub fn alone<R>(&self, f: impl FnOnce() -> R) -> R {
-        if Session::entered() { f() } else { Session::new(1).lead(f) }
+        if Session::entered() {
+            return f();
+        }
+        let session = Session::new(1, false);
+        let lead = session.take_lead();
+        lead.map_or_else(|| unreachable!("a new session has no leader"), |lead| lead.run(f))
     }
 
     /// Runs `f(0)`, …, `f(tasks - 1)`, each exactly once, in any order. `work` is roughly the flops or bytes of the
@@ -120,11 +147,14 @@ impl Team {
             // With more than one hand there is a session, and it is not in a step.
             return Session::with(|session| session.map_or_else(draw, |session| session.step(&draw)));
         }
-        match &self.0 {
-            Crew::Pool(pool) if !inside_a_pool() => pool.in_place_scope(|scope| work_together(scope, hands, &draw)),
-            // The pool this thread belongs to, else the global one.
-            _ => rayon::in_place_scope(|scope| work_together(scope, hands, &draw)),
+        if !inside_a_pool() {
+            return self.enter(|| Session::with(|session| session.map_or_else(draw, |session| session.step(&draw))));
         }
+        // The pool that this thread belongs to.
+        rayon::in_place_scope(|scope| {
+            (1..hands).for_each(|_| scope.spawn(|_| draw()));
+            draw();
+        });
     }
 
     /// Cuts `out` into runs of whole rows of `row` elements and calls `f(first_row, rows)` on each. A trailing part
@@ -160,18 +190,6 @@ impl Team {
             f(part, unsafe { out.slice(cuts[part] * row..cuts[part + 1] * row) });
         });
     }
-}
-
-/// `draw` on `hands` threads, one of them this one.
-fn work_together<'scope>(scope: &Scope<'scope>, hands: usize, draw: &'scope (impl Fn() + Sync)) {
-    (1..hands).for_each(|_| scope.spawn(move |_| draw()));
-    draw();
-}
-
-/// `f`, with all other hands of the session following.
-fn lead<'scope, R>(scope: &Scope<'scope>, session: &'scope Session, f: impl FnOnce() -> R) -> R {
-    (1..session.hands()).for_each(|_| scope.spawn(move |_| session.follow()));
-    session.lead(f)
 }
 
 fn inside_a_pool() -> bool {
@@ -361,6 +379,27 @@ mod tests {
             assert_eq!(Team::single().threads(), 1);
         });
         assert!(helped.into_inner() > 0, "the leader was left alone");
+    }
+
+    #[test]
+    fn followers_wait_for_the_next_computation_but_not_for_ever() {
+        let team = Team::with_threads(3).unwrap();
+        let Crew::Pool(_, session) = &team.0 else { panic!("{team:?} has no pool") };
+        let stayed = (0..1000).any(|_| {
+            team.enter(|| team.run(10, MUCH, |_| ()));
+            session.called() == 2
+        });
+        assert!(stayed, "nobody ever waited");
+        let start = std::time::Instant::now();
+        while session.called() > 0 {
+            assert!(start.elapsed().as_secs() < 60, "{} followers do not leave", session.called());
+            std::thread::yield_now();
+        }
+        let sum = AtomicUsize::new(0);
+        team.run(10, MUCH, |task| {
+            sum.fetch_add(task, Ordering::Relaxed);
+        });
+        assert_eq!(sum.into_inner(), 45);
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! Threads that stay awake between the parallel steps of one computation.
+//! Threads that stay awake between the parallel steps of one computation, and from one computation to the next.
 //!
-//! A forward pass is hundreds of short steps. Waking a thread for each costs microseconds; a thread that spins is there in
-//! a fraction of one. So the thread that enters a session leads, the others follow: they watch one word, join the step
-//! that it announces, and leave the step before its leader goes on. A follower that saw nothing for a while sleeps
-//! until the next step wakes it. A leader never waits for followers that did not come: it does what is left itself.
+//! A forward pass is hundreds of short steps. Waking a thread for each costs microseconds, on a virtual machine up to half a
+//! millisecond; a thread that spins is there in a fraction of one. So a thread leads, the others follow: they watch one
+//! word, join the step that it announces, and leave the step before its leader goes on. A follower that saw nothing for a
+//! while sleeps until the next step wakes it, or, when nobody leads any more, goes back to its pool: what follows at once,
+//! as the next token does, finds it awake. A leader never waits for followers that did not come: it does what is left
+//! itself.
 
 use std::{
     any::Any,
@@ -12,33 +14,37 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     ptr,
     sync::{
-        Condvar, Mutex, PoisonError,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    thread::{self, ThreadId},
+    thread,
 };
 
-/// Looks at the word before a follower sleeps: some tens of microseconds.
+/// Looks at the word before a follower sleeps or leaves: some tenths of a millisecond.
 const SPINS: u32 = 1 << 14;
 
 /// One more step announced; see [`Session::word`].
 const STEP: u64 = 1 << 32;
 /// The step may be joined.
 const OPEN: u64 = 1 << 31;
-/// No step follows.
-const CLOSED: u64 = 1 << 30;
+/// Somebody leads.
+const LED: u64 = 1 << 30;
+/// One more follower that has been called and has not left.
+const CALLED: u64 = 1 << 15;
 /// Followers in the step.
-const INSIDE: u64 = CLOSED - 1;
+const INSIDE: u64 = CALLED - 1;
 
 /// What followers are told to do: draw tasks until there are none.
 type Job<'a> = &'a (dyn Fn() + Sync);
 
-/// One entered computation: shared by reference between the leader, on whose stack it lives, and its followers.
+/// A leader and its followers, one computation after the other.
 pub(super) struct Session {
     hands: usize,
-    leader: ThreadId,
-    /// Steps announced (upper half), whether the last is [`OPEN`], whether all are over ([`CLOSED`]), and how many followers
-    /// are [`INSIDE`]. One word, so that a follower joins exactly the step it has seen.
+    /// Whether followers wait for another leader.
+    kept: bool,
+    /// Steps announced (upper half), whether the last is [`OPEN`], whether somebody has the lead ([`LED`]), how many followers
+    /// have been [`CALLED`], and how many are [`INSIDE`]. One word, so that a follower joins exactly the step it has seen,
+    /// and leaves only while nobody leads.
     word: AtomicU64,
     /// The job of the open step; written while no follower is inside.
     job: Mutex<Option<Job<'static>>>,
@@ -50,16 +56,22 @@ pub(super) struct Session {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: all fields but `leading` are shared safely, and `leading` is touched by the leader's thread alone.
+// SAFETY: all fields but `leading` are shared safely, and `leading` is touched only by who has the lead, which is handed over
+// by `word`.
 unsafe impl Sync for Session {}
 
 thread_local!(static CURRENT: Cell<*const Session> = const { Cell::new(ptr::null()) });
 
+/// The lead of a session, which ends with it.
+pub(super) struct Lead<'a>(&'a Session);
+
 impl Session {
-    pub(super) fn new(hands: usize) -> Self {
+    /// Of so many threads, the leader included; `kept` for more than one computation or not.
+    pub(super) fn new(hands: usize, kept: bool) -> Self {
+        assert!(hands < INSIDE as usize, "{hands} threads");
         Self {
             hands,
-            leader: thread::current().id(),
+            kept,
             word: AtomicU64::new(0),
             job: Mutex::new(None),
             leading: Cell::new(false),
@@ -70,26 +82,29 @@ impl Session {
         }
     }
 
-    /// Runs `f` with this session as its thread's own, and closes the session.
-    pub(super) fn lead<R>(&self, f: impl FnOnce() -> R) -> R {
-        /// Whatever happens, the thread forgets the session, and followers leave.
-        struct End<'a>(&'a Session);
-        impl Drop for End<'_> {
-            fn drop(&mut self) {
-                CURRENT.set(ptr::null());
-                self.0.word.fetch_or(CLOSED, Ordering::Release);
-                self.0.wake();
-            }
+    /// The lead, unless somebody has it.
+    pub(super) fn take_lead(&self) -> Option<Lead<'_>> {
+        // Acquires what the last leader has released.
+        (self.word.fetch_or(LED, Ordering::AcqRel) & LED == 0).then_some(Lead(self))
+    }
+
+    /// Has `spawn` call [`follow`](Self::follow) for the followers that are not there; only who leads may.
+    pub(super) fn call(self: &Arc<Self>, spawn: impl Fn(Arc<Self>)) {
+        for _ in self.called()..self.hands - 1 {
+            self.word.fetch_add(CALLED, Ordering::AcqRel);
+            spawn(self.clone());
         }
-        let _end = End(self);
-        CURRENT.set(self);
-        f()
+    }
+
+    /// Followers that are there, or on their way.
+    pub(super) fn called(&self) -> usize {
+        (self.word.load(Ordering::Acquire) % LED / CALLED) as usize
     }
 
     /// The calling thread's session, given to `f` unless it is busy with a step.
     pub(super) fn with<R>(f: impl FnOnce(Option<&Session>) -> R) -> R {
         let current = CURRENT.get();
-        // SAFETY: `lead` sets it for the time that it borrows the session, on this thread.
+        // SAFETY: `Lead` sets it for the time that it borrows the session, on this thread.
         let session = unsafe { current.as_ref() };
         f(session.filter(|session| !session.leading.get()))
     }
@@ -139,18 +154,12 @@ impl Session {
         }
     }
 
-    /// A follower's life: until the session is closed. Returns at once on the leader's own thread.
+    /// A follower's life: until it has seen nothing to do for a while and nobody leads.
     pub(super) fn follow(&self) {
-        if thread::current().id() == self.leader {
-            return;
-        }
         let mut done = 0; // the step last joined
         let mut looks = 0;
         loop {
             let word = self.word.load(Ordering::Acquire);
-            if word & CLOSED > 0 {
-                return;
-            }
             if word & OPEN > 0 && word / STEP != done {
                 let joined = self.word.compare_exchange(word, word + 1, Ordering::AcqRel, Ordering::Relaxed);
                 if joined.is_ok() {
@@ -161,12 +170,15 @@ impl Session {
                 }
                 continue;
             }
+            let led = word & LED > 0;
             looks += 1;
-            if looks < SPINS {
+            if looks < SPINS && (led || self.kept) {
                 hint::spin_loop();
-            } else {
+            } else if led {
                 self.sleep(word);
                 looks = 0;
+            } else if self.word.compare_exchange(word, word - CALLED, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                return;
             }
         }
     }
@@ -199,6 +211,23 @@ impl Session {
             drop(lock(&self.bed.0));
             self.bed.1.notify_all();
         }
+    }
+}
+
+impl Lead<'_> {
+    /// Runs `f` with this session as its thread's own.
+    pub(super) fn run<R>(self, f: impl FnOnce() -> R) -> R {
+        CURRENT.set(self.0);
+        f()
+    }
+}
+
+/// Whatever happens, the thread forgets the session, and another may lead.
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        CURRENT.set(ptr::null());
+        self.0.word.fetch_and(!LED, Ordering::AcqRel);
+        self.0.wake();
     }
 }
 

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
+use ettin_kernels::Isa;
 use ettin_kernels::calibrate::{self, Operands};
-use ettin_kernels::{Isa, Team};
 use serde::{Deserialize, Serialize};
 
 use super::workload::Cost;
@@ -96,7 +96,7 @@ pub struct Calibration {
 
 impl Calibration {
     /// The limits of a model on `backend` whose weights have `elements` matrix elements; `None` for a number format of
-    /// which the limit is not known. On the CPU this measures on the threads of the current pool.
+    /// which the limit is not known. On the CPU this measures on the threads of the backend.
     ///
     /// # Errors
     /// When a device fails.
@@ -119,7 +119,7 @@ impl Calibration {
             };
             return Ok(Some(Limits { flops, bytes, weight_bytes, cached_bytes: weight_bytes }));
         }
-        let (isa, team) = (backend.isa().unwrap_or_else(Isa::best), Team::global());
+        let (isa, team) = (backend.isa().unwrap_or_else(Isa::best), backend.team());
         let threads = team.threads();
         let peak = |operands: &Operands| {
             *self.peaks.entry((isa, threads, *operands)).or_insert_with(|| calibrate::peak(isa, &team, *operands))

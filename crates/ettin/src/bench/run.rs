@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use candle_core::Device;
 use ettin_kernels::Team;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::limits::{Calibration, Limits};
 use super::machine::{self, Machine};
@@ -40,39 +39,25 @@ pub enum Event<'a> {
 pub fn run(plan: &Plan, build: &Build, on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<()> {
     plan.check()?;
     let bench = Bench { plan, build, machine: Machine::look(), device_figures: machine::device_figures(&plan.device) };
-    let pools = plan.threads.iter().map(|&threads| {
-        let pool = ThreadPoolBuilder::new().num_threads(threads).build();
-        pool.map_err(|error| Error::input(format!("cannot start {threads} threads: {error}")))
+    let teams = plan.threads.iter().map(|&threads| {
+        Team::with_threads(threads).map_err(|error| Error::input(format!("{threads} threads: {error}")))
     });
-    let mut crews = pools.map(|pool| Ok(Crew(Some(pool?)))).collect::<Result<Vec<_>>>()?;
-    if crews.is_empty() {
-        crews.push(Crew(None));
+    let mut teams = teams.collect::<Result<Vec<_>>>()?;
+    if teams.is_empty() {
+        teams.push(Team::global());
     }
     let mut calibration = Calibration::default();
     for subject in &plan.subjects {
         for &dtype in &plan.dtypes {
-            for crew in &crews {
-                let backend = Backend::new(&plan.device, dtype)?;
-                if bench.subject(subject, &backend, crew, &mut calibration, on_event)?.is_break() {
+            for team in &teams {
+                let backend = Backend::new(&plan.device, dtype)?.on_team(team.clone());
+                if bench.subject(subject, &backend, &mut calibration, on_event)?.is_break() {
                     return Ok(());
                 }
             }
         }
     }
     Ok(())
-}
-
-/// The threads of a measurement: a pool of its own, or the caller's.
-struct Crew(Option<ThreadPool>);
-
-impl Crew {
-    /// A [`Team::global`] that works in here has these threads.
-    fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        match &self.0 {
-            Some(pool) => pool.install(work),
-            None => work(),
-        }
-    }
 }
 
 struct Bench<'a> {
@@ -88,7 +73,6 @@ impl Bench<'_> {
         &self,
         subject: &Subject,
         backend: &Backend,
-        crew: &Crew,
         calibration: &mut Calibration,
         on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
@@ -96,7 +80,7 @@ impl Bench<'_> {
         if on_event(Event::Begins(&subject.name, "load")).is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        let (model, record) = self.load(subject, backend, crew)?;
+        let (model, record) = self.load(subject, backend)?;
         let backend = model.trunk().backend();
         if on_event(Event::Measured(&record)).is_break() {
             return Ok(ControlFlow::Break(()));
@@ -108,15 +92,15 @@ impl Bench<'_> {
                 return Ok(ControlFlow::Break(()));
             }
             let cost = workload.cost(&subject.config, batch_tokens);
-            let limits = if self.plan.settings.limits { crew.run(|| calibration.limits(backend, pass))? } else { None };
+            let limits = if self.plan.settings.limits { calibration.limits(backend, pass)? } else { None };
             machine::reset_peak_memory();
-            let samples = crew.run(|| model.time(workload, &self.plan.settings, &self.plan.device))?;
+            let samples = model.time(workload, &self.plan.settings, &self.plan.device)?;
             let rates: Vec<f64> = samples.iter().map(|seconds| cost.tokens as f64 / seconds).collect();
             let seconds = Statistics::of(&samples);
             let record = Record {
                 test,
                 work: work(workload, &cost),
-                setting: self.setting(backend, crew, warmup),
+                setting: self.setting(backend, warmup),
                 limit: limits.map(|limits| share(&limits, &cost, seconds.mean)),
                 seconds,
                 samples,
@@ -134,10 +118,10 @@ impl Bench<'_> {
     }
 
     /// Loads a model and records how long that took.
-    fn load(&self, subject: &Subject, backend: &Backend, crew: &Crew) -> Result<(Model, Record)> {
+    fn load(&self, subject: &Subject, backend: &Backend) -> Result<(Model, Record)> {
         machine::reset_peak_memory();
         let start = Instant::now();
-        let model = crew.run(|| Model::load(subject, backend))?;
+        let model = Model::load(subject, backend)?;
         self.plan.device.synchronize()?;
         let seconds = start.elapsed().as_secs_f64();
         let (weights, revision) = match &subject.source {
@@ -162,7 +146,7 @@ impl Bench<'_> {
                 flops: 0.0,
                 excluded: "download, tokenizer".to_owned(),
             },
-            setting: self.setting(model.trunk().backend(), crew, 0),
+            setting: self.setting(model.trunk().backend(), 0),
             seconds: Statistics::of(&[seconds]),
             samples: vec![seconds],
             tokens_per_second: None,
@@ -174,12 +158,12 @@ impl Bench<'_> {
         Ok((model, record))
     }
 
-    fn setting(&self, backend: &Backend, crew: &Crew, warmup: usize) -> Setting {
+    fn setting(&self, backend: &Backend, warmup: usize) -> Setting {
         Setting {
             device: self.plan.device_name.clone(),
             dtype: backend.dtype().to_string(),
             kernels: backend.isa().map_or_else(|| "candle".to_owned(), |isa| isa.to_string()),
-            threads: crew.run(|| Team::global().threads()),
+            threads: backend.team().threads(),
             warmup,
         }
     }

@@ -173,6 +173,22 @@ impl Backend {
         }
     }
 
+    /// Computes on the threads of `team`, where the CPU computes with fused kernels.
+    pub fn on_team(self, team: Team) -> Self {
+        match &self.kind {
+            Kind::Fused(cpu) => Self { kind: Kind::Fused(Arc::new(cpu.with_team(team))), ..self },
+            _ => self,
+        }
+    }
+
+    /// The threads that the CPU computes on.
+    pub fn team(&self) -> Team {
+        match &self.kind {
+            Kind::Fused(cpu) => cpu.team.clone(),
+            Kind::Reference { .. } | Kind::Device(_) => Team::global(),
+        }
+    }
+
     /// candle's operations on any device: differentiable, and the oracle of the fused kernels.
     pub fn reference(device: &Device, dtype: Dtype) -> Result<Self> {
         let float = float(dtype)?;

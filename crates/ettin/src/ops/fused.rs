@@ -71,6 +71,10 @@ impl Cpu {
         Self { kv, ..self.clone() }
     }
 
+    pub(super) fn with_team(&self, team: Team) -> Self {
+        Self { team, ..self.clone() }
+    }
+
     /// Memory with undefined contents.
     fn memory(&self) -> Memory {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
