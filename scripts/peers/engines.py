@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from host import ROOT
-from rows import DECODER, ENCODER, SMOLLM, Row
+from rows import DECODER, ENCODER, SCHEME_OF, SMOLLM, Row
 
 HERE = Path(__file__).resolve().parent
 BINARIES = ROOT / "target" / "release"
 OURS = "ettin-run"
 
 AVX2_TORCH = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
-SCHEME_OF = {"bf16x3": "f32", "bf16x6": "f32"}
-"""Our formats that are compared under another name than their own."""
 ALIASES = ("auto",)
 """Names that stand for one of the others."""
 

@@ -125,6 +125,18 @@ def beside_another_model(units: list[dict[str, Any]]) -> list[str]:
     return section("Beside another model", words, heads, lines)
 
 
+def reading(units: list[dict[str, Any]]) -> list[str]:
+    """The rates of reading that limits of decoding follow from, by the weights that are read."""
+    found: dict[int, float] = {}
+    for unit in units:
+        row = ROWS[unit["row"]]
+        for name, result in unit["results"].items() if row.kind == "decode" and row.shape[0] == 1 else ():
+            if name.startswith(OURS) and result.get("bound") == "memory":
+                found[result["weight_bytes"]] = result["weight_bytes"] * result["value"] / result["share"] / 1e9
+    rates = ", ".join(f"{figure(rate)} GB/s of {figure(weights / 1e6)} MB" for weights, rate in sorted(found.items()))
+    return [f"* Read, by all threads, where weights set the limit of decoding: {rates} (measured on at most 268 MB)."] if found else []
+
+
 def drafting(found: dict[str, dict[str, Any]]) -> list[str]:
     lines = []
     for entry in found.values():
@@ -167,6 +179,7 @@ def document(record: dict[str, Any], inputs: dict[str, Any]) -> str:
             f"* Command: `{record['command']}`",
             f"* The load average was at most {load:.1f} before a row, on {record['threads']} threads: "
             + ("quiet." if load <= record["threads"] + 0.5 else "**other work ran on this machine**, and numbers are noisy."),
+            *reading(units),
             "",
             "Tokens are real tokens, without padding. Engines of one number format take turns within a row (README of",
             f"scripts/peers); medians of {record['rounds']} rounds. A ratio is ours by the best peer of the format: of tokens per second,",

@@ -13,6 +13,8 @@ SEED = 20261202
 ENCODER, DECODER = "encoder", "decoder"
 SCHEMES = ("f32", "f32-avx2", "bf16", "int8", "w8", "w4")
 """Number formats that are compared with one another; f32-avx2 is f32 without the wider instruction sets."""
+SCHEME_OF = {"bf16x3": "f32", "bf16x6": "f32"}
+"""Number formats of ours that stand beside peers of another."""
 GRAPHS = {"f32": ("openvino", "onnx"), "bf16": ("openvino",), "int8": ("openvino", "onnx", "openvino-int8", "onnx-int8")}
 """What the encoders' peers read, by number format, each behind what it is made from."""
 ONNX_BYTES = 2**31
@@ -148,6 +150,8 @@ def _goals() -> dict[tuple[str, str, str], float]:
         found["start", "150m", dtype] = 0.2
         for row in ("memory-1x128", "memory-32x128"):
             found[row, "150m", dtype] = 0.7 if dtype == "f32" else 0.5
+    for dtype in BITS:
+        found["tg128-135m", "150m", dtype] = 1.0
     for size in ("17m", "150m"):
         found |= {("1x4096", size, "bf16"): 3.0, ("1x7999", size, "bf16"): 3.5}
         found |= {("mixed", size, "bf16"): 3.0, ("text", size, "bf16"): 3.0}
@@ -170,6 +174,12 @@ SHARES = {
 
 SIDE_BY_SIDE = {("150m", "bf16"): 5.5}
 """Goals for 8 sequences against one, by size and our number format."""
+
+
+def with_goals() -> set[tuple[str, str, str]]:
+    """Every row, size and number format of the comparison that a goal is for."""
+    found = [*GOALS, *SHARES, *(("tg128x8", *which) for which in SIDE_BY_SIDE)]
+    return {(row, size, SCHEME_OF.get(dtype, dtype)) for row, size, dtype in found}
 
 
 @dataclass(frozen=True)

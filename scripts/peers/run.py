@@ -1,6 +1,6 @@
 """Measures this engine beside OpenVINO, ONNX Runtime, PyTorch, candle-transformers and llama.cpp; see README.md.
 
-    python scripts/peers/run.py --workdir DIR [--rows …] [--sizes …] [--schemes …] [--quick]
+    python scripts/peers/run.py --workdir DIR [--goals] [--rows …] [--sizes …] [--schemes …] [--quick]
 
 Needs Python 3.11 and cargo; everything else is installed into a virtual environment in DIR. Each row is written as soon as
 it is finished, and a row that is there already is not measured again: a run that was interrupted goes on.
@@ -30,7 +30,7 @@ from host import ROOT, commit, cpuinfo, machine  # noqa: E402
 from measure import Settings, bound, fresh, gate, load_average, measure  # noqa: E402
 from process import Failed, Worker  # noqa: E402
 from report import document  # noqa: E402
-from rows import DEFAULT_SIZES, DRAFTS, ENCODER, ROWS, SCHEMES, SMOLLM, Row, graphs  # noqa: E402
+from rows import DEFAULT_SIZES, DRAFTS, ENCODER, ROWS, SCHEMES, SMOLLM, Row, graphs, with_goals  # noqa: E402
 from suite import SIZES  # noqa: E402
 
 QUICK = ("32x128", "1x16", "mixed", "tg128", "pp512")
@@ -154,7 +154,7 @@ class Session:
 
     def run(self, rows: list[Row]) -> bool:
         """Measures what is missing; false if one of our engines failed the gate."""
-        due = [row for row in rows if self.scheme in row.schemes and not self.record.has(self._key(row), self._taking_part(row))]
+        due = [row for row in rows if not self.record.has(self._key(row), self._taking_part(row))]
         self.engines = [engine for engine in self.engines if any(engine.takes_part(row) for row in due)]
         if not due or not self.engines:
             return True
@@ -261,6 +261,7 @@ def measure_drafts(name: str, schemes: list[str], settings: Settings, record: Re
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="for checkpoints, graphs and the virtual environment (6 GB at 150m)")
+    parser.add_argument("--goals", action="store_true", help="only rows, sizes and number formats that a goal is for, of all sizes: the project's table")
     parser.add_argument("--rows", nargs="+", choices=[*ROWS, *DRAFTS], help="all unless given")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, help="17m 68m 150m for encoders, 17m 150m for decoders unless given")
     parser.add_argument("--schemes", nargs="+", help=f"number formats: {' '.join(SCHEMES)}, all unless given")
@@ -277,6 +278,11 @@ def parse() -> argparse.Namespace:
     if options.quick:
         options.rows, options.sizes, options.rounds = options.rows or list(QUICK), options.sizes or ["17m"], 3
     return options
+
+
+def is_due(row: Row, size: str, scheme: str, options: argparse.Namespace) -> bool:
+    """Whether a row is asked for at a size in a number format."""
+    return size in row.sizes and scheme in row.schemes and (not options.goals or (row.name, size, scheme) in with_goals())
 
 
 def settings(options: argparse.Namespace) -> Settings:
@@ -313,11 +319,14 @@ def main() -> int:
     healthy = True
     for objective, default_sizes in DEFAULT_SIZES.items():
         wanted = [row for row in rows if row.objective == objective]
-        for size in (options.sizes or default_sizes) if wanted else ():
-            due = [row for row in wanted if size in row.sizes]
-            prepare(python, options.workdir, size, objective, [s for s in schemes if any(s in row.schemes for row in due)])
-            for scheme in schemes:
-                healthy &= Session(size, objective, scheme, engines, settings(options), record).run(due)
+        sizes = options.sizes or (SIZES if options.goals else default_sizes)
+        for size in sizes if wanted else ():
+            due = {scheme: [row for row in wanted if is_due(row, size, scheme, options)] for scheme in schemes}
+            due = {scheme: rows for scheme, rows in due.items() if rows}
+            if due:
+                prepare(python, options.workdir, size, objective, list(due))
+            for scheme, rows in due.items():
+                healthy &= Session(size, objective, scheme, engines, settings(options), record).run(rows)
     for name in DRAFTS:
         if name in names:
             healthy &= measure_drafts(name, schemes, settings(options), record)
