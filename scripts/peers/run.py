@@ -322,11 +322,10 @@ def main() -> int:
         sizes = options.sizes or (SIZES if options.goals else default_sizes)
         for size in sizes if wanted else ():
             due = {scheme: [row for row in wanted if is_due(row, size, scheme, options)] for scheme in schemes}
-            due = {scheme: rows for scheme, rows in due.items() if rows}
-            if due:
-                prepare(python, options.workdir, size, objective, list(due))
-            for scheme, rows in due.items():
-                healthy &= Session(size, objective, scheme, engines, settings(options), record).run(rows)
+            if any(due.values()):
+                prepare(python, options.workdir, size, objective, [scheme for scheme in schemes if due[scheme]])
+            for scheme in schemes:
+                healthy &= Session(size, objective, scheme, engines, settings(options), record).run(due[scheme])
     for name in DRAFTS:
         if name in names:
             healthy &= measure_drafts(name, schemes, settings(options), record)

@@ -85,7 +85,9 @@ impl Session {
     /// The lead, unless somebody has it.
     pub(super) fn take_lead(&self) -> Option<Lead<'_>> {
         // Acquires what the last leader has released.
-        (self.word.fetch_or(LED, Ordering::AcqRel) & LED == 0).then_some(Lead(self))
+        let free = self.word.fetch_or(LED, Ordering::AcqRel) & LED == 0;
+        // A lead that is not had must not end.
+        free.then(|| Lead(self))
     }
 
     /// Has `spawn` call [`follow`](Self::follow) for the followers that are not there; only who leads may.
@@ -234,4 +236,22 @@ impl Drop for Lead<'_> {
 /// No one panics while holding one of these.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_leads_until_it_lets_go() {
+        let session = Session::new(2, true);
+        let lead = session.take_lead();
+        assert!(lead.is_some());
+        for _ in 0..2 {
+            assert!(session.take_lead().is_none());
+        }
+        assert!(!Session::entered());
+        lead.unwrap().run(|| assert!(Session::entered() && session.take_lead().is_none()));
+        assert!(!Session::entered() && session.take_lead().is_some());
+    }
 }
