@@ -4,7 +4,8 @@ mod common;
 
 use common::{Random, bits, relative_error};
 use ettin_kernels::{
-    Isa, Operand, PackedMatrix, Quantisation, QuantisedRow, Scheme, Store, Team, gemm, testing::each_isa,
+    Isa, Operand, PackedMatrix, Quantisation, QuantisedRow, Scheme, Store, Team, gemm, rounded as rounded_rows,
+    testing::each_isa,
 };
 use half::bf16;
 
@@ -269,6 +270,23 @@ fn a_row_comes_back_as_well_as_the_scheme_keeps_it() {
                 assert!((got - want).abs() <= error, "{isa} {scheme}: {got} for {want}");
             }
         }
+    });
+}
+
+#[test]
+fn rows_are_rounded_to_what_packing_keeps_of_them() {
+    each(|isa, scheme| {
+        let mut random = Random::new(18);
+        for (n, k) in [(1, 64), (16, 130), (37, 33), (3, 1)] {
+            let mut w = random.vector(n * k);
+            let packed = pack(isa, scheme, &Team::single(), &w, n, k);
+            let mut kept = vec![0.0; n * k];
+            let ids: Vec<u32> = (0..n as u32).collect();
+            packed.rows(&ids, &mut kept);
+            rounded_rows(isa, scheme, k, &mut w);
+            assert_eq!(bits(&w), bits(&kept), "{isa}, {scheme}, [{n}, {k}]");
+        }
+        rounded_rows(isa, scheme, 5, &mut []);
     });
 }
 

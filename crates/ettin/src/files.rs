@@ -231,6 +231,11 @@ impl FileData {
         }
     }
 
+    /// Whether its bytes are in memory of this process's own, rather than paged in from a file or the program.
+    pub(crate) fn takes_memory(&self) -> bool {
+        matches!(self.bytes, Bytes::Read(_))
+    }
+
     /// What to call the file in messages: its path, or its name in the embedded model.
     pub fn name(&self) -> &str {
         &self.name

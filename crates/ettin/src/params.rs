@@ -8,7 +8,7 @@ use ettin_kernels::{Quantisation, QuantisedRow};
 use crate::{
     Config, Error, Result,
     config::Objective,
-    ops::{AttentionParams, HeadParams, LinearParams, Matrix, MlpParams, NormParams, Vector},
+    ops::{AttentionParams, HeadParams, LinearParams, Matrix, MlpParams, NormParams, StoredRows, TableParams, Vector},
     weights::{self, Head, Report, Stack, View, Weights},
 };
 
@@ -19,7 +19,7 @@ use crate::{
 /// [random](Parameters::random).
 pub struct Parameters<'a> {
     /// `[vocabulary, hidden]`.
-    pub(crate) embeddings: Matrix<'a>,
+    pub(crate) embeddings: TableParams<'a>,
     pub(crate) embedding_norm: NormParams,
     pub(crate) layers: Vec<(AttentionParams<'a>, MlpParams<'a>)>,
     pub(crate) final_norm: NormParams,
@@ -67,8 +67,13 @@ impl<'a> Parameters<'a> {
             };
             (attention, mlp)
         });
+        let untied = checkpoint
+            .head
+            .as_ref()
+            .and_then(|head| head.output.as_ref())
+            .is_some_and(|output| output.weight.is_some());
         let mut parameters = Self {
-            embeddings: matrix(checkpoint.embeddings.into()),
+            embeddings: table(weights, checkpoint.embeddings, head == Head::Language && !untied),
             embedding_norm: norm(checkpoint.embedding_norm),
             layers: layers.collect(),
             final_norm: norm(checkpoint.final_norm),
@@ -127,7 +132,9 @@ impl<'a> Parameters<'a> {
             Ok((attention, mlp))
         });
         let mut parameters = Self {
-            embeddings: reader.matrix("model.embeddings.tok_embeddings.weight", config.vocab_size)?,
+            embeddings: TableParams::Matrix(
+                reader.matrix("model.embeddings.tok_embeddings.weight", config.vocab_size)?,
+            ),
             embedding_norm: reader.norm("model.embeddings.norm")?,
             layers: layers.collect::<Result<_>>()?,
             final_norm: reader.norm("model.final_norm")?,
@@ -199,6 +206,19 @@ fn matrix(source: Source<'_>) -> Matrix<'_> {
             Matrix::Quantised { quantisation, outputs, inputs, row: Box::new(row) }
         }
         None => Matrix::Rows { outputs, inputs, fill: Box::new(move |row, out| source.row(row, out)) },
+    }
+}
+
+/// The embedding, which stays in its file unless it is `multiplied` by.
+fn table<'a>(weights: &'a Weights, embeddings: View<'a>, multiplied: bool) -> TableParams<'a> {
+    match weights.keep(&embeddings) {
+        Some(kept) if !multiplied => TableParams::Stored(StoredRows {
+            quantisation: embeddings.dtype().quantisation(),
+            outputs: embeddings.rows(),
+            inputs: embeddings.columns(),
+            fill: Box::new(move |row, out| kept.view().row(row, out)),
+        }),
+        _ => TableParams::Matrix(matrix(Source { weights, weight: embeddings.into() })),
     }
 }
 

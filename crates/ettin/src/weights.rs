@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod convert;
+mod kept;
 mod names;
 mod pickle;
 mod quantised;
@@ -24,6 +25,7 @@ use ettin_kernels::Quantisation;
 
 pub use checkpoint::{Checkpoint, Head, HeadWeights, LayerWeights, Linear, Norm, Output, Report};
 pub use convert::{Converted, convert};
+pub use kept::Kept;
 pub use save::save;
 pub use shards::{FileSource, Subfolder};
 pub use view::{Stack, StoredDtype, View};

@@ -158,7 +158,21 @@ impl PackedMatrix {
         size_of_val::<[u32]>(&self.data) + size_of_val::<[f32]>(&self.factors) + size_of_val::<[u32]>(&self.offsets)
     }
 
-    /// Unpacks row `n` into `out` of length k: token lookup in an embedding tied to the output weight.
+    /// Unpacks some rows, by number, into `out`, `[rows, k]`: token lookup in an embedding tied to the output weight.
+    ///
+    /// # Panics
+    /// If there is no such row or `out` has another length.
+    pub fn rows(&self, rows: &[u32], out: &mut [f32]) {
+        assert_eq!(out.len(), rows.len() * self.k, "out is not [{}, {}]", rows.len(), self.k);
+        for (i, out) in out.chunks_exact_mut(self.k.max(1)).enumerate() {
+            if let Some(&next) = rows.get(i + 1) {
+                self.prefetch_row(next as usize);
+            }
+            self.row(rows[i] as usize, out);
+        }
+    }
+
+    /// Unpacks row `n` into `out` of length k.
     ///
     /// # Panics
     /// If there is no such row or `out` has another length.
@@ -176,9 +190,8 @@ impl PackedMatrix {
         });
     }
 
-    /// Asks for row `n`, one of [`row`](Self::row)'s, ahead of its use: its weights lie in as many cache lines as it has pairs
-    /// or so of them.
-    pub(crate) fn prefetch_row(&self, n: usize) {
+    /// Asks for row `n` ahead of its use: its weights lie in as many cache lines as it has pairs or so of them.
+    fn prefetch_row(&self, n: usize) {
         if n < self.n {
             let panel = n / self.width;
             let panel = self.panel(panel..panel + 1);
@@ -248,9 +261,9 @@ impl Kernel for PanelWidth {
 }
 
 /// Words of a panel.
-struct PanelWords {
-    vectors: usize,
-    k: usize,
+pub(super) struct PanelWords {
+    pub(super) vectors: usize,
+    pub(super) k: usize,
 }
 
 impl WithForm for PanelWords {

@@ -7,7 +7,7 @@ use crate::{
     Config, Error, KvCache, PackedBatch, Result, Trunk,
     config::Objective,
     files::ModelFiles,
-    ops::{self, Backend, Bias, Hidden, Table},
+    ops::{self, Backend, Bias, Hidden, Table, TableParams},
     params::Parameters,
     weights,
 };
@@ -32,7 +32,7 @@ impl LanguageModel {
     pub fn build(mut parameters: Parameters<'_>, config: &Config, backend: &Backend) -> Result<Self> {
         Ok(Self {
             head: prediction_head(&mut parameters, backend)?,
-            output: parameters.output.take().map(|matrix| backend.table(matrix)).transpose()?,
+            output: parameters.output.take().map(|matrix| backend.table(TableParams::Matrix(matrix))).transpose()?,
             bias: parameters.output_bias.take().map(|bias| backend.bias(bias)).transpose()?,
             trunk: Trunk::build(parameters, config, backend)?,
         })

@@ -12,8 +12,8 @@ use ettin_gpu::Kernels;
 use ettin_kernels::{Isa, KvBlocks, KvFormat, Quantisation, RopeTable, Scheme, Team};
 
 use super::{
-    Attention, AttentionParams, Bias, Block, Head, HeadParams, Hidden, KvRepr, KvStore, Linear, LinearParams, Matrix,
-    Mlp, MlpParams, Norm, NormParams, Room, Table, Vector,
+    Attention, AttentionParams, Bias, Block, Head, HeadParams, Hidden, KvRepr, KvStore, Linear, LinearParams, Mlp,
+    MlpParams, Norm, NormParams, Room, Table, TableParams, Vector,
     device::{self, Gpu},
     fused::{self, Cpu},
     hidden::Repr,
@@ -295,11 +295,11 @@ impl Backend {
     }
 
     /// A token table.
-    pub fn table(&self, matrix: Matrix<'_>) -> Result<Table> {
+    pub fn table(&self, table: TableParams<'_>) -> Result<Table> {
         Ok(Table(match &self.kind {
-            Kind::Fused(cpu) => Block::Fused(fused::Table::new(matrix, cpu)?),
-            Kind::Reference { device, dtype } => Block::Reference(reference::Table::new(matrix, device, *dtype)?),
-            Kind::Device(gpu) => Block::Reference(reference::Table::new(matrix, gpu.device(), gpu.dtype())?),
+            Kind::Fused(cpu) => Block::Fused(fused::Table::new(table, cpu)?),
+            Kind::Reference { device, dtype } => Block::Reference(reference::Table::new(table, device, *dtype)?),
+            Kind::Device(gpu) => Block::Reference(reference::Table::new(table, gpu.device(), gpu.dtype())?),
         }))
     }
 

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ettin_kernels::{
     Activation, Aligned, Isa, KvFormat, Operand, PackedMatrix, Pooled, Precision, Scheme, Store, Team, activate, block,
     block::{AttentionMemory, Workspace},
-    gemm, layer_norm, pool,
+    gemm, layer_norm, pool, rounded,
 };
 
-use super::{HeadParams, LinearParams, Matrix, MlpParams, NormParams};
+use super::{HeadParams, LinearParams, MlpParams, NormParams, StoredRows, TableParams};
 use crate::{Error, Result};
 use attention::Buffers;
 pub(super) use attention::{Attention, attention_block};
@@ -105,7 +105,14 @@ impl Cpu {
 #[derive(Debug)]
 pub(super) struct Table {
     cpu: Arc<Cpu>,
-    weight: PackedMatrix, // [vocabulary, hidden]
+    vectors: Vectors, // [vocabulary, hidden]
+}
+
+#[derive(Debug)]
+enum Vectors {
+    Packed(PackedMatrix),
+    /// Rows in their file, and what is done to them to be what packing would have made of them.
+    Stored(StoredRows, Option<Scheme>),
 }
 
 #[derive(Debug)]
@@ -137,8 +144,49 @@ pub(super) struct Head {
 }
 
 impl Table {
-    pub(super) fn new(matrix: Matrix<'_>, cpu: &Arc<Cpu>) -> Result<Self> {
-        Ok(Self { cpu: cpu.clone(), weight: matrix.pack(cpu.isa, cpu.table_scheme(), &cpu.team)? })
+    pub(super) fn new(table: TableParams<'_>, cpu: &Arc<Cpu>) -> Result<Self> {
+        let scheme = cpu.table_scheme();
+        let vectors = match table {
+            TableParams::Matrix(matrix) => Vectors::Packed(matrix.pack(cpu.isa, scheme, &cpu.team)?),
+            TableParams::Stored(rows) => {
+                let rounding = rows.quantisation.is_none_or(|stored| stored.scheme() != scheme).then_some(scheme);
+                Vectors::Stored(rows, rounding)
+            }
+        };
+        Ok(Self { cpu: cpu.clone(), vectors })
+    }
+
+    /// Vocabulary and hidden size.
+    fn shape(&self) -> (usize, usize) {
+        match &self.vectors {
+            Vectors::Packed(matrix) => (matrix.n(), matrix.k()),
+            Vectors::Stored(rows, _) => (rows.outputs, rows.inputs),
+        }
+    }
+
+    /// The vectors of some tokens of the vocabulary, `[ids, hidden]`.
+    fn look_up(&self, ids: &[u32], out: &mut [f32]) {
+        match &self.vectors {
+            Vectors::Packed(matrix) => matrix.rows(ids, out),
+            Vectors::Stored(rows, rounding) => {
+                for (&id, out) in ids.iter().zip(out.chunks_exact_mut(rows.inputs)) {
+                    (rows.fill)(id as usize, out);
+                }
+                if let Some(scheme) = *rounding {
+                    rounded(self.cpu.isa, scheme, rows.inputs, out);
+                }
+            }
+        }
+    }
+
+    /// The output matrix of a language model.
+    fn matrix(&self) -> Result<&PackedMatrix> {
+        match &self.vectors {
+            Vectors::Packed(matrix) => Ok(matrix),
+            Vectors::Stored(..) => {
+                Err(Error::input("these parameters are not a language model's: they have no output matrix"))
+            }
+        }
     }
 }
 
@@ -273,13 +321,14 @@ impl Rows {
 }
 
 pub(super) fn embed(table: &Table, norm: &Norm, ids: &[u32]) -> Result<Rows> {
-    let (vocabulary, size) = (table.weight.n(), table.weight.k());
+    let (vocabulary, size) = table.shape();
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
         return Err(Error::input(format!("token id {id} is outside the vocabulary of {vocabulary}")));
     }
     let mut rows = Rows::empty(&table.cpu, size);
     rows.memory.hidden.resize(ids.len() * size);
-    ettin_kernels::embed(&table.cpu.team, &table.weight, ids, norm.kernel(), &mut rows.memory.hidden);
+    let look_up = |ids: &[u32], out: &mut [f32]| table.look_up(ids, out);
+    ettin_kernels::embed(table.cpu.isa, &table.cpu.team, ids, &look_up, norm.kernel(), &mut rows.memory.hidden);
     Ok(rows)
 }
 
@@ -315,13 +364,15 @@ pub(super) fn linear(rows: &Rows, linear: &Linear) -> Result<Rows> {
     Ok(out)
 }
 
-pub(super) fn logits(rows: &Rows, table: &Table, bias: Option<&[f32]>, out: &mut Vec<f32>) {
+pub(super) fn logits(rows: &Rows, table: &Table, bias: Option<&[f32]>, out: &mut Vec<f32>) -> Result<()> {
+    let matrix = table.matrix()?;
     let mut memory = rows.cpu.memory();
-    out.resize(rows.rows() * table.weight.n(), 0.0);
-    product(rows, &table.weight, bias, &mut memory.operand, out);
+    out.resize(rows.rows() * matrix.n(), 0.0);
+    product(rows, matrix, bias, &mut memory.operand, out);
     if rows.rows() <= KEPT_ROWS {
         rows.cpu.keep(memory);
     }
+    Ok(())
 }
 
 fn product(rows: &Rows, weight: &PackedMatrix, bias: Option<&[f32]>, operand: &mut Operand, out: &mut [f32]) {

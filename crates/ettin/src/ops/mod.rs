@@ -17,7 +17,9 @@ mod reference;
 pub use backend::{Backend, Dtype};
 pub use choice::DeviceChoice;
 pub use hidden::Hidden;
-pub use params::{AttentionParams, HeadParams, LinearParams, Matrix, MlpParams, NormParams, Vector};
+pub use params::{
+    AttentionParams, HeadParams, LinearParams, Matrix, MlpParams, NormParams, StoredRows, TableParams, Vector,
+};
 
 use std::convert::Infallible;
 
@@ -35,7 +37,8 @@ enum Block<F, R, D = Infallible> {
     Device(D),
 }
 
-/// The token embedding, which is also the output matrix of a tied language model; `[vocabulary, hidden]`, stored once.
+/// The token embedding, which is also the output matrix of a tied language model; `[vocabulary, hidden]`, stored once: where it
+/// is only looked up in, in its file.
 #[derive(Debug)]
 pub struct Table(Block<fused::Table, reference::Table>);
 
@@ -213,7 +216,7 @@ pub fn logits_into(hidden: &Hidden, table: &Table, bias: Option<&Bias>, out: &mu
                 Block::Fused(bias) => Ok(bias.as_slice()),
                 Block::Reference(_) | Block::Device(_) => Err(mixed()),
             });
-            fused::logits(hidden, table, bias.transpose()?, out);
+            fused::logits(hidden, table, bias.transpose()?, out)?;
         }
         _ => *out = reference_logits(hidden, table, bias)?.flatten_all()?.to_vec1()?,
     }

@@ -1,15 +1,17 @@
 //! What a block is built from, before either form of it exists.
 
+use std::fmt;
+
 use candle_core::{DType, Device, Tensor};
 use ettin_kernels::{Activation, Isa, PackedMatrix, Quantisation, QuantisedRow, Scheme, Span, Team};
 
 use crate::Result;
 
 /// Writes one row of a matrix, widened to f32.
-pub type Fill<'a> = Box<dyn Fn(usize, &mut [f32]) + Sync + 'a>;
+pub type Fill<'a> = Box<dyn Fn(usize, &mut [f32]) + Send + Sync + 'a>;
 
 /// Gives one row of a matrix as it is stored.
-pub type QuantisedFill<'a> = Box<dyn Fn(usize) -> QuantisedRow<'a> + Sync + 'a>;
+pub type QuantisedFill<'a> = Box<dyn Fn(usize) -> QuantisedRow<'a> + Send + Sync + 'a>;
 
 /// A weight matrix `[outputs, inputs]` on its way into a block.
 pub enum Matrix<'a> {
@@ -84,6 +86,43 @@ impl<'a> Matrix<'a> {
                 Ok(PackedMatrix::pack(isa, scheme, team, outputs, inputs, &fill))
             }
         }
+    }
+}
+
+/// Rows that can be read for as long as a model lives.
+pub struct StoredRows {
+    /// How they are quantised, where they are.
+    pub quantisation: Option<Quantisation>,
+    /// Rows.
+    pub outputs: usize,
+    /// Columns.
+    pub inputs: usize,
+    /// Writes row `i`, widened to f32, into the slice.
+    pub fill: Fill<'static>,
+}
+
+impl fmt::Debug for StoredRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoredRows [{}, {}]", self.outputs, self.inputs)
+    }
+}
+
+/// A token table on its way into a model.
+pub enum TableParams<'a> {
+    /// A matrix to be multiplied by, too.
+    Matrix(Matrix<'a>),
+    /// Rows that are only looked up: the CPU's kernels leave them where they are.
+    Stored(StoredRows),
+}
+
+impl<'a> TableParams<'a> {
+    /// The table as a tensor on `device`.
+    pub(super) fn tensor(self, device: &Device, dtype: DType) -> Result<Tensor> {
+        let matrix = match self {
+            TableParams::Matrix(matrix) => matrix,
+            TableParams::Stored(StoredRows { outputs, inputs, fill, .. }) => Matrix::Rows { outputs, inputs, fill },
+        };
+        matrix.tensor(device, dtype)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{D, DType, Device, Tensor};
 use ettin_kernels::{Activation, RopeTable, Span};
 
-use super::{AttentionParams, HeadParams, KvRepr, LinearParams, MlpParams, NormParams};
+use super::{AttentionParams, HeadParams, KvRepr, LinearParams, MlpParams, NormParams, TableParams};
 use crate::{PackedBatch, Result, cache::LayerCache};
 
 /// Query rows attended to at a time: bounds the scores to `[heads, 256, keys]`.
@@ -59,8 +59,8 @@ pub(super) struct Head {
 }
 
 impl Table {
-    pub(super) fn new(matrix: super::Matrix<'_>, device: &Device, dtype: DType) -> Result<Self> {
-        Ok(Self { weight: matrix.tensor(device, dtype)? })
+    pub(super) fn new(table: TableParams<'_>, device: &Device, dtype: DType) -> Result<Self> {
+        Ok(Self { weight: table.tensor(device, dtype)? })
     }
 
     /// Rows of the given tokens, `[tokens, hidden]`, in the table's dtype.

@@ -6,7 +6,7 @@
 use super::Parameters;
 use crate::{
     Config,
-    ops::{AttentionParams, HeadParams, LinearParams, Matrix, MlpParams, NormParams, Vector},
+    ops::{AttentionParams, HeadParams, LinearParams, Matrix, MlpParams, NormParams, TableParams, Vector},
     weights::{Head, Report},
 };
 
@@ -55,7 +55,7 @@ impl Parameters<'static> {
         let language = head == Head::Language;
         Self {
             layers,
-            embeddings: matrix(config.vocab_size, hidden),
+            embeddings: TableParams::Matrix(matrix(config.vocab_size, hidden)),
             embedding_norm: norm(),
             final_norm: norm(),
             head: (head != Head::None).then(|| HeadParams {

@@ -1,0 +1,68 @@
+//! What packing leaves of rows, for such as are not packed.
+
+use super::{
+    form::Form,
+    layout::Layout,
+    packed::PanelWords,
+    quantise::{Panel, Parts},
+    scheme::{Scheme, WithForm},
+};
+use crate::{
+    buffer::{as_words, with_scratch},
+    isa::Isa,
+    simd::{Kernel, LANES, Simd},
+};
+
+/// Rounds rows `[rows, k]` to what a [`PackedMatrix`](super::PackedMatrix) of the scheme would give back of them, bit for bit.
+///
+/// # Panics
+/// If this CPU lacks `isa`, or these are not whole rows.
+pub fn rounded(isa: Isa, scheme: Scheme, k: usize, rows: &mut [f32]) {
+    assert!(rows.is_empty() || rows.len().is_multiple_of(k), "not whole rows of {k}");
+    if scheme == Scheme::F32 || rows.is_empty() {
+        return;
+    }
+    let (room, words) = (LANES * Layout::words(scheme, k), scheme.with(PanelWords { vectors: 1, k }));
+    with_scratch(room + words, |scratch| {
+        let (room, words) = as_words(scratch).split_at_mut(room);
+        for rows in rows.chunks_mut(LANES * k) {
+            words.fill(0);
+            isa.run_narrow(Rounding { scheme, k, rows, room: &mut *room, words: &mut *words });
+        }
+    });
+}
+
+/// Rows of one vector of outputs, which are packed and unpacked.
+struct Rounding<'a> {
+    scheme: Scheme,
+    k: usize,
+    rows: &'a mut [f32],
+    room: &'a mut [u32],
+    words: &'a mut [u32],
+}
+
+impl Kernel for Rounding<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.scheme.with(RoundingOn(s, self));
+    }
+}
+
+struct RoundingOn<'a, S>(S, Rounding<'a>);
+
+impl<S: Simd> WithForm for RoundingOn<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<F: Form>(self) {
+        let Self(s, Rounding { k, rows, room, words, .. }) = self;
+        let (mut factors, mut offsets) = ([1.0; LANES], [0; LANES]);
+        let panel = Panel { rows, count: rows.len() / k, k, vectors: 1 };
+        F::pack(s, panel, room, Parts { words: &mut *words, factors: &mut factors, offsets: &mut offsets });
+        for (output, row) in rows.chunks_exact_mut(k).enumerate() {
+            F::unpack(words, 1, output, factors[output], row);
+        }
+    }
+}
