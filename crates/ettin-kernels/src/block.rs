@@ -23,7 +23,7 @@ use crate::{
     Activation, Norm, Operand, PackedMatrix, Store,
     activation::gated,
     buffer::{Aligned, as_words, with_scratch},
-    gemm::{Cell, Encoding, Layout, Parts, Product, Rows, Sink, gemm},
+    gemm::{Cell, Layout, Parts, Product, Rows, Sink, gemm},
     simd::LANES,
     team::{Shared, TASKS_PER_THREAD, Team, share},
 };
@@ -262,7 +262,7 @@ impl<'a> Encoded<'a> {
         let (scratch, room) = scratch.split_at_mut(scratch.len() - w.k().next_multiple_of(LANES));
         let (words, factors) = Self::parts(w, rows, scratch);
         let norm = norm.map(|norm| (norm, &mut room[..w.k()]));
-        Self(w.isa().run_narrow(Encoding { w, x, norm, rows, words, factors }))
+        Self(Rows::encode(w, x, norm, words, factors))
     }
 
     /// Some outputs of the product, from the first element of `out` on, rows `stride` apart.

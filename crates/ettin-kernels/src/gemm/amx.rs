@@ -18,24 +18,26 @@
 //! the first tile finds most of it in L2 (in a loop of such products, 8 % faster at K = 768, 4 % at 1152). All lines
 //! would take more than they give: requests wait for L3 in the same few buffers that loads from L2 need. Other ways
 //! measured slower: leaving the panel to the loads of tiles (a quarter), `prefetcht1` by the first tile (a fifth).
+//!
+//! **Pairs.** Up to 16 rows leave half of the tiles free, and are done with a panel before it has come from memory. They take two
+//! panels at once, as two streams of weights are faster than one (7 % at 16 rows, 150m in bf16).
 
-use std::{cell::RefCell, marker::PhantomData};
+mod chain;
+
+use std::{cell::RefCell, marker::PhantomData, ops::Range};
 
 use super::{
     CELL, CellMemory, Layout, Product, Scheme, Sink, Store,
-    form::{Bytes, Form, Split},
+    form::{Bytes, Split},
     tile::Tile,
 };
-use crate::{
-    buffer::numbers,
-    simd::{Amx, Kernel, LANES, Lanes, Simd, TileRegisters, tile_asm},
-};
+use crate::simd::{Amx, Kernel, LANES, Lanes, Simd, TileRegisters};
+use chain::{Chained, SIDE, Sums};
 
-/// Rows and outputs of a product of tiles.
-const SIDE: usize = 2 * LANES;
-
-/// Bytes of a panel that stay in L1 while tiles of rows pass: half of 48 KiB.
-const NEAR: usize = 24 << 10;
+/// Panels that a product of so many rows visits at once, if it can.
+pub(super) fn panels_at_once(rows: usize) -> usize {
+    if rows <= LANES { 2 } else { 1 }
+}
 
 /// Runs a product.
 ///
@@ -80,19 +82,22 @@ impl<F: Chained> Kernel for Tiled<'_, '_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self(mut product, amx, Room { sums, memory }, _) = self;
-        let step = product.sink.step();
+        let (step, apart) = match product.sink {
+            Sink::Cells { apart, .. } => (product.sink.step(), apart),
+            Sink::Rows { .. } => match panels_at_once(product.rows.rows) {
+                1 => (1, None),
+                step => (step, Some(1)),
+            },
+        };
         let mut sink = std::mem::replace(&mut product.sink, Sink::NOWHERE);
         let mut tiles = TileRegisters::new(amx);
         let (mut last, mut turn) = (None, 0);
         // Loops and functions, not iterators and closures, which would not be inlined and lose the instruction set.
         for panel in product.panels.clone().step_by(step) {
+            let panels = Panels::new(&product.panels, panel, step, apart);
             for tile in product.tiles.clone() {
-                let [first, second] = &mut sums[turn % 2];
-                product_of::<F>(&product, (panel, step), tile, &mut tiles, first);
-                if let Sink::Cells { apart: Some(apart), .. } = sink {
-                    product_of::<F>(&product, (panel + apart, step), tile, &mut tiles, second);
-                }
-                if let Some(done) = last.replace((panel, tile)) {
+                products_of::<F>(&product, panels, tile, &mut tiles, &mut sums[turn % 2]);
+                if let Some(done) = last.replace((panels, tile)) {
                     // SAFETY: the promise of `run`.
                     unsafe { hand_out::<S, F>(s, &product, done, &sums[(turn + 1) % 2], &mut sink, memory) };
                 }
@@ -106,6 +111,26 @@ impl<F: Chained> Kernel for Tiled<'_, '_, F> {
     }
 }
 
+/// What is visited at once: a panel, or two.
+#[derive(Clone, Copy)]
+struct Panels {
+    first: usize,
+    second: Option<usize>,
+    /// From these to the next ones; 0 where these are the last.
+    next: usize,
+}
+
+impl Panels {
+    /// Those from `first` on in a range that is visited in steps; the second one is so far `apart`, if there is one.
+    #[inline(always)]
+    fn new(range: &Range<usize>, first: usize, step: usize, apart: Option<usize>) -> Self {
+        // Of neighbours, the last may be without one.
+        let inside = |&second: &usize| step == 1 || second < range.end;
+        let second = apart.map(|apart| first + apart).filter(inside);
+        Self { first, second, next: if first + step < range.end { step } else { 0 } }
+    }
+}
+
 /// The results of a tile of rows and a panel, or two, to where they go.
 ///
 /// # Safety
@@ -114,19 +139,21 @@ impl<F: Chained> Kernel for Tiled<'_, '_, F> {
 unsafe fn hand_out<S: Simd, F: Chained>(
     s: S,
     product: &Product<'_>,
-    (panel, tile): (usize, usize),
+    (panels, tile): (Panels, usize),
     sums: &[Sums; 2],
     sink: &mut Sink<'_>,
     memory: &mut CellMemory,
 ) {
     match sink {
         Sink::Rows { out, stride, store } => {
-            let out = (product.place(panel, tile, *out, *stride), *stride, *store);
-            // SAFETY: rows and outputs are writable and ours, by the caller's promise.
-            unsafe { finish::<S, F>(s, product, panel, tile, out, &sums[0]) };
+            for (panel, sums) in [Some(panels.first), panels.second].into_iter().flatten().zip(sums) {
+                let out = (product.place(panel, tile, *out, *stride), *stride, *store);
+                // SAFETY: rows and outputs are writable and ours, by the caller's promise.
+                unsafe { finish::<S, F>(s, product, panel, tile, out, sums) };
+            }
         }
-        Sink::Cells { apart, take } => {
-            take(product.cell(panel, tile, results::<S, F>(s, product, panel, *apart, tile, sums, memory)));
+        Sink::Cells { take, .. } => {
+            take(product.cell(panels.first, tile, results::<S, F>(s, product, panels, tile, sums, memory)));
         }
     }
 }
@@ -136,8 +163,7 @@ unsafe fn hand_out<S: Simd, F: Chained>(
 fn results<'a, S: Simd, F: Chained>(
     s: S,
     product: &Product<'_>,
-    panel: usize,
-    apart: Option<usize>,
+    panels: Panels,
     tile: usize,
     sums: &'a [Sums; 2],
     memory: &'a mut CellMemory,
@@ -148,9 +174,9 @@ fn results<'a, S: Simd, F: Chained>(
     let [first, second] = &mut memory.0;
     // SAFETY: a tile has at most 2 · LANES rows, and a panel no more outputs than a row of a cell's half.
     unsafe {
-        finish::<S, F>(s, product, panel, tile, (first.as_mut_ptr(), CELL, Store::Write), &sums[0]);
-        if let Some(apart) = apart {
-            finish::<S, F>(s, product, panel + apart, tile, (second.as_mut_ptr(), CELL, Store::Write), &sums[1]);
+        finish::<S, F>(s, product, panels.first, tile, (first.as_mut_ptr(), CELL, Store::Write), &sums[0]);
+        if let Some(panel) = panels.second {
+            finish::<S, F>(s, product, panel, tile, (second.as_mut_ptr(), CELL, Store::Write), &sums[1]);
         }
     }
     [first, second]
@@ -226,326 +252,28 @@ unsafe fn finish_whole<S: Simd, F: Chained, const BIAS: bool, const ADD: bool>(s
     }
 }
 
-/// The sums of a tile of rows and a panel, behind which the one `step` further will be visited.
+/// The sums of a tile of rows and the panels that are visited.
 #[inline(always)]
-fn product_of<F: Chained>(
+fn products_of<F: Chained>(
     product: &Product<'_>,
-    (panel, step): (usize, usize),
+    panels: Panels,
     tile: usize,
     tiles: &mut TileRegisters,
-    sums: &mut Sums,
+    sums: &mut [Sums; 2],
 ) {
     let steps = Layout::steps::<F>(product.w.k());
-    let nowhere = (std::ptr::null_mut(), 0, Store::Write);
     let passed = tile - product.tiles.start;
-    let tile = product.tile::<F>(steps, panel..panel + 1, tile, nowhere);
-    tiles.shape(tile.rows);
-    chains::<F>(&tile, passed, step, sums);
-}
-
-/// Sums of rows × outputs, bit for bit.
-#[repr(C, align(64))]
-struct Sums([[u32; SIDE]; SIDE]);
-
-impl Sums {
-    /// Where they are numbers.
-    fn numbers(&self) -> &[f32] {
-        numbers(self.0.as_flattened())
+    let of = |panel: usize| product.tile::<F>(steps, panel..panel + 1, tile, (std::ptr::null_mut(), 0, Store::Write));
+    let first = of(panels.first);
+    tiles.shape(first.rows);
+    let Some(second) = panels.second.map(of) else {
+        return chain::one::<F>(&first, passed, panels.next, &mut sums[0]);
+    };
+    if first.rows <= LANES && passed == 0 {
+        return chain::pair::<F>([&first, &second], panels.next, sums);
     }
-}
-
-/// The sums of a tile of rows, behind so many that have passed over this panel; the next one is `step` panels further.
-#[inline(always)]
-fn chains<F: Chained>(tile: &Tile<'_>, passed: usize, step: usize, sums: &mut Sums) {
-    static ZEROS: [u32; SIDE] = [0; SIDE];
-    let groups = tile.steps / LANES;
-    let row_words = groups * LANES * F::WORDS;
-    assert!(groups > 0 && tile.steps == groups * LANES && tile.rows <= SIDE);
-    assert!(tile.a.len() == tile.rows * row_words && tile.b.len() == SIDE * row_words);
-    let first = passed == 0;
-    let ahead = if first {
-        AHEAD
-    } else {
-        // Where the last tile stopped; what it has asked for already, where the next panel has no more.
-        let begun = (passed - 1) * groups * APART * F::WORDS;
-        if begun < tile.b.len() { step * tile.b.len() + begun } else { 0 }
-    };
-    let chain = Chain {
-        x: tile.a.as_ptr(),
-        x_step: tile.rows * LANES * F::WORDS * size_of::<u32>(),
-        w: tile.b.as_ptr(),
-        groups,
-        start: if tile.offsets.is_empty() { &ZEROS } else { &tile.offsets.as_chunks().0[0] },
-        ahead: tile.b.as_ptr().wrapping_add(ahead),
-        sums,
-    };
-    // SAFETY: the lengths were asserted: `groups` groups of `rows` rows and of one panel. The caller has shaped the tiles
-    // for these rows.
-    unsafe {
-        match (tile.rows > LANES, first) {
-            (false, true) => F::one_first(chain),
-            (false, false) => F::one(chain),
-            (true, true) => F::two_first(chain),
-            (true, false) if size_of_val(tile.b) <= NEAR => F::two_near(chain),
-            (true, false) => F::two(chain),
-        }
-    }
-}
-
-/// Where a chain reads and writes.
-struct Chain<'a> {
-    x: *const u32,
-    /// Bytes from one group of the rows to the next.
-    x_step: usize,
-    w: *const u32,
-    groups: usize,
-    start: &'a [u32; SIDE],
-    /// What is fetched beside the work; any address.
-    ahead: *const u32,
-    sums: &'a mut Sums,
-}
-
-/// Words that a panel is fetched ahead of its use: 3 KiB. From 2 to 16 it hardly matters; 32 measured slower.
-const AHEAD: usize = 768;
-
-/// Words from one line of the next panel that is asked for to the following one: three lines. In the loop, two and four
-/// gave 3 % less, six nothing.
-const APART: usize = 3 * LANES;
-
-/// A scheme that AMX multiplies.
-///
-/// # Safety
-/// Tiles must be shaped for the rows; `x` must hold that many, and `w` a panel, of `groups` groups, at least one.
-trait Chained: Form {
-    /// The chains of 17 to 32 rows, behind others that passed over the panel.
-    ///
-    /// # Safety
-    /// As the trait says; so below.
-    unsafe fn two(chain: Chain<'_>);
-
-    /// The same where the panel stays in L1.
-    ///
-    /// # Safety
-    /// As above.
-    unsafe fn two_near(chain: Chain<'_>);
-
-    /// The same of the first to pass, which fetches the panel.
-    ///
-    /// # Safety
-    /// As above.
-    unsafe fn two_first(chain: Chain<'_>);
-
-    /// The chains of up to 16 rows.
-    ///
-    /// # Safety
-    /// As above.
-    unsafe fn one(chain: Chain<'_>);
-
-    /// The same of the first to pass, which fetches the panel.
-    ///
-    /// # Safety
-    /// As above.
-    unsafe fn one_first(chain: Chain<'_>);
-
-    /// Whether sums are results, but for the bias.
-    const DONE: bool;
-
-    /// Sixteen sums.
-    fn load<S: Simd>(s: S, sums: &[u32; LANES]) -> Self::Sum<S>;
-}
-
-/// A function of a chain: sums start as `$start` says, a product of parts does each of `$step`, sums end as `$store` says. A
-/// row's words of a group are `64 · parts` bytes, all parts side by side; a panel has twice as many. `$fetch` is what is done in every
-/// group for panels to come ([`fetch!`]); what is behind the last panel is fetched in vain.
-macro_rules! chain {
-    ($name:ident, $parts:literal, $fetch:ident, [$($start:expr),+], [$($step:expr),+], [$($store:literal),+]) => {
-        #[inline(always)]
-        unsafe fn $name(chain: Chain<'_>) {
-            // SAFETY: the caller's promise.
-            unsafe {
-                tile_asm!(
-                    "/* from zeros, or {start} */",
-                    $($start,)+
-                    "2:",
-                    $($step,)+
-                    fetch!($fetch),
-                    "add {x}, {x_step}",
-                    "add {w}, 2048 * {parts}",
-                    "dec {groups}",
-                    "jnz 2b",
-                    "mov {stride:e}, 128",
-                    $($store,)+
-                    x = inout(reg) chain.x => _,
-                    x_step = in(reg) chain.x_step,
-                    w = inout(reg) chain.w => _,
-                    groups = inout(reg) chain.groups => _,
-                    stride = inout(reg) 64usize * $parts => _,
-                    start = in(reg) chain.start,
-                    ahead = inout(reg) chain.ahead => _,
-                    sums = in(reg) chain.sums,
-                    parts = const $parts,
-                    apart = const APART * size_of::<u32>(),
-                )
-            }
-        }
-    };
-}
-
-/// Fetching beside a group: all its lines of a panel by the `first` tile, a few of the next panel by those `behind`.
-macro_rules! fetch {
-    (first) => {
-        ".rept 32 * {parts}\nprefetcht0 [{ahead}]\nadd {ahead}, 64\n.endr\n/* {apart} */"
-    };
-    (behind) => {
-        ".rept {parts}\nprefetcht2 [{ahead}]\nadd {ahead}, {apart}\n.endr"
-    };
-}
-
-/// Instructions of a step for 17 to 32 rows. `both`: a part of the rows and one of the weights are loaded and multiplied;
-/// `rows`, `weights`: the other one is there already.
-macro_rules! step_of_two {
-    (both, $x:literal, $w:literal, $parts:literal, $dot:literal, $load_x:literal, $load_w:literal) => {
-        concat!(
-            step_of_two!(@w 6, $w, 0, $parts, $load_w), step_of_two!(@x 4, $x, 0, $parts, $load_x), $dot, " tmm0, tmm4, tmm6\n",
-            step_of_two!(@w 7, $w, 1, $parts, $load_w), $dot, " tmm1, tmm4, tmm7\n",
-            step_of_two!(@x 5, $x, 16, $parts, $load_x), $dot, " tmm2, tmm5, tmm6\n", $dot, " tmm3, tmm5, tmm7"
-        )
-    };
-    (rows, $x:literal, $w:literal, $parts:literal, $dot:literal, $load_x:literal, $load_w:literal) => {
-        concat!(
-            step_of_two!(@x 4, $x, 0, $parts, $load_x), $dot, " tmm0, tmm4, tmm6\n", $dot, " tmm1, tmm4, tmm7\n",
-            step_of_two!(@x 5, $x, 16, $parts, $load_x), $dot, " tmm2, tmm5, tmm6\n", $dot, " tmm3, tmm5, tmm7"
-        )
-    };
-    (weights, $x:literal, $w:literal, $parts:literal, $dot:literal, $load_x:literal, $load_w:literal) => {
-        concat!(
-            step_of_two!(@w 6, $w, 0, $parts, $load_w), $dot, " tmm0, tmm4, tmm6\n", $dot, " tmm2, tmm5, tmm6\n",
-            step_of_two!(@w 7, $w, 1, $parts, $load_w), $dot, " tmm1, tmm4, tmm7\n", $dot, " tmm3, tmm5, tmm7"
-        )
-    };
-    (@x $tile:literal, $x:literal, $row:literal, $parts:literal, $load:literal) => {
-        concat!($load, " tmm", $tile, ", [{x} + {stride}*1 + 64*(", $x, " + ", $row, "*", $parts, ")]\n")
-    };
-    (@w $tile:literal, $w:literal, $half:literal, $parts:literal, $load:literal) => {
-        concat!($load, " tmm", $tile, ", [{w} + {stride}*2 + 64*(", $w, " + ", $half, "*", $parts, ")]\n")
-    };
-}
-
-/// The same for up to 16 rows.
-macro_rules! step_of_one {
-    (both, $x:literal, $w:literal, $parts:literal, $dot:literal, $load:literal) => {
-        concat!(
-            "tileloadd tmm4, [{x} + {stride}*1 + 64*",
-            $x,
-            "]\n",
-            step_of_one!(weights, $x, $w, $parts, $dot, $load)
-        )
-    };
-    (rows, $x:literal, $w:literal, $parts:literal, $dot:literal, $load:literal) => {
-        concat!(
-            "tileloadd tmm4, [{x} + {stride}*1 + 64*",
-            $x,
-            "]\n",
-            $dot,
-            " tmm0, tmm4, tmm6\n",
-            $dot,
-            " tmm1, tmm4, tmm7"
-        )
-    };
-    (weights, $x:literal, $w:literal, $parts:literal, $dot:literal, $load:literal) => {
-        concat!(
-            $load,
-            " tmm6, [{w} + {stride}*2 + 64*",
-            $w,
-            "]\n",
-            $dot,
-            " tmm0, tmm4, tmm6\n",
-            $load,
-            " tmm7, [{w} + {stride}*2 + 64*(",
-            $w,
-            " + ",
-            $parts,
-            ")]\n",
-            $dot,
-            " tmm1, tmm4, tmm7"
-        )
-    };
-}
-
-/// What two tiles of sums start from: zeros, or the outputs' offsets.
-macro_rules! starts {
-    (zeros $first:literal $second:literal) => {
-        concat!("tilezero tmm", $first, "\ntilezero tmm", $second)
-    };
-    (offsets $first:literal $second:literal) => {
-        concat!("tileloadd tmm", $first, ", [{start}]\ntileloadd tmm", $second, ", [{start} + 64]")
-    };
-}
-
-macro_rules! chain_of_two {
-    ($name:ident, $start:ident, $dot:literal, $parts:literal, $fetch:ident, $load_x:literal, $load_w:literal, $(($step:ident $x:literal $w:literal))+) => {
-        chain!(
-            $name,
-            $parts,
-            $fetch,
-            [starts!($start 0 1), starts!($start 2 3)],
-            [$(step_of_two!($step, $x, $w, $parts, $dot, $load_x, $load_w)),+],
-            [
-                "tilestored [{sums} + {stride}*1], tmm0",
-                "tilestored [{sums} + {stride}*1 + 64], tmm1",
-                "tilestored [{sums} + {stride}*1 + 2048], tmm2",
-                "tilestored [{sums} + {stride}*1 + 2112], tmm3"
-            ]
-        );
-    };
-}
-
-macro_rules! chain_of_one {
-    ($name:ident, $start:ident, $dot:literal, $parts:literal, $fetch:ident, $load:literal, $(($step:ident $x:literal $w:literal))+) => {
-        chain!(
-            $name,
-            $parts,
-            $fetch,
-            [starts!($start 0 1)],
-            [$(step_of_one!($step, $x, $w, $parts, $dot, $load)),+],
-            ["tilestored [{sums} + {stride}*1], tmm0", "tilestored [{sums} + {stride}*1 + 64], tmm1"]
-        );
-    };
-}
-
-/// Parts, and products of parts in order: what is loaded, part of the rows, part of the weights.
-macro_rules! chained {
-    ($form:ty, $start:ident, $dot:literal, $parts:literal, $load:ident, $done:literal: $($step:tt)+) => {
-        impl Chained for $form {
-            const DONE: bool = $done;
-
-            chain_of_two!(two, $start, $dot, $parts, behind, "tileloaddt1", "tileloaddt1", $($step)+);
-            chain_of_two!(two_near, $start, $dot, $parts, behind, "tileloaddt1", "tileloadd", $($step)+);
-            chain_of_two!(two_first, $start, $dot, $parts, first, "tileloaddt1", "tileloadd", $($step)+);
-            chain_of_one!(one, $start, $dot, $parts, behind, "tileloaddt1", $($step)+);
-            chain_of_one!(one_first, $start, $dot, $parts, first, "tileloadd", $($step)+);
-
-            #[inline(always)]
-            fn load<S: Simd>(s: S, sums: &[u32; LANES]) -> Self::Sum<S> {
-                $load(s, sums)
-            }
-        }
-    };
-}
-
-chained!(Split<1>, zeros, "tdpbf16ps", 1, plain, true: (both 0 0));
-chained!(Split<2>, zeros, "tdpbf16ps", 2, plain, true: (both 0 1) (weights 0 0) (rows 1 0));
-chained!(Split<3>, zeros, "tdpbf16ps", 3, plain, true: (both 0 2) (weights 0 1) (rows 1 1) (weights 1 0) (rows 2 0) (rows 0 0));
-chained!(Bytes, offsets, "tdpbusd", 1, exact, false: (both 0 0));
-
-#[inline(always)]
-fn plain<S: Simd>(s: S, sums: &[u32; LANES]) -> S::V {
-    s.load(&numbers(sums).as_chunks().0[0])
-}
-
-#[inline(always)]
-fn exact<S: Simd>(s: S, sums: &[u32; LANES]) -> S::Words {
-    s.load_words(sums)
+    chain::one::<F>(&first, passed, panels.next, &mut sums[0]);
+    chain::one::<F>(&second, passed, panels.next, &mut sums[1]);
 }
 
 #[cfg(test)]
@@ -626,61 +354,5 @@ mod tests {
         // SAFETY: there is AMX; the instruction writes 64 bytes.
         unsafe { std::arch::asm!("sttilecfg [{}]", in(reg) &mut shapes, options(nostack)) };
         assert_eq!(shapes, [0; 64]);
-    }
-
-    /// `words` numbers that end where memory does.
-    #[cfg(all(feature = "amx-emulator", target_os = "linux"))]
-    fn before_the_end(words: usize) -> &'static mut [u32] {
-        const PAGE: usize = 4096;
-        let len = (4 * words).next_multiple_of(PAGE);
-        // SAFETY: a new mapping, whose last page is then made inaccessible; what remains holds `words` zeros. It is never
-        // unmapped.
-        unsafe {
-            let access = libc::PROT_READ | libc::PROT_WRITE;
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            let start = libc::mmap(std::ptr::null_mut(), len + PAGE, access, flags, -1, 0).cast::<u8>();
-            assert_eq!(libc::mprotect(start.add(len).cast(), PAGE, libc::PROT_NONE), 0);
-            std::slice::from_raw_parts_mut(start.add(len - 4 * words).cast(), words)
-        }
-    }
-
-    #[cfg(all(feature = "amx-emulator", target_os = "linux"))]
-    #[test]
-    fn chains_read_nothing_outside() {
-        fn check<F: Chained>() {
-            let Some(amx) = Amx::new() else {
-                return println!("skipped: no AMX");
-            };
-            for rows in [1, 15, 16, 17, 31, 32] {
-                let steps = 3 * LANES;
-                let tile = Tile {
-                    rows,
-                    steps,
-                    a: before_the_end(rows * steps * F::WORDS),
-                    row_factors: &[],
-                    b: before_the_end(SIDE * steps * F::WORDS),
-                    factors: &[],
-                    offsets: before_the_end(SIDE),
-                    bias: None,
-                    columns: SIDE,
-                    store: Store::Write,
-                    out: std::ptr::null_mut(),
-                    out_stride: 0,
-                };
-                let mut tiles = TileRegisters::new(amx);
-                tiles.shape(rows);
-                for passed in [0, 1, 1000] {
-                    let mut sums = Sums([[7; SIDE]; SIDE]);
-                    chains::<F>(&tile, passed, 1, &mut sums);
-                    for (row, sums) in sums.0.iter().enumerate() {
-                        assert_eq!(*sums, [if row < rows { 0 } else { 7 }; SIDE]);
-                    }
-                }
-            }
-        }
-        check::<Split<1>>();
-        check::<Split<2>>();
-        check::<Split<3>>();
-        check::<Bytes>();
     }
 }

@@ -27,7 +27,7 @@ mod tile;
 pub(crate) use form::Form;
 pub(crate) use layout::Layout;
 pub use operand::Operand;
-pub(crate) use operand::{Encoding, Parts, Rows};
+pub(crate) use operand::{Parts, Rows};
 pub use packed::PackedMatrix;
 pub use quantise::GROUP;
 pub use rounding::rounded;
@@ -50,6 +50,10 @@ pub const K_BLOCK: usize = 256;
 /// Activations that one task keeps while it runs over the weight: a quarter of a common L2, which leaves room for a
 /// panel and for the one fetched ahead. Twice as much measured slower.
 const ROWS_BYTES: usize = 1 << 19;
+
+/// Encoded rows that pass over a weight at a time, in bytes: what stays in a common L2 of 2 MiB beside panels and results. (Of the largest
+/// models, the rows of a task do not; read from L3 for every panel, they take a tenth of an MLP's time.)
+const AT_ONCE: usize = 704 << 10;
 
 /// Rows per task below which re-reading the weight from L3 would cost more than it balances.
 const MIN_ROWS: usize = 112;
@@ -118,11 +122,13 @@ impl Rows<'_> {
         assert!(
             outputs.end <= w.n() && outputs.len() <= stride && out.len() + stride >= self.rows * stride + outputs.len()
         );
-        let (tiles, panels) = (0..self.tiles(), w.panels_of(outputs.clone()));
-        // `wrapping`: the product adds the outputs' place back.
-        let sink = Sink::Rows { out: out.as_mut_ptr().wrapping_sub(outputs.start), stride, store };
-        // SAFETY: the rows are writable from `out` on, by the assertion, and borrowed.
-        unsafe { Product { rows: self, w, bias, tiles, panels, sink }.run() }
+        let panels = w.panels_of(outputs.clone());
+        for tiles in self.parts(AT_ONCE) {
+            // `wrapping`: the product adds the outputs' place back.
+            let sink = Sink::Rows { out: out.as_mut_ptr().wrapping_sub(outputs.start), stride, store };
+            // SAFETY: the rows are writable from `out` on, by the assertion, and borrowed.
+            unsafe { Product { rows: self, w, bias, tiles, panels: panels.clone(), sink }.run() }
+        }
     }
 }
 
@@ -156,7 +162,11 @@ impl Plan {
 
 /// Panels that the tiles of these rows take at once.
 fn strip(w: &PackedMatrix, rows: &Rows<'_>) -> usize {
-    if w.layout() == Layout::TILES { 1 } else { w.isa().run(Strip(rows.rows.div_ceil(rows.tiles().max(1)))) }
+    match w.layout() {
+        #[cfg(target_arch = "x86_64")]
+        Layout::TILES => amx::panels_at_once(rows.rows),
+        _ => w.isa().run(Strip(rows.rows.div_ceil(rows.tiles().max(1)))),
+    }
 }
 
 struct Strip(usize);

@@ -18,16 +18,25 @@ use crate::{
 
 /// Where a row lies in its tile: the words of its group g start at `first + g · stride`.
 pub(crate) struct Place<'a> {
-    pub(super) words: &'a mut [u32],
-    pub(super) first: usize,
-    pub(super) stride: usize,
+    words: &'a Shared<'a, u32>,
+    first: usize,
+    stride: usize,
 }
 
-impl Place<'_> {
+impl<'a> Place<'a> {
+    /// # Safety
+    /// Nobody else may use the row's words meanwhile.
+    #[inline(always)]
+    pub(super) unsafe fn new(words: &'a Shared<'a, u32>, first: usize, stride: usize) -> Self {
+        Self { words, first, stride }
+    }
+
     /// The words of a group of steps, `[parts, steps]` or as the scheme says.
     #[inline(always)]
     fn group<F: Form>(&mut self, group: usize) -> &mut [u32] {
-        &mut self.words[self.first + group * self.stride..][..F::WORDS * LANES]
+        let start = self.first + group * self.stride;
+        // SAFETY: the promise of `new`.
+        unsafe { self.words.slice(start..start + F::WORDS * LANES) }
     }
 }
 
@@ -152,46 +161,84 @@ impl Rows<'_> {
     }
 }
 
-/// Encodes rows `[rows, k]` for products with `w` and its like: tiles of nearly equal height.
-pub(crate) struct Encoding<'a, 'x> {
-    pub(crate) w: &'x PackedMatrix,
-    pub(crate) x: &'x [f32],
-    /// Applied to every row on the way, in this room for one, `[k]`.
-    pub(crate) norm: Option<(Norm<'x>, &'x mut [f32])>,
-    pub(crate) rows: usize,
-    /// `[rows · words]`
-    pub(crate) words: &'a mut [u32],
-    /// `[rows]`
-    pub(crate) factors: &'a mut [f32],
+impl<'a> Rows<'a> {
+    /// Encodes `x`, `[rows, k]`, for products with `w` and its like, into `[rows · words]` and `[rows]`; with a norm, which is applied to
+    /// every row on the way, in room for one, `[k]`.
+    pub(crate) fn encode(
+        w: &PackedMatrix,
+        x: &[f32],
+        norm: Option<(Norm<'_>, &mut [f32])>,
+        words: &'a mut [u32],
+        factors: &'a mut [f32],
+    ) -> Self {
+        let rows = factors.len();
+        assert_eq!(words.len(), rows * w.row_words());
+        {
+            let (words, tiles) = (Shared::new(&mut *words), 0..w.layout().tiles(rows));
+            // SAFETY: the words are borrowed for it.
+            unsafe {
+                Encoding { w, x, norm, range: 0..rows, rows, tiles, words: &words, factors: &mut *factors }.run()
+            };
+        }
+        Self { words, factors, rows, layout: w.layout() }
+    }
 }
 
-impl<'a> Kernel for Encoding<'a, '_> {
-    type Output = Rows<'a>;
+/// Some of `rows` on their way into tiles of nearly equal height.
+struct Encoding<'a, 'x> {
+    w: &'a PackedMatrix,
+    /// `[range, k]`
+    x: &'a [f32],
+    norm: Option<(Norm<'x>, &'x mut [f32])>,
+    range: Range<usize>,
+    rows: usize,
+    /// Those that they are in.
+    tiles: Range<usize>,
+    /// Of all rows.
+    words: &'a Shared<'a, u32>,
+    /// `[range]`
+    factors: &'a mut [f32],
+}
+
+impl Encoding<'_, '_> {
+    /// # Safety
+    /// Nobody else may use the words of these rows meanwhile.
+    unsafe fn run(self) {
+        self.w.isa().run_narrow(EncodeOn(self));
+    }
+}
+
+/// Built only by [`Encoding::run`], whose promise it relies on.
+struct EncodeOn<'a, 'x>(Encoding<'a, 'x>);
+
+impl Kernel for EncodeOn<'_, '_> {
+    type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Rows<'a> {
-        self.w.scheme().with(EncodeAs(s, self))
+    fn run<S: Simd>(self, s: S) {
+        self.0.w.scheme().with(EncodeAs(s, self.0))
     }
 }
 
 struct EncodeAs<'a, 'x, S>(S, Encoding<'a, 'x>);
 
-impl<'a, S: Simd> WithForm for EncodeAs<'a, '_, S> {
-    type Output = Rows<'a>;
+impl<S: Simd> WithForm for EncodeAs<'_, '_, S> {
+    type Output = ();
 
     #[inline(always)]
-    fn run<F: Form>(self) -> Rows<'a> {
-        let Self(s, Encoding { w, x, mut norm, rows, words, factors }) = self;
-        let (k, layout) = (w.k(), w.layout());
+    fn run<F: Form>(self) {
+        let Self(s, Encoding { w, x, mut norm, range, rows, tiles, words, factors }) = self;
+        let (k, layout, unit) = (w.k(), w.layout(), LANES * F::WORDS);
         let width = Layout::steps::<F>(k) * F::WORDS;
-        for tile in 0..layout.tiles(rows) {
-            let range = layout.tile(rows, tile);
-            let words = &mut words[range.start * width..range.end * width];
-            for (i, row) in range.clone().enumerate() {
-                let unit = LANES * F::WORDS;
-                let place = Place { words: &mut *words, first: i * unit, stride: range.len() * unit };
-                let x = &x[row * k..(row + 1) * k];
-                factors[row] = match &mut norm {
+        for tile in tiles {
+            let tile = layout.tile(rows, tile);
+            for row in tile.start.max(range.start)..tile.end.min(range.end) {
+                let first = tile.start * width + (row - tile.start) * unit;
+                // SAFETY: the promise of `Encoding::run`.
+                let place = unsafe { Place::new(words, first, tile.len() * unit) };
+                let index = row - range.start;
+                let x = &x[index * k..(index + 1) * k];
+                factors[index] = match &mut norm {
                     Some((norm, room)) => {
                         normalised(s, x, *norm, room);
                         F::row(s, room, place)
@@ -200,7 +247,6 @@ impl<'a, S: Simd> WithForm for EncodeAs<'a, '_, S> {
                 };
             }
         }
-        Rows { words, factors, rows, layout }
     }
 }
 
@@ -240,16 +286,14 @@ impl<'a, 'x> Parts<'a, 'x> {
     /// Encodes columns from `first` on of a row.
     ///
     /// # Safety
-    /// Nobody else may write these columns of the tile's rows meanwhile.
+    /// Nobody else may use these columns of the row meanwhile.
     #[inline(always)]
     pub(crate) unsafe fn put<S: Simd, F: Form>(&self, s: S, tile: Range<usize>, row: usize, first: usize, x: &[f32]) {
         let (width, unit) = (Layout::steps::<F>(self.w.k()) * F::WORDS, LANES * F::WORDS);
         let stride = tile.len() * unit;
-        let start = tile.start * width + first / (F::UNIT * LANES) * stride;
-        let groups = x.len().div_ceil(F::UNIT * LANES);
-        // SAFETY: a tile's words of some groups hold nothing but these columns of its rows.
-        let words = unsafe { self.words.slice(start..start + groups * stride) };
-        F::row(s, x, Place { words, first: (row - tile.start) * unit, stride });
+        let start = tile.start * width + first / (F::UNIT * LANES) * stride + (row - tile.start) * unit;
+        // SAFETY: these columns are the caller's.
+        F::row(s, x, unsafe { Place::new(&self.words, start, stride) });
     }
 
     /// Encodes the columns from `first` on of all rows, of which `x` has nothing else: `[rows, columns]`.
@@ -317,8 +361,8 @@ impl WithForm for Padding {
     }
 }
 
-/// Encodes the rows of a tile, given scratch, into their words and factors.
-type EncodeTile<'a> = dyn Fn(Range<usize>, &mut [f32], &mut [u32], &mut [f32]) + Sync + 'a;
+/// Encodes some rows, given the tiles that they are in, and scratch, into words of all rows and factors of these.
+type EncodeRows<'a> = dyn Fn(Range<usize>, Range<usize>, &mut [f32], &Shared<'_, u32>, &mut [f32]) + Sync + 'a;
 
 /// Encoded rows with memory of their own, kept from use to use.
 #[derive(Default)]
@@ -354,10 +398,11 @@ impl Operand {
         let k = w.k();
         let rows = x.len().checked_div(k).unwrap_or(0);
         assert_eq!(x.len(), rows * k, "x is not [rows, {k}]");
-        self.by_tiles(team, w, rows, k, &|range, room, words, factors| {
+        self.shared_out(team, w, rows, k, &|range, tiles, room, words, factors| {
             let norm = norm.map(|norm| (norm, room));
             let x = &x[range.start * k..range.end * k];
-            w.isa().run_narrow(Encoding { w, x, norm, rows: range.len(), words, factors });
+            // SAFETY: rows are shared out.
+            unsafe { Encoding { w, x, norm, range, rows, tiles, words, factors }.run() };
         });
     }
 
@@ -371,29 +416,39 @@ impl Operand {
         fill: &(dyn Fn(Range<usize>, &mut [f32]) + Sync),
     ) {
         let (k, most) = (w.k(), w.layout().rows);
-        self.by_tiles(team, w, rows, most * k, &|range, x, words, factors| {
+        self.shared_out(team, w, rows, most * k, &|range, tiles, x, words, factors| {
             let x = &mut x[..range.len() * k];
             fill(range.clone(), x);
-            w.isa().run_narrow(Encoding { w, x, norm: None, rows: range.len(), words, factors });
+            // SAFETY: rows are shared out.
+            unsafe { Encoding { w, x, norm: None, range, rows, tiles, words, factors }.run() };
         });
     }
 
-    /// Makes room for `rows` and calls `encode(rows, scratch, words, factors)` for every tile, with so much scratch.
-    fn by_tiles(&mut self, team: &Team, w: &PackedMatrix, rows: usize, scratch: usize, encode: &EncodeTile<'_>) {
-        let (width, layout) = (w.row_words(), w.layout());
+    /// Makes room for `rows` and has them encoded tile by tile, with so much scratch for each; where there are fewer tiles than
+    /// threads, row by row.
+    fn shared_out(&mut self, team: &Team, w: &PackedMatrix, rows: usize, scratch: usize, encode: &EncodeRows<'_>) {
+        let layout = w.layout();
         self.make_room(w, rows);
-        let tiles = layout.tiles(rows);
-        let parts = tiles.min(team.threads() * TASKS_PER_THREAD);
+        let (tiles, threads) = (layout.tiles(rows), team.threads());
         let words = Shared::new(&mut self.words);
         let factors = Shared::new(&mut self.factors);
-        team.run(parts, 8 * rows * w.k(), |part| {
+        let encode = |range: Range<usize>, tiles: Range<usize>, scratch: &mut [f32]| {
+            // SAFETY: whoever calls has rows of his own.
+            let factors = unsafe { factors.slice(range.clone()) };
+            encode(range, tiles, scratch, &words, factors);
+        };
+        let work = 8 * rows * w.k();
+        if tiles < threads {
+            let parts = rows.min(threads);
+            return team.run(parts, work, |part| {
+                with_scratch(scratch, |scratch| encode(share(rows, parts, part), 0..tiles, scratch));
+            });
+        }
+        let parts = tiles.min(threads * TASKS_PER_THREAD);
+        team.run(parts, work, |part| {
             with_scratch(scratch, |scratch| {
                 for tile in share(tiles, parts, part) {
-                    let range = layout.tile(rows, tile);
-                    // SAFETY: tiles are disjoint.
-                    let (words, factors) =
-                        unsafe { (words.slice(range.start * width..range.end * width), factors.slice(range.clone())) };
-                    encode(range, scratch, words, factors);
+                    encode(layout.tile(rows, tile), tile..tile + 1, scratch);
                 }
             });
         });

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     buffer::as_numbers,
     simd::{LANES, Simd},
+    team::Shared,
     transpose::transposed,
 };
 
@@ -111,8 +112,10 @@ fn encoded<S: Simd, F: Form>(s: S, panel: &Panel<'_>, vector: usize, room: &mut 
     if count < LANES {
         room.fill(0);
     }
+    let room = Shared::new(room);
     for (i, output) in outputs.enumerate() {
-        let place = operand::Place { words: &mut *room, first: i * unit, stride: LANES * unit };
+        // SAFETY: the room is borrowed, and rows follow each other.
+        let place = unsafe { operand::Place::new(&room, i * unit, LANES * unit) };
         factors[i] = F::row(s, panel.row(output), place);
     }
     count

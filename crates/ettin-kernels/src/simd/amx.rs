@@ -135,19 +135,20 @@ impl TileRegisters {
         Self { rows: 0, thread: PhantomData }
     }
 
-    /// Shapes them for this many rows, at most 32. The second tiles do not exist for sixteen rows or fewer. All become
-    /// zero if the shape changes.
+    /// Shapes them for this many rows, at most 32: of sums, rows and weights. Sixteen rows or fewer have their sums in four tiles, too, for
+    /// twice the outputs, and three tiles for weights. All become zero if the shape changes.
     pub(crate) fn shape(&mut self, rows: usize) {
         assert!((1..=2 * LANES).contains(&rows), "{rows} rows for two tiles");
         if rows == self.rows {
             return;
         }
         self.rows = rows;
-        let (first, second) = (rows.min(LANES), rows.saturating_sub(LANES));
+        let first = rows.min(LANES);
+        let (second, fifth) = if rows <= LANES { (first, LANES) } else { (rows - LANES, rows - LANES) };
         let mut shapes = Shapes { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-        for (tile, rows) in [first, first, second, second, first, second, LANES, LANES].into_iter().enumerate() {
+        for (tile, rows) in [first, first, second, second, first, fifth, LANES, LANES].into_iter().enumerate() {
             shapes.rows[tile] = rows as u8;
-            shapes.row_bytes[tile] = if rows == 0 { 0 } else { size_of::<[u32; LANES]>() as u16 };
+            shapes.row_bytes[tile] = size_of::<[u32; LANES]>() as u16;
         }
         // SAFETY: `new` was given proof of AMX; the shapes are within palette 1.
         unsafe { tile_asm!("ldtilecfg [{}]", in(reg) &shapes,) };
@@ -179,12 +180,13 @@ mod tests {
         let mut tiles = TileRegisters::new(amx);
         for rows in [32, 32, 5, 16, 17, 1] {
             tiles.shape(rows);
-            let (first, second) = (rows.min(16) as u8, rows.saturating_sub(16) as u8);
+            let expected = match rows as u8 {
+                few @ 1..=16 => [few, few, few, few, few, 16, 16, 16],
+                many => [16, 16, many - 16, many - 16, 16, many - 16, 16, 16],
+            };
             let bytes = described();
-            assert_eq!(bytes[48..56], [first, first, second, second, first, second, 16, 16], "{rows} rows");
-            for (tile, rows) in bytes[48..56].iter().enumerate() {
-                assert_eq!(bytes[16 + 2 * tile..][..2], [if *rows == 0 { 0 } else { 64 }, 0]);
-            }
+            assert_eq!(bytes[48..56], expected, "{rows} rows");
+            assert_eq!(bytes[16..32], [64, 0].repeat(8));
         }
         drop(tiles);
         assert_eq!(described(), [0; 64]);
