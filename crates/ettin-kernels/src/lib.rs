@@ -8,7 +8,7 @@
 //!   [`convert`] and [`mapped`] bring weights in; [`calibrate`] measures what the machine could do at best.
 //! * A kernel is written once, generic over a token that proves what the CPU can do (`simd`), and compiled once for
 //!   each instruction set. Only `simd` names intrinsics (AMX has none yet: its instructions stand in `asm!`, in `simd/amx.rs`,
-//!   `gemm/amx.rs` and `calibrate`); the other `unsafe` is pointer arithmetic of the two register tiles, disjoint writes
+//!   `gemm/amx/chain.rs` and `calibrate`); the other `unsafe` is pointer arithmetic of the two register tiles, disjoint writes
 //!   of tasks, and file maps.
 //!
 //! # Invariance

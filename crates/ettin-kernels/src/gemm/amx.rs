@@ -20,23 +20,27 @@
 //! measured slower: leaving the panel to the loads of tiles (a quarter), `prefetcht1` by the first tile (a fifth).
 //!
 //! **Pairs.** Up to 16 rows leave half of the tiles free, and are done with a panel before it has come from memory. They take two
-//! panels at once, as two streams of weights are faster than one (7 % at 16 rows, 150m in bf16).
+//! panels at once, as two streams of weights are faster than one (7 % at 16 rows, 150m in bf16). Those of small models come from L3, where one stream
+//! is all that a core takes: two were a tenth slower at K = 256, 3 % at 512.
 
 mod chain;
 
 use std::{cell::RefCell, marker::PhantomData, ops::Range};
 
 use super::{
-    CELL, CellMemory, Layout, Product, Scheme, Sink, Store,
+    CELL, CellMemory, Layout, PackedMatrix, Product, Scheme, Sink, Store,
     form::{Bytes, Split},
     tile::Tile,
 };
 use crate::simd::{Amx, Kernel, LANES, Lanes, Simd, TileRegisters};
 use chain::{Chained, SIDE, Sums};
 
+/// Bytes of a panel up to which panels are visited one by one: those of models whose weights L3 holds, by and large.
+const ONE_BY_ONE: usize = 32 << 10;
+
 /// Panels that a product of so many rows visits at once, if it can.
-pub(super) fn panels_at_once(rows: usize) -> usize {
-    if rows <= LANES { 2 } else { 1 }
+pub(super) fn panels_at_once(w: &PackedMatrix, rows: usize) -> usize {
+    if rows <= LANES && size_of_val(w.panel(0..1)) > ONE_BY_ONE { 2 } else { 1 }
 }
 
 /// Runs a product.
@@ -84,7 +88,7 @@ impl<F: Chained> Kernel for Tiled<'_, '_, F> {
         let Self(mut product, amx, Room { sums, memory }, _) = self;
         let (step, apart) = match product.sink {
             Sink::Cells { apart, .. } => (product.sink.step(), apart),
-            Sink::Rows { .. } => match panels_at_once(product.rows.rows) {
+            Sink::Rows { .. } => match panels_at_once(product.w, product.rows.rows) {
                 1 => (1, None),
                 step => (step, Some(1)),
             },
@@ -269,7 +273,7 @@ fn products_of<F: Chained>(
     let Some(second) = panels.second.map(of) else {
         return chain::one::<F>(&first, passed, panels.next, &mut sums[0]);
     };
-    if first.rows <= LANES && passed == 0 {
+    if panels_at_once(product.w, first.rows) == 2 && passed == 0 {
         return chain::pair::<F>([&first, &second], panels.next, sums);
     }
     chain::one::<F>(&first, passed, panels.next, &mut sums[0]);

@@ -164,7 +164,7 @@ impl Plan {
 fn strip(w: &PackedMatrix, rows: &Rows<'_>) -> usize {
     match w.layout() {
         #[cfg(target_arch = "x86_64")]
-        Layout::TILES => amx::panels_at_once(rows.rows),
+        Layout::TILES => amx::panels_at_once(w, rows.rows),
         _ => w.isa().run(Strip(rows.rows.div_ceil(rows.tiles().max(1)))),
     }
 }
