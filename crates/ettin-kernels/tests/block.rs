@@ -84,6 +84,40 @@ fn rows_depend_neither_on_their_number_nor_on_threads() {
     });
 }
 
+/// Of so many rows by so wide an MLP, L2 does not hold the second product's input on AMX, nor does a task take fewer.
+#[test]
+fn rows_that_pass_in_parts_are_those_that_pass_together() {
+    const ROWS: usize = 256;
+    const WIDE: usize = 1536;
+    let team = Team::single();
+    each_isa(|isa| {
+        for scheme in Scheme::ALL {
+            let mut random = Random::new(7);
+            let mut pack = |n: usize, k: usize| {
+                let w = random.vector(n * k);
+                PackedMatrix::pack(isa, scheme, &team, n, k, &|row, out| out.copy_from_slice(&w[row * k..][..k]))
+            };
+            let (wi, wo) = (pack(2 * WIDE, HIDDEN), pack(HIDDEN, WIDE));
+            let weight = [1.0; HIDDEN];
+            let mlp = Mlp {
+                norm: Norm { weight: &weight, bias: None, eps: 1e-5 },
+                wi: Linear { weight: &wi, bias: None },
+                activation: Activation::Gelu,
+                wo: Linear { weight: &wo, bias: None },
+            };
+            let x = random.vector(ROWS * HIDDEN);
+            let mut all = x.clone();
+            block::mlp(&team, &mut all, mlp, &mut Workspace::new());
+            for row in [0, 1, 127, 128, 160, 255] {
+                let range = row * HIDDEN..(row + 1) * HIDDEN;
+                let mut alone = x[range.clone()].to_vec();
+                block::mlp(&team, &mut alone, mlp, &mut Workspace::new());
+                assert!(bits(&alone) == bits(&all[range]), "{isa} {scheme}: row {row}");
+            }
+        }
+    });
+}
+
 /// Heads of the attention test, and elements of one: three groups at most in the panels of any instruction set.
 const HEADS: usize = 3;
 const HEAD_DIM: usize = 64;

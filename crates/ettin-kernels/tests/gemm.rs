@@ -138,7 +138,7 @@ fn rows_do_not_depend_on_their_neighbours() {
     each(|isa, scheme| {
         let mut random = Random::new(3);
         let team = Team::single();
-        for (n, k) in [(100, 300), (64, 64), (33, 1000)] {
+        for (n, k) in [(100, 300), (64, 64), (33, 1000), (100, 1100)] {
             let m = 100;
             let (x, w) = (random.vector(m * k), random.vector(n * k));
             let packed = pack(isa, scheme, &team, &w, n, k);
