@@ -67,13 +67,10 @@ impl<'a> Parameters<'a> {
             };
             (attention, mlp)
         });
-        let untied = checkpoint
-            .head
-            .as_ref()
-            .and_then(|head| head.output.as_ref())
-            .is_some_and(|output| output.weight.is_some());
+        let output = checkpoint.head.as_ref().and_then(|head| head.output.as_ref());
+        let tied = output.is_some_and(|output| output.weight.is_none());
         let mut parameters = Self {
-            embeddings: table(weights, checkpoint.embeddings, head == Head::Language && !untied),
+            embeddings: table(weights, checkpoint.embeddings, tied),
             embedding_norm: norm(checkpoint.embedding_norm),
             layers: layers.collect(),
             final_norm: norm(checkpoint.final_norm),

@@ -50,7 +50,8 @@ fn x_step<F: Chained>(tile: &Tile<'_>) -> usize {
     tile.rows * LANES * F::WORDS * size_of::<u32>()
 }
 
-/// The sums of up to 16 rows and two panels, which are fetched side by side, and behind them the ones `next` panels further.
+/// The sums of up to 16 rows and two panels, which are fetched side by side, and behind them the ones `next` panels
+/// further, if it is not 0.
 #[inline(always)]
 pub(super) fn pair<F: Chained>([first, second]: [&Tile<'_>; 2], next: usize, sums: &mut [Sums; 2]) {
     let groups = groups::<F>(first);
@@ -75,7 +76,8 @@ pub(super) fn pair<F: Chained>([first, second]: [&Tile<'_>; 2], next: usize, sum
     unsafe { F::pair(chain) }
 }
 
-/// The sums of a tile of rows, behind so many that have passed over this panel; the next one is `next` panels further.
+/// The sums of a tile of rows, behind so many that have passed over this panel; the next one is `next` panels further, if it
+/// is not 0.
 #[inline(always)]
 pub(super) fn one<F: Chained>(tile: &Tile<'_>, passed: usize, next: usize, sums: &mut Sums) {
     let groups = groups::<F>(tile);
