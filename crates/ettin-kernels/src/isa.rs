@@ -75,9 +75,21 @@ impl Isa {
     }
 
     /// Whether its kernels multiply and add with one rounding. All that do agree bit for bit, but for products of bf16 on
-    /// [`Isa::Amx`], which adds in an order of its own.
+    /// [`Isa::Amx`], which adds in an order of its own, and for [`Scheme::W8`](crate::Scheme::W8) and [`Scheme::W4`](crate::Scheme::W4), which are computed in another
+    /// way where a CPU has VNNI.
     pub fn fused(self) -> bool {
         self != Isa::Portable
+    }
+
+    /// Whether [`Isa::run_narrow`] has an instruction for products of four bytes.
+    pub(crate) fn quads(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => crate::simd::Avx512Bf16::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => true,
+            _ => false,
+        }
     }
 
     /// Runs `kernel` compiled for this instruction set.

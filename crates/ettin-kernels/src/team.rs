@@ -1,7 +1,7 @@
 //! The one module that owns threads.
 //!
 //! A [`Team`] is a view on a rayon pool. Work is cut into tasks whose cut never changes results (the invariance
-//! rule); tasks are drawn from a counter, so uneven ones balance. The calling thread always works too. Called from
+//! rule); each thread starts with a run of its own, and draws from those of others when it is done, so uneven ones balance. The calling thread always works too. Called from
 //! inside any rayon pool, a team uses that pool's threads instead of its own: two pools are never busy for one call,
 //! and nothing waits on a pool that waits back. Threads that have worked stay awake for a while (`team/session.rs`), and
 //! between the calls of one that has [entered](Team::enter).
@@ -20,6 +20,7 @@ use std::{
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use session::Session;
+pub(crate) use session::while_waiting;
 
 /// Below this much work (flops or bytes) a call is cheaper than waking another thread (a few microseconds).
 const SOLO_WORK: usize = 1 << 19;
@@ -29,6 +30,13 @@ const ENTERED_SOLO_WORK: usize = 1 << 16;
 
 /// Tasks per thread where a kernel chooses the cut: enough to even out a late or slow thread.
 pub(crate) const TASKS_PER_THREAD: usize = 4;
+
+/// Runs of tasks that a call is cut into at most, one for each hand.
+const MOST_RUNS: usize = 16;
+
+/// In a cache line of its own: others do not wait for it.
+#[repr(align(64))]
+struct Counter(AtomicUsize);
 
 /// Threads that share the work of one call.
 #[derive(Clone)]
@@ -136,11 +144,18 @@ impl Team {
         if hands <= 1 {
             return (0..tasks).for_each(f);
         }
-        let next = AtomicUsize::new(0);
+        // Each hand has a run of tasks of its own, whose data follow each other in memory, and helps others when that is done.
+        let (runs, arrived) = (hands.min(MOST_RUNS), AtomicUsize::new(0));
+        let next = [const { Counter(AtomicUsize::new(0)) }; MOST_RUNS];
         let draw = || {
-            // Relaxed: the counter only hands out numbers; the scope's end orders the results.
-            while let Some(task) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&task| task < tasks) {
-                f(task);
+            // Relaxed: the counters only hand out numbers; the scope's end orders the results.
+            let own = arrived.fetch_add(1, Ordering::Relaxed);
+            for run in (own..own + runs).map(|run| run % runs) {
+                let tasks = share(tasks, runs, run);
+                let draw = || tasks.start + next[run].0.fetch_add(1, Ordering::Relaxed);
+                while let Some(task) = Some(draw()).filter(|&task| task < tasks.end) {
+                    f(task);
+                }
             }
         };
         if entered {
@@ -196,9 +211,9 @@ fn inside_a_pool() -> bool {
     rayon::current_thread_index().is_some()
 }
 
-/// Part `index` of `0..total` cut into `parts` that differ by at most one.
+/// Part `index` of `0..total` cut into `parts` that differ by at most one; so do runs of as many neighbouring parts.
 pub(crate) fn share(total: usize, parts: usize, index: usize) -> Range<usize> {
-    let cut = |i: usize| i * (total / parts) + i.min(total % parts);
+    let cut = |i: usize| i * (total / parts) + i * (total % parts) / parts;
     cut(index)..cut(index + 1)
 }
 
@@ -279,6 +294,41 @@ mod tests {
                 assert!(runs.iter().all(|n| n.load(Ordering::Relaxed) == 1), "{threads} threads, {tasks} tasks");
             }
         }
+    }
+
+    #[test]
+    fn threads_have_equal_runs_of_what_is_shared() {
+        for total in [0, 1, 7, 18, 36, 394] {
+            for parts in [1, 2, 8, 12, 32] {
+                let shares: Vec<_> = (0..parts).map(|part| share(total, parts, part)).collect();
+                assert_eq!((shares[0].start, shares[parts - 1].end), (0, total));
+                assert!(shares.windows(2).all(|pair| pair[0].end == pair[1].start));
+                let lengths = |parts: &[Range<usize>]| parts.iter().map(Range::len).sum::<usize>();
+                assert!(shares.iter().all(|share| share.len().abs_diff(total / parts) <= 1));
+                if parts % 2 == 0 {
+                    let halves = shares.split_at(parts / 2);
+                    assert!(lengths(halves.0).abs_diff(lengths(halves.1)) <= 1, "{total} in {parts}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_thread_that_is_done_helps_the_others() {
+        let team = Team::with_threads(2).unwrap();
+        let (late, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        team.run(40, MUCH, |task| {
+            // Whoever has the first task waits for all others: they must be done by somebody else.
+            if task == 0 {
+                while done.load(Ordering::Acquire) < 39 {
+                    std::hint::spin_loop();
+                }
+                late.fetch_add(1, Ordering::Relaxed);
+            } else {
+                done.fetch_add(1, Ordering::Release);
+            }
+        });
+        assert_eq!((late.into_inner(), done.into_inner()), (1, 39));
     }
 
     #[test]

@@ -199,18 +199,78 @@ fn fused_instruction_sets_agree_bit_for_bit() {
         // Products of bf16 are exact in f32, and sums of bytes are exact.
         let portable_too = !matches!(scheme, Scheme::F32 | Scheme::W8 | Scheme::W4);
         let split = matches!(scheme, Scheme::Bf16 | Scheme::Bf16x3 | Scheme::Bf16x6);
-        let mut first: Option<(Isa, Vec<f32>)> = None;
+        let wide = matches!(scheme, Scheme::W8 | Scheme::W4);
+        let mut first: [Option<(Isa, Vec<f32>)>; 2] = [None, None];
         each_isa(|isa| {
             if isa == Isa::Amx && split {
                 return; // it adds in another order
             }
             let out = product(&Team::single(), &x, &pack(isa, scheme, &Team::single(), &w, n, k), m);
-            match &first {
+            // With VNNI, these are computed in another way.
+            let first = &mut first[usize::from(wide && isa >= Isa::Avx512)];
+            match first {
                 Some((other, want)) if isa.fused() || portable_too => {
-                    assert_eq!(bits(&out), bits(want), "{scheme} {isa} and {other}")
+                    assert!(bits(&out) == bits(want), "{scheme} {isa} and {other}")
                 }
                 Some(_) => {}
-                None => first = Some((isa, out)),
+                None => *first = Some((isa, out)),
+            }
+        });
+    }
+}
+
+/// `w8` and `w4` with VNNI, number by number: a block's exact sum of integers, rounded, times the factors, added in f32.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn fixed_point_products_are_what_their_definition_says() {
+    if !std::arch::is_x86_feature_detected!("avx512vnni") || !std::arch::is_x86_feature_detected!("avx512bf16") {
+        return println!("skipped: no VNNI");
+    }
+    const LARGEST: f32 = 4_194_302.0;
+    let mut random = Random::new(19);
+    let (m, n, k) = (9, 50, 200);
+    let (x, w) = (random.vector(m * k), random.vector(n * k));
+    for (scheme, quantisation) in [(Scheme::W8, Quantisation::W8), (Scheme::W4, Quantisation::W4)] {
+        let mut want = vec![0.0f32; m * n];
+        for (i, want) in want.iter_mut().enumerate() {
+            let (x, w) = (&x[i / n * k..][..k], &w[i % n * k..][..k]);
+            let (mut codes, mut factors) = (vec![0; quantisation.code_bytes(k)], vec![0; quantisation.factor_bytes(k)]);
+            quantisation.quantise(w, &mut codes, &mut factors);
+            let block = if scheme == Scheme::W8 { 64 } else { 32 };
+            let weight = |i: usize| match scheme {
+                Scheme::W8 => i64::from(codes[i] as i8),
+                _ => i64::from(codes[i / 2] >> (4 * (i % 2)) & 15) - 8,
+            };
+            let mut sum = 0.0f32;
+            for first in (0..k).step_by(block) {
+                let group = &x[first / 64 * 64..k.min(first / 64 * 64 + 64)];
+                let most = group.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+                let integer = |x: f32| i64::from((x * (LARGEST / most)).round_ties_even() as i32);
+                // The highest of three signed bytes, and the other two.
+                let parts = |x: i64| ((x + 0x8080) >> 16, x - ((x + 0x8080) >> 16 << 16));
+                let (mut high, mut low) = (0, 0);
+                for (i, &x) in x.iter().enumerate().take(first + block).skip(first) {
+                    let (h, l) = parts(integer(x));
+                    (high, low) = (high + h * weight(i), low + l * weight(i));
+                }
+                let number = (high as f32).mul_add(65536.0, low as f32);
+                let row = most / LARGEST;
+                let factor = match scheme {
+                    Scheme::W8 => row,
+                    _ => row * bf16::from_le_bytes([factors[first / 16], factors[first / 16 + 1]]).to_f32(),
+                };
+                sum = number.mul_add(factor, sum);
+            }
+            *want = match scheme {
+                Scheme::W8 => sum * f32::from_le_bytes(factors[..4].try_into().unwrap()),
+                _ => sum,
+            };
+        }
+        each_isa(|isa| {
+            if isa >= Isa::Avx512 {
+                let out = product(&Team::single(), &x, &pack(isa, scheme, &Team::single(), &w, n, k), m);
+                let differs = bits(&out).iter().zip(bits(&want)).position(|(a, b)| *a != b);
+                assert_eq!(differs, None, "{isa} {scheme}");
             }
         });
     }

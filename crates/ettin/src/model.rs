@@ -4,11 +4,13 @@
 //! differ only in the [`Span`](crate::Span) of each layer, which is data in the [`Config`]. Read top to bottom: the
 //! embedding, the layer, the trunk.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use crate::{
     Config, Error, KvCache, PackedBatch, Result,
-    cache::LayerCache,
+    cache::{LayerCache, Spare},
     ops::{self, Attention, Backend, Hidden, Mlp, Norm, Table},
     params::Parameters,
     weights::Report,
@@ -49,6 +51,8 @@ pub struct Trunk {
     final_norm: Norm,
     config: Config,
     backend: Backend,
+    /// Memory of caches that are gone.
+    spare: Arc<Spare>,
     report: Report,
 }
 
@@ -80,6 +84,7 @@ impl Trunk {
             final_norm: backend.norm(parameters.final_norm)?,
             config: config.clone(),
             backend: backend.clone(),
+            spare: Arc::default(),
             report,
         })
     }
@@ -165,7 +170,7 @@ impl Trunk {
 
     /// An empty key-value cache for one sequence, of which a step adds at most `max_step` rows.
     pub fn cache(&self, max_step: usize) -> Result<KvCache> {
-        KvCache::new(&self.config, &self.backend, max_step)
+        KvCache::new(&self.config, &self.backend, &self.spare, max_step)
     }
 
     /// The token table, for language models whose output matrix is tied to it.

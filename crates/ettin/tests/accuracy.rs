@@ -50,8 +50,8 @@ const BOUNDS: [Bound; 9] = [
     bound(Scheme::F32, KvFormat::Int8, 0.97, 0.98, 2e-3, 1e-3),
     bound(Scheme::Int8, KvFormat::Bf16, 0.95, 0.95, 1e-2, 5e-3),
     bound(Scheme::Int8, KvFormat::Int8, 0.95, 0.95, 1e-2, 5e-3),
-    bound(Scheme::W8, KvFormat::F32, 0.95, 0.97, 2e-3, 1e-3),
-    bound(Scheme::W4, KvFormat::F32, 0.8, 0.75, 0.2, 0.05),
+    bound(Scheme::W8, KvFormat::Bf16, 0.95, 0.97, 2e-3, 1e-3),
+    bound(Scheme::W4, KvFormat::Bf16, 0.8, 0.75, 0.2, 0.05),
 ];
 
 /// Of random weights, whose logits have no clear winner: the best of many that are nearly equal changes easily.
@@ -60,8 +60,8 @@ const RANDOM_BOUNDS: [Bound; 6] = [
     bound(Scheme::Bf16x3, KvFormat::F32, 0.999_999, 0.99, 1e-7, 1e-4),
     bound(Scheme::Bf16, KvFormat::Bf16, 0.999, 0.93, 2e-3, 0.01),
     bound(Scheme::Int8, KvFormat::Bf16, 0.998, 0.75, 4e-2, 0.1),
-    bound(Scheme::W8, KvFormat::F32, 0.998, 0.8, 2e-2, 0.1),
-    bound(Scheme::W4, KvFormat::F32, 0.85, 0.1, 1.5, 1.0),
+    bound(Scheme::W8, KvFormat::Bf16, 0.998, 0.8, 2e-2, 0.1),
+    bound(Scheme::W4, KvFormat::Bf16, 0.85, 0.1, 1.5, 1.0),
 ];
 
 struct Answers {

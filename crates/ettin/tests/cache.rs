@@ -86,6 +86,33 @@ fn rejected_rows_leave_no_trace_at_any_ring_phase() {
 }
 
 #[test]
+fn memory_of_an_ended_sequence_leaves_no_trace_in_the_next() {
+    let name = "tiny-decoder";
+    for (dtype, model) in all(name) {
+        let ids = sequence(name, 100);
+        let reference = whole(&model, &ids[30..]);
+        let mut cache = model.cache(16).unwrap();
+        ids.chunks(16).for_each(|rows| drop(feed(&model, &mut cache, rows)));
+        let held = cache.bytes();
+        let fork = cache.fork();
+        drop((cache, fork));
+        // Twice, as two were dropped; another width of steps has rings of another size.
+        for step in [16, 16, 7] {
+            let mut cache = model.cache(step).unwrap();
+            assert!(cache.is_empty());
+            assert_eq!(cache.bytes() >= held, step == 16, "{dtype}: {} bytes", cache.bytes());
+            for (index, rows) in ids[30..].chunks(step).enumerate() {
+                for (offset, logits) in feed(&model, &mut cache, rows).iter().enumerate() {
+                    let position = index * step + offset;
+                    assert_same(&format!("{dtype}, position {position}"), logits, &reference[position]);
+                }
+            }
+            std::mem::forget(cache);
+        }
+    }
+}
+
+#[test]
 fn forks_go_on_independently() {
     let name = "tiny-decoder";
     for (_, model) in all(name) {

@@ -59,7 +59,7 @@ pub(crate) struct EngineArgs {
     )]
     pub(crate) dtype: Dtype,
 
-    /// How attention keeps keys and values: f32, bf16 or int8 [default: bf16 with bf16 and int8, else f32]
+    /// How attention keeps keys and values: f32, bf16 or int8 [default: bf16 with bf16, int8, w8 and w4, else f32]
     #[arg(long, env = "ETTIN_KV_DTYPE", value_name = "DTYPE")]
     pub(crate) kv_dtype: Option<KvFormat>,
 

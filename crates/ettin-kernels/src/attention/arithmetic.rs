@@ -3,22 +3,25 @@
 use std::ops::Range;
 
 use super::{
-    KEY_BLOCK,
+    KEY_BLOCK, Task,
+    few::few,
     format::{KvFormat, bytes},
     kv::KvBlocks,
 };
 use crate::simd::{LANES, Simd};
 
-/// Operands of a product, 32 bits each. Buffers of them are typed f32 whatever they hold.
-pub(crate) trait Arithmetic: Copy {
+/// Steps of sums of products. Keys and values are words of 32 bits, in buffers that are typed f32 whatever they hold.
+pub(crate) trait Terms: Copy {
     /// Sixteen operands.
     type Operand<S: Simd>: Copy;
 
-    /// Elements that an operand holds: terms of a sum that one step adds.
+    /// Terms of a sum that one step adds: elements of a word of keys or values.
     const TERMS: usize;
 
     fn load<S: Simd>(s: S, x: &[f32; LANES]) -> Self::Operand<S>;
-    fn splat<S: Simd>(s: S, x: f32) -> Self::Operand<S>;
+
+    /// What a step multiplies those by, of what [`pack`](Self::pack) wrote.
+    fn nth<S: Simd>(s: S, packed: &[f32], step: usize) -> Self::Operand<S>;
 
     /// `acc` and the products of the terms of `a` and `b`, in an order that is the same everywhere.
     fn add<S: Simd>(s: S, acc: S::V, a: Self::Operand<S>, b: Self::Operand<S>) -> S::V;
@@ -26,8 +29,19 @@ pub(crate) trait Arithmetic: Copy {
     /// The same without the terms that `seen` hides, whatever they are in `a`; in `b` they are zero.
     fn add_seen<S: Simd>(s: S, acc: S::V, ab: [Self::Operand<S>; 2], seen: Self::Operand<S>) -> S::V;
 
+    /// The `seen` of a step of which the terms in `range` are seen.
+    fn seen<S: Simd>(s: S, range: &Range<usize>, step: usize) -> Self::Operand<S>;
+
     /// `x · scale` as operands, zeros after the end.
     fn pack<S: Simd>(s: S, x: &[f32], scale: f32, out: &mut [f32]);
+
+    /// Keys and values of a block as operands: where they are, or made of them in `scratch`.
+    fn block<'a, S: Simd>(s: S, kv: &'a KvBlocks, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a>;
+}
+
+/// Numbers that the products of many queries are taken in: all operands are words.
+pub(crate) trait Arithmetic: Terms {
+    fn splat<S: Simd>(s: S, x: f32) -> Self::Operand<S>;
 
     /// Terms 2i and 2i + 1, a vector each, into the operands `out`, whose rows are `stride` apart.
     fn put<S: Simd>(s: S, pair: [S::V; 2], i: usize, out: &mut [f32], stride: usize);
@@ -35,11 +49,8 @@ pub(crate) trait Arithmetic: Copy {
     /// The same for what shall be a `seen`, from ones and zeros.
     fn put_seen<S: Simd>(s: S, pair: [S::V; 2], i: usize, out: &mut [f32], stride: usize);
 
-    /// The `seen` of a step of which the terms in `range` are seen.
-    fn seen(range: &Range<usize>, step: usize) -> f32;
-
-    /// Keys and values of a block as operands: where they are, or made of them in `scratch`.
-    fn block<'a, S: Simd>(s: S, kv: &'a KvBlocks, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a>;
+    /// The same sums for a few queries.
+    fn few<S: Simd>(s: S, task: &Task<'_>, queries: Range<usize>, scratch: &mut [f32]);
 }
 
 /// A block as operands: keys `[head_dim / TERMS, KEY_BLOCK]` and values `[KEY_BLOCK / TERMS, padded]`.
@@ -66,7 +77,7 @@ impl<'a> Scales<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct F32;
 
-impl Arithmetic for F32 {
+impl Terms for F32 {
     type Operand<S: Simd> = S::V;
 
     const TERMS: usize = 1;
@@ -76,8 +87,8 @@ impl Arithmetic for F32 {
         s.load(x)
     }
     #[inline(always)]
-    fn splat<S: Simd>(s: S, x: f32) -> S::V {
-        s.splat(x)
+    fn nth<S: Simd>(s: S, packed: &[f32], step: usize) -> S::V {
+        s.splat(packed[step])
     }
     #[inline(always)]
     fn add<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
@@ -95,17 +106,8 @@ impl Arithmetic for F32 {
         out[x.len()..].fill(0.0);
     }
     #[inline(always)]
-    fn put<S: Simd>(s: S, [even, odd]: [S::V; 2], i: usize, out: &mut [f32], stride: usize) {
-        s.store(even, vector_mut(out, 2 * i * stride));
-        s.store(odd, vector_mut(out, (2 * i + 1) * stride));
-    }
-    #[inline(always)]
-    fn put_seen<S: Simd>(s: S, pair: [S::V; 2], i: usize, out: &mut [f32], stride: usize) {
-        Self::put(s, pair, i, out, stride);
-    }
-    #[inline(always)]
-    fn seen(range: &Range<usize>, step: usize) -> f32 {
-        if range.contains(&step) { 1.0 } else { 0.0 }
+    fn seen<S: Simd>(s: S, range: &Range<usize>, step: usize) -> S::V {
+        s.splat(if range.contains(&step) { 1.0 } else { 0.0 })
     }
 
     #[inline(always)]
@@ -129,11 +131,87 @@ impl Arithmetic for F32 {
     }
 }
 
+impl Arithmetic for F32 {
+    #[inline(always)]
+    fn splat<S: Simd>(s: S, x: f32) -> S::V {
+        s.splat(x)
+    }
+    #[inline(always)]
+    fn put<S: Simd>(s: S, [even, odd]: [S::V; 2], i: usize, out: &mut [f32], stride: usize) {
+        s.store(even, vector_mut(out, 2 * i * stride));
+        s.store(odd, vector_mut(out, (2 * i + 1) * stride));
+    }
+    #[inline(always)]
+    fn put_seen<S: Simd>(s: S, pair: [S::V; 2], i: usize, out: &mut [f32], stride: usize) {
+        Self::put(s, pair, i, out, stride);
+    }
+    #[inline(always)]
+    fn few<S: Simd>(s: S, task: &Task<'_>, queries: Range<usize>, scratch: &mut [f32]) {
+        match task.format() {
+            KvFormat::Bf16 => few::<S, Widened>(s, task, queries, scratch),
+            KvFormat::F32 | KvFormat::Int8 => few::<S, Self>(s, task, queries, scratch),
+        }
+    }
+}
+
+/// f32, with keys and values of [`KvFormat::Bf16`] that are widened as they are read: the same terms in the same order as [`F32`] of a
+/// block that was widened before.
+#[derive(Clone, Copy)]
+struct Widened;
+
+impl Terms for Widened {
+    /// The first of two terms and the second.
+    type Operand<S: Simd> = [S::V; 2];
+
+    const TERMS: usize = 2;
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[f32; LANES]) -> [S::V; 2] {
+        let pairs = s.load_pairs(x);
+        [s.even(pairs), s.odd(pairs)]
+    }
+    #[inline(always)]
+    fn nth<S: Simd>(s: S, packed: &[f32], step: usize) -> [S::V; 2] {
+        [F32::nth(s, packed, 2 * step), F32::nth(s, packed, 2 * step + 1)]
+    }
+    #[inline(always)]
+    fn add<S: Simd>(s: S, acc: S::V, a: [S::V; 2], b: [S::V; 2]) -> S::V {
+        F32::add(s, F32::add(s, acc, a[0], b[0]), a[1], b[1])
+    }
+    #[inline(always)]
+    fn add_seen<S: Simd>(s: S, acc: S::V, [a, b]: [[S::V; 2]; 2], seen: [S::V; 2]) -> S::V {
+        let acc = F32::add_seen(s, acc, [a[0], b[0]], seen[0]);
+        F32::add_seen(s, acc, [a[1], b[1]], seen[1])
+    }
+    #[inline(always)]
+    fn pack<S: Simd>(s: S, x: &[f32], scale: f32, out: &mut [f32]) {
+        F32::pack(s, x, scale, out);
+    }
+    #[inline(always)]
+    fn seen<S: Simd>(s: S, range: &Range<usize>, step: usize) -> [S::V; 2] {
+        [F32::seen(s, range, 2 * step), F32::seen(s, range, 2 * step + 1)]
+    }
+
+    #[inline(always)]
+    fn block<'a, S: Simd>(s: S, kv: &'a KvBlocks, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a> {
+        Bf16::block(s, kv, block, head, scratch)
+    }
+}
+
 /// Pairs of bf16, added up in f32.
 #[derive(Clone, Copy)]
 pub(crate) struct Bf16;
 
-impl Arithmetic for Bf16 {
+impl Bf16 {
+    /// A word of `seen`.
+    #[inline(always)]
+    pub(super) fn pair(range: &Range<usize>, step: usize) -> u32 {
+        let half = |term: usize| if range.contains(&term) { 0xffff } else { 0 };
+        half(2 * step) | half(2 * step + 1) << 16
+    }
+}
+
+impl Terms for Bf16 {
     type Operand<S: Simd> = S::Words;
 
     const TERMS: usize = 2;
@@ -143,8 +221,8 @@ impl Arithmetic for Bf16 {
         s.load_pairs(x)
     }
     #[inline(always)]
-    fn splat<S: Simd>(s: S, x: f32) -> S::Words {
-        s.splat_word(x.to_bits())
+    fn nth<S: Simd>(s: S, packed: &[f32], step: usize) -> S::Words {
+        s.splat_word(packed[step].to_bits())
     }
     #[inline(always)]
     fn add<S: Simd>(s: S, acc: S::V, a: S::Words, b: S::Words) -> S::V {
@@ -165,20 +243,8 @@ impl Arithmetic for Bf16 {
         out[x.len().div_ceil(2 * LANES) * LANES..].fill(0.0);
     }
     #[inline(always)]
-    fn put<S: Simd>(s: S, [even, odd]: [S::V; 2], i: usize, out: &mut [f32], stride: usize) {
-        s.store_pairs(s.round_zip(even, odd), vector_mut(out, i * stride));
-    }
-    #[inline(always)]
-    fn put_seen<S: Simd>(s: S, [even, odd]: [S::V; 2], i: usize, out: &mut [f32], stride: usize) {
-        // All bits are a NaN, which rounding leaves as it is.
-        let (zero, ones) = (s.zero(), s.splat(f32::from_bits(u32::MAX)));
-        let pair = [s.where_less(zero, even, ones, zero), s.where_less(zero, odd, ones, zero)];
-        Self::put(s, pair, i, out, stride);
-    }
-    #[inline(always)]
-    fn seen(range: &Range<usize>, step: usize) -> f32 {
-        let half = |term: usize| if range.contains(&term) { 0xffff } else { 0 };
-        f32::from_bits(half(2 * step) | half(2 * step + 1) << 16)
+    fn seen<S: Simd>(s: S, range: &Range<usize>, step: usize) -> S::Words {
+        s.splat_word(Self::pair(range, step))
     }
 
     #[inline(always)]
@@ -195,6 +261,28 @@ impl Arithmetic for Bf16 {
         pair_bytes(s, keys, KEY_BLOCK, pairs_of_keys);
         pair_bytes(s, values, layout.padded(), pairs_of_values);
         Block { keys: pairs_of_keys, values: pairs_of_values, scales: Scales::new(scales) }
+    }
+}
+
+impl Arithmetic for Bf16 {
+    #[inline(always)]
+    fn splat<S: Simd>(s: S, x: f32) -> S::Words {
+        s.splat_word(x.to_bits())
+    }
+    #[inline(always)]
+    fn put<S: Simd>(s: S, [even, odd]: [S::V; 2], i: usize, out: &mut [f32], stride: usize) {
+        s.store_pairs(s.round_zip(even, odd), vector_mut(out, i * stride));
+    }
+    #[inline(always)]
+    fn put_seen<S: Simd>(s: S, [even, odd]: [S::V; 2], i: usize, out: &mut [f32], stride: usize) {
+        // All bits are a NaN, which rounding leaves as it is.
+        let (zero, ones) = (s.zero(), s.splat(f32::from_bits(u32::MAX)));
+        let pair = [s.where_less(zero, even, ones, zero), s.where_less(zero, odd, ones, zero)];
+        Self::put(s, pair, i, out, stride);
+    }
+    #[inline(always)]
+    fn few<S: Simd>(s: S, task: &Task<'_>, queries: Range<usize>, scratch: &mut [f32]) {
+        few::<S, Self>(s, task, queries, scratch);
     }
 }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::{
     KEY_BLOCK, Task,
-    arithmetic::{Arithmetic, Block, vector, vector_mut},
+    arithmetic::{Block, Terms, vector, vector_mut},
     many::{finite, in_block, scaled, take},
 };
 use crate::{
@@ -30,7 +30,7 @@ struct One<'a> {
 
 /// Attends with each of `queries` in turn, block by block.
 #[inline(always)]
-pub(super) fn few<S: Simd, A: Arithmetic>(s: S, task: &Task<'_>, queries: Range<usize>, mut scratch: &mut [f32]) {
+pub(super) fn few<S: Simd, A: Terms>(s: S, task: &Task<'_>, queries: Range<usize>, mut scratch: &mut [f32]) {
     let padded = task.sequence.kv.layout().padded();
     let left = &mut scratch;
     let mut states = [const { None }; MOST];
@@ -41,12 +41,14 @@ pub(super) fn few<S: Simd, A: Arithmetic>(s: S, task: &Task<'_>, queries: Range<
         *state = Some(One { query, packed, sums, total: 0.0, largest: f32::NEG_INFINITY });
     }
     let seen = task.keys(queries.start).start..task.keys(queries.end - 1).end;
-    for block in seen.start / KEY_BLOCK..seen.end.div_ceil(KEY_BLOCK) {
+    let blocks = seen.start / KEY_BLOCK..seen.end.div_ceil(KEY_BLOCK);
+    for block in blocks.clone() {
         let stored = A::block(s, task.sequence.kv, block, task.head, scratch);
+        let mut ahead = task.block_after(block, &blocks);
         for state in states.iter_mut().flatten() {
             let columns = in_block(&task.keys(state.query), block * KEY_BLOCK);
             if !columns.is_empty() {
-                state.visit::<S, A>(s, &stored, columns, padded);
+                state.visit::<S, A>(s, &stored, columns, padded, ahead.take());
             }
         }
     }
@@ -64,11 +66,22 @@ pub(super) fn scratch(head_dim: usize) -> usize {
 }
 
 impl One<'_> {
+    /// Attends with a block of keys; on the way, what is `ahead` of it comes from memory, line by line.
     #[inline(always)]
-    fn visit<S: Simd, A: Arithmetic>(&mut self, s: S, block: &Block<'_>, columns: Range<usize>, padded: usize) {
+    fn visit<S: Simd, A: Terms>(
+        &mut self,
+        s: S,
+        block: &Block<'_>,
+        columns: Range<usize>,
+        padded: usize,
+        ahead: Option<&[f32]>,
+    ) {
         let mut scores = [s.zero(); 2];
-        for (keys, &q) in block.keys.chunks_exact(KEY_BLOCK).zip(self.packed.iter()) {
-            let q = A::splat(s, q);
+        let steps = block.keys.len() / KEY_BLOCK;
+        let packed = &self.packed[..steps * A::TERMS];
+        for (step, keys) in block.keys.chunks_exact(KEY_BLOCK).enumerate() {
+            fetch::<S, 2>(s, ahead, step * KEY_BLOCK);
+            let q = A::nth(s, packed, step);
             scores[0] = A::add(s, scores[0], A::load(s, vector(keys, 0)), q);
             scores[1] = A::add(s, scores[1], A::load(s, vector(keys, LANES)), q);
         }
@@ -114,6 +127,7 @@ impl One<'_> {
             weights: &operands,
             steps: columns.start / A::TERMS..columns.end.div_ceil(A::TERMS),
             seen: partial.then_some(columns),
+            ahead: ahead.map(|ahead| &ahead[ahead.len().min(block.keys.len())..]),
         };
         let mut d = 0;
         // Four vectors at a time: two would wait on each other.
@@ -128,19 +142,20 @@ impl One<'_> {
 
     /// Weighted values onto `C` vectors of the sums, which are corrected first.
     #[inline(always)]
-    fn add<S: Simd, A: Arithmetic, const C: usize>(&mut self, s: S, d: usize, correction: S::V, add: &Weighted<'_>) {
+    fn add<S: Simd, A: Terms, const C: usize>(&mut self, s: S, d: usize, correction: S::V, add: &Weighted<'_>) {
         let padded = self.sums.len();
         let mut sums = [s.zero(); C];
         for (c, sum) in sums.iter_mut().enumerate() {
             *sum = s.mul(s.load(vector(self.sums, d + c * LANES)), correction);
         }
         for t in add.steps.clone() {
-            let weight = A::splat(s, add.weights[t]);
+            fetch::<S, C>(s, add.ahead, t * padded + d);
+            let weight = A::nth(s, add.weights, t);
             let row = &add.values[t * padded + d..][..C * LANES];
             for (c, sum) in sums.iter_mut().enumerate() {
                 let value = A::load(s, vector(row, c * LANES));
                 *sum = match &add.seen {
-                    Some(seen) => A::add_seen(s, *sum, [value, weight], A::splat(s, A::seen(seen, t))),
+                    Some(seen) => A::add_seen(s, *sum, [value, weight], A::seen(s, seen, t)),
                     None => A::add(s, *sum, value, weight),
                 };
             }
@@ -158,6 +173,18 @@ struct Weighted<'a> {
     steps: Range<usize>,
     /// The columns that the query sees, if not all.
     seen: Option<Range<usize>>,
+    /// Values of the next block.
+    ahead: Option<&'a [f32]>,
+}
+
+/// Asks for `N` vectors of what is ahead.
+#[inline(always)]
+fn fetch<S: Simd, const N: usize>(s: S, ahead: Option<&[f32]>, from: usize) {
+    if let Some(ahead) = ahead {
+        for vector in 0..N {
+            s.prefetch(ahead.as_ptr().wrapping_add(from + vector * LANES));
+        }
+    }
 }
 
 /// Lane numbers of a block.

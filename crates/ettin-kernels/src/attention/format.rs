@@ -102,6 +102,23 @@ impl Layout {
         self.keys() + self.values() + scales
     }
 
+    /// Asks for what [`write`](Self::write) touches: a line for each element of a key, or two.
+    #[inline(always)]
+    pub fn fetch<S: Simd>(self, s: S, block: &[f32], column: usize) {
+        // Of bytes, lines are shared by two elements.
+        let (step, column, row) = match self.format {
+            KvFormat::F32 => (KEY_BLOCK, column, column),
+            KvFormat::Bf16 => (KEY_BLOCK, column, column / 2),
+            KvFormat::Int8 => (KEY_BLOCK / 2, column / 4, column / 4),
+        };
+        for word in (column..self.keys()).step_by(step) {
+            s.prefetch(block.as_ptr().wrapping_add(word));
+        }
+        for word in (0..self.padded()).step_by(LANES) {
+            s.prefetch(block.as_ptr().wrapping_add(self.keys() + row * self.padded() + word));
+        }
+    }
+
     /// Writes one position, at its column of a head's part of a block.
     #[inline(always)]
     pub fn write(self, block: &mut [f32], column: usize, k: &[f32], v: &[f32]) {

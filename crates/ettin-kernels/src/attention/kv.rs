@@ -295,6 +295,12 @@ impl Target<'_> {
             let start = self.positions.start.max(base);
             let end = self.positions.end.min(base + KEY_BLOCK);
             let dim = self.layout.head_dim;
+            if start != base {
+                // One element of each key lies in a line of its own: all of them at once, or each would be waited for.
+                for tile in slot.chunks_exact(self.layout.len()) {
+                    self.layout.fetch(s, tile, start - base);
+                }
+            }
             for (head, tile) in slot.chunks_exact_mut(self.layout.len()).enumerate() {
                 if start == base {
                     // Nothing else is in the block yet, or what was has left the ring.

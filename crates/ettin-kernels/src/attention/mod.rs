@@ -271,7 +271,7 @@ impl Attention<'_> {
 }
 
 /// One task: some queries of a sequence, one head.
-struct Task<'a> {
+pub(crate) struct Task<'a> {
     args: Attention<'a>,
     /// Queries that need no packing.
     rounded: Option<&'a [u32]>,
@@ -300,7 +300,7 @@ impl<A: Arithmetic> Kernel for Run<'_, A> {
             let tile = queries.start..queries.end.min(queries.start + S::VECTORS * LANES);
             queries.start = tile.end;
             if tile.len() <= S::ALONE {
-                few::few::<S, A>(s, &self.task, tile, self.scratch);
+                A::few(s, &self.task, tile, self.scratch);
             } else {
                 many::many::<S, A>(s, &self.task, tile, self.scratch);
             }
@@ -313,6 +313,18 @@ impl Task<'_> {
     #[inline(always)]
     fn keys(&self, query: usize) -> Range<usize> {
         self.args.span.keys(self.sequence.start + query, self.sequence.len)
+    }
+
+    /// The block to be read after one of `blocks`: the next, or the first of the next head, where they are kept as they are multiplied.
+    #[inline(always)]
+    fn block_after(&self, block: usize, blocks: &Range<usize>) -> Option<&[f32]> {
+        let (block, head) = if block + 1 < blocks.end { (block + 1, self.head) } else { (blocks.start, self.head + 1) };
+        let wanted = head < self.args.heads && self.format() != KvFormat::Int8;
+        wanted.then(|| self.sequence.kv.block(block, head))
+    }
+
+    fn format(&self) -> KvFormat {
+        self.sequence.kv.layout().format
     }
 
     /// The elements of a query, for this head.

@@ -23,7 +23,7 @@ use std::{mem, ops::Range, ptr};
 
 use super::{
     KEY_BLOCK, Task,
-    arithmetic::{Arithmetic, Bf16},
+    arithmetic::{Bf16, Terms},
     format::KvFormat,
     many::{in_block, take},
 };
@@ -305,7 +305,7 @@ impl<'a> Walk<'a> {
                 let columns = in_block(&task.keys(self.queries.start), block * KEY_BLOCK);
                 let rows = values.chunks_exact(padded).zip(value_copy.chunks_exact_mut(padded));
                 for (pair, (from, to)) in rows.enumerate() {
-                    let seen = Bf16::seen(&columns, pair).to_bits();
+                    let seen = Bf16::pair(&columns, pair);
                     from.iter().zip(to).for_each(|(from, to)| *to = f32::from_bits(from.to_bits() & seen));
                 }
                 values = value_copy;

@@ -33,7 +33,7 @@ impl Kernel for Gating<'_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.parts.w.scheme().with(GatingAs(s, self))
+        self.parts.w.scheme().with(self.parts.w.isa(), GatingAs(s, self))
     }
 }
 

@@ -20,6 +20,11 @@ pub(crate) trait Form: Encode + Pack + Copy + Send + Sync + 'static {
     const WORDS: usize;
     /// Whether it multiplies bf16 or bytes, for which there are instructions.
     const NARROW: bool = false;
+    /// Whether it is for CPUs with [products of four bytes](crate::simd::PairProducts::QUADS) alone.
+    const QUADS: bool = false;
+    /// Most rows of a tile, where the instruction set would take more. If set, chains are so short, and have so many sums, that vectors of outputs
+    /// take theirs one by one (or two by two, of few rows), not all at once.
+    const ROWS: usize = usize::MAX;
     /// Words of sixteen outputs per round: a multiple of sixteen.
     const STORED: usize;
     /// Words of sixteen outputs after every block.
@@ -29,11 +34,17 @@ pub(crate) trait Form: Encode + Pack + Copy + Send + Sync + 'static {
     type Inputs<S: Simd>: Copy;
     /// Sixteen outputs' weights of one step.
     type Weights<S: Simd>: Copy;
+    /// Sixteen sums over a block, on their way.
+    type Chain<S: Simd>: Copy;
     /// Sixteen sums.
     type Sum<S: Simd>: Copy;
 
-    /// What a chain starts from, given the sixteen offsets of the outputs (empty where the scheme has none).
-    fn start<S: Simd>(s: S, offsets: &[u32]) -> Self::Sum<S>;
+    /// What a chain starts from, given the sixteen offsets of the outputs (empty where the scheme has none), the row's group of steps that the block
+    /// begins in, and which block of that group it is.
+    ///
+    /// # Safety
+    /// `group` must be readable for the words of a row's group of steps.
+    unsafe fn start<S: Simd>(s: S, offsets: &[u32], group: *const u32, block: usize) -> Self::Chain<S>;
 
     /// # Safety
     /// `group` must be readable for the words of a row's group of steps, sixteen, and `step` be one of them.
@@ -45,13 +56,25 @@ pub(crate) trait Form: Encode + Pack + Copy + Send + Sync + 'static {
     /// `at` must be readable for `STORED` words, and `step` be less than `STEPS`.
     unsafe fn weights<S: Simd>(s: S, at: *const u32, step: usize) -> Self::Weights<S>;
 
-    fn multiply<S: Simd>(s: S, sum: Self::Sum<S>, x: Self::Inputs<S>, w: Self::Weights<S>) -> Self::Sum<S>;
+    fn multiply<S: Simd>(s: S, chain: Self::Chain<S>, x: Self::Inputs<S>, w: Self::Weights<S>) -> Self::Chain<S>;
 
-    /// The first block's sum, given its trailer.
-    fn open<S: Simd>(s: S, block: Self::Sum<S>, trailer: &[u32]) -> Self::Sum<S>;
+    /// The first block's sum, given the group that the block begins in and its trailer.
+    ///
+    /// # Safety
+    /// As [`start`](Self::start).
+    unsafe fn open<S: Simd>(s: S, block: Self::Chain<S>, group: *const u32, trailer: &[u32]) -> Self::Sum<S>;
 
     /// The sum so far and the next block's.
-    fn fold<S: Simd>(s: S, sum: Self::Sum<S>, block: Self::Sum<S>, trailer: &[u32]) -> Self::Sum<S>;
+    ///
+    /// # Safety
+    /// As [`start`](Self::start).
+    unsafe fn fold<S: Simd>(
+        s: S,
+        sum: Self::Sum<S>,
+        block: Self::Chain<S>,
+        group: *const u32,
+        trailer: &[u32],
+    ) -> Self::Sum<S>;
 
     /// The result, given the sixteen factors of the outputs and the one of the row (1 where the scheme has none).
     fn finish<S: Simd>(s: S, sum: Self::Sum<S>, factors: &[f32], row: f32) -> S::V;
@@ -74,11 +97,11 @@ pub(crate) struct Split<const PARTS: usize>;
 #[derive(Clone, Copy)]
 pub(crate) struct Bytes;
 
-/// [`Scheme::W8`](super::Scheme::W8): sixteen outputs' bytes for each of four inputs.
+/// [`Scheme::W8`](super::Scheme::W8) where nothing multiplies four bytes at once (else it is [`Fixed`](super::fixed::Fixed)): sixteen outputs' bytes for each of four inputs.
 #[derive(Clone, Copy)]
 pub(crate) struct Wide;
 
-/// [`Scheme::W4`](super::Scheme::W4): word i of a round holds output i's weights of eight inputs, four bits each from the
+/// [`Scheme::W4`](super::Scheme::W4), likewise: word i of a round holds output i's weights of eight inputs, four bits each from the
 /// lowest on, each plus 8; a block ends with its factors.
 #[derive(Clone, Copy)]
 pub(crate) struct Nibbles;
@@ -86,18 +109,19 @@ pub(crate) struct Nibbles;
 /// Sums that are plain f32 vectors, added block by block.
 macro_rules! plain_sums {
     () => {
+        type Chain<S: Simd> = S::V;
         type Sum<S: Simd> = S::V;
 
         #[inline(always)]
-        fn start<S: Simd>(s: S, _: &[u32]) -> S::V {
+        unsafe fn start<S: Simd>(s: S, _: &[u32], _: *const u32, _: usize) -> S::V {
             s.zero()
         }
         #[inline(always)]
-        fn open<S: Simd>(_: S, block: S::V, _: &[u32]) -> S::V {
+        unsafe fn open<S: Simd>(_: S, block: S::V, _: *const u32, _: &[u32]) -> S::V {
             block
         }
         #[inline(always)]
-        fn fold<S: Simd>(s: S, sum: S::V, block: S::V, _: &[u32]) -> S::V {
+        unsafe fn fold<S: Simd>(s: S, sum: S::V, block: S::V, _: *const u32, _: &[u32]) -> S::V {
             s.add(sum, block)
         }
     };
@@ -187,10 +211,11 @@ impl Form for Bytes {
 
     type Inputs<S: Simd> = S::Words;
     type Weights<S: Simd> = S::Words;
+    type Chain<S: Simd> = S::Words;
     type Sum<S: Simd> = S::Words;
 
     #[inline(always)]
-    fn start<S: Simd>(s: S, offsets: &[u32]) -> S::Words {
+    unsafe fn start<S: Simd>(s: S, offsets: &[u32], _: *const u32, _: usize) -> S::Words {
         s.load_words(&offsets.as_chunks().0[0])
     }
     #[inline(always)]
@@ -208,11 +233,11 @@ impl Form for Bytes {
         s.dot_quads(sum, x, w)
     }
     #[inline(always)]
-    fn open<S: Simd>(_: S, block: S::Words, _: &[u32]) -> S::Words {
+    unsafe fn open<S: Simd>(_: S, block: S::Words, _: *const u32, _: &[u32]) -> S::Words {
         block
     }
     #[inline(always)]
-    fn fold<S: Simd>(_: S, _: S::Words, _: S::Words, _: &[u32]) -> S::Words {
+    unsafe fn fold<S: Simd>(_: S, _: S::Words, _: S::Words, _: *const u32, _: &[u32]) -> S::Words {
         unreachable!("a product of bytes has one block: packing refuses more inputs")
     }
     #[inline(always)]
@@ -264,10 +289,11 @@ impl Form for Nibbles {
 
     type Inputs<S: Simd> = S::V;
     type Weights<S: Simd> = S::V;
+    type Chain<S: Simd> = S::V;
     type Sum<S: Simd> = S::V;
 
     #[inline(always)]
-    fn start<S: Simd>(s: S, _: &[u32]) -> S::V {
+    unsafe fn start<S: Simd>(s: S, _: &[u32], _: *const u32, _: usize) -> S::V {
         s.zero()
     }
     #[inline(always)]
@@ -285,11 +311,11 @@ impl Form for Nibbles {
         s.mul_add(x, w, sum)
     }
     #[inline(always)]
-    fn open<S: Simd>(s: S, block: S::V, trailer: &[u32]) -> S::V {
+    unsafe fn open<S: Simd>(s: S, block: S::V, _: *const u32, trailer: &[u32]) -> S::V {
         s.mul(block, s.widen_halves(&trailer.as_chunks().0[0]))
     }
     #[inline(always)]
-    fn fold<S: Simd>(s: S, sum: S::V, block: S::V, trailer: &[u32]) -> S::V {
+    unsafe fn fold<S: Simd>(s: S, sum: S::V, block: S::V, _: *const u32, trailer: &[u32]) -> S::V {
         s.mul_add(block, s.widen_halves(&trailer.as_chunks().0[0]), sum)
     }
     #[inline(always)]

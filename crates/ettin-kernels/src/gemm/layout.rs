@@ -30,7 +30,10 @@ impl Layout {
     pub(crate) const TILES: Layout = Layout { rows: 2 * LANES, unit: LANES };
 
     pub(crate) fn of(isa: Isa, scheme: Scheme) -> Self {
-        if isa == Isa::Amx && scheme.narrow() { Layout::TILES } else { Layout { rows: isa.run(TileRows), unit: 1 } }
+        if isa == Isa::Amx && scheme.tiled() {
+            return Layout::TILES;
+        }
+        Layout { rows: isa.run(TileRows).min(scheme.with(isa, MostRows)), unit: 1 }
     }
 
     /// Steps of a row, filled up with zeros.
@@ -40,7 +43,7 @@ impl Layout {
     }
 
     /// Words of one encoded row.
-    pub(super) fn words(scheme: Scheme, k: usize) -> usize {
+    pub(super) fn words(isa: Isa, scheme: Scheme, k: usize) -> usize {
         struct Words(usize);
         impl WithForm for Words {
             type Output = usize;
@@ -49,7 +52,7 @@ impl Layout {
                 Layout::steps::<F>(self.0) * F::WORDS
             }
         }
-        scheme.with(Words(k))
+        scheme.with(isa, Words(k))
     }
 
     /// Tiles that `rows` make.
@@ -79,6 +82,18 @@ impl Kernel for TileRows {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> usize {
         S::ROWS
+    }
+}
+
+/// [`Form::ROWS`].
+struct MostRows;
+
+impl WithForm for MostRows {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<F: Form>(self) -> usize {
+        F::ROWS
     }
 }
 

@@ -14,9 +14,11 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod fixed;
 mod form;
 mod layout;
 mod operand;
+mod order;
 mod packed;
 mod quantise;
 mod rounding;
@@ -28,6 +30,7 @@ pub(crate) use form::Form;
 pub(crate) use layout::Layout;
 pub use operand::Operand;
 pub(crate) use operand::{Parts, Rows};
+pub use order::ReadingOrder;
 pub use packed::PackedMatrix;
 pub use quantise::GROUP;
 pub use rounding::rounded;
@@ -87,10 +90,16 @@ pub fn gemm(team: &Team, x: &Operand, w: &PackedMatrix, bias: Option<&[f32]>, st
         }
         return;
     }
-    let plan = Plan::new(w, &rows, team.threads());
+    let hands = team.threads();
+    let plan = Plan::new(w, &rows, hands);
     let out = Shared::new(out);
     let work = (2 * m * n).saturating_mul(w.k());
-    team.run(plan.row_parts * plan.column_parts, work, |task| {
+    let tasks = plan.row_parts * plan.column_parts;
+    team.run(tasks, work, |task| {
+        let hand = task * hands / tasks;
+        if plan.row_parts == 1 && hands > 1 && task == share(tasks, hands, hand).start {
+            w.next().fetch_while_waiting(hand, hands);
+        }
         let product = Product {
             rows,
             w,
@@ -242,7 +251,7 @@ impl<'a> Product<'a> {
             // SAFETY: the same promise.
             return unsafe { amx::run(self) };
         }
-        self.w.scheme().with(self)
+        self.w.scheme().with(self.w.isa(), self)
     }
 
     /// A tile of rows, of so many steps, times a strip of panels, into rows of `out` that are `stride` apart.

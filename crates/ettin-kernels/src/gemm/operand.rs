@@ -33,7 +33,7 @@ impl<'a> Place<'a> {
 
     /// The words of a group of steps, `[parts, steps]` or as the scheme says.
     #[inline(always)]
-    fn group<F: Form>(&mut self, group: usize) -> &mut [u32] {
+    pub(super) fn group<F: Form>(&mut self, group: usize) -> &mut [u32] {
         let start = self.first + group * self.stride;
         // SAFETY: the promise of `new`.
         unsafe { self.words.slice(start..start + F::WORDS * LANES) }
@@ -216,7 +216,7 @@ impl Kernel for EncodeOn<'_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.0.w.scheme().with(EncodeAs(s, self.0))
+        self.0.w.scheme().with(self.0.w.isa(), EncodeAs(s, self.0))
     }
 }
 
@@ -280,7 +280,7 @@ impl<'a, 'x> Parts<'a, 'x> {
             }
         }
         // What fills up the last group is then written, too: nothing.
-        w.scheme().with(Whole(columns)) && w.scheme().with(Padding(w.k())) == 0
+        w.scheme().with(w.isa(), Whole(columns)) && w.scheme().with(w.isa(), Padding(w.k())) == 0
     }
 
     /// Encodes columns from `first` on of a row.
@@ -324,7 +324,7 @@ impl Kernel for Columns<'_, '_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.parts.w.scheme().with(ColumnsAs(s, self))
+        self.parts.w.scheme().with(self.parts.w.isa(), ColumnsAs(s, self))
     }
 }
 

@@ -1,11 +1,12 @@
 //! A weight in the layout the product reads: panels of outputs, step by step inside.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use super::{
-    form::{Form, Nibbles, Wide},
+    form::Form,
     layout::Layout,
-    quantise::{Panel, Parts, Place, Vectors},
+    order::Words,
+    quantise::{Panel, Parts, Vectors},
     scheme::{Scheme, WithForm},
     stored::{Quantisation, QuantisedRow},
 };
@@ -34,6 +35,8 @@ pub struct PackedMatrix {
     factors: Buffer,
     /// One per output, where the scheme has them.
     offsets: Buffer<u32>,
+    /// What is read next, as far as it is known.
+    next: Arc<Words>,
 }
 
 impl PackedMatrix {
@@ -51,14 +54,14 @@ impl PackedMatrix {
         fill: &(dyn Fn(usize, &mut [f32]) + Sync),
     ) -> Self {
         Self::pack_panels(isa, scheme, team, n, k, &|rows, vectors, parts| {
-            let room = LANES * Layout::words(scheme, k);
+            let room = LANES * Layout::words(isa, scheme, k);
             with_scratch(room + rows.len() * k, |scratch| {
                 let (room, scratch) = scratch.split_at_mut(room);
                 for (row, out) in rows.clone().zip(scratch.chunks_exact_mut(k.max(1))) {
                     fill(row, out);
                 }
                 let panel = Panel { rows: scratch, count: rows.len(), k, vectors };
-                isa.run_narrow(Quantise { scheme, panel, room: as_words(room), parts });
+                isa.run_narrow(Quantise { isa, scheme, panel, room: as_words(room), parts });
             });
         })
     }
@@ -79,10 +82,8 @@ impl PackedMatrix {
         Self::pack_panels(isa, quantisation.scheme(), team, n, k, &|rows, vectors, Parts { words, factors, .. }| {
             for (output, row) in rows.map(row).enumerate() {
                 quantisation.check(k, row.codes, row.factors);
-                match quantisation {
-                    Quantisation::W8 => Wide::place(row, vectors, output, words, factors),
-                    Quantisation::W4 => Nibbles::place(row, vectors, output, words, factors),
-                }
+                let place = PlaceRow { row, k, vectors, output, words: &mut *words, factors: &mut *factors };
+                quantisation.scheme().with(isa, place);
             }
         })
     }
@@ -99,7 +100,7 @@ impl PackedMatrix {
         assert!(scheme != Scheme::Int8 || k <= 1 << 16, "{k} inputs are too many for sums of bytes");
         let (layout, width) = (Layout::of(isa, scheme), isa.run(PanelWidth));
         let panels = n.div_ceil(width);
-        let panel_words = scheme.with(PanelWords { vectors: width / LANES, k });
+        let panel_words = scheme.with(isa, PanelWords { vectors: width / LANES, k });
         let per_output = |wanted: bool| if wanted { panels * width } else { 0 };
         let mut packed = Self {
             isa,
@@ -112,6 +113,7 @@ impl PackedMatrix {
             data: Region::zeroed(panels * panel_words),
             factors: Buffer::zeroed(per_output(matches!(scheme, Scheme::Int8 | Scheme::W8))),
             offsets: Buffer::zeroed(per_output(scheme == Scheme::Int8)),
+            next: Arc::default(),
         };
         let lengths = (packed.factors.len(), packed.offsets.len());
         let data = Shared::new(&mut packed.data);
@@ -181,13 +183,16 @@ impl PackedMatrix {
         assert_eq!(out.len(), self.k);
         let factor = self.factors.get(n).copied().unwrap_or(1.0);
         let panel = n / self.width;
-        self.scheme.with(Row {
-            panel: self.panel(panel..panel + 1),
-            vectors: self.width / LANES,
-            output: n % self.width,
-            factor,
-            out,
-        });
+        self.scheme.with(
+            self.isa,
+            Row {
+                panel: self.panel(panel..panel + 1),
+                vectors: self.width / LANES,
+                output: n % self.width,
+                factor,
+                out,
+            },
+        );
     }
 
     /// Asks for row `n` ahead of its use: its weights lie in as many cache lines as it has pairs or so of them.
@@ -209,6 +214,15 @@ impl PackedMatrix {
         outputs.start / self.width..outputs.end.div_ceil(self.width)
     }
 
+    pub(super) fn next(&self) -> &Arc<Words> {
+        &self.next
+    }
+
+    /// All of its panels.
+    pub(super) fn words(&self) -> &[u32] {
+        &self.data
+    }
+
     /// How rows are laid out for products with it.
     pub(crate) fn layout(&self) -> Layout {
         self.layout
@@ -216,7 +230,7 @@ impl PackedMatrix {
 
     /// Words of one row so laid out.
     pub(crate) fn row_words(&self) -> usize {
-        Layout::words(self.scheme, self.k)
+        Layout::words(self.isa, self.scheme, self.k)
     }
 
     /// Outputs of a panel.
@@ -276,6 +290,7 @@ impl WithForm for PanelWords {
 }
 
 struct Quantise<'a> {
+    isa: Isa,
     scheme: Scheme,
     panel: Panel<'a>,
     room: &'a mut [u32],
@@ -287,7 +302,7 @@ impl Kernel for Quantise<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.scheme.with(QuantiseOn(s, self));
+        self.scheme.with(self.isa, QuantiseOn(s, self));
     }
 }
 
@@ -300,6 +315,25 @@ impl<S: Simd> WithForm for QuantiseOn<'_, S> {
     fn run<F: Form>(self) {
         let Self(s, Quantise { panel, room, parts, .. }) = self;
         F::pack(s, panel, room, parts);
+    }
+}
+
+/// A row that is quantised already, to be put into a panel.
+struct PlaceRow<'a> {
+    row: QuantisedRow<'a>,
+    k: usize,
+    vectors: usize,
+    output: usize,
+    words: &'a mut [u32],
+    factors: &'a mut [f32],
+}
+
+impl WithForm for PlaceRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<F: Form>(self) {
+        F::place(self.row, self.k, self.vectors, self.output, self.words, self.factors);
     }
 }
 
@@ -332,7 +366,7 @@ impl Kernel for Ahead<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.w.scheme.with(AheadOn(s, self));
+        self.w.scheme.with(self.w.isa, AheadOn(s, self));
     }
 }
 

@@ -98,6 +98,12 @@ pub(crate) trait Pack: Sized {
     /// Fills the parts of a panel, with room for the words of sixteen encoded rows.
     fn pack<S: Simd>(s: S, panel: Panel<'_>, room: &mut [u32], parts: Parts<'_>);
 
+    /// Puts a row that is quantised already where an output's weights are, in a panel of zeros.
+    fn place(row: QuantisedRow<'_>, k: usize, vectors: usize, output: usize, words: &mut [u32], factors: &mut [f32]) {
+        let _ = (row, k, vectors, output, words, factors);
+        unreachable!("rows of this scheme are not stored")
+    }
+
     /// The weights of one output, as f32.
     fn unpack(panel: &[u32], vectors: usize, output: usize, factor: f32, out: &mut [f32]);
 }
@@ -231,63 +237,36 @@ impl Pack for Bytes {
     }
 }
 
-/// How a scheme takes rows that are quantised already.
-pub(crate) trait Place: Form {
-    const QUANTISATION: Quantisation;
-
-    /// Puts a row where an output's weights are, in a panel of zeros.
-    fn place(row: QuantisedRow<'_>, vectors: usize, output: usize, words: &mut [u32], factors: &mut [f32]);
-
-    /// Quantises the rows of a panel and puts them there.
-    fn place_all(panel: Panel<'_>, words: &mut [u32], factors: &mut [f32]) {
-        let (codes, scales) = (Self::QUANTISATION.code_bytes(panel.k), Self::QUANTISATION.factor_bytes(panel.k));
-        let (mut codes, mut scales) = (vec![0; codes], vec![0; scales]);
-        for output in 0..panel.count {
-            Self::QUANTISATION.quantise(panel.row(output), &mut codes, &mut scales);
-            let row = QuantisedRow { codes: &codes, factors: &scales };
-            Self::place(row, panel.vectors, output, words, factors);
-        }
-    }
-}
-
-impl Place for Wide {
-    const QUANTISATION: Quantisation = Quantisation::W8;
-
-    fn place(row: QuantisedRow<'_>, vectors: usize, output: usize, words: &mut [u32], factors: &mut [f32]) {
-        let at = Vectors::<Self>::new(vectors, Layout::steps::<Self>(row.codes.len()));
-        for (step, &code) in row.codes.iter().enumerate() {
-            put_byte(&mut words[at.at(step, output / LANES)..], byte_of(step, output), code);
-        }
-        for factor in row.factors.as_chunks().0 {
-            factors[output] = f32::from_le_bytes(*factor);
-        }
-    }
-}
-
-impl Place for Nibbles {
-    const QUANTISATION: Quantisation = Quantisation::W4;
-
-    fn place(row: QuantisedRow<'_>, vectors: usize, output: usize, words: &mut [u32], _: &mut [f32]) {
-        let (groups, _) = row.factors.as_chunks();
-        let at = Vectors::<Self>::new(vectors, groups.len() * GROUP);
-        let mut rounds = row.codes.chunks(4);
-        for step in (0..at.steps).step_by(Self::STEPS) {
-            // A word's bytes are those of the row.
-            let mut word = [ZEROS; 4];
-            let codes = rounds.next().unwrap_or_default();
-            word[..codes.len()].copy_from_slice(codes);
-            words[at.at(step, output / LANES) + output % LANES] = u32::from_le_bytes(word);
-        }
-        for (group, factor) in groups.iter().enumerate() {
-            put_half(&mut words[at.trailer(group, output / LANES)..], output % LANES, u16::from_le_bytes(*factor));
-        }
+/// Quantises the rows of a panel and [places](Pack::place) them.
+#[inline(always)]
+pub(super) fn place_all<P: Pack>(
+    quantisation: Quantisation,
+    panel: Panel<'_>,
+    Parts { words, factors, .. }: Parts<'_>,
+) {
+    let (codes, scales) = (quantisation.code_bytes(panel.k), quantisation.factor_bytes(panel.k));
+    let (mut codes, mut scales) = (vec![0; codes], vec![0; scales]);
+    for output in 0..panel.count {
+        quantisation.quantise(panel.row(output), &mut codes, &mut scales);
+        let row = QuantisedRow { codes: &codes, factors: &scales };
+        P::place(row, panel.k, panel.vectors, output, words, factors);
     }
 }
 
 impl Pack for Wide {
     #[inline(always)]
     fn pack<S: Simd>(_: S, panel: Panel<'_>, _: &mut [u32], parts: Parts<'_>) {
-        Self::place_all(panel, parts.words, parts.factors);
+        place_all::<Self>(Quantisation::W8, panel, parts);
+    }
+
+    fn place(row: QuantisedRow<'_>, k: usize, vectors: usize, output: usize, words: &mut [u32], factors: &mut [f32]) {
+        let at = Vectors::<Self>::new(vectors, Layout::steps::<Self>(k));
+        for (step, &code) in row.codes.iter().enumerate() {
+            put_byte(&mut words[at.at(step, output / LANES)..], byte_of(step, output), code);
+        }
+        for factor in row.factors.as_chunks().0 {
+            factors[output] = f32::from_le_bytes(*factor);
+        }
     }
 
     fn unpack(panel: &[u32], vectors: usize, output: usize, factor: f32, out: &mut [f32]) {
@@ -302,7 +281,22 @@ impl Pack for Wide {
 impl Pack for Nibbles {
     #[inline(always)]
     fn pack<S: Simd>(_: S, panel: Panel<'_>, _: &mut [u32], parts: Parts<'_>) {
-        Self::place_all(panel, parts.words, parts.factors);
+        place_all::<Self>(Quantisation::W4, panel, parts);
+    }
+
+    fn place(row: QuantisedRow<'_>, k: usize, vectors: usize, output: usize, words: &mut [u32], _: &mut [f32]) {
+        let at = Vectors::<Self>::new(vectors, Layout::steps::<Self>(k));
+        let mut rounds = row.codes.chunks(4);
+        for step in (0..at.steps).step_by(Self::STEPS) {
+            // A word's bytes are those of the row.
+            let mut word = [ZEROS; 4];
+            let codes = rounds.next().unwrap_or_default();
+            word[..codes.len()].copy_from_slice(codes);
+            words[at.at(step, output / LANES) + output % LANES] = u32::from_le_bytes(word);
+        }
+        for (group, factor) in row.factors.as_chunks().0.iter().enumerate() {
+            put_half(&mut words[at.trailer(group, output / LANES)..], output % LANES, u16::from_le_bytes(*factor));
+        }
     }
 
     fn unpack(panel: &[u32], vectors: usize, output: usize, _: f32, out: &mut [f32]) {
@@ -383,12 +377,12 @@ fn get_byte(words: &[u32], index: usize) -> u8 {
 }
 
 /// Numbers of sixteen bits: the even ones in the lower halves.
-fn put_half(words: &mut [u32], index: usize, half: u16) {
+pub(super) fn put_half(words: &mut [u32], index: usize, half: u16) {
     let shift = 16 * (index % 2);
     let word = &mut words[index / 2];
     *word = *word & !(0xffff << shift) | u32::from(half) << shift;
 }
 
-fn get_half(words: &[u32], index: usize) -> f32 {
+pub(super) fn get_half(words: &[u32], index: usize) -> f32 {
     f32::from_bits(words[index / 2] >> (16 * (index % 2)) << 16)
 }

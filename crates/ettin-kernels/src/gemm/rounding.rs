@@ -22,18 +22,19 @@ pub fn rounded(isa: Isa, scheme: Scheme, k: usize, rows: &mut [f32]) {
     if scheme == Scheme::F32 || rows.is_empty() {
         return;
     }
-    let (room, words) = (LANES * Layout::words(scheme, k), scheme.with(PanelWords { vectors: 1, k }));
+    let (room, words) = (LANES * Layout::words(isa, scheme, k), scheme.with(isa, PanelWords { vectors: 1, k }));
     with_scratch(room + words, |scratch| {
         let (room, words) = as_words(scratch).split_at_mut(room);
         for rows in rows.chunks_mut(LANES * k) {
             words.fill(0);
-            isa.run_narrow(Rounding { scheme, k, rows, room: &mut *room, words: &mut *words });
+            isa.run_narrow(Rounding { isa, scheme, k, rows, room: &mut *room, words: &mut *words });
         }
     });
 }
 
 /// Rows of one vector of outputs, which are packed and unpacked.
 struct Rounding<'a> {
+    isa: Isa,
     scheme: Scheme,
     k: usize,
     rows: &'a mut [f32],
@@ -46,7 +47,7 @@ impl Kernel for Rounding<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.scheme.with(RoundingOn(s, self));
+        self.scheme.with(self.isa, RoundingOn(s, self));
     }
 }
 

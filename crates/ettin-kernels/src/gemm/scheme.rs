@@ -2,7 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
-use super::form::{Bytes, Form, Full, Nibbles, Split, Wide};
+use super::{
+    fixed::Fixed,
+    form::{Bytes, Form, Full, Nibbles, Split, Wide},
+};
+use crate::isa::Isa;
 
 /// How a weight is stored and its product computed. Sums are f32 everywhere but in [`Scheme::Int8`], whose sums are exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,9 +21,9 @@ pub enum Scheme {
     Bf16x6,
     /// Weights in signed bytes with a factor per output, activations in bytes with a factor per row, summed exactly.
     Int8,
-    /// Weights in signed bytes with a factor per output; activations and arithmetic in f32.
+    /// Weights in signed bytes with a factor per output; activations and sums in f32 (with VNNI, activations in 23 bits beside the largest of 64).
     W8,
-    /// Weights in four bits with a bf16 factor for every 32 inputs of an output; activations and arithmetic in f32.
+    /// Weights in four bits with a bf16 factor for every 32 inputs of an output; activations and sums as in `W8`.
     W4,
 }
 
@@ -46,28 +50,22 @@ impl Scheme {
         matches!(self, Scheme::Bf16 | Scheme::Int8)
     }
 
-    /// Whether it multiplies bf16 or bytes, for which there are instructions.
-    pub(crate) fn narrow(self) -> bool {
-        struct Narrow;
-        impl WithForm for Narrow {
-            type Output = bool;
-            #[inline(always)]
-            fn run<F: Form>(self) -> bool {
-                F::NARROW
-            }
-        }
-        self.with(Narrow)
+    /// Whether AMX has products of it.
+    pub(crate) fn tiled(self) -> bool {
+        matches!(self, Scheme::Bf16 | Scheme::Bf16x3 | Scheme::Bf16x6 | Scheme::Int8)
     }
 
-    /// Runs `task` with the scheme as a type.
+    /// Runs `task` with the scheme, on an instruction set, as a type.
     #[inline(always)]
-    pub(crate) fn with<T: WithForm>(self, task: T) -> T::Output {
+    pub(crate) fn with<T: WithForm>(self, isa: Isa, task: T) -> T::Output {
         match self {
             Scheme::F32 => task.run::<Full>(),
             Scheme::Bf16 => task.run::<Split<1>>(),
             Scheme::Bf16x3 => task.run::<Split<2>>(),
             Scheme::Bf16x6 => task.run::<Split<3>>(),
             Scheme::Int8 => task.run::<Bytes>(),
+            Scheme::W8 if isa.quads() => task.run::<Fixed<Wide>>(),
+            Scheme::W4 if isa.quads() => task.run::<Fixed<Nibbles>>(),
             Scheme::W8 => task.run::<Wide>(),
             Scheme::W4 => task.run::<Nibbles>(),
         }

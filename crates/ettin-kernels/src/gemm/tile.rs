@@ -1,5 +1,7 @@
 //! The register tile: a few rows times a few panels, accumulators in registers.
 
+use std::marker::PhantomData;
+
 use super::{Store, form::Form, quantise::Vectors};
 use crate::simd::{Kernel, LANES, PairProducts, Portable, Simd};
 
@@ -68,10 +70,10 @@ macro_rules! tiles {
                 let panel = Vectors::<F>::new($vectors, tile.steps).words();
                 match tile.rows {
                     // The last strip may hold fewer panels.
-                    $($rows if tile.b.len() == panel * $strip => {
+                    $($rows if $rows <= F::ROWS && tile.b.len() == panel * $strip => {
                         micro::<Self, F, $rows, $strip, $vectors>(self, tile)
                     })+
-                    $($rows => {
+                    $($rows if $rows <= F::ROWS => {
                         for part in tile.panels(Self::PANEL, panel) {
                             micro::<Self, F, $rows, 1, $vectors>(self, part)
                         }
@@ -122,12 +124,25 @@ impl<'a> Tile<'a> {
 /// shapes of a scheme do not become one.
 #[inline(always)]
 fn micro<S: Simd, F: Form, const R: usize, const P: usize, const N: usize>(s: S, tile: Tile<'_>) {
-    s.run(Micro::<F, R, P, N>(tile, std::marker::PhantomData))
+    assert!(S::QUADS || !F::QUADS, "a scheme for another instruction set");
+    if F::ROWS == usize::MAX {
+        s.run(Micro::<F, R, P, N, P, N>(tile, PhantomData))
+    } else if 2 * R <= F::ROWS {
+        s.run(Micro::<F, R, P, N, 1, N>(tile, PhantomData))
+    } else {
+        s.run(Micro::<F, R, P, N, 1, 1>(tile, PhantomData))
+    }
 }
 
-struct Micro<'a, F, const R: usize, const P: usize, const N: usize>(Tile<'a>, std::marker::PhantomData<F>);
+/// `Q` panels and `C` of their vectors have chains at once.
+struct Micro<'a, F, const R: usize, const P: usize, const N: usize, const Q: usize, const C: usize>(
+    Tile<'a>,
+    PhantomData<F>,
+);
 
-impl<F: Form, const R: usize, const P: usize, const N: usize> Kernel for Micro<'_, F, R, P, N> {
+impl<F: Form, const R: usize, const P: usize, const N: usize, const Q: usize, const C: usize> Kernel
+    for Micro<'_, F, R, P, N, Q, C>
+{
     type Output = ();
 
     #[inline(always)]
@@ -136,30 +151,21 @@ impl<F: Form, const R: usize, const P: usize, const N: usize> Kernel for Micro<'
         let at = Vectors::<F>::new(N, tile.steps);
         assert!(tile.a.len() == R * tile.steps * F::WORDS && tile.b.len() == P * at.words());
         assert!(tile.bias.is_none_or(|bias| bias.len() == tile.columns) && tile.row_factors.len() == R);
-        let mut sum = self.chain(s, at, 0);
-        for p in 0..P {
-            for c in 0..N {
-                let trailer = self.trailer(at, 0, p, c);
-                for sum in sum.iter_mut() {
-                    sum[p][c] = F::open(s, sum[p][c], trailer);
-                }
-            }
-        }
+        assert!(at.blocks() > 0, "a product without inputs");
+        // SAFETY: there is a block, and it begins in the first group. (All of these are written over.)
+        let unset = unsafe {
+            let group = self.group(0, 0);
+            F::open(s, F::start(s, tile.offsets, group, 0), group, self.trailer(at, 0, 0, 0))
+        };
+        let mut sums = [[[unset; N]; P]; R];
+        self.take::<S, true>(s, at, 0, &mut sums);
         for block in 1..at.blocks() {
-            let next = self.chain(s, at, block);
-            for p in 0..P {
-                for c in 0..N {
-                    let trailer = self.trailer(at, block, p, c);
-                    for r in 0..R {
-                        sum[r][p][c] = F::fold(s, sum[r][p][c], next[r][p][c], trailer);
-                    }
-                }
-            }
+            self.take::<S, false>(s, at, block, &mut sums);
         }
         for p in 0..P {
             for c in 0..N {
                 let outputs = tile.outputs(s, (p * N + c) * LANES);
-                for (r, sum) in sum.iter().enumerate() {
+                for (r, sum) in sums.iter().enumerate() {
                     // SAFETY: r < R, and the promise of `Tiles::tile`.
                     unsafe { tile.put::<S, F>(s, r, outputs, sum[p][c]) };
                 }
@@ -232,76 +238,132 @@ macro_rules! each_step {
     };
 }
 
-impl<F: Form, const R: usize, const P: usize, const N: usize> Micro<'_, F, R, P, N> {
+impl<F: Form, const R: usize, const P: usize, const N: usize, const Q: usize, const C: usize>
+    Micro<'_, F, R, P, N, Q, C>
+{
+    /// Steps of a block in a group.
+    const STEPS: usize = if Vectors::<F>::BLOCK < LANES { Vectors::<F>::BLOCK } else { LANES };
+
     #[inline(always)]
     fn trailer(&self, at: Vectors<F>, block: usize, p: usize, c: usize) -> &[u32] {
         if F::TRAILER == 0 { &[] } else { &self.0.b[p * at.words() + at.trailer(block, c)..][..F::TRAILER] }
     }
 
-    /// The sums over one block of steps, each a single chain.
+    /// Takes a block into the sums, as the first or another.
     #[inline(always)]
-    fn chain<S: Simd>(&self, s: S, at: Vectors<F>, block: usize) -> [[[F::Sum<S>; N]; P]; R] {
-        let Tile { a, b, steps, offsets, .. } = self.0;
-        let mut sums = [[[F::start(s, offsets); N]; P]; R];
-        if !offsets.is_empty() {
-            for sums in sums.iter_mut() {
-                for (p, sums) in sums.iter_mut().enumerate() {
-                    for (c, sum) in sums.iter_mut().enumerate() {
-                        *sum = F::start(s, &offsets[(p * N + c) * LANES..]);
+    fn take<S: Simd, const FIRST: bool>(
+        &self,
+        s: S,
+        at: Vectors<F>,
+        block: usize,
+        sums: &mut [[[F::Sum<S>; N]; P]; R],
+    ) {
+        for p in (0..P).step_by(Q) {
+            for c in (0..N).step_by(C) {
+                let chains = self.chain(s, at, block, p, c);
+                for q in 0..Q {
+                    for d in 0..C {
+                        let trailer = self.trailer(at, block, p + q, c + d);
+                        for (r, chains) in chains.iter().enumerate() {
+                            let (sum, chain) = (&mut sums[r][p + q][c + d], chains[q][d]);
+                            let group = self.group(block, r);
+                            // SAFETY: it is the group that the block begins in.
+                            *sum = unsafe {
+                                if FIRST {
+                                    F::open(s, chain, group, trailer)
+                                } else {
+                                    F::fold(s, *sum, chain, group, trailer)
+                                }
+                            };
+                        }
                     }
                 }
             }
         }
+    }
+
+    /// The group of a row that a block begins in.
+    #[inline(always)]
+    fn group(&self, block: usize, row: usize) -> *const u32 {
+        let group = block * Vectors::<F>::BLOCK / LANES;
+        self.0.a.as_ptr().wrapping_add((group * R + row) * LANES * F::WORDS)
+    }
+
+    /// The sums over one block of steps, each a single chain, of the panels and vectors from `p` and `c` on.
+    #[inline(always)]
+    fn chain<S: Simd>(&self, s: S, at: Vectors<F>, block: usize, p: usize, c: usize) -> [[[F::Chain<S>; C]; Q]; R] {
+        let Tile { a, b, steps, offsets, .. } = self.0;
         let first = block * Vectors::<F>::BLOCK;
+        let in_group = first % LANES / Self::STEPS;
+        // SAFETY: it is the group that the block begins in, here and below.
+        let mut sums = [[[unsafe { F::start(s, offsets, self.group(block, 0), in_group) }; C]; Q]; R];
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (q, sums) in sums.iter_mut().enumerate() {
+                for (d, sum) in sums.iter_mut().enumerate() {
+                    let offsets = offsets.get(((p + q) * N + c + d) * LANES..).unwrap_or(&[]);
+                    // SAFETY: as above.
+                    *sum = unsafe { F::start(s, offsets, self.group(block, r), in_group) };
+                }
+            }
+        }
         let start = at.block(block);
-        // Groups do not cross blocks, nor rounds groups.
-        const { assert!(Vectors::<F>::BLOCK.is_multiple_of(LANES) && LANES.is_multiple_of(F::STEPS)) };
-        for group in 0..(steps - first).min(Vectors::<F>::BLOCK) / LANES {
-            let a = a[(first / LANES + group) * R * LANES * F::WORDS..][..R * LANES * F::WORDS].as_ptr();
-            for round in 0..LANES / F::STEPS {
-                let words = start + (group * (LANES / F::STEPS) + round) * N * F::STORED;
-                for p in 0..P {
-                    let line = b.as_ptr().wrapping_add(p * at.words() + words + FETCH_AHEAD);
-                    for word in (0..N * F::STORED).step_by(LANES) {
+        // Groups do not cross blocks, or several blocks are a group; rounds do not cross groups.
+        const {
+            let block = Vectors::<F>::BLOCK;
+            assert!(block.is_multiple_of(LANES) || LANES.is_multiple_of(block));
+            assert!(Self::STEPS.is_multiple_of(F::STEPS));
+        }
+        let b = b.as_ptr().wrapping_add(p * at.words() + c * F::STORED);
+        for part in 0..(steps - first).min(Vectors::<F>::BLOCK) / Self::STEPS {
+            let step = first + part * Self::STEPS;
+            let a = a[step / LANES * R * LANES * F::WORDS..][..R * LANES * F::WORDS].as_ptr();
+            for round in 0..Self::STEPS / F::STEPS {
+                let words = start + (part * (Self::STEPS / F::STEPS) + round) * N * F::STORED;
+                // Behind the end of a panel, the one that follows it in the strip is being read already.
+                let next = if words + FETCH_AHEAD < at.words() { 0 } else { (P - 1) * at.words() };
+                for q in 0..Q {
+                    let line = b.wrapping_add(q * at.words() + next + words + FETCH_AHEAD);
+                    for word in (0..C * F::STORED).step_by(LANES) {
                         s.prefetch(line.wrapping_add(word).cast());
                     }
                 }
+                let inputs = in_group * Self::STEPS + round * F::STEPS;
                 // SAFETY: the round is in the block; `a` holds a group of R rows and `b` P panels (checked by `run`).
                 unsafe {
-                    let b = b.as_ptr().add(words);
+                    let b = b.add(words);
                     // Written out: a step's place in its round is then a constant.
-                    each_step!(F::STEPS, step => Self::step(s, &mut sums, a, round, b, at.words(), step));
+                    each_step!(F::STEPS, step => Self::step(s, &mut sums, a, inputs, b, at.words(), step));
                 }
             }
         }
         sums
     }
 
-    /// One step of a round of the group at `a`; in each panel of so many `words`, the round is at `b`.
+    /// A step of the round at `b`, in each panel of so many `words`; the first step of the round is one of the group at `a`.
     ///
     /// # Safety
     /// There must be such a round, and the step in it.
     #[inline(always)]
     unsafe fn step<S: Simd>(
         s: S,
-        sums: &mut [[[F::Sum<S>; N]; P]; R],
+        sums: &mut [[[F::Chain<S>; C]; Q]; R],
         a: *const u32,
-        round: usize,
+        first: usize,
         b: *const u32,
         words: usize,
         step: usize,
     ) {
         // SAFETY: by the caller's promise, here and below.
-        let mut weights = [[unsafe { F::weights(s, b, step) }; N]; P];
-        for (p, panel) in weights.iter_mut().enumerate() {
+        let mut weights = [[unsafe { F::weights(s, b, step) }; C]; Q];
+        for (q, panel) in weights.iter_mut().enumerate() {
             for (c, weight) in panel.iter_mut().enumerate() {
                 // SAFETY: as above.
-                *weight = unsafe { F::weights(s, b.add(p * words + c * F::STORED), step) };
+                *weight = unsafe { F::weights(s, b.add(q * words + c * F::STORED), step) };
             }
         }
         for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: as above; r < R.
-            let x = unsafe { F::inputs(s, a.add(r * LANES * F::WORDS), round * F::STEPS + step) };
+            let x = unsafe { F::inputs(s, a.add(r * LANES * F::WORDS), first + step) };
             for (sums, weights) in sums.iter_mut().zip(&weights) {
                 for (sum, weight) in sums.iter_mut().zip(weights) {
                     *sum = F::multiply(s, *sum, x, *weight);

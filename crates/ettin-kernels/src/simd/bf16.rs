@@ -24,6 +24,9 @@ pub(crate) trait PairProducts: Lanes {
     /// Sixteen lanes of 32 bits.
     type Words: Copy;
 
+    /// Whether [`dot_quads`](Self::dot_quads) is one instruction.
+    const QUADS: bool = false;
+
     fn load_words(self, x: &[u32; LANES]) -> Self::Words;
     fn store_words(self, v: Self::Words, out: &mut [u32; LANES]);
     /// Words kept in a buffer of f32, bit for bit.
@@ -46,6 +49,24 @@ pub(crate) trait PairProducts: Lanes {
     fn and(self, a: Self::Words, b: Self::Words) -> Self::Words;
     /// `acc + Σ a[i]·b[i]` over four bytes per lane, unsigned times signed, wrapping.
     fn dot_quads(self, acc: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words;
+    /// The lower or the upper four bits of every byte, as bytes.
+    #[inline(always)]
+    fn nibbles(self, v: Self::Words, upper: bool) -> Self::Words {
+        let mut lanes = [0; LANES];
+        self.store_words(v, &mut lanes);
+        self.load_words(&lanes.map(|word| word >> if upper { 4 } else { 0 } & 0x0f0f_0f0f))
+    }
+    /// `a + 2⁸·b`, wrapping.
+    #[inline(always)]
+    fn add_shifted(self, a: Self::Words, b: Self::Words) -> Self::Words {
+        let (mut sums, mut other) = ([0; LANES], [0; LANES]);
+        self.store_words(a, &mut sums);
+        self.store_words(b, &mut other);
+        for (a, b) in sums.iter_mut().zip(other) {
+            *a = a.wrapping_add(b << 8);
+        }
+        self.load_words(&sums)
+    }
     /// The lanes as signed integers, rounded to f32.
     fn integers(self, v: Self::Words) -> Self::V;
     /// The lowest byte of each lane's bits.

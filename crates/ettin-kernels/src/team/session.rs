@@ -65,6 +65,31 @@ thread_local!(static CURRENT: Cell<*const Session> = const { Cell::new(ptr::null
 /// The lead of a session, which ends with it.
 pub(super) struct Lead<'a>(&'a Session);
 
+thread_local!(
+    /// What is fetched while this thread waits: the rest of it.
+    static AHEAD: Cell<(*const u8, usize)> = const { Cell::new((ptr::null(), 0)) }
+);
+
+/// Has this thread fetch so many bytes into its cache, line by line, while it waits for others. They need not exist.
+pub(crate) fn while_waiting(start: *const u8, bytes: usize) {
+    AHEAD.set((start, bytes));
+}
+
+/// A moment between looks at the word.
+fn wait() {
+    const LINE: usize = 64;
+    let (start, bytes) = AHEAD.get();
+    if bytes < LINE || cfg!(not(target_arch = "x86_64")) {
+        return hint::spin_loop();
+    }
+    AHEAD.set((start.wrapping_add(LINE), bytes - LINE));
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, for any address; SSE is part of x86-64.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(start.cast());
+    }
+}
+
 impl Session {
     /// Of so many threads, the leader included; `kept` for more than one computation or not.
     pub(super) fn new(hands: usize, kept: bool) -> Self {
@@ -132,7 +157,7 @@ impl Session {
                 while session.word.load(Ordering::Acquire) & INSIDE > 0 {
                     looks += 1;
                     // A follower lost its core: let it have this one.
-                    if looks.is_multiple_of(1 << 12) { thread::yield_now() } else { hint::spin_loop() }
+                    if looks.is_multiple_of(1 << 12) { thread::yield_now() } else { wait() }
                 }
                 *lock(&session.job) = None;
                 session.leading.set(false);
@@ -175,7 +200,7 @@ impl Session {
             let led = word & LED > 0;
             looks += 1;
             if looks < SPINS && (led || self.kept) {
-                hint::spin_loop();
+                wait();
             } else if led {
                 self.sleep(word);
                 looks = 0;

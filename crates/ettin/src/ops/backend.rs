@@ -111,6 +111,8 @@ pub struct Backend {
     kind: Kind,
     /// Whether the weights may choose the number format.
     auto: bool,
+    /// Whether it was said how keys and values are kept; else that follows the number format.
+    kv_given: bool,
     /// Layers of one base share one table.
     ropes: Arc<Mutex<Ropes>>,
 }
@@ -160,7 +162,7 @@ impl Backend {
         Self::of(Kind::Fused(Arc::new(Cpu::new(isa, scheme, default_kv(scheme), team))))
     }
 
-    /// Keeps keys and values in another format than the number format's own: f32 where products are f32, else bf16.
+    /// Keeps keys and values in another format than the number format's own: bf16 where weights or activations are rounded to that or less, else f32.
     ///
     /// A prefill attends to what is kept, as a decode does: results do not depend on how tokens are cut into steps.
     ///
@@ -168,7 +170,7 @@ impl Backend {
     /// On the reference path, which keeps what it computes.
     pub fn with_kv(self, kv: KvFormat) -> Result<Self> {
         match &self.kind {
-            Kind::Fused(cpu) => Ok(Self { kind: Kind::Fused(Arc::new(cpu.with_kv(kv))), ..self }),
+            Kind::Fused(cpu) => Ok(Self { kind: Kind::Fused(Arc::new(cpu.with_kv(kv))), kv_given: true, ..self }),
             _ => Err(Error::Unsupported(format!("keys and values in {kv} outside the CPU kernels"))),
         }
     }
@@ -208,14 +210,18 @@ impl Backend {
     /// stored in few bits is then dequantised.
     pub fn for_stored(&self, quantisation: Option<Quantisation>) -> Self {
         let kind = match (&self.kind, quantisation.filter(|_| self.auto)) {
-            (Kind::Fused(cpu), Some(quantisation)) => Kind::Fused(Arc::new(cpu.with_scheme(quantisation.scheme()))),
+            (Kind::Fused(cpu), Some(quantisation)) => {
+                let scheme = quantisation.scheme();
+                let kv = if self.kv_given { cpu.kv } else { default_kv(scheme) };
+                Kind::Fused(Arc::new(cpu.with_scheme(scheme).with_kv(kv)))
+            }
             (kind, _) => kind.clone(),
         };
         Self { kind, ..self.clone() }
     }
 
     fn of(kind: Kind) -> Self {
-        Self { kind, auto: false, ropes: Arc::default() }
+        Self { kind, auto: false, kv_given: false, ropes: Arc::default() }
     }
 
     /// The device that results live on.
@@ -394,9 +400,12 @@ impl Backend {
     }
 }
 
-/// Keys and values lose no more than what is multiplied with them.
+/// Keys and values lose no more than what is multiplied with them, or than the weights that they come from.
 fn default_kv(scheme: Scheme) -> KvFormat {
-    if scheme.rounds_activations() { KvFormat::Bf16 } else { KvFormat::F32 }
+    match scheme {
+        Scheme::F32 | Scheme::Bf16x3 | Scheme::Bf16x6 => KvFormat::F32,
+        Scheme::Bf16 | Scheme::Int8 | Scheme::W8 | Scheme::W4 => KvFormat::Bf16,
+    }
 }
 
 /// The format of weights and products on devices and on the reference path.

@@ -5,12 +5,13 @@ mod attention;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ettin_kernels::{
-    Activation, Aligned, Isa, KvFormat, Operand, PackedMatrix, Pooled, Precision, Scheme, Store, Team, activate, block,
+    Activation, Aligned, Isa, KvFormat, Operand, PackedMatrix, Pooled, Precision, ReadingOrder, Scheme, Store, Team,
+    activate, block,
     block::{AttentionMemory, Workspace},
     gemm, layer_norm, pool, rounded,
 };
 
-use super::{HeadParams, LinearParams, MlpParams, NormParams, StoredRows, TableParams};
+use super::{HeadParams, LinearParams, Matrix, MlpParams, NormParams, StoredRows, TableParams};
 use crate::{Error, Result};
 use attention::Buffers;
 pub(super) use attention::{Attention, attention_block};
@@ -25,6 +26,8 @@ pub(super) struct Cpu {
     pub(super) team: Team,
     /// What forwards of few rows worked in, for the next one.
     spare: Arc<Mutex<Vec<Memory>>>,
+    /// Weights in the order that they are built in, which is that of a forward.
+    order: Arc<ReadingOrder>,
 }
 
 /// Floating-point operations of a forward pass, some tens of microseconds' worth, from which waking threads pays.
@@ -44,7 +47,7 @@ const KEPT: usize = 8;
 
 impl Cpu {
     pub(super) fn new(isa: Isa, scheme: Scheme, kv: KvFormat, team: Team) -> Self {
-        Self { isa, scheme, kv, team, spare: Arc::default() }
+        Self { isa, scheme, kv, team, spare: Arc::default(), order: Arc::default() }
     }
 
     /// Whether a pass of `tokens` rows over so many weights is worth waking threads for.
@@ -61,6 +64,12 @@ impl Cpu {
             Isa::Amx => bytes * weights >= SHARED_ON_AMX.0 || work >= SHARED_ON_AMX.1,
             _ => work >= SHARED_WORK,
         }
+    }
+
+    fn pack(&self, matrix: Matrix<'_>, scheme: Scheme) -> Result<PackedMatrix> {
+        let packed = matrix.pack(self.isa, scheme, &self.team)?;
+        self.order.push(&packed);
+        Ok(packed)
     }
 
     pub(super) fn with_scheme(&self, scheme: Scheme) -> Self {
@@ -147,7 +156,7 @@ impl Table {
     pub(super) fn new(table: TableParams<'_>, cpu: &Arc<Cpu>) -> Result<Self> {
         let scheme = cpu.table_scheme();
         let vectors = match table {
-            TableParams::Matrix(matrix) => Vectors::Packed(matrix.pack(cpu.isa, scheme, &cpu.team)?),
+            TableParams::Matrix(matrix) => Vectors::Packed(cpu.pack(matrix, scheme)?),
             TableParams::Stored(rows) => {
                 let rounding = rows.quantisation.is_none_or(|stored| stored.scheme() != scheme).then_some(scheme);
                 Vectors::Stored(rows, rounding)
@@ -220,10 +229,7 @@ impl Linear {
     }
 
     fn of(params: LinearParams<'_>, scheme: Scheme, cpu: &Cpu) -> Result<Self> {
-        Ok(Self {
-            weight: params.weight.pack(cpu.isa, scheme, &cpu.team)?,
-            bias: params.bias.map(|bias| bias.values()).transpose()?,
-        })
+        Ok(Self { weight: cpu.pack(params.weight, scheme)?, bias: params.bias.map(|bias| bias.values()).transpose()? })
     }
 
     fn kernel(&self) -> block::Linear<'_> {

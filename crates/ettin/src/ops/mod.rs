@@ -107,6 +107,11 @@ impl KvStore {
         }
     }
 
+    /// Whether its memory is worth keeping for another sequence.
+    pub(crate) fn reusable(&self) -> bool {
+        matches!(self.0, KvRepr::Fused(..))
+    }
+
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         match &self.0 {

@@ -223,6 +223,20 @@ impl PairProducts for Avx512 {
 impl PairProducts for Avx512Bf16 {
     words_of_avx512!();
 
+    const QUADS: bool = true;
+
+    #[inline(always)]
+    fn nibbles(self, v: __m512i, upper: bool) -> __m512i {
+        unsafe {
+            let v = if upper { _mm512_srli_epi32::<4>(v) } else { v };
+            _mm512_and_si512(v, _mm512_set1_epi32(0x0f0f_0f0f))
+        }
+    }
+    #[inline(always)]
+    fn add_shifted(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_add_epi32(a, _mm512_slli_epi32::<8>(b)) }
+    }
+
     #[inline(always)]
     fn round(self, first: __m512, second: __m512) -> __m512i {
         unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first)) }
@@ -315,6 +329,7 @@ impl Lanes for Avx512Bf16 {
         zip(a: __m512, b: __m512) -> [__m512; 2];
         sum(v: __m512) -> f32;
         largest(v: __m512) -> f32;
+        widen_halves(words: &[u32; LANES / 2]) -> __m512;
         prefetch(p: *const f32);
     }
 }

@@ -1,0 +1,392 @@
+//! [`Scheme::W8`](super::Scheme::W8) and [`Scheme::W4`](super::Scheme::W4) by instructions for products of bytes: activations in fixed point.
+//!
+//! Widening a weight to f32 takes longer than reading it from memory. So the weights stay bytes, and the activations become
+//! integers: sixty-four inputs of a row share a factor, and what is left of each is an integer of 23 bits, kept as three
+//! **digits**, signed bytes. A product of digits and weights is exact, whatever its order. Per block the sums of the three digits
+//! become one f32 number, which is rounded, multiplied by the factors and added as in every other scheme. Beside the largest of its
+//! sixty-four, an input is kept as exactly as f32 keeps that one.
+//!
+//! The instruction multiplies unsigned bytes by signed ones: weights are kept with [`FixedForm::ZERO`] added, and what that adds to a sum is
+//! taken off by where the sum starts. A row's words of a group are `[digits, steps]`, the highest digit first, then
+//! its [edge](Edge).
+
+use std::marker::PhantomData;
+
+use super::{
+    form::{Form, Nibbles, Wide},
+    layout::Layout,
+    operand::{Encode, Place, TO_INTEGER},
+    quantise::{Pack, Panel, Parts, Vectors, get_half, place_all, put_half},
+    stored::{Quantisation, QuantisedRow},
+};
+use crate::simd::{LANES, Simd};
+
+/// Weights of [`Wide`] or [`Nibbles`], activations in fixed point.
+#[derive(Clone, Copy)]
+pub(crate) struct Fixed<W>(PhantomData<W>);
+
+/// Digits of an activation.
+const DIGITS: usize = 3;
+
+/// Magnitude of the largest activation: with [`TO_INTEGER`] added, its integer is in the lowest bits.
+const LARGEST: f32 = ((1 << 22) - 2) as f32;
+
+/// Groups whose largest magnitude is below count as zero: the factor's inverse would not be finite.
+const SMALLEST: f32 = 1e-30;
+
+/// Inputs of a group.
+const GROUP: usize = 4 * LANES;
+
+/// What becomes of a row's group besides its digits, by word.
+struct Edge;
+
+impl Edge {
+    /// f32: what the integers are multiplied by.
+    const FACTOR: usize = DIGITS * LANES;
+    /// Where the sums of the highest digit start, a word for each block of the group.
+    const HIGH: usize = Self::FACTOR + 1;
+    /// Where those of the other two start, taken together.
+    const LOW: usize = Self::HIGH + 2;
+}
+
+/// What differs between the two.
+pub(crate) trait FixedForm: Copy + Send + Sync + 'static {
+    /// Inputs of a block: those that share a factor of the weights, and no more than a group.
+    const BLOCK: usize;
+    /// Steps of four inputs in a word of weights.
+    const STEPS: usize;
+    const TRAILER: usize;
+    /// What weights are kept with.
+    const ZERO: i32;
+    const QUANTISATION: Quantisation;
+
+    /// The weights of a step in a word of each output.
+    fn quads<S: Simd>(s: S, words: S::Words, step: usize) -> S::Words;
+
+    /// A row's factor for a block, given that of its weights.
+    fn scale<S: Simd>(s: S, row: S::V, trailer: &[u32]) -> S::V;
+
+    fn finish<S: Simd>(s: S, sum: S::V, factors: &[f32]) -> S::V;
+
+    /// Four bytes of codes as a word of weights.
+    fn word(codes: [u8; 4]) -> u32;
+
+    /// Code bytes of no weight.
+    const ZEROS: u8;
+
+    /// The weight of an input, by its place in a word.
+    fn weight(word: u32, input: usize) -> i32;
+}
+
+impl FixedForm for Wide {
+    const BLOCK: usize = GROUP;
+    const STEPS: usize = 1;
+    const TRAILER: usize = 0;
+    const ZERO: i32 = 128;
+    const QUANTISATION: Quantisation = Quantisation::W8;
+    const ZEROS: u8 = 0;
+
+    #[inline(always)]
+    fn quads<S: Simd>(_: S, words: S::Words, _: usize) -> S::Words {
+        words
+    }
+    #[inline(always)]
+    fn scale<S: Simd>(_: S, row: S::V, _: &[u32]) -> S::V {
+        row
+    }
+    #[inline(always)]
+    fn finish<S: Simd>(s: S, sum: S::V, factors: &[f32]) -> S::V {
+        s.mul(sum, s.load(&factors.as_chunks().0[0]))
+    }
+    fn word(codes: [u8; 4]) -> u32 {
+        u32::from_le_bytes(codes) ^ 0x8080_8080
+    }
+    fn weight(word: u32, input: usize) -> i32 {
+        i32::from(word.to_le_bytes()[input]) - Self::ZERO
+    }
+}
+
+impl FixedForm for Nibbles {
+    const BLOCK: usize = super::quantise::GROUP;
+    const STEPS: usize = 2;
+    const TRAILER: usize = LANES / 2;
+    const ZERO: i32 = 8;
+    const QUANTISATION: Quantisation = Quantisation::W4;
+    const ZEROS: u8 = super::stored::ZEROS;
+
+    #[inline(always)]
+    fn quads<S: Simd>(s: S, words: S::Words, step: usize) -> S::Words {
+        s.nibbles(words, step == 1)
+    }
+    #[inline(always)]
+    fn scale<S: Simd>(s: S, row: S::V, trailer: &[u32]) -> S::V {
+        s.mul(row, s.widen_halves(&trailer.as_chunks().0[0]))
+    }
+    #[inline(always)]
+    fn finish<S: Simd>(_: S, sum: S::V, _: &[f32]) -> S::V {
+        sum
+    }
+    /// The first four weights in the lower halves of the bytes, the last four in the upper.
+    fn word(codes: [u8; 4]) -> u32 {
+        let word = u32::from_le_bytes(codes);
+        let swap = |word: u32, distance: u32, mask: u32| {
+            let apart = (word ^ word >> distance) & mask;
+            word ^ apart ^ apart << distance
+        };
+        swap(swap(word, 8, 0x0000_ff00), 4, 0x00f0_00f0)
+    }
+    fn weight(word: u32, input: usize) -> i32 {
+        let byte = word.to_le_bytes()[input % 4];
+        i32::from(if input < 4 { byte & 15 } else { byte >> 4 }) - Self::ZERO
+    }
+}
+
+impl<W: FixedForm> Form for Fixed<W> {
+    const UNIT: usize = 4;
+    const BLOCK: usize = W::BLOCK;
+    const STEPS: usize = W::STEPS;
+    const WORDS: usize = DIGITS + 1;
+    const NARROW: bool = true;
+    const QUADS: bool = true;
+    const STORED: usize = LANES;
+    const TRAILER: usize = W::TRAILER;
+    /// Three sums for each: with one vector of outputs at a time, they stay in registers.
+    const ROWS: usize = 8;
+
+    type Inputs<S: Simd> = [S::Words; DIGITS];
+    type Weights<S: Simd> = S::Words;
+    type Chain<S: Simd> = [S::Words; DIGITS];
+    type Sum<S: Simd> = S::V;
+
+    #[inline(always)]
+    unsafe fn start<S: Simd>(s: S, _: &[u32], group: *const u32, block: usize) -> [S::Words; DIGITS] {
+        // SAFETY: a group of a row, by the caller's promise.
+        let (high, low) = unsafe { (*group.add(Edge::HIGH + block), *group.add(Edge::LOW + block)) };
+        [s.splat_word(high), s.splat_word(0), s.splat_word(low)]
+    }
+    #[inline(always)]
+    unsafe fn inputs<S: Simd>(s: S, group: *const u32, step: usize) -> [S::Words; DIGITS] {
+        let mut digits = [s.splat_word(0); DIGITS];
+        for (i, digit) in digits.iter_mut().enumerate() {
+            // SAFETY: `DIGITS` words of the group, by the caller's promise.
+            *digit = s.splat_word(unsafe { *group.add(i * LANES + step) });
+        }
+        digits
+    }
+    #[inline(always)]
+    unsafe fn weights<S: Simd>(s: S, at: *const u32, step: usize) -> S::Words {
+        // SAFETY: sixteen words, by the caller's promise.
+        W::quads(s, s.load_words(unsafe { &*at.cast() }), step)
+    }
+    #[inline(always)]
+    fn multiply<S: Simd>(s: S, chain: [S::Words; DIGITS], x: [S::Words; DIGITS], w: S::Words) -> [S::Words; DIGITS] {
+        [s.dot_quads(chain[0], w, x[0]), s.dot_quads(chain[1], w, x[1]), s.dot_quads(chain[2], w, x[2])]
+    }
+    #[inline(always)]
+    unsafe fn open<S: Simd>(s: S, chain: [S::Words; DIGITS], group: *const u32, trailer: &[u32]) -> S::V {
+        // SAFETY: by the caller's promise.
+        unsafe { Self::fold(s, s.zero(), chain, group, trailer) }
+    }
+    /// 2⁸ times the sum of the middle digit fits beside that of the lowest: 127 · 64 · 2¹⁵ is below 2³¹.
+    #[inline(always)]
+    unsafe fn fold<S: Simd>(
+        s: S,
+        sum: S::V,
+        [high, middle, low]: [S::Words; DIGITS],
+        group: *const u32,
+        trailer: &[u32],
+    ) -> S::V {
+        let low = s.integers(s.add_shifted(low, middle));
+        let integer = s.mul_add(s.integers(high), s.splat(65536.0), low);
+        // SAFETY: a group of a row, by the caller's promise.
+        let factor = s.splat(unsafe { *group.add(Edge::FACTOR).cast::<f32>() });
+        s.mul_add(integer, W::scale(s, factor, trailer), sum)
+    }
+    #[inline(always)]
+    fn finish<S: Simd>(s: S, sum: S::V, factors: &[f32], _: f32) -> S::V {
+        W::finish(s, sum, factors)
+    }
+}
+
+impl<W: FixedForm> Encode for Fixed<W> {
+    #[inline(always)]
+    fn row<S: Simd>(s: S, x: &[f32], mut place: Place<'_>) -> f32 {
+        for group in 0..Layout::steps::<Self>(x.len()) / LANES {
+            let x = x.get(group * GROUP..x.len().min((group + 1) * GROUP)).unwrap_or(&[]);
+            let mut vectors = [s.zero(); 4];
+            for (vector, x) in vectors.iter_mut().zip(x.chunks(LANES)) {
+                *vector = s.load_part(x);
+            }
+            fixed::<S, W>(s, vectors, place.group::<Self>(group));
+        }
+        1.0
+    }
+}
+
+/// A group of inputs as digits, with their edge.
+#[inline(always)]
+fn fixed<S: Simd, W: FixedForm>(s: S, x: [S::V; 4], words: &mut [u32]) {
+    let (mut most, mut broken) = (s.zero(), s.zero());
+    for x in x {
+        most = s.max(most, s.max(x, s.sub(s.zero(), x)));
+        broken = s.mul_add(x, s.zero(), broken);
+    }
+    // NaN where anything is not finite: the whole row then is NaN, not wrong.
+    let most = s.largest(most) + s.sum(broken);
+    let scale = if most < SMALLEST { 0.0 } else { LARGEST / most };
+    // Bytes of what is not negative are digits that have 128 added to them.
+    const SHIFTED: u32 = 0x0080_8080u32.wrapping_sub(TO_INTEGER.to_bits());
+    let mut digits = [[0u8; GROUP]; DIGITS];
+    for (i, x) in x.into_iter().enumerate() {
+        let mut lanes = [0.0; LANES];
+        s.store(s.add(s.mul(x, s.splat(scale)), s.splat(TO_INTEGER)), &mut lanes);
+        let [high, middle, low] = &mut digits;
+        for (lane, x) in lanes.into_iter().enumerate() {
+            let bytes = x.to_bits().wrapping_add(SHIFTED) ^ 0x0080_8080;
+            high[i * LANES + lane] = (bytes >> 16) as u8;
+            middle[i * LANES + lane] = (bytes >> 8) as u8;
+            low[i * LANES + lane] = bytes as u8;
+        }
+    }
+    let mut sums = [[0u32; LANES]; DIGITS];
+    for ((digits, words), sums) in digits.iter().zip(words.as_chunks_mut::<LANES>().0).zip(&mut sums) {
+        for (word, bytes) in words.iter_mut().zip(digits.as_chunks().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        s.store_words(s.dot_quads(s.splat_word(0), s.splat_word(0x0101_0101), s.load_words(words)), sums);
+    }
+    words[Edge::FACTOR] = (most / LARGEST).to_bits();
+    let steps = W::BLOCK / 4;
+    for block in 0..LANES / steps {
+        let start = |sums: &[u32; LANES]| {
+            let sum = sums[block * steps..(block + 1) * steps].iter().fold(0, |sum: u32, x| sum.wrapping_add(*x));
+            sum.wrapping_mul(W::ZERO as u32).wrapping_neg()
+        };
+        words[Edge::HIGH + block] = start(&sums[0]);
+        words[Edge::LOW + block] = (start(&sums[1]) << 8).wrapping_add(start(&sums[2]));
+    }
+}
+
+impl<W: FixedForm> Pack for Fixed<W> {
+    #[inline(always)]
+    fn pack<S: Simd>(_: S, panel: Panel<'_>, _: &mut [u32], parts: Parts<'_>) {
+        place_all::<Self>(W::QUANTISATION, panel, parts);
+    }
+
+    fn place(row: QuantisedRow<'_>, k: usize, vectors: usize, output: usize, words: &mut [u32], factors: &mut [f32]) {
+        let at = Vectors::<Self>::new(vectors, Layout::steps::<Self>(k));
+        let mut rounds = row.codes.chunks(4);
+        for step in (0..at.steps).step_by(W::STEPS) {
+            let mut codes = [W::ZEROS; 4];
+            let row = rounds.next().unwrap_or_default();
+            codes[..row.len()].copy_from_slice(row);
+            words[at.at(step, output / LANES) + output % LANES] = W::word(codes);
+        }
+        match W::QUANTISATION {
+            Quantisation::W8 => {
+                for factor in row.factors.as_chunks().0 {
+                    factors[output] = f32::from_le_bytes(*factor);
+                }
+            }
+            Quantisation::W4 => {
+                for (group, factor) in row.factors.as_chunks().0.iter().enumerate() {
+                    let trailer = &mut words[at.trailer(group, output / LANES)..];
+                    put_half(trailer, output % LANES, u16::from_le_bytes(*factor));
+                }
+            }
+        }
+    }
+
+    fn unpack(panel: &[u32], vectors: usize, output: usize, factor: f32, out: &mut [f32]) {
+        let at = Vectors::<Self>::new(vectors, Layout::steps::<Self>(out.len()));
+        for (round, out) in out.chunks_mut(4 * W::STEPS).enumerate() {
+            let step = round * W::STEPS;
+            let word = panel[at.at(step, output / LANES) + output % LANES];
+            let factor = match W::QUANTISATION {
+                Quantisation::W8 => factor,
+                Quantisation::W4 => {
+                    let trailer = at.trailer(step / Vectors::<Self>::BLOCK, output / LANES);
+                    get_half(&panel[trailer..], output % LANES)
+                }
+            };
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = W::weight(word, i) as f32 * factor;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::Portable;
+
+    /// The factor of a group, its integers, and what its edge says of every block.
+    fn of<W: FixedForm>(x: &[f32; GROUP]) -> (f32, Vec<i32>, Vec<(u32, u32)>) {
+        let mut words = [0; (DIGITS + 1) * LANES];
+        let mut vectors = [[0.0; LANES]; 4];
+        vectors.iter_mut().zip(x.as_chunks().0).for_each(|(vector, x)| *vector = *x);
+        fixed::<_, W>(Portable, vectors, &mut words);
+        let digit =
+            |digit: usize, input: usize| i32::from(words[digit * LANES + input / 4].to_le_bytes()[input % 4] as i8);
+        let integers = (0..GROUP).map(|i| (digit(0, i) << 16) + (digit(1, i) << 8) + digit(2, i)).collect();
+        let edges = (0..GROUP / W::BLOCK).map(|block| (words[Edge::HIGH + block], words[Edge::LOW + block]));
+        let edges = edges.collect();
+        (f32::from_bits(words[Edge::FACTOR]), integers, edges)
+    }
+
+    fn numbers(scale: f32) -> [f32; GROUP] {
+        std::array::from_fn(|i| scale * ((i * 37 % 64) as f32 - 31.3) / (1.0 + (i % 5) as f32))
+    }
+
+    #[test]
+    fn integers_are_nearest_and_the_largest_fits() {
+        for scale in [1.0, -3e-20, 7e30, 1e-28] {
+            let x = numbers(scale);
+            let (factor, integers, _) = of::<Wide>(&x);
+            let most = x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+            for (x, integer) in x.iter().zip(integers) {
+                let error = (f64::from(factor) * f64::from(integer) - f64::from(*x)).abs();
+                assert!(error <= f64::from(most) * 2f64.powi(-22), "{x}: {integer} of {factor}");
+            }
+        }
+    }
+
+    #[test]
+    fn edges_take_off_what_unsigned_weights_add() {
+        fn check<W: FixedForm>() {
+            let (_, integers, edges) = of::<W>(&numbers(2.0));
+            for (block, (high, low)) in edges.into_iter().enumerate() {
+                let sum: i64 = integers[block * W::BLOCK..(block + 1) * W::BLOCK].iter().map(|&x| i64::from(x)).sum();
+                let start = i64::from(high as i32) * 65536 + i64::from(low as i32);
+                assert_eq!(start, -i64::from(W::ZERO) * sum, "block {block}");
+            }
+        }
+        check::<Wide>();
+        check::<Nibbles>();
+    }
+
+    #[test]
+    fn nothing_is_zero_and_what_is_not_finite_is_nan() {
+        for tiny in [0.0, 1e-38, -1e-31] {
+            let (_, integers, _) = of::<Nibbles>(&[tiny; GROUP]);
+            assert!(integers.iter().all(|&x| x == 0), "{tiny}");
+        }
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = numbers(1.0);
+            x[40] = broken;
+            assert!(of::<Wide>(&x).0.is_nan(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn words_hold_weights_in_the_order_of_inputs() {
+        let codes = [0x10, 0x32, 0x54, 0x76];
+        let word = <Nibbles as FixedForm>::word(codes);
+        assert_eq!(word.to_le_bytes(), [0x40, 0x51, 0x62, 0x73]);
+        assert!((0..8).all(|i| Nibbles::weight(word, i) == i as i32 - 8));
+        let bytes = [-127i8, -1, 0, 127];
+        let word = <Wide as FixedForm>::word(bytes.map(|byte| byte as u8));
+        assert!((0..4).all(|i| Wide::weight(word, i) == i32::from(bytes[i])));
+    }
+}

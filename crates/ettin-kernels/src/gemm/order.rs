@@ -1,0 +1,67 @@
+//! In which order weights are read, as far as it is known: what threads fetch while they wait.
+//!
+//! Between products of few rows (decoding), threads wait for the one that does what is not worth sharing: of small weights, a third of
+//! the time. Which weights they read next is known by then, so they bring them into their cache.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicPtr, AtomicUsize, Ordering},
+};
+
+use super::PackedMatrix;
+use crate::team::{share, while_waiting};
+
+/// Bytes that a thread fetches of the next weights at most: a quarter of a common L2.
+const MOST: usize = 512 << 10;
+
+/// Weights that are read one after the other, again and again.
+#[derive(Debug, Default)]
+pub struct ReadingOrder(Mutex<Option<Ends>>);
+
+#[derive(Debug)]
+struct Ends {
+    first: Words,
+    /// What is read after the last.
+    next: Arc<Words>,
+}
+
+/// Where the words of a weight are, or were: nothing but addresses to fetch from is made of it.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    start: AtomicPtr<u32>,
+    len: AtomicUsize,
+}
+
+impl ReadingOrder {
+    /// Adds a weight, which is read after those that were added before it, and before the first.
+    pub fn push(&self, w: &PackedMatrix) {
+        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = ends.get_or_insert_with(|| {
+            let (first, next) = (Words::default(), w.next().clone());
+            first.set(w.words());
+            Ends { first, next }
+        });
+        ends.next.set(w.words());
+        w.next().set_as(&ends.first);
+        ends.next = w.next().clone();
+    }
+}
+
+impl Words {
+    fn set(&self, words: &[u32]) {
+        self.start.store(words.as_ptr().cast_mut(), Ordering::Relaxed);
+        self.len.store(words.len(), Ordering::Relaxed);
+    }
+
+    fn set_as(&self, other: &Words) {
+        self.start.store(other.start.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.len.store(other.len.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Has this thread fetch what one of several threads begins with, when it next waits.
+    pub(super) fn fetch_while_waiting(&self, hand: usize, hands: usize) {
+        let part = share(self.len.load(Ordering::Relaxed), hands, hand);
+        let start = self.start.load(Ordering::Relaxed).wrapping_add(part.start);
+        while_waiting(start.cast(), (part.len() * size_of::<u32>()).min(MOST));
+    }
+}
