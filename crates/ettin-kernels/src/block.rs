@@ -185,7 +185,9 @@ pub fn mlp(team: &Team, x: &mut [f32], mlp: Mlp<'_>, workspace: &mut Workspace) 
             let parts = second.parts(wo.weight, rows);
             let input = operand.view(wi.weight);
             let tasks = (inner / wi.weight.width()).min(team.threads() * TASKS_PER_THREAD);
+            let hands = team.threads();
             team.run(tasks, (4 * rows * inner).saturating_mul(k), |task| {
+                wi.weight.read_by(task, tasks, hands);
                 let target = |cell: Cell<'_>| {
                     let gating = Gating { cell, activation, coarse, parts: &parts, rows: apart.as_ref() };
                     // SAFETY: each task has panels of its own.

@@ -128,6 +128,7 @@ pub fn attend(
         let (memories, whole) = (Shared::new(memories), Shared::new(whole));
         let parts = output.parts(out.weight, rows);
         team.run(groups, (6 * rows * size).saturating_mul(size), |index| {
+            qkv.weight.read_by(index, groups, threads);
             let heads = index * group..((index + 1) * group).min(all);
             let columns = heads.start * head_dim..heads.end * head_dim;
             // SAFETY: a group of its own for each task; there is only one where tasks follow each other.

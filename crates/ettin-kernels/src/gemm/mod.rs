@@ -96,9 +96,8 @@ pub fn gemm(team: &Team, x: &Operand, w: &PackedMatrix, bias: Option<&[f32]>, st
     let work = (2 * m * n).saturating_mul(w.k());
     let tasks = plan.row_parts * plan.column_parts;
     team.run(tasks, work, |task| {
-        let hand = task * hands / tasks;
-        if plan.row_parts == 1 && hands > 1 && task == share(tasks, hands, hand).start {
-            w.next().fetch_while_waiting(hand, hands);
+        if plan.row_parts == 1 {
+            w.read_by(task, tasks, hands);
         }
         let product = Product {
             rows,

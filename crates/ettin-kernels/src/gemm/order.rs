@@ -8,7 +8,7 @@ use std::sync::{
     atomic::{AtomicPtr, AtomicUsize, Ordering},
 };
 
-use super::PackedMatrix;
+use super::{Layout, PackedMatrix};
 use crate::team::{share, while_waiting};
 
 /// Bytes that a thread fetches of the next weights at most: a quarter of a common L2.
@@ -30,38 +30,55 @@ struct Ends {
 pub(super) struct Words {
     start: AtomicPtr<u32>,
     len: AtomicUsize,
+    /// Equal parts, of each of which a thread reads its share, one after the other.
+    parts: AtomicUsize,
 }
 
 impl ReadingOrder {
-    /// Adds a weight, which is read after those that were added before it, and before the first.
-    pub fn push(&self, w: &PackedMatrix) {
+    /// Adds a weight, which is read after those that were added before it, and before the first. On AMX, threads share each of so many `parts` of
+    /// its outputs: the halves of an MLP; queries, keys and values.
+    pub fn push(&self, w: &PackedMatrix, parts: usize) {
+        let parts = if w.layout() == Layout::TILES { parts } else { 1 };
         let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let ends = ends.get_or_insert_with(|| {
             let (first, next) = (Words::default(), w.next().clone());
-            first.set(w.words());
+            first.set(w.words(), parts);
             Ends { first, next }
         });
-        ends.next.set(w.words());
+        ends.next.set(w.words(), parts);
         w.next().set_as(&ends.first);
         ends.next = w.next().clone();
     }
 }
 
 impl Words {
-    fn set(&self, words: &[u32]) {
+    fn set(&self, words: &[u32], parts: usize) {
         self.start.store(words.as_ptr().cast_mut(), Ordering::Relaxed);
         self.len.store(words.len(), Ordering::Relaxed);
+        self.parts.store(parts, Ordering::Relaxed);
     }
 
     fn set_as(&self, other: &Words) {
         self.start.store(other.start.load(Ordering::Relaxed), Ordering::Relaxed);
         self.len.store(other.len.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.parts.store(other.parts.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// Has this thread fetch what one of several threads begins with, when it next waits.
-    pub(super) fn fetch_while_waiting(&self, hand: usize, hands: usize) {
-        let part = share(self.len.load(Ordering::Relaxed), hands, hand);
+    fn fetch_while_waiting(&self, hand: usize, hands: usize) {
+        let part = self.len.load(Ordering::Relaxed) / self.parts.load(Ordering::Relaxed).max(1);
+        let part = share(part, hands, hand);
         let start = self.start.load(Ordering::Relaxed).wrapping_add(part.start);
         while_waiting(start.cast(), (part.len() * size_of::<u32>()).min(MOST));
+    }
+}
+
+impl PackedMatrix {
+    /// Told by a task of a step that reads this weight: who begins a run of tasks will fetch what it reads next, when it waits.
+    pub(crate) fn read_by(&self, task: usize, tasks: usize, hands: usize) {
+        let hand = (task * hands).div_ceil(tasks);
+        if hands > 1 && task == share(tasks, hands, hand).start {
+            self.next().fetch_while_waiting(hand, hands);
+        }
     }
 }

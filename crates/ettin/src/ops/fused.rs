@@ -66,9 +66,10 @@ impl Cpu {
         }
     }
 
-    fn pack(&self, matrix: Matrix<'_>, scheme: Scheme) -> Result<PackedMatrix> {
+    /// A weight, of whose outputs few rows have so many parts [shared out](ReadingOrder::push).
+    fn pack(&self, matrix: Matrix<'_>, scheme: Scheme, parts: usize) -> Result<PackedMatrix> {
         let packed = matrix.pack(self.isa, scheme, &self.team)?;
-        self.order.push(&packed);
+        self.order.push(&packed, parts);
         Ok(packed)
     }
 
@@ -156,7 +157,7 @@ impl Table {
     pub(super) fn new(table: TableParams<'_>, cpu: &Arc<Cpu>) -> Result<Self> {
         let scheme = cpu.table_scheme();
         let vectors = match table {
-            TableParams::Matrix(matrix) => Vectors::Packed(cpu.pack(matrix, scheme)?),
+            TableParams::Matrix(matrix) => Vectors::Packed(cpu.pack(matrix, scheme, 1)?),
             TableParams::Stored(rows) => {
                 let rounding = rows.quantisation.is_none_or(|stored| stored.scheme() != scheme).then_some(scheme);
                 Vectors::Stored(rows, rounding)
@@ -221,15 +222,23 @@ impl Norm {
 impl Linear {
     /// A layer of its own: small ones that end a model are kept exact.
     pub(super) fn exact(params: LinearParams<'_>, cpu: &Cpu) -> Result<Self> {
-        Self::of(params, Scheme::F32, cpu)
+        Self::of(params, Scheme::F32, 1, cpu)
     }
 
     fn new(params: LinearParams<'_>, cpu: &Cpu) -> Result<Self> {
-        Self::of(params, cpu.scheme, cpu)
+        Self::in_parts(params, 1, cpu)
     }
 
-    fn of(params: LinearParams<'_>, scheme: Scheme, cpu: &Cpu) -> Result<Self> {
-        Ok(Self { weight: cpu.pack(params.weight, scheme)?, bias: params.bias.map(|bias| bias.values()).transpose()? })
+    /// Outputs of so many kinds, of which threads share each.
+    fn in_parts(params: LinearParams<'_>, parts: usize, cpu: &Cpu) -> Result<Self> {
+        Self::of(params, cpu.scheme, parts, cpu)
+    }
+
+    fn of(params: LinearParams<'_>, scheme: Scheme, parts: usize, cpu: &Cpu) -> Result<Self> {
+        Ok(Self {
+            weight: cpu.pack(params.weight, scheme, parts)?,
+            bias: params.bias.map(|bias| bias.values()).transpose()?,
+        })
     }
 
     fn kernel(&self) -> block::Linear<'_> {
@@ -241,7 +250,7 @@ impl Mlp {
     pub(super) fn new(params: MlpParams<'_>, cpu: &Cpu) -> Result<Self> {
         Ok(Self {
             norm: Norm::new(params.norm)?,
-            wi: Linear::new(params.wi, cpu)?,
+            wi: Linear::in_parts(params.wi, 2, cpu)?,
             wo: Linear::new(params.wo, cpu)?,
             activation: params.activation,
         })

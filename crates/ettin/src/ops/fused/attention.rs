@@ -132,9 +132,11 @@ fn cuts(batch: &PackedBatch, threads: usize) -> Option<Vec<usize>> {
 
 impl Attention {
     pub(in crate::ops) fn new(params: AttentionParams<'_>, rope: &Arc<RopeTable>, cpu: &Cpu) -> Result<Self> {
+        // Whole sequences go head by head, cached ones with all of their outputs at once.
+        let parts = if params.span.right == Some(0) { 1 } else { 3 };
         Ok(Self {
             norm: params.norm.map(Norm::new).transpose()?,
-            qkv: Linear::new(params.qkv, cpu)?,
+            qkv: Linear::in_parts(params.qkv, parts, cpu)?,
             out: Linear::new(params.out, cpu)?,
             heads: params.heads,
             head_dim: params.head_dim,
