@@ -16,7 +16,7 @@ use super::{
     form::{Form, Nibbles, Wide},
     layout::Layout,
     operand::{Encode, Place, TO_INTEGER},
-    quantise::{Pack, Panel, Parts, Vectors, get_half, place_all, put_half},
+    quantise::{Pack, Panel, Parts, Vectors, place_all},
     stored::{Quantisation, QuantisedRow},
 };
 use crate::simd::{LANES, Simd};
@@ -288,12 +288,7 @@ impl<W: FixedForm> Pack for Fixed<W> {
                     factors[output] = f32::from_le_bytes(*factor);
                 }
             }
-            Quantisation::W4 => {
-                for (group, factor) in row.factors.as_chunks().0.iter().enumerate() {
-                    let trailer = &mut words[at.trailer(group, output / LANES)..];
-                    put_half(trailer, output % LANES, u16::from_le_bytes(*factor));
-                }
-            }
+            Quantisation::W4 => at.put_factors(words, output, row.factors),
         }
     }
 
@@ -304,10 +299,7 @@ impl<W: FixedForm> Pack for Fixed<W> {
             let word = panel[at.at(step, output / LANES) + output % LANES];
             let factor = match W::QUANTISATION {
                 Quantisation::W8 => factor,
-                Quantisation::W4 => {
-                    let trailer = at.trailer(step / Vectors::<Self>::BLOCK, output / LANES);
-                    get_half(&panel[trailer..], output % LANES)
-                }
+                Quantisation::W4 => at.factor(panel, output, step),
             };
             for (i, out) in out.iter_mut().enumerate() {
                 *out = W::weight(word, i) as f32 * factor;

@@ -82,6 +82,18 @@ impl<F: Form> Vectors<F> {
         let steps = (self.steps - block * Self::BLOCK).min(Self::BLOCK);
         self.block(block) + steps / F::STEPS * self.vectors * F::STORED + vector * F::TRAILER
     }
+
+    /// Puts an output's factors, a bf16 for each block, into the trailers.
+    pub(super) fn put_factors(&self, words: &mut [u32], output: usize, factors: &[u8]) {
+        for (block, factor) in factors.as_chunks().0.iter().enumerate() {
+            put_half(&mut words[self.trailer(block, output / LANES)..], output % LANES, u16::from_le_bytes(*factor));
+        }
+    }
+
+    /// An output's factor in the block of a step.
+    pub(super) fn factor(&self, words: &[u32], output: usize, step: usize) -> f32 {
+        get_half(&words[self.trailer(step / Self::BLOCK, output / LANES)..], output % LANES)
+    }
 }
 
 /// What a panel keeps, zero as yet.
@@ -294,9 +306,7 @@ impl Pack for Nibbles {
             word[..codes.len()].copy_from_slice(codes);
             words[at.at(step, output / LANES) + output % LANES] = u32::from_le_bytes(word);
         }
-        for (group, factor) in row.factors.as_chunks().0.iter().enumerate() {
-            put_half(&mut words[at.trailer(group, output / LANES)..], output % LANES, u16::from_le_bytes(*factor));
-        }
+        at.put_factors(words, output, row.factors);
     }
 
     fn unpack(panel: &[u32], vectors: usize, output: usize, _: f32, out: &mut [f32]) {
@@ -304,8 +314,7 @@ impl Pack for Nibbles {
         for (round, out) in out.chunks_mut(Self::STEPS).enumerate() {
             let step = round * Self::STEPS;
             let word = panel[at.at(step, output / LANES) + output % LANES];
-            let trailer = at.trailer(step / Vectors::<Self>::BLOCK, output / LANES);
-            let factor = get_half(&panel[trailer..], output % LANES);
+            let factor = at.factor(panel, output, step);
             for (i, out) in out.iter_mut().enumerate() {
                 *out = ((word >> (4 * i) & 15) as f32 - 8.0) * factor;
             }
@@ -377,12 +386,12 @@ fn get_byte(words: &[u32], index: usize) -> u8 {
 }
 
 /// Numbers of sixteen bits: the even ones in the lower halves.
-pub(super) fn put_half(words: &mut [u32], index: usize, half: u16) {
+fn put_half(words: &mut [u32], index: usize, half: u16) {
     let shift = 16 * (index % 2);
     let word = &mut words[index / 2];
     *word = *word & !(0xffff << shift) | u32::from(half) << shift;
 }
 
-pub(super) fn get_half(words: &[u32], index: usize) -> f32 {
+fn get_half(words: &[u32], index: usize) -> f32 {
     f32::from_bits(words[index / 2] >> (16 * (index % 2)) << 16)
 }
