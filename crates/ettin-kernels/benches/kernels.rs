@@ -97,7 +97,7 @@ fn attentions(c: &mut Criterion) {
             for (name, span, rows, len) in ATTENTIONS {
                 let mut kv = KvBlocks::new(heads, dim, len, format);
                 store(isa, &team, source, &mut [KvWrite { kv: &mut kv, position: 0, rows: 0..len }]);
-                let sequences = [Sequence { rows: 0..rows, start: len - rows, len, kv: &kv }];
+                let sequences = [Sequence { rows: 0..rows, start: len - rows, len, kv: kv.view() }];
                 let args = Attention {
                     q: &qkv,
                     q_stride: 3 * width,

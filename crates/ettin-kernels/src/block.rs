@@ -16,7 +16,7 @@ mod turning;
 
 use std::ops::Range;
 
-pub use attention::{AttentionMemory, SelfAttention, attend, shares_heads};
+pub use attention::{AttentionMemory, SelfAttention, attend, attend_cached, shares_heads};
 use gating::Gating;
 
 use crate::{

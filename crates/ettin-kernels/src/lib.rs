@@ -54,7 +54,7 @@ mod transpose;
 
 pub use activation::{Activation, activate, geglu};
 pub use attention::{
-    Attention, KEY_BLOCK, KvBlocks, KvFormat, KvRows, KvWrite, Out, Precision, Sequence, Span, attention,
+    Attention, KEY_BLOCK, KvBlocks, KvFormat, KvHeads, KvRows, KvWrite, Out, Precision, Sequence, Span, attention,
 };
 pub use buffer::{Aligned, recycled};
 pub use convert::{Half, widen};

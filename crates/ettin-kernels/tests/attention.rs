@@ -87,7 +87,7 @@ impl Input {
     fn whole(&self, isa: Isa, team: &Team, span: Span) -> Vec<f32> {
         let kv = self.storage();
         let mut out = vec![f32::NAN; self.len * self.width()];
-        let sequences = [Sequence { rows: 0..self.len, start: 0, len: self.len, kv: &kv }];
+        let sequences = [Sequence { rows: 0..self.len, start: 0, len: self.len, kv: kv.view() }];
         attention(isa, team, self.args(span, &sequences), &mut out);
         out
     }
@@ -95,7 +95,7 @@ impl Input {
     /// One query against any storage and length.
     fn one(&self, isa: Isa, span: Span, query: usize, len: usize, kv: &KvBlocks) -> Vec<f32> {
         let mut out = vec![f32::NAN; self.width()];
-        let sequences = [Sequence { rows: 0..1, start: query, len, kv }];
+        let sequences = [Sequence { rows: 0..1, start: query, len, kv: kv.view() }];
         let args = Attention { q: &self.q[self.row(query)], ..self.args(span, &sequences) };
         attention(isa, &Team::single(), args, &mut out);
         out
@@ -295,7 +295,7 @@ fn chunks_equal_the_whole() {
                 for start in (0..input.len).step_by(chunk) {
                     let end = (start + chunk).min(input.len);
                     (start..end).for_each(|i| kv.write(i, &input.k[input.row(i)], &input.v[input.row(i)]));
-                    let sequences = [Sequence { rows: start..end, start, len: end, kv: &kv }];
+                    let sequences = [Sequence { rows: start..end, start, len: end, kv: kv.view() }];
                     attention(isa, &Team::single(), input.args(span, &sequences), &mut out);
                 }
                 assert!(bits(&out) == bits(&whole), "{isa} {numbers:?} {span:?} chunks of {chunk}");
@@ -368,7 +368,7 @@ fn packed_sequences_equal_lone_ones_on_any_team() {
                 let sequences: Vec<_> = storage
                     .iter()
                     .zip(&rows)
-                    .map(|(kv, rows)| Sequence { rows: rows.clone(), start: 0, len: rows.len(), kv })
+                    .map(|(kv, rows)| Sequence { rows: rows.clone(), start: 0, len: rows.len(), kv: kv.view() })
                     .collect();
                 let args = Attention {
                     q: &qkv,
@@ -511,7 +511,7 @@ fn results_in_bf16_are_the_rounded_ones() {
             let input = Input::new(numbers, 23, 2, dim, 50);
             let kv = input.storage();
             let mut out = vec![bf16::NAN; input.len * input.width()];
-            let sequences = [Sequence { rows: 0..input.len, start: 0, len: input.len, kv: &kv }];
+            let sequences = [Sequence { rows: 0..input.len, start: 0, len: input.len, kv: kv.view() }];
             attention(isa, &Team::single(), input.args(Span::FULL, &sequences), &mut out[..]);
             let want: Vec<_> = input.whole(isa, &Team::single(), Span::FULL).into_iter().map(bf16::from_f32).collect();
             assert_eq!(out, want, "{isa} {numbers:?} {dim}");

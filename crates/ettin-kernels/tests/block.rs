@@ -148,7 +148,7 @@ fn step_by_step(
     let sequences: Vec<_> = keys
         .iter()
         .zip(sequences)
-        .map(|(kv, rows)| Sequence { rows: rows.clone(), start: 0, len: rows.len(), kv })
+        .map(|(kv, rows)| Sequence { rows: rows.clone(), start: 0, len: rows.len(), kv: kv.view() })
         .collect();
     let scale = 1.0 / (head_dim as f32).sqrt();
     let args = Attention { q: &rows, q_stride: stride, heads, head_dim, span, scale, precision, sequences: &sequences };

@@ -6,7 +6,7 @@ use super::{
     KEY_BLOCK, Task,
     few::few,
     format::{KvFormat, bytes},
-    kv::KvBlocks,
+    kv::KvHeads,
 };
 use crate::simd::{LANES, Simd};
 
@@ -36,7 +36,7 @@ pub(crate) trait Terms: Copy {
     fn pack<S: Simd>(s: S, x: &[f32], scale: f32, out: &mut [f32]);
 
     /// Keys and values of a block as operands: where they are, or made of them in `scratch`.
-    fn block<'a, S: Simd>(s: S, kv: &'a KvBlocks, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a>;
+    fn block<'a, S: Simd>(s: S, kv: KvHeads<'a>, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a>;
 }
 
 /// Numbers that the products of many queries are taken in: all operands are words.
@@ -111,7 +111,7 @@ impl Terms for F32 {
     }
 
     #[inline(always)]
-    fn block<'a, S: Simd>(s: S, kv: &'a KvBlocks, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a> {
+    fn block<'a, S: Simd>(s: S, kv: KvHeads<'a>, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a> {
         let stored = kv.block(block, head);
         let layout = kv.layout();
         let (keys, rest) = stored.split_at(layout.keys());
@@ -193,7 +193,7 @@ impl Terms for Widened {
     }
 
     #[inline(always)]
-    fn block<'a, S: Simd>(s: S, kv: &'a KvBlocks, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a> {
+    fn block<'a, S: Simd>(s: S, kv: KvHeads<'a>, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a> {
         Bf16::block(s, kv, block, head, scratch)
     }
 }
@@ -248,7 +248,7 @@ impl Terms for Bf16 {
     }
 
     #[inline(always)]
-    fn block<'a, S: Simd>(s: S, kv: &'a KvBlocks, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a> {
+    fn block<'a, S: Simd>(s: S, kv: KvHeads<'a>, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a> {
         let stored = kv.block(block, head);
         let layout = kv.layout();
         let (keys, rest) = stored.split_at(layout.keys());

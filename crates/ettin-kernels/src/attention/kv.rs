@@ -16,7 +16,8 @@ use crate::{
 /// Keys and values in blocks of [`KEY_BLOCK`] positions that start at absolute multiples of it.
 ///
 /// Block b lives in slot `b % capacity`, so storage of a window's size serves a sequence of any length as a ring,
-/// and a position's place inside its block never depends on the ring's phase.
+/// and a position's place inside its block never depends on the ring's phase. A head's slots follow each other, so that threads
+/// can have heads of their own.
 ///
 /// Nothing here knows how long the sequence is; readers say which positions count ([`super::Sequence`]), so dropping
 /// the last tokens (rejected drafts) needs no call.
@@ -39,7 +40,7 @@ impl KvBlocks {
         assert!(heads > 0 && head_dim > 0, "{heads} heads of {head_dim}");
         let layout = Layout { format, head_dim };
         let mut kv = Self { heads, layout, blocks: blocks_for(capacity), wrapped: false, data: Buffer::default() };
-        kv.data = Buffer::zeroed(kv.blocks * kv.block_len());
+        kv.data = Buffer::zeroed(heads * kv.blocks * layout.len());
         kv
     }
 
@@ -80,23 +81,6 @@ impl KvBlocks {
         store(Isa::Portable, &Team::single(), source, &mut [KvWrite { kv: self, position, rows: 0..1 }]);
     }
 
-    /// Stores one head of consecutive positions, `first` a multiple of [`KEY_BLOCK`], from rows that are rounded already,
-    /// `[positions, head_dim / 2]` pairs of bf16: whole vectors of them, in [`KvFormat::Bf16`], no more than there is room for.
-    /// As with [`store`], later positions count as dropped.
-    pub(crate) fn fill(&mut self, isa: Isa, head: usize, first: usize, k: &[u32], v: &[u32]) {
-        let width = self.head_dim() / 2;
-        let rows = k.len() / width;
-        assert!(self.format() == KvFormat::Bf16 && self.head_dim().is_multiple_of(2 * LANES) && head < self.heads);
-        assert!(k.len() == v.len() && first.is_multiple_of(KEY_BLOCK) && rows <= self.capacity());
-        self.wrapped |= first + rows > self.capacity();
-        let (len, stride) = (self.layout.len(), self.block_len());
-        let pairs = k.chunks(KEY_BLOCK * width).zip(v.chunks(KEY_BLOCK * width));
-        for (block, (k, v)) in (first / KEY_BLOCK..).zip(pairs) {
-            let block = &mut self.data[block % self.blocks * stride + head * len..][..len];
-            isa.run_narrow(Fill { layout: self.layout, block, k, v });
-        }
-    }
-
     /// Copies one position out, for tests and debugging: `[heads, head_dim]` each, as the format keeps them.
     ///
     /// # Panics
@@ -106,7 +90,7 @@ impl KvBlocks {
         assert!(k.len() == width && v.len() == width, "a key and a value have {width} elements");
         let heads = k.chunks_exact_mut(self.head_dim()).zip(v.chunks_exact_mut(self.head_dim()));
         for (head, (k, v)) in heads.enumerate() {
-            self.layout.read(self.block(position / KEY_BLOCK, head), position % KEY_BLOCK, k, v);
+            self.layout.read(self.view().block(position / KEY_BLOCK, head), position % KEY_BLOCK, k, v);
         }
     }
 
@@ -118,10 +102,12 @@ impl KvBlocks {
         let blocks = blocks_for(capacity);
         if blocks > self.blocks {
             assert!(!self.wrapped, "a ring of keys cannot grow");
-            self.blocks = blocks;
-            let mut data = Buffer::zeroed(blocks * self.block_len());
-            data[..self.data.len()].copy_from_slice(&self.data);
-            self.data = data;
+            let (old, len) = (self.blocks * self.layout.len(), blocks * self.layout.len());
+            let mut data = Buffer::zeroed(self.heads * len);
+            for (head, kept) in self.data.chunks_exact(old).take(self.heads).enumerate() {
+                data[head * len..][..old].copy_from_slice(kept);
+            }
+            (self.blocks, self.data) = (blocks, data);
         }
     }
 
@@ -130,32 +116,52 @@ impl KvBlocks {
         self.wrapped = false;
     }
 
-    pub(super) fn layout(&self) -> Layout {
-        self.layout
-    }
-
-    /// A block of positions, for one head.
-    #[inline(always)]
-    pub(super) fn block(&self, block: usize, head: usize) -> &[f32] {
-        let len = self.layout.len();
-        &self.data[(block % self.blocks * self.heads + head) * len..][..len]
-    }
-
-    fn block_len(&self) -> usize {
-        self.heads * self.layout.len()
+    /// All heads, to be read.
+    pub fn view(&self) -> KvHeads<'_> {
+        KvHeads { heads: self.heads, layout: self.layout, blocks: self.blocks, data: &self.data }
     }
 }
 
 impl std::fmt::Debug for KvBlocks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "KvBlocks {{ {} heads of {}, {} positions in {} }}",
-            self.heads,
-            self.head_dim(),
-            self.capacity(),
-            self.format()
-        )
+        self.view().fmt(f)
+    }
+}
+
+/// Keys and values of some neighbouring heads of a [`KvBlocks`], or of all.
+#[derive(Clone, Copy)]
+pub struct KvHeads<'a> {
+    heads: usize,
+    layout: Layout,
+    blocks: usize,
+    data: &'a [f32],
+}
+
+impl<'a> KvHeads<'a> {
+    pub(super) fn heads(&self) -> usize {
+        self.heads
+    }
+
+    pub(super) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.blocks * KEY_BLOCK
+    }
+
+    /// A block of positions, for one head.
+    #[inline(always)]
+    pub(super) fn block(&self, block: usize, head: usize) -> &'a [f32] {
+        let len = self.layout.len();
+        &self.data[(head * self.blocks + block % self.blocks) * len..][..len]
+    }
+}
+
+impl std::fmt::Debug for KvHeads<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Layout { format, head_dim }, positions) = (self.layout, self.capacity());
+        write!(f, "keys and values of {} heads of {head_dim}, {positions} positions in {format}", self.heads)
     }
 }
 
@@ -201,28 +207,27 @@ pub fn store(isa: Isa, team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_
         let needed = rows.end.checked_sub(1).map_or(0, |last| last * source.stride + width);
         let present = source.k.len().min(source.v.len());
         assert!(needed <= present, "rows {rows:?} pass the source's end");
-        assert!(rows.len() <= kv.capacity(), "more rows than the storage holds");
-        let positions = *position..*position + rows.len();
-        kv.wrapped |= positions.end > kv.capacity();
-        let target = Target {
-            first_task: tasks,
-            layout: kv.layout,
-            slots: kv.blocks,
-            block_len: kv.block_len(),
-            first_row: rows.start,
-            blocks: positions.start / KEY_BLOCK..positions.end.div_ceil(KEY_BLOCK),
-            positions,
-            data: Shared::new(&mut kv.data),
-        };
-        tasks += target.tasks();
+        let (first_task, first_row, positions) = (tasks, rows.start, *position..*position + rows.len());
+        let kv = SharedKv::new(kv, positions);
+        tasks += kv.slots();
         elements += rows.len() * width;
-        targets.push(target);
+        targets.push(Target { first_task, first_row, kv });
     }
     team.run(tasks, 16 * elements, |task| {
-        let target = &targets[targets.partition_point(|target| target.first_task <= task) - 1];
-        isa.run_narrow(Write { target, source, task: task - target.first_task });
+        let Target { first_task, first_row, kv } =
+            &targets[targets.partition_point(|target| target.first_task <= task) - 1];
+        let slots = task - first_task..task - first_task + 1;
+        // SAFETY: each slot is one task of one sequence.
+        unsafe { kv.write(isa, 0..kv.heads, slots, source, *first_row) };
     });
     TARGETS.set(recycled(targets));
+}
+
+/// A sequence's storage, and where its rows and tasks begin.
+struct Target<'a> {
+    first_task: usize,
+    first_row: usize,
+    kv: SharedKv<'a>,
 }
 
 thread_local!(
@@ -233,11 +238,103 @@ thread_local!(
 /// How far ahead rows are brought into the cache.
 const ROWS_AHEAD: usize = 8;
 
-/// The slot `task` of a target.
+/// One sequence's storage, of which tasks write and read parts of their own, and the positions that are to be written.
+pub(crate) struct SharedKv<'a> {
+    heads: usize,
+    layout: Layout,
+    blocks: usize,
+    positions: Range<usize>,
+    data: Shared<'a, f32>,
+}
+
+impl std::fmt::Debug for SharedKv<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "positions {:?} of {} heads", self.positions, self.heads)
+    }
+}
+
+impl<'a> SharedKv<'a> {
+    /// # Panics
+    /// If there are more positions than room.
+    pub(crate) fn new(kv: &'a mut KvBlocks, positions: Range<usize>) -> Self {
+        assert!(positions.len() <= kv.capacity(), "more rows than the storage holds");
+        kv.wrapped |= positions.end > kv.capacity();
+        let KvBlocks { heads, layout, blocks, .. } = *kv;
+        Self { heads, layout, blocks, positions, data: Shared::new(&mut kv.data) }
+    }
+
+    /// Slots that are written: where the positions just fill the ring, its first and last block share one.
+    fn slots(&self) -> usize {
+        let Range { start, end } = self.positions;
+        if start == end { 0 } else { (end.div_ceil(KEY_BLOCK) - start / KEY_BLOCK).min(self.blocks) }
+    }
+
+    /// Writes the positions of some heads, from the rows of `source` from `first_row` on, in which these heads come first.
+    ///
+    /// # Safety
+    /// Nobody else may use these heads meanwhile.
+    ///
+    /// # Panics
+    /// If the rows or heads are not there.
+    pub(crate) unsafe fn write_heads(&self, isa: Isa, heads: Range<usize>, source: KvRows<'_>, first_row: usize) {
+        // SAFETY: the same promise.
+        unsafe { self.write(isa, heads, 0..self.slots(), source, first_row) };
+    }
+
+    /// # Safety
+    /// Nobody else may use these heads of these slots meanwhile, counted from that of the first position.
+    unsafe fn write(&self, isa: Isa, heads: Range<usize>, slots: Range<usize>, source: KvRows<'_>, first_row: usize) {
+        for slot in slots {
+            isa.run_narrow(Write { kv: self, heads: heads.clone(), slot, source, first_row });
+        }
+    }
+
+    /// Writes the positions of one head, the first a multiple of [`KEY_BLOCK`], from rows that are rounded already,
+    /// `[positions, head_dim / 2]` pairs of bf16: whole vectors of them, in [`KvFormat::Bf16`].
+    /// As with [`store`], later positions count as dropped.
+    ///
+    /// # Safety
+    /// Nobody else may use this head meanwhile.
+    pub(crate) unsafe fn fill(&self, isa: Isa, head: usize, k: &[u32], v: &[u32]) {
+        let (layout, first) = (self.layout, self.positions.start);
+        let width = layout.head_dim / 2;
+        assert!(layout.format == KvFormat::Bf16 && layout.head_dim.is_multiple_of(2 * LANES) && head < self.heads);
+        assert!(k.len() == v.len() && first.is_multiple_of(KEY_BLOCK) && k.len() == self.positions.len() * width);
+        let pairs = k.chunks(KEY_BLOCK * width).zip(v.chunks(KEY_BLOCK * width));
+        for (block, (k, v)) in (first / KEY_BLOCK..).zip(pairs) {
+            // SAFETY: the head is the caller's.
+            let block = unsafe { self.slot(head, block % self.blocks) };
+            isa.run_narrow(Fill { layout, block, k, v });
+        }
+    }
+
+    /// # Safety
+    /// Nobody may write these heads while they are read.
+    pub(crate) unsafe fn heads(&self, heads: Range<usize>) -> KvHeads<'_> {
+        let len = self.blocks * self.layout.len();
+        // SAFETY: by the caller's promise.
+        let data = unsafe { self.data.slice(heads.start * len..heads.end * len) };
+        KvHeads { heads: heads.len(), layout: self.layout, blocks: self.blocks, data }
+    }
+
+    /// # Safety
+    /// Nobody else may use it meanwhile.
+    #[inline(always)]
+    unsafe fn slot(&self, head: usize, slot: usize) -> &mut [f32] {
+        let (start, len) = ((head * self.blocks + slot) * self.layout.len(), self.layout.len());
+        // SAFETY: by the caller's promise.
+        unsafe { self.data.slice(start..start + len) }
+    }
+}
+
+/// A slot of some heads. Built only by [`SharedKv::write`], whose promise it relies on.
 struct Write<'a> {
-    target: &'a Target<'a>,
+    kv: &'a SharedKv<'a>,
+    heads: Range<usize>,
+    /// Counted from that of the first position.
+    slot: usize,
     source: KvRows<'a>,
-    task: usize,
+    first_row: usize,
 }
 
 impl Kernel for Write<'_> {
@@ -245,11 +342,47 @@ impl Kernel for Write<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.target.write(s, self.source, self.task);
+        let Self { kv: SharedKv { layout, blocks: slots, positions, .. }, heads, source, .. } = &self;
+        let dim = layout.head_dim;
+        let blocks = positions.start / KEY_BLOCK + self.slot..positions.end.div_ceil(KEY_BLOCK);
+        for block in blocks.step_by(*slots) {
+            let base = block * KEY_BLOCK;
+            let (start, end) = (positions.start.max(base), positions.end.min(base + KEY_BLOCK));
+            let row = |position: usize, head: usize| {
+                (self.first_row + position - positions.start) * source.stride + (head - heads.start) * dim
+            };
+            // SAFETY: these heads of the slot are the caller's.
+            let slot = |head: usize| unsafe { self.kv.slot(head, block % slots) };
+            if start != base {
+                // One element of each key lies in a line of its own: all of them at once, or each would be waited for.
+                for head in heads.clone() {
+                    layout.fetch(s, slot(head), start - base);
+                }
+            }
+            for head in heads.clone() {
+                let tile = slot(head);
+                if start == base {
+                    // Nothing else is in the block yet, or what was has left the ring.
+                    let from = row(start, head);
+                    let rows = KvRows { k: &source.k[from..], v: &source.v[from..], ..*source };
+                    layout.write_first(s, tile, rows, end - start);
+                    continue;
+                }
+                for position in start..end {
+                    let from = row(position, head);
+                    // A head's rows are far apart: nothing else would bring them into the cache in time.
+                    for i in (0..dim).step_by(LANES) {
+                        s.prefetch(source.k.as_ptr().wrapping_add(from + ROWS_AHEAD * source.stride + i));
+                        s.prefetch(source.v.as_ptr().wrapping_add(from + ROWS_AHEAD * source.stride + i));
+                    }
+                    layout.write(tile, position - base, &source.k[from..][..dim], &source.v[from..][..dim]);
+                }
+            }
+        }
     }
 }
 
-/// A block of [`KvBlocks::fill`].
+/// A block of [`SharedKv::fill`].
 struct Fill<'a> {
     layout: Layout,
     block: &'a mut [f32],
@@ -263,63 +396,5 @@ impl Kernel for Fill<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         self.layout.write_pairs(s, self.block, self.k, self.v);
-    }
-}
-
-/// One sequence's storage, shared by the tasks of its slots.
-struct Target<'a> {
-    first_task: usize,
-    layout: Layout,
-    slots: usize,
-    block_len: usize,
-    first_row: usize,
-    positions: Range<usize>,
-    /// Blocks that hold the positions.
-    blocks: Range<usize>,
-    data: Shared<'a, f32>,
-}
-
-impl Target<'_> {
-    /// One per slot: where the positions just fill the ring, its first and last block share one.
-    fn tasks(&self) -> usize {
-        if self.positions.is_empty() { 0 } else { self.blocks.len().min(self.slots) }
-    }
-
-    #[inline(always)]
-    fn write<S: Simd>(&self, s: S, source: KvRows<'_>, task: usize) {
-        let start = (self.blocks.start + task) % self.slots * self.block_len;
-        // SAFETY: each slot is one task of one sequence.
-        let slot = unsafe { self.data.slice(start..start + self.block_len) };
-        for block in (self.blocks.start + task..self.blocks.end).step_by(self.slots) {
-            let base = block * KEY_BLOCK;
-            let start = self.positions.start.max(base);
-            let end = self.positions.end.min(base + KEY_BLOCK);
-            let dim = self.layout.head_dim;
-            if start != base {
-                // One element of each key lies in a line of its own: all of them at once, or each would be waited for.
-                for tile in slot.chunks_exact(self.layout.len()) {
-                    self.layout.fetch(s, tile, start - base);
-                }
-            }
-            for (head, tile) in slot.chunks_exact_mut(self.layout.len()).enumerate() {
-                if start == base {
-                    // Nothing else is in the block yet, or what was has left the ring.
-                    let from = (self.first_row + start - self.positions.start) * source.stride + head * dim;
-                    let rows = KvRows { k: &source.k[from..], v: &source.v[from..], ..source };
-                    self.layout.write_first(s, tile, rows, end - start);
-                    continue;
-                }
-                for position in start..end {
-                    let row = self.first_row + position - self.positions.start;
-                    let from = row * source.stride + head * dim;
-                    // A head's rows are far apart: nothing else would bring them into the cache in time.
-                    for i in (0..dim).step_by(LANES) {
-                        s.prefetch(source.k.as_ptr().wrapping_add(from + ROWS_AHEAD * source.stride + i));
-                        s.prefetch(source.v.as_ptr().wrapping_add(from + ROWS_AHEAD * source.stride + i));
-                    }
-                    self.layout.write(tile, position - base, &source.k[from..][..dim], &source.v[from..][..dim]);
-                }
-            }
-        }
     }
 }

@@ -42,7 +42,8 @@ use crate::{
 };
 use arithmetic::{Arithmetic, vector};
 pub use format::{KvFormat, UnknownKvFormat};
-pub use kv::{KvBlocks, KvRows, KvWrite, store};
+pub(crate) use kv::SharedKv;
+pub use kv::{KvBlocks, KvHeads, KvRows, KvWrite, store};
 pub(crate) use products::Products;
 pub use span::Span;
 
@@ -67,7 +68,7 @@ pub struct Sequence<'a> {
     /// Keys exist at the positions `0..len` (those that a span reaches must still be stored).
     pub len: usize,
     /// The keys and values.
-    pub kv: &'a KvBlocks,
+    pub kv: KvHeads<'a>,
 }
 
 /// The arguments of [`attention`].
@@ -251,7 +252,7 @@ impl Attention<'_> {
     fn check(&self, sequence: &Sequence<'_>, rounded: Option<&[u32]>, out: usize) {
         let Sequence { rows, start, len, kv } = sequence;
         let width = self.heads * self.head_dim;
-        assert!(kv.heads() == self.heads && kv.head_dim() == self.head_dim, "{kv:?} has other heads");
+        assert!(kv.heads() == self.heads && kv.layout().head_dim == self.head_dim, "{kv:?} has other heads");
         assert!(rows.end * width <= out, "rows {rows:?} pass the end of out");
         let Some(last) = rows.end.checked_sub(1).filter(|_| !rows.is_empty()) else {
             return;

@@ -1,9 +1,10 @@
-//! The attention half of a layer for whole sequences: norm, projection, rotation, attention, output.
+//! The attention half of a layer, head by head: norm, projection, rotation, attention, output.
 //!
 //! **Heads in groups.** A few heads at a time are projected, attended with and made input of the output product. What a
 //! group passes through (queries, keys, values, results) stays in L2 beside the encoded rows, whatever the number of heads;
 //! for all heads at once it would go to L3 and back, at several times the cost. Threads share the groups of one
-//! sequence: they meet three times a block, and read little of each other. No bit depends on the groups.
+//! sequence: they meet three times a block, and read little of each other. No bit depends on the groups. Sequences whose keys and
+//! values are cached go the same way: a group keeps its heads' in the cache, and attends to what is there.
 //!
 //! **Rounded on the way.** Where attention is in bf16 on tiles, the two halves of a head, which rotation pairs, are two
 //! panels of the projection: their cell is rotated, scaled and rounded while it is in L1 ([`Turning`]), and what leaves it is what
@@ -12,13 +13,13 @@
 use std::ops::Range;
 
 use super::{
-    Linear, Store, check,
+    Linear, Store, check, row_tasks,
     turning::{ROW, Turning},
 };
 use crate::{
     Aligned, Attention, KEY_BLOCK, KvBlocks, KvFormat, KvRows, KvWrite, Norm, Operand, Precision, RopeRows, RopeTable,
     Sequence, Span, Team, attention,
-    attention::store,
+    attention::SharedKv,
     buffer::{as_words, bits},
     gemm::{Cell, Layout, Parts, Product, Rows, Sink, gemm},
     recycled, rope,
@@ -71,6 +72,24 @@ pub struct AttentionMemory {
     whole: Aligned, // [rows, size]
     /// One for each group that is computed at the same time.
     groups: Vec<Group>,
+    /// A list of a moment, for its memory.
+    kept: Vec<Kept<'static>>,
+}
+
+/// Rows of a sequence, and where their keys and values are kept.
+#[derive(Debug)]
+struct Kept<'a> {
+    rows: Range<usize>,
+    kv: SharedKv<'a>,
+}
+
+/// Where keys and values are kept.
+#[derive(Clone, Copy)]
+enum Keys<'a> {
+    /// For the time of the call, of sequences of these rows.
+    Here(&'a [Range<usize>]),
+    /// In caches, all heads of them.
+    Cached(&'a [Kept<'a>]),
 }
 
 /// What a group of heads passes through.
@@ -83,14 +102,20 @@ struct Group {
     /// One for each sequence or more.
     keys: Vec<KvBlocks>,
     /// Lists of a moment, for their memory.
-    writes: Vec<KvWrite<'static>>,
+    kept: Vec<Kept<'static>>,
     lists: Vec<Sequence<'static>>,
 }
 
 /// Whether it pays to take the heads of so many rows in groups, which the threads of a team share: on AMX, where few rows
 /// leave little to do between the moments that threads meet; and where queries, keys and values leave the product as
 /// attention reads them, with many rows too, as long as all threads are busy to the end.
-pub fn shares_heads(team: &Team, block: &SelfAttention<'_>, rows: usize) -> bool {
+///
+/// Of `cached` sequences, also wherever threads share weights: one that keeps, reads and multiplies the keys of its own heads has them at
+/// hand, and they meet twice less.
+pub fn shares_heads(team: &Team, block: &SelfAttention<'_>, rows: usize, cached: bool) -> bool {
+    if cached && row_tasks(rows, block.qkv.weight.layout(), 0, team.threads()).is_none() {
+        return true;
+    }
     let (few, even) = (rows <= FEW_ROWS, block.heads.is_multiple_of(team.threads()));
     let pays = if block.rounds() { few || even } else { few && team.threads() > 1 };
     pays && block.qkv.weight.layout() == Layout::TILES && heads_of_a_group(block, rows, team.threads()) < block.heads
@@ -109,11 +134,45 @@ pub fn attend(
     sequences: &[Range<usize>],
     memory: &mut AttentionMemory,
 ) {
+    attend_with(team, x, block, positions, Keys::Here(sequences), memory);
+}
+
+/// The same for sequences that go on: their rows' keys and values are written where they are told, and they attend to those before them
+/// as well.
+///
+/// # Panics
+/// If the lengths do not fit together, or keys and values are kept otherwise than the block says.
+pub fn attend_cached(
+    team: &Team,
+    x: &mut [f32],
+    block: SelfAttention<'_>,
+    positions: &[u32],
+    writes: &mut [KvWrite<'_>],
+    memory: &mut AttentionMemory,
+) {
+    let mut kept = recycled(std::mem::take(&mut memory.kept));
+    for KvWrite { kv, position, rows } in writes {
+        let (shape, expected) = ((kv.heads(), kv.head_dim(), kv.format()), (block.heads, block.head_dim, block.kv));
+        assert!(shape == expected && start(positions, rows) == *position, "{kv:?} for {block:?}");
+        kept.push(Kept { rows: rows.clone(), kv: SharedKv::new(kv, *position..*position + rows.len()) });
+    }
+    attend_with(team, x, block, positions, Keys::Cached(&kept), memory);
+    memory.kept = recycled(kept);
+}
+
+fn attend_with(
+    team: &Team,
+    x: &mut [f32],
+    block: SelfAttention<'_>,
+    positions: &[u32],
+    keys: Keys<'_>,
+    memory: &mut AttentionMemory,
+) {
     let SelfAttention { norm, qkv, out, heads: all, head_dim, .. } = block;
     let (rows, size, threads) = (positions.len(), all * head_dim, team.threads());
     check(x, rows, qkv.weight.k(), norm, qkv);
     assert!(qkv.weight.n() == 3 * size && out.weight.k() == size && out.weight.n() == qkv.weight.k(), "{block:?}");
-    let AttentionMemory { input, output, whole, groups: memories } = memory;
+    let AttentionMemory { input, output, whole, groups: memories, .. } = memory;
     input.encode_normed(team, qkv.weight, x, norm);
     let group = heads_of_a_group(&block, rows, threads);
     let parted = Parts::possible(out.weight, group * head_dim);
@@ -122,8 +181,13 @@ pub fn attend(
     let kept = if threads == 1 { 1 } else { groups };
     memories.resize_with(kept.max(memories.len()), Group::default);
     // Blocks of keys are written whole.
-    let rounded = block.rounds() && sequences.iter().all(|rows| start(positions, rows).is_multiple_of(KEY_BLOCK));
-    let work = Work { block: &block, input: input.view(qkv.weight), positions, sequences, rounded };
+    let begins = |rows: &Range<usize>| start(positions, rows).is_multiple_of(KEY_BLOCK);
+    let rounded = block.rounds()
+        && match keys {
+            Keys::Here(sequences) => sequences.iter().all(begins),
+            Keys::Cached(kept) => kept.iter().all(|kept| begins(&kept.rows)),
+        };
+    let work = Work { block: &block, input: input.view(qkv.weight), positions, keys, rounded };
     {
         let (memories, whole) = (Shared::new(memories), Shared::new(whole));
         let parts = output.parts(out.weight, rows);
@@ -195,7 +259,7 @@ struct Work<'a> {
     /// Encoded rows.
     input: Rows<'a>,
     positions: &'a [u32],
-    sequences: &'a [Range<usize>],
+    keys: Keys<'a>,
     /// Whether queries, keys and values are [rounded](SelfAttention::rounds) on their way.
     rounded: bool,
 }
@@ -203,18 +267,31 @@ struct Work<'a> {
 impl Group {
     /// Some heads of all rows, from encoded rows to results `[rows, width]`.
     fn attend(&mut self, work: &Work<'_>, heads: Range<usize>, take: impl FnOnce(&[f32])) {
-        let &Work { block, positions, sequences, rounded, .. } = work;
+        let &Work { block, positions, keys, rounded, .. } = work;
         let (width, rows) = (heads.len() * block.head_dim, positions.len());
-        self.make_room(block, heads.len(), sequences);
         self.attended.resize(rows * width);
+        let mut own = recycled(std::mem::take(&mut self.kept));
+        let (kept, kept_heads) = match keys {
+            Keys::Cached(kept) => (kept, heads.clone()),
+            Keys::Here(sequences) => {
+                make_room(&mut self.keys, block, heads.len(), sequences);
+                for (kv, rows) in self.keys.iter_mut().zip(sequences) {
+                    let first = start(positions, rows);
+                    own.push(Kept { rows: rows.clone(), kv: SharedKv::new(kv, first..first + rows.len()) });
+                }
+                (&*own, 0..heads.len())
+            }
+        };
         if rounded {
-            self.project_rounded(work, heads.clone());
+            project_rounded(&mut self.rounded, work, heads.clone(), kept, kept_heads.clone());
         } else {
-            self.project(work, heads.clone());
+            project(&mut self.qkv, work, heads.clone(), kept, kept_heads.clone());
         }
         let mut list = recycled(std::mem::take(&mut self.lists));
-        for (kv, rows) in self.keys.iter().zip(sequences) {
+        for Kept { rows, kv } in kept {
             let start = start(positions, rows);
+            // SAFETY: these heads are this task's, and nothing more is written to them.
+            let kv = unsafe { kv.heads(kept_heads.clone()) };
             list.push(Sequence { rows: rows.clone(), start, len: start + rows.len(), kv });
         }
         let args = block.queries(heads.len(), &self.qkv, &list);
@@ -225,76 +302,82 @@ impl Group {
             attention(block.qkv.weight.isa(), &Team::single(), args, &mut *self.attended);
         }
         self.lists = recycled(list);
+        self.kept = recycled(own);
         take(&self.attended);
     }
+}
 
-    /// Queries, keys and values of some heads as `[rows, q | k | v]`, keys and values stored.
-    fn project(&mut self, work: &Work<'_>, heads: Range<usize>) {
-        let &Work { block, input, positions, sequences, .. } = work;
-        let SelfAttention { qkv, head_dim, .. } = *block;
-        let (team, isa) = (Team::single(), qkv.weight.isa());
-        let (width, size) = (heads.len() * head_dim, block.heads * head_dim);
-        let stride = 3 * width;
-        self.qkv.resize(positions.len() * stride);
+/// Queries, keys and values of some heads as `[rows, q | k | v]`, keys and values kept as `kept_heads`, which are this task's alone.
+fn project(qkv: &mut Aligned, work: &Work<'_>, heads: Range<usize>, kept: &[Kept<'_>], kept_heads: Range<usize>) {
+    let &Work { block, input, positions, .. } = work;
+    let SelfAttention { qkv: linear, head_dim, .. } = *block;
+    let isa = linear.weight.isa();
+    let (width, size) = (heads.len() * head_dim, block.heads * head_dim);
+    let stride = 3 * width;
+    qkv.resize(positions.len() * stride);
+    for part in 0..3 {
+        let outputs = part * size + heads.start * head_dim..part * size + heads.end * head_dim;
+        let out = &mut qkv[part * width..];
+        input.multiply(linear.weight, linear.bias, outputs, Store::Write, out, stride);
+    }
+    let target = RopeRows { rows: qkv, stride, offset: 0, heads: 2 * heads.len() };
+    rope(isa, &Team::single(), block.rope, positions, target);
+    let source = KvRows { k: &qkv[width..], v: &qkv[2 * width..], stride };
+    for Kept { rows, kv } in kept {
+        // SAFETY: by the caller's promise.
+        unsafe { kv.write_heads(isa, kept_heads.clone(), source, rows.start) };
+    }
+}
+
+/// The same as `[q | k | v, heads, rows]`, rounded from the cells of the product.
+fn project_rounded(
+    out: &mut Aligned,
+    work: &Work<'_>,
+    heads: Range<usize>,
+    kept: &[Kept<'_>],
+    kept_heads: Range<usize>,
+) {
+    let &Work { block, input, positions, .. } = work;
+    let Linear { weight, bias } = block.qkv;
+    let (size, rows, count) = (block.heads * block.head_dim, positions.len(), heads.len());
+    out.resize(3 * count * rows * ROW);
+    let all = as_words(out).as_chunks_mut::<ROW>().0;
+    let factor = block.queries(count, &[], &[]).factor();
+    for tiles in input.parts(INPUT) {
         for part in 0..3 {
-            let outputs = part * size + heads.start * head_dim..part * size + heads.end * head_dim;
-            let out = &mut self.qkv[part * width..];
-            input.multiply(qkv.weight, qkv.bias, outputs, Store::Write, out, stride);
-        }
-        let target = RopeRows { rows: &mut self.qkv, stride, offset: 0, heads: 2 * heads.len() };
-        rope(isa, &team, block.rope, positions, target);
-        let mut writes = recycled(std::mem::take(&mut self.writes));
-        for (kv, rows) in self.keys.iter_mut().zip(sequences) {
-            writes.push(KvWrite { kv, position: start(positions, rows), rows: rows.clone() });
-        }
-        store(isa, &team, KvRows { k: &self.qkv[width..], v: &self.qkv[2 * width..], stride }, &mut writes);
-        self.writes = recycled(writes);
-    }
-
-    /// The same as `[q | k | v, heads, rows]`, rounded from the cells of the product.
-    fn project_rounded(&mut self, work: &Work<'_>, heads: Range<usize>) {
-        let &Work { block, input, positions, sequences, .. } = work;
-        let Linear { weight, bias } = block.qkv;
-        let (size, rows, count) = (block.heads * block.head_dim, positions.len(), heads.len());
-        self.rounded.resize(3 * count * rows * ROW);
-        let all = as_words(&mut self.rounded).as_chunks_mut::<ROW>().0;
-        let factor = block.queries(count, &[], &[]).factor();
-        for tiles in input.parts(INPUT) {
-            for part in 0..3 {
-                let first = part * size + heads.start * block.head_dim;
-                let mut take = |cell: Cell<'_>| {
-                    let head = part * count + (cell.outputs.start - first) / block.head_dim;
-                    let angles = (part < 2).then_some((block.rope, positions));
-                    let out = &mut all[head * rows..(head + 1) * rows];
-                    Turning { cell, angles, factor: if part == 0 { factor } else { 1.0 }, out }.run(weight.isa());
-                };
-                let panels = weight.panels_of(first..first + count * block.head_dim);
-                let sink = Sink::Cells { apart: Some(1), take: &mut take };
-                // SAFETY: nothing is written.
-                unsafe { Product { rows: input, w: weight, bias, tiles: tiles.clone(), panels, sink }.run() };
-            }
-        }
-        let (k, v) = bits(&self.rounded[count * rows * ROW..]).split_at(count * rows * ROW);
-        for (kv, range) in self.keys.iter_mut().zip(sequences) {
-            let position = start(positions, range);
-            for head in 0..count {
-                let range = (head * rows + range.start) * ROW..(head * rows + range.end) * ROW;
-                kv.fill(weight.isa(), head, position, &k[range.clone()], &v[range]);
-            }
+            let first = part * size + heads.start * block.head_dim;
+            let mut take = |cell: Cell<'_>| {
+                let head = part * count + (cell.outputs.start - first) / block.head_dim;
+                let angles = (part < 2).then_some((block.rope, positions));
+                let out = &mut all[head * rows..(head + 1) * rows];
+                Turning { cell, angles, factor: if part == 0 { factor } else { 1.0 }, out }.run(weight.isa());
+            };
+            let panels = weight.panels_of(first..first + count * block.head_dim);
+            let sink = Sink::Cells { apart: Some(1), take: &mut take };
+            // SAFETY: nothing is written.
+            unsafe { Product { rows: input, w: weight, bias, tiles: tiles.clone(), panels, sink }.run() };
         }
     }
+    let (k, v) = bits(&out[count * rows * ROW..]).split_at(count * rows * ROW);
+    for Kept { rows: range, kv } in kept {
+        for (head, kept_head) in kept_heads.clone().enumerate() {
+            let range = (head * rows + range.start) * ROW..(head * rows + range.end) * ROW;
+            // SAFETY: by the caller's promise.
+            unsafe { kv.fill(weight.isa(), kept_head, &k[range.clone()], &v[range]) };
+        }
+    }
+}
 
-    /// Every group and layer needs the same room: made for the first, overwritten by the others.
-    fn make_room(&mut self, block: &SelfAttention<'_>, heads: usize, sequences: &[Range<usize>]) {
-        for (index, rows) in sequences.iter().enumerate() {
-            let made = || KvBlocks::new(heads, block.head_dim, rows.len(), block.kv);
-            match self.keys.get_mut(index) {
-                None => self.keys.push(made()),
-                Some(kept) => {
-                    let shape = (kept.heads(), kept.head_dim(), kept.format());
-                    if kept.capacity() < rows.len() || shape != (heads, block.head_dim, block.kv) {
-                        *kept = made();
-                    }
+/// Every group and layer needs the same room: made for the first, overwritten by the others.
+fn make_room(keys: &mut Vec<KvBlocks>, block: &SelfAttention<'_>, heads: usize, sequences: &[Range<usize>]) {
+    for (index, rows) in sequences.iter().enumerate() {
+        let made = || KvBlocks::new(heads, block.head_dim, rows.len(), block.kv);
+        match keys.get_mut(index) {
+            None => keys.push(made()),
+            Some(kept) => {
+                let shape = (kept.heads(), kept.head_dim(), kept.format());
+                if kept.capacity() < rows.len() || shape != (heads, block.head_dim, block.kv) {
+                    *kept = made();
                 }
             }
         }

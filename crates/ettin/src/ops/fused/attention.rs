@@ -97,7 +97,7 @@ pub(in crate::ops) fn attention_block(
             }
             None => {
                 let Memory { hidden, buffers, workspace, attention, .. } = &mut rows.memory;
-                if block::shares_heads(&cpu.team, &block.kernel(&cpu), batch.tokens()) {
+                if block::shares_heads(&cpu.team, &block.kernel(&cpu), batch.tokens(), false) {
                     block.by_heads(&all, hidden, attention);
                 } else {
                     block.whole(&all, hidden, buffers, workspace);
@@ -132,11 +132,9 @@ fn cuts(batch: &PackedBatch, threads: usize) -> Option<Vec<usize>> {
 
 impl Attention {
     pub(in crate::ops) fn new(params: AttentionParams<'_>, rope: &Arc<RopeTable>, cpu: &Cpu) -> Result<Self> {
-        // Whole sequences go head by head, cached ones with all of their outputs at once.
-        let parts = if params.span.right == Some(0) { 1 } else { 3 };
         Ok(Self {
             norm: params.norm.map(Norm::new).transpose()?,
-            qkv: Linear::in_parts(params.qkv, parts, cpu)?,
+            qkv: Linear::in_parts(params.qkv, 3, cpu)?,
             out: Linear::new(params.out, cpu)?,
             heads: params.heads,
             head_dim: params.head_dim,
@@ -186,12 +184,23 @@ impl Attention {
 
     /// Sequences whose earlier keys and values are cached, and join them.
     fn continued(&self, part: &Part<'_>, mut cache: LayerCache<'_, '_>, memory: &mut Memory) -> Result<()> {
-        let Memory { hidden, buffers: Buffers { qkv, attended, writes, lists, .. }, workspace, .. } = memory;
-        self.project(part, hidden, qkv, workspace);
+        let Memory { hidden, buffers, workspace, attention, .. } = memory;
         let stores = cache.stores_mut().map(|store| match &mut store.0 {
             KvRepr::Fused(store, _) => Ok(store),
             KvRepr::Reference(_) | KvRepr::Device(_) => Err(mixed()),
         });
+        let (cpu, positions) = (part.cpu, &part.batch.positions()[part.rows()]);
+        if block::shares_heads(part.team, &self.kernel(cpu), positions.len(), true) {
+            let mut writes = recycled(std::mem::take(&mut buffers.writes));
+            for (kv, (rows, position)) in stores.zip(part.sequences()) {
+                writes.push(KvWrite { kv: kv?, position, rows });
+            }
+            block::attend_cached(part.team, hidden, self.kernel(cpu), positions, &mut writes, attention);
+            buffers.writes = recycled(writes);
+            return Ok(());
+        }
+        let Buffers { qkv, attended, writes, lists, .. } = buffers;
+        self.project(part, hidden, qkv, workspace);
         self.append(part, stores, qkv, writes)?;
         let store = |index| match &cache.store(index).0 {
             KvRepr::Fused(store, _) => Ok(store),
@@ -262,7 +271,7 @@ impl Attention {
     ) -> Result<(), E> {
         let mut sequences = recycled(std::mem::take(list));
         for (index, (rows, start)) in part.sequences().enumerate() {
-            sequences.push(Sequence { start, len: start + rows.len(), rows, kv: store(index)? });
+            sequences.push(Sequence { start, len: start + rows.len(), rows, kv: store(index)?.view() });
         }
         let queries = Queries {
             q: qkv,
