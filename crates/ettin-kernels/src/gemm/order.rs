@@ -8,7 +8,7 @@ use std::sync::{
     atomic::{AtomicPtr, AtomicUsize, Ordering},
 };
 
-use super::{Layout, PackedMatrix};
+use super::PackedMatrix;
 use crate::team::{share, while_waiting};
 
 /// Bytes that a thread fetches of the next weights at most: a quarter of a common L2.
