@@ -234,31 +234,28 @@ fn fixed<S: Simd, W: FixedForm>(s: S, x: [S::V; 4], words: &mut [u32]) {
     // NaN where anything is not finite: the whole row then is NaN, not wrong.
     let most = s.largest(most) + s.sum(broken);
     let scale = if most < SMALLEST { 0.0 } else { LARGEST / most };
-    // Bytes of what is not negative are digits that have 128 added to them.
-    const SHIFTED: u32 = 0x8080u32.wrapping_sub(TO_INTEGER.to_bits());
     let mut digits = [[0u8; GROUP]; DIGITS];
     for (i, x) in x.into_iter().enumerate() {
-        let mut lanes = [0.0; LANES];
-        s.store(s.add(s.mul(x, s.splat(scale)), s.splat(TO_INTEGER)), &mut lanes);
+        let integers = s.add(s.mul(x, s.splat(scale)), s.splat(TO_INTEGER));
         let [high, low] = &mut digits;
-        for (lane, x) in lanes.into_iter().enumerate() {
-            let bytes = x.to_bits().wrapping_add(SHIFTED) ^ 0x8080;
-            high[i * LANES + lane] = (bytes >> 8) as u8;
-            low[i * LANES + lane] = bytes as u8;
-        }
+        low[i * LANES..(i + 1) * LANES].copy_from_slice(&s.low_bytes(integers));
+        // The nearest to a 256th, and the upper where two are: what is left is a byte from −128 on.
+        let integers = s.sub(integers, s.splat(TO_INTEGER));
+        let quotients = s.mul(s.add(integers, s.splat(0.25)), s.splat(1.0 / 256.0));
+        high[i * LANES..(i + 1) * LANES].copy_from_slice(&s.low_bytes(s.add(quotients, s.splat(TO_INTEGER))));
     }
-    let mut sums = [[0u32; LANES]; DIGITS];
+    let mut sums = [s.splat_word(0); DIGITS];
     for ((digits, words), sums) in digits.iter().zip(words.as_chunks_mut::<LANES>().0).zip(&mut sums) {
         for (word, bytes) in words.iter_mut().zip(digits.as_chunks().0) {
             *word = u32::from_le_bytes(*bytes);
         }
-        s.store_words(s.dot_quads(s.splat_word(0), s.splat_word(0x0101_0101), s.load_words(words)), sums);
+        *sums = s.dot_quads(*sums, s.splat_word(0x0101_0101), s.load_words(words));
     }
+    let mut steps = [0; LANES];
+    s.store_words(s.add_shifted(sums[1], sums[0]), &mut steps);
     words[Edge::FACTOR] = (most / LARGEST).to_bits();
-    let steps = W::BLOCK / 4;
-    for block in 0..LANES / steps {
-        let sum = |sums: &[u32; LANES]| sums[block * steps..][..steps].iter().fold(0u32, |sum, x| sum.wrapping_add(*x));
-        let sum = (sum(&sums[0]) << 8).wrapping_add(sum(&sums[1]));
+    for (block, steps) in steps.chunks_exact(W::BLOCK / 4).enumerate() {
+        let sum = steps.iter().fold(0u32, |sum, step| sum.wrapping_add(*step));
         words[Edge::START + block] = sum.wrapping_mul(W::ZERO as u32).wrapping_neg();
     }
 }

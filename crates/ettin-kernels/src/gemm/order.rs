@@ -38,7 +38,6 @@ impl ReadingOrder {
     /// Adds a weight, which is read after those that were added before it, and before the first. On AMX, threads share each of so many `parts` of
     /// its outputs: the halves of an MLP; queries, keys and values.
     pub fn push(&self, w: &PackedMatrix, parts: usize) {
-        
         let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let ends = ends.get_or_insert_with(|| {
             let (first, next) = (Words::default(), w.next().clone());
