@@ -23,6 +23,17 @@ fn tolerance(scheme: Scheme) -> f64 {
     }
 }
 
+/// Magnitude of the largest activation of `w8` and `w4` where these are in fixed point.
+const LARGEST: f32 = 32_639.0;
+
+fn in_fixed_point(isa: Isa) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let there = std::arch::is_x86_feature_detected!("avx512vnni") && std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    let there = false;
+    there && isa >= Isa::Avx512
+}
+
 fn each(mut test: impl FnMut(Isa, Scheme)) {
     each_isa(|isa| Scheme::ALL.into_iter().for_each(|scheme| test(isa, scheme)));
 }
@@ -44,13 +55,17 @@ fn product(team: &Team, x: &[f32], w: &PackedMatrix, m: usize) -> Vec<f32> {
 }
 
 /// The activations that a scheme multiplies.
-fn rounded(scheme: Scheme, x: &[f32], k: usize) -> Vec<f64> {
-    let row = |x: &[f32]| -> Vec<f64> {
+fn rounded(isa: Isa, scheme: Scheme, x: &[f32], k: usize) -> Vec<f64> {
+    let integers = |x: &[f32], largest: f32| -> Vec<f64> {
         let most = x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-        let byte = |x: &f32| f64::from((x * (127.0 / most)).round_ties_even()) * f64::from(most) / 127.0;
+        let scale = if most > 0.0 { largest / most } else { 0.0 };
+        x.iter().map(|x| f64::from((x * scale).round_ties_even()) * f64::from(most / largest)).collect()
+    };
+    let row = |x: &[f32]| -> Vec<f64> {
         match scheme {
             Scheme::Bf16 => x.iter().map(|&x| bf16::from_f32(x).to_f64()).collect(),
-            Scheme::Int8 => x.iter().map(byte).collect(),
+            Scheme::Int8 => integers(x, 127.0),
+            Scheme::W8 | Scheme::W4 if in_fixed_point(isa) => x.chunks(64).flat_map(|x| integers(x, LARGEST)).collect(),
             _ => x.iter().map(|&x| f64::from(x)).collect(),
         }
     };
@@ -59,7 +74,7 @@ fn rounded(scheme: Scheme, x: &[f32], k: usize) -> Vec<f64> {
 
 fn oracle(x: &[f32], w: &PackedMatrix, bias: &[f32], before: &[f32]) -> Vec<f64> {
     let (n, k) = (w.n(), w.k());
-    let x = rounded(w.scheme(), x, k);
+    let x = rounded(w.isa(), w.scheme(), x, k);
     let mut stored = vec![vec![0.0f32; k]; n];
     for (row, out) in stored.iter_mut().enumerate() {
         w.row(row, out);
@@ -220,13 +235,8 @@ fn fused_instruction_sets_agree_bit_for_bit() {
 }
 
 /// `w8` and `w4` with VNNI, number by number: a block's exact sum of integers, rounded, times the factors, added in f32.
-#[cfg(target_arch = "x86_64")]
 #[test]
 fn fixed_point_products_are_what_their_definition_says() {
-    if !std::arch::is_x86_feature_detected!("avx512vnni") || !std::arch::is_x86_feature_detected!("avx512bf16") {
-        return println!("skipped: no VNNI");
-    }
-    const LARGEST: f32 = 32_639.0;
     let mut random = Random::new(19);
     let (m, n, k) = (9, 50, 200);
     let (x, w) = (random.vector(m * k), random.vector(n * k));
@@ -261,7 +271,7 @@ fn fixed_point_products_are_what_their_definition_says() {
             };
         }
         each_isa(|isa| {
-            if isa >= Isa::Avx512 {
+            if in_fixed_point(isa) {
                 let out = product(&Team::single(), &x, &pack(isa, scheme, &Team::single(), &w, n, k), m);
                 let differs = bits(&out).iter().zip(bits(&want)).position(|(a, b)| *a != b);
                 assert_eq!(differs, None, "{isa} {scheme}");

@@ -320,6 +320,7 @@ impl<'a> SharedKv<'a> {
     /// # Safety
     /// Nobody else may use it meanwhile.
     #[inline(always)]
+    #[allow(clippy::mut_from_ref)] // nobody else uses it, by the caller's promise
     unsafe fn slot(&self, head: usize, slot: usize) -> &mut [f32] {
         let (start, len) = ((head * self.blocks + slot) * self.layout.len(), self.layout.len());
         // SAFETY: by the caller's promise.

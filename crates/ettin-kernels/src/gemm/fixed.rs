@@ -19,7 +19,7 @@ use std::marker::PhantomData;
 use super::{
     form::{Form, Nibbles, Wide},
     layout::Layout,
-    operand::{Encode, Place, TO_INTEGER},
+    operand::{Encode, Place},
     quantise::{Pack, Panel, Parts, Vectors, place_all},
     stored::{Quantisation, QuantisedRow},
 };
@@ -234,23 +234,11 @@ fn fixed<S: Simd, W: FixedForm>(s: S, x: [S::V; 4], words: &mut [u32]) {
     // NaN where anything is not finite: the whole row then is NaN, not wrong.
     let most = s.largest(most) + s.sum(broken);
     let scale = if most < SMALLEST { 0.0 } else { LARGEST / most };
-    let mut digits = [[0u8; GROUP]; DIGITS];
-    for (i, x) in x.into_iter().enumerate() {
-        let integers = s.add(s.mul(x, s.splat(scale)), s.splat(TO_INTEGER));
-        let [high, low] = &mut digits;
-        low[i * LANES..(i + 1) * LANES].copy_from_slice(&s.low_bytes(integers));
-        // The nearest to a 256th, and the upper where two are: what is left is a byte from −128 on.
-        let integers = s.sub(integers, s.splat(TO_INTEGER));
-        let quotients = s.mul(s.add(integers, s.splat(0.25)), s.splat(1.0 / 256.0));
-        high[i * LANES..(i + 1) * LANES].copy_from_slice(&s.low_bytes(s.add(quotients, s.splat(TO_INTEGER))));
+    let digits = s.digits(x.map(|x| s.mul(x, s.splat(scale))));
+    for (&digits, words) in digits.iter().zip(words.as_chunks_mut().0) {
+        s.store_words(digits, words);
     }
-    let mut sums = [s.splat_word(0); DIGITS];
-    for ((digits, words), sums) in digits.iter().zip(words.as_chunks_mut::<LANES>().0).zip(&mut sums) {
-        for (word, bytes) in words.iter_mut().zip(digits.as_chunks().0) {
-            *word = u32::from_le_bytes(*bytes);
-        }
-        *sums = s.dot_quads(*sums, s.splat_word(0x0101_0101), s.load_words(words));
-    }
+    let sums = digits.map(|digits| s.dot_quads(s.splat_word(0), s.splat_word(0x0101_0101), digits));
     let mut steps = [0; LANES];
     s.store_words(s.add_shifted(sums[1], sums[0]), &mut steps);
     words[Edge::FACTOR] = (most / LARGEST).to_bits();

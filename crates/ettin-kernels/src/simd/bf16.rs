@@ -67,6 +67,23 @@ pub(crate) trait PairProducts: Lanes {
         }
         self.load_words(&sums)
     }
+    /// The nearest integers to 64 numbers, of 16 bits and no more than 127 · 257, as 256 · high + low: signed bytes, four to a lane.
+    #[inline(always)]
+    fn digits(self, x: [Self::V; 4]) -> [Self::Words; 2] {
+        let mut digits = [[0; LANES]; 2];
+        let [high, low] = &mut digits;
+        for (i, x) in x.into_iter().enumerate() {
+            let mut lanes = [0.0; LANES];
+            self.store(x, &mut lanes);
+            for (lane, x) in lanes.into_iter().enumerate() {
+                let integer = x.round_ties_even() as i32;
+                let (word, shift) = (i * LANES / 4 + lane / 4, lane % 4 * 8);
+                low[word] |= u32::from(integer as u8) << shift;
+                high[word] |= u32::from(((integer + 128) >> 8) as u8) << shift;
+            }
+        }
+        digits.map(|words| self.load_words(&words))
+    }
     /// The lanes as signed integers, rounded to f32.
     fn integers(self, v: Self::Words) -> Self::V;
     /// The lowest byte of each lane's bits.

@@ -156,6 +156,41 @@ fn quads_are_exact_everywhere() {
 }
 
 #[derive(Clone, Copy)]
+struct Digits([[f32; LANES]; 4]);
+
+impl Kernel for Digits {
+    type Output = [[u32; LANES]; 2];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        s.digits(self.0.map(|x| s.load(&x))).map(|words| {
+            let mut out = [0; LANES];
+            s.store_words(words, &mut out);
+            out
+        })
+    }
+}
+
+#[test]
+fn digits_are_the_nearest_integers_in_order() {
+    let mut next = random(5);
+    for round in 0..2000 {
+        let mut x = [[0.0; LANES]; 4];
+        x.as_flattened_mut().fill_with(|| (next() as i32 % (2 * 32639 * 16)) as f32 / 32.0);
+        if round == 0 {
+            // The ends, what lies between two upper digits, and between two integers.
+            x[1][..8].copy_from_slice(&[32639.0, -32639.0, 128.0, 127.0, -128.0, -129.0, 0.5, -1.5]);
+        }
+        everywhere(Digits(x), |isa, [high, low]| {
+            for (i, &x) in x.as_flattened().iter().enumerate() {
+                let byte = |words: [u32; LANES]| i32::from(words[i / 4].to_le_bytes()[i % 4] as i8);
+                assert_eq!(256 * byte(high) + byte(low), x.round_ties_even() as i32, "{isa}: {x}");
+            }
+        });
+    }
+}
+
+#[derive(Clone, Copy)]
 struct Splat;
 
 impl Kernel for Splat {

@@ -236,6 +236,19 @@ impl PairProducts for Avx512Bf16 {
     fn add_shifted(self, a: __m512i, b: __m512i) -> __m512i {
         unsafe { _mm512_add_epi32(a, _mm512_slli_epi32::<8>(b)) }
     }
+    #[inline(always)]
+    fn digits(self, x: [__m512; 4]) -> [__m512i; 2] {
+        unsafe {
+            let integers = x.map(|x| _mm512_cvtps_epi32(x));
+            // Each fourth of a vector is packed apart: the words of a result are those of all four vectors by turns.
+            let pairs = [[integers[0], integers[1]], [integers[2], integers[3]]].map(|[a, b]| _mm512_packs_epi32(a, b));
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let bytes = |[a, b]: [__m512i; 2]| _mm512_permutexvar_epi32(order, _mm512_packs_epi16(a, b));
+            let high = pairs.map(|x| _mm512_srai_epi16::<8>(_mm512_add_epi16(x, _mm512_set1_epi16(128))));
+            let low = pairs.map(|x| _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(x)));
+            [bytes(high), bytes(low)]
+        }
+    }
 
     #[inline(always)]
     fn round(self, first: __m512, second: __m512) -> __m512i {
