@@ -106,19 +106,18 @@ struct Group {
     lists: Vec<Sequence<'static>>,
 }
 
-/// Whether it pays to take the heads of so many rows in groups, which the threads of a team share: on AMX, where few rows
-/// leave little to do between the moments that threads meet; and where queries, keys and values leave the product as
+/// Whether it pays to take the heads of so many rows in groups, which the threads of a team share: where they share weights anyway, as who
+/// keeps, reads and multiplies the keys of its own heads has them at hand, and they meet twice less; on AMX, up to rows that
+/// leave little to do between these moments; and where queries, keys and values leave the product as
 /// attention reads them, with many rows too, as long as all threads are busy to the end.
-///
-/// Of `cached` sequences, also wherever threads share weights: one that keeps, reads and multiplies the keys of its own heads has them at
-/// hand, and they meet twice less.
-pub fn shares_heads(team: &Team, block: &SelfAttention<'_>, rows: usize, cached: bool) -> bool {
-    if cached && row_tasks(rows, block.qkv.weight.layout(), 0, team.threads()).is_none() {
+pub fn shares_heads(team: &Team, block: &SelfAttention<'_>, rows: usize) -> bool {
+    let layout = block.qkv.weight.layout();
+    if row_tasks(rows, layout, 0, team.threads()).is_none() {
         return true;
     }
     let (few, even) = (rows <= FEW_ROWS, block.heads.is_multiple_of(team.threads()));
     let pays = if block.rounds() { few || even } else { few && team.threads() > 1 };
-    pays && block.qkv.weight.layout() == Layout::TILES && heads_of_a_group(block, rows, team.threads()) < block.heads
+    pays && layout == Layout::TILES && heads_of_a_group(block, rows, team.threads()) < block.heads
 }
 
 /// `x += out(attention(rope(qkv(norm(x)))))` for whole sequences: `x` is `[rows, k]`, of which every sequence has some rows,

@@ -97,7 +97,7 @@ pub(in crate::ops) fn attention_block(
             }
             None => {
                 let Memory { hidden, buffers, workspace, attention, .. } = &mut rows.memory;
-                if block::shares_heads(&cpu.team, &block.kernel(&cpu), batch.tokens(), false) {
+                if block::shares_heads(&cpu.team, &block.kernel(&cpu), batch.tokens()) {
                     block.by_heads(&all, hidden, attention);
                 } else {
                     block.whole(&all, hidden, buffers, workspace);
@@ -190,7 +190,7 @@ impl Attention {
             KvRepr::Reference(_) | KvRepr::Device(_) => Err(mixed()),
         });
         let (cpu, positions) = (part.cpu, &part.batch.positions()[part.rows()]);
-        if block::shares_heads(part.team, &self.kernel(cpu), positions.len(), true) {
+        if block::shares_heads(part.team, &self.kernel(cpu), positions.len()) {
             let mut writes = recycled(std::mem::take(&mut buffers.writes));
             for (kv, (rows, position)) in stores.zip(part.sequences()) {
                 writes.push(KvWrite { kv: kv?, position, rows });
