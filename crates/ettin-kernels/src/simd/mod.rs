@@ -83,6 +83,11 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     fn largest(self, v: Self::V) -> f32;
     /// Hints that the cache line at `p` is read soon; any address is allowed.
     fn prefetch(self, p: *const f32);
+    /// The same, into L2 alone where the CPU knows the difference.
+    #[inline(always)]
+    fn prefetch_to_l2(self, p: *const f32) {
+        self.prefetch(p);
+    }
 
     /// Up to sixteen lanes; the rest are zero.
     ///

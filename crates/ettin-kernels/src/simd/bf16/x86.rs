@@ -344,5 +344,6 @@ impl Lanes for Avx512Bf16 {
         largest(v: __m512) -> f32;
         widen_halves(words: &[u32; LANES / 2]) -> __m512;
         prefetch(p: *const f32);
+        prefetch_to_l2(p: *const f32);
     }
 }
