@@ -320,7 +320,9 @@ mod tests {
         team.run(40, MUCH, |task| {
             // Whoever has the first task waits for all others: they must be done by somebody else.
             if task == 0 {
+                let start = std::time::Instant::now();
                 while done.load(Ordering::Acquire) < 39 {
+                    assert!(start.elapsed().as_secs() < 20, "nobody helps");
                     std::hint::spin_loop();
                 }
                 late.fetch_add(1, Ordering::Relaxed);

@@ -122,15 +122,10 @@ fn rows_that_pass_in_parts_are_those_that_pass_together() {
 const HEADS: usize = 3;
 const HEAD_DIM: usize = 64;
 
-/// What [`block::attend`] does, by the kernels that do one thing each.
-fn step_by_step(
-    isa: Isa,
-    x: &[f32],
-    block: SelfAttention<'_>,
-    positions: &[u32],
-    sequences: &[Range<usize>],
-) -> Vec<f32> {
+/// What [`block::attend`] and [`block::attend_cached`] do, by the kernels that do one thing each.
+fn step_by_step(x: &[f32], block: SelfAttention<'_>, positions: &[u32], sequences: &[Range<usize>]) -> Vec<f32> {
     let SelfAttention { norm, qkv, out, heads, head_dim, span, precision, kv, .. } = block;
+    let isa = qkv.weight.isa();
     let (team, mut workspace, size, stride) =
         (Team::single(), Workspace::new(), heads * head_dim, 3 * heads * head_dim);
     let mut rows = vec![0.0; positions.len() * stride];
@@ -159,17 +154,27 @@ fn step_by_step(
     result
 }
 
-/// Many rows make heads go one by one, few rows all together, several threads make them shares.
-#[test]
-fn sequences_depend_neither_on_their_neighbours_nor_on_groups_of_heads_nor_on_threads() {
-    let teams = [Team::single(), Team::with_threads(2).unwrap(), Team::with_threads(3).unwrap()];
+/// Rows of the sequences of the attention tests.
+const LENGTHS: [usize; 6] = [130, 1, 64, 300, 33, 200];
+
+/// Sequences of [`LENGTHS`], end to end: their rows and positions.
+fn sequences() -> (Vec<Range<usize>>, Vec<u32>) {
+    let (mut sequences, mut positions) = (Vec::new(), Vec::new());
+    for len in LENGTHS {
+        sequences.push(positions.len()..positions.len() + len);
+        positions.extend(0..len as u32);
+    }
+    (sequences, positions)
+}
+
+/// Calls `test` with a name, an attention block of every instruction set and scheme, and rows for all sequences.
+fn each_block(span: Span, mut test: impl FnMut(&str, SelfAttention<'_>, &[f32])) {
     const SIZE: usize = HEADS * HEAD_DIM;
-    let lengths = [130, 1, 64, 300, 33, 200];
-    let rows: usize = lengths.iter().sum();
     let table = RopeTable::new(160_000.0, HEAD_DIM, 300);
     let mut random = Random::new(2);
     let (qkv, out) = (random.vector(3 * SIZE * HIDDEN), random.vector(HIDDEN * SIZE));
-    let (norm, bias, x) = (random.vector(HIDDEN), random.vector(3 * SIZE), random.vector(rows * HIDDEN));
+    let (norm, bias) = (random.vector(HIDDEN), random.vector(3 * SIZE));
+    let x = random.vector(LENGTHS.iter().sum::<usize>() * HIDDEN);
     each_isa(|isa| {
         for scheme in Scheme::ALL {
             let pack = |w: &[f32], n: usize, k: usize| {
@@ -185,29 +190,72 @@ fn sequences_depend_neither_on_their_neighbours_nor_on_groups_of_heads_nor_on_th
                 rope: &table,
                 heads: HEADS,
                 head_dim: HEAD_DIM,
-                span: Span { left: Some(64), right: Some(64) },
+                span,
                 precision: if rounds { Precision::Bf16 } else { Precision::F32 },
                 kv: if rounds { KvFormat::Bf16 } else { KvFormat::F32 },
             };
-            let mut memory = AttentionMemory::default();
-            let (mut together, mut sequences, mut positions) = (x.clone(), Vec::new(), Vec::new());
-            for len in lengths {
-                sequences.push(positions.len()..positions.len() + len);
-                positions.extend(0..len as u32);
-            }
-            block::attend(&teams[0], &mut together, block, &positions, &sequences, &mut memory);
-            assert!(together.iter().all(|x| x.is_finite()) && together != x, "{isa} {scheme}");
-            assert_eq!(bits(&together), bits(&step_by_step(isa, &x, block, &positions, &sequences)), "{isa} {scheme}");
-            for rows in sequences {
-                let elements = rows.start * HIDDEN..rows.end * HIDDEN;
-                let only: Vec<_> = std::iter::once(0..rows.len()).collect();
-                for team in &teams {
-                    let mut alone = x[elements.clone()].to_vec();
-                    block::attend(team, &mut alone, block, &positions[rows.clone()], &only, &mut memory);
-                    let what = format!("{isa} {scheme}, rows {rows:?}, {} threads", team.threads());
-                    assert_eq!(bits(&together[elements.clone()]), bits(&alone), "{what}");
-                }
+            test(&format!("{isa} {scheme}"), block, &x);
+        }
+    });
+}
+
+fn teams() -> [Team; 3] {
+    [Team::single(), Team::with_threads(2).unwrap(), Team::with_threads(3).unwrap()]
+}
+
+/// Many rows make heads go one by one, few rows all together, several threads make them shares.
+#[test]
+fn sequences_depend_neither_on_their_neighbours_nor_on_groups_of_heads_nor_on_threads() {
+    let (teams, (sequences, positions)) = (teams(), sequences());
+    each_block(Span { left: Some(64), right: Some(64) }, |name, block, x| {
+        let (mut memory, mut together) = (AttentionMemory::default(), x.to_vec());
+        block::attend(&teams[0], &mut together, block, &positions, &sequences, &mut memory);
+        assert!(together.iter().all(|x| x.is_finite()) && together != x, "{name}");
+        assert_eq!(bits(&together), bits(&step_by_step(x, block, &positions, &sequences)), "{name}");
+        for rows in &sequences {
+            let elements = rows.start * HIDDEN..rows.end * HIDDEN;
+            let only: Vec<_> = std::iter::once(0..rows.len()).collect();
+            for team in &teams {
+                let mut alone = x[elements.clone()].to_vec();
+                block::attend(team, &mut alone, block, &positions[rows.clone()], &only, &mut memory);
+                let what = format!("{name}, rows {rows:?}, {} threads", team.threads());
+                assert_eq!(bits(&together[elements.clone()]), bits(&alone), "{what}");
             }
         }
     });
+}
+
+/// Steps that begin with a block of keys or inside one, of one row and of many, of all sequences that have rows left.
+#[test]
+fn cached_sequences_are_the_same_in_steps_of_any_length() {
+    let (teams, (sequences, positions)) = (teams(), sequences());
+    for left in [Some(63), None] {
+        each_block(Span { left, right: Some(0) }, |name, block, x| {
+            let want = step_by_step(x, block, &positions, &sequences);
+            for (team, step) in teams.iter().zip([32, 7, 96]) {
+                let mut memory = AttentionMemory::default();
+                let kept = |rows: &Range<usize>| left.map_or(rows.len(), |left| left + 1 + step);
+                let cache = |rows| KvBlocks::new(HEADS, HEAD_DIM, kept(rows), block.kv);
+                let mut caches: Vec<_> = sequences.iter().map(cache).collect();
+                for first in (0..300).step_by(step) {
+                    let (mut batch, mut at, mut writes, mut from) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+                    for (kv, rows) in caches.iter_mut().zip(&sequences) {
+                        let part = rows.start + first.min(rows.len())..rows.start + (first + step).min(rows.len());
+                        if !part.is_empty() {
+                            writes.push(KvWrite { kv, position: first, rows: at.len()..at.len() + part.len() });
+                            batch.extend_from_slice(&x[part.start * HIDDEN..part.end * HIDDEN]);
+                            at.extend_from_slice(&positions[part.clone()]);
+                            from.extend(part);
+                        }
+                    }
+                    block::attend_cached(team, &mut batch, block, &at, &mut writes, &mut memory);
+                    for (row, got) in from.into_iter().zip(batch.chunks_exact(HIDDEN)) {
+                        let want = &want[row * HIDDEN..(row + 1) * HIDDEN];
+                        let what = format!("{name}, left {left:?}, steps of {step}, row {row}");
+                        assert_eq!(bits(got), bits(want), "{what}");
+                    }
+                }
+            }
+        });
+    }
 }

@@ -1,8 +1,9 @@
 //! The attention half of a layer on packed rows: projection, rotation, keys and values, attention, output.
 //!
-//! **Two ways to cut.** A sequence attends to itself alone. Where a batch holds enough sequences, a task takes some of them
-//! through the whole block on one thread: its queries, keys and values stay in that core's cache, and threads meet once a
-//! block. Few or long sequences, and those with caches, go step by step, each step on all threads. Neither changes a bit.
+//! **Three ways to cut.** A sequence attends to itself and what is cached of it alone. Where a batch holds enough sequences, a task takes some of
+//! them through the whole block on one thread: its queries, keys and values stay in that core's cache, and threads meet once a
+//! block. Few rows (decoding, short texts), and on AMX more, go head by head. What is left, many rows of few sequences, goes step by step, each
+//! step on all threads. None changes a bit.
 
 use std::{convert::Infallible, ops::Range, sync::Arc};
 
