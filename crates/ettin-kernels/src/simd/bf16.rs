@@ -79,7 +79,7 @@ pub(crate) trait PairProducts: Lanes {
                 let integer = x.round_ties_even() as i32;
                 let (word, shift) = (i * LANES / 4 + lane / 4, lane % 4 * 8);
                 low[word] |= u32::from(integer as u8) << shift;
-                high[word] |= u32::from(((integer + 128) >> 8) as u8) << shift;
+                high[word] |= u32::from((integer.wrapping_add(128) >> 8) as u8) << shift;
             }
         }
         digits.map(|words| self.load_words(&words))
