@@ -263,6 +263,10 @@ impl<'a> SharedKv<'a> {
         Self { heads, layout, blocks, positions, data: Shared::new(&mut kv.data) }
     }
 
+    pub(crate) fn format(&self) -> KvFormat {
+        self.layout.format
+    }
+
     /// Slots that are written: where the positions just fill the ring, its first and last block share one.
     fn slots(&self) -> usize {
         let Range { start, end } = self.positions;

@@ -60,7 +60,7 @@ pub struct SelfAttention<'a> {
     pub span: Span,
     /// In which numbers products of attention are taken.
     pub precision: Precision,
-    /// What is kept of keys and values.
+    /// What is kept of keys and values, unless they are cached in another format.
     pub kv: KvFormat,
 }
 
@@ -140,7 +140,7 @@ pub fn attend(
 /// as well.
 ///
 /// # Panics
-/// If the lengths do not fit together, or keys and values are kept otherwise than the block says.
+/// If the lengths do not fit together.
 pub fn attend_cached(
     team: &Team,
     x: &mut [f32],
@@ -151,8 +151,8 @@ pub fn attend_cached(
 ) {
     let mut kept = recycled(std::mem::take(&mut memory.kept));
     for KvWrite { kv, position, rows } in writes {
-        let (shape, expected) = ((kv.heads(), kv.head_dim(), kv.format()), (block.heads, block.head_dim, block.kv));
-        assert!(shape == expected && start(positions, rows) == *position, "{kv:?} for {block:?}");
+        assert!((kv.heads(), kv.head_dim()) == (block.heads, block.head_dim), "{kv:?} for {block:?}");
+        assert_eq!(start(positions, rows), *position, "rows go elsewhere than where they are");
         kept.push(Kept { rows: rows.clone(), kv: SharedKv::new(kv, *position..*position + rows.len()) });
     }
     attend_with(team, x, block, positions, Keys::Cached(&kept), memory);
@@ -184,7 +184,7 @@ fn attend_with(
     let rounded = block.rounds()
         && match keys {
             Keys::Here(sequences) => sequences.iter().all(begins),
-            Keys::Cached(kept) => kept.iter().all(|kept| begins(&kept.rows)),
+            Keys::Cached(kept) => kept.iter().all(|Kept { rows, kv }| begins(rows) && kv.format() == block.kv),
         };
     let work = Work { block: &block, input: input.view(qkv.weight), positions, keys, rounded };
     {
