@@ -59,7 +59,9 @@ pub use attention::{
 pub use buffer::{Aligned, recycled};
 pub use convert::{Half, widen};
 pub use embedding::embed;
-pub use gemm::{Operand, PackedMatrix, Quantisation, QuantisedRow, ReadingOrder, Scheme, Store, gemm, rounded};
+pub use gemm::{
+    Operand, PackedMatrix, Quantisation, QuantisedRow, ReadingOrder, Scheme, Sharing, Store, gemm, rounded,
+};
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub use mapped::MappedFile;
 pub use math::EXP_ERROR;

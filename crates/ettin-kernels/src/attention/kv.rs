@@ -111,6 +111,28 @@ impl KvBlocks {
         }
     }
 
+    /// Room for sequences of these lengths in as many of `kept`, or more of it: what suits stays, whatever it holds.
+    pub fn make_room(
+        kept: &mut Vec<KvBlocks>,
+        lengths: impl IntoIterator<Item = usize>,
+        heads: usize,
+        head_dim: usize,
+        format: KvFormat,
+    ) {
+        for (index, len) in lengths.into_iter().enumerate() {
+            let made = || KvBlocks::new(heads, head_dim, len, format);
+            match kept.get_mut(index) {
+                None => kept.push(made()),
+                Some(kv) => {
+                    let shape = (kv.heads(), kv.head_dim(), kv.format());
+                    if kv.capacity() < len || shape != (heads, head_dim, format) {
+                        *kv = made();
+                    }
+                }
+            }
+        }
+    }
+
     /// Forgets the contents for use by another sequence; the memory stays.
     pub fn reset(&mut self) {
         self.wrapped = false;
@@ -216,9 +238,8 @@ pub fn store(isa: Isa, team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_
     team.run(tasks, 16 * elements, |task| {
         let Target { first_task, first_row, kv } =
             &targets[targets.partition_point(|target| target.first_task <= task) - 1];
-        let slots = task - first_task..task - first_task + 1;
         // SAFETY: each slot is one task of one sequence.
-        unsafe { kv.write(isa, 0..kv.heads, slots, source, *first_row) };
+        unsafe { kv.write(isa, 0..kv.heads, task - first_task, source, *first_row) };
     });
     TARGETS.set(recycled(targets));
 }
@@ -281,16 +302,16 @@ impl<'a> SharedKv<'a> {
     /// # Panics
     /// If the rows or heads are not there.
     pub(crate) unsafe fn write_heads(&self, isa: Isa, heads: Range<usize>, source: KvRows<'_>, first_row: usize) {
-        // SAFETY: the same promise.
-        unsafe { self.write(isa, heads, 0..self.slots(), source, first_row) };
+        for slot in 0..self.slots() {
+            // SAFETY: the same promise.
+            unsafe { self.write(isa, heads.clone(), slot, source, first_row) };
+        }
     }
 
     /// # Safety
-    /// Nobody else may use these heads of these slots meanwhile, counted from that of the first position.
-    unsafe fn write(&self, isa: Isa, heads: Range<usize>, slots: Range<usize>, source: KvRows<'_>, first_row: usize) {
-        for slot in slots {
-            isa.run_narrow(Write { kv: self, heads: heads.clone(), slot, source, first_row });
-        }
+    /// Nobody else may use these heads of the slot meanwhile, which is counted from that of the first position.
+    unsafe fn write(&self, isa: Isa, heads: Range<usize>, slot: usize, source: KvRows<'_>, first_row: usize) {
+        isa.run_narrow(Write { kv: self, heads, slot, source, first_row });
     }
 
     /// Writes the positions of one head, the first a multiple of [`KEY_BLOCK`], from rows that are rounded already,

@@ -273,7 +273,8 @@ impl Group {
         let (kept, kept_heads) = match keys {
             Keys::Cached(kept) => (kept, heads.clone()),
             Keys::Here(sequences) => {
-                make_room(&mut self.keys, block, heads.len(), sequences);
+                let lengths = sequences.iter().map(Range::len);
+                KvBlocks::make_room(&mut self.keys, lengths, heads.len(), block.head_dim, block.kv);
                 for (kv, rows) in self.keys.iter_mut().zip(sequences) {
                     let first = start(positions, rows);
                     own.push(Kept { rows: rows.clone(), kv: SharedKv::new(kv, first..first + rows.len()) });
@@ -281,10 +282,13 @@ impl Group {
                 (&*own, 0..heads.len())
             }
         };
-        if rounded {
-            project_rounded(&mut self.rounded, work, heads.clone(), kept, kept_heads.clone());
-        } else {
-            project(&mut self.qkv, work, heads.clone(), kept, kept_heads.clone());
+        // SAFETY: these heads are this task's: of its own storage, or in caches of which each task has others.
+        unsafe {
+            if rounded {
+                project_rounded(&mut self.rounded, work, heads.clone(), kept, kept_heads.clone());
+            } else {
+                project(&mut self.qkv, work, heads.clone(), kept, kept_heads.clone());
+            }
         }
         let mut list = recycled(std::mem::take(&mut self.lists));
         for Kept { rows, kv } in kept {
@@ -306,8 +310,17 @@ impl Group {
     }
 }
 
-/// Queries, keys and values of some heads as `[rows, q | k | v]`, keys and values kept as `kept_heads`, which are this task's alone.
-fn project(qkv: &mut Aligned, work: &Work<'_>, heads: Range<usize>, kept: &[Kept<'_>], kept_heads: Range<usize>) {
+/// Queries, keys and values of some heads as `[rows, q | k | v]`, keys and values kept as `kept_heads`.
+///
+/// # Safety
+/// Nobody else may use `kept_heads` meanwhile.
+unsafe fn project(
+    qkv: &mut Aligned,
+    work: &Work<'_>,
+    heads: Range<usize>,
+    kept: &[Kept<'_>],
+    kept_heads: Range<usize>,
+) {
     let &Work { block, input, positions, .. } = work;
     let SelfAttention { qkv: linear, head_dim, .. } = *block;
     let isa = linear.weight.isa();
@@ -329,7 +342,10 @@ fn project(qkv: &mut Aligned, work: &Work<'_>, heads: Range<usize>, kept: &[Kept
 }
 
 /// The same as `[q | k | v, heads, rows]`, rounded from the cells of the product.
-fn project_rounded(
+///
+/// # Safety
+/// As of [`project`].
+unsafe fn project_rounded(
     out: &mut Aligned,
     work: &Work<'_>,
     heads: Range<usize>,
@@ -363,22 +379,6 @@ fn project_rounded(
             let range = (head * rows + range.start) * ROW..(head * rows + range.end) * ROW;
             // SAFETY: by the caller's promise.
             unsafe { kv.fill(weight.isa(), kept_head, &k[range.clone()], &v[range]) };
-        }
-    }
-}
-
-/// Every group and layer needs the same room: made for the first, overwritten by the others.
-fn make_room(keys: &mut Vec<KvBlocks>, block: &SelfAttention<'_>, heads: usize, sequences: &[Range<usize>]) {
-    for (index, rows) in sequences.iter().enumerate() {
-        let made = || KvBlocks::new(heads, block.head_dim, rows.len(), block.kv);
-        match keys.get_mut(index) {
-            None => keys.push(made()),
-            Some(kept) => {
-                let shape = (kept.heads(), kept.head_dim(), kept.format());
-                if kept.capacity() < rows.len() || shape != (heads, block.head_dim, block.kv) {
-                    *kept = made();
-                }
-            }
         }
     }
 }

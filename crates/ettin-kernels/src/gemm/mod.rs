@@ -30,7 +30,7 @@ pub(crate) use form::Form;
 pub(crate) use layout::Layout;
 pub use operand::Operand;
 pub(crate) use operand::{Parts, Rows};
-pub use order::ReadingOrder;
+pub use order::{ReadingOrder, Sharing};
 pub use packed::PackedMatrix;
 pub use quantise::GROUP;
 pub use rounding::rounded;

@@ -8,7 +8,7 @@ use std::sync::{
     atomic::{AtomicPtr, AtomicUsize, Ordering},
 };
 
-use super::PackedMatrix;
+use super::{Layout, PackedMatrix};
 use crate::team::{share, while_waiting};
 
 /// Bytes that a thread fetches of the next weights at most: a quarter of a common L2.
@@ -17,6 +17,18 @@ const MOST: usize = 512 << 10;
 /// Weights that are read one after the other, again and again.
 #[derive(Debug, Default)]
 pub struct ReadingOrder(Mutex<Option<Ends>>);
+
+/// Which outputs of a weight threads share, of few rows.
+#[derive(Clone, Copy, Debug)]
+pub enum Sharing {
+    /// All of them.
+    Outputs,
+    /// Queries, keys and values, each by heads ([`block::attend`](crate::block::attend)).
+    Heads,
+    /// The halves that gate each other: each where they are gated as they are multiplied, on AMX, else all
+    /// ([`block::mlp`](crate::block::mlp)).
+    Gates,
+}
 
 #[derive(Debug)]
 struct Ends {
@@ -35,9 +47,13 @@ pub(super) struct Words {
 }
 
 impl ReadingOrder {
-    /// Adds a weight, which is read after those that were added before it, and before the first. On AMX, threads share each of so many `parts` of
-    /// its outputs: the halves of an MLP; queries, keys and values.
-    pub fn push(&self, w: &PackedMatrix, parts: usize) {
+    /// Adds a weight, which is read after those that were added before it, and before the first, and how threads share it.
+    pub fn push(&self, w: &PackedMatrix, sharing: Sharing) {
+        let parts = match sharing {
+            Sharing::Heads => 3,
+            Sharing::Gates if w.layout() == Layout::TILES => 2,
+            Sharing::Gates | Sharing::Outputs => 1,
+        };
         let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let ends = ends.get_or_insert_with(|| {
             let (first, next) = (Words::default(), w.next().clone());

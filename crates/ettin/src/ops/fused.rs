@@ -5,8 +5,8 @@ mod attention;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ettin_kernels::{
-    Activation, Aligned, Isa, KvFormat, Operand, PackedMatrix, Pooled, Precision, ReadingOrder, Scheme, Store, Team,
-    activate, block,
+    Activation, Aligned, Isa, KvFormat, Operand, PackedMatrix, Pooled, Precision, ReadingOrder, Scheme, Sharing, Store,
+    Team, activate, block,
     block::{AttentionMemory, Workspace},
     gemm, layer_norm, pool, rounded,
 };
@@ -66,10 +66,9 @@ impl Cpu {
         }
     }
 
-    /// A weight, of whose outputs few rows have so many parts [shared out](ReadingOrder::push).
-    fn pack(&self, matrix: Matrix<'_>, scheme: Scheme, parts: usize) -> Result<PackedMatrix> {
+    fn pack(&self, matrix: Matrix<'_>, scheme: Scheme, sharing: Sharing) -> Result<PackedMatrix> {
         let packed = matrix.pack(self.isa, scheme, &self.team)?;
-        self.order.push(&packed, parts);
+        self.order.push(&packed, sharing);
         Ok(packed)
     }
 
@@ -157,7 +156,7 @@ impl Table {
     pub(super) fn new(table: TableParams<'_>, cpu: &Arc<Cpu>) -> Result<Self> {
         let scheme = cpu.table_scheme();
         let vectors = match table {
-            TableParams::Matrix(matrix) => Vectors::Packed(cpu.pack(matrix, scheme, 1)?),
+            TableParams::Matrix(matrix) => Vectors::Packed(cpu.pack(matrix, scheme, Sharing::Outputs)?),
             TableParams::Stored(rows) => {
                 let rounding = rows.quantisation.is_none_or(|stored| stored.scheme() != scheme).then_some(scheme);
                 Vectors::Stored(rows, rounding)
@@ -222,21 +221,20 @@ impl Norm {
 impl Linear {
     /// A layer of its own: small ones that end a model are kept exact.
     pub(super) fn exact(params: LinearParams<'_>, cpu: &Cpu) -> Result<Self> {
-        Self::of(params, Scheme::F32, 1, cpu)
+        Self::of(params, Scheme::F32, Sharing::Outputs, cpu)
     }
 
     fn new(params: LinearParams<'_>, cpu: &Cpu) -> Result<Self> {
-        Self::in_parts(params, 1, cpu)
+        Self::shared(params, Sharing::Outputs, cpu)
     }
 
-    /// Outputs of so many kinds, of which threads share each.
-    fn in_parts(params: LinearParams<'_>, parts: usize, cpu: &Cpu) -> Result<Self> {
-        Self::of(params, cpu.scheme, parts, cpu)
+    fn shared(params: LinearParams<'_>, sharing: Sharing, cpu: &Cpu) -> Result<Self> {
+        Self::of(params, cpu.scheme, sharing, cpu)
     }
 
-    fn of(params: LinearParams<'_>, scheme: Scheme, parts: usize, cpu: &Cpu) -> Result<Self> {
+    fn of(params: LinearParams<'_>, scheme: Scheme, sharing: Sharing, cpu: &Cpu) -> Result<Self> {
         Ok(Self {
-            weight: cpu.pack(params.weight, scheme, parts)?,
+            weight: cpu.pack(params.weight, scheme, sharing)?,
             bias: params.bias.map(|bias| bias.values()).transpose()?,
         })
     }
@@ -250,7 +248,7 @@ impl Mlp {
     pub(super) fn new(params: MlpParams<'_>, cpu: &Cpu) -> Result<Self> {
         Ok(Self {
             norm: Norm::new(params.norm)?,
-            wi: Linear::in_parts(params.wi, 2, cpu)?,
+            wi: Linear::shared(params.wi, Sharing::Gates, cpu)?,
             wo: Linear::new(params.wo, cpu)?,
             activation: params.activation,
         })

@@ -8,8 +8,8 @@
 use std::{convert::Infallible, ops::Range, sync::Arc};
 
 use ettin_kernels::{
-    Aligned, Attention as Queries, KvBlocks, KvRows, KvWrite, RopeRows, RopeTable, Sequence, Span, Team, attention,
-    attention::store, block, block::Workspace, recycled, rope,
+    Aligned, Attention as Queries, KvBlocks, KvRows, KvWrite, RopeRows, RopeTable, Sequence, Sharing, Span, Team,
+    attention, attention::store, block, block::Workspace, recycled, rope,
 };
 
 use super::{Cpu, Linear, Memory, Norm, Rows};
@@ -135,7 +135,7 @@ impl Attention {
     pub(in crate::ops) fn new(params: AttentionParams<'_>, rope: &Arc<RopeTable>, cpu: &Cpu) -> Result<Self> {
         Ok(Self {
             norm: params.norm.map(Norm::new).transpose()?,
-            qkv: Linear::in_parts(params.qkv, 3, cpu)?,
+            qkv: Linear::shared(params.qkv, Sharing::Heads, cpu)?,
             out: Linear::new(params.out, cpu)?,
             heads: params.heads,
             head_dim: params.head_dim,
@@ -174,7 +174,8 @@ impl Attention {
     /// The same step by step, each on all threads of the team.
     fn whole(&self, part: &Part<'_>, hidden: &mut [f32], buffers: &mut Buffers, workspace: &mut Workspace) {
         self.project(part, hidden, &mut buffers.qkv, workspace);
-        self.make_room(part, &mut buffers.keys);
+        let lengths = part.sequences().map(|(rows, _)| rows.len());
+        KvBlocks::make_room(&mut buffers.keys, lengths, self.heads, self.head_dim, part.cpu.kv);
         let Buffers { qkv, attended, keys, writes, lists } = buffers;
         let stores = keys.iter_mut().take(part.sequences.len()).map(Ok::<_, Infallible>);
         let Ok(()) = self.append(part, stores, qkv, writes);
@@ -192,10 +193,7 @@ impl Attention {
         });
         let (cpu, positions) = (part.cpu, &part.batch.positions()[part.rows()]);
         if block::shares_heads(part.team, &self.kernel(cpu), positions.len()) {
-            let mut writes = recycled(std::mem::take(&mut buffers.writes));
-            for (kv, (rows, position)) in stores.zip(part.sequences()) {
-                writes.push(KvWrite { kv: kv?, position, rows });
-            }
+            let mut writes = writes(part, stores, &mut buffers.writes)?;
             block::attend_cached(part.team, hidden, self.kernel(cpu), positions, &mut writes, attention);
             buffers.writes = recycled(writes);
             return Ok(());
@@ -226,22 +224,6 @@ impl Attention {
         block::project(part.team, hidden, norm, self.qkv.kernel(), &turn, qkv, workspace);
     }
 
-    /// Every layer of a batch needs the same room: made for the first, overwritten by the others and the next batch.
-    fn make_room(&self, part: &Part<'_>, keys: &mut Vec<KvBlocks>) {
-        for (index, (rows, _)) in part.sequences().enumerate() {
-            let made = || KvBlocks::new(self.heads, self.head_dim, rows.len(), part.cpu.kv);
-            match keys.get_mut(index) {
-                None => keys.push(made()),
-                Some(kept) => {
-                    let shape = (kept.heads(), kept.head_dim(), kept.format());
-                    if kept.capacity() < rows.len() || shape != (self.heads, self.head_dim, part.cpu.kv) {
-                        *kept = made();
-                    }
-                }
-            }
-        }
-    }
-
     /// Writes the keys and values of every row, out of `[rows, q | k | v]`, at their positions; `list` is memory.
     fn append<'a, E>(
         &self,
@@ -252,10 +234,7 @@ impl Attention {
     ) -> Result<(), E> {
         let size = self.heads * self.head_dim;
         let source = KvRows { k: &qkv[size..], v: &qkv[2 * size..], stride: 3 * size };
-        let mut writes = recycled(std::mem::take(list));
-        for (kv, (rows, position)) in stores.zip(part.sequences()) {
-            writes.push(KvWrite { kv: kv?, position, rows });
-        }
+        let mut writes = writes(part, stores, list)?;
         store(part.cpu.isa, part.team, source, &mut writes);
         *list = recycled(writes);
         Ok(())
@@ -288,6 +267,19 @@ impl Attention {
         *list = recycled(sequences);
         Ok(())
     }
+}
+
+/// Where the rows of every sequence go, in the memory of `list`.
+fn writes<'a, E>(
+    part: &Part<'_>,
+    stores: impl Iterator<Item = Result<&'a mut KvBlocks, E>>,
+    list: &mut Vec<KvWrite<'static>>,
+) -> Result<Vec<KvWrite<'a>>, E> {
+    let mut writes = recycled(std::mem::take(list));
+    for (kv, (rows, position)) in stores.zip(part.sequences()) {
+        writes.push(KvWrite { kv: kv?, position, rows });
+    }
+    Ok(writes)
 }
 
 #[cfg(test)]
