@@ -20,9 +20,9 @@ sys.path[:0] = [str(HERE.parent / "peers"), str(HERE.parent)]
 
 from engines import BINARIES, OURS, Engine  # noqa: E402
 from host import commit  # noqa: E402
-from measure import Settings, bound, gate, measure  # noqa: E402
+from measure import Settings, gated, measure  # noqa: E402
 from prepare import checkpoint, mixed, whole  # noqa: E402
-from process import Failed, Worker  # noqa: E402
+from process import Failed  # noqa: E402
 from rows import DECODER, ENCODER, ROWS, Row  # noqa: E402
 from suite import SIZES  # noqa: E402
 
@@ -41,17 +41,12 @@ def engines(peer: Path, dtype: str) -> list[Engine]:
 
 def session(found: list[Engine], rows: list[Row], size: str, settings: Settings, record: dict[str, Any]) -> bool:
     """All rows of one objective and number format; false if ours fails the gate."""
-    objective, folder = rows[0].objective, settings.folder(size, rows[0].objective)
-    workers: dict[Engine, Worker] = {}
-    try:
-        for engine in found:
-            worker = workers[engine] = settings.start(engine, size, objective)
-            cosine = gate(worker, folder, objective)
+    objective = rows[0].objective
+    with gated(found, size, objective, settings) as (workers, verdicts):
+        for engine, version, cosine, _ in verdicts:
             record["gate"][f"{objective} {engine.name}"] = cosine
-            record["versions"][engine.name] = worker.ready["ready"]
-            print(f"{objective}: {worker.ready['ready']}: centred cosine {cosine:.6f}", flush=True)
-            if not cosine >= bound(engine.scheme, size):
-                workers.pop(engine).close()
+            record["versions"][engine.name] = version
+            print(f"{objective}: {version}: centred cosine {cosine:.6f}", flush=True)
         for row in rows:
             results, skipped = measure(row, size, workers, settings)
             values = [f"{name} {result['value']:,.0f}" for name, result in results.items()]
@@ -60,16 +55,15 @@ def session(found: list[Engine], rows: list[Row], size: str, settings: Settings,
                 values.append(f"ratio {ratio[0] / ratio[1]:.2f}")
             print(f"{row.name} ({row.unit}): {', '.join(values)}", *skipped.items(), flush=True)
             record["rows"][f"{row.name} {found[0].dtype}"] = results
-    finally:
-        for worker in workers.values():
-            worker.close()
-    return any(engine.ours for engine in workers)
+        return any(engine.ours for engine in workers)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--peer", type=Path, default=BINARIES / "examples" / "peer", help="our worker, where cargo did not put it in target/")
+    parser.add_argument(
+        "--peer", type=Path, default=BINARIES / "examples" / "peer", help="our worker, where cargo did not put it in target/"
+    )
     parser.add_argument("--size", choices=SIZES, default="150m")
     parser.add_argument("--dtypes", nargs="+", choices=("bf16", "f32"), default=("bf16", "f32"))
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=DEFAULT_ROWS)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engines import Engine
 from process import Failed, Worker, first_answer
@@ -96,6 +97,34 @@ def gate(worker: Worker, folder: Path, objective: str) -> float:
     # Two are enough: each length is a graph to compile.
     alone = [worker({"kind": "embed", "sequences": [ids], "vectors": True}, 600.0)["vectors"][0] for ids in inputs[:2]]
     return min(similarity(together, vectors), similarity(alone + together[2:], vectors))
+
+
+class Verdict(NamedTuple):
+    """Of the gate, about an engine."""
+
+    engine: Engine
+    version: str
+    cosine: float
+    passes: bool
+
+
+@contextlib.contextmanager
+def gated(engines: Sequence[Engine], size: str, objective: str, settings: Settings) -> Iterator[tuple[dict[Engine, Worker], list[Verdict]]]:
+    """Workers of the engines that pass the gate, and what it says of all; they are closed in the end."""
+    workers: dict[Engine, Worker] = {}
+    verdicts = []
+    try:
+        for engine in engines:
+            worker = workers[engine] = settings.start(engine, size, objective)
+            cosine = gate(worker, settings.folder(size, objective), objective)
+            verdict = Verdict(engine, worker.ready["ready"], cosine, cosine >= bound(engine.scheme, size))
+            verdicts.append(verdict)
+            if not verdict.passes:
+                workers.pop(engine).close()
+        yield workers, verdicts
+    finally:
+        for worker in workers.values():
+            worker.close()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engines import BINARIES, HERE, OURS, Engine  # noqa: E402
 from host import commit, machine  # noqa: E402
-from measure import Settings, bound, gate, measure  # noqa: E402
+from measure import Settings, gated, measure  # noqa: E402
 from prepare import checkpoint, mixed, whole  # noqa: E402
-from process import Failed, Worker  # noqa: E402
+from process import Failed  # noqa: E402
 from rows import DECODER, ENCODER, ROWS, SCHEME_OF, SCHEMES, Row  # noqa: E402
 from suite import SIZES  # noqa: E402
 
@@ -48,19 +48,11 @@ def engines(name: str, peer: Path, dtype: str, threads: int) -> list[Engine]:
 
 def rates(rows: list[Row], size: str, found: list[Engine], settings: Settings) -> tuple[dict[str, Any], bool]:
     """What each engine does of each row, and whether ours passed the gate."""
-    objective, folder = rows[0].objective, settings.folder(size, rows[0].objective)
-    workers: dict[Engine, Worker] = {}
-    try:
-        for engine in found:
-            worker = workers[engine] = settings.start(engine, size, objective)
-            cosine = gate(worker, folder, objective)
-            if not cosine >= bound(engine.scheme, size):
-                print(f"{objective}, {settings.threads} threads: {worker.ready['ready']} fails the gate with {cosine:.4f}", file=sys.stderr)
-                workers.pop(engine).close()
+    with gated(found, size, rows[0].objective, settings) as (workers, verdicts):
+        for verdict in verdicts:
+            if not verdict.passes:
+                print(f"{verdict.version}, {settings.threads} threads: fails the gate with {verdict.cosine:.4f}", file=sys.stderr)
         return {row.name: measure(row, size, workers, settings)[0] for row in rows}, found[0] in workers
-    finally:
-        for worker in workers.values():
-            worker.close()
 
 
 def table(record: dict[str, Any]) -> str:
@@ -71,8 +63,8 @@ def table(record: dict[str, Any]) -> str:
     for row, name in names:
         values = [record["threads"][count].get(row, {}).get(name, {}).get("value") for count in counts]
         base = next((value for value in values if value), None)
-        times = (lambda value: base / value) if ROWS[row].unit == "ms" else (lambda value: value / base)
-        cells = [f"{value:,.4g} ({times(value):.1f})" if value else "–" for value in values]
+        power = -1 if ROWS[row].unit == "ms" else 1
+        cells = [f"{value:,.4g} ({(value / base) ** power:.1f})" if value and base else "–" for value in values]
         lines.append(f"| {row} ({ROWS[row].unit}) | {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -91,7 +83,9 @@ def known(output: Path | None, record: dict[str, Any]) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--peer", type=Path, default=BINARIES / "examples" / "peer", help="our worker, where cargo did not put it in target/")
+    parser.add_argument(
+        "--peer", type=Path, default=BINARIES / "examples" / "peer", help="our worker, where cargo did not put it in target/"
+    )
     parser.add_argument("--threads", nargs="+", type=int, default=powers_of_two(len(os.sched_getaffinity(0))))
     parser.add_argument("--size", choices=SIZES, default="150m")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
@@ -101,7 +95,12 @@ def main() -> int:
     options = parser.parse_args()
     inputs = mixed()
     options.workdir.mkdir(parents=True, exist_ok=True)
-    record: dict[str, Any] = {"commit": commit(), "size": options.size, "dtype": options.dtype, "machine": machine(len(os.sched_getaffinity(0)))}
+    record: dict[str, Any] = {
+        "commit": commit(),
+        "size": options.size,
+        "dtype": options.dtype,
+        "machine": machine(len(os.sched_getaffinity(0))),
+    }
     record["threads"] = known(options.output, record)
     healthy = True
     for count in options.threads:
