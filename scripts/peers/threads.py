@@ -5,7 +5,7 @@
 
 Python needs torch, transformers, tokenizers, safetensors and numpy (requirements.txt has them). Checkpoints with random weights
 go to DIR. The table is tokens per second, and how many times that of the fewest threads. Each number of threads is written to FILE when
-it is done, and one that is there already is not measured again. The exit code is 1 if ours fails the gate.
+it is done, and one that is there already is not measured again. Where ours fails the gate, nothing is written, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from host import commit, machine  # noqa: E402
 from measure import Settings, gated, measure  # noqa: E402
 from prepare import checkpoint, mixed, whole  # noqa: E402
 from process import Failed  # noqa: E402
-from rows import DECODER, ENCODER, ROWS, SCHEME_OF, SCHEMES, Row  # noqa: E402
+from rows import DECODER, ENCODER, ROWS, SCHEMES, Row  # noqa: E402
 from suite import SIZES  # noqa: E402
 
 DEFAULT_ROWS = ("32x128", "mixed", "1x128", "1x16", "tg128", "tg128x8", "pp512")
@@ -35,14 +35,13 @@ def powers_of_two(most: int) -> list[int]:
     return [count for shift in range(most.bit_length()) if (count := 1 << shift) <= most]
 
 
-def engines(name: str, peer: Path, dtype: str, threads: int) -> list[Engine]:
+def engines(peer: Path, dtype: str, threads: int) -> list[Engine]:
     """Ours, and PyTorch where it has the number format."""
     both = (ENCODER, DECODER)
-    scheme = SCHEME_OF.get(dtype, dtype)
-    found = [Engine(name, dtype, scheme, both, (str(peer), "--model", "{model}", "--dtype", dtype))]
+    found = [Engine(OURS, dtype, dtype, both, (str(peer), "--model", "{model}", "--dtype", dtype))]
     if dtype in ("f32", "bf16"):
         torch = (sys.executable, str(HERE / "peer_torch.py"), "--model", "{model}", "--dtype", dtype, "--threads", str(threads))
-        found.append(Engine("torch", dtype, scheme, both, torch))
+        found.append(Engine("torch", dtype, dtype, both, torch))
     return found
 
 
@@ -52,19 +51,19 @@ def rates(rows: list[Row], size: str, found: list[Engine], settings: Settings) -
         for verdict in verdicts:
             if not verdict.passes:
                 print(f"{verdict.version}, {settings.threads} threads: fails the gate with {verdict.cosine:.4f}", file=sys.stderr)
-        return {row.name: measure(row, size, workers, settings)[0] for row in rows}, found[0] in workers
+        return {row.name: measure(row, size, workers, settings)[0] for row in rows}, any(engine.ours for engine in workers)
 
 
 def table(record: dict[str, Any]) -> str:
     """Rows of Markdown, one for each row and engine."""
     counts = sorted(record["threads"], key=int)
-    lines = ["| work | engine | " + " | ".join(f"{count}" for count in counts) + " |", "|---|---" + "|---" * len(counts) + "|"]
+    lines = ["| work | engine | " + " | ".join(counts) + " |", "|---|---" + "|---" * len(counts) + "|"]
     names = {(row, name): None for rows in record["threads"].values() for row, found in rows.items() for name in found}
     for row, name in names:
         values = [record["threads"][count].get(row, {}).get(name, {}).get("value") for count in counts]
         base = next((value for value in values if value), None)
         power = -1 if ROWS[row].unit == "ms" else 1
-        cells = [f"{value:,.4g} ({(value / base) ** power:.1f})" if value and base else "–" for value in values]
+        cells = [f"{value:,.4g} ({(value / base) ** power:.1f})" if value else "–" for value in values]
         lines.append(f"| {row} ({ROWS[row].unit}) | {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -107,19 +106,22 @@ def main() -> int:
         if str(count) in record["threads"]:
             continue
         settings = Settings(options.workdir, count, options.rounds, 60.0, inputs)
-        record["threads"][str(count)] = found = {}
+        found, passed = {}, True
         for objective in (ENCODER, DECODER):
             rows = [ROWS[name] for name in options.rows if ROWS[name].objective == objective]
             if not rows:
                 continue
             whole(settings.folder(options.size, objective), lambda to, objective=objective: checkpoint(to, options.size, objective))
             try:
-                results, passed = rates(rows, options.size, engines(OURS, options.peer, options.dtype, count), settings)
+                results, ours = rates(rows, options.size, engines(options.peer, options.dtype, count), settings)
             except Failed as reason:
                 print(f"{objective}, {count} threads: {reason}", file=sys.stderr)
-                results, passed = {}, False
+                results, ours = {}, False
             found |= results
-            healthy &= passed
+            passed &= ours
+        healthy &= passed
+        if passed:
+            record["threads"][str(count)] = found
         if options.output:
             options.output.write_text(json.dumps(record, indent=1) + "\n")
         print(f"{count} threads done", file=sys.stderr, flush=True)
