@@ -6,7 +6,9 @@
 //! several short runs: what else runs on the machine can only lower them.
 
 use std::{
+    env,
     hint::black_box,
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -97,6 +99,34 @@ pub fn read_bandwidth(isa: Isa, team: &Team, bytes: usize) -> f64 {
         let part = &buffer[part(thread)];
         black_box(isa.run(Read { part }));
         size_of_val(part) as f64
+    })
+}
+
+/// The environment variable that says whether pairs of bf16 are multiplied by their instruction (`1`) or widened (`0`), where [AVX-512](Isa::Avx512)
+/// has it: for tests, and to compare the two. Without it, the faster one is taken.
+pub const PAIRS_VARIABLE: &str = "ETTIN_BF16_PAIRS";
+
+/// Whether `vdpbf16ps`, which this CPU must have, does more in a time than multiply-adds of f32: as found on two kinds of CPUs, it does twice as much or
+/// half as much, so that a short look is enough, taken once. No result depends on the answer but for sums below the normal numbers (`simd/bf16.rs`).
+///
+/// # Panics
+/// If [`PAIRS_VARIABLE`] says something else.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn pairs_pay() -> bool {
+    static PAY: OnceLock<bool> = OnceLock::new();
+    let rate = |burst: Burst| {
+        let once = || {
+            let start = Instant::now();
+            burst(Isa::Avx512) / start.elapsed().as_secs_f64()
+        };
+        // What interrupts it can only lower it.
+        (0..RUNS).map(|_| once()).fold(0.0, f64::max)
+    };
+    *PAY.get_or_init(|| match env::var(PAIRS_VARIABLE).as_deref() {
+        Ok("1") => true,
+        Ok("0") => false,
+        Ok("") | Err(_) => rate(x86::bf16) > rate(chains_f32::<12>),
+        Ok(other) => panic!("{PAIRS_VARIABLE} is 0 or 1, not `{other}`"),
     })
 }
 

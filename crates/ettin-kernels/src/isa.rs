@@ -92,6 +92,18 @@ impl Isa {
         }
     }
 
+    /// Whether [`Isa::run_narrow`] has an instruction for products of pairs of bf16 that is worth using: on some CPUs it takes as long as four
+    /// multiply-adds, of which two do the same on widened numbers.
+    pub(crate) fn pairs(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => crate::simd::Avx512Bf16::new().is_some() && crate::calibrate::pairs_pay(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => true,
+            _ => false,
+        }
+    }
+
     /// Runs `kernel` compiled for this instruction set.
     ///
     /// # Panics

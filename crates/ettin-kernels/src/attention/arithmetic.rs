@@ -41,6 +41,9 @@ pub(crate) trait Terms: Copy {
 
 /// Numbers that the products of many queries are taken in: all operands are words.
 pub(crate) trait Arithmetic: Terms {
+    /// Neighbouring terms that stand in an order of their own.
+    const GROUP: usize = Self::TERMS;
+
     fn splat<S: Simd>(s: S, x: f32) -> Self::Operand<S>;
 
     /// Terms 2i and 2i + 1, a vector each, into the operands `out`, whose rows are `stride` apart.
@@ -121,8 +124,8 @@ impl Terms for F32 {
         }
         let (wide_keys, wide_values) = scratch.split_at_mut(layout.head_dim.next_multiple_of(2) * KEY_BLOCK);
         if layout.format == KvFormat::Bf16 {
-            widen_pairs(s, keys, KEY_BLOCK, wide_keys);
-            widen_pairs(s, values, layout.padded(), wide_values);
+            widen_pairs::<S, false>(s, keys, KEY_BLOCK, wide_keys);
+            widen_pairs::<S, false>(s, values, layout.padded(), wide_values);
         } else {
             widen_bytes(s, keys, wide_keys);
             widen_bytes(s, values, wide_values);
@@ -148,18 +151,18 @@ impl Arithmetic for F32 {
     #[inline(always)]
     fn few<S: Simd>(s: S, task: &Task<'_>, queries: Range<usize>, scratch: &mut [f32]) {
         match task.format() {
-            KvFormat::Bf16 => few::<S, Widened>(s, task, queries, scratch),
+            KvFormat::Bf16 => few::<S, Widened<false>>(s, task, queries, scratch),
             KvFormat::F32 | KvFormat::Int8 => few::<S, Self>(s, task, queries, scratch),
         }
     }
 }
 
-/// f32, with keys and values of [`KvFormat::Bf16`] that are widened as they are read: the same terms in the same order as [`F32`] of a
-/// block that was widened before.
+/// The terms of [`F32`] or of [`Halves`], which of each pair has the odd one first, with keys and values in pairs of bf16 that are widened as they are
+/// read: the same sums as of a block that was widened before.
 #[derive(Clone, Copy)]
-struct Widened;
+struct Widened<const ODD_FIRST: bool>;
 
-impl Terms for Widened {
+impl<const ODD_FIRST: bool> Terms for Widened<ODD_FIRST> {
     /// The first of two terms and the second.
     type Operand<S: Simd> = [S::V; 2];
 
@@ -168,7 +171,8 @@ impl Terms for Widened {
     #[inline(always)]
     fn load<S: Simd>(s: S, x: &[f32; LANES]) -> [S::V; 2] {
         let pairs = s.load_pairs(x);
-        [s.even(pairs), s.odd(pairs)]
+        let (even, odd) = (s.even(pairs), s.odd(pairs));
+        if ODD_FIRST { [odd, even] } else { [even, odd] }
     }
     #[inline(always)]
     fn nth<S: Simd>(s: S, packed: &[f32], step: usize) -> [S::V; 2] {
@@ -185,11 +189,12 @@ impl Terms for Widened {
     }
     #[inline(always)]
     fn pack<S: Simd>(s: S, x: &[f32], scale: f32, out: &mut [f32]) {
-        F32::pack(s, x, scale, out);
+        if ODD_FIRST { Halves::pack(s, x, scale, out) } else { F32::pack(s, x, scale, out) }
     }
     #[inline(always)]
     fn seen<S: Simd>(s: S, range: &Range<usize>, step: usize) -> [S::V; 2] {
-        [F32::seen(s, range, 2 * step), F32::seen(s, range, 2 * step + 1)]
+        let odd = usize::from(ODD_FIRST);
+        [F32::seen(s, range, 2 * step + odd), F32::seen(s, range, 2 * step + 1 - odd)]
     }
 
     #[inline(always)]
@@ -286,6 +291,90 @@ impl Arithmetic for Bf16 {
     }
 }
 
+/// The sums of [`Bf16`] one term at a time, bit for bit while they are normal or zero (`simd/bf16.rs`), for CPUs that have no fast instruction for two: of each
+/// pair of terms the odd one stands first.
+#[derive(Clone, Copy)]
+pub(crate) struct Halves;
+
+impl Terms for Halves {
+    type Operand<S: Simd> = S::V;
+
+    const TERMS: usize = 1;
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[f32; LANES]) -> S::V {
+        s.load(x)
+    }
+    #[inline(always)]
+    fn nth<S: Simd>(s: S, packed: &[f32], step: usize) -> S::V {
+        F32::nth(s, packed, step)
+    }
+    #[inline(always)]
+    fn add<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
+        F32::add(s, acc, a, b)
+    }
+    #[inline(always)]
+    fn add_seen<S: Simd>(s: S, acc: S::V, ab: [S::V; 2], seen: S::V) -> S::V {
+        F32::add_seen(s, acc, ab, seen)
+    }
+    #[inline(always)]
+    fn pack<S: Simd>(s: S, x: &[f32], scale: f32, out: &mut [f32]) {
+        out.fill(0.0);
+        let scale = s.splat(scale);
+        for (x, out) in x.chunks(2 * LANES).zip(out.chunks_mut(2 * LANES)) {
+            let (first, second) = x.split_at(x.len().min(LANES));
+            let pairs = s.round(s.mul(s.load_part(first), scale), s.mul(s.load_part(second), scale));
+            for (terms, out) in s.zip(s.odd(pairs), s.even(pairs)).into_iter().zip(out.as_chunks_mut().0) {
+                s.store(terms, out);
+            }
+        }
+    }
+    #[inline(always)]
+    fn seen<S: Simd>(s: S, range: &Range<usize>, step: usize) -> S::V {
+        F32::seen(s, range, step ^ 1)
+    }
+
+    #[inline(always)]
+    fn block<'a, S: Simd>(s: S, kv: KvHeads<'a>, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a> {
+        let stored = kv.block(block, head);
+        let layout = kv.layout();
+        let (keys, rest) = stored.split_at(layout.keys());
+        let (values, scales) = rest.split_at(layout.values());
+        assert!(layout.format != KvFormat::F32, "keys in f32 are multiplied in f32");
+        let (wide_keys, wide_values) = scratch.split_at_mut(layout.head_dim.next_multiple_of(2) * KEY_BLOCK);
+        if layout.format == KvFormat::Bf16 {
+            widen_pairs::<S, true>(s, keys, KEY_BLOCK, wide_keys);
+            widen_pairs::<S, true>(s, values, layout.padded(), wide_values);
+        } else {
+            turn_bytes(s, keys, KEY_BLOCK, wide_keys);
+            turn_bytes(s, values, layout.padded(), wide_values);
+        }
+        Block { keys: wide_keys, values: wide_values, scales: Scales::new(scales) }
+    }
+}
+
+impl Arithmetic for Halves {
+    const GROUP: usize = 2;
+
+    #[inline(always)]
+    fn splat<S: Simd>(s: S, x: f32) -> S::V {
+        s.splat(x)
+    }
+    #[inline(always)]
+    fn put<S: Simd>(s: S, [even, odd]: [S::V; 2], i: usize, out: &mut [f32], stride: usize) {
+        let pairs = s.round_zip(even, odd);
+        F32::put(s, [s.odd(pairs), s.even(pairs)], i, out, stride);
+    }
+    #[inline(always)]
+    fn put_seen<S: Simd>(s: S, [even, odd]: [S::V; 2], i: usize, out: &mut [f32], stride: usize) {
+        F32::put(s, [odd, even], i, out, stride);
+    }
+    #[inline(always)]
+    fn few<S: Simd>(s: S, task: &Task<'_>, queries: Range<usize>, scratch: &mut [f32]) {
+        few::<S, Widened<true>>(s, task, queries, scratch);
+    }
+}
+
 #[inline(always)]
 pub(super) fn vector(x: &[f32], start: usize) -> &[f32; LANES] {
     x[start..].first_chunk().expect("whole vectors")
@@ -296,11 +385,12 @@ pub(super) fn vector_mut(x: &mut [f32], start: usize) -> &mut [f32; LANES] {
     x[start..].first_chunk_mut().expect("whole vectors")
 }
 
-/// Rows of pairs, `[rows, width]`, into `[2 · rows, width]`: the even elements, then the odd.
+/// Rows of pairs, `[rows, width]`, into `[2 · rows, width]`: the even elements, then the odd, or the other way round.
 #[inline(always)]
-fn widen_pairs<S: Simd>(s: S, pairs: &[f32], width: usize, out: &mut [f32]) {
+fn widen_pairs<S: Simd, const ODD_FIRST: bool>(s: S, pairs: &[f32], width: usize, out: &mut [f32]) {
     for (pairs, out) in pairs.chunks_exact(width).zip(out.chunks_exact_mut(2 * width)) {
-        let (even, odd) = out.split_at_mut(width);
+        let (first, second) = out.split_at_mut(width);
+        let (even, odd) = if ODD_FIRST { (second, first) } else { (first, second) };
         let out = even.as_chunks_mut().0.iter_mut().zip(odd.as_chunks_mut().0);
         for (pairs, (even, odd)) in pairs.as_chunks().0.iter().zip(out) {
             let pairs = s.load_pairs(pairs);
@@ -315,6 +405,20 @@ fn widen_pairs<S: Simd>(s: S, pairs: &[f32], width: usize, out: &mut [f32]) {
 fn widen_bytes<S: Simd>(s: S, words: &[f32], out: &mut [f32]) {
     for (bytes, out) in bytes(words).as_chunks().0.iter().zip(out.as_chunks_mut().0) {
         s.store(s.integers(s.load_bytes(bytes)), out);
+    }
+}
+
+/// Rows of bytes, `[rows, width]`, to as many of f32, of two the odd one first, with a row of zeros before an odd last.
+#[inline(always)]
+fn turn_bytes<S: Simd>(s: S, words: &[f32], width: usize, out: &mut [f32]) {
+    for (rows, out) in bytes(words).chunks(2 * width).zip(out.chunks_exact_mut(2 * width)) {
+        let (odd, even) = out.split_at_mut(width);
+        odd.fill(0.0);
+        for (bytes, out) in rows.chunks_exact(width).zip([even, odd]) {
+            for (bytes, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+                s.store(s.integers(s.load_bytes(bytes)), out);
+            }
+        }
     }
 }
 

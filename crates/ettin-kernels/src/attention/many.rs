@@ -149,7 +149,7 @@ impl<A: Arithmetic> Many<'_, A> {
         let first = union.start / rows * rows;
         let product = Product {
             rows: union.end.next_multiple_of(rows) - first,
-            steps: layout.head_dim.div_ceil(A::TERMS),
+            steps: layout.head_dim.next_multiple_of(A::GROUP) / A::TERMS,
             a: stored.keys[first..].as_ptr(),
             a_stride: KEY_BLOCK,
             b: self.packed.as_ptr(),
@@ -186,7 +186,7 @@ impl<A: Arithmetic> Many<'_, A> {
             self.weigh(s, lane, pairs.clone(), stored.scales.as_ref());
         }
 
-        let steps = union.start / A::TERMS..union.end.div_ceil(A::TERMS);
+        let steps = union.start / A::GROUP * A::GROUP / A::TERMS..union.end.next_multiple_of(A::GROUP) / A::TERMS;
         let product = Product {
             rows: layout.head_dim.next_multiple_of(rows),
             steps: steps.len(),

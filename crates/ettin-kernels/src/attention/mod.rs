@@ -215,7 +215,11 @@ fn attend(isa: Isa, team: &Team, args: Attention<'_>, rounded: Option<&[u32]>, o
         let task = task(number);
         with_scratch(room, |scratch| {
             if args.precision == Precision::Bf16 && narrow(task.sequence) {
-                isa.run_narrow(Run { task, scratch, arithmetic: PhantomData::<arithmetic::Bf16> });
+                if isa.pairs() {
+                    isa.run_narrow(Run { task, scratch, arithmetic: PhantomData::<arithmetic::Bf16> });
+                } else {
+                    isa.run_narrow(Run { task, scratch, arithmetic: PhantomData::<arithmetic::Halves> });
+                }
             } else {
                 isa.run(Run { task, scratch, arithmetic: PhantomData::<arithmetic::F32> });
             }

@@ -92,6 +92,11 @@ pub(crate) struct Full;
 #[derive(Clone, Copy)]
 pub(crate) struct Split<const PARTS: usize>;
 
+/// [`Scheme::Bf16`](super::Scheme::Bf16) where nothing multiplies pairs of bf16 at the speed of f32: the weights of [`Split`], each widened as
+/// it is read, and activations that are rounded, but f32. Sums are those of [`Split`], bit for bit.
+#[derive(Clone, Copy)]
+pub(crate) struct Halves;
+
 /// [`Scheme::Int8`](super::Scheme::Int8). Activations are shifted by 128 to be unsigned; the offset of an output is what
 /// that adds, negated.
 #[derive(Clone, Copy)]
@@ -194,6 +199,42 @@ impl<const PARTS: usize> Form for Split<PARTS> {
             }
         }
         sum
+    }
+    #[inline(always)]
+    fn finish<S: Simd>(_: S, sum: S::V, _: &[f32], _: f32) -> S::V {
+        sum
+    }
+}
+
+impl Form for Halves {
+    const UNIT: usize = 1;
+    const BLOCK: usize = K_BLOCK;
+    const STEPS: usize = 2;
+    /// As there, for sums that begin with zeros of a sign.
+    const PAD: usize = Split::<1>::PAD;
+    const WORDS: usize = 1;
+    /// For [`round`](crate::simd::PairProducts::round).
+    const NARROW: bool = true;
+    const STORED: usize = LANES;
+
+    type Inputs<S: Simd> = S::V;
+    type Weights<S: Simd> = S::V;
+    plain_sums!();
+
+    #[inline(always)]
+    unsafe fn inputs<S: Simd>(s: S, group: *const u32, step: usize) -> S::V {
+        // SAFETY: one word, by the caller's promise: of a round, too, the odd one is first.
+        unsafe { Full::inputs(s, group, step ^ 1) }
+    }
+    #[inline(always)]
+    unsafe fn weights<S: Simd>(s: S, at: *const u32, step: usize) -> S::V {
+        // SAFETY: sixteen words, by the caller's promise.
+        let pairs = s.load_words(unsafe { &*at.cast() });
+        if step == 0 { s.odd(pairs) } else { s.even(pairs) }
+    }
+    #[inline(always)]
+    fn multiply<S: Simd>(s: S, sum: S::V, x: S::V, w: S::V) -> S::V {
+        s.mul_add(x, w, sum)
     }
     #[inline(always)]
     fn finish<S: Simd>(_: S, sum: S::V, _: &[f32], _: f32) -> S::V {

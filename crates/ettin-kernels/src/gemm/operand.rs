@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     PackedMatrix,
-    form::{Bytes, Form, Full, Nibbles, Split, Wide},
+    form::{Bytes, Form, Full, Halves, Nibbles, Split, Wide},
     layout::Layout,
     scheme::{Scheme, WithForm},
 };
@@ -79,6 +79,21 @@ impl<const PARTS: usize> Encode for Split<PARTS> {
         if !rest.is_empty() {
             let (low, high) = rest.split_at(rest.len().min(LANES));
             split::<S, PARTS>(s, [s.load_part(low), s.load_part(high)], place.group::<Self>(groups.len()));
+        }
+        1.0
+    }
+}
+
+impl Encode for Halves {
+    #[inline(always)]
+    fn row<S: Simd>(s: S, x: &[f32], mut place: Place<'_>) -> f32 {
+        for pair in 0..Layout::steps::<Self>(x.len()) / (2 * LANES) {
+            let x = &x[pair * 2 * LANES..x.len().min((pair + 1) * 2 * LANES)];
+            let (low, high) = x.split_at(x.len().min(LANES));
+            let rounded = s.round(s.load_part(low), s.load_part(high));
+            let [low, high] = s.zip(s.even(rounded), s.odd(rounded));
+            s.store(low, &mut as_numbers(place.group::<Self>(2 * pair)).as_chunks_mut().0[0]);
+            s.store(high, &mut as_numbers(place.group::<Self>(2 * pair + 1)).as_chunks_mut().0[0]);
         }
         1.0
     }

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use half::bf16;
 
 use super::{
-    form::{Bytes, Form, Full, Nibbles, Split, Wide},
+    form::{Bytes, Form, Full, Halves, Nibbles, Split, Wide},
     layout::Layout,
     operand::{self, BYTE, TO_INTEGER},
     stored::{Quantisation, QuantisedRow, ZEROS},
@@ -195,6 +195,19 @@ impl<const PARTS: usize> Pack for Split<PARTS> {
                 });
             }
         }
+    }
+}
+
+impl Pack for Halves {
+    #[inline(always)]
+    fn pack<S: Simd>(s: S, panel: Panel<'_>, room: &mut [u32], parts: Parts<'_>) {
+        // Rows of activations are twice as long as those of weights.
+        let half = room.len() / 2;
+        Split::<1>::pack(s, panel, &mut room[..half], parts);
+    }
+
+    fn unpack(panel: &[u32], vectors: usize, output: usize, factor: f32, out: &mut [f32]) {
+        Split::<1>::unpack(panel, vectors, output, factor, out);
     }
 }
 

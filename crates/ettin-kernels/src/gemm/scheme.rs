@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use super::{
     fixed::Fixed,
-    form::{Bytes, Form, Full, Nibbles, Split, Wide},
+    form::{Bytes, Form, Full, Halves, Nibbles, Split, Wide},
 };
 use crate::isa::Isa;
 
@@ -60,7 +60,8 @@ impl Scheme {
     pub(crate) fn with<T: WithForm>(self, isa: Isa, task: T) -> T::Output {
         match self {
             Scheme::F32 => task.run::<Full>(),
-            Scheme::Bf16 => task.run::<Split<1>>(),
+            Scheme::Bf16 if isa.pairs() => task.run::<Split<1>>(),
+            Scheme::Bf16 => task.run::<Halves>(),
             Scheme::Bf16x3 => task.run::<Split<2>>(),
             Scheme::Bf16x6 => task.run::<Split<3>>(),
             Scheme::Int8 => task.run::<Bytes>(),
