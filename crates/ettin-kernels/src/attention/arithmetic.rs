@@ -76,31 +76,39 @@ impl<'a> Scales<'a> {
     }
 }
 
+/// Terms that are taken one by one, in f32.
+macro_rules! one_term {
+    () => {
+        type Operand<S: Simd> = S::V;
+
+        const TERMS: usize = 1;
+
+        #[inline(always)]
+        fn load<S: Simd>(s: S, x: &[f32; LANES]) -> S::V {
+            s.load(x)
+        }
+        #[inline(always)]
+        fn nth<S: Simd>(s: S, packed: &[f32], step: usize) -> S::V {
+            s.splat(packed[step])
+        }
+        #[inline(always)]
+        fn add<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
+            s.mul_add(a, b, acc)
+        }
+        #[inline(always)]
+        fn add_seen<S: Simd>(s: S, acc: S::V, [a, b]: [S::V; 2], seen: S::V) -> S::V {
+            s.where_less(s.zero(), seen, s.mul_add(a, b, acc), acc)
+        }
+    };
+}
+
 /// f32, one term at a time.
 #[derive(Clone, Copy)]
 pub(crate) struct F32;
 
 impl Terms for F32 {
-    type Operand<S: Simd> = S::V;
+    one_term!();
 
-    const TERMS: usize = 1;
-
-    #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[f32; LANES]) -> S::V {
-        s.load(x)
-    }
-    #[inline(always)]
-    fn nth<S: Simd>(s: S, packed: &[f32], step: usize) -> S::V {
-        s.splat(packed[step])
-    }
-    #[inline(always)]
-    fn add<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
-        s.mul_add(a, b, acc)
-    }
-    #[inline(always)]
-    fn add_seen<S: Simd>(s: S, acc: S::V, [a, b]: [S::V; 2], seen: S::V) -> S::V {
-        s.where_less(s.zero(), seen, s.mul_add(a, b, acc), acc)
-    }
     #[inline(always)]
     fn pack<S: Simd>(s: S, x: &[f32], scale: f32, out: &mut [f32]) {
         for (x, out) in x.chunks(LANES).zip(out.as_chunks_mut().0) {
@@ -297,26 +305,8 @@ impl Arithmetic for Bf16 {
 pub(crate) struct Halves;
 
 impl Terms for Halves {
-    type Operand<S: Simd> = S::V;
+    one_term!();
 
-    const TERMS: usize = 1;
-
-    #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[f32; LANES]) -> S::V {
-        s.load(x)
-    }
-    #[inline(always)]
-    fn nth<S: Simd>(s: S, packed: &[f32], step: usize) -> S::V {
-        F32::nth(s, packed, step)
-    }
-    #[inline(always)]
-    fn add<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
-        F32::add(s, acc, a, b)
-    }
-    #[inline(always)]
-    fn add_seen<S: Simd>(s: S, acc: S::V, ab: [S::V; 2], seen: S::V) -> S::V {
-        F32::add_seen(s, acc, ab, seen)
-    }
     #[inline(always)]
     fn pack<S: Simd>(s: S, x: &[f32], scale: f32, out: &mut [f32]) {
         out.fill(0.0);

@@ -132,14 +132,27 @@ macro_rules! plain_sums {
     };
 }
 
-impl Form for Full {
-    const UNIT: usize = 1;
-    const BLOCK: usize = K_BLOCK;
-    const WORDS: usize = 1;
-    const STORED: usize = LANES;
+/// Inputs and weights that are f32 vectors, one of each a step.
+macro_rules! one_input {
+    () => {
+        const WORDS: usize = 1;
+        const UNIT: usize = 1;
+        const STORED: usize = LANES;
 
-    type Inputs<S: Simd> = S::V;
-    type Weights<S: Simd> = S::V;
+        type Inputs<S: Simd> = S::V;
+        type Weights<S: Simd> = S::V;
+
+        #[inline(always)]
+        fn multiply<S: Simd>(s: S, sum: S::V, x: S::V, w: S::V) -> S::V {
+            s.mul_add(x, w, sum)
+        }
+    };
+}
+
+impl Form for Full {
+    one_input!();
+    const BLOCK: usize = K_BLOCK;
+
     plain_sums!();
 
     #[inline(always)]
@@ -151,10 +164,6 @@ impl Form for Full {
     unsafe fn weights<S: Simd>(s: S, at: *const u32, _: usize) -> S::V {
         // SAFETY: sixteen words, by the caller's promise.
         s.load(unsafe { &*at.cast() })
-    }
-    #[inline(always)]
-    fn multiply<S: Simd>(s: S, sum: S::V, x: S::V, w: S::V) -> S::V {
-        s.mul_add(x, w, sum)
     }
     #[inline(always)]
     fn finish<S: Simd>(_: S, sum: S::V, _: &[f32], _: f32) -> S::V {
@@ -207,18 +216,14 @@ impl<const PARTS: usize> Form for Split<PARTS> {
 }
 
 impl Form for Halves {
-    const UNIT: usize = 1;
+    one_input!();
     const BLOCK: usize = K_BLOCK;
     const STEPS: usize = 2;
     /// As there, for sums that begin with zeros of a sign.
     const PAD: usize = Split::<1>::PAD;
-    const WORDS: usize = 1;
     /// For [`round`](crate::simd::PairProducts::round).
     const NARROW: bool = true;
-    const STORED: usize = LANES;
 
-    type Inputs<S: Simd> = S::V;
-    type Weights<S: Simd> = S::V;
     plain_sums!();
 
     #[inline(always)]
@@ -231,10 +236,6 @@ impl Form for Halves {
         // SAFETY: sixteen words, by the caller's promise.
         let pairs = s.load_words(unsafe { &*at.cast() });
         if step == 0 { s.odd(pairs) } else { s.even(pairs) }
-    }
-    #[inline(always)]
-    fn multiply<S: Simd>(s: S, sum: S::V, x: S::V, w: S::V) -> S::V {
-        s.mul_add(x, w, sum)
     }
     #[inline(always)]
     fn finish<S: Simd>(_: S, sum: S::V, _: &[f32], _: f32) -> S::V {
@@ -289,14 +290,10 @@ impl Form for Bytes {
 }
 
 impl Form for Wide {
-    const UNIT: usize = 1;
+    one_input!();
     const BLOCK: usize = K_BLOCK;
-    const WORDS: usize = 1;
     const STEPS: usize = 4;
-    const STORED: usize = LANES;
 
-    type Inputs<S: Simd> = S::V;
-    type Weights<S: Simd> = S::V;
     plain_sums!();
 
     #[inline(always)]
@@ -310,26 +307,18 @@ impl Form for Wide {
         s.widen_signed(unsafe { &*at.add(step * (LANES / 4)).cast() })
     }
     #[inline(always)]
-    fn multiply<S: Simd>(s: S, sum: S::V, x: S::V, w: S::V) -> S::V {
-        s.mul_add(x, w, sum)
-    }
-    #[inline(always)]
     fn finish<S: Simd>(s: S, sum: S::V, factors: &[f32], _: f32) -> S::V {
         s.mul(sum, s.load(&factors.as_chunks().0[0]))
     }
 }
 
 impl Form for Nibbles {
-    const UNIT: usize = 1;
+    one_input!();
     const BLOCK: usize = super::quantise::GROUP;
     const PAD: usize = super::quantise::GROUP;
     const STEPS: usize = 8;
-    const WORDS: usize = 1;
-    const STORED: usize = LANES;
     const TRAILER: usize = LANES / 2;
 
-    type Inputs<S: Simd> = S::V;
-    type Weights<S: Simd> = S::V;
     type Chain<S: Simd> = S::V;
     type Sum<S: Simd> = S::V;
 
@@ -346,10 +335,6 @@ impl Form for Nibbles {
     unsafe fn weights<S: Simd>(s: S, at: *const u32, step: usize) -> S::V {
         // SAFETY: sixteen words, by the caller's promise.
         s.widen_nibbles(unsafe { &*at.cast() }, step)
-    }
-    #[inline(always)]
-    fn multiply<S: Simd>(s: S, sum: S::V, x: S::V, w: S::V) -> S::V {
-        s.mul_add(x, w, sum)
     }
     #[inline(always)]
     unsafe fn open<S: Simd>(s: S, block: S::V, _: *const u32, trailer: &[u32]) -> S::V {

@@ -1,7 +1,7 @@
 //! Products of narrow numbers on sixteen lanes: pairs of bf16 into f32, quads of bytes into i32.
 //!
 //! **One result everywhere.** A pair's two products enter the sum as two multiply-adds, the odd (upper) element first:
-//! the order of `vdpbf16ps` on the CPUs we could ask (AMD Zen 5). The instruction takes subnormal numbers for zero, on
+//! the order of `vdpbf16ps` on the CPUs we could ask (AMD Zen 5, Intel Xeons). The instruction takes subnormal numbers for zero, on
 //! both ends. [`PairProducts::round`] never gives a subnormal, so instruction and emulation agree bit for bit while
 //! sums are normal or zero; a subnormal partial sum (below 2⁻¹²⁶) differs by at most itself. A product of two bf16
 //! is exact in f32 (eight bits by eight), so multiplying and adding apart, as [`Portable`] does, gives the same too,
