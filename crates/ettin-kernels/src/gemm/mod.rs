@@ -37,6 +37,7 @@ pub use rounding::rounded;
 pub use scheme::Scheme;
 pub(crate) use scheme::WithForm;
 pub use stored::{Quantisation, QuantisedRow};
+use tile::Pass;
 pub(crate) use tile::{Tile, Tiles};
 
 use std::{marker::PhantomData, ops::Range};
@@ -266,8 +267,15 @@ impl<'a> Product<'a> {
         let width = steps * F::WORDS;
         let range = rows.layout.tile(rows.rows, tile);
         let columns = panels.start * w.width()..(panels.end * w.width()).min(w.n());
+        let pass = match (self.tiles.len(), tile - self.tiles.start) {
+            _ if size_of_val(w.panel(0..1)) <= tile::SMALL => Pass::Any,
+            (2, 0) => Pass::First,
+            (2, _) => Pass::Second,
+            _ => Pass::Any,
+        };
         Tile {
             rows: range.len(),
+            pass,
             steps,
             a: &rows.words[range.start * width..range.end * width],
             row_factors: &rows.factors[range.clone()],

@@ -10,14 +10,33 @@ use crate::simd::{Kernel, LANES, PairProducts, Portable, Simd};
 const FETCH_AHEAD: usize = 768;
 
 /// Rows of tiles that have it fetched to L2 alone, where more lines can be on their way at once than to L1: those that work too long
-/// on a line for loads to run ahead, and not long enough to wait for nothing (measured in f32 of weights from memory: 8 rows 11 %, 16, two tiles of 8, 5 %
-/// faster than fetching to L1; many rows, in tiles of 14, 10 % slower).
+/// on a line for loads to run ahead, and not long enough to wait for nothing (measured in f32 of weights from memory: 8 rows 11 % faster than fetching to L1; many
+/// rows, in tiles of 14, 10 % slower).
 const FETCHED_TO_L2: Range<usize> = 5..11;
+
+/// Of two tiles, the second asks for each of so many lines of the panel behind, whose neighbours the CPU then fetches by itself (every line is slower than none).
+const ANNOUNCED: usize = 3;
+
+/// Bytes of panels that stay in L1 while two tiles pass: these gain nothing.
+pub(super) const SMALL: usize = 16 << 10;
+
+/// Where a tile finds its panels, and what it fetches meanwhile.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Pass {
+    /// In L3 or memory, or in L2 after many others, as it may be: its own, further on.
+    Any,
+    /// Of two tiles the first: what the second has asked for is in L2; the rest of its own, to L1.
+    First,
+    /// Of two tiles the second: in L2, all of them. What the first one reads next, as nothing would come from memory meanwhile (16 rows take 5 % to 9 % less
+    /// time for it).
+    Second,
+}
 
 /// `out[rows, columns] (+)= a·bᵀ + bias` for one tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a> {
     pub(super) rows: usize,
+    pub(super) pass: Pass,
     /// Steps of a row.
     pub(super) steps: usize,
     /// As the [`layout`](super::layout) says: `[groups, rows, words of a group]`.
@@ -297,7 +316,7 @@ impl<F: Form, const R: usize, const P: usize, const N: usize, const Q: usize, co
     /// The sums over one block of steps, each a single chain, of the panels and vectors from `p` and `c` on.
     #[inline(always)]
     fn chain<S: Simd>(&self, s: S, at: Vectors<F>, block: usize, p: usize, c: usize) -> [[[F::Chain<S>; C]; Q]; R] {
-        let Tile { a, b, steps, offsets, .. } = self.0;
+        let Tile { a, b, steps, offsets, pass, .. } = self.0;
         let first = block * Vectors::<F>::BLOCK;
         let in_group = first % LANES / Self::STEPS;
         // SAFETY: it is the group that the block begins in, here and below.
@@ -327,10 +346,17 @@ impl<F: Form, const R: usize, const P: usize, const N: usize, const Q: usize, co
                 // Behind the end of a panel, the one that follows it in the strip is being read already.
                 let next = if words + FETCH_AHEAD < at.words() { 0 } else { (P - 1) * at.words() };
                 for q in 0..Q {
-                    let line = b.wrapping_add(q * at.words() + next + words + FETCH_AHEAD);
+                    let panel = b.wrapping_add(q * at.words() + words);
                     for word in (0..C * F::STORED).step_by(LANES) {
-                        let line = line.wrapping_add(word).cast();
-                        if FETCHED_TO_L2.contains(&R) { s.prefetch_to_l2(line) } else { s.prefetch(line) }
+                        let own = panel.wrapping_add(next + FETCH_AHEAD + word).cast();
+                        match pass {
+                            Pass::Any if FETCHED_TO_L2.contains(&R) => s.prefetch_to_l2(own),
+                            Pass::Any | Pass::First => s.prefetch(own),
+                            Pass::Second if ((words + word) / LANES).is_multiple_of(ANNOUNCED) => {
+                                s.prefetch_to_l2(panel.wrapping_add(P * at.words() + word).cast());
+                            }
+                            Pass::Second => {}
+                        }
                     }
                 }
                 let inputs = in_group * Self::STEPS + round * F::STEPS;

@@ -473,7 +473,7 @@ fn exact<S: Simd>(s: S, sums: &[u32; LANES]) -> S::Words {
 mod tests {
     use super::*;
     use crate::{
-        gemm::Store,
+        gemm::{Pass, Store},
         simd::{Amx, TileRegisters},
     };
 
@@ -502,6 +502,7 @@ mod tests {
                 let steps = 3 * LANES;
                 let tile = Tile {
                     rows,
+                    pass: Pass::Any,
                     steps,
                     a: before_the_end(rows * steps * F::WORDS),
                     row_factors: &[],
