@@ -6,9 +6,7 @@
 //! several short runs: what else runs on the machine can only lower them.
 
 use std::{
-    env,
     hint::black_box,
-    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -113,7 +111,7 @@ pub const PAIRS_VARIABLE: &str = "ETTIN_BF16_PAIRS";
 /// If [`PAIRS_VARIABLE`] says something else.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn pairs_pay() -> bool {
-    static PAY: OnceLock<bool> = OnceLock::new();
+    static PAY: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     let rate = |burst: Burst| {
         let once = || {
             let start = Instant::now();
@@ -122,7 +120,7 @@ pub(crate) fn pairs_pay() -> bool {
         // What interrupts it can only lower it.
         (0..RUNS).map(|_| once()).fold(0.0, f64::max)
     };
-    *PAY.get_or_init(|| match env::var(PAIRS_VARIABLE).as_deref() {
+    *PAY.get_or_init(|| match std::env::var(PAIRS_VARIABLE).as_deref() {
         Ok("1") => true,
         Ok("0") => false,
         Ok("") | Err(_) => rate(x86::bf16) > rate(chains_f32::<12>),

@@ -123,22 +123,12 @@ impl Terms for F32 {
 
     #[inline(always)]
     fn block<'a, S: Simd>(s: S, kv: KvHeads<'a>, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a> {
-        let stored = kv.block(block, head);
         let layout = kv.layout();
-        let (keys, rest) = stored.split_at(layout.keys());
-        let (values, scales) = rest.split_at(layout.values());
-        if layout.format == KvFormat::F32 {
-            return Block { keys, values, scales: None };
+        if layout.format != KvFormat::F32 {
+            return widened::<S, false>(s, kv, block, head, scratch);
         }
-        let (wide_keys, wide_values) = scratch.split_at_mut(layout.head_dim.next_multiple_of(2) * KEY_BLOCK);
-        if layout.format == KvFormat::Bf16 {
-            widen_pairs::<S, false>(s, keys, KEY_BLOCK, wide_keys);
-            widen_pairs::<S, false>(s, values, layout.padded(), wide_values);
-        } else {
-            widen_bytes(s, keys, wide_keys);
-            widen_bytes(s, values, wide_values);
-        }
-        Block { keys: wide_keys, values: wide_values, scales: Scales::new(scales) }
+        let (keys, values) = kv.block(block, head).split_at(layout.keys());
+        Block { keys, values, scales: None }
     }
 }
 
@@ -326,20 +316,7 @@ impl Terms for Halves {
 
     #[inline(always)]
     fn block<'a, S: Simd>(s: S, kv: KvHeads<'a>, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a> {
-        let stored = kv.block(block, head);
-        let layout = kv.layout();
-        let (keys, rest) = stored.split_at(layout.keys());
-        let (values, scales) = rest.split_at(layout.values());
-        assert!(layout.format != KvFormat::F32, "keys in f32 are multiplied in f32");
-        let (wide_keys, wide_values) = scratch.split_at_mut(layout.head_dim.next_multiple_of(2) * KEY_BLOCK);
-        if layout.format == KvFormat::Bf16 {
-            widen_pairs::<S, true>(s, keys, KEY_BLOCK, wide_keys);
-            widen_pairs::<S, true>(s, values, layout.padded(), wide_values);
-        } else {
-            turn_bytes(s, keys, KEY_BLOCK, wide_keys);
-            turn_bytes(s, values, layout.padded(), wide_values);
-        }
-        Block { keys: wide_keys, values: wide_values, scales: Scales::new(scales) }
+        widened::<S, true>(s, kv, block, head, scratch)
     }
 }
 
@@ -375,6 +352,33 @@ pub(super) fn vector_mut(x: &mut [f32], start: usize) -> &mut [f32; LANES] {
     x[start..].first_chunk_mut().expect("whole vectors")
 }
 
+/// A block of narrow numbers as f32, made in `scratch`; of each two terms, the odd one may stand first.
+#[inline(always)]
+fn widened<'a, S: Simd, const ODD_FIRST: bool>(
+    s: S,
+    kv: KvHeads<'a>,
+    block: usize,
+    head: usize,
+    scratch: &'a mut [f32],
+) -> Block<'a> {
+    let layout = kv.layout();
+    let (keys, rest) = kv.block(block, head).split_at(layout.keys());
+    let (values, scales) = rest.split_at(layout.values());
+    let (wide_keys, wide_values) = scratch.split_at_mut(layout.head_dim.next_multiple_of(2) * KEY_BLOCK);
+    match layout.format {
+        KvFormat::F32 => unreachable!("nothing to widen"),
+        KvFormat::Bf16 => {
+            widen_pairs::<S, ODD_FIRST>(s, keys, KEY_BLOCK, wide_keys);
+            widen_pairs::<S, ODD_FIRST>(s, values, layout.padded(), wide_values);
+        }
+        KvFormat::Int8 => {
+            widen_bytes::<S, ODD_FIRST>(s, keys, KEY_BLOCK, wide_keys);
+            widen_bytes::<S, ODD_FIRST>(s, values, layout.padded(), wide_values);
+        }
+    }
+    Block { keys: wide_keys, values: wide_values, scales: Scales::new(scales) }
+}
+
 /// Rows of pairs, `[rows, width]`, into `[2 · rows, width]`: the even elements, then the odd, or the other way round.
 #[inline(always)]
 fn widen_pairs<S: Simd, const ODD_FIRST: bool>(s: S, pairs: &[f32], width: usize, out: &mut [f32]) {
@@ -390,20 +394,15 @@ fn widen_pairs<S: Simd, const ODD_FIRST: bool>(s: S, pairs: &[f32], width: usize
     }
 }
 
-/// Bytes to as many f32.
+/// Rows of bytes, `[rows, width]`, to as many of f32, with a row of zeros that makes an odd number even; of two the odd one may be first.
 #[inline(always)]
-fn widen_bytes<S: Simd>(s: S, words: &[f32], out: &mut [f32]) {
-    for (bytes, out) in bytes(words).as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        s.store(s.integers(s.load_bytes(bytes)), out);
-    }
-}
-
-/// Rows of bytes, `[rows, width]`, to as many of f32, of two the odd one first, with a row of zeros before an odd last.
-#[inline(always)]
-fn turn_bytes<S: Simd>(s: S, words: &[f32], width: usize, out: &mut [f32]) {
+fn widen_bytes<S: Simd, const ODD_FIRST: bool>(s: S, words: &[f32], width: usize, out: &mut [f32]) {
     for (rows, out) in bytes(words).chunks(2 * width).zip(out.chunks_exact_mut(2 * width)) {
-        let (odd, even) = out.split_at_mut(width);
-        odd.fill(0.0);
+        let (first, second) = out.split_at_mut(width);
+        let (even, odd) = if ODD_FIRST { (second, first) } else { (first, second) };
+        if rows.len() == width {
+            odd.fill(0.0);
+        }
         for (bytes, out) in rows.chunks_exact(width).zip([even, odd]) {
             for (bytes, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
                 s.store(s.integers(s.load_bytes(bytes)), out);
