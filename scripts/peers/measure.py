@@ -27,6 +27,8 @@ TURN = 0.25
 """Seconds that a turn takes at least, by repetition."""
 MOST = 400
 """Repetitions of a turn at most."""
+AGAIN = 2
+"""Times that a limit is measured again which work has passed: beside other work it is measured too low."""
 BEHIND = 4.0
 """A peer that many times slower than another in the warm-up takes one turn: it has a number, and cannot be the best."""
 
@@ -183,8 +185,12 @@ def measure(row: Row, size: str, workers: dict[Engine, Worker], settings: Settin
         answer = workers[engine](work | {"batch": plan["batch"], "repeat": repeat}, timeout)
         if answer["tokens"] != tokens:
             raise Failed(f"did {answer['tokens']} tokens of a work of {tokens}")
+        middle = statistics.median(answer["seconds"])
+        if engine.ours and "limit_seconds" in answer:
+            limit_again = {key: work[key] for key in ("kind", "sequences", "new_tokens") if key in work} | {"repeat": 0}
+            answer |= settled(answer, middle, lambda: workers[engine](limit_again, timeout))
         answers[engine.name].append(answer)
-        return statistics.median(answer["seconds"])
+        return middle
 
     results = {}
     for name, seconds in alternate(taking_part, settings.rounds, turn, skipped).items():
@@ -193,6 +199,24 @@ def measure(row: Row, size: str, workers: dict[Engine, Worker], settings: Settin
         value = 1000 * middle if row.unit == "ms" else tokens / middle
         results[name] = {"value": value, "seconds": seconds, "tokens": tokens, "batch": plan["batch"]} | limit(answers[name])
     return results, skipped
+
+
+def settled(found: dict[str, Any], seconds: float, again: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The best of the limits that were found for work of so many seconds: measured again where the work was faster."""
+    for _ in range(AGAIN):
+        if found["limit_seconds"] <= seconds:
+            break
+        found = min(found, again(), key=lambda answer: answer["limit_seconds"])
+    return {key: found[key] for key in ("limit_seconds", "bound") if key in found}
+
+
+def settled_peak(peak: float, flops: float, seconds: float, again: Callable[[], float]) -> float:
+    """The same of a peak of arithmetic, for work of so many operations."""
+
+    def found(peak: float) -> dict[str, Any]:
+        return {"limit_seconds": flops / peak}
+
+    return flops / settled(found(peak), seconds, lambda: found(again()))["limit_seconds"]
 
 
 def limit(answers: list[dict[str, Any]]) -> dict[str, Any]:

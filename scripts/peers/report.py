@@ -50,7 +50,13 @@ def limit_cells(row: Row, size: str, dtype: str, result: dict[str, Any], flops: 
         done = figure(flops / seconds / 1e9)
         if peak:
             share, bound = flops / seconds / peak, "arithmetic"
-    return done, *reaching(share, SHARES.get((row.name, size, dtype)), "–" if share is None else f"{100 * share:.0f} % ({bound})")
+    goal = SHARES.get((row.name, size, dtype))
+    if share is None:
+        return done, *reaching(None, goal, "–")
+    # Nothing passes a limit: it was measured too low, as beside other work, and reaches no goal.
+    unsure = share > 1
+    text = f"unsure: {100 * share:.0f} %" if unsure else f"{100 * share:.0f} % ({bound})"
+    return done, *reaching(None if unsure else share, goal, text)
 
 
 def markdown(heads: tuple[str, ...], lines: list[tuple[str, ...]]) -> list[str]:
@@ -131,7 +137,7 @@ def reading(units: list[dict[str, Any]]) -> list[str]:
     for unit in units:
         row = ROWS[unit["row"]]
         for name, result in unit["results"].items() if row.kind == "decode" and row.shape[0] == 1 else ():
-            if name.startswith(OURS) and result.get("bound") == "memory":
+            if name.startswith(OURS) and result.get("bound") == "memory" and result["share"] <= 1:
                 found[result["weight_bytes"]] = result["weight_bytes"] * result["value"] / result["share"] / 1e9
     rates = ", ".join(f"{figure(rate)} GB/s of {figure(weights / 1e6)} MB" for weights, rate in sorted(found.items()))
     return [f"* Read, by all threads, where weights set the limit of decoding: {rates} (measured on at most 268 MB)."] if found else []
@@ -184,7 +190,8 @@ def document(record: dict[str, Any], inputs: dict[str, Any]) -> str:
             "Tokens are real tokens, without padding. Engines of one number format take turns within a row (README of",
             f"scripts/peers); medians of {record['rounds']} rounds. A ratio is ours by the best peer of the format: of tokens per second,",
             "where more is better, or of time and memory, where less is; bold where it reaches the goal. The limit is the least time",
-            "in which the work's operations, or the reading of weights and caches, could be done at the rates measured in the same run.",
+            "in which the work's operations, or the reading of weights and caches, could be done at the rates measured in the same run;",
+            "`unsure` where work was faster than that even when they had been measured again: other work ran then.",
             "",
             *table,
             "",

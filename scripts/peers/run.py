@@ -16,6 +16,7 @@ import os
 import re
 import shlex
 import signal
+import statistics
 import subprocess
 import sys
 import venv
@@ -27,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import drafts  # noqa: E402
 from engines import HERE, Engine, llama, ours, peers  # noqa: E402
 from host import ROOT, commit, cpuinfo, machine  # noqa: E402
-from measure import Settings, bound, fresh, gate, load_average, measure  # noqa: E402
+from measure import Settings, bound, fresh, gate, load_average, measure, settled_peak  # noqa: E402
 from process import Failed, Worker  # noqa: E402
 from report import document  # noqa: E402
 from rows import DEFAULT_SIZES, DRAFTS, ENCODER, ROWS, SCHEMES, SMOLLM, Row, graphs, with_goals  # noqa: E402
@@ -211,6 +212,7 @@ class Session:
         else:
             workers = {engine: worker for engine, worker in (self.workers or {}).items() if engine.takes_part(row)}
             results, skipped = measure(row, self.size, workers, self.settings)
+            self._settle_peaks(row, workers, results)
         self.record.data["units"][self._key(row)] = {
             "row": row.name,
             "size": self.size,
@@ -225,6 +227,18 @@ class Session:
         values = ", ".join(f"{name} {result['value']:.4g}" for name, result in results.items())
         left_out = "".join(f"; without {name} ({reason})" for name, reason in skipped.items())
         say(f"{row.name} {self.size} {self.scheme} ({row.unit}): {values}{left_out}")
+
+    def _settle_peaks(self, row: Row, workers: dict[Engine, Worker], results: dict[str, dict[str, Any]]) -> None:
+        """Measures the peak of arithmetic again where a row of ours passes it."""
+        flops, peaks = row.flops(self.size, self.settings.inputs), self.record.data["peaks"]
+        for engine, worker in workers.items() if flops else ():
+            if engine.ours and engine.name in results and engine.dtype in peaks:
+                seconds = statistics.median(results[engine.name]["seconds"])
+
+                def again(worker: Worker = worker) -> float:
+                    return worker({"kind": "embed", "repeat": 0}, 600.0)["peak_flops"]
+
+                peaks[engine.dtype] = settled_peak(peaks[engine.dtype], flops, seconds, again)
 
     def _close(self) -> None:
         for worker in (self.workers or {}).values():

@@ -18,7 +18,7 @@ INLINE float activation(float x, u32 kind) {
     if (kind == 0u) return 0.5f * x * (1.0f + error_function(0.70710678f * x));
     if (kind == 1u) return x / (1.0f + exponential(-1.5957691f * (x + 0.044715f * x * x * x)));
     if (kind == 2u) return x / (1.0f + exponential(-x));
-    return x > 0.0f ? x : 0.0f;
+    return x <= 0.0f ? 0.0f : x; // NaN stays
 }
 
 #define DEFINE_ELEMENTWISE(T, suffix)                                                                                     \

@@ -18,7 +18,7 @@ pub enum Reduce {
         /// Of the first row.
         first: usize,
     },
-    /// The largest.
+    /// The largest; NaN where one of them is not finite.
     Max,
 }
 
@@ -73,19 +73,27 @@ impl Kernel for Strip<'_> {
     fn run<S: Simd>(self, s: S) {
         let Strip { x, size, part: Pooled { rows, reduce, divisor }, columns, out } = self;
         let mut sums = [s.splat(if *reduce == Reduce::Max { f32::NEG_INFINITY } else { 0.0 }); COLUMNS / LANES];
+        // NaN where anything was not finite, else 0: the largest of NaN and a number is the number.
+        let mut broken = [s.zero(); COLUMNS / LANES];
         for (i, row) in rows.clone().enumerate() {
             let row = &x[row * size + columns.start..row * size + columns.end];
             let weight = match reduce {
                 Reduce::Ramp { first } => (first + i) as f32,
                 Reduce::Sum | Reduce::Max => 1.0,
             };
-            for (sum, x) in sums.iter_mut().zip(row.chunks(LANES)) {
+            for ((sum, broken), x) in sums.iter_mut().zip(&mut broken).zip(row.chunks(LANES)) {
                 let x = s.load_part(x);
-                *sum = if *reduce == Reduce::Max { s.max(x, *sum) } else { s.mul_add(x, s.splat(weight), *sum) };
+                if *reduce == Reduce::Max {
+                    *sum = s.max(x, *sum);
+                    *broken = s.mul_add(x, s.zero(), *broken);
+                } else {
+                    *sum = s.mul_add(x, s.splat(weight), *sum);
+                }
             }
         }
-        for (sum, out) in sums.iter().zip(out.chunks_mut(LANES)) {
-            s.store_part(s.div(*sum, s.splat(*divisor)), out);
+        for ((sum, broken), out) in sums.iter().zip(&broken).zip(out.chunks_mut(LANES)) {
+            let sum = s.where_less(*broken, s.splat(1.0), *sum, *broken);
+            s.store_part(s.div(sum, s.splat(*divisor)), out);
         }
     }
 }
@@ -94,6 +102,22 @@ impl Kernel for Strip<'_> {
 mod tests {
     use super::*;
     use crate::testing::each_isa;
+
+    #[test]
+    fn a_largest_that_is_beside_nan_is_nan() {
+        each_isa(|isa| {
+            for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for row in 0..3 {
+                    let mut x = [1.0, -0.0, 2.0, -3.0, 5.0, -4.0];
+                    x[2 * row] = value;
+                    let mut out = [0.0; 2];
+                    let part = Pooled { rows: 0..3, reduce: Reduce::Max, divisor: 1.0 };
+                    pool(isa, &Team::single(), &x, 2, &[part], &mut out);
+                    assert!(out[0].is_nan() && out[1].to_bits() == (-0.0f32).to_bits(), "{isa}, {value}: {out:?}");
+                }
+            }
+        });
+    }
 
     #[test]
     fn every_reduction_by_hand() {

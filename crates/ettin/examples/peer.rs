@@ -191,7 +191,27 @@ impl Peer {
         }))
     }
 
+    /// The same for an answer.
+    fn limit_fields(&self, work: &Work) -> Result<serde_json::Map<String, Value>> {
+        let fields = self.limit(work)?.map(|(seconds, bound, weight_bytes)| {
+            [("limit_seconds", json!(seconds)), ("bound", json!(bound)), ("weight_bytes", json!(weight_bytes))]
+        });
+        Ok(fields.into_iter().flatten().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+
+    /// The limit of work that passed it, or the peak of arithmetic, measured once more.
+    fn limit_again(&self, work: &Work) -> Result<Value> {
+        let mut fields = self.limit_fields(work)?;
+        if fields.is_empty() {
+            fields.insert("peak_flops".to_owned(), json!(peak_flops(&self.backend()?)?));
+        }
+        Ok(Value::Object(fields))
+    }
+
     fn answer(&self, work: &Work) -> Result<Value> {
+        if work.repeat == 0 {
+            return self.limit_again(work);
+        }
         let runs = (0..work.repeat).map(|_| self.run(work)).collect::<Result<Vec<_>>>()?;
         let last = runs.last().ok_or("repeat must be at least 1")?;
         let mut answer = json!({
@@ -199,11 +219,7 @@ impl Peer {
             "tokens": last.tokens,
             "peak_rss": peak_rss(),
         });
-        if let Some((seconds, bound, weight_bytes)) = self.limit(work)? {
-            answer["limit_seconds"] = json!(seconds);
-            answer["bound"] = json!(bound);
-            answer["weight_bytes"] = json!(weight_bytes);
-        }
+        answer.as_object_mut().ok_or("an object")?.extend(self.limit_fields(work)?);
         if let Some(Generated { ids, drafted, accepted }) = &last.generated {
             answer["generated"] = json!({"ids": ids, "drafted": drafted, "accepted": accepted});
         }
@@ -341,6 +357,11 @@ impl<'a> Decoding<'a> {
     }
 }
 
+/// The peak of arithmetic in the backend's number format, as this machine is at this moment.
+fn peak_flops(backend: &Backend) -> Result<Option<f64>> {
+    Ok(Calibration::default().limits(backend, 1e6)?.map(|limits| limits.flops))
+}
+
 /// Peak resident memory of this process in bytes, where Linux tells.
 fn peak_rss() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -376,7 +397,7 @@ fn main() -> Result<()> {
     let peer = Peer::new(ModelFiles::folder(&model.ok_or("--model DIR is missing")?)?, options);
     let mut output = std::io::stdout().lock();
     let backend = peer.backend()?;
-    let peak_flops = Calibration::default().limits(&backend, 1e6)?.map(|limits| limits.flops);
+    let peak_flops = peak_flops(&backend)?;
     writeln!(output, "{}", json!({"ready": format!("ettin-run, {}", backend.describe()), "peak_flops": peak_flops}))?;
     output.flush()?;
     for line in std::io::stdin().lock().lines() {

@@ -55,6 +55,17 @@ pub enum Error {
     /// An input or an argument makes no sense for the call.
     #[error("{0}")]
     Input(String),
+    /// A result is NaN or infinite. It is not handed out: nothing that is made of it would be right.
+    #[error(
+        "NaN or infinite numbers first appear in {place}: weights there are broken, or results are too large for {dtype}{}",
+        if dtype == "f32" { "" } else { "; try f32" }
+    )]
+    NotFinite {
+        /// The first step of the model whose result is not finite.
+        place: String,
+        /// The number format computed in.
+        dtype: String,
+    },
     /// A file cannot be read or written.
     #[error("{path}: {reason}")]
     Io {

@@ -7,6 +7,7 @@ pub mod cache;
 pub mod config;
 mod error;
 pub mod files;
+mod finite;
 pub mod generate;
 pub mod heads;
 pub mod hub;

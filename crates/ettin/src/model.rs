@@ -11,6 +11,7 @@ use candle_core::Tensor;
 use crate::{
     Config, Error, KvCache, PackedBatch, Result,
     cache::{LayerCache, Spare},
+    finite,
     ops::{self, Attention, Backend, Hidden, Mlp, Norm, Table},
     params::Parameters,
     weights::Report,
@@ -158,14 +159,46 @@ impl Trunk {
 
     /// The residual stream: the embedding, then the output of every layer before the final norm.
     pub fn residuals(&self, batch: &PackedBatch) -> Result<Vec<Tensor>> {
+        let mut states = Vec::with_capacity(self.layers.len() + 1);
+        self.walk(batch, &mut |_, hidden| {
+            states.push(hidden.to_tensor()?);
+            Ok(())
+        })?;
+        Ok(states)
+    }
+
+    /// [`forward`](Self::forward) with a look at every step.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] with the first step whose result is not finite.
+    pub(crate) fn trace(&self, batch: &PackedBatch) -> Result<Hidden> {
+        let hidden = self.trace_layers(batch, self.layers.len())?;
+        let normed = ops::norm(&hidden, &self.final_norm)?;
+        finite::check(|| "the final norm".to_owned(), &normed, self.backend.dtype())?;
+        Ok(normed)
+    }
+
+    /// The same for the output of a layer, of which the embedding is number 0, before the final norm.
+    pub(crate) fn trace_layers(&self, batch: &PackedBatch, last: usize) -> Result<Hidden> {
+        self.walk(batch, &mut |number, hidden| {
+            let place = || match number {
+                0 => "the embeddings".to_owned(),
+                number => format!("layer {number} of {}", self.layers.len()),
+            };
+            if number <= last { finite::check(place, hidden, self.backend.dtype()) } else { Ok(()) }
+        })
+    }
+
+    /// Shows the residual stream after the embedding, which is number 0, and after every layer.
+    fn walk(&self, batch: &PackedBatch, show: &mut dyn FnMut(usize, &Hidden) -> Result<()>) -> Result<Hidden> {
         self.check(batch)?;
         let mut hidden = self.embeddings.forward(batch)?;
-        let mut states = vec![hidden.to_tensor()?];
-        for layer in &self.layers {
+        show(0, &hidden)?;
+        for (number, layer) in (1..).zip(&self.layers) {
             layer.forward(&mut hidden, batch, None)?;
-            states.push(hidden.to_tensor()?);
+            show(number, &hidden)?;
         }
-        Ok(states)
+        Ok(hidden)
     }
 
     /// An empty key-value cache for one sequence, of which a step adds at most `max_step` rows.

@@ -7,7 +7,7 @@ use std::{fmt, ops::Range, str::FromStr};
 use candle_core::Tensor;
 use ettin_kernels::{Pooled, Reduce};
 
-use crate::{Error, PackedBatch, Result, ops::Hidden};
+use crate::{Error, PackedBatch, Result, finite, ops::Hidden};
 
 /// How the token vectors of a sequence become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -84,7 +84,7 @@ impl Pooling {
         Ok(match self {
             Pooling::Cls => sequence.narrow(0, 0, 1)?,
             Pooling::Last => sequence.narrow(0, count - 1, 1)?,
-            Pooling::Max => sequence.max_keepdim(0)?,
+            Pooling::Max => finite::largest(&sequence)?,
             Pooling::Mean => (sequence.sum_keepdim(0)? / count as f64)?,
             Pooling::MeanSqrtLen => (sequence.sum_keepdim(0)? / (count as f64).sqrt())?,
             Pooling::WeightedMean => {

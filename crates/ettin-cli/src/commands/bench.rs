@@ -72,6 +72,13 @@ pub(super) fn run(args: args::Bench) -> anyhow::Result<Status> {
         return Err(error);
     }
     writer.finish(&records)?;
+    let unsure = records.iter().filter(|record| record.limit.as_ref().is_some_and(|limit| !limit.trusted)).count();
+    if unsure > 0 {
+        notes.note(format_args!(
+            "{unsure} of the rows were faster than the limit that was measured for them, again and again (`unsure`): \
+             something else took the machine's time then; measure on an idle one"
+        ));
+    }
     if let Some(mut sink) = plot {
         written(sink.write_all(bench::plot(&records).as_bytes()))?;
         sink.finish()?;

@@ -327,10 +327,15 @@ unsafe fn project(
     let (width, size) = (heads.len() * head_dim, block.heads * head_dim);
     let stride = 3 * width;
     qkv.resize(positions.len() * stride);
-    for part in 0..3 {
-        let outputs = part * size + heads.start * head_dim..part * size + heads.end * head_dim;
-        let out = &mut qkv[part * width..];
-        input.multiply(linear.weight, linear.bias, outputs, Store::Write, out, stride);
+    if width == size {
+        // All heads at once: their queries, keys and values need not begin panels of their own.
+        input.multiply(linear.weight, linear.bias, 0..stride, Store::Write, qkv, stride);
+    } else {
+        for part in 0..3 {
+            let outputs = part * size + heads.start * head_dim..part * size + heads.end * head_dim;
+            let out = &mut qkv[part * width..];
+            input.multiply(linear.weight, linear.bias, outputs, Store::Write, out, stride);
+        }
     }
     let target = RopeRows { rows: qkv, stride, offset: 0, heads: 2 * heads.len() };
     rope(isa, &Team::single(), block.rope, positions, target);

@@ -100,6 +100,7 @@ mod samples {
             limit: Some(Limit {
                 bound: Bound::Arithmetic,
                 share: 0.62,
+                trusted: true,
                 tokens_per_second: tokens_per_second / 0.62,
                 gflops: cost.flops / seconds / 1e9,
                 peak_gflops: 400.0,

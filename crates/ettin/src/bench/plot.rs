@@ -185,7 +185,7 @@ impl Panel {
         let mut groups: Vec<((String, Along), Vec<Point>)> = Vec::new();
         for record in records {
             let Some(rate) = record.tokens_per_second else { continue };
-            let limit = record.limit.as_ref().map(|limit| limit.tokens_per_second);
+            let limit = record.trusted_limit().map(|limit| limit.tokens_per_second);
             let point = Point { x: x(record), y: rate.mean, spread: rate.sd, limit };
             let key = key(record);
             match groups.iter_mut().find(|(other, _)| *other == key) {
@@ -371,7 +371,7 @@ fn bars(svg: &mut String, records: &[&Record], width: f64) {
         let style = [("font-size", "13"), ("fill", INK), ("text-anchor", "end")];
         text(svg, At(NAMES - 12.0, top + 15.0), &label, &style);
         let colour = COLOURS[0];
-        if let Some(limit) = &record.limit {
+        if let Some(limit) = record.trusted_limit() {
             rectangle(svg, At(NAMES, top), room * limit.tokens_per_second / most, "#E3EEF6");
         }
         let length = room * rate.mean / most;
@@ -390,7 +390,7 @@ impl Record {
     /// The greater of tokens per second and its limit.
     fn limit_or_rate(&self) -> Option<f64> {
         let rate = self.tokens_per_second?.mean;
-        Some(self.limit.as_ref().map_or(rate, |limit| limit.tokens_per_second.max(rate)))
+        Some(self.trusted_limit().map_or(rate, |limit| limit.tokens_per_second.max(rate)))
     }
 }
 

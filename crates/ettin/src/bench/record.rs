@@ -95,6 +95,10 @@ pub struct Limit {
     pub bound: Bound,
     /// Least seconds over the mean of the seconds taken; 1 is perfect.
     pub share: f64,
+    /// Whether the share is below 1. What took less than the least has a limit that was measured too low, again and again:
+    /// on a machine that did other work, most likely.
+    #[serde(default = "trusted")]
+    pub trusted: bool,
     /// Tokens per second at the limit.
     pub tokens_per_second: f64,
     /// Useful operations per second that were reached, in 10⁹.
@@ -107,6 +111,11 @@ pub struct Limit {
     pub gigabytes_per_second: f64,
     /// The rate at which memory of that size can be read (on a GPU: copied), in 10⁹.
     pub peak_gigabytes_per_second: f64,
+}
+
+/// Records of earlier versions, which did not say.
+fn trusted() -> bool {
+    true
 }
 
 /// Bytes of memory that the whole process had resident; `None` where the system does not say.
@@ -140,6 +149,13 @@ pub struct Build {
     pub commit: Option<String>,
     /// `release`, or `debug`, whose times mean nothing.
     pub profile: String,
+}
+
+impl Record {
+    /// The limit, unless it cannot be [trusted](Limit::trusted).
+    pub fn trusted_limit(&self) -> Option<&Limit> {
+        self.limit.as_ref().filter(|limit| limit.trusted)
+    }
 }
 
 impl Build {

@@ -97,15 +97,23 @@ impl Bench<'_> {
             let samples = model.time(workload, &self.plan.settings, &self.plan.device)?;
             let rates: Vec<f64> = samples.iter().map(|seconds| cost.tokens as f64 / seconds).collect();
             let seconds = Statistics::of(&samples);
+            let memory = memory();
+            let limit = match limits {
+                Some(limits) => {
+                    let settled = limits.settled(&cost, seconds.mean, || calibration.again(backend, pass))?;
+                    Some(share(&settled.0, &cost, seconds.mean))
+                }
+                None => None,
+            };
             let record = Record {
                 test,
                 work: work(workload, &cost),
                 setting: self.setting(backend, warmup),
-                limit: limits.map(|limits| share(&limits, &cost, seconds.mean)),
+                limit,
                 seconds,
                 samples,
                 tokens_per_second: Some(Statistics::of(&rates)),
-                memory: memory(),
+                memory,
                 provenance: self.provenance(),
                 model: record.model.clone(),
                 earlier: None,
@@ -196,6 +204,7 @@ fn share(limits: &Limits, cost: &Cost, seconds: f64) -> Limit {
     Limit {
         bound,
         share: least / seconds,
+        trusted: least <= seconds,
         tokens_per_second: tokens / least,
         gflops: cost.flops / seconds / 1e9,
         peak_gflops: limits.flops / 1e9,
@@ -447,6 +456,7 @@ mod tests {
         let cost = Cost { tokens: 10, padded_tokens: 10, flops: 50e9, weights: 1e9, cached: 0.0 };
         let limit = share(&limits, &cost, 1.0);
         assert_eq!((limit.share, limit.gflops, limit.tokens_per_second), (0.5, 50.0, 20.0));
+        assert!(limit.trusted && share(&limits, &cost, 0.5).trusted && !share(&limits, &cost, 0.4).trusted);
         assert_eq!((limit.bytes_per_token, limit.gigabytes_per_second), (4e8, 4.0));
     }
 }

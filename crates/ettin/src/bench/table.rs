@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::limits::Bound;
-use super::record::Record;
+use super::record::{Limit, Record};
 
 /// Columns of the Markdown table with their widths; numbers are aligned to the right.
 const COLUMNS: [(&str, usize, Align); 11] = [
@@ -67,7 +67,7 @@ pub fn markdown_row(record: &Record) -> String {
         record.test.clone(),
         record.tokens_per_second.map(|rate| with_spread(rate.mean, rate.sd)).unwrap_or_default(),
         significant(record.seconds.median * 1e3),
-        record.limit.as_ref().map(|limit| share(limit.share, limit.bound)).unwrap_or_default(),
+        record.limit.as_ref().map(share).unwrap_or_default(),
         record.memory.peak.map(|bytes| (bytes >> 20).to_string()).unwrap_or_default(),
     ])
 }
@@ -109,7 +109,7 @@ pub fn comparison(records: &[Record]) -> String {
 }
 
 /// Columns of CSV: where the value lies in a record's JSON.
-const FIELDS: [&str; 46] = [
+const FIELDS: [&str; 47] = [
     "/test",
     "/model/name",
     "/model/revision",
@@ -138,6 +138,7 @@ const FIELDS: [&str; 46] = [
     "/tokens_per_second/sd",
     "/limit/bound",
     "/limit/share",
+    "/limit/trusted",
     "/limit/tokens_per_second",
     "/limit/gflops",
     "/limit/peak_gflops",
@@ -186,13 +187,14 @@ fn quoted(field: &str) -> String {
     }
 }
 
-/// `71 % arithmetic`.
-fn share(share: f64, bound: Bound) -> String {
-    let name = match bound {
-        Bound::Arithmetic => "arithmetic",
-        Bound::Memory => "memory",
-    };
-    format!("{:.0} % {name}", 100.0 * share)
+/// `71 % arithmetic`; `unsure: 183 %` for a limit that cannot be trusted.
+fn share(limit: &Limit) -> String {
+    let percent = 100.0 * limit.share;
+    match limit.bound {
+        _ if !limit.trusted => format!("unsure: {percent:.0} %"),
+        Bound::Arithmetic => format!("{percent:.0} % arithmetic"),
+        Bound::Memory => format!("{percent:.0} % memory"),
+    }
 }
 
 /// `16.8 M`, `1.03 B`.
@@ -277,6 +279,21 @@ mod tests {
         let alone = encoded("encoder-17m", 1, 128, 10_000.0);
         assert_eq!(comparison(&[faster, alone.clone()]), include_str!("samples/comparison.md"));
         assert_eq!(comparison(&[alone]), "");
+    }
+
+    #[test]
+    fn a_share_above_all_that_is_possible_is_marked() {
+        let mut record = encoded("encoder-17m", 8, 128, 10_000.0);
+        let limit = record.limit.as_mut().unwrap();
+        (limit.share, limit.trusted) = (1.83, false);
+        let row = markdown_row(&record);
+        assert!(row.contains("unsure: 183 % |") && !row.contains("arithmetic"), "{row}");
+        assert!(csv_row(&record).contains(",arithmetic,1.83,false,"), "{}", csv_row(&record));
+        let read = |record: &serde_json::Value| serde_json::from_value::<Record>(record.clone()).unwrap().limit;
+        let mut json = serde_json::to_value(&record).unwrap();
+        assert!(!read(&json).unwrap().trusted);
+        json["limit"].as_object_mut().unwrap().remove("trusted");
+        assert!(read(&json).unwrap().trusted, "a record of an earlier version");
     }
 
     #[test]

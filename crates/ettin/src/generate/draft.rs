@@ -12,7 +12,7 @@
 
 use super::model::{Cache, CausalModel, STEP_ROWS};
 use super::sampler::{Sampler, Scratch};
-use crate::{PackedBatch, Result};
+use crate::{Error, PackedBatch, Result};
 
 /// Guesses the next tokens of sequences.
 pub(crate) trait Draft {
@@ -176,7 +176,13 @@ impl<M: CausalModel> Draft for ModelDraft<'_, M> {
             let complete =
                 open[..fed].iter_mut().filter(|(_, task)| task.memory.len() == task.tokens.len() && task.wanted > 0);
             for ((_, task), logits) in complete.zip(self.logits.chunks_exact(self.logits.len() / self.rows.len())) {
-                let guess = sampler.choose(logits, task.tokens, task.sample, &mut self.scratch)?;
+                let guess = sampler.choose(logits, task.tokens, task.sample, &mut self.scratch);
+                let guess = guess.map_err(|error| match error {
+                    Error::NotFinite { place, dtype } => {
+                        Error::NotFinite { place: format!("{place} of the draft"), dtype }
+                    }
+                    error => error,
+                })?;
                 task.tokens.push(guess);
             }
         }

@@ -282,6 +282,10 @@ impl<M: CausalModel, D: Draft> Run<'_, '_, '_, M, D> {
                 let logits = &self.logits[row * vocabulary..][..vocabulary];
                 match one.sequence.extend(rules, logits, &mut self.scratch) {
                     Err(error) => {
+                        let error = match error {
+                            Error::NotFinite { .. } => self.engine.model.not_finite(one.sequence.settled()),
+                            error => error,
+                        };
                         self.sink.done.push((one.sequence.output, Err(error)));
                         one.over = true;
                     }

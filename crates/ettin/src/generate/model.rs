@@ -1,6 +1,6 @@
 //! What generation needs of a model.
 
-use crate::{KvCache, PackedBatch, Result};
+use crate::{Error, KvCache, PackedBatch, Result};
 
 /// Rows that one step feeds at most, and so what a sequence's cache must be able to take at once.
 pub(crate) const STEP_ROWS: usize = 512;
@@ -24,6 +24,9 @@ pub(crate) trait CausalModel {
         rows: &[usize],
         logits: &mut Vec<f32>,
     ) -> Result<()>;
+
+    /// Why the logits behind these tokens are not finite.
+    fn not_finite(&self, ids: &[u32]) -> Error;
 }
 
 /// Keys and values of one sequence.

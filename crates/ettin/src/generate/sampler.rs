@@ -81,14 +81,10 @@ impl Sampler {
     /// last token.
     ///
     /// # Errors
-    /// [`Error::Input`] for logits that are not finite.
+    /// [`Error::NotFinite`] for logits of which one is NaN or +∞, or all are −∞.
     pub fn choose(&self, logits: &[f32], history: &[u32], sample: u64, scratch: &mut Scratch) -> Result<u32> {
-        if logits.is_empty() || !all_finite(logits) {
-            return Err(Error::input(format!(
-                "the model's logits for the token at position {} are not finite: \
-                 its weights or the numeric scheme are broken",
-                history.len()
-            )));
+        if !all_below_infinity(logits) {
+            return Err(broken());
         }
         let Scratch { logits: own, penalised, ranked, candidates } = scratch;
         let mut logits = logits;
@@ -99,6 +95,9 @@ impl Sampler {
             logits = own;
         }
         let best = best(logits);
+        if logits.get(best as usize).is_none_or(|&logit| logit == f32::NEG_INFINITY) {
+            return Err(broken());
+        }
         if self.is_greedy() {
             return Ok(best);
         }
@@ -139,8 +138,15 @@ fn penalise(logits: &mut [f32], history: &[u32], penalty: f32, penalised: &mut V
 /// Values that a loop can treat at once; the compiler turns the loops over them into vector instructions.
 const LANES: usize = 64;
 
-fn all_finite(logits: &[f32]) -> bool {
-    logits.chunks(LANES).all(|chunk| chunk.iter().fold(true, |finite, logit| finite & logit.is_finite()))
+/// Whether no logit is NaN or +∞; −∞ excludes a token.
+fn all_below_infinity(logits: &[f32]) -> bool {
+    logits.chunks(LANES).all(|chunk| chunk.iter().fold(true, |below, &logit| below & (logit < f32::INFINITY)))
+}
+
+/// Who has the model says where it comes from.
+#[cold]
+fn broken() -> Error {
+    Error::NotFinite { place: "the logits".to_owned(), dtype: "the number format".to_owned() }
 }
 
 /// The most likely token, the lowest id of equals.
@@ -354,7 +360,8 @@ mod tests {
         }
         let mut logits = vec![0.0; 200];
         logits[130] = f32::NAN;
-        assert!(!all_finite(&logits) && all_finite(&logits[..130]) && all_finite(&logits[131..]));
+        let below = |logits| all_below_infinity(logits);
+        assert!(!below(&logits) && below(&logits[..130]) && below(&logits[131..]));
     }
 
     #[test]
@@ -400,13 +407,26 @@ mod tests {
 
     #[test]
     fn logits_that_are_not_finite_are_an_error() {
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let excluded = f32::NEG_INFINITY;
+        for bad in [&[0.0, f32::NAN][..], &[f32::INFINITY, 0.0], &[excluded, excluded], &[]] {
             for sampling in [Sampling::default(), warm()] {
-                let error = sampler(sampling).choose(&[0.0, bad], &[1; 3], 0, &mut Scratch::default()).unwrap_err();
-                assert!(error.to_string().contains("position 3"), "{error}");
+                let error = sampler(sampling).choose(bad, &[1; 3], 0, &mut Scratch::default()).unwrap_err();
+                assert!(matches!(error, Error::NotFinite { .. }), "{bad:?}: {error}");
             }
         }
-        assert!(sampler(warm()).choose(&[], &[], 0, &mut Scratch::default()).is_err());
+    }
+
+    #[test]
+    fn an_excluded_token_is_never_chosen() {
+        let some = |sampling: Sampling| Sampling { top_k: Some(3), top_p: Some(0.99), min_p: Some(0.0), ..sampling };
+        for sampling in [Sampling::default(), warm(), some(warm()), Sampling { repetition_penalty: 1.3, ..warm() }] {
+            let sampler = sampler(sampling);
+            for sample in 0..50 {
+                let logits = [f32::NEG_INFINITY, 0.5, f32::NEG_INFINITY, 0.4];
+                let chosen = sampler.choose(&logits, &[0, 1], sample, &mut Scratch::default()).unwrap();
+                assert!(chosen % 2 == 1, "{chosen}");
+            }
+        }
     }
 
     #[test]

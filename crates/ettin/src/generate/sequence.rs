@@ -116,6 +116,11 @@ impl<'a> Sequence<'a> {
         &self.tokens
     }
 
+    /// All tokens that are certain.
+    pub(super) fn settled(&self) -> &[u32] {
+        &self.tokens[..self.settled]
+    }
+
     /// How many tokens the model has read.
     pub(super) fn read(&self) -> usize {
         self.read

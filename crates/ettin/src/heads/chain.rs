@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use serde::Deserialize;
 
 use crate::{
-    Error, PackedBatch, Pooling, Result,
+    Error, PackedBatch, Pooling, Result, finite,
     ops::{self, Backend, Hidden, Linear, Norm, NormParams, Vector},
     params,
     pooling::normalize,
@@ -111,6 +111,19 @@ enum Activation {
     Sigmoid,
 }
 
+impl Module {
+    fn class(&self) -> &'static str {
+        match self {
+            Module::Dense { .. } => "Dense",
+            Module::LayerNorm(_) => "LayerNorm",
+            Module::Normalize => "Normalize",
+        }
+    }
+}
+
+/// Sees what every module of a chain gives, by its place in the chain and its class.
+pub(crate) type Look<'a> = dyn FnMut((usize, &'static str), &Tensor) -> Result<()> + 'a;
+
 /// What can be asked of [`Chain::forward`] beyond what its files say.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Overrides {
@@ -202,21 +215,24 @@ impl Chain {
         skip: Option<&[usize]>,
         overrides: Overrides,
         backend: &Backend,
+        look: &mut Look<'_>,
     ) -> Result<Tensor> {
         let one = overrides.pooling.as_slice();
         let pooling = if one.is_empty() { self.pooling.as_slice() } else { one };
         let pooled = pooling.iter().map(|pooling| pooling.pool(tokens, batch, skip)).collect::<Result<Vec<_>>>()?;
         let mut vectors = Tensor::cat(&pooled, 1)?;
-        for module in &self.modules {
+        look((1, "Pooling"), &vectors)?;
+        for (number, module) in (2..).zip(&self.modules) {
             vectors = match module {
                 Module::Dense { linear, activation } => {
-                    let hidden = backend.hidden(&vectors)?;
-                    activation.apply(&ops::linear(&hidden, linear)?.to_tensor()?)?
+                    let dense = ops::linear(&backend.hidden(&vectors)?, linear)?.to_tensor()?;
+                    finite::passed_on(&dense, &activation.apply(&dense)?)?
                 }
                 Module::LayerNorm(norm) => ops::norm(&backend.hidden(&vectors)?, norm)?.to_tensor()?,
                 Module::Normalize if overrides.keep_normalize => normalize(&vectors)?,
                 Module::Normalize => vectors,
             };
+            look((number, module.class()), &vectors)?;
         }
         Ok(vectors)
     }

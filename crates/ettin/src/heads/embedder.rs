@@ -2,11 +2,12 @@
 
 use candle_core::Tensor;
 
-use super::chain::{Chain, Overrides, trunk_folder};
+use super::chain::{Chain, Look, Overrides, trunk_folder};
 use crate::{
     Config, Error, PackedBatch, Pooling, Result, Trunk,
     config::Objective,
     files::ModelFiles,
+    finite::{self, Traced},
     ops::Backend,
     params::Parameters,
     pooling::normalize,
@@ -75,6 +76,11 @@ impl Embedder {
 
     /// One vector per sequence, `[sequences, size]`.
     pub fn embed(&self, batch: &PackedBatch, options: &EmbedOptions) -> Result<Tensor> {
+        self.vectors(batch, options, &mut |_, _| Ok(()))
+    }
+
+    /// The same with a look at what the pooling and the modules behind it give.
+    fn vectors(&self, batch: &PackedBatch, options: &EmbedOptions, look: &mut Look<'_>) -> Result<Tensor> {
         let tokens = match options.layer {
             None => self.trunk.forward(batch)?,
             layer => self.trunk.backend().hidden(&self.token_embeddings(batch, layer)?)?,
@@ -86,11 +92,13 @@ impl Embedder {
                 let keep_normalize = options.normalize != Some(false);
                 normalized |= keep_normalize && chain.normalizes();
                 let overrides = Overrides { pooling: options.pooling, keep_normalize };
-                chain.forward(&tokens, batch, skip, overrides, self.trunk.backend())?
+                chain.forward(&tokens, batch, skip, overrides, self.trunk.backend(), look)?
             }
             None => {
                 let pooling = options.pooling.unwrap_or_else(|| self.default_pooling());
-                pooling.pool(&tokens, batch, skip)?
+                let pooled = pooling.pool(&tokens, batch, skip)?;
+                look((1, "Pooling"), &pooled)?;
+                pooled
             }
         };
         if let Some(size) = options.dimensions {
@@ -113,5 +121,42 @@ impl Embedder {
                 Err(Error::input(format!("layer {layer} was asked of a model with {layers}; 0 is the embedding")))
             }
         }
+    }
+}
+
+/// An embedder with what is asked of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Embedding<'a> {
+    pub(crate) model: &'a Embedder,
+    pub(crate) options: &'a EmbedOptions,
+    /// Every token has a vector, instead of all together.
+    pub(crate) per_token: bool,
+}
+
+impl Traced for Embedding<'_> {
+    const RESULT: &'static str = "the vectors";
+
+    fn trunk(&self) -> &Trunk {
+        &self.model.trunk
+    }
+
+    fn trace(&self, batch: &PackedBatch) -> Result<()> {
+        let (trunk, last) = (&self.model.trunk, self.model.config().layers.len());
+        match self.options.layer {
+            Some(layer) if layer < last => trunk.trace_layers(batch, layer)?,
+            _ => trunk.trace(batch)?,
+        };
+        if self.per_token {
+            return Ok(());
+        }
+        let dtype = trunk.backend().dtype();
+        let mut look = |(number, class): (usize, &str), vectors: &Tensor| {
+            let place = || match self.model.chain {
+                Some(_) => format!("module {number} of the chain ({class})"),
+                None => "the pooling".to_owned(),
+            };
+            finite::check_vectors(place, vectors, dtype)
+        };
+        self.model.vectors(batch, self.options, &mut look).map(drop)
     }
 }

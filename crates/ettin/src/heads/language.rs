@@ -2,11 +2,12 @@
 
 use candle_core::Tensor;
 
-use super::{open, prediction_head};
+use super::{open, prediction_head, trace_head};
 use crate::{
     Config, Error, KvCache, PackedBatch, Result, Trunk,
     config::Objective,
     files::ModelFiles,
+    finite::Traced,
     ops::{self, Backend, Bias, Hidden, Table, TableParams},
     params::Parameters,
     weights,
@@ -102,5 +103,17 @@ impl LanguageModel {
 
     fn table(&self) -> &Table {
         self.output.as_ref().unwrap_or_else(|| self.trunk.table())
+    }
+}
+
+impl Traced for LanguageModel {
+    const RESULT: &str = "the logits";
+
+    fn trunk(&self) -> &Trunk {
+        &self.trunk
+    }
+
+    fn trace(&self, batch: &PackedBatch) -> Result<()> {
+        trace_head(&self.trunk.trace(batch)?, &self.head, self.trunk.backend())
     }
 }

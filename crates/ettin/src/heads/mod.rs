@@ -8,6 +8,7 @@ mod token;
 
 pub(crate) use chain::trunk_folder;
 pub use chain::{Chain, Settings, Similarity};
+pub(crate) use embedder::Embedding;
 pub use embedder::{EmbedOptions, Embedder};
 pub use language::LanguageModel;
 pub use sequence::SequenceClassifier;
@@ -18,6 +19,7 @@ use candle_core::Tensor;
 use crate::{
     Config, Error, Result,
     files::ModelFiles,
+    finite,
     ops::{self, Backend, Hidden, Linear},
     params::Parameters,
     weights::{self, Weights},
@@ -60,10 +62,19 @@ impl Classifier {
         })
     }
 
+    /// Fails where the prediction head's result is not finite.
+    fn trace(&self, hidden: &Hidden, backend: &Backend) -> Result<()> {
+        trace_head(hidden, &self.head, backend)
+    }
+
     /// `[rows, hidden]` to `[rows, labels]`.
     fn logits(&self, hidden: &Hidden) -> Result<Tensor> {
         ops::linear(&ops::head(hidden, &self.head)?, &self.output)?.to_tensor()
     }
+}
+
+fn trace_head(hidden: &Hidden, head: &ops::Head, backend: &Backend) -> Result<()> {
+    finite::check(|| "the prediction head".to_owned(), &ops::head(hidden, head)?, backend.dtype())
 }
 
 fn prediction_head(parameters: &mut Parameters<'_>, backend: &Backend) -> Result<ops::Head> {

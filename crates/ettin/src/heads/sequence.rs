@@ -7,7 +7,8 @@ use crate::{
     Config, PackedBatch, Pooling, Result, Trunk,
     config::{ClassifierPooling, Objective},
     files::ModelFiles,
-    ops::Backend,
+    finite::Traced,
+    ops::{Backend, Hidden},
     params::Parameters,
 };
 
@@ -47,16 +48,18 @@ impl SequenceClassifier {
 
     /// Raw scores, `[sequences, labels]`.
     pub fn logits(&self, batch: &PackedBatch) -> Result<Tensor> {
-        let hidden = self.trunk.forward(batch)?;
-        let pooled = match (self.config().objective, self.config().classifier_pooling) {
-            (Objective::Decoder, _) => hidden.select(&self.last_rows(batch))?,
-            (Objective::Encoder, ClassifierPooling::Cls) => hidden.select(&batch.offsets()[..batch.sequences()])?,
+        self.classifier.logits(&self.pooled(&self.trunk.forward(batch)?, batch)?)
+    }
+
+    /// One row for each sequence.
+    fn pooled(&self, hidden: &Hidden, batch: &PackedBatch) -> Result<Hidden> {
+        match (self.config().objective, self.config().classifier_pooling) {
+            (Objective::Decoder, _) => hidden.select(&self.last_rows(batch)),
+            (Objective::Encoder, ClassifierPooling::Cls) => hidden.select(&batch.offsets()[..batch.sequences()]),
             (Objective::Encoder, ClassifierPooling::Mean) => {
-                let pooled = Pooling::Mean.pool(&hidden, batch, None)?;
-                self.trunk.backend().hidden(&pooled)?
+                self.trunk.backend().hidden(&Pooling::Mean.pool(hidden, batch, None)?)
             }
-        };
-        self.classifier.logits(&pooled)
+        }
     }
 
     /// The last row of each sequence that is not padding; the first where all are.
@@ -69,5 +72,18 @@ impl SequenceClassifier {
                 rows.rev().find(|&row| Some(batch.ids()[row]) != pad).unwrap_or(first)
             })
             .collect()
+    }
+}
+
+impl Traced for SequenceClassifier {
+    const RESULT: &str = "the label scores";
+
+    fn trunk(&self) -> &Trunk {
+        &self.trunk
+    }
+
+    fn trace(&self, batch: &PackedBatch) -> Result<()> {
+        let pooled = self.pooled(&self.trunk.trace(batch)?, batch)?;
+        self.classifier.trace(&pooled, self.trunk.backend())
     }
 }

@@ -3,7 +3,9 @@
 use candle_core::Tensor;
 
 use super::{Classifier, open};
-use crate::{Config, Error, PackedBatch, Result, Trunk, files::ModelFiles, ops::Backend, params::Parameters};
+use crate::{
+    Config, Error, PackedBatch, Result, Trunk, files::ModelFiles, finite::Traced, ops::Backend, params::Parameters,
+};
 
 /// A trunk that scores the labels of every token.
 ///
@@ -78,5 +80,29 @@ impl QuestionAnswering {
     /// Raw scores of each token to start and to end the answer, `[tokens, 2]`.
     pub fn logits(&self, batch: &PackedBatch) -> Result<Tensor> {
         self.0.logits(batch)
+    }
+}
+
+impl Traced for TokenClassifier {
+    const RESULT: &str = "the label scores";
+
+    fn trunk(&self) -> &Trunk {
+        &self.trunk
+    }
+
+    fn trace(&self, batch: &PackedBatch) -> Result<()> {
+        self.classifier.trace(&self.trunk.trace(batch)?, self.trunk.backend())
+    }
+}
+
+impl Traced for QuestionAnswering {
+    const RESULT: &str = "the scores of starts and ends";
+
+    fn trunk(&self) -> &Trunk {
+        &self.0.trunk
+    }
+
+    fn trace(&self, batch: &PackedBatch) -> Result<()> {
+        self.0.trace(batch)
     }
 }

@@ -1,10 +1,10 @@
 //! The residual stream between blocks.
 
 use candle_core::{Device, Tensor};
-use ettin_kernels::Pooled;
+use ettin_kernels::{Pooled, Reduce};
 
 use super::{device, fused::Rows};
-use crate::Result;
+use crate::{Result, finite};
 
 /// Hidden states of a packed batch, `[rows, size]`: a workspace on the CPU, tensors on devices.
 #[derive(Debug)]
@@ -50,12 +50,31 @@ impl Hidden {
         }
     }
 
+    /// Whether every value is a number.
+    pub(crate) fn is_finite(&self) -> Result<bool> {
+        Ok(match &self.0 {
+            Repr::Fused(rows) => finite::is_finite(rows.values()),
+            Repr::Reference(_) | Repr::Device(_) => {
+                finite::is_finite(&self.to_tensor()?.flatten_all()?.to_vec1::<f32>()?)
+            }
+        })
+    }
+
     /// Runs of rows brought together, `[runs, size]`, where there are kernels for it; elsewhere `None`.
     pub(crate) fn reduce(&self, runs: impl Iterator<Item = Pooled>) -> Result<Option<Tensor>> {
         let runs: Vec<Pooled> = runs.collect();
         Ok(match &self.0 {
             Repr::Fused(rows) => Some(Tensor::from_vec(rows.pool(&runs), (runs.len(), rows.size()), &Device::Cpu)?),
-            Repr::Device(rows) => Some(rows.pool(&runs)?),
+            Repr::Device(rows) => {
+                let pooled = rows.pool(&runs)?;
+                if runs.iter().all(|run| run.reduce != Reduce::Max) {
+                    return Ok(Some(pooled));
+                }
+                // The largest of NaN and a number is the number there; a sum is not.
+                let sums: Vec<Pooled> =
+                    runs.iter().map(|run| Pooled { reduce: Reduce::Sum, divisor: 1.0, ..run.clone() }).collect();
+                Some(pooled.broadcast_mul(&((rows.pool(&sums)? * 0.0)? + 1.0)?)?)
+            }
             Repr::Reference(_) => None,
         })
     }

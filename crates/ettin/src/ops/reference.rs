@@ -229,7 +229,8 @@ pub(super) fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
         Activation::Gelu => x.gelu_erf()?,
         Activation::GeluTanh => x.gelu()?,
         Activation::Silu => x.silu()?,
-        Activation::Relu => x.relu()?,
+        // candle's gives 0 for NaN: 1 or NaN times it passes that on.
+        Activation::Relu => (x.relu()? * ((x * 0.0)? + 1.0)?)?,
     })
 }
 

@@ -10,6 +10,7 @@ use super::batching::{encode_all, merge, run_rows, split};
 use super::frontend::{Frontend, Need};
 use super::{Options, Outcome, Outcomes};
 use crate::files::ModelFiles;
+use crate::finite::Traced;
 use crate::heads::QuestionAnswering;
 use crate::tokenizer::Encoding;
 use crate::{Error, Result};
@@ -116,7 +117,11 @@ impl Answerer {
         let ids = |row: usize| Cow::Borrowed(&windows[row].ids[..]);
         let mut scores = run_rows(&lengths, self.frontend.batch_tokens, ids, |batch, rows| {
             let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
-            Ok((0..rows.len()).map(|index| Scores::new(&logits[batch.rows(index)])).collect())
+            let scores = rows.iter().enumerate().map(|(index, &row)| {
+                let scores = Scores::new(&logits[batch.rows(index)]);
+                self.model.finite(scores.are_comparable(), scores, &windows[row].ids)
+            });
+            Ok(scores.collect())
         })?
         .into_iter();
         let cls = self.frontend.tokenizer.special().cls;
@@ -125,7 +130,10 @@ impl Answerer {
             .iter()
             .zip(asked)
             .map(|(windows, question)| {
-                let scored: Vec<_> = windows.iter().zip(scores.by_ref().take(windows.len())).collect();
+                // All of the question's, so that the next one's follow.
+                let scores: Vec<Result<Scores>> = scores.by_ref().take(windows.len()).collect();
+                let scores = scores.into_iter().collect::<Result<Vec<_>>>()?;
+                let scored: Vec<_> = windows.iter().zip(scores).collect();
                 Ok(search.answers(question.context, &scored, cls))
             })
             .collect();

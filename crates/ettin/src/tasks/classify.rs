@@ -7,6 +7,7 @@ use super::numbers::{descending, sigmoid, softmax};
 use super::{Options, Outcomes, TextInput};
 use crate::config::ProblemType;
 use crate::files::ModelFiles;
+use crate::finite::{Traced, is_comparable};
 use crate::heads::SequenceClassifier;
 use crate::{Config, Result};
 
@@ -89,9 +90,14 @@ impl Classifier {
     pub fn run(&self, inputs: &[TextInput<'_>], request: &ClassifyRequest) -> Result<Outcomes<Vec<Label>>> {
         let function = if request.raw { Function::Raw } else { Function::of(self.model.config()) };
         let encode = |input: &TextInput<'_>| self.frontend.encode(*input);
-        self.frontend.run(inputs, encode, |batch, _| {
+        self.frontend.run(inputs, encode, |batch, items| {
             let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
-            Ok(logits.iter().map(|row| Ok(ranked(self.labels(), &function.apply(row), request.top_k))).collect())
+            let labels = items.iter().zip(&logits).map(|(item, row)| {
+                let ranked = ranked(self.labels(), &function.apply(row), request.top_k);
+                let finite = is_comparable(row) && ranked.iter().all(|label| label.score.is_finite());
+                self.model.finite(finite, ranked, &item.encoding.ids)
+            });
+            Ok(labels.collect())
         })
     }
 }

@@ -6,7 +6,8 @@ use super::batching::Item;
 use super::frontend::{Frontend, Need};
 use super::{Options, Outcome, Outcomes};
 use crate::files::ModelFiles;
-use crate::heads::{Chain, EmbedOptions, Embedder, Settings, Similarity};
+use crate::finite::{self, Traced};
+use crate::heads::{Chain, EmbedOptions, Embedder, Embedding as Asked, Settings, Similarity};
 use crate::pooling::Pooling;
 use crate::{Error, PackedBatch, Result};
 
@@ -74,6 +75,15 @@ pub enum Vector {
     Tokens(Vec<Vec<f32>>),
 }
 
+impl Vector {
+    fn is_finite(&self) -> bool {
+        match self {
+            Vector::Pooled(vector) => finite::is_finite(vector),
+            Vector::Tokens(vectors) => vectors.iter().all(|vector| finite::is_finite(vector)),
+        }
+    }
+}
+
 /// The embedding of one input.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Embedding {
@@ -137,20 +147,24 @@ impl TextEmbedder {
             prompt => self.frontend.encode([prompt, text].concat().as_str().into()),
         };
         self.frontend.run(texts, encode, |batch, items| {
+            let options = EmbedOptions {
+                pooling: request.pooling,
+                normalize: request.normalize,
+                dimensions: request.dimensions,
+                layer: request.layer,
+                skip: (skip > 0).then(|| vec![skip; items.len()]),
+            };
             let vectors = if request.per_token {
                 self.token_vectors(batch, items, request)?
             } else {
-                let options = EmbedOptions {
-                    pooling: request.pooling,
-                    normalize: request.normalize,
-                    dimensions: request.dimensions,
-                    layer: request.layer,
-                    skip: (skip > 0).then(|| vec![skip; items.len()]),
-                };
                 self.model.embed(batch, &options)?.to_vec2()?.into_iter().map(Vector::Pooled).collect()
             };
-            let embeddings = items.iter().zip(vectors);
-            Ok(embeddings.map(|(item, embedding)| Ok(Embedding { index: item.input, embedding })).collect())
+            let asked = Asked { model: &self.model, options: &options, per_token: request.per_token };
+            let embeddings = items.iter().zip(vectors).map(|(item, embedding)| {
+                let finite = embedding.is_finite();
+                asked.finite(finite, Embedding { index: item.input, embedding }, &item.encoding.ids)
+            });
+            Ok(embeddings.collect())
         })
     }
 
@@ -276,5 +290,9 @@ fn compared(similarity: Similarity, embeddings: Outcomes<Embedding>) -> Result<O
         return Err(Error::input("there is nothing to compare"));
     };
     let score = |(index, b): (usize, &Vec<f32>)| IndexedScore { index, score: similarity.score(a, b) };
-    Ok(Outcome { value: rest.iter().enumerate().map(score).collect(), truncated })
+    let scores: Vec<IndexedScore> = rest.iter().enumerate().map(score).collect();
+    if !scores.iter().all(|score| score.score.is_finite()) {
+        return Err(Error::input("the vectors are too large to be compared: their similarity is not finite"));
+    }
+    Ok(Outcome { value: scores, truncated })
 }

@@ -7,6 +7,7 @@ use super::frontend::{Frontend, Need};
 use super::numbers::{softmax, top_k};
 use super::{Options, Outcomes};
 use crate::files::ModelFiles;
+use crate::finite::Traced;
 use crate::heads::LanguageModel;
 use crate::tokenizer::{Encoding, Tokenizer};
 use crate::{Error, Objective, PackedBatch, Result};
@@ -109,7 +110,10 @@ impl FillMask {
             .iter()
             .map(|Item { encoding, .. }| {
                 let masks = encoding.ids.iter().filter(|&&id| id == self.mask).count();
-                self.fills(&encoding.ids, best.by_ref().take(masks).collect())
+                let best: Vec<_> = best.by_ref().take(masks).collect();
+                // A score that is not finite leaves no probability that is.
+                let finite = best.iter().flatten().all(|(_, score)| score.is_finite());
+                self.fills(&encoding.ids, self.model.finite(finite, best, &encoding.ids)?)
             })
             .collect())
     }

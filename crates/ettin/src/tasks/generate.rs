@@ -12,6 +12,7 @@ use crate::generate::{
     CausalModel, Engine, FinishReason, GenerateRequest, Lookup, ModelDraft, NoDraft, OnPiece, Output, Piece, Prompt,
     STEP_ROWS,
 };
+use crate::finite::Traced;
 use crate::heads::LanguageModel;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, KvCache, Objective, PackedBatch, Result};
@@ -300,5 +301,9 @@ impl CausalModel for LanguageModel {
         logits: &mut Vec<f32>,
     ) -> Result<()> {
         self.step_into(batch, caches, rows, logits)
+    }
+
+    fn not_finite(&self, ids: &[u32]) -> Error {
+        Traced::not_finite(self, ids)
     }
 }

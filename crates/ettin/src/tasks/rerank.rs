@@ -4,7 +4,8 @@ use super::frontend::{Frontend, Need};
 use super::numbers::{descending, sigmoid};
 use super::{IndexedScore, Options, Outcome, Outcomes, TextInput};
 use crate::files::ModelFiles;
-use crate::heads::{EmbedOptions, Embedder, SequenceClassifier};
+use crate::finite::Traced;
+use crate::heads::{EmbedOptions, Embedder, Embedding, SequenceClassifier};
 use crate::{Error, PackedBatch, Result};
 
 /// Scores documents against a query with a cross-encoder.
@@ -125,18 +126,28 @@ impl Reranker {
             .flat_map(|input| input.documents.iter().map(|&document| pair(input.query, document)))
             .collect();
         let encode = |pair: &TextInput<'_>| self.frontend.encode(*pair);
-        let scored = self.frontend.run(&pairs, encode, |batch, _| {
-            let scores = self.scores(batch)?;
-            Ok(scores.into_iter().map(|score| Ok(activation.apply(score))).collect())
+        let options = EmbedOptions::default();
+        let scored = self.frontend.run(&pairs, encode, |batch, items| {
+            let scores = items.iter().zip(self.scores(batch, &options)?).map(|(item, score)| {
+                let (finite, ids) = (score.is_finite(), &item.encoding.ids);
+                let score = activation.apply(score);
+                match &self.model {
+                    Model::Chain(model) => {
+                        Embedding { model, options: &options, per_token: false }.finite(finite, score, ids)
+                    }
+                    Model::Classifier(model) => model.finite(finite, score, ids),
+                }
+            });
+            Ok(scores.collect())
         })?;
         let mut scored = scored.into_iter();
         Ok(inputs.iter().map(|input| ranked(scored.by_ref().take(input.documents.len()).collect())).collect())
     }
 
     /// One raw score per sequence.
-    fn scores(&self, batch: &PackedBatch) -> Result<Vec<f32>> {
+    fn scores(&self, batch: &PackedBatch, options: &EmbedOptions) -> Result<Vec<f32>> {
         let scores = match &self.model {
-            Model::Chain(model) => model.embed(batch, &EmbedOptions::default())?,
+            Model::Chain(model) => model.embed(batch, options)?,
             Model::Classifier(model) => model.logits(batch)?,
         };
         Ok(scores.flatten_all()?.to_vec1()?)

@@ -11,6 +11,7 @@ use super::frontend::{Frontend, Need};
 use super::numbers::log_sum_exp;
 use super::{Options, Outcome, Outcomes};
 use crate::files::ModelFiles;
+use crate::finite::{Traced, is_comparable};
 use crate::heads::LanguageModel;
 use crate::{Error, Objective, Result};
 
@@ -104,7 +105,7 @@ pub struct Scored {
     pub sum: f64,
     /// How many tokens have one.
     pub count: usize,
-    /// `exp(−sum / count)`; none when nothing was scored.
+    /// `exp(−sum / count)`, at most the largest number; none when nothing was scored.
     pub perplexity: Option<f64>,
 }
 
@@ -148,7 +149,7 @@ impl Scorer {
         };
         let outcomes = pieces.into_iter().zip(logprobs).map(|(pieces, logprobs)| {
             let truncated = pieces.truncated;
-            Ok(Outcome { value: self.scored(method, &pieces.text, logprobs)?, truncated })
+            Ok(Outcome { value: self.scored(method, &pieces.text, logprobs?)?, truncated })
         });
         Ok(merge(outcomes, errors))
     }
@@ -177,15 +178,23 @@ impl Scorer {
             tokens: tokens.iter().zip(&logprobs).map(score).collect::<Result<_>>()?,
             sum,
             count,
-            perplexity: (count > 0).then(|| (-sum / count as f64).exp()),
+            perplexity: (count > 0).then(|| (-sum / count as f64).exp().min(f64::MAX)),
         })
     }
 }
 
-/// Natural logarithm of a token's probability.
-fn logprob(logits: &[f32], token: u32) -> Result<f32> {
-    let logit = logits.get(token as usize).ok_or_else(|| {
-        Error::Tokenizer(format!("token {token} is outside the model's vocabulary of {}", logits.len()))
-    })?;
-    Ok((f64::from(*logit) - log_sum_exp(logits)) as f32)
+impl Scorer {
+    /// Natural logarithm of a token's probability; `ids` is the sequence that the logits are of.
+    fn logprob(&self, logits: &[f32], token: u32, ids: &[u32]) -> Result<f32> {
+        let &logit = logits.get(token as usize).ok_or_else(|| {
+            Error::Tokenizer(format!("token {token} is outside the model's vocabulary of {}", logits.len()))
+        })?;
+        let logprob = (f64::from(logit) - log_sum_exp(logits)) as f32;
+        if logprob == f32::NEG_INFINITY && is_comparable(logits) {
+            return Err(Error::input(format!(
+                "the model excludes token {token} here (its logit is -∞): the logarithm of its probability is no number"
+            )));
+        }
+        self.model.finite(logprob.is_finite(), logprob, ids)
+    }
 }

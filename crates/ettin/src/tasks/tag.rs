@@ -10,6 +10,7 @@ use super::numbers::softmax;
 use super::{Options, Outcomes};
 use crate::Result;
 use crate::files::ModelFiles;
+use crate::finite::{Traced, is_comparable};
 use crate::heads::TokenClassifier;
 use crate::tokenizer::Encoding;
 
@@ -124,7 +125,10 @@ impl Tagger {
         self.frontend.run(texts, encode, |batch, items| {
             let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
             let tags = |(index, item): (usize, &Item<'_>)| {
-                self.tags(texts[item.input], item.encoding, &logits[batch.rows(index)], request)
+                let logits = &logits[batch.rows(index)];
+                let finite = logits.iter().all(is_comparable);
+                self.model.finite(finite, (), &item.encoding.ids)?;
+                self.tags(texts[item.input], item.encoding, logits, request)
             };
             Ok(items.iter().enumerate().map(tags).collect())
         })

@@ -1,6 +1,8 @@
 //! What the model's integration tests share: fixtures made by transformers, and how results are compared.
 #![allow(dead_code)] // every test binary uses a part of it
 
+pub mod random;
+
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};

@@ -2,6 +2,7 @@
 
 use super::super::numbers::softmax;
 use super::Answer;
+use crate::finite::is_comparable;
 use crate::tokenizer::Encoding;
 
 /// What stands for minus infinity in the reference.
@@ -35,6 +36,11 @@ impl Scores {
     /// From rows of `[start, end]`.
     pub(super) fn new(logits: &[Vec<f32>]) -> Self {
         Self { start: logits.iter().map(|row| row[0]).collect(), end: logits.iter().map(|row| row[1]).collect() }
+    }
+
+    /// Whether none is NaN or +∞.
+    pub(super) fn are_comparable(&self) -> bool {
+        is_comparable(&self.start) && is_comparable(&self.end)
     }
 }
 

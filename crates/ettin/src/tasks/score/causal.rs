@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::pieces::Pieces;
-use super::{Scorer, logprob};
+use super::Scorer;
 use crate::generate::STEP_ROWS;
 use crate::tasks::batching::run_rows;
 use crate::{PackedBatch, Result};
@@ -31,7 +31,7 @@ impl Row {
 
 impl Scorer {
     /// Log-probabilities of each text's tokens; none for a token with nothing before it.
-    pub(super) fn causal(&self, pieces: &[Pieces]) -> Result<Vec<Vec<Option<f32>>>> {
+    pub(super) fn causal(&self, pieces: &[Pieces]) -> Result<Vec<Result<Vec<Option<f32>>>>> {
         let rows: Vec<Row> = pieces.iter().map(Row::new).collect();
         let budget = self.frontend.batch_tokens.min(MAX_LOGIT_ROWS);
         let short: Vec<usize> =
@@ -49,27 +49,30 @@ impl Scorer {
         let mut scores = Vec::with_capacity(rows.len());
         for (row, pieces) in rows.iter().zip(pieces) {
             let known = match row.len() {
-                0 => Vec::new(),
-                len if len <= MAX_LOGIT_ROWS => packed.next().unwrap_or_default(),
-                _ => self.in_steps(row)?,
+                0 => Ok(Vec::new()),
+                len if len <= MAX_LOGIT_ROWS => packed.next().unwrap_or_else(|| Ok(Vec::new())),
+                _ => self.in_steps(row),
             };
-            let unknown = pieces.text.len() - known.len();
-            scores.push(std::iter::repeat_n(None, unknown).chain(known.into_iter().map(Some)).collect());
+            scores.push(known.map(|known| {
+                let unknown = pieces.text.len() - known.len();
+                std::iter::repeat_n(None, unknown).chain(known.into_iter().map(Some)).collect()
+            }));
         }
         Ok(scores)
     }
 
     /// Whole sequences at once.
-    fn packed(&self, batch: &PackedBatch, members: &[&Row]) -> Result<Vec<Vec<f32>>> {
+    fn packed(&self, batch: &PackedBatch, members: &[&Row]) -> Result<Vec<Result<Vec<f32>>>> {
         let wanted = members.iter().enumerate();
         let rows: Vec<usize> = wanted.flat_map(|(index, row)| batch.rows(index).skip(row.from - 1)).collect();
         let mut logits = self.model.logits(batch, &rows)?.to_vec2::<f32>()?.into_iter();
-        members
-            .iter()
-            .map(|row| {
-                row.ids[row.from..].iter().zip(logits.by_ref()).map(|(&id, logits)| logprob(&logits, id)).collect()
-            })
-            .collect()
+        let scored = members.iter().map(|row| {
+            let wanted = &row.ids[row.from..];
+            // All of the row's, so that the next one's follow.
+            let logits: Vec<_> = logits.by_ref().take(wanted.len()).collect();
+            wanted.iter().zip(logits).map(|(&id, logits)| self.logprob(&logits, id, &row.ids[..row.len()])).collect()
+        });
+        Ok(scored.collect())
     }
 
     /// One long sequence through a cache, so that its logits need not be held at once.
@@ -82,7 +85,7 @@ impl Scorer {
             let rows: Vec<usize> = (0..step.len()).filter(|offset| start + offset + 1 >= row.from).collect();
             let logits = self.model.step(&batch, &mut [&mut cache], &rows)?.to_vec2::<f32>()?;
             for (offset, logits) in rows.into_iter().zip(logits) {
-                scores.push(logprob(&logits, row.ids[start + offset + 1])?);
+                scores.push(self.logprob(&logits, row.ids[start + offset + 1], &row.ids[..row.len()])?);
             }
             start += step.len();
         }
@@ -109,7 +112,7 @@ mod tests {
             let row = Row::new(&pieces);
             assert!(row.len() > STEP_ROWS);
             let steps = scorer.in_steps(&row).unwrap();
-            let whole: Option<Vec<f32>> = scorer.causal(&[pieces]).unwrap().remove(0).into_iter().collect();
+            let whole: Option<Vec<f32>> = scorer.causal(&[pieces]).unwrap().remove(0).unwrap().into_iter().collect();
             assert_eq!(Some(steps), whole);
         }
     }

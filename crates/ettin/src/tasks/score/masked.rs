@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use super::pieces::Pieces;
-use super::{Scorer, logprob};
+use super::Scorer;
 use crate::Result;
 use crate::tasks::batching::run_rows;
 
@@ -21,7 +21,7 @@ struct Probe {
 
 impl Scorer {
     /// `[CLS] context text [SEP]` with each token of the text masked once.
-    pub(super) fn pll(&self, pieces: &[Pieces]) -> Result<Vec<Vec<Option<f32>>>> {
+    pub(super) fn pll(&self, pieces: &[Pieces]) -> Result<Vec<Result<Vec<Option<f32>>>>> {
         let mask = self.special("mask", self.frontend.tokenizer.special().mask)?;
         let sep = self.special("sep", self.frontend.tokenizer.special().sep)?;
         let len = |pieces: &Pieces, _| pieces.before.len() + pieces.text.len() + 1;
@@ -33,7 +33,7 @@ impl Scorer {
     }
 
     /// `[CLS] context text[..t] [MASK][MASK][MASK][SEP]`, read at the first mask, or one position before it.
-    pub(super) fn left_to_right(&self, pieces: &[Pieces], earlier: bool) -> Result<Vec<Vec<Option<f32>>>> {
+    pub(super) fn left_to_right(&self, pieces: &[Pieces], earlier: bool) -> Result<Vec<Result<Vec<Option<f32>>>>> {
         let mask = self.special("mask", self.frontend.tokenizer.special().mask)?;
         let sep = self.special("sep", self.frontend.tokenizer.special().sep)?;
         let len = |pieces: &Pieces, token| pieces.before.len() + token + 4;
@@ -49,7 +49,7 @@ impl Scorer {
         len: impl Fn(&Pieces, usize) -> usize,
         back: usize,
         ids: impl Fn(&Pieces, usize) -> Vec<u32>,
-    ) -> Result<Vec<Vec<Option<f32>>>> {
+    ) -> Result<Vec<Result<Vec<Option<f32>>>>> {
         let of_input = |(input, one): (usize, &Pieces)| {
             let probe = |token| Probe { input, token, len: len(one, token) };
             (0..one.text.len()).map(probe).collect::<Vec<_>>()
@@ -64,10 +64,18 @@ impl Scorer {
                 batch.rows(index).start + pieces[input].before.len() + token - back
             });
             let logits = self.model.logits(batch, &places.collect::<Vec<_>>())?.to_vec2::<f32>()?;
-            let scored = group.iter().zip(logits);
-            scored.map(|(&row, logits)| logprob(&logits, pieces[probes[row].input].text[probes[row].token])).collect()
+            let scored = group.iter().enumerate().zip(logits).map(|((index, &row), logits)| {
+                let token = pieces[probes[row].input].text[probes[row].token];
+                self.logprob(&logits, token, &batch.ids()[batch.rows(index)])
+            });
+            Ok(scored.collect())
         })?;
         let mut scores = scores.into_iter();
-        Ok(pieces.iter().map(|one| scores.by_ref().take(one.text.len()).map(Some).collect()).collect())
+        let of_text = |one: &Pieces| {
+            // All of the text's, so that the next one's follow.
+            let scores: Vec<Result<f32>> = scores.by_ref().take(one.text.len()).collect();
+            scores.into_iter().map(|score| score.map(Some)).collect()
+        };
+        Ok(pieces.iter().map(of_text).collect())
     }
 }
