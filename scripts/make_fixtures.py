@@ -54,6 +54,9 @@ GEOMETRY = {
     "tiny": {"vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 2},
     "mini": {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 2},
     "micro": {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2},
+    # No dimension is a multiple of a vector.
+    "uneven": {"vocab_size": 101, "hidden_size": 72, "intermediate_size": 45, "num_hidden_layers": 2, "num_attention_heads": 3},
+    "narrow": {"vocab_size": 97, "hidden_size": 40, "intermediate_size": 33, "num_hidden_layers": 2, "num_attention_heads": 2},
 }
 SPECIAL_IDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 
@@ -177,7 +180,11 @@ def variants() -> list[Variant]:
         Variant("tiny-encoder-token", ENCODER, "token", config=ettin | labels("O", "B-PER", "I-PER", "B-LOC", "I-LOC")),
         Variant("tiny-encoder-answer", ENCODER, "answer", config=ettin | two),
     ]
-    return both + older + activations + heads
+    dimensions = [
+        Variant("tiny-encoder-uneven", ENCODER, geometry="uneven", config=ettin),
+        Variant("tiny-decoder-narrow", DECODER, geometry="narrow", config=ettin | {"attention_bias": True}),
+    ]
+    return both + older + activations + heads + dimensions
 
 
 # ---------------------------------------------------------------------------------------------------------------------

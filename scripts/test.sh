@@ -36,14 +36,15 @@ for isa in portable avx2; do
         continue
     fi
     say "tests of the model on $isa"
-    ETTIN_ISA=$isa cargo test --workspace --features hub --test parity --test invariance --test cache --test speculation
+    ETTIN_ISA=$isa cargo test --workspace --features hub --test parity --test invariance --test cache --test speculation \
+        --test finite
 done
 
 # Products of bf16 on AVX-512: by the instruction for pairs, or widened. The tests above took the one that is faster here.
 if grep -qw avx512_bf16 /proc/cpuinfo 2>/dev/null; then
     for pairs in 0 1; do
         say "tests of the kernels with ETTIN_BF16_PAIRS=$pairs"
-        ETTIN_BF16_PAIRS=$pairs cargo test --workspace --features hub --test gemm --test attention --test block
+        ETTIN_BF16_PAIRS=$pairs cargo test --workspace --features hub --test gemm --test attention --test block --test shapes
     done
 fi
 

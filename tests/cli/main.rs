@@ -3,6 +3,7 @@
 mod arrays;
 mod bench;
 mod contract;
+mod finite;
 mod formats;
 mod generate;
 mod help;

@@ -52,6 +52,8 @@ language! {
     encoder_with_every_bias: "tiny-encoder-biases",
     encoder_without_decoder_bias: "tiny-encoder-no-decoder-bias",
     encoder_with_untied_output: "tiny-encoder-untied",
+    encoder_of_dimensions_that_are_no_whole_panels: "tiny-encoder-uneven",
+    decoder_of_dimensions_that_are_no_whole_panels: "tiny-decoder-narrow",
     decoder: "tiny-decoder",
     decoder_in_the_older_dialect: "tiny-decoder-older",
     decoder_with_defaults_for_missing_keys: "tiny-decoder-defaults",

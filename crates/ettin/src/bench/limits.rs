@@ -292,7 +292,10 @@ mod tests {
     fn what_is_measured_again_is_kept_where_it_is_better() {
         let mut known = HashMap::new();
         let mut at = |again, measured: f64| once_or_again(known.entry(()), again, || measured, f64::max);
-        assert_eq!([at(false, 2.0), at(false, 9.0), at(true, 1.0), at(true, 3.0), at(false, 9.0)], [2.0, 2.0, 2.0, 3.0, 3.0]);
+        assert_eq!(
+            [at(false, 2.0), at(false, 9.0), at(true, 1.0), at(true, 3.0), at(false, 9.0)],
+            [2.0, 2.0, 2.0, 3.0, 3.0]
+        );
     }
 
     #[test]

@@ -42,6 +42,9 @@ const SHARED_ON_AMX: (usize, usize) = (12 << 20, 1 << 29);
 /// batch of the default size for fresh pages (which cost the smallest model a tenth of its time).
 const KEPT_ROWS: usize = 1 << 14;
 
+/// Inputs of a product in int8: what [`PackedMatrix::pack`] takes.
+const MOST_INPUTS_OF_BYTES: usize = 1 << 16;
+
 /// Memory that is kept, beside one for each thread; a forward and its heads take three at once.
 const KEPT: usize = 8;
 
@@ -67,6 +70,12 @@ impl Cpu {
     }
 
     fn pack(&self, matrix: Matrix<'_>, scheme: Scheme, sharing: Sharing) -> Result<PackedMatrix> {
+        let inputs = matrix.inputs();
+        if scheme == Scheme::Int8 && inputs > MOST_INPUTS_OF_BYTES {
+            return Err(Error::Unsupported(format!(
+                "dtype int8 for a matrix of {inputs} inputs; its sums hold {MOST_INPUTS_OF_BYTES} products: use bf16 or w8"
+            )));
+        }
         let packed = matrix.pack(self.isa, scheme, &self.team)?;
         self.order.push(&packed, sharing);
         Ok(packed)

@@ -40,6 +40,14 @@ pub enum Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
+    /// Columns.
+    pub(super) fn inputs(&self) -> usize {
+        match self {
+            Matrix::Rows { inputs, .. } | Matrix::Quantised { inputs, .. } => *inputs,
+            Matrix::Tensor(tensor) => tensor.dims().last().copied().unwrap_or(0),
+        }
+    }
+
     /// The same matrix with rows of f32.
     fn dequantised(self) -> Matrix<'a> {
         match self {

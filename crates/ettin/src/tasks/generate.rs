@@ -8,11 +8,11 @@ use super::batching::encode_all;
 use super::frontend::{Frontend, Need};
 use super::{Options, Outcome, Outcomes, Truncate};
 use crate::files::ModelFiles;
+use crate::finite::Traced;
 use crate::generate::{
     CausalModel, Engine, FinishReason, GenerateRequest, Lookup, ModelDraft, NoDraft, OnPiece, Output, Piece, Prompt,
     STEP_ROWS,
 };
-use crate::finite::Traced;
 use crate::heads::LanguageModel;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, KvCache, Objective, PackedBatch, Result};

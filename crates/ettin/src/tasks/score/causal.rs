@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::pieces::Pieces;
 use super::Scorer;
+use super::pieces::Pieces;
 use crate::generate::STEP_ROWS;
 use crate::tasks::batching::run_rows;
 use crate::{PackedBatch, Result};

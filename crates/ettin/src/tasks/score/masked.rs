@@ -4,8 +4,8 @@
 
 use std::borrow::Cow;
 
-use super::pieces::Pieces;
 use super::Scorer;
+use super::pieces::Pieces;
 use crate::Result;
 use crate::tasks::batching::run_rows;
 
