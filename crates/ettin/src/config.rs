@@ -2,9 +2,12 @@
 //!
 //! The older dialect (on the Hub today) says `global_attn_every_n_layers`, `global_rope_theta`, `local_rope_theta`; the
 //! newer one (saved by transformers 5) says `layer_types` and `rope_parameters`. Absent keys take the defaults of
-//! transformers 5.23's `ModernBertConfig` and `ModernBertDecoderConfig`. A key that would change numbers and is not
-//! implemented is an error that names it; a key that changes nothing at inference (dropout, initialisers, …) is ignored.
+//! transformers 5.23's `ModernBertConfig` and `ModernBertDecoderConfig`; a key that is `null` is absent, but for a token
+//! id, of which there is then none. A key that would change numbers and is not implemented is an error that names it; a key
+//! that changes nothing at inference (dropout, initialisers, objects of other tools, …) is ignored. What only a classifier
+//! reads is checked by what has one ([`Config::check_classifier`]). docs/KEYS.md is the table.
 
+mod foreign;
 mod json;
 mod keys;
 mod labels;
@@ -144,6 +147,15 @@ pub struct Config {
     pub stored_dtype: Option<StoredDtype>,
     /// A cross-encoder's output activation, as the Python class that sentence-transformers recorded.
     pub activation_fn: Option<String>,
+    /// What is wrong with the keys that only a classifier reads.
+    classifier_fault: Option<Fault>,
+}
+
+/// An [`Error::Config`] that is kept until it matters.
+#[derive(Debug, Clone, PartialEq)]
+struct Fault {
+    file: String,
+    message: String,
 }
 
 impl Config {
@@ -167,14 +179,15 @@ impl Config {
         let map = parse_object(bytes, file)?;
         let keys = Keys::new(&map, file);
         let objective = objective(&keys)?;
-        refuse_unsupported(&keys)?;
+        foreign::refuse(&keys, objective)?;
 
         let vocab_size = keys.size("vocab_size", 50_368, MAX_VOCAB)?;
         let num_layers = keys.size("num_hidden_layers", 22, MAX_LAYERS)?;
         let token = |key, default| token_id(&keys, key, default, vocab_size);
         let hidden_activation = activation(&keys, "hidden_activation")?;
         refuse_contradiction(&keys, hidden_activation)?;
-        let labels = labels::labels(&keys)?;
+        let mut fault = None;
+        let labels = later(&mut fault, labels::labels(&keys))?;
         let config = Self {
             objective,
             vocab_size,
@@ -191,7 +204,8 @@ impl Config {
             classifier_bias: keys.flag("classifier_bias", false)?,
             hidden_activation,
             classifier_activation: activation(&keys, "classifier_activation")?,
-            classifier_pooling: classifier_pooling(&keys, objective)?,
+            classifier_pooling: later(&mut fault, classifier_pooling(&keys, objective))?
+                .unwrap_or(ClassifierPooling::Cls),
             tie_word_embeddings: keys.flag("tie_word_embeddings", true)?,
             pad_token_id: token("pad_token_id", Some(50_283))?,
             bos_token_id: token("bos_token_id", Some(50_281))?,
@@ -201,10 +215,11 @@ impl Config {
             unk_token_id: token("unk_token_id", None)?,
             mask_token_id: token("mask_token_id", None)?,
             architectures: owned(keys.texts("architectures")?),
-            problem_type: labels::problem_type(&keys, labels.len())?,
-            labels,
-            stored_dtype: stored_dtype(&keys)?,
-            activation_fn: activation_fn(&keys)?,
+            problem_type: later(&mut fault, labels::problem_type(&keys, labels.as_ref().map(Vec::len)))?.flatten(),
+            labels: labels.unwrap_or_else(labels::unnamed),
+            stored_dtype: stored_dtype(&keys),
+            activation_fn: later(&mut fault, activation_fn(&keys))?.flatten(),
+            classifier_fault: fault,
         };
         config.check_heads(&keys)?;
         Ok(config)
@@ -224,6 +239,20 @@ impl Config {
     /// `classifier_bias`.
     pub fn classifier_has_bias(&self) -> bool {
         self.objective == Objective::Encoder || self.classifier_bias
+    }
+
+    /// Whether labels, problem type, pooling and activation of a classifier are ones that can be used.
+    ///
+    /// Reading a configuration does not ask: most models have no classifier, and what their files say of one is no reason
+    /// not to load them. Where they are unusable, the fields hold what a file without those keys means.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming key, value and what is supported.
+    pub fn check_classifier(&self) -> Result<()> {
+        match &self.classifier_fault {
+            None => Ok(()),
+            Some(Fault { file, message }) => Err(Error::Config { file: file.clone(), message: message.clone() }),
+        }
     }
 
     /// The transformers class the weights were saved from, like `ModernBertForMaskedLM`.
@@ -284,37 +313,17 @@ fn objective(keys: &Keys<'_>) -> Result<Objective> {
     found.ok_or_else(|| keys.refuse("model_type", "supported: \"modernbert\", \"modernbert-decoder\""))
 }
 
-/// Keys whose presence means a model that this engine would compute wrongly.
-fn refuse_unsupported(keys: &Keys<'_>) -> Result<()> {
-    for key in keys.names() {
-        let nested = keys.get(key).is_some_and(Value::is_object);
-        match key {
-            "quantization_config" | "compression_config" => {
-                return Err(keys.refuse(key, "quantised checkpoints are not supported; use the original weights"));
-            }
-            "per_layer_config" => {
-                return Err(keys.refuse(key, "layers that differ in shape are not supported"));
-            }
-            "encoder" | "decoder" if nested => return Err(keys.refuse(key, NESTED)),
-            _ if nested && key.ends_with("_config") && key != "generation_config" => {
-                return Err(keys.refuse(key, NESTED));
-            }
-            _ => {}
+/// The value, or none where it is wrong in a way that only matters to a classifier: the first such fault is kept.
+fn later<T>(fault: &mut Option<Fault>, value: Result<T>) -> Result<Option<T>> {
+    match value {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::Config { file, message }) => {
+            fault.get_or_insert(Fault { file, message });
+            Ok(None)
         }
-    }
-    if let Some(pruned) = keys.object("pruned_heads")?
-        && pruned.names().next().is_some()
-    {
-        return Err(keys.refuse("pruned_heads", "pruned attention heads are not supported"));
-    }
-    // Never read by this model type; early releases wrote either word although no position is embedded.
-    match keys.text("position_embedding_type")? {
-        None | Some("sans_pos" | "absolute") => Ok(()),
-        Some(_) => Err(keys.refuse("position_embedding_type", "supported: \"sans_pos\"; positions are rotary only")),
+        Err(error) => Err(error),
     }
 }
-
-const NESTED: &str = "a configuration nested in another is not supported; use the text model's own config.json";
 
 /// A key of another model type that this one does not read, saying something else than the key it does read.
 fn refuse_contradiction(keys: &Keys<'_>, hidden: Activation) -> Result<()> {
@@ -338,10 +347,10 @@ fn activation_named(name: &str) -> Option<Activation> {
 
 fn activation(keys: &Keys<'_>, key: &str) -> Result<Activation> {
     let supported = "supported: \"gelu\", \"gelu_new\", \"gelu_pytorch_tanh\", \"silu\", \"swish\", \"relu\"";
-    if !keys.has(key) {
-        return Ok(Activation::Gelu);
+    match keys.text(key)? {
+        None => Ok(Activation::Gelu),
+        Some(name) => activation_named(name).ok_or_else(|| keys.refuse(key, supported)),
     }
-    keys.text(key)?.and_then(activation_named).ok_or_else(|| keys.refuse(key, supported))
 }
 
 /// Only `norm_eps` counts; `layer_norm_eps` is what other model types call it, and transformers does not read it here.
@@ -365,16 +374,15 @@ fn classifier_pooling(keys: &Keys<'_>, objective: Objective) -> Result<Classifie
     }
 }
 
-/// One token id, or none. A default that a small vocabulary does not hold is no token; a stated one is an error.
+/// One token id, or none. An id that the vocabulary does not hold is no token: configurations of small vocabularies keep
+/// the defaults of the large one, and transformers only warns.
 fn token_id(keys: &Keys<'_>, key: &str, default: Option<u32>, vocab: usize) -> Result<Option<u32>> {
     if !keys.has(key) {
         return Ok(default.filter(|&id| (id as usize) < vocab));
     }
     match keys.get(key) {
         None => Ok(None),
-        Some(value) => in_vocabulary(value, vocab)
-            .map(Some)
-            .ok_or_else(|| keys.refuse(key, format_args!("supported: a token id below `vocab_size` ({vocab})"))),
+        Some(value) => in_vocabulary(value, vocab).map_err(|()| keys.refuse(key, "supported: a token id")),
     }
 }
 
@@ -383,22 +391,21 @@ fn token_ids(keys: &Keys<'_>, key: &str, default: u32, vocab: usize) -> Result<V
     let Some(list) = keys.get(key).and_then(Value::as_array) else {
         return Ok(token_id(keys, key, Some(default), vocab)?.into_iter().collect());
     };
-    let ids = list.iter().map(|value| in_vocabulary(value, vocab));
-    ids.collect::<Option<_>>()
-        .ok_or_else(|| keys.refuse(key, format_args!("supported: token ids below `vocab_size` ({vocab})")))
+    let ids = list.iter().filter_map(|value| in_vocabulary(value, vocab).transpose());
+    ids.collect::<Result<_, ()>>().map_err(|()| keys.refuse(key, "supported: token ids"))
 }
 
-fn in_vocabulary(value: &Value, vocab: usize) -> Option<u32> {
-    let id = u32::try_from(value.as_u64()?).ok()?;
-    ((id as usize) < vocab).then_some(id)
+/// The id if the vocabulary holds it; an error for what is no whole number.
+fn in_vocabulary(value: &Value, vocab: usize) -> Result<Option<u32>, ()> {
+    match (value.as_u64(), value.as_i64()) {
+        (None, None) => Err(()),
+        (id, _) => Ok(id.and_then(|id| u32::try_from(id).ok()).filter(|&id| (id as usize) < vocab)),
+    }
 }
 
-fn stored_dtype(keys: &Keys<'_>) -> Result<Option<StoredDtype>> {
-    let name = match keys.text("dtype")? {
-        None => keys.text("torch_dtype")?,
-        name => name,
-    };
-    Ok(name.and_then(StoredDtype::from_name))
+fn stored_dtype(keys: &Keys<'_>) -> Option<StoredDtype> {
+    let name = ["dtype", "torch_dtype"].into_iter().find_map(|key| keys.get(key))?;
+    StoredDtype::from_name(name.as_str()?)
 }
 
 /// Where sentence-transformers keeps a cross-encoder's activation: nested since version 4, a key of its own before.

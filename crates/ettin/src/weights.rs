@@ -38,6 +38,8 @@ pub use crate::files::FileData;
 pub struct Weights {
     files: Vec<FileData>,
     tensors: BTreeMap<String, Entry>,
+    /// What an index names and no shard holds.
+    lacking: shards::Lacking,
 }
 
 impl fmt::Debug for Weights {
@@ -92,19 +94,22 @@ impl Stored {
 }
 
 impl Weights {
-    /// Opens a model's weights: `model.safetensors`, else its shards, else `pytorch_model.bin`, else its shards.
+    /// Opens a model's weights: `model.safetensors`, else its shards, else `pytorch_model.bin`, else its shards; before all
+    /// of them the file that config.json names (`transformers_weights`).
+    ///
+    /// Of an index, transformers reads only which files there are. So a tensor may lie in another shard than it says, and
+    /// what it names and no shard holds is missing once something asks for it, not before.
     ///
     /// # Errors
     /// [`Error::MissingFile`] when there is none of them, [`Error::Weights`] when one is corrupt.
     pub fn open(source: &dyn FileSource) -> Result<Self> {
         let files = shards::find(source)?;
-        let mut weights = Self { files: Vec::new(), tensors: BTreeMap::new() };
-        let (names, shards): (Vec<String>, Vec<FileData>) = files.shards.into_iter().unzip();
-        for shard in shards {
+        let mut weights = Self::empty();
+        for shard in files.shards {
             weights.add(shard)?;
         }
         if let Some(index) = files.index {
-            weights.check_index(&index, &names)?;
+            weights.lacking = index.lacking(|name| weights.tensors.contains_key(name));
         }
         Ok(weights)
     }
@@ -114,9 +119,13 @@ impl Weights {
     /// # Errors
     /// [`Error::Weights`] when it is of no known form or corrupt.
     pub fn from_file(file: FileData) -> Result<Self> {
-        let mut weights = Self { files: Vec::new(), tensors: BTreeMap::new() };
+        let mut weights = Self::empty();
         weights.add(file)?;
         Ok(weights)
+    }
+
+    fn empty() -> Self {
+        Self { files: Vec::new(), tensors: BTreeMap::new(), lacking: shards::Lacking::default() }
     }
 
     fn add(&mut self, file: FileData) -> Result<()> {
@@ -147,24 +156,6 @@ impl Weights {
         }
         self.files.push(file);
         Ok(())
-    }
-
-    /// Every tensor of the index must have come from the shard it names.
-    fn check_index(&self, index: &shards::Index, shards: &[String]) -> Result<()> {
-        let mut missing = Vec::new();
-        for (name, file) in &index.places {
-            if names::is_buffer(name) {
-                continue;
-            }
-            let entry = self.tensors.get(&*names::canonical(name));
-            if entry.is_none_or(|entry| shards[entry.file] != *file) {
-                missing.push(format!("`{name}` is not in {file}"));
-            }
-        }
-        if missing.is_empty() {
-            return Ok(());
-        }
-        Err(Error::Tensors { file: index.file.clone(), message: missing.join("; ") })
     }
 
     /// Canonical names, sorted.
@@ -220,7 +211,7 @@ impl Weights {
     /// [`Error::Tensors`] naming tensor, file, and expected and actual shape.
     pub fn require(&self, name: &str, shape: &[usize]) -> Result<View<'_>> {
         self.look_up(name, shape)
-            .and_then(|view| view.ok_or_else(|| Problem::missing(name, shape)))
+            .and_then(|view| view.ok_or_else(|| self.missing(name, shape)))
             .map_err(|problem| self.tensors_error(&[problem]))
     }
 
@@ -234,7 +225,10 @@ impl Weights {
 
     fn look_up(&self, name: &str, shape: &[usize]) -> Result<Option<View<'_>>, Problem> {
         let Some(entry) = self.tensors.get(name) else {
-            return Ok(None);
+            return match self.lacking.with_its_shard(name) {
+                Some(problem) => Err(Problem(format!("`{name}` {shape:?} is missing: {problem}"))),
+                None => Ok(None),
+            };
         };
         if let Stored::Foreign(dtype) = &entry.dtype {
             let message = format!("`{}` is stored as {dtype}; supported: F32, F16, BF16", entry.stored);
@@ -245,6 +239,11 @@ impl Weights {
             return Err(Problem(format!("`{stored}` in {file} is {actual:?}, expected {shape:?}")));
         }
         Ok(self.get(name))
+    }
+
+    fn missing(&self, name: &str, shape: &[usize]) -> Problem {
+        let place = self.lacking.place(name).map(|place| format!(": {place}"));
+        Problem(format!("`{name}` {shape:?} is missing{}", place.unwrap_or_default()))
     }
 
     fn tensors_error(&self, problems: &[Problem]) -> Error {
@@ -265,12 +264,6 @@ impl Weights {
 /// What is wrong with one tensor.
 #[derive(Debug)]
 struct Problem(String);
-
-impl Problem {
-    fn missing(name: &str, shape: &[usize]) -> Self {
-        Self(format!("`{name}` {shape:?} is missing"))
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::json::kind;
 use crate::{Error, Result};
 
-/// One JSON object of a configuration file.
+/// One JSON object of a configuration file; a key that is `null` is absent.
 pub(crate) struct Keys<'a> {
     map: &'a Map<String, Value>,
     file: &'a str,
@@ -29,17 +29,17 @@ impl<'a> Keys<'a> {
         Error::Config { file: self.file.to_owned(), message }
     }
 
-    /// The value of `key`; `null` counts as absent.
+    /// The value of `key`.
     pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    /// Whether `key` is present at all, `null` included.
+    /// Whether `key` is present, even as `null`: of a token id, that says that there is none.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)
     }
 
-    /// Every key of the object that is not `null`.
+    /// Every key of the object.
     pub(crate) fn names(&self) -> impl Iterator<Item = &'a str> {
         let present = self.map.iter().filter(|(_, value)| !value.is_null());
         present.map(|(key, _)| key.as_str())
@@ -47,18 +47,24 @@ impl<'a> Keys<'a> {
 
     /// A whole number in `1..=limit`, or `default` when the key is absent.
     pub(crate) fn size(&self, key: &str, default: usize, limit: usize) -> Result<usize> {
-        let Some(value) = self.map.get(key) else {
-            return Ok(default);
+        Ok(self.stated_size(key, limit)?.unwrap_or(default))
+    }
+
+    /// A whole number in `1..=limit`.
+    pub(crate) fn stated_size(&self, key: &str, limit: usize) -> Result<Option<usize>> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
         };
         let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
         number
             .filter(|n| (1..=limit).contains(n))
+            .map(Some)
             .ok_or_else(|| self.refuse(key, format_args!("supported: whole numbers from 1 to {limit}")))
     }
 
     /// `true` or `false`, or `default` when the key is absent.
     pub(crate) fn flag(&self, key: &str, default: bool) -> Result<bool> {
-        match self.map.get(key) {
+        match self.get(key) {
             None => Ok(default),
             Some(Value::Bool(flag)) => Ok(*flag),
             Some(_) => Err(self.refuse(key, "supported: true, false")),
@@ -67,7 +73,7 @@ impl<'a> Keys<'a> {
 
     /// A finite number above zero.
     pub(crate) fn positive(&self, key: &str) -> Result<Option<f32>> {
-        let Some(value) = self.map.get(key) else {
+        let Some(value) = self.get(key) else {
             return Ok(None);
         };
         let number = value.as_f64().map(|n| n as f32);

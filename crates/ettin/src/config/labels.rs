@@ -12,13 +12,9 @@ const MAX_LABELS: usize = 1 << 20;
 
 /// Label names by index: `id2label`, or `LABEL_i` for `num_labels` of them.
 pub(super) fn labels(keys: &Keys<'_>) -> Result<Vec<String>> {
-    let stated = match keys.get("num_labels") {
-        Some(_) => Some(keys.size("num_labels", DEFAULT_LABELS, MAX_LABELS)?),
-        None => None,
-    };
+    let stated = keys.stated_size("num_labels", MAX_LABELS)?;
     let Some(named) = keys.object("id2label")? else {
-        let count = stated.unwrap_or(DEFAULT_LABELS);
-        return Ok((0..count).map(|i| format!("LABEL_{i}")).collect());
+        return Ok(numbered(stated.unwrap_or(DEFAULT_LABELS)));
     };
     let count = named.names().count();
     if stated.is_some_and(|stated| stated != count) {
@@ -30,10 +26,9 @@ pub(super) fn labels(keys: &Keys<'_>) -> Result<Vec<String>> {
     let mut labels = vec![None; count];
     for key in named.names() {
         let slot = key.parse::<usize>().ok().and_then(|index| labels.get_mut(index));
-        let name = named.get(key).and_then(Value::as_str);
-        match (slot, name) {
-            (Some(slot @ None), Some(name)) => *slot = Some(name.to_owned()),
-            (_, None) => return Err(named.refuse(key, "a label is a string")),
+        match (slot, named.get(key).and_then(name)) {
+            (Some(slot @ None), Some(name)) => *slot = Some(name),
+            (_, None) => return Err(named.refuse(key, "a label is a string or a number")),
             _ => {
                 let rule = format!("{count} labels are numbered 0 to {} without gaps", count - 1);
                 return Err(named.refuse(key, rule));
@@ -44,12 +39,30 @@ pub(super) fn labels(keys: &Keys<'_>) -> Result<Vec<String>> {
     Ok(labels.into_iter().flatten().collect())
 }
 
-/// `problem_type`, where the file states it.
-pub(super) fn problem_type(keys: &Keys<'_>, labels: usize) -> Result<Option<ProblemType>> {
+/// The labels of a model whose file says nothing of them.
+pub(super) fn unnamed() -> Vec<String> {
+    numbered(DEFAULT_LABELS)
+}
+
+fn numbered(count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("LABEL_{i}")).collect()
+}
+
+/// A label's name: numbers and booleans (ratings, yes or no) are kept by transformers, and are their JSON here.
+fn name(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        _ => None,
+    }
+}
+
+/// `problem_type`, where the file states it; `labels` is how many there are, if that is known.
+pub(super) fn problem_type(keys: &Keys<'_>, labels: Option<usize>) -> Result<Option<ProblemType>> {
     match keys.text("problem_type")? {
         None => Ok(None),
         Some("regression") => Ok(Some(ProblemType::Regression)),
-        Some("single_label_classification") if labels == 1 => {
+        Some("single_label_classification") if labels == Some(1) => {
             Err(keys.refuse("problem_type", "one label alone is a regression or multi-label"))
         }
         Some("single_label_classification") => Ok(Some(ProblemType::SingleLabel)),

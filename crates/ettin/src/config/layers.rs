@@ -14,6 +14,8 @@ const GLOBAL_EVERY: usize = 3;
 const MAX_WINDOW: usize = 1 << 24;
 
 const FULL: &str = "full_attention";
+/// What early files of the newer dialect call it; transformers still reads that.
+const FULL_BEFORE: &str = "attention";
 const SLIDING: &str = "sliding_attention";
 
 /// The span and RoPE base of each of `count` layers.
@@ -31,7 +33,7 @@ pub(super) fn layers(keys: &Keys<'_>, objective: Objective, count: usize) -> Res
         return Err(keys.refuse("layer_types", rule));
     }
     let layer = |name: &&str| match *name {
-        FULL => Ok(global),
+        FULL | FULL_BEFORE => Ok(global),
         SLIDING => Ok(local),
         other => Err(keys.error(format!("`layer_types` names \"{other}\"; supported: \"{FULL}\", \"{SLIDING}\""))),
     };
@@ -60,19 +62,15 @@ impl Objective {
     }
 }
 
-/// Half of the local window. `local_attention` is the whole of it; `sliding_window`, where present, the half.
+/// Half of the local window. `local_attention` is the whole of it; `sliding_window`, where present, the half, and it counts:
+/// transformers sets it last, and saves both when a decoder's window was changed.
 fn half_window(keys: &Keys<'_>) -> Result<usize> {
     let whole = keys.size("local_attention", LOCAL_ATTENTION, MAX_WINDOW)?;
-    let half = keys.size("sliding_window", whole / 2, MAX_WINDOW / 2)?;
-    if half == 0 {
-        return Err(keys.refuse("local_attention", "supported: 2 or more, the whole width of the window"));
+    match keys.stated_size("sliding_window", MAX_WINDOW / 2)? {
+        Some(half) => Ok(half),
+        None if whole < 2 => Err(keys.refuse("local_attention", "supported: 2 or more, the whole width of the window")),
+        None => Ok(whole / 2),
     }
-    if keys.get("local_attention").is_some() && half != whole / 2 {
-        let rule =
-            format!("it must be half of `local_attention` ({whole}), that is {}, or one of the two must go", whole / 2);
-        return Err(keys.refuse("sliding_window", rule));
-    }
-    Ok(half)
 }
 
 /// RoPE bases of global and local layers.

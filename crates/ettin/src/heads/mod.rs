@@ -33,8 +33,12 @@ fn open<T>(
     build: impl FnOnce(Parameters<'_>, &Config, &Backend) -> Result<T>,
 ) -> Result<T> {
     let config = Config::load(files)?;
+    let head = head(&config);
+    if matches!(head, weights::Head::Classifier { .. }) {
+        config.check_classifier()?;
+    }
     let weights = Weights::open(files)?;
-    let parameters = Parameters::from_weights(&weights, &config, head(&config))?;
+    let parameters = Parameters::from_weights(&weights, &config, head)?;
     let backend = backend.for_stored(parameters.quantisation);
     build(parameters, &config, &backend)
 }

@@ -1,10 +1,11 @@
 //! Text to token ids and back: thin over the `tokenizers` crate.
 //!
 //! Padding and truncation settings inside `tokenizer.json` are ignored: batches are packed, and the length policy is
-//! the caller's. `clean_up_tokenization_spaces` is ignored too, as transformers does for byte-level BPE.
+//! the caller's. What the files beside it add to it is `settings`.
 
 mod check;
 mod encoding;
+mod settings;
 mod special;
 mod stream;
 
@@ -18,6 +19,7 @@ use crate::weights::{FileSource, Subfolder};
 use crate::{Error, Result};
 
 pub use encoding::Encoding;
+use settings::Settings;
 pub use special::SpecialIds;
 pub use stream::TextStream;
 
@@ -69,10 +71,13 @@ pub struct Tokenizer {
     special: SpecialIds,
     /// Rows of the model's embedding; ids from here on cannot be looked up.
     vocab_size: Option<usize>,
+    /// Whether decoded text is cleaned up.
+    cleans_up: bool,
 }
 
 impl Tokenizer {
-    /// Loads `tokenizer.json` with the special tokens that the model's files name.
+    /// Loads `tokenizer.json` with what `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` add to it, as
+    /// transformers 5.23 loads a tokenizer of this model type.
     ///
     /// # Errors
     /// [`Error::MissingFile`] without `tokenizer.json`; [`Error::Tokenizer`] or [`Error::Config`] for a malformed file.
@@ -83,9 +88,12 @@ impl Tokenizer {
         let Some(bytes) = files.get("tokenizer.json")? else {
             return Err(Error::MissingFile { place: files.place(), file: "tokenizer.json".to_owned() });
         };
-        let inner = parse(&bytes)?;
-        let (special, vocab_size) = special::load(&files, &inner)?;
-        Ok(Self { inner, special, vocab_size })
+        let (mut inner, pad) = parse(&bytes)?;
+        let settings = Settings::load(&files, &inner, pad.as_deref())?;
+        settings.apply(&mut inner)?;
+        let (special, vocab_size) = special::load(&files, &inner, &settings)?;
+        let cleans_up = settings.cleans_up(&inner);
+        Ok(Self { inner, special, vocab_size, cleans_up })
     }
 
     /// From the bytes of a `tokenizer.json` alone; special tokens are known by their usual names.
@@ -93,9 +101,9 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] for malformed bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let inner = parse(bytes)?;
-        let special = special::by_usual_names(&inner);
-        Ok(Self { inner, special, vocab_size: None })
+        let (inner, _) = parse(bytes)?;
+        let special = special::by_usual_names(&inner, None);
+        Ok(Self { inner, special, vocab_size: None, cleans_up: false })
     }
 
     /// Ids of the special tokens.
@@ -190,7 +198,8 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] when the decoder refuses.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special).map_err(tokenizer_error)
+        let text = self.inner.decode(ids, skip_special).map_err(tokenizer_error)?;
+        Ok(if self.cleans_up { settings::clean_up(&text) } else { text })
     }
 
     /// The text of tokens in the vocabulary's spelling.
@@ -244,12 +253,14 @@ impl Tokenizer {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Inner> {
+/// The tokenizer, and the token that its padding names.
+fn parse(bytes: &[u8]) -> Result<(Inner, Option<String>)> {
     check::before_parsing(bytes)?;
     let mut inner = Inner::from_bytes(bytes).map_err(|error| Error::Tokenizer(format!("tokenizer.json: {error}")))?;
+    let pad = inner.get_padding().map(|padding| padding.pad_token.clone());
     inner.with_truncation(None).map_err(tokenizer_error)?;
     inner.with_padding(None);
-    Ok(inner)
+    Ok((inner, pad))
 }
 
 fn too_long(tokens: usize, limit: usize) -> Error {

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer as Inner;
 
+use super::settings::Settings;
 use crate::weights::FileSource;
 use crate::{Error, Result};
 
@@ -27,19 +28,21 @@ pub struct SpecialIds {
 
 /// The special ids of a model, and its vocabulary size if `config.json` states one.
 ///
-/// A name in `tokenizer_config.json` wins over one in `special_tokens_map.json`, that over an id in `config.json`.
+/// A name in the tokenizer's files wins over an id in `config.json`. An id that the vocabulary does not hold is no token:
+/// configurations of small vocabularies keep the defaults of the large one.
 /// Generation ends at any id of `generation_config.json` and `config.json`.
-pub(super) fn load(files: &dyn FileSource, inner: &Inner) -> Result<(SpecialIds, Option<usize>)> {
-    let names = [object(files, "tokenizer_config.json")?, object(files, "special_tokens_map.json")?];
+pub(super) fn load(files: &dyn FileSource, inner: &Inner, settings: &Settings) -> Result<(SpecialIds, Option<usize>)> {
     let config = object(files, "config.json")?;
-    let generation = object(files, "generation_config.json")?;
+    let vocab_size = config.get("vocab_size").and_then(Value::as_u64);
+    let config = within(config, vocab_size);
+    let generation = within(object(files, "generation_config.json")?, vocab_size);
     let one = |key: &str| {
         let id_key = format!("{key}_id");
-        let named = names.iter().find_map(|names| named(names, key, inner));
+        let named = settings.token(key).and_then(|name| id_within(inner, name, vocab_size));
         named.or_else(|| ids(&config, &id_key).first().copied())
     };
 
-    let usual = by_usual_names(inner);
+    let usual = by_usual_names(inner, vocab_size);
     let cls = one("cls_token").or(usual.cls);
     let sep = one("sep_token").or(usual.sep);
     let mut eos = ids(&generation, "eos_token_id");
@@ -58,13 +61,12 @@ pub(super) fn load(files: &dyn FileSource, inner: &Inner) -> Result<(SpecialIds,
         bos: one("bos_token").or(cls),
         eos,
     };
-    let vocab_size = config.get("vocab_size").and_then(Value::as_u64);
     Ok((special, vocab_size.map(|size| size as usize)))
 }
 
 /// The special ids by the names that models of this type use.
-pub(super) fn by_usual_names(inner: &Inner) -> SpecialIds {
-    let id = |name| inner.token_to_id(name);
+pub(super) fn by_usual_names(inner: &Inner, vocab_size: Option<u64>) -> SpecialIds {
+    let id = |name| id_within(inner, name, vocab_size);
     SpecialIds {
         pad: id("[PAD]"),
         unk: id("[UNK]"),
@@ -84,11 +86,22 @@ fn object(files: &dyn FileSource, file: &str) -> Result<Map<String, Value>> {
     serde_json::from_slice(&bytes).map_err(|error| Error::Config { file: file.to_owned(), message: error.to_string() })
 }
 
-/// The id of a token given as a string or as an object with `content`.
-fn named(names: &Map<String, Value>, key: &str, inner: &Inner) -> Option<u32> {
-    let value = names.get(key)?;
-    let name = value.as_str().or_else(|| value.get("content").and_then(Value::as_str))?;
-    inner.token_to_id(name)
+/// The id of a token, if there is one and the vocabulary holds it.
+fn id_within(inner: &Inner, name: &str, vocab_size: Option<u64>) -> Option<u32> {
+    inner.token_to_id(name).filter(|&id| vocab_size.is_none_or(|size| u64::from(id) < size))
+}
+
+/// The file without the ids of tokens that the vocabulary does not hold.
+fn within(mut file: Map<String, Value>, vocab_size: Option<u64>) -> Map<String, Value> {
+    let holds = |id: &Value| vocab_size.is_none_or(|size| id.as_u64().is_some_and(|id| id < size));
+    for (_, value) in file.iter_mut().filter(|(key, _)| key.ends_with("_token_id")) {
+        match value {
+            Value::Array(list) => list.retain(holds),
+            id if !holds(id) => *id = Value::Null,
+            _ => {}
+        }
+    }
+    file
 }
 
 /// One id or a list of them.

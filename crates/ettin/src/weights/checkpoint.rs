@@ -155,7 +155,7 @@ impl<'a> Reader<'a, '_> {
         self.may(name, shape).unwrap_or_else(|| {
             // A fault of a tensor that is there was recorded by `may`.
             if !self.has(name) {
-                self.problems.borrow_mut().push(Problem::missing(name, shape));
+                self.problems.borrow_mut().push(self.weights.missing(name, shape));
             }
             NOTHING
         })

@@ -112,6 +112,7 @@ impl Conversion<'_> {
             Some(config) => Config::from_json(config, &folder.path("config.json"))?.tie_word_embeddings,
             None => false,
         };
+        weights.refuse_incomplete(tied)?;
         let repeated = tied && weights.output_repeats_embeddings();
         let mut tensors: Vec<(&str, View<'_>)> = Vec::new();
         for (entry, view) in weights.tensors.values().zip(weights.views()) {
@@ -177,6 +178,17 @@ impl Weights {
         }
     }
 
+    /// A model can be run without what only another part of it needs; converted, it must be whole.
+    fn refuse_incomplete(&self, tied: bool) -> Result<()> {
+        let spare = |name: &str| tied && name == OUTPUT && self.tensors.contains_key(EMBEDDINGS);
+        let lacking = self.lacking.all().filter(|(name, _)| !spare(name));
+        let lacking: Vec<String> = lacking.map(|(name, place)| format!("`{name}` is missing: {place}")).collect();
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Tensors { file: self.place(), message: lacking.join("; ") })
+    }
+
     fn refuse_foreign(&self) -> Result<()> {
         let foreign = self.tensors.values().filter_map(|entry| match &entry.dtype {
             Stored::Known(_) => None,
@@ -193,15 +205,19 @@ impl Weights {
     }
 }
 
-/// `config.json` as it was, but for the dtype it claims.
+/// `config.json` as it was, but for the dtype it claims and the weights file it names: the one written has the usual name.
 fn with_dtype(config: &[u8], dtype: Option<StoredDtype>) -> Result<Vec<u8>> {
-    let Some(dtype) = dtype else {
-        return Ok(config.to_vec());
-    };
     let mut map = parse_object(config, "config.json")?;
-    let key = if map.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
-    // What is not quantised is f32, and so is the arithmetic.
-    let dtype = if dtype.quantisation().is_some() { StoredDtype::F32 } else { dtype };
-    map.insert(key.to_owned(), Value::from(dtype.name()));
+    let renamed = map.shift_remove("transformers_weights").is_some();
+    match dtype {
+        None if !renamed => return Ok(config.to_vec()),
+        None => {}
+        Some(dtype) => {
+            let key = if map.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
+            // What is not quantised is f32, and so is the arithmetic.
+            let dtype = if dtype.quantisation().is_some() { StoredDtype::F32 } else { dtype };
+            map.insert(key.to_owned(), Value::from(dtype.name()));
+        }
+    }
     Ok(format!("{:#}\n", Value::Object(map)).into_bytes())
 }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::FileData;
+use super::{FileData, names};
 use crate::config::parse_object;
-use crate::files::ModelFiles;
+use crate::files::{ModelFiles, is_weights_file};
 use crate::{Error, Result};
 
 /// Where a model's files come from.
@@ -102,21 +102,64 @@ const MAX_SHARDS: usize = 10_000;
 
 /// The files that were found.
 pub(super) struct Found {
-    /// Name and data of each.
-    pub(super) shards: Vec<(String, FileData)>,
+    /// Data of each.
+    pub(super) shards: Vec<FileData>,
     pub(super) index: Option<Index>,
 }
 
 /// A shard index: which file holds which tensor.
 pub(super) struct Index {
-    pub(super) file: String,
-    pub(super) places: BTreeMap<String, String>,
+    file: String,
+    places: BTreeMap<String, String>,
+    /// Files that it names and that are not there.
+    absent: BTreeSet<String>,
 }
 
-/// The file that was named, or the first form that is there.
+impl Index {
+    /// The tensors that it names and that `has` does not know, by canonical name.
+    pub(super) fn lacking(self, has: impl Fn(&str) -> bool) -> Lacking {
+        let named = self.places.into_iter().filter(|(name, _)| !names::is_buffer(name));
+        let named = named.map(|(name, shard)| (names::canonical(&name).into_owned(), shard));
+        let tensors = named.filter(|(name, _)| !has(name)).collect();
+        Lacking { index: self.file, tensors, absent: self.absent }
+    }
+}
+
+/// What an index names and no shard holds.
+#[derive(Debug, Default)]
+pub(super) struct Lacking {
+    index: String,
+    /// Canonical name and shard.
+    tensors: BTreeMap<String, String>,
+    absent: BTreeSet<String>,
+}
+
+impl Lacking {
+    /// Where the tensor should be, if an index says so.
+    pub(super) fn place(&self, name: &str) -> Option<String> {
+        let shard = self.tensors.get(name)?;
+        let gone = if self.absent.contains(shard) { ", which is not there" } else { "" };
+        Some(format!("{} puts it into {shard}{gone}", self.index))
+    }
+
+    /// As [`place`](Self::place), when the whole shard is missing: nobody can tell what the tensor was.
+    pub(super) fn with_its_shard(&self, name: &str) -> Option<String> {
+        self.tensors.get(name).filter(|shard| self.absent.contains(*shard)).and_then(|_| self.place(name))
+    }
+
+    /// Every tensor, with its place.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, String)> {
+        self.tensors.keys().filter_map(|name| Some((name.as_str(), self.place(name)?)))
+    }
+}
+
+/// The file that was named, or that config.json names, or the first form that is there.
 pub(super) fn find(source: &dyn FileSource) -> Result<Found> {
     if let Some(name) = source.weights_file() {
         return named(source, name, source.require(name)?);
+    }
+    if let Some(name) = stated(source)? {
+        return named(source, &name, source.require(&name)?);
     }
     for name in FORMS.into_iter().flat_map(|(whole, index)| [whole, index]) {
         if let Some(file) = source.get(name)? {
@@ -127,15 +170,47 @@ pub(super) fn find(source: &dyn FileSource) -> Result<Found> {
     Err(Error::MissingFile { place: source.place(), file: format!("weights (looked for {})", names.join(", ")) })
 }
 
-/// A whole file, or the shards that an index names.
+/// The weights file that config.json names; transformers loads it before any other.
+fn stated(source: &dyn FileSource) -> Result<Option<String>> {
+    const KEY: &str = "transformers_weights";
+    let file = "config.json";
+    let Some(config) = source.get(file)? else {
+        return Ok(None);
+    };
+    let map = parse_object(&config, file)?;
+    match map.get(KEY) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(name)) if is_plain_name(name) && is_weights_file(name) => Ok(Some(name.clone())),
+        Some(other) => {
+            let message =
+                format!("`{KEY}` is {other}; supported: a weights file beside config.json (.safetensors, .bin)");
+            Err(Error::Config { file: file.to_owned(), message })
+        }
+    }
+}
+
+/// A whole file, or the shards that an index names; one that is missing is remembered, unless all are.
 fn named(source: &dyn FileSource, name: &str, file: FileData) -> Result<Found> {
     if !name.ends_with(".index.json") {
-        return Ok(Found { shards: vec![(name.to_owned(), file)], index: None });
+        return Ok(Found { shards: vec![file], index: None });
     }
-    let index = read_index(&file, name)?;
+    let mut index = read_index(&file, name)?;
     let names: BTreeSet<&String> = index.places.values().collect();
-    let shards = names.into_iter().map(|name| Ok((name.clone(), source.require(name)?)));
-    Ok(Found { shards: shards.collect::<Result<_>>()?, index: Some(index) })
+    let (mut shards, mut first_missing) = (Vec::new(), None);
+    for name in names {
+        match source.require(name) {
+            Ok(shard) => shards.push(shard),
+            Err(error @ Error::MissingFile { .. }) => {
+                index.absent.insert(name.clone());
+                first_missing.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match first_missing {
+        Some(error) if shards.is_empty() => Err(error),
+        _ => Ok(Found { shards, index: Some(index) }),
+    }
 }
 
 fn read_index(file: &FileData, name: &str) -> Result<Index> {
@@ -144,7 +219,7 @@ fn read_index(file: &FileData, name: &str) -> Result<Index> {
     let Some(Value::Object(places)) = map.get("weight_map") else {
         return Err(fail("there is no `weight_map` object".to_owned()));
     };
-    let mut index = Index { file: name.to_owned(), places: BTreeMap::new() };
+    let mut index = Index { file: name.to_owned(), places: BTreeMap::new(), absent: BTreeSet::new() };
     for (tensor, place) in places {
         match place.as_str().filter(|place| is_plain_name(place)) {
             Some(place) => index.places.insert(tensor.clone(), place.to_owned()),

@@ -54,6 +54,9 @@ impl Model {
         let config = Config::from_json(&file, file.name())?;
         // Every configuration has label names, if only by default.
         let classifies = config.architecture().is_some_and(|name| name.contains("Classification"));
+        if classifies {
+            config.check_classifier()?;
+        }
         let weights = Weights::open(files)?;
         let parameters: u64 = weights.views().map(|view| view.len() as u64).sum();
         let mut stored_dtypes: Vec<_> = weights.views().map(|view| view.dtype().name()).collect();

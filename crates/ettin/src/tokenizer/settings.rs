@@ -1,0 +1,352 @@
+//! What stands beside `tokenizer.json` and changes what it does: the keys of `tokenizer_config.json`,
+//! `special_tokens_map.json` and `added_tokens.json` that transformers 5.23 honours for this model type (docs/KEYS.md).
+//!
+//! Tokens are added in its order, so that new ones get its ids: first those of `added_tokens_decoder` by id, then the named
+//! ones, then the extra ones. A `special_tokens_map.json` and an `added_tokens.json` count only where there is no
+//! `added_tokens_decoder`, and the map then precedes `tokenizer_config.json`. A key that is `null` is absent.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde_json::{Map, Value};
+use tokenizers::{AddedToken, ModelWrapper, Tokenizer as Inner};
+
+use crate::config::parse_object;
+use crate::weights::FileSource;
+use crate::{Error, Result};
+
+const CONFIG: &str = "tokenizer_config.json";
+const MAP: &str = "special_tokens_map.json";
+const ADDED: &str = "added_tokens.json";
+
+/// The names that every tokenizer may give, in the order in which their tokens are added.
+const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// The key of further special tokens, and what it was before transformers 5.
+const EXTRA: &str = "extra_special_tokens";
+const EXTRA_BEFORE: &str = "additional_special_tokens";
+
+/// How a file says that an object is a token.
+const TYPE: &str = "__type";
+const ADDED_TOKEN: &str = "AddedToken";
+
+/// Classes that read `tokenizer.json` as it is, whether or not there is code beside it.
+const PLAIN: [&str; 3] = ["PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend"];
+
+/// Settings that `tokenizer.json` does not hold.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    /// Tokens of `added_tokens_decoder` or the files that were before it, by id.
+    added: BTreeMap<i64, Token>,
+    /// Tokens by name: those of [`NAMES`] in that order, then others as the files name them.
+    named: Vec<(String, Token)>,
+    /// Special tokens without a name.
+    extra: Vec<Token>,
+    /// Whether special tokens written in a text are text.
+    split_special_tokens: bool,
+    clean_up: bool,
+    /// Whether to clean up what byte-pair tokens say, too.
+    clean_up_bpe: bool,
+}
+
+/// An added token as the files write it: a flag that is not written depends on what the token turns out to be.
+#[derive(Debug, Clone, PartialEq)]
+struct Token {
+    content: String,
+    single_word: bool,
+    lstrip: bool,
+    rstrip: bool,
+    normalized: Option<bool>,
+    special: bool,
+}
+
+impl Token {
+    /// A token that is named by its text alone.
+    fn special(content: &str) -> Self {
+        Self {
+            content: content.to_owned(),
+            single_word: false,
+            lstrip: false,
+            rstrip: false,
+            normalized: None,
+            special: true,
+        }
+    }
+
+    fn added(&self) -> AddedToken {
+        AddedToken::from(self.content.clone(), self.special)
+            .single_word(self.single_word)
+            .lstrip(self.lstrip)
+            .rstrip(self.rstrip)
+            .normalized(self.normalized.unwrap_or(!self.special))
+    }
+}
+
+impl Settings {
+    /// Reads the files; `inner` is what `tokenizer.json` alone says, `pad` the token that its padding names.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for malformed files, and naming a key that asks for what is not supported.
+    pub(super) fn load(files: &dyn FileSource, inner: &Inner, pad: Option<&str>) -> Result<Self> {
+        let mut config = object(files, CONFIG)?;
+        refuse(&config)?;
+        let mut settings = Self {
+            split_special_tokens: flag(&config, "split_special_tokens")?,
+            clean_up: flag(&config, "clean_up_tokenization_spaces")?,
+            clean_up_bpe: flag(&config, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output")?,
+            ..Self::default()
+        };
+        let mut explicit = explicit(&mut config);
+        match config.get("added_tokens_decoder") {
+            Some(Value::Object(decoder)) => settings.decoder(decoder)?,
+            Some(other) => return Err(refusal(CONFIG, "added_tokens_decoder", other, "an object of tokens by id")),
+            None => {
+                merge(&mut config, &mut explicit, object(files, MAP)?);
+                settings.before_decoders(&object(files, ADDED)?, &config, inner)?;
+            }
+        }
+        settings.name(config, &explicit, pad)?;
+        Ok(settings)
+    }
+
+    /// `added_tokens_decoder`: tokens by id.
+    fn decoder(&mut self, decoder: &Map<String, Value>) -> Result<()> {
+        for (id, value) in decoder {
+            let fail = |rule| refusal(CONFIG, &format!("added_tokens_decoder.{id}"), value, rule);
+            let number = id.parse().map_err(|_| fail("a token under its id"))?;
+            let token = flagged(value).ok_or_else(|| fail("an object with `content` and flags"))?;
+            self.added.insert(number, token);
+        }
+        Ok(())
+    }
+
+    /// What transformers before 4.34 wrote instead: `added_tokens.json`, completed by `tokenizer.json` itself.
+    fn before_decoders(&mut self, file: &Map<String, Value>, config: &Map<String, Value>, inner: &Inner) -> Result<()> {
+        if file.is_empty() {
+            return Ok(());
+        }
+        let listed = config.get(EXTRA).and_then(Value::as_array).into_iter().flatten();
+        let special: Vec<&str> =
+            NAMES.iter().filter_map(|key| config.get(*key)).chain(listed).filter_map(text).collect();
+        for (content, id) in file {
+            let id = id.as_i64().ok_or_else(|| refusal(ADDED, content, id, "an id"))?;
+            let special = special.contains(&content.as_str());
+            self.added.insert(id, Token { special, ..Token::special(content) });
+        }
+        for id in inner.get_added_tokens_decoder().into_keys() {
+            // What tokenizer.json has under that id counts, and is there already.
+            self.added.remove(&i64::from(id));
+        }
+        Ok(())
+    }
+
+    /// The named and the extra tokens.
+    fn name(&mut self, mut config: Map<String, Value>, explicit: &[(String, Value)], pad: Option<&str>) -> Result<()> {
+        for key in NAMES {
+            let token = config.get(key).map(|value| token(key, value)).transpose()?;
+            let token = token.or_else(|| pad.filter(|_| key == "pad_token").map(Token::special));
+            self.named.extend(token.map(|token| (key.to_owned(), token)));
+        }
+        let own = config.iter().filter(|(key, value)| is_own_name(key) && (value.is_string() || is_typed(value)));
+        for (key, value) in own.chain(explicit.iter().map(|(key, value)| (key, value))) {
+            self.named.push((key.clone(), token(key, value)?));
+        }
+        let before = config.shift_remove(EXTRA_BEFORE);
+        match config.shift_remove(EXTRA).or(before) {
+            None => Ok(()),
+            Some(Value::Array(tokens)) => {
+                self.extra = tokens.iter().map(|value| token(EXTRA, value)).collect::<Result<_>>()?;
+                Ok(())
+            }
+            Some(other) => Err(refusal(CONFIG, EXTRA, &other, "a list of tokens, or tokens by name")),
+        }
+    }
+
+    /// Adds the tokens that `inner` lacks or has with other flags, and sets how it reads special ones.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the tokens contradict one another.
+    pub(super) fn apply(&self, inner: &mut Inner) -> Result<()> {
+        let known = inner.get_added_tokens_decoder().into_values().map(|token| (token.content.clone(), token));
+        let known: HashMap<String, AddedToken> = known.collect();
+        let mut tokens: Vec<Token> = Vec::new();
+        for token in self.added.values().filter(|token| known.get(&token.content) != Some(&token.added())) {
+            let named = self.named.iter().any(|(_, named)| named.content == token.content);
+            tokens.push(Token { special: token.special || named, ..token.clone() });
+        }
+        let added: HashSet<&str> = tokens.iter().map(|token| token.content.as_str()).collect();
+        let new = |token: &&Token| !known.contains_key(&token.content) && !added.contains(token.content.as_str());
+        let named = self.named.iter().map(|(_, token)| token).filter(new);
+        let named = named.map(|token| Token { special: true, ..token.clone() });
+        let others: Vec<Token> = named.chain(self.extra.iter().filter(new).cloned()).collect();
+        tokens.extend(others);
+        inner.add_tokens(tokens.iter().map(Token::added)).map_err(super::tokenizer_error)?;
+        inner.set_encode_special_tokens(self.split_special_tokens);
+        Ok(())
+    }
+
+    /// The token under a name, as in `mask_token`.
+    pub(super) fn token(&self, key: &str) -> Option<&str> {
+        let found = self.named.iter().find(|(name, _)| name == key);
+        found.map(|(_, token)| token.content.as_str())
+    }
+
+    /// Whether decoded text is cleaned up. Of byte-pair tokens transformers does so only under a key of its own: they hold the
+    /// spaces that were in the text.
+    pub(super) fn cleans_up(&self, inner: &Inner) -> bool {
+        self.clean_up && (self.clean_up_bpe || !matches!(inner.get_model(), ModelWrapper::BPE(_)))
+    }
+}
+
+/// Text without the spaces that WordPiece leaves before punctuation and contractions, as transformers cleans it up.
+pub(super) fn clean_up(text: &str) -> String {
+    const CHANGES: [(&str, &str); 10] = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    CHANGES.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+/// Keys that ask for another tokenizer than the one in `tokenizer.json`.
+fn refuse(config: &Map<String, Value>) -> Result<()> {
+    for (key, value) in config {
+        let rule = match key.as_str() {
+            "fast_tokenizer_files" if names_another(value) => {
+                "tokenizers by version are not supported; name the one to use tokenizer.json"
+            }
+            "post_processor" | "tokenizer_object" => "parts of the tokenizer stand in tokenizer.json",
+            "auto_map" if has_code(value) && !is_plain(config.get("tokenizer_class")) => {
+                "a tokenizer with code of its own is not supported"
+            }
+            _ => continue,
+        };
+        return Err(refusal(CONFIG, key, value, rule));
+    }
+    Ok(())
+}
+
+fn names_another(files: &Value) -> bool {
+    files.as_array().is_none_or(|files| files.iter().any(|file| file != "tokenizer.json"))
+}
+
+/// Whether `auto_map` names code for the tokenizer: under its key, or as the list that older files have in its place.
+fn has_code(map: &Value) -> bool {
+    map.is_array() || map.get("AutoTokenizer").is_some_and(|code| !code.is_null())
+}
+
+fn is_plain(class: Option<&Value>) -> bool {
+    class.is_none_or(|class| class.as_str().is_some_and(|class| PLAIN.contains(&class)))
+}
+
+/// Takes a model's own named tokens out of `tokenizer_config.json`: keys that end in `_token`, and extra tokens by name; where
+/// there are none, those that stand there under a key of their own.
+fn explicit(config: &mut Map<String, Value>) -> Vec<(String, Value)> {
+    if is_empty(config.get(EXTRA))
+        && let Some(before) = config.shift_remove(EXTRA_BEFORE)
+    {
+        config.insert(EXTRA.to_owned(), before);
+    }
+    let own = |(key, value): &(&String, &Value)| is_own_name(key) && value.is_string();
+    let mut named: Vec<(String, Value)> =
+        config.iter().filter(own).map(|(key, value)| (key.clone(), value.clone())).collect();
+    config.retain(|key, value| !own(&(key, value)));
+    if let Some(Value::Object(by_name)) = config.get(EXTRA) {
+        named.extend(by_name.clone());
+        config.shift_remove(EXTRA);
+    }
+    match config.shift_remove("model_specific_special_tokens") {
+        Some(Value::Object(stated)) if named.is_empty() => stated.into_iter().collect(),
+        _ => named,
+    }
+}
+
+/// `special_tokens_map.json` over `tokenizer_config.json`; lists of extra tokens follow one another.
+fn merge(config: &mut Map<String, Value>, explicit: &mut Vec<(String, Value)>, map: Map<String, Value>) {
+    for (key, value) in map {
+        match (key.as_str(), value) {
+            (EXTRA, Value::Array(tokens)) => match config.get_mut(EXTRA) {
+                Some(Value::Array(list)) => list.extend(tokens),
+                _ => drop(config.insert(key, Value::Array(tokens))),
+            },
+            (EXTRA, Value::Object(by_name)) => explicit.extend(by_name),
+            (_, Value::Object(mut token)) => {
+                token.insert(TYPE.to_owned(), ADDED_TOKEN.into());
+                config.insert(key, Value::Object(token));
+            }
+            (_, value) => drop(config.insert(key, value)),
+        }
+    }
+}
+
+fn is_empty(extra: Option<&Value>) -> bool {
+    match extra {
+        None => true,
+        Some(Value::Array(list)) => list.is_empty(),
+        Some(Value::Object(map)) => map.is_empty(),
+        Some(_) => false,
+    }
+}
+
+/// Whether a key names a token of this model, not one of those that every tokenizer may name.
+fn is_own_name(key: &str) -> bool {
+    key.ends_with("_token") && !NAMES.contains(&key)
+}
+
+/// A JSON file of the model without its nulls; empty where it has none.
+fn object(files: &dyn FileSource, file: &str) -> Result<Map<String, Value>> {
+    let mut map = match files.get(file)? {
+        Some(bytes) => parse_object(&bytes, file)?,
+        None => return Ok(Map::new()),
+    };
+    map.retain(|_, value| !value.is_null());
+    Ok(map)
+}
+
+fn flag(config: &Map<String, Value>, key: &str) -> Result<bool> {
+    match config.get(key) {
+        None => Ok(false),
+        Some(Value::Bool(flag)) => Ok(*flag),
+        Some(other) => Err(refusal(CONFIG, key, other, "true or false")),
+    }
+}
+
+/// A token as its text or as an object with flags.
+fn token(key: &str, value: &Value) -> Result<Token> {
+    let plain = value.as_str().map(Token::special);
+    plain
+        .or_else(|| flagged(value))
+        .ok_or_else(|| refusal(CONFIG, key, value, "a token, or an object with its `content`"))
+}
+
+/// The text of a token in either form.
+fn text(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content")?.as_str())
+}
+
+fn is_typed(value: &Value) -> bool {
+    value.get(TYPE).is_some_and(|kind| kind == ADDED_TOKEN)
+}
+
+/// A token as an object: `content` and those of the five flags that are written.
+fn flagged(value: &Value) -> Option<Token> {
+    let flag = |key: &str| value.get(key).and_then(Value::as_bool);
+    Some(Token {
+        content: value.get("content")?.as_str()?.to_owned(),
+        single_word: flag("single_word").unwrap_or(false),
+        lstrip: flag("lstrip").unwrap_or(false),
+        rstrip: flag("rstrip").unwrap_or(false),
+        normalized: flag("normalized"),
+        special: flag("special").unwrap_or(false),
+    })
+}
+
+fn refusal(file: &str, key: &str, value: &Value, rule: &str) -> Error {
+    Error::Config { file: file.to_owned(), message: format!("`{key}` is {value}; expected {rule}") }
+}
