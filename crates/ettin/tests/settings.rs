@@ -4,11 +4,12 @@ mod common;
 
 use std::path::Path;
 
-use common::root;
+use common::{backend, root};
 use ettin::config::Objective;
 use ettin::files::ModelFiles;
+use ettin::heads::{LanguageModel, SequenceClassifier};
 use ettin::tokenizer::Tokenizer;
-use ettin::{Config, Error};
+use ettin::{Config, Error, PackedBatch};
 use serde_json::{Value, json};
 
 fn fixture(name: &str) -> Value {
@@ -139,7 +140,6 @@ fn malformed_settings_of_a_tokenizer_are_named() {
     };
     for (key, value) in [
         ("split_special_tokens", json!("yes")),
-        ("clean_up_tokenization_spaces", json!(1)),
         ("added_tokens_decoder", json!([])),
         ("added_tokens_decoder", json!({"x": {"content": "a"}})),
         ("added_tokens_decoder", json!({"7": "a"})),
@@ -147,6 +147,7 @@ fn malformed_settings_of_a_tokenizer_are_named() {
         ("extra_special_tokens", json!([7])),
         ("extra_special_tokens", json!({"a": 7})),
         ("mask_token", json!({})),
+        ("mask_token", json!({"content": "a", "lstrip": "yes"})),
         ("fast_tokenizer_files", json!(["tokenizer.4.0.0.json"])),
         ("tokenizer_object", json!({})),
     ] {
@@ -215,5 +216,62 @@ fn keys_of_config_json_mean_what_they_mean_to_transformers() {
         assert_eq!(json!(config.labels), answer["labels"], "{place}");
         assert_eq!(json!(config.stored_dtype.map(|dtype| dtype.name())), answer["dtype"], "{place}");
         assert_eq!(config.objective == Objective::Decoder, case["model_type"] == "modernbert-decoder");
+    }
+}
+
+/// A copy of a model of the fixtures with changes to its config.json.
+fn changed(model: &str, changes: &Value) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(root(model)).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let path = folder.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for (key, value) in changes.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    std::fs::write(path, config.to_string()).unwrap();
+    folder
+}
+
+/// Null keys of the older dialect, objects of other tools, special ids of another vocabulary, a broken label map: none of them
+/// stops a masked language model, or changes a number of it.
+#[test]
+fn keys_that_mean_nothing_stop_no_model_without_a_classifier() {
+    let logits = |folder: &Path| {
+        let model = LanguageModel::load(&ModelFiles::folder(folder).unwrap(), &backend()).unwrap();
+        let batch = PackedBatch::new(&[vec![2, 17, 5, 90, 33, 41, 8, 120, 77, 3]]).unwrap();
+        model.logits(&batch, &(0..batch.tokens()).collect::<Vec<_>>()).unwrap().to_vec2::<f32>().unwrap()
+    };
+    let model = "models/tiny-layouts/safetensors";
+    let expected = logits(&root(model));
+    for changes in [
+        json!({"global_rope_theta": null, "local_rope_theta": null, "rope_theta": null, "global_attn_every_n_layers": null}),
+        json!({"norm_eps": null, "hidden_activation": null, "tie_word_embeddings": null, "num_labels": null}),
+        json!({"transformers.js_config": {"dtype": "fp32"}, "training_config": {"hidden_size": 1}, "text_config": {"a": 1}}),
+        json!({"bos_token_id": 50281, "cls_token_id": 50281, "eos_token_id": 50282, "sep_token_id": 50282}),
+        json!({"id2label": {"a": "b"}, "num_labels": 7, "problem_type": "ranking", "classifier_pooling": "last"}),
+    ] {
+        assert!(logits(changed(model, &changes).path()) == expected, "{changes}");
+    }
+}
+
+#[test]
+fn a_broken_label_map_stops_classifiers_by_name() {
+    let load = |changes: Value| {
+        let folder = changed("models/tiny-encoder-sequence-cls", &changes);
+        let loaded = SequenceClassifier::load(&ModelFiles::folder(folder.path()).unwrap(), &backend());
+        loaded.map(|model| model.config().labels.clone())
+    };
+    assert_eq!(load(json!({"id2label": {"0": 1, "1": 2, "2": 3.5}})).unwrap(), ["1", "2", "3.5"]);
+    for (changes, key) in [
+        (json!({"id2label": {"0": "a", "1": "b", "5": "c"}}), "id2label.5"),
+        (json!({"num_labels": 2}), "num_labels"),
+        (json!({"problem_type": "ranking"}), "problem_type"),
+        (json!({"classifier_pooling": "max"}), "classifier_pooling"),
+    ] {
+        let error = load(changes).unwrap_err();
+        assert!(matches!(error, Error::Config { .. }) && error.to_string().contains(key), "{error}");
     }
 }

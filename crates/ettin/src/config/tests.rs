@@ -194,7 +194,7 @@ fn flags_are_read() {
             };
             assert_eq!(read, value, "{key}");
         }
-        for value in [json!(null), json!("true"), json!(1)] {
+        for value in [json!("true"), json!(1)] {
             assert!(refusal(json!({key: value})).contains(key));
         }
     }
@@ -206,13 +206,10 @@ fn what_would_change_numbers_is_refused_by_key_and_value() {
         (json!({"model_type": "bert"}), "`model_type` is \"bert\"; supported: \"modernbert\""),
         (json!({"model_type": null}), "model_type"),
         (json!({"hidden_activation": "gelu_fast"}), "`hidden_activation` is \"gelu_fast\"; supported: \"gelu\""),
-        (json!({"hidden_activation": null}), "hidden_activation"),
         (json!({"classifier_activation": 3}), "classifier_activation"),
         (json!({"hidden_act": "relu"}), "hidden_act"),
         (json!({"position_embedding_type": "relative_key"}), "position_embedding_type"),
         (json!({"quantization_config": {"bits": 4}}), "quantization_config"),
-        (json!({"text_config": {}}), "text_config"),
-        (json!({"encoder": {}}), "encoder"),
         (json!({"per_layer_config": {"0": {}}}), "per_layer_config"),
         (json!({"pruned_heads": {"0": [1]}}), "pruned_heads"),
         (json!({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}), "rope_scaling"),
@@ -227,7 +224,6 @@ fn what_would_change_numbers_is_refused_by_key_and_value() {
         (json!({"rope_parameters": {"chunked_attention": {}}}), "chunked_attention"),
         (json!({"rope_parameters": {"full_attention": 3}}), "expected an object"),
         (json!({"rope_theta": 10000.0}), "rope_theta"),
-        (json!({"global_rope_theta": null}), "global_rope_theta"),
         (json!({"local_rope_theta": 0}), "local_rope_theta"),
         (json!({"local_rope_theta": -1}), "local_rope_theta"),
         (json!({"global_rope_theta": 1e300}), "global_rope_theta"),
@@ -239,25 +235,17 @@ fn what_would_change_numbers_is_refused_by_key_and_value() {
         (json!({"global_attn_every_n_layers": 0}), "global_attn_every_n_layers"),
         (json!({"local_attention": 0}), "local_attention"),
         (json!({"local_attention": 1}), "local_attention"),
-        (json!({"local_attention": null}), "local_attention"),
-        (json!({"sliding_window": 10}), "half of `local_attention` (128)"),
         (json!({"sliding_window": -1}), "sliding_window"),
-        (json!({"sliding_window": null}), "sliding_window"),
         (json!({"norm_eps": 0}), "norm_eps"),
         (json!({"norm_eps": 1.0}), "norm_eps"),
         (json!({"norm_eps": "1e-5"}), "norm_eps"),
-        (json!({"classifier_pooling": "max"}), "classifier_pooling"),
-        (json!({"problem_type": "ranking"}), "problem_type"),
-        (json!({"problem_type": "single_label_classification", "num_labels": 1}), "problem_type"),
-        (json!({"pad_token_id": 50_368}), "pad_token_id"),
-        (json!({"cls_token_id": -1}), "cls_token_id"),
-        (json!({"eos_token_id": [1, 60_000]}), "eos_token_id"),
-        (json!({"id2label": {"0": "a", "5": "b"}}), "id2label.5"),
-        (json!({"id2label": {"0": "a", "00": "b"}}), "id2label.00"),
-        (json!({"id2label": {"x": "a"}}), "id2label.x"),
-        (json!({"id2label": {"0": 3}}), "id2label.0"),
-        (json!({"id2label": {}}), "id2label"),
-        (json!({"id2label": {"0": "a"}, "num_labels": 2}), "num_labels"),
+        (json!({"pad_token_id": "x"}), "pad_token_id"),
+        (json!({"cls_token_id": 1.5}), "cls_token_id"),
+        (json!({"eos_token_id": [1, "x"]}), "eos_token_id"),
+        (json!({"is_causal": true}), "`is_causal` is true; attention that looks another way"),
+        (json!({"is_causal": "yes"}), "is_causal"),
+        (json!({"attribute_map": {"hidden_size": "intermediate_size"}}), "attribute_map"),
+        (json!({"configuration_files": ["config.json", "config.4.0.0.json"]}), "configuration_files"),
         (json!({"architectures": "ModernBertModel"}), "architectures"),
     ];
     for (changes, expected) in cases {
@@ -282,7 +270,7 @@ fn dimensions_are_bounded() {
         "local_attention",
     ];
     for key in keys {
-        for value in [json!(0), json!(-1), json!(u64::MAX), json!(1_u64 << 40), json!(1.5), json!("8"), json!(null)] {
+        for value in [json!(0), json!(-1), json!(u64::MAX), json!(1_u64 << 40), json!(1.5), json!("8")] {
             assert!(refusal(json!({key: value})).contains(key));
         }
     }
@@ -307,6 +295,100 @@ fn harmless_keys_are_ignored() {
     assert!(read(&with(decoder(), json!({"classifier_pooling": "last"}))).is_ok());
 }
 
+/// transformers 5.0 saved the older dialect's keys as null beside the newer ones; other tools do so with others.
+#[test]
+fn null_keys_are_absent() {
+    let keys = [
+        "architectures attention_bias attribute_map classifier_activation classifier_bias classifier_pooling",
+        "compression_config configuration_files decoder_bias dtype global_attn_every_n_layers global_rope_theta head_dim",
+        "hidden_act hidden_activation hidden_size id2label intermediate_size is_causal is_encoder_decoder label2id",
+        "layer_norm_eps layer_types local_attention local_rope_theta max_position_embeddings mlp_bias norm_bias norm_eps",
+        "num_attention_heads num_hidden_layers num_key_value_heads num_labels partial_rotary_factor per_layer_config",
+        "position_embedding_type problem_type pruned_heads quantization_config rope_parameters rope_scaling rope_theta",
+        "sbert_ce_default_activation_function sentence_transformers sliding_window text_config tie_word_embeddings",
+        "torch_dtype vocab_size",
+    ];
+    for objective in [Objective::Encoder, Objective::Decoder] {
+        let bare = json!({ "model_type": objective.model_type() });
+        let expected = read(&bare).unwrap();
+        let mut all = bare.clone();
+        for key in keys.iter().flat_map(|line| line.split(' ')) {
+            assert_eq!(read(&with(bare.clone(), json!({key: null}))).unwrap(), expected, "{key}");
+            all[key] = Value::Null;
+        }
+        assert_eq!(read(&all).unwrap(), expected);
+        let rope = |parameters: Value| read(&with(bare.clone(), json!({ "rope_parameters": parameters }))).unwrap();
+        let kinds = json!({"full_attention": null, "sliding_attention": {"rope_type": null, "rope_theta": null, "factor": null}});
+        assert_eq!(rope(kinds), expected);
+    }
+}
+
+/// Only what transformers looks at, and that means another model, is refused.
+#[test]
+fn objects_of_other_tools_are_ignored() {
+    let foreign = json!({"hidden_size": 8, "model_type": "bert", "vocab_size": 3});
+    let names = "transformers.js_config training_config peft_config vision_config encoder text_encoder generation_config \
+                 task_specific_params sentence_transformers_config label2id custom";
+    for name in names.split_whitespace() {
+        for base in [older(), decoder()] {
+            assert_eq!(read(&with(base.clone(), json!({name: foreign}))).unwrap(), read(&base).unwrap(), "{name}");
+        }
+    }
+    for name in ["decoder", "generator", "text_config"] {
+        assert_eq!(read(&with(older(), json!({name: foreign}))).unwrap(), read(&older()).unwrap(), "{name}");
+        let error = read(&with(decoder(), json!({name: foreign}))).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{name}` is ")) && error.contains("nested in another"), "{error}");
+    }
+    let empty = json!({"per_layer_config": {}, "attribute_map": {}, "configuration_files": ["config.json"]});
+    assert_eq!(read(&with(older(), empty)).unwrap(), read(&older()).unwrap());
+    let error = |changes| read(&with(decoder(), changes)).unwrap_err().to_string();
+    assert!(error(json!({"is_causal": false})).contains("is_causal"));
+    assert!(error(json!({"is_encoder_decoder": true})).contains("is_encoder_decoder"));
+}
+
+/// What only a classifier reads stops no other task, and stops a classifier by name.
+#[test]
+fn keys_of_a_classifier_are_checked_where_there_is_one() {
+    let cases = [
+        (json!({"classifier_pooling": "max"}), "classifier_pooling"),
+        (json!({"problem_type": "ranking"}), "problem_type"),
+        (json!({"problem_type": 3}), "problem_type"),
+        (json!({"problem_type": "single_label_classification", "num_labels": 1}), "problem_type"),
+        (json!({"id2label": {"0": "a", "5": "b"}}), "id2label.5"),
+        (json!({"id2label": {"0": "a", "00": "b"}}), "id2label.00"),
+        (json!({"id2label": {"x": "a"}}), "id2label.x"),
+        (json!({"id2label": {"0": ["a"]}}), "id2label.0"),
+        (json!({"id2label": {"0": null}}), "id2label"),
+        (json!({"id2label": {}}), "id2label"),
+        (json!({"id2label": ["a", "b"]}), "id2label"),
+        (json!({"id2label": {"0": "a"}, "num_labels": 2}), "num_labels"),
+        (json!({"num_labels": -1}), "num_labels"),
+        (json!({"num_labels": "3"}), "num_labels"),
+        (json!({"sentence_transformers": "5.0"}), "sentence_transformers"),
+    ];
+    for (changes, expected) in cases {
+        let config = read(&with(older(), changes)).unwrap();
+        let text = config.check_classifier().unwrap_err().to_string();
+        assert!(text.starts_with("config.json: `") && text.contains(expected), "{text}");
+        assert_eq!(config.layers, read(&older()).unwrap().layers);
+    }
+    assert!(read(&older()).unwrap().check_classifier().is_ok());
+}
+
+#[test]
+fn the_half_window_counts_where_both_are_stated() {
+    for (base, left) in [(older(), 10), (decoder(), 9)] {
+        let config = read(&with(base, json!({"sliding_window": 10}))).unwrap();
+        assert_eq!(config.layers[1].span.left, Some(left));
+    }
+}
+
+#[test]
+fn labels_may_be_numbers() {
+    let named = json!({"id2label": {"0": 1, "1": 2.5, "2": true, "3": "d"}});
+    assert_eq!(read(&with(older(), named)).unwrap().labels, ["1", "2.5", "true", "d"]);
+}
+
 #[test]
 fn labels_come_in_output_order() {
     let named = json!({"id2label": {"2": "c", "0": "a", "1": "b"}, "num_labels": 3});
@@ -321,9 +403,19 @@ fn token_ids_may_be_none_or_many() {
     assert_eq!((config.eos_token_ids, config.pad_token_id, config.mask_token_id), (vec![1, 2], None, Some(4)));
     let none = read(&with(older(), json!({"eos_token_id": null}))).unwrap();
     assert!(none.eos_token_ids.is_empty());
-    // A default that a small vocabulary does not hold is no token.
-    let small = read(&with(older(), json!({"vocab_size": 100}))).unwrap();
-    assert_eq!((small.cls_token_id, small.eos_token_ids), (None, vec![]));
+    // An id that a small vocabulary does not hold is no token, stated or not.
+    let stated = json!({
+        "vocab_size": 100, "cls_token_id": 50_281, "eos_token_id": 50_282, "sep_token_id": -1, "mask_token_id": 100,
+        "pad_token_id": 99,
+    });
+    for changes in [json!({"vocab_size": 100}), stated.clone()] {
+        let small = read(&with(older(), changes)).unwrap();
+        assert_eq!((small.cls_token_id, small.sep_token_id, small.eos_token_ids), (None, None, vec![]));
+        assert_eq!(small.mask_token_id, None);
+    }
+    assert_eq!(read(&with(older(), stated)).unwrap().pad_token_id, Some(99));
+    let some = read(&with(older(), json!({"eos_token_id": [1, 60_000, -5]}))).unwrap();
+    assert_eq!(some.eos_token_ids, [1]);
 }
 
 #[test]

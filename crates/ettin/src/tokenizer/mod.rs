@@ -4,6 +4,7 @@
 //! the caller's. What the files beside it add to it is `settings`.
 
 mod check;
+mod cleanup;
 mod encoding;
 mod settings;
 mod special;
@@ -72,7 +73,7 @@ pub struct Tokenizer {
     /// Rows of the model's embedding; ids from here on cannot be looked up.
     vocab_size: Option<usize>,
     /// Whether decoded text is cleaned up.
-    cleans_up: bool,
+    clean_up: bool,
 }
 
 impl Tokenizer {
@@ -92,8 +93,8 @@ impl Tokenizer {
         let settings = Settings::load(&files, &inner, pad.as_deref())?;
         settings.apply(&mut inner)?;
         let (special, vocab_size) = special::load(&files, &inner, &settings)?;
-        let cleans_up = settings.cleans_up(&inner);
-        Ok(Self { inner, special, vocab_size, cleans_up })
+        let clean_up = special::clean_up(&files, &inner)?;
+        Ok(Self { inner, special, vocab_size, clean_up })
     }
 
     /// From the bytes of a `tokenizer.json` alone; special tokens are known by their usual names.
@@ -103,7 +104,7 @@ impl Tokenizer {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let (inner, _) = parse(bytes)?;
         let special = special::by_usual_names(&inner, None);
-        Ok(Self { inner, special, vocab_size: None, cleans_up: false })
+        Ok(Self { inner, special, vocab_size: None, clean_up: false })
     }
 
     /// Ids of the special tokens.
@@ -199,7 +200,7 @@ impl Tokenizer {
     /// [`Error::Tokenizer`] when the decoder refuses.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         let text = self.inner.decode(ids, skip_special).map_err(tokenizer_error)?;
-        Ok(if self.cleans_up { settings::clean_up(&text) } else { text })
+        Ok(if self.clean_up { cleanup::clean_up(&text) } else { text })
     }
 
     /// The text of tokens in the vocabulary's spelling.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::{Map, Value};
-use tokenizers::{AddedToken, ModelWrapper, Tokenizer as Inner};
+use tokenizers::{AddedToken, Tokenizer as Inner};
 
 use crate::config::parse_object;
 use crate::weights::FileSource;
@@ -43,9 +43,6 @@ pub(super) struct Settings {
     extra: Vec<Token>,
     /// Whether special tokens written in a text are text.
     split_special_tokens: bool,
-    clean_up: bool,
-    /// Whether to clean up what byte-pair tokens say, too.
-    clean_up_bpe: bool,
 }
 
 /// An added token as the files write it: a flag that is not written depends on what the token turns out to be.
@@ -89,18 +86,13 @@ impl Settings {
     pub(super) fn load(files: &dyn FileSource, inner: &Inner, pad: Option<&str>) -> Result<Self> {
         let mut config = object(files, CONFIG)?;
         refuse(&config)?;
-        let mut settings = Self {
-            split_special_tokens: flag(&config, "split_special_tokens")?,
-            clean_up: flag(&config, "clean_up_tokenization_spaces")?,
-            clean_up_bpe: flag(&config, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output")?,
-            ..Self::default()
-        };
+        let mut settings = Self { split_special_tokens: flag(&config, "split_special_tokens")?, ..Self::default() };
         let mut explicit = explicit(&mut config);
         match config.get("added_tokens_decoder") {
             Some(Value::Object(decoder)) => settings.decoder(decoder)?,
             Some(other) => return Err(refusal(CONFIG, "added_tokens_decoder", other, "an object of tokens by id")),
             None => {
-                merge(&mut config, &mut explicit, object(files, MAP)?);
+                merge(&mut config, &mut explicit, object(files, MAP)?)?;
                 settings.before_decoders(&object(files, ADDED)?, &config, inner)?;
             }
         }
@@ -142,19 +134,19 @@ impl Settings {
     /// The named and the extra tokens.
     fn name(&mut self, mut config: Map<String, Value>, explicit: &[(String, Value)], pad: Option<&str>) -> Result<()> {
         for key in NAMES {
-            let token = config.get(key).map(|value| token(key, value)).transpose()?;
+            let token = config.get(key).map(|value| token(CONFIG, key, value)).transpose()?;
             let token = token.or_else(|| pad.filter(|_| key == "pad_token").map(Token::special));
             self.named.extend(token.map(|token| (key.to_owned(), token)));
         }
         let own = config.iter().filter(|(key, value)| is_own_name(key) && (value.is_string() || is_typed(value)));
         for (key, value) in own.chain(explicit.iter().map(|(key, value)| (key, value))) {
-            self.named.push((key.clone(), token(key, value)?));
+            self.named.push((key.clone(), token(CONFIG, key, value)?));
         }
         let before = config.shift_remove(EXTRA_BEFORE);
         match config.shift_remove(EXTRA).or(before) {
             None => Ok(()),
             Some(Value::Array(tokens)) => {
-                self.extra = tokens.iter().map(|value| token(EXTRA, value)).collect::<Result<_>>()?;
+                self.extra = tokens.iter().map(|value| token(CONFIG, EXTRA, value)).collect::<Result<_>>()?;
                 Ok(())
             }
             Some(other) => Err(refusal(CONFIG, EXTRA, &other, "a list of tokens, or tokens by name")),
@@ -179,7 +171,9 @@ impl Settings {
         let named = named.map(|token| Token { special: true, ..token.clone() });
         let others: Vec<Token> = named.chain(self.extra.iter().filter(new).cloned()).collect();
         tokens.extend(others);
-        inner.add_tokens(tokens.iter().map(Token::added)).map_err(super::tokenizer_error)?;
+        if !tokens.is_empty() {
+            inner.add_tokens(tokens.iter().map(Token::added)).map_err(super::tokenizer_error)?;
+        }
         inner.set_encode_special_tokens(self.split_special_tokens);
         Ok(())
     }
@@ -189,29 +183,6 @@ impl Settings {
         let found = self.named.iter().find(|(name, _)| name == key);
         found.map(|(_, token)| token.content.as_str())
     }
-
-    /// Whether decoded text is cleaned up. Of byte-pair tokens transformers does so only under a key of its own: they hold the
-    /// spaces that were in the text.
-    pub(super) fn cleans_up(&self, inner: &Inner) -> bool {
-        self.clean_up && (self.clean_up_bpe || !matches!(inner.get_model(), ModelWrapper::BPE(_)))
-    }
-}
-
-/// Text without the spaces that WordPiece leaves before punctuation and contractions, as transformers cleans it up.
-pub(super) fn clean_up(text: &str) -> String {
-    const CHANGES: [(&str, &str); 10] = [
-        (" .", "."),
-        (" ?", "?"),
-        (" !", "!"),
-        (" ,", ","),
-        (" ' ", "'"),
-        (" n't", "n't"),
-        (" 'm", "'m"),
-        (" 's", "'s"),
-        (" 've", "'ve"),
-        (" 're", "'re"),
-    ];
-    CHANGES.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 /// Keys that ask for another tokenizer than the one in `tokenizer.json`.
@@ -268,8 +239,11 @@ fn explicit(config: &mut Map<String, Value>) -> Vec<(String, Value)> {
 }
 
 /// `special_tokens_map.json` over `tokenizer_config.json`; lists of extra tokens follow one another.
-fn merge(config: &mut Map<String, Value>, explicit: &mut Vec<(String, Value)>, map: Map<String, Value>) {
+fn merge(config: &mut Map<String, Value>, explicit: &mut Vec<(String, Value)>, map: Map<String, Value>) -> Result<()> {
     for (key, value) in map {
+        if key.ends_with("_token") {
+            token(MAP, &key, &value)?;
+        }
         match (key.as_str(), value) {
             (EXTRA, Value::Array(tokens)) => match config.get_mut(EXTRA) {
                 Some(Value::Array(list)) => list.extend(tokens),
@@ -283,6 +257,7 @@ fn merge(config: &mut Map<String, Value>, explicit: &mut Vec<(String, Value)>, m
             (_, value) => drop(config.insert(key, value)),
         }
     }
+    Ok(())
 }
 
 fn is_empty(extra: Option<&Value>) -> bool {
@@ -318,11 +293,11 @@ fn flag(config: &Map<String, Value>, key: &str) -> Result<bool> {
 }
 
 /// A token as its text or as an object with flags.
-fn token(key: &str, value: &Value) -> Result<Token> {
+fn token(file: &str, key: &str, value: &Value) -> Result<Token> {
     let plain = value.as_str().map(Token::special);
     plain
         .or_else(|| flagged(value))
-        .ok_or_else(|| refusal(CONFIG, key, value, "a token, or an object with its `content`"))
+        .ok_or_else(|| refusal(file, key, value, "a token, or an object with its `content` and flags"))
 }
 
 /// The text of a token in either form.
@@ -336,14 +311,17 @@ fn is_typed(value: &Value) -> bool {
 
 /// A token as an object: `content` and those of the five flags that are written.
 fn flagged(value: &Value) -> Option<Token> {
-    let flag = |key: &str| value.get(key).and_then(Value::as_bool);
+    let flag = |key: &str| match value.get(key) {
+        None | Some(Value::Null) => Some(None),
+        Some(flag) => flag.as_bool().map(Some),
+    };
     Some(Token {
         content: value.get("content")?.as_str()?.to_owned(),
-        single_word: flag("single_word").unwrap_or(false),
-        lstrip: flag("lstrip").unwrap_or(false),
-        rstrip: flag("rstrip").unwrap_or(false),
-        normalized: flag("normalized"),
-        special: flag("special").unwrap_or(false),
+        single_word: flag("single_word")?.unwrap_or(false),
+        lstrip: flag("lstrip")?.unwrap_or(false),
+        rstrip: flag("rstrip")?.unwrap_or(false),
+        normalized: flag("normalized")?,
+        special: flag("special")?.unwrap_or(false),
     })
 }
 

@@ -1,7 +1,7 @@
 //! Which ids are special: read from the model's own files, never assumed.
 
 use serde_json::{Map, Value};
-use tokenizers::Tokenizer as Inner;
+use tokenizers::{ModelWrapper, Tokenizer as Inner};
 
 use super::settings::Settings;
 use crate::weights::FileSource;
@@ -76,6 +76,16 @@ pub(super) fn by_usual_names(inner: &Inner, vocab_size: Option<u64>) -> SpecialI
         bos: id("[CLS]"),
         eos: id("[SEP]").into_iter().collect(),
     }
+}
+
+/// Whether decoded text is cleaned up of spaces before punctuation: where the model's files ask for it, but not for BPE, unless
+/// they insist. As transformers 5.23, whose default is no.
+pub(super) fn clean_up(files: &dyn FileSource, inner: &Inner) -> Result<bool> {
+    let config = object(files, "tokenizer_config.json")?;
+    let is_true = |key: &str| config.get(key).is_some_and(|value| value == &Value::Bool(true));
+    let bpe = matches!(inner.get_model(), ModelWrapper::BPE(_));
+    let insists = is_true("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output");
+    Ok(is_true("clean_up_tokenization_spaces") && (!bpe || insists))
 }
 
 /// A JSON file of the model; empty where it has none.

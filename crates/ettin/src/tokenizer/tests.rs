@@ -58,14 +58,32 @@ fn stated_ids_win_over_usual_names() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     std::fs::copy(repository("models/nano-encoder/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
-    file("tokenizer_config.json", r#"{"mask_token": {"content": "[UNK]"}}"#);
+    file("tokenizer_config.json", r#"{"mask_token": {"content": "[UNK]"}, "added_tokens_decoder": {}}"#);
+    // Not read beside an `added_tokens_decoder`.
     file("special_tokens_map.json", r#"{"mask_token": "[PAD]", "cls_token": "[SEP]"}"#);
     file("config.json", r#"{"bos_token_id": 4, "eos_token_id": [7, 6], "vocab_size": 8192}"#);
     file("generation_config.json", r#"{"eos_token_id": 9}"#);
     let tokenizer = Tokenizer::load(&ModelFiles::folder(folder.path()).unwrap()).unwrap();
     let special = tokenizer.special();
-    assert_eq!((special.mask, special.cls, special.bos), (Some(1), Some(3), Some(4)));
+    assert_eq!((special.mask, special.cls, special.bos), (Some(1), Some(2), Some(4)));
     assert_eq!(special.eos, [6, 7, 9]);
+}
+
+#[test]
+fn special_ids_beyond_the_vocabulary_are_no_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    std::fs::copy(repository("models/nano-encoder/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    file(
+        "config.json",
+        r#"{"vocab_size": 4, "bos_token_id": 50281, "cls_token_id": 50281, "eos_token_id": [50282, -1], "pad_token_id": 9}"#,
+    );
+    file("tokenizer_config.json", r#"{"mask_token": "[MASK]", "unk_token": "capital"}"#);
+    let tokenizer = Tokenizer::load(&ModelFiles::folder(folder.path()).unwrap()).unwrap();
+    let special = tokenizer.special();
+    assert_eq!((special.bos, special.cls, special.sep, special.pad), (Some(2), Some(2), Some(3), Some(0)));
+    assert_eq!((special.mask, special.unk), (None, Some(1)));
+    assert_eq!(special.eos, [3]);
 }
 
 #[test]

@@ -277,22 +277,71 @@ fn a_bad_index_is_refused() {
     }
     assert!(index(json!({"a": 3})).contains("no plain file name"));
     assert!(index(json!({"a": "gone.safetensors"})).contains("has no gone.safetensors"));
-    let text = index(json!({"a": "part.safetensors"}));
-    assert!(text.contains("`a` is not in part.safetensors"), "{text}");
 }
 
-#[test]
-fn a_shard_without_one_of_its_tensors_is_refused() {
+/// The two shards of a layout under an index that `change` changed; a shard that is not `there` is missing.
+fn sharded(change: impl FnOnce(&mut Value), there: impl Fn(&str) -> bool) -> Source {
     let mut source = Source::default();
     for name in ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"] {
-        source = source.with(name, layout(&format!("safetensors-sharded/{name}")));
+        if there(name) {
+            source = source.with(name, layout(&format!("safetensors-sharded/{name}")));
+        }
     }
     let index = layout("safetensors-sharded/model.safetensors.index.json");
     let mut index: Value = serde_json::from_slice(&index).unwrap();
-    index["weight_map"]["model.layers.1.mlp_norm.weight"] = json!("model-00001-of-00002.safetensors");
-    let source = source.with("model.safetensors.index.json", index.to_string());
-    let text = Weights::open(&source).unwrap_err().to_string();
-    assert!(text.contains("model.safetensors.index.json") && text.contains("is not in model-00001"), "{text}");
+    change(&mut index["weight_map"]);
+    source.with("model.safetensors.index.json", index.to_string())
+}
+
+#[test]
+fn an_index_may_name_what_the_model_does_without() {
+    let place = json!("model-00001-of-00002.safetensors");
+    // A tied output, a head that is not there, and a tensor that lies in the other shard.
+    let change = |map: &mut Value| {
+        map["decoder.weight"] = place.clone();
+        map["classifier.weight"] = place.clone();
+        map["pooler.weight"] = json!("model-00003-of-00003.safetensors");
+        map["model.layers.1.mlp_norm.weight"] = place.clone();
+    };
+    let weights = Weights::open(&sharded(change, |_| true)).unwrap();
+    assert!(weights.checkpoint(&config(), Head::Language).is_ok());
+    let text = weights.checkpoint(&config(), Head::Classifier { outputs: 2 }).unwrap_err().to_string();
+    assert!(
+        text.contains("`classifier.weight` [2, ") && text.contains("index.json puts it into model-00001"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_missing_shard_stops_what_needs_its_tensors() {
+    let source = sharded(|_| {}, |name| name.starts_with("model-00001"));
+    let weights = Weights::open(&source).unwrap();
+    let text = weights.checkpoint(&config(), Head::None).unwrap_err().to_string();
+    assert!(text.contains("puts it into model-00002-of-00002.safetensors, which is not there"), "{text}");
+    // A tied output in a shard that nobody can read might have been another one.
+    let change = |map: &mut Value| map["decoder.weight"] = json!("model-00003-of-00003.safetensors");
+    let weights = Weights::open(&sharded(change, |_| true)).unwrap();
+    assert!(weights.checkpoint(&config(), Head::None).is_ok());
+    let text = weights.checkpoint(&config(), Head::Language).unwrap_err().to_string();
+    assert!(text.contains("`decoder.weight`") && text.contains("model-00003-of-00003"), "{text}");
+    let out = tempfile::tempdir().unwrap();
+    let text = convert(&source, out.path(), None, &mut |_| {}).unwrap_err().to_string();
+    assert!(text.contains("which is not there"), "{text}");
+}
+
+#[test]
+fn the_weights_file_that_config_json_names_is_loaded() {
+    let whole = layout("safetensors/model.safetensors");
+    let source = |name: &str| {
+        let config = json!({ "transformers_weights": name }).to_string();
+        let source = Source::default().with("model.safetensors", *b"never read").with("config.json", config);
+        source.with("ema.safetensors", whole.clone())
+    };
+    assert!(Weights::open(&source("ema.safetensors")).is_ok());
+    assert!(Weights::open(&source("gone.safetensors")).unwrap_err().to_string().contains("has no gone.safetensors"));
+    for name in ["../ema.safetensors", "notes.txt", ""] {
+        assert!(Weights::open(&source(name)).unwrap_err().to_string().contains("transformers_weights"), "{name}");
+    }
 }
 
 /// Flips bytes and cuts the file; loading and reading everything may fail but never panic.
