@@ -245,19 +245,28 @@ fn merge(config: &mut Map<String, Value>, explicit: &mut Vec<(String, Value)>, m
             token(MAP, &key, &value)?;
         }
         match (key.as_str(), value) {
-            (EXTRA, Value::Array(tokens)) => match config.get_mut(EXTRA) {
-                Some(Value::Array(list)) => list.extend(tokens),
-                _ => drop(config.insert(key, Value::Array(tokens))),
-            },
-            (EXTRA, Value::Object(by_name)) => explicit.extend(by_name),
-            (_, Value::Object(mut token)) => {
-                token.insert(TYPE.to_owned(), ADDED_TOKEN.into());
-                config.insert(key, Value::Object(token));
+            (EXTRA, Value::Array(tokens)) => {
+                let mut list = match config.shift_remove(EXTRA) {
+                    Some(Value::Array(list)) => list,
+                    _ => Vec::new(),
+                };
+                list.extend(tokens.into_iter().map(special));
+                config.insert(key, Value::Array(list));
             }
-            (_, value) => drop(config.insert(key, value)),
+            (EXTRA, Value::Object(by_name)) => explicit.extend(by_name),
+            (_, value) => drop(config.insert(key, special(value))),
         }
     }
     Ok(())
+}
+
+/// A token of `special_tokens_map.json`: an object there has neither a type nor to say that it is special.
+fn special(mut value: Value) -> Value {
+    if let Value::Object(token) = &mut value {
+        token.insert(TYPE.to_owned(), ADDED_TOKEN.into());
+        token.insert("special".to_owned(), true.into());
+    }
+    value
 }
 
 fn is_empty(extra: Option<&Value>) -> bool {
