@@ -52,11 +52,9 @@ impl Model {
     pub(super) fn read(files: &ModelFiles) -> anyhow::Result<Self> {
         let file = files.require("config.json")?;
         let config = Config::from_json(&file, file.name())?;
-        // Every configuration has label names, if only by default.
+        // Every configuration has label names, if only by default; a classifier's may be unusable, as the task then says.
         let classifies = config.architecture().is_some_and(|name| name.contains("Classification"));
-        if classifies {
-            config.check_classifier()?;
-        }
+        let classifies = classifies && config.check_classifier().is_ok();
         let weights = Weights::open(files)?;
         let parameters: u64 = weights.views().map(|view| view.len() as u64).sum();
         let mut stored_dtypes: Vec<_> = weights.views().map(|view| view.dtype().name()).collect();
