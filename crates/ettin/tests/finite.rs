@@ -129,8 +129,10 @@ fn generate(files: &ModelFiles, options: &Options) -> Vec<Result<()>> {
     ends(generator.run(&TEXTS, &request, &mut |_| ControlFlow::Continue(())).unwrap().outputs)
 }
 
-/// Models with what they are asked, and a tensor with the place that is named when one of its numbers is none.
-const CASES: &[(&str, &[Asked], &[(&str, &str)])] = &[
+/// A model with what it is asked, and a tensor with the place that is named when one of its numbers is none.
+type Case = (&'static str, &'static [Asked], &'static [(&'static str, &'static str)]);
+
+const CASES: &[Case] = &[
     (
         "tiny-text-classify-multi",
         &[classify],
@@ -210,7 +212,7 @@ const CASES: &[(&str, &[Asked], &[(&str, &str)])] = &[
     ),
 ];
 
-fn check(dtype: Dtype, models: &[(&str, &[Asked], &[(&str, &str)])]) {
+fn check(dtype: Dtype, models: &[Case]) {
     for (model, tasks, tensors) in models {
         for (tensor, place) in *tensors {
             for value in [f32::NAN, f32::INFINITY] {
