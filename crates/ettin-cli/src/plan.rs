@@ -247,6 +247,7 @@ fn options(engine: &EngineArgs, length: &LengthArgs, notes: Notes) -> anyhow::Re
         max_length: length.max_length.map(NonZeroUsize::get),
         truncate: match length.truncate {
             TruncateSide::Error => Truncate::Error,
+            TruncateSide::Model => Truncate::Model,
             TruncateSide::Right => Truncate::Right,
             TruncateSide::Left => Truncate::Left,
         },

@@ -161,7 +161,7 @@ impl KvCache {
         }
         let end = self.len + rows;
         if end > self.shape.max_len {
-            return Err(Error::TooLong { tokens: end, limit: self.shape.max_len });
+            return Err(Error::too_long(end, self.shape.max_len));
         }
         self.layers.iter_mut().for_each(|layer| layer.reserve(end, self.shape.max_len));
         self.written = self.written.max(end);

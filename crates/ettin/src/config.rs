@@ -18,8 +18,8 @@ use serde_json::Value;
 
 use crate::weights::{FileSource, StoredDtype};
 use crate::{Error, Result};
-pub(crate) use json::parse_object;
-use keys::Keys;
+pub(crate) use json::{parse_list, parse_object};
+pub(crate) use keys::Keys;
 
 pub use ettin_kernels::{Activation, Span};
 
@@ -223,6 +223,13 @@ impl Config {
         };
         config.check_heads(&keys)?;
         Ok(config)
+    }
+
+    /// Accepts texts of `length` tokens where that is more than the file's own positions: they are rotary, so their number is
+    /// a choice, and sentence-transformers' explicit limits are not bounded by it.
+    pub(crate) fn allow_length(&mut self, length: Option<usize>) {
+        let length = length.unwrap_or(0).min(MAX_POSITIONS);
+        self.max_position_embeddings = self.max_position_embeddings.max(length);
     }
 
     /// Number of layers.

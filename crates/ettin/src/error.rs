@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::tokenizer::{LimitOrigin, Side};
+
 /// Everything that can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -45,12 +47,18 @@ pub enum Error {
     #[error("tokenizer: {0}")]
     Tokenizer(String),
     /// An input is longer than the model's limit and truncation was not asked for.
-    #[error("the input has {tokens} tokens, the limit is {limit}; shorten it or choose a side to truncate")]
+    #[error(
+        "the input has {tokens} tokens, the limit is {limit} ({origin}); shorten it or choose a side to truncate (the model's own is {side})"
+    )]
     TooLong {
         /// Tokens of the input, special tokens included.
         tokens: usize,
         /// The most tokens that are accepted.
         limit: usize,
+        /// What sets the limit.
+        origin: LimitOrigin,
+        /// The side that the model's own files would cut.
+        side: Side,
     },
     /// An input or an argument makes no sense for the call.
     #[error("{0}")]
@@ -147,6 +155,11 @@ impl Error {
     /// An [`Error::Input`] from anything printable.
     pub fn input(message: impl Into<String>) -> Self {
         Error::Input(message.into())
+    }
+
+    /// An [`Error::TooLong`] of more tokens than the model has positions.
+    pub(crate) fn too_long(tokens: usize, limit: usize) -> Self {
+        Error::TooLong { tokens, limit, origin: LimitOrigin::Positions, side: Side::Right }
     }
 
     /// An [`Error::Io`] that remembers which file it was about.

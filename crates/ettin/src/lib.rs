@@ -15,6 +15,7 @@ pub mod model;
 pub mod ops;
 pub mod params;
 pub mod pooling;
+mod sentence_transformers;
 pub mod suite;
 pub mod tasks;
 pub mod tokenizer;

@@ -214,7 +214,7 @@ impl Trunk {
     fn check(&self, batch: &PackedBatch) -> Result<()> {
         let limit = self.config.max_position_embeddings;
         if batch.max_len() > limit {
-            return Err(Error::TooLong { tokens: batch.max_len(), limit });
+            return Err(Error::too_long(batch.max_len(), limit));
         }
         match batch.ids().iter().find(|&&id| id as usize >= self.config.vocab_size) {
             Some(id) => Err(Error::input(format!(

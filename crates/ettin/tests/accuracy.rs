@@ -81,7 +81,7 @@ fn documents(tokenizer: &ModelFiles, count: usize, tokens: usize) -> Vec<Vec<u32
     let sample = fs::read_to_string(root("tests/fixtures/valid_sample.jsonl")).unwrap();
     let ids = sample.lines().map(|line| {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
-        let limit = Limit { tokens: usize::MAX, truncate: Truncate::Error };
+        let limit = Limit::new(usize::MAX, Truncate::Error);
         let mut ids = tokenizer.encode_within(line["text"].as_str().unwrap(), None, limit).unwrap().ids;
         ids.truncate(tokens);
         ids

@@ -12,7 +12,7 @@ use ettin::{
     files::ModelFiles,
     heads::{Embedder, LanguageModel},
     hub::{HubOptions, resolve},
-    tasks::{FillMask, Options, RerankInput, Reranker},
+    tasks::{FillMask, Options, RerankInput, RerankRequest, Reranker},
     tokenizer::Tokenizer,
 };
 use serde_json::Value;
@@ -82,7 +82,7 @@ fn reranker_17m_scores_as_published() {
     for case in published["cases"].as_array().unwrap() {
         let query = case["query"].as_str().unwrap();
         let documents = vec![case["doc"].as_str().unwrap()];
-        let outcomes = model.run(&[RerankInput { query, documents }], None).unwrap();
+        let outcomes = model.run(&[RerankInput { query, documents }], &RerankRequest::default()).unwrap();
         let score = f64::from(outcomes[0].as_ref().unwrap().value[0].score);
         let expected = case["score"].as_f64().unwrap();
         assert!((score - expected).abs() <= tolerance, "{query:?}: {score}, published {expected}");

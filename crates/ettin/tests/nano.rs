@@ -27,7 +27,7 @@ fn held_out(tokenizer: &Tokenizer) -> (Vec<(Vec<u32>, Value)>, Value) {
     assert_eq!(cases.len(), sample.lines().count());
     let documents = sample.lines().zip(cases).map(|(line, case)| {
         let line: Value = serde_json::from_str(line).unwrap();
-        let limit = Limit { tokens: usize::MAX, truncate: Truncate::Error };
+        let limit = Limit::new(usize::MAX, Truncate::Error);
         let mut ids = tokenizer.encode_within(line["text"].as_str().unwrap(), None, limit).unwrap().ids;
         ids.truncate(256);
         assert_eq!(case["tokens"], ids.len());

@@ -183,6 +183,7 @@ fn rerank() {
     for group in groups("rerank") {
         let task = Reranker::load(&files(&group[0].model), &options()).unwrap();
         let activation = (group[0].options["activation"] == "raw").then_some(Activation::Raw);
+        let request = RerankRequest { activation, ..RerankRequest::default() };
         let inputs: Vec<RerankInput<'_>> = group
             .iter()
             .map(|case| {
@@ -191,7 +192,7 @@ fn rerank() {
                 RerankInput { query: case.text("query"), documents }
             })
             .collect();
-        check(task.run(&inputs, activation).unwrap(), &group);
+        check(task.run(&inputs, &request).unwrap(), &group);
     }
 }
 

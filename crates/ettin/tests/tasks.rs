@@ -139,7 +139,7 @@ fn no_inputs_have_no_results() {
     assert!(none.outputs.is_empty());
     let reranker = Reranker::load(&files("tiny-text-rerank-chain"), &Options::default()).unwrap();
     let nothing = RerankInput { query: "Who?", documents: Vec::new() };
-    assert!(values(reranker.run(&[nothing], None).unwrap())[0].is_empty());
+    assert!(values(reranker.run(&[nothing], &RerankRequest::default()).unwrap())[0].is_empty());
 }
 
 #[test]

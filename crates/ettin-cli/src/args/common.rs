@@ -76,11 +76,12 @@ pub(crate) struct EngineArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Computation")]
 pub(crate) struct LengthArgs {
-    /// Most tokens of one input, special tokens included [default: the model's limit]
+    /// Most tokens of one input, special tokens included [default: the limit of the model's files]
     #[arg(long, env = "ETTIN_MAX_LENGTH", value_name = "N")]
     pub(crate) max_length: Option<NonZeroUsize>,
 
-    /// What to do with a longer input: refuse it, or cut its right or left end and say so
+    /// What to do with a longer input: refuse it, or cut its right or left end, or the one that the model's files name,
+    /// and say so
     #[arg(long, env = "ETTIN_TRUNCATE", default_value = "error", value_name = "SIDE")]
     pub(crate) truncate: TruncateSide,
 }
@@ -90,6 +91,8 @@ pub(crate) struct LengthArgs {
 pub(crate) enum TruncateSide {
     /// Refuse the input
     Error,
+    /// Drop tokens on the side that the model's files name: its end, unless they say otherwise
+    Model,
     /// Drop tokens from its end
     Right,
     /// Drop tokens from its beginning

@@ -75,17 +75,31 @@ pub(crate) struct VectorArgs {
     #[arg(long, overrides_with = "normalize")]
     pub(crate) no_normalize: bool,
 
-    /// Put the model's prompt of this name before each text (such as query or document)
-    #[arg(long, value_name = "NAME")]
-    pub(crate) prompt: Option<String>,
-
-    /// Keep the first D dimensions (Matryoshka); vectors that were normalised are so again
+    /// Keep the first D dimensions (Matryoshka) [default: the model's truncate_dim, else all]; vectors that were
+    /// normalised are so again, which truncate_dim does not do
     #[arg(long, value_name = "D")]
     pub(crate) dimensions: Option<NonZeroUsize>,
 
     /// Hidden state to use: 0 is the embedding, N the output of layer N [default: the last]
     #[arg(long, value_name = "N")]
     pub(crate) layer: Option<usize>,
+
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+}
+
+/// Which of a model's prompts is put before texts.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Prompts")]
+pub(crate) struct PromptArgs {
+    /// Put the model's prompt of this name before each text (of a pair, the first; of a reranker, the query), such as
+    /// query or document [default: the model's default_prompt_name, if it has one]
+    #[arg(long, value_name = "NAME", overrides_with = "no_prompt")]
+    pub(crate) prompt: Option<String>,
+
+    /// Put no prompt before texts, also where the model has a default one
+    #[arg(long, overrides_with = "prompt")]
+    pub(crate) no_prompt: bool,
 }
 
 impl VectorArgs {
@@ -178,6 +192,9 @@ pub(crate) struct Classify {
     pub(crate) raw: bool,
 
     #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+
+    #[command(flatten)]
     pub(crate) run: RunArgs,
 }
 
@@ -254,8 +271,8 @@ pub(crate) struct Answer {
 
 /// Sort documents by their relevance to a query
 ///
-/// Gives [{index, score}], best first, where index counts the documents from 0. Needs a reranker: a
-/// sentence-transformers chain with one output, or a classifier with one label.
+/// Gives [{index, score}], best first, where index counts the documents from 0. Needs a reranker: what CrossEncoder of
+/// sentence-transformers saves (a chain with one score or a classifier), or a plain classifier with one label.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Input:
@@ -279,6 +296,9 @@ pub(crate) struct Rerank {
     /// What is done to the model's output [default: as the model's configuration says]
     #[arg(long, value_name = "FUNCTION")]
     pub(crate) activation: Option<ActivationChoice>,
+
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
 
     #[command(flatten)]
     pub(crate) run: RunArgs,

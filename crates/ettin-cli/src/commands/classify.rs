@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use ettin::tasks::{Classifier, ClassifyRequest, Label, TextInput};
 
-use super::driver;
+use super::{driver, embed};
 use crate::args;
 use crate::exit::Status;
 use crate::input::{self, TextPair};
@@ -16,7 +16,11 @@ pub(super) fn run(args: args::Classify) -> anyhow::Result<Status> {
     let plan = Plan::new(&args.run, Suited::NeedsHead("a classification head"))?;
     let job = plan.open()?;
     let task = driver::until_exit(Classifier::load(&job.files, &plan.options)?);
-    let request = ClassifyRequest { top_k: args.top_k.map(NonZeroUsize::get), raw: args.raw };
+    let request = ClassifyRequest {
+        top_k: args.top_k.map(NonZeroUsize::get),
+        raw: args.raw,
+        prompt: embed::prompt(&args.prompt),
+    };
     driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
         let inputs: Vec<TextInput<'_>> = records.iter().map(|(_, record)| record.input()).collect();
         Ok(task.run(&inputs, &request)?)

@@ -6,7 +6,7 @@ use ettin::pooling::Pooling;
 use ettin::tasks::{EmbedRequest, Embedding, PromptChoice, TextEmbedder, Vector};
 
 use super::driver::{self, Numbered};
-use crate::args::{self, PoolingChoice, VectorArgs};
+use crate::args::{self, PoolingChoice, PromptArgs, VectorArgs};
 use crate::exit::{Status, Usage};
 use crate::input::{self, Text};
 use crate::nano::Nano;
@@ -92,10 +92,16 @@ pub(super) fn request(args: &VectorArgs) -> EmbedRequest {
         normalize: args.normalization(),
         dimensions: args.dimensions.map(NonZeroUsize::get),
         layer: args.layer,
-        prompt: match &args.prompt {
-            Some(name) => PromptChoice::Named(name.clone()),
-            None => PromptChoice::Default,
-        },
+        prompt: prompt(&args.prompt),
+    }
+}
+
+/// Which prompt is asked for.
+pub(super) fn prompt(args: &PromptArgs) -> PromptChoice {
+    match (&args.prompt, args.no_prompt) {
+        (_, true) => PromptChoice::None,
+        (Some(name), false) => PromptChoice::Named(name.clone()),
+        (None, false) => PromptChoice::Default,
     }
 }
 

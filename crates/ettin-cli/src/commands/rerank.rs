@@ -1,9 +1,9 @@
 //! `rerank`.
 
-use ettin::tasks::{Activation, IndexedScore, RerankInput, Reranker};
+use ettin::tasks::{Activation, IndexedScore, RerankInput, RerankRequest, Reranker};
 use serde::{Serialize, Serializer};
 
-use super::driver;
+use super::{driver, embed};
 use crate::args::{self, ActivationChoice};
 use crate::exit::Status;
 use crate::input::{self, QueryDocuments, Texts};
@@ -19,6 +19,7 @@ pub(super) fn run(args: args::Rerank) -> anyhow::Result<Status> {
         ActivationChoice::Raw => Activation::Raw,
         ActivationChoice::Sigmoid => Activation::Sigmoid,
     });
+    let request = RerankRequest { activation, prompt: embed::prompt(&args.prompt) };
     let format = plan.output.format;
     driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
         let inputs: Vec<RerankInput<'_>> = records
@@ -28,7 +29,7 @@ pub(super) fn run(args: args::Rerank) -> anyhow::Result<Status> {
                 documents: record.documents.iter().map(String::as_str).collect(),
             })
             .collect();
-        let outcomes = task.run(&inputs, activation)?;
+        let outcomes = task.run(&inputs, &request)?;
         let documents = records.iter().map(|(_, record)| record.documents.as_slice());
         Ok(Ranked::all(outcomes, documents, format))
     })

@@ -117,7 +117,7 @@ impl Plan {
         for subject in &self.subjects {
             for workload in &subject.workloads {
                 workload.check(&subject.config).map_err(|error| match error {
-                    Error::TooLong { tokens, limit } => Error::input(format!(
+                    Error::TooLong { tokens, limit, .. } => Error::input(format!(
                         "{workload} on {}: it has {tokens} tokens, and the model has positions for {limit}",
                         subject.name
                     )),

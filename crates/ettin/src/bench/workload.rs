@@ -146,7 +146,7 @@ impl Workload {
             return Err(Error::input(format!("{self}: at most {STEP_ROWS} sequences generate at once")));
         }
         let (tokens, limit) = (self.length(), config.max_position_embeddings);
-        if tokens > limit { Err(Error::TooLong { tokens, limit }) } else { Ok(()) }
+        if tokens > limit { Err(Error::too_long(tokens, limit)) } else { Ok(()) }
     }
 
     /// The batches of an encoder's workload, as lengths of sequences; each of at most `batch_tokens` where texts are
@@ -350,7 +350,7 @@ mod tests {
         assert!(prompt.check(&encoder).unwrap_err().to_string().contains("decoder"));
         assert!(prompt.check(&decoder).is_ok());
         let long = Workload::Decode { tokens: 1, batch: 1, depth: 7999 };
-        assert!(matches!(long.check(&decoder), Err(Error::TooLong { tokens: 8000, limit: 7999 })));
+        assert!(matches!(long.check(&decoder), Err(Error::TooLong { tokens: 8000, limit: 7999, .. })));
         assert!(Workload::Decode { tokens: 1, batch: STEP_ROWS + 1, depth: 0 }.check(&decoder).is_err());
         assert!(Workload::Encode { batch: 1, length: 7999 }.check(&encoder).is_ok());
         for (batch, tokens) in [(0, 8), (8, 0)] {

@@ -16,13 +16,34 @@ const MAX_BYTES: usize = 64 << 20;
 /// [`Error::Config`] with line and column when it is not JSON, when it is JSON but no object, or when a key
 /// appears twice with different values.
 pub(crate) fn parse_object(bytes: &[u8], file: &str) -> Result<Map<String, Value>> {
+    match parse(bytes, file)? {
+        Value::Object(map) => Ok(map),
+        other => Err(unexpected(file, "object", &other)),
+    }
+}
+
+/// Parses `bytes` as one JSON list.
+///
+/// # Errors
+/// As [`parse_object`], for a list.
+pub(crate) fn parse_list(bytes: &[u8], file: &str) -> Result<Vec<Value>> {
+    match parse(bytes, file)? {
+        Value::Array(list) => Ok(list),
+        other => Err(unexpected(file, "list", &other)),
+    }
+}
+
+fn unexpected(file: &str, expected: &str, found: &Value) -> Error {
+    Error::Config { file: file.to_owned(), message: format!("expected a JSON {expected}, found {}", kind(found)) }
+}
+
+fn parse(bytes: &[u8], file: &str) -> Result<Value> {
     let fail = |message: String| Error::Config { file: file.to_owned(), message };
     if bytes.len() > MAX_BYTES {
         return Err(fail(format!("{} bytes are too many for a configuration (limit {MAX_BYTES})", bytes.len())));
     }
     match serde_json::from_slice(bytes) {
-        Ok(Unambiguous(Value::Object(map))) => Ok(map),
-        Ok(Unambiguous(other)) => Err(fail(format!("expected a JSON object, found {}", kind(&other)))),
+        Ok(Unambiguous(value)) => Ok(value),
         Err(error) => Err(fail(match non_finite_at(bytes, &error) {
             Some(word) => format!(
                 "{word} at line {} column {} is Python's notation, not JSON; write a finite number",

@@ -1,124 +1,64 @@
 //! Sentence-transformers module chains: what follows the trunk in a repository with `modules.json`.
 //!
-//! Transformer → Pooling → any of Dense, LayerNorm, Normalize. Class paths were moved twice by their library
-//! (`sentence_transformers.models.Pooling`, `….sentence_transformer.modules.Pooling`, …); only the last component counts.
-
-use std::{collections::BTreeMap, str::FromStr};
+//! Modules read and write named values ([`Slot`]): token vectors, the vector of a text, a reranker's scores. Most chains
+//! are Pooling → any of Dense, LayerNorm, Normalize, Dropout; some of these may work on token vectors before or after.
 
 use candle_core::Tensor;
-use serde::Deserialize;
 
+use super::TorchActivation;
 use crate::{
     Error, PackedBatch, Pooling, Result, finite,
     ops::{self, Backend, Hidden, Linear, Norm, NormParams, Vector},
     params,
     pooling::normalize,
+    sentence_transformers::{
+        Class, DenseConfig, Module, NormalizeConfig, PoolingConfig, Repository, Settings, Slot, Task, Transformer,
+        check_dropout, check_layer_norm,
+    },
     weights::{FileSource, Subfolder, Weights},
 };
-
-/// File that lists the modules of a chain.
-const MODULES: &str = "modules.json";
 
 /// `torch.nn.LayerNorm`'s default, which sentence-transformers' `LayerNorm` module leaves alone.
 const LAYER_NORM_EPS: f32 = 1e-5;
 
-/// The largest feature count a module may declare: a bound on hostile configurations.
-const MAX_FEATURES: usize = 1 << 20;
-
-/// How two embeddings of a model are compared (`similarity_fn_name`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Similarity {
-    /// The cosine of their angle.
-    #[default]
-    Cosine,
-    /// Their dot product.
-    Dot,
-    /// Minus their Euclidean distance.
-    Euclidean,
-    /// Minus their Manhattan distance.
-    Manhattan,
-}
-
-impl FromStr for Similarity {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "cosine" => Ok(Similarity::Cosine),
-            "dot" => Ok(Similarity::Dot),
-            "euclidean" => Ok(Similarity::Euclidean),
-            "manhattan" => Ok(Similarity::Manhattan),
-            _ => Err(Error::Unsupported(format!("similarity {name:?}; known are cosine, dot, euclidean, manhattan"))),
-        }
-    }
-}
-
-impl Similarity {
-    /// Compares two vectors of one length; larger is more alike. Sums run in f64.
-    pub fn score(self, a: &[f32], b: &[f32]) -> f32 {
-        let pairs = || a.iter().zip(b).map(|(&a, &b)| (f64::from(a), f64::from(b)));
-        let dot = || pairs().map(|(a, b)| a * b).sum::<f64>();
-        let norm = |v: &[f32]| v.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt().max(1e-12);
-        let score = match self {
-            Similarity::Cosine => dot() / (norm(a) * norm(b)),
-            Similarity::Dot => dot(),
-            Similarity::Euclidean => -pairs().map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt(),
-            Similarity::Manhattan => -pairs().map(|(a, b)| (a - b).abs()).sum::<f64>(),
-        };
-        score as f32
-    }
-}
-
-/// The settings of a chain that concern its input and the comparison of its output.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Settings {
-    /// The most tokens of an input (`max_seq_length` of `sentence_bert_config.json`).
-    pub max_seq_length: Option<usize>,
-    /// Texts put before an input, by name.
-    pub prompts: BTreeMap<String, String>,
-    /// The prompt used when none is named.
-    pub default_prompt_name: Option<String>,
-    /// Whether the prompt's tokens take part in the pooling.
-    pub include_prompt: bool,
-    /// How embeddings are compared.
-    pub similarity: Similarity,
-}
-
 /// The modules after the trunk.
 #[derive(Debug)]
 pub struct Chain {
-    pooling: Vec<Pooling>,
-    modules: Vec<Module>,
+    /// Each with its place in `modules.json`, where the transformer is number 0.
+    steps: Vec<(usize, Step)>,
     settings: Settings,
-    output_size: usize,
+    transformer: Transformer,
+    /// Values per vector in each slot behind the last module; none where no module fills it.
+    widths: [Option<usize>; Slot::ALL.len()],
+}
+
+/// A module, ready to run.
+#[derive(Debug)]
+enum Step {
+    Pooling { modes: Vec<Pooling>, include_prompt: bool },
+    Dense(Box<Dense>),
+    /// On the sentence.
+    LayerNorm(Norm),
+    Normalize { input: Slot, output: Slot },
 }
 
 #[derive(Debug)]
-enum Module {
-    Dense { linear: Linear, activation: Activation },
-    LayerNorm(Norm),
-    Normalize,
+struct Dense {
+    linear: Linear,
+    activation: TorchActivation,
+    residual: Residual,
+    input: Slot,
+    output: Slot,
 }
 
-/// Activations that `Dense` modules of published models name, by torch's class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Activation {
-    Identity,
-    Tanh,
-    Relu,
-    Gelu,
-    Silu,
-    Sigmoid,
-}
-
-impl Module {
-    fn class(&self) -> &'static str {
-        match self {
-            Module::Dense { .. } => "Dense",
-            Module::LayerNorm(_) => "LayerNorm",
-            Module::Normalize => "Normalize",
-        }
-    }
+/// What a dense layer adds to its output.
+#[derive(Debug)]
+enum Residual {
+    None,
+    /// Its input.
+    Input,
+    /// Its input, brought to the output's width.
+    Projected(Linear),
 }
 
 /// Sees what every module of a chain gives, by its place in the chain and its class.
@@ -131,344 +71,279 @@ pub(crate) struct Overrides {
     pub(crate) keep_normalize: bool,
 }
 
-#[derive(Deserialize)]
-struct ModuleEntry {
-    #[serde(default)]
-    path: String,
-    #[serde(rename = "type")]
-    class: String,
-}
-
 impl Chain {
-    /// The chain of a repository, or `None` where it has no `modules.json`; with it, the folder of its trunk.
-    pub(crate) fn load(files: &dyn FileSource, hidden_size: usize, backend: &Backend) -> Result<Option<Self>> {
-        let Some(entries) = entries(files)? else {
-            return Ok(None);
-        };
-        let [first, second, rest @ ..] = entries.as_slice() else {
-            return Err(refuse("a chain of fewer than two modules"));
-        };
-        expect(first, "Transformer", "the first module")?;
-        expect(second, "Pooling", "the second module (late interaction and SPLADE are not supported)")?;
-        let mut chain =
-            Self { pooling: Vec::new(), modules: Vec::new(), settings: settings(files, &first.path)?, output_size: 0 };
-        let pooling = PoolingConfig::load(files, &second.path)?;
-        chain.pooling = pooling.modes(&second.path, hidden_size)?;
-        chain.settings.include_prompt = pooling.include_prompt.unwrap_or(true);
-        chain.output_size = hidden_size * chain.pooling.len();
-        for entry in rest {
-            let module = chain.module(files, entry, backend)?;
-            chain.modules.push(module);
+    /// The chain that a repository describes, over a trunk with vectors of `hidden_size` values.
+    pub(crate) fn load(
+        files: &dyn FileSource,
+        repository: Repository,
+        hidden_size: usize,
+        backend: &Backend,
+    ) -> Result<Self> {
+        let Repository { settings, transformer, modules } = repository;
+        if transformer.task == Task::SequenceClassification {
+            return Err(Error::Unsupported(
+                "embeddings of a classifier (its transformer_task is \"sequence-classification\"), which fits rerank or classify"
+                    .to_owned(),
+            ));
         }
-        Ok(Some(chain))
+        let mut chain =
+            Self { steps: Vec::new(), settings, transformer, widths: [Some(hidden_size), None, None] };
+        for (number, module) in (1..).zip(&modules) {
+            if let Some(step) = chain.step(files, module, backend)? {
+                chain.steps.push((number, step));
+            }
+        }
+        if chain.width(Slot::Sentence).or(chain.width(Slot::Scores)).is_none() {
+            return Err(Error::Unsupported(
+                "a chain without a Pooling module in modules.json (late interaction and SPLADE are not supported)".to_owned(),
+            ));
+        }
+        Ok(chain)
     }
 
-    fn module(&mut self, files: &dyn FileSource, entry: &ModuleEntry, backend: &Backend) -> Result<Module> {
-        match class(entry) {
-            "Dense" => {
-                let config: DenseConfig = read_json(files, &join(&entry.path, "config.json"))?;
-                let (inputs, outputs) = config.check(&entry.path, self.output_size)?;
-                let weights = Weights::open(&Subfolder { files, folder: &entry.path })?;
-                let weight = weights.require("linear.weight", &[outputs, inputs])?;
-                let bias = config.bias.then(|| weights.require("linear.bias", &[outputs])).transpose()?;
-                let linear = backend.linear(params::dense(&weights, weight, bias))?;
-                self.output_size = outputs;
-                Ok(Module::Dense { linear, activation: config.activation()? })
+    /// A module; `None` for one that does nothing.
+    fn step(&mut self, files: &dyn FileSource, module: &Module, backend: &Backend) -> Result<Option<Step>> {
+        let Module { class, folder } = module;
+        match class {
+            Class::Transformer => {
+                Err(Error::Unsupported(format!("a second Transformer in modules.json (folder {folder:?})")))
             }
-            "LayerNorm" => {
-                let weights = Weights::open(&Subfolder { files, folder: &entry.path })?;
+            Class::Pooling => {
+                let width = self.input(Slot::Tokens, module)?;
+                let PoolingConfig { modes, include_prompt } = PoolingConfig::load(files, folder, width)?;
+                self.set(Slot::Sentence, width * modes.len());
+                Ok(Some(Step::Pooling { modes, include_prompt }))
+            }
+            Class::Dense => {
+                let config = DenseConfig::load(files, folder)?;
+                config.check(folder, self.input(config.input, module)?)?;
+                let dense = Dense::load(files, folder, &config, backend)?;
+                self.set(config.output, config.outputs);
+                Ok(Some(Step::Dense(Box::new(dense))))
+            }
+            Class::LayerNorm => {
+                let width = self.input(Slot::Sentence, module)?;
+                check_layer_norm(files, folder, width)?;
+                let weights = Weights::open(&Subfolder { files, folder })?;
                 let vector = |name: &str| {
-                    let view = weights.require(name, &[self.output_size])?;
+                    let view = weights.require(name, &[width])?;
                     Ok::<_, Error>(Vector::Values(view.to_f32()))
                 };
-                Ok(Module::LayerNorm(backend.norm(NormParams {
+                Ok(Some(Step::LayerNorm(backend.norm(NormParams {
                     weight: vector("norm.weight")?,
                     bias: Some(vector("norm.bias")?),
                     eps: LAYER_NORM_EPS,
-                })?))
+                })?)))
             }
-            "Normalize" => Ok(Module::Normalize),
-            other => Err(refuse(&format!("the module {other} in {MODULES}"))),
+            Class::Normalize => {
+                let NormalizeConfig { input, output } = NormalizeConfig::load(files, folder)?;
+                // As in the library, nothing happens where nothing has filled the slot.
+                let Some(width) = self.width(input) else {
+                    return Ok(None);
+                };
+                self.set(output, width);
+                Ok(Some(Step::Normalize { input, output }))
+            }
+            Class::Dropout => {
+                self.input(Slot::Sentence, module)?;
+                check_dropout(files, folder)?;
+                Ok(None)
+            }
         }
     }
 
-    /// Prompts, length limit and similarity.
+    fn width(&self, slot: Slot) -> Option<usize> {
+        self.widths[slot as usize]
+    }
+
+    fn set(&mut self, slot: Slot, width: usize) {
+        self.widths[slot as usize] = Some(width);
+    }
+
+    /// The width of what a module reads.
+    fn input(&self, slot: Slot, module: &Module) -> Result<usize> {
+        self.width(slot).ok_or_else(|| Error::Config {
+            file: "modules.json".to_owned(),
+            message: format!(
+                "the module {} in {:?} reads {}, which no module before it writes",
+                module.class,
+                module.folder,
+                slot.name()
+            ),
+        })
+    }
+
+    /// Prompts and similarity.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Values per output vector; one for a reranker.
+    /// How text becomes tokens.
+    pub(crate) fn transformer(&self) -> &Transformer {
+        &self.transformer
+    }
+
+    /// Values per output vector: of a text's embedding, or of a reranker's scores.
     pub fn output_size(&self) -> usize {
-        self.output_size
+        self.scores_size().or(self.width(Slot::Sentence)).unwrap_or(0)
     }
 
-    /// Whether its output is scaled to length 1.
+    /// Scores per sequence; none for a chain that makes embeddings alone.
+    pub(crate) fn scores_size(&self) -> Option<usize> {
+        self.width(Slot::Scores)
+    }
+
+    /// Whether its embeddings are scaled to length 1.
     pub fn normalizes(&self) -> bool {
-        matches!(self.modules.last(), Some(Module::Normalize))
+        let last = self.steps.iter().rev().find(|(_, step)| step.output() == Slot::Sentence);
+        matches!(last, Some((_, Step::Normalize { .. })))
     }
 
-    /// `[tokens, hidden]` to `[sequences, output]`.
+    /// Whether leading tokens that hold the prompt take no part in the pooling.
+    pub(crate) fn skips_prompt(&self) -> bool {
+        self.steps.iter().any(|(_, step)| matches!(step, Step::Pooling { include_prompt: false, .. }))
+    }
+
+    /// Token vectors `[tokens, hidden]` as the chain leaves them; `None` where it does not touch them.
+    pub(crate) fn tokens(&self, tokens: &Hidden, backend: &Backend) -> Result<Option<Tensor>> {
+        let mut steps = self.steps.iter().filter(|(_, step)| step.output() == Slot::Tokens).peekable();
+        if steps.peek().is_none() {
+            return Ok(None);
+        }
+        let mut vectors = tokens.to_tensor()?;
+        for (_, step) in steps {
+            vectors = step.vectors(vectors, backend)?;
+        }
+        Ok(Some(vectors))
+    }
+
+    /// `[tokens, hidden]` to `[sequences, size]` of the slot `output`.
     pub(crate) fn forward(
         &self,
         tokens: &Hidden,
         batch: &PackedBatch,
         skip: Option<&[usize]>,
         overrides: Overrides,
+        output: Slot,
         backend: &Backend,
         look: &mut Look<'_>,
     ) -> Result<Tensor> {
-        let one = overrides.pooling.as_slice();
-        let pooling = if one.is_empty() { self.pooling.as_slice() } else { one };
-        let pooled = pooling.iter().map(|pooling| pooling.pool(tokens, batch, skip)).collect::<Result<Vec<_>>>()?;
-        let mut vectors = Tensor::cat(&pooled, 1)?;
-        look((1, "Pooling"), &vectors)?;
-        for (number, module) in (2..).zip(&self.modules) {
-            vectors = match module {
-                Module::Dense { linear, activation } => {
-                    let dense = ops::linear(&backend.hidden(&vectors)?, linear)?.to_tensor()?;
-                    finite::passed_on(&dense, &activation.apply(&dense)?)?
+        // Token vectors stay where the trunk left them until a module changes them.
+        let mut changed: Option<Hidden> = None;
+        let mut values: [Option<Tensor>; Slot::ALL.len()] = [None, None, None];
+        for (number, step) in &self.steps {
+            let vectors = match step {
+                Step::Pooling { modes, include_prompt } => {
+                    let one = overrides.pooling.as_slice();
+                    let modes = if one.is_empty() { modes.as_slice() } else { one };
+                    let skip = skip.filter(|_| !include_prompt);
+                    let tokens = changed.as_ref().unwrap_or(tokens);
+                    let pooled = modes.iter().map(|mode| mode.pool(tokens, batch, skip)).collect::<Result<Vec<_>>>()?;
+                    Tensor::cat(&pooled, 1)?
                 }
-                Module::LayerNorm(norm) => ops::norm(&backend.hidden(&vectors)?, norm)?.to_tensor()?,
-                Module::Normalize if overrides.keep_normalize => normalize(&vectors)?,
-                Module::Normalize => vectors,
+                Step::Normalize { input: Slot::Sentence, .. } if !overrides.keep_normalize => continue,
+                step if step.input() == Slot::Tokens => {
+                    let tokens = changed.as_ref().unwrap_or(tokens);
+                    let vectors = step.vectors(tokens.to_tensor()?, backend)?;
+                    look((*number, step.class()), &vectors)?;
+                    changed = Some(backend.hidden(&vectors)?);
+                    continue;
+                }
+                step => {
+                    let input = values[step.input() as usize].clone();
+                    step.vectors(input.ok_or_else(|| missing(step.input()))?, backend)?
+                }
             };
-            look((number, module.class()), &vectors)?;
+            look((*number, step.class()), &vectors)?;
+            values[step.output() as usize] = Some(vectors);
         }
-        Ok(vectors)
+        values[output as usize].take().ok_or_else(|| missing(output))
     }
 }
 
-/// The folder in which a repository keeps its trunk: not empty only in old sentence-transformers saves.
-pub(crate) fn trunk_folder(files: &dyn FileSource) -> Result<String> {
-    Ok(match entries(files)? {
-        Some(entries) => entries.into_iter().next().map(|entry| entry.path).unwrap_or_default(),
-        None => String::new(),
-    })
+impl Step {
+    fn class(&self) -> &'static str {
+        match self {
+            Step::Pooling { .. } => "Pooling",
+            Step::Dense(_) => "Dense",
+            Step::LayerNorm(_) => "LayerNorm",
+            Step::Normalize { .. } => "Normalize",
+        }
+    }
+
+    fn input(&self) -> Slot {
+        match self {
+            Step::Pooling { .. } => Slot::Tokens,
+            Step::Dense(dense) => dense.input,
+            Step::LayerNorm(_) => Slot::Sentence,
+            Step::Normalize { input, .. } => *input,
+        }
+    }
+
+    fn output(&self) -> Slot {
+        match self {
+            Step::Pooling { .. } | Step::LayerNorm(_) => Slot::Sentence,
+            Step::Dense(dense) => dense.output,
+            Step::Normalize { output, .. } => *output,
+        }
+    }
+
+    /// `[rows, size]` to `[rows, size]`; pooling is no such step.
+    fn vectors(&self, vectors: Tensor, backend: &Backend) -> Result<Tensor> {
+        match self {
+            Step::Pooling { .. } => Ok(vectors),
+            Step::Dense(dense) => dense.forward(&vectors, backend),
+            Step::LayerNorm(norm) => ops::norm(&backend.hidden(&vectors)?, norm)?.to_tensor(),
+            Step::Normalize { .. } => normalize(&vectors),
+        }
+    }
 }
 
-fn entries(files: &dyn FileSource) -> Result<Option<Vec<ModuleEntry>>> {
-    files.get(MODULES)?.map(|data| parse(&data, MODULES)).transpose()
-}
-
-fn settings(files: &dyn FileSource, trunk: &str) -> Result<Settings> {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Bert {
-        max_seq_length: Option<usize>,
-        do_lower_case: bool,
-    }
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Sentence {
-        model_type: Option<String>,
-        prompts: BTreeMap<String, Option<String>>,
-        default_prompt_name: Option<String>,
-        similarity_fn_name: Option<String>,
-    }
-    let bert: Bert = read_optional(files, &join(trunk, "sentence_bert_config.json"))?;
-    if bert.do_lower_case {
-        return Err(refuse("do_lower_case in sentence_bert_config.json"));
-    }
-    let sentence: Sentence = read_optional(files, "config_sentence_transformers.json")?;
-    if let Some(kind @ ("SparseEncoder" | "MultiVectorEncoder")) = sentence.model_type.as_deref() {
-        return Err(refuse(&format!("the sentence-transformers model type {kind}")));
-    }
-    let prompts: BTreeMap<String, String> =
-        sentence.prompts.into_iter().map(|(name, text)| (name, text.unwrap_or_default())).collect();
-    if let Some(name) = &sentence.default_prompt_name
-        && !prompts.contains_key(name)
-    {
-        return Err(Error::Config {
-            file: "config_sentence_transformers.json".into(),
-            message: format!("default_prompt_name {name:?} is not among its prompts"),
-        });
-    }
-    Ok(Settings {
-        max_seq_length: bert.max_seq_length,
-        prompts,
-        default_prompt_name: sentence.default_prompt_name,
-        include_prompt: true,
-        similarity: sentence.similarity_fn_name.as_deref().map_or(Ok(Similarity::Cosine), str::parse)?,
-    })
-}
-
-/// `1_Pooling/config.json`, in the older spelling (one boolean per mode) or the newer (`pooling_mode`).
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct PoolingConfig {
-    #[serde(alias = "embedding_dimension")]
-    word_embedding_dimension: Option<usize>,
-    pooling_mode: Option<OneOrMany>,
-    pooling_mode_cls_token: bool,
-    pooling_mode_max_tokens: bool,
-    pooling_mode_mean_tokens: bool,
-    pooling_mode_mean_sqrt_len_tokens: bool,
-    pooling_mode_weightedmean_tokens: bool,
-    pooling_mode_lasttoken: bool,
-    include_prompt: Option<bool>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
-impl PoolingConfig {
-    fn load(files: &dyn FileSource, folder: &str) -> Result<Self> {
-        read_json(files, &join(folder, "config.json"))
-    }
-
-    /// The modes in the order in which sentence-transformers concatenates them; mean where none is set.
-    fn modes(&self, folder: &str, hidden_size: usize) -> Result<Vec<Pooling>> {
-        let file = join(folder, "config.json");
-        if let Some(size) = self.word_embedding_dimension
-            && size != hidden_size
-        {
-            return Err(Error::Config {
-                file,
-                message: format!("pools vectors of {size} values, the model's have {hidden_size}"),
+impl Dense {
+    fn load(files: &dyn FileSource, folder: &str, config: &DenseConfig, backend: &Backend) -> Result<Self> {
+        let activation = match config.activation.as_deref() {
+            None => TorchActivation::Tanh,
+            Some(path) => TorchActivation::from_class(path)
+                .ok_or_else(|| Error::Unsupported(format!("the activation {path:?} of the Dense module {folder:?}")))?,
+        };
+        let weights = Weights::open(&Subfolder { files, folder })?;
+        let projects = config.residual && config.inputs != config.outputs;
+        let used = |name: &str| {
+            name == "linear.weight" || (name == "linear.bias" && config.bias) || (name == "residual.weight" && projects)
+        };
+        if let Some(view) = weights.views().find(|view| !used(view.name())) {
+            return Err(Error::Tensors {
+                file: format!("{folder}/config.json"),
+                message: format!("no setting of the module uses its tensor {}", view.name()),
             });
         }
-        let named = |name: &str| match name {
-            "cls" => Ok(Pooling::Cls),
-            "max" => Ok(Pooling::Max),
-            "mean" => Ok(Pooling::Mean),
-            "mean_sqrt_len_tokens" => Ok(Pooling::MeanSqrtLen),
-            "weightedmean" => Ok(Pooling::WeightedMean),
-            "lasttoken" => Ok(Pooling::Last),
-            _ => Err(refuse(&format!("pooling_mode {name:?} in {file}"))),
+        let shape = [config.outputs, config.inputs];
+        let weight = weights.require("linear.weight", &shape)?;
+        let bias = config.bias.then(|| weights.require("linear.bias", &shape[..1])).transpose()?;
+        let residual = match (config.residual, projects) {
+            (false, _) => Residual::None,
+            (true, false) => Residual::Input,
+            (true, true) => {
+                let weight = weights.require("residual.weight", &shape)?;
+                Residual::Projected(backend.linear(params::dense(&weights, weight, None))?)
+            }
         };
-        let modes = match &self.pooling_mode {
-            Some(OneOrMany::One(name)) => vec![named(name)?],
-            Some(OneOrMany::Many(names)) => names.iter().map(|name| named(name)).collect::<Result<_>>()?,
-            None => [
-                (self.pooling_mode_cls_token, Pooling::Cls),
-                (self.pooling_mode_max_tokens, Pooling::Max),
-                (self.pooling_mode_mean_tokens, Pooling::Mean),
-                (self.pooling_mode_mean_sqrt_len_tokens, Pooling::MeanSqrtLen),
-                (self.pooling_mode_weightedmean_tokens, Pooling::WeightedMean),
-                (self.pooling_mode_lasttoken, Pooling::Last),
-            ]
-            .into_iter()
-            .filter_map(|(set, mode)| set.then_some(mode))
-            .collect(),
-        };
-        Ok(if modes.is_empty() { vec![Pooling::Mean] } else { modes })
-    }
-}
-
-/// `N_Dense/config.json`; sentence-transformers' own defaults where keys are missing.
-#[derive(Deserialize)]
-struct DenseConfig {
-    in_features: usize,
-    out_features: usize,
-    #[serde(default = "yes")]
-    bias: bool,
-    activation_function: Option<String>,
-    #[serde(default = "sentence_embedding")]
-    module_input_name: String,
-    module_output_name: Option<String>,
-    #[serde(default)]
-    use_residual: bool,
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn sentence_embedding() -> String {
-    "sentence_embedding".into()
-}
-
-impl DenseConfig {
-    fn check(&self, folder: &str, input_size: usize) -> Result<(usize, usize)> {
-        let outer =
-            self.module_output_name.as_ref().is_some_and(|name| *name != "sentence_embedding" && *name != "scores");
-        if self.module_input_name != "sentence_embedding" || outer {
-            return Err(refuse(&format!(
-                "a Dense module on {:?} (late interaction works on token_embeddings)",
-                self.module_input_name
-            )));
-        }
-        if self.use_residual {
-            return Err(refuse("use_residual of a Dense module"));
-        }
-        if self.in_features != input_size || !(1..=MAX_FEATURES).contains(&self.out_features) {
-            return Err(Error::Config {
-                file: join(folder, "config.json"),
-                message: format!(
-                    "maps {} to {} features, but {input_size} come in",
-                    self.in_features, self.out_features
-                ),
-            });
-        }
-        Ok((self.in_features, self.out_features))
+        let linear = backend.linear(params::dense(&weights, weight, bias))?;
+        Ok(Self { linear, activation, residual, input: config.input, output: config.output })
     }
 
-    fn activation(&self) -> Result<Activation> {
-        let Some(path) = self.activation_function.as_deref() else {
-            return Ok(Activation::Tanh);
-        };
-        let class = path.rsplit('.').next().unwrap_or(path);
-        match class {
-            _ if !path.starts_with("torch.") => Err(refuse(&format!("the activation {path:?} of a Dense module"))),
-            "Identity" => Ok(Activation::Identity),
-            "Tanh" => Ok(Activation::Tanh),
-            "ReLU" => Ok(Activation::Relu),
-            "GELU" => Ok(Activation::Gelu),
-            "SiLU" => Ok(Activation::Silu),
-            "Sigmoid" => Ok(Activation::Sigmoid),
-            _ => Err(refuse(&format!("the activation {path:?} of a Dense module"))),
-        }
-    }
-}
-
-impl Activation {
-    fn apply(self, x: &Tensor) -> Result<Tensor> {
-        Ok(match self {
-            Activation::Identity => x.clone(),
-            Activation::Tanh => x.tanh()?,
-            Activation::Relu => x.relu()?,
-            Activation::Gelu => x.gelu_erf()?,
-            Activation::Silu => x.silu()?,
-            Activation::Sigmoid => candle_nn::ops::sigmoid(x)?,
+    fn forward(&self, vectors: &Tensor, backend: &Backend) -> Result<Tensor> {
+        let hidden = backend.hidden(vectors)?;
+        let dense = ops::linear(&hidden, &self.linear)?.to_tensor()?;
+        let output = finite::passed_on(&dense, &self.activation.apply(&dense)?)?;
+        Ok(match &self.residual {
+            Residual::None => output,
+            Residual::Input => (output + hidden.to_tensor()?)?,
+            Residual::Projected(linear) => (output + ops::linear(&hidden, linear)?.to_tensor()?)?,
         })
     }
 }
 
-fn class(entry: &ModuleEntry) -> &str {
-    entry.class.rsplit('.').next().unwrap_or(&entry.class)
-}
-
-fn expect(entry: &ModuleEntry, name: &str, place: &str) -> Result<()> {
-    if class(entry) == name {
-        return Ok(());
-    }
-    Err(refuse(&format!("{place} of {MODULES} being {} instead of {name}", class(entry))))
-}
-
-fn refuse(what: &str) -> Error {
-    Error::Unsupported(what.to_owned())
-}
-
-fn join(folder: &str, file: &str) -> String {
-    let folder = folder.trim_end_matches('/');
-    if folder.is_empty() { file.to_owned() } else { format!("{folder}/{file}") }
-}
-
-fn parse<T: serde::de::DeserializeOwned>(data: &[u8], file: &str) -> Result<T> {
-    serde_json::from_slice(data).map_err(|error| Error::Config { file: file.to_owned(), message: error.to_string() })
-}
-
-fn read_json<T: serde::de::DeserializeOwned>(files: &dyn FileSource, file: &str) -> Result<T> {
-    match files.get(file)? {
-        Some(data) => parse(&data, file),
-        None => Err(Error::MissingFile { place: files.place(), file: file.to_owned() }),
-    }
-}
-
-fn read_optional<T: serde::de::DeserializeOwned + Default>(files: &dyn FileSource, file: &str) -> Result<T> {
-    files.get(file)?.map_or_else(|| Ok(T::default()), |data| parse(&data, file))
+fn missing(slot: Slot) -> Error {
+    Error::Unsupported(format!("a chain in modules.json that makes no {}", slot.name()))
 }

@@ -2,15 +2,16 @@
 
 use candle_core::Tensor;
 
-use super::chain::{Chain, Look, Overrides, trunk_folder};
+use super::chain::{Chain, Look, Overrides};
 use crate::{
     Config, Error, PackedBatch, Pooling, Result, Trunk,
     config::Objective,
     files::ModelFiles,
     finite::{self, Traced},
-    ops::Backend,
+    ops::{Backend, Hidden},
     params::Parameters,
     pooling::normalize,
+    sentence_transformers::{Repository, Slot},
     weights::{Head, Subfolder, Weights},
 };
 
@@ -39,16 +40,17 @@ pub struct EmbedOptions {
 impl Embedder {
     /// Loads the model that `files` hold, with its chain if there is a `modules.json`.
     pub fn load(files: &ModelFiles, backend: &Backend) -> Result<Self> {
-        let folder = trunk_folder(files)?;
-        let trunk = Subfolder { files, folder: &folder };
-        let config = Config::load(&trunk)?;
+        let repository = Repository::load(files)?;
+        let folder = repository.as_ref().map_or("", |repository| &repository.transformer.folder);
+        let trunk = Subfolder { files, folder };
+        let mut config = Config::load(&trunk)?;
+        config.allow_length(repository.as_ref().and_then(|repository| repository.transformer.longest()));
         let weights = Weights::open(&trunk)?;
         let parameters = Parameters::from_weights(&weights, &config, Head::None)?;
         let backend = backend.for_stored(parameters.quantisation);
-        Ok(Self {
-            trunk: Trunk::build(parameters, &config, &backend)?,
-            chain: Chain::load(files, config.hidden_size, &backend)?,
-        })
+        let trunk = Trunk::build(parameters, &config, &backend)?;
+        let chain = repository.map(|repository| Chain::load(files, repository, config.hidden_size, &backend));
+        Ok(Self { trunk, chain: chain.transpose()? })
     }
 
     /// The configuration of the trunk.
@@ -81,10 +83,7 @@ impl Embedder {
 
     /// The same with a look at what the pooling and the modules behind it give.
     fn vectors(&self, batch: &PackedBatch, options: &EmbedOptions, look: &mut Look<'_>) -> Result<Tensor> {
-        let tokens = match options.layer {
-            None => self.trunk.forward(batch)?,
-            layer => self.trunk.backend().hidden(&self.token_embeddings(batch, layer)?)?,
-        };
+        let tokens = self.hidden(batch, options.layer)?;
         let skip = options.skip.as_deref();
         let mut normalized = options.normalize == Some(true);
         let mut vectors = match &self.chain {
@@ -92,7 +91,7 @@ impl Embedder {
                 let keep_normalize = options.normalize != Some(false);
                 normalized |= keep_normalize && chain.normalizes();
                 let overrides = Overrides { pooling: options.pooling, keep_normalize };
-                chain.forward(&tokens, batch, skip, overrides, self.trunk.backend(), look)?
+                chain.forward(&tokens, batch, skip, overrides, Slot::Sentence, self.trunk.backend(), look)?
             }
             None => {
                 let pooling = options.pooling.unwrap_or_else(|| self.default_pooling());
@@ -107,16 +106,51 @@ impl Embedder {
                 return Err(Error::input(format!("{size} dimensions were asked of vectors that have {full}")));
             }
             vectors = vectors.narrow(1, 0, size)?;
+        } else if let Some(size) = self.chain.as_ref().and_then(|chain| chain.settings().truncate_dim) {
+            let full = vectors.dim(1)?;
+            if size < full {
+                // Behind every module, so that what they normalised stays as it was cut.
+                vectors = vectors.narrow(1, 0, size)?;
+                normalized = options.normalize == Some(true);
+            }
         }
         if normalized { normalize(&vectors) } else { Ok(vectors.contiguous()?) }
     }
 
-    /// The vector of every token, `[tokens, hidden]`: the final hidden states, or another layer's.
+    /// The scores of a reranker's chain, `[sequences, scores]`; `skip` as in [`EmbedOptions`].
+    pub(crate) fn scores(&self, batch: &PackedBatch, skip: Option<&[usize]>) -> Result<Tensor> {
+        self.scored(batch, skip, &mut |_, _| Ok(()))
+    }
+
+    /// The same with a look at what the modules give.
+    fn scored(&self, batch: &PackedBatch, skip: Option<&[usize]>, look: &mut Look<'_>) -> Result<Tensor> {
+        let Some(chain) = &self.chain else {
+            return Err(Error::input("an embedder without a chain has no scores"));
+        };
+        let overrides = Overrides { pooling: None, keep_normalize: true };
+        let tokens = self.trunk.forward(batch)?;
+        chain.forward(&tokens, batch, skip, overrides, Slot::Scores, self.trunk.backend(), look)
+    }
+
+    /// The vector of every token, `[tokens, size]`: the final hidden states, or another layer's, and what the modules of a
+    /// chain make of them.
     pub fn token_embeddings(&self, batch: &PackedBatch, layer: Option<usize>) -> Result<Tensor> {
+        let hidden = self.hidden(batch, layer)?;
+        let changed = match &self.chain {
+            Some(chain) => chain.tokens(&hidden, self.trunk.backend())?,
+            None => None,
+        };
+        changed.map_or_else(|| hidden.to_tensor(), Ok)
+    }
+
+    /// The final hidden states, or another layer's, `[tokens, hidden]`.
+    fn hidden(&self, batch: &PackedBatch, layer: Option<usize>) -> Result<Hidden> {
         let layers = self.config().layers.len();
         match layer {
-            None => self.trunk.forward(batch)?.to_tensor(),
-            Some(layer) if layer <= layers => Ok(self.trunk.hidden_states(batch)?.swap_remove(layer)),
+            None => self.trunk.forward(batch),
+            Some(layer) if layer <= layers => {
+                self.trunk.backend().hidden(&self.trunk.hidden_states(batch)?.swap_remove(layer))
+            }
             Some(layer) => {
                 Err(Error::input(format!("layer {layer} was asked of a model with {layers}; 0 is the embedding")))
             }
@@ -129,8 +163,18 @@ impl Embedder {
 pub(crate) struct Embedding<'a> {
     pub(crate) model: &'a Embedder,
     pub(crate) options: &'a EmbedOptions,
-    /// Every token has a vector, instead of all together.
-    pub(crate) per_token: bool,
+    pub(crate) result: Asked,
+}
+
+/// What an embedder is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// One vector per text.
+    Pooled,
+    /// One vector per token.
+    Tokens,
+    /// The scores of a reranker's chain.
+    Scores,
 }
 
 impl Traced for Embedding<'_> {
@@ -146,9 +190,6 @@ impl Traced for Embedding<'_> {
             Some(layer) if layer < last => trunk.trace_layers(batch, layer)?,
             _ => trunk.trace(batch)?,
         };
-        if self.per_token {
-            return Ok(());
-        }
         let dtype = trunk.backend().dtype();
         let mut look = |(number, class): (usize, &str), vectors: &Tensor| {
             let place = || match self.model.chain {
@@ -157,6 +198,10 @@ impl Traced for Embedding<'_> {
             };
             finite::check_vectors(place, vectors, dtype)
         };
-        self.model.vectors(batch, self.options, &mut look).map(drop)
+        match self.result {
+            Asked::Pooled => self.model.vectors(batch, self.options, &mut look).map(drop),
+            Asked::Tokens => Ok(()),
+            Asked::Scores => self.model.scored(batch, self.options.skip.as_deref(), &mut look).map(drop),
+        }
     }
 }

@@ -1,17 +1,21 @@
 //! What stands on the trunk: language models, classifiers, embedders.
 
+mod activation;
 mod chain;
 mod embedder;
 mod language;
 mod sequence;
+mod similarity;
 mod token;
 
-pub(crate) use chain::trunk_folder;
-pub use chain::{Chain, Settings, Similarity};
-pub(crate) use embedder::Embedding;
+pub(crate) use activation::TorchActivation;
+pub use crate::sentence_transformers::Settings;
+pub use chain::Chain;
+pub(crate) use embedder::{Asked, Embedding};
 pub use embedder::{EmbedOptions, Embedder};
 pub use language::LanguageModel;
 pub use sequence::SequenceClassifier;
+pub use similarity::Similarity;
 pub use token::{QuestionAnswering, TokenClassifier};
 
 use candle_core::Tensor;
@@ -22,7 +26,7 @@ use crate::{
     finite,
     ops::{self, Backend, Hidden, Linear},
     params::Parameters,
-    weights::{self, Weights},
+    weights::{self, Subfolder, Weights},
 };
 
 /// Reads configuration and weights and builds a model from them; every tensor must be there, of its shape.
@@ -32,12 +36,26 @@ fn open<T>(
     head: impl FnOnce(&Config) -> weights::Head,
     build: impl FnOnce(Parameters<'_>, &Config, &Backend) -> Result<T>,
 ) -> Result<T> {
-    let config = Config::load(files)?;
+    open_in(files, "", None, backend, head, build)
+}
+
+/// As [`open`], in a folder of the repository; with texts of `length` tokens, if the configuration allows fewer.
+fn open_in<T>(
+    files: &ModelFiles,
+    folder: &str,
+    length: Option<usize>,
+    backend: &Backend,
+    head: impl FnOnce(&Config) -> weights::Head,
+    build: impl FnOnce(Parameters<'_>, &Config, &Backend) -> Result<T>,
+) -> Result<T> {
+    let files = Subfolder { files, folder };
+    let mut config = Config::load(&files)?;
+    config.allow_length(length);
     let head = head(&config);
     if matches!(head, weights::Head::Classifier { .. }) {
         config.check_classifier()?;
     }
-    let weights = Weights::open(files)?;
+    let weights = Weights::open(&files)?;
     let parameters = Parameters::from_weights(&weights, &config, head)?;
     let backend = backend.for_stored(parameters.quantisation);
     build(parameters, &config, &backend)

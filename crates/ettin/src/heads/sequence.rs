@@ -2,14 +2,15 @@
 
 use candle_core::Tensor;
 
-use super::{Classifier, open};
+use super::{Classifier, open, open_in};
 use crate::{
-    Config, PackedBatch, Pooling, Result, Trunk,
+    Config, Error, PackedBatch, Pooling, Result, Trunk,
     config::{ClassifierPooling, Objective},
     files::ModelFiles,
     finite::Traced,
     ops::{Backend, Hidden},
     params::Parameters,
+    sentence_transformers::{Repository, Task},
 };
 
 /// A trunk that pools each sequence and scores its labels.
@@ -26,6 +27,26 @@ impl SequenceClassifier {
     /// Loads the model that `files` hold.
     pub fn load(files: &ModelFiles, backend: &Backend) -> Result<Self> {
         open(files, backend, Classifier::parameters, Self::build)
+    }
+
+    /// Loads the classifier that is the one module of a repository of sentence-transformers.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a repository with more modules; otherwise as [`load`](Self::load).
+    pub(crate) fn of_repository(files: &ModelFiles, repository: &Repository, backend: &Backend) -> Result<Self> {
+        if let Some(module) = repository.modules.first() {
+            return Err(Error::Unsupported(format!(
+                "the module {} ({:?}) behind a classifier in modules.json",
+                module.class, module.folder
+            )));
+        }
+        let transformer = &repository.transformer;
+        if transformer.task != Task::SequenceClassification {
+            return Err(Error::Unsupported(
+                "labels of a chain in modules.json; it makes embeddings or scores, for embed or rerank".to_owned(),
+            ));
+        }
+        open_in(files, &transformer.folder, transformer.longest(), backend, Classifier::parameters, Self::build)
     }
 
     /// Builds the model from parameters with [`Head::Classifier`](crate::weights::Head::Classifier).

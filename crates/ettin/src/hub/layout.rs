@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::files::check_name;
+pub(super) use crate::sentence_transformers::module_folders;
 use crate::{Error, Result};
 
 /// Weights at the root of a model (or of a module's folder), the preferred form first.
@@ -24,23 +25,6 @@ pub(super) const METADATA: [&str; 12] = [
     "sentence_bert_config.json",
     "chat_template.jinja",
 ];
-
-/// The folders of a sentence-transformers chain, the root left out.
-pub(super) fn module_folders(name: &str, modules: &[u8]) -> Result<Vec<String>> {
-    let wrong = |message: &str| Error::Config { file: name.to_owned(), message: message.to_owned() };
-    let value: Value = serde_json::from_slice(modules).map_err(|error| wrong(&error.to_string()))?;
-    let modules = value.as_array().ok_or_else(|| wrong("a list of modules is expected"))?;
-    let mut folders = Vec::new();
-    for module in modules {
-        let path = module.get("path").and_then(Value::as_str).ok_or_else(|| wrong("a module has no path"))?;
-        let path = path.trim_end_matches('/');
-        if !path.is_empty() {
-            check_name(path)?;
-            folders.push(path.to_owned());
-        }
-    }
-    Ok(folders)
-}
 
 /// The shards that an index lists, each once, in order of their names.
 pub(super) fn shards(name: &str, index: &[u8]) -> Result<Vec<String>> {
@@ -75,15 +59,6 @@ mod tests {
             b"{",
         ] {
             assert!(shards("index", bad).is_err(), "{}", String::from_utf8_lossy(bad));
-        }
-    }
-
-    #[test]
-    fn module_folders_leave_out_the_root_and_stay_inside() {
-        let modules = br#"[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense/"}]"#;
-        assert_eq!(module_folders("modules.json", modules).unwrap(), ["1_Pooling", "2_Dense"]);
-        for bad in [&br#"[{"path": "../x"}]"#[..], br#"[{}]"#, br#"{}"#, b"["] {
-            assert!(module_folders("modules.json", bad).is_err(), "{}", String::from_utf8_lossy(bad));
         }
     }
 }

@@ -8,11 +8,12 @@ use serde::Serialize;
 
 use super::batching::{encode_all, merge, run_rows, split};
 use super::frontend::{Frontend, Need};
+use super::limit::Bounds;
 use super::{Options, Outcome, Outcomes};
 use crate::files::ModelFiles;
 use crate::finite::Traced;
 use crate::heads::QuestionAnswering;
-use crate::tokenizer::Encoding;
+use crate::tokenizer::{Encoding, Limit, LimitOrigin};
 use crate::{Error, Result};
 use search::{Scores, Search};
 
@@ -90,7 +91,7 @@ impl Answerer {
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let need = Need { task: "answer", objective: None };
         let (model, tokenizer) = need.load(files, options, QuestionAnswering::load)?;
-        let frontend = Frontend::new(tokenizer, options, model.config(), None);
+        let frontend = Frontend::new(tokenizer, options, Bounds::strict(files, model.config())?);
         Ok(Self { model, frontend })
     }
 
@@ -146,8 +147,11 @@ impl Answerer {
                 return Err(Error::input(format!("the {name} is empty")));
             }
         }
-        let window = self.frontend.limit.tokens.min(WINDOW);
-        let overlap = OVERLAP.min(window / 2);
+        let window = match self.frontend.limit {
+            limit if limit.tokens > WINDOW => Limit { tokens: WINDOW, origin: LimitOrigin::Window, ..limit },
+            limit => limit,
+        };
+        let overlap = OVERLAP.min(window.tokens / 2);
         self.frontend.tokenizer.encode_windows(question.question, question.context, window, overlap)
     }
 }

@@ -2,13 +2,16 @@
 
 use serde::Serialize;
 
-use super::frontend::{Frontend, Need};
+use super::frontend::{Frontend, Need, of_repository};
+use super::limit::Bounds;
 use super::numbers::{descending, sigmoid, softmax};
+use super::prompt::{PromptChoice, Prompts};
 use super::{Options, Outcomes, TextInput};
 use crate::config::ProblemType;
 use crate::files::ModelFiles;
 use crate::finite::{Traced, is_comparable};
 use crate::heads::SequenceClassifier;
+use crate::sentence_transformers::{Repository, Task};
 use crate::{Config, Result};
 
 /// Labels whole texts or pairs of texts.
@@ -19,7 +22,7 @@ use crate::{Config, Result};
 /// use ettin::tasks::{Classifier, ClassifyRequest, Options};
 ///
 /// let classifier = Classifier::load(&ModelFiles::folder("sentiment")?, &Options::default())?;
-/// let request = ClassifyRequest { top_k: None, raw: false };
+/// let request = ClassifyRequest { top_k: None, ..ClassifyRequest::default() };
 /// for outcome in classifier.run(&["A fine day.".into(), ("It rains.", "It is wet.").into()], &request)? {
 ///     for label in outcome?.value {
 ///         println!("{} {}", label.label, label.score);
@@ -32,20 +35,23 @@ use crate::{Config, Result};
 pub struct Classifier {
     model: SequenceClassifier,
     frontend: Frontend,
+    prompts: Prompts,
 }
 
 /// What to report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClassifyRequest {
     /// How many labels, best first; `None` for all of them.
     pub top_k: Option<usize>,
     /// Report logits instead of probabilities.
     pub raw: bool,
+    /// The prompt put before every first text, of a model that sentence-transformers saved.
+    pub prompt: PromptChoice,
 }
 
 impl Default for ClassifyRequest {
     fn default() -> Self {
-        Self { top_k: Some(1), raw: false }
+        Self { top_k: Some(1), raw: false, prompt: PromptChoice::Default }
     }
 }
 
@@ -73,9 +79,18 @@ impl Classifier {
     /// What loading the model's files can meet; the classifier's tensors must be there.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let need = Need { task: "classify", objective: None };
-        let (model, tokenizer) = need.load(files, options, SequenceClassifier::load)?;
-        let frontend = Frontend::new(tokenizer, options, model.config(), None);
-        Ok(Self { model, frontend })
+        // A chain is of no use here, and its trunk may have a classifier of its own beside it.
+        let repository = Repository::load(files)?.filter(|repository| repository.transformer.task == Task::SequenceClassification);
+        let Some(repository) = repository else {
+            let (model, tokenizer) = need.load(files, options, SequenceClassifier::load)?;
+            let frontend = Frontend::new(tokenizer, options, Bounds::lenient(files, model.config())?);
+            return Ok(Self { model, frontend, prompts: Prompts::default() });
+        };
+        let (model, tokenizer) = need.load(files, options, |files, backend| {
+            SequenceClassifier::of_repository(files, &repository, backend)
+        })?;
+        let frontend = of_repository(files, tokenizer, options, &repository.transformer, model.config())?;
+        Ok(Self { model, frontend, prompts: Prompts::new(&repository.settings) })
     }
 
     /// All label names in the order of the model's outputs.
@@ -89,7 +104,8 @@ impl Classifier {
     /// Failures of the engine; an input's own failure is in its place.
     pub fn run(&self, inputs: &[TextInput<'_>], request: &ClassifyRequest) -> Result<Outcomes<Vec<Label>>> {
         let function = if request.raw { Function::Raw } else { Function::of(self.model.config()) };
-        let encode = |input: &TextInput<'_>| self.frontend.encode(*input);
+        let prompt = self.prompts.text(&request.prompt)?;
+        let encode = |input: &TextInput<'_>| self.frontend.encode_behind(prompt, *input, self.frontend.limit);
         self.frontend.run(inputs, encode, |batch, items| {
             let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
             let labels = items.iter().zip(&logits).map(|(item, row)| {

@@ -4,11 +4,15 @@ use serde::Serialize;
 
 use super::batching::Item;
 use super::frontend::{Frontend, Need};
+use super::limit::Bounds;
+use super::prompt::{PromptChoice, Prompts};
 use super::{Options, Outcome, Outcomes};
 use crate::files::ModelFiles;
 use crate::finite::{self, Traced};
-use crate::heads::{Chain, EmbedOptions, Embedder, Embedding as Asked, Settings, Similarity};
+use crate::heads::{Asked, Chain, EmbedOptions, Embedder, Embedding as Traceable, Similarity};
 use crate::pooling::Pooling;
+use crate::sentence_transformers::{ModelType, Role};
+use crate::tokenizer::Limit;
 use crate::{Error, PackedBatch, Result};
 
 /// Turns texts into vectors.
@@ -32,20 +36,10 @@ use crate::{Error, PackedBatch, Result};
 pub struct TextEmbedder {
     model: Embedder,
     frontend: Frontend,
-    /// What a model without a chain has.
-    plain: Settings,
-}
-
-/// Which prompt is put before each text.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum PromptChoice {
-    /// The model's `default_prompt_name`, if it has one.
-    #[default]
-    Default,
-    /// No prompt.
-    None,
-    /// A prompt by its name in `config_sentence_transformers.json`.
-    Named(String),
+    prompts: Prompts,
+    /// Limits of texts on one side of a search.
+    queries: Limit,
+    documents: Limit,
 }
 
 /// How to embed; the default leaves everything to the model's own files.
@@ -57,7 +51,8 @@ pub struct EmbedRequest {
     pub per_token: bool,
     /// Scale to unit length, or not, instead of the model's choice.
     pub normalize: Option<bool>,
-    /// Keep only the first dimensions (Matryoshka); what was normalised is normalised again.
+    /// Keep only the first dimensions (Matryoshka) instead of what the model's files say; what was normalised is normalised
+    /// again.
     pub dimensions: Option<usize>,
     /// Hidden states of this layer: 0 the embeddings, the number of layers the last (after the final norm).
     pub layer: Option<usize>,
@@ -115,12 +110,29 @@ impl TextEmbedder {
     /// Loads a trunk or a sentence-transformers chain.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for late interaction and SPLADE; what loading the model's files can meet.
+    /// [`Error::Unsupported`] for rerankers, late interaction and SPLADE; what loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let (model, tokenizer) = Need { task: "embed", objective: None }.load(files, options, Embedder::load)?;
-        let max_seq_length = model.chain().and_then(|chain| chain.settings().max_seq_length);
-        let frontend = Frontend::new(tokenizer, options, model.config(), max_seq_length);
-        Ok(Self { model, frontend, plain: Settings { include_prompt: true, ..Settings::default() } })
+        let Some(chain) = model.chain() else {
+            let frontend = Frontend::new(tokenizer, options, Bounds::lenient(files, model.config())?);
+            let (queries, documents) = (frontend.limit, frontend.limit);
+            return Ok(Self { model, frontend, prompts: Prompts::of_embedder(), queries, documents });
+        };
+        if chain.settings().model_type == Some(ModelType::CrossEncoder) {
+            return Err(Error::Unsupported(format!(
+                "embeddings of {}: config_sentence_transformers.json says that it is a CrossEncoder, which fits rerank",
+                files.name()
+            )));
+        }
+        let transformer = chain.transformer();
+        let bounds = |role| Bounds::sentence_transformers(files, transformer, model.config(), role);
+        let side = tokenizer.truncation_side();
+        let queries = bounds(Some(Role::Query))?.limit(options, side);
+        let documents = bounds(Some(Role::Document))?.limit(options, side);
+        let prompts = Prompts::new(chain.settings());
+        let frontend =
+            Frontend::new(tokenizer, options, bounds(None)?).with_special_tokens(transformer.special_tokens);
+        Ok(Self { model, frontend, prompts, queries, documents })
     }
 
     /// The pooling taken because the model's files configure none; worth telling the user once.
@@ -130,7 +142,7 @@ impl TextEmbedder {
 
     /// Names of the model's prompts.
     pub fn prompts(&self) -> Vec<&str> {
-        self.settings().prompts.keys().map(String::as_str).collect()
+        self.prompts.names()
     }
 
     /// The vector of every text.
@@ -140,12 +152,17 @@ impl TextEmbedder {
     /// place.
     pub fn run(&self, texts: &[&str], request: &EmbedRequest) -> Result<Outcomes<Embedding>> {
         self.check(request)?;
-        let prompt = self.prompt(&request.prompt)?;
-        let skip = self.skipped(prompt)?;
-        let encode = |text: &&str| match prompt {
-            "" => self.frontend.encode((*text).into()),
-            prompt => self.frontend.encode([prompt, text].concat().as_str().into()),
+        let prompt = self.prompts.text(&request.prompt)?;
+        let skip = match self.model.chain() {
+            Some(chain) if chain.skips_prompt() => self.frontend.prompt_tokens(prompt)?,
+            _ => 0,
         };
+        let limit = match request.prompt.role() {
+            None => self.frontend.limit,
+            Some(Role::Query) => self.queries,
+            Some(Role::Document) => self.documents,
+        };
+        let encode = |text: &&str| self.frontend.encode_behind(prompt, (*text).into(), limit);
         self.frontend.run(texts, encode, |batch, items| {
             let options = EmbedOptions {
                 pooling: request.pooling,
@@ -159,7 +176,8 @@ impl TextEmbedder {
             } else {
                 self.model.embed(batch, &options)?.to_vec2()?.into_iter().map(Vector::Pooled).collect()
             };
-            let asked = Asked { model: &self.model, options: &options, per_token: request.per_token };
+            let result = if request.per_token { Asked::Tokens } else { Asked::Pooled };
+            let asked = Traceable { model: &self.model, options: &options, result };
             let embeddings = items.iter().zip(vectors).map(|(item, embedding)| {
                 let finite = embedding.is_finite();
                 asked.finite(finite, Embedding { index: item.input, embedding }, &item.encoding.ids)
@@ -181,10 +199,10 @@ impl TextEmbedder {
         if request.per_token {
             return Err(Error::input("texts are compared by one vector each, not by one per token"));
         }
+        let similarity = self.model.chain().map_or(Ok(Similarity::default()), |chain| chain.settings().similarity())?;
         let texts: Vec<&str> =
             inputs.iter().flat_map(|input| std::iter::once(input.a).chain(input.b.iter().copied())).collect();
         let mut embeddings = self.run(&texts, request)?.into_iter();
-        let similarity = self.settings().similarity;
         Ok(inputs
             .iter()
             .map(|input| compared(similarity, embeddings.by_ref().take(1 + input.b.len()).collect()))
@@ -194,10 +212,6 @@ impl TextEmbedder {
     /// The sentence-transformers modules, where the model has them.
     pub fn chain(&self) -> Option<&Chain> {
         self.model.chain()
-    }
-
-    fn settings(&self) -> &Settings {
-        self.model.chain().map_or(&self.plain, Chain::settings)
     }
 
     /// Refuses a request that no text could fulfil, before any is computed.
@@ -217,44 +231,11 @@ impl TextEmbedder {
         Ok(())
     }
 
-    fn prompt(&self, choice: &PromptChoice) -> Result<&str> {
-        let settings = self.settings();
-        let name = match choice {
-            PromptChoice::None => return Ok(""),
-            PromptChoice::Default => match &settings.default_prompt_name {
-                Some(name) => name,
-                None => return Ok(""),
-            },
-            PromptChoice::Named(name) => name,
-        };
-        // Every model of sentence-transformers has these two; where its files do not define them, they are empty.
-        if ["query", "document"].contains(&name.as_str()) && !settings.prompts.contains_key(name) {
-            return Ok("");
-        }
-        settings.prompts.get(name).map(String::as_str).ok_or_else(|| {
-            let known = self.prompts();
-            Error::input(match known.is_empty() {
-                true => format!("the model has no prompts, so none named {name:?}"),
-                false => format!("the model has no prompt {name:?}; it has {}", known.join(", ")),
-            })
-        })
-    }
-
-    /// Leading tokens that take no part in the pooling: the prompt, with the special token before it.
-    fn skipped(&self, prompt: &str) -> Result<usize> {
-        if prompt.is_empty() || self.settings().include_prompt {
-            return Ok(0);
-        }
-        let encoding = self.frontend.tokenizer.encode(prompt, None, true)?;
-        let closing = encoding.special.last() == Some(&true);
-        Ok(encoding.ids.len() - usize::from(closing))
-    }
-
     /// One vector per token, cut and scaled as a pooled one would be.
     fn token_vectors(&self, batch: &PackedBatch, items: &[Item<'_>], request: &EmbedRequest) -> Result<Vec<Vector>> {
         let mut vectors: Vec<Vec<f32>> = self.model.token_embeddings(batch, request.layer)?.to_vec2()?;
         if let Some(dimensions) = request.dimensions {
-            let size = self.model.config().hidden_size;
+            let size = vectors.first().map_or(dimensions, Vec::len);
             if dimensions > size {
                 return Err(Error::input(format!("{dimensions} dimensions were asked of vectors that have {size}")));
             }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::batching::Item;
 use super::frontend::{Frontend, Need};
+use super::limit::Bounds;
 use super::numbers::{softmax, top_k};
 use super::{Options, Outcomes};
 use crate::files::ModelFiles;
@@ -71,7 +72,7 @@ impl FillMask {
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let need = Need { task: "fill-mask", objective: Some(Objective::Encoder) };
         let (model, tokenizer) = need.load(files, options, LanguageModel::load)?;
-        let frontend = Frontend::new(tokenizer, options, model.config(), None);
+        let frontend = Frontend::new(tokenizer, options, Bounds::lenient(files, model.config())?);
         let mask = frontend.tokenizer.special().mask.ok_or_else(|| {
             Error::Tokenizer("the model's files name no mask token, which fill-mask needs".to_owned())
         })?;

@@ -1,8 +1,11 @@
 //! What every task does before and after its model: encode under the length limit, pack, explain failures.
 
 use super::batching::{Item, encode_all, run_encodings};
+use super::limit::Bounds;
+use super::prompt::prompted;
 use super::{Options, Outcomes, TextInput};
 use crate::files::ModelFiles;
+use crate::sentence_transformers::Transformer;
 use crate::tokenizer::{Encoding, Limit, Tokenizer};
 use crate::{Backend, Config, Error, Objective, PackedBatch, Result};
 
@@ -12,19 +15,39 @@ pub(super) struct Frontend {
     pub(super) tokenizer: Tokenizer,
     pub(super) limit: Limit,
     pub(super) batch_tokens: usize,
+    /// Whether the tokens of the tokenizer's template are put around inputs.
+    special_tokens: bool,
 }
 
 impl Frontend {
-    /// `max_seq_length` is a limit of the model's files beside its positions.
-    pub(super) fn new(tokenizer: Tokenizer, options: &Options, config: &Config, max_seq_length: Option<usize>) -> Self {
-        let limits = [max_seq_length, options.max_length];
-        let tokens = limits.into_iter().flatten().fold(config.max_position_embeddings, usize::min);
-        let limit = Limit { tokens, truncate: options.truncate };
-        Self { tokenizer, limit, batch_tokens: options.batch_tokens }
+    pub(super) fn new(tokenizer: Tokenizer, options: &Options, bounds: Bounds) -> Self {
+        let limit = bounds.limit(options, tokenizer.truncation_side());
+        Self { tokenizer, limit, batch_tokens: options.batch_tokens, special_tokens: true }
+    }
+
+    /// With the tokens of the tokenizer's template around inputs, or without.
+    pub(super) fn with_special_tokens(self, special_tokens: bool) -> Self {
+        Self { special_tokens, ..self }
     }
 
     pub(super) fn encode(&self, input: TextInput<'_>) -> Result<Encoding> {
-        self.tokenizer.encode_within(input.text, input.pair, self.limit)
+        self.encode_behind("", input, self.limit)
+    }
+
+    /// Encodes an input whose (first) text has a prompt before it, under a limit of its own.
+    pub(super) fn encode_behind(&self, prompt: &str, input: TextInput<'_>, limit: Limit) -> Result<Encoding> {
+        self.tokenizer.within(&prompted(prompt, input.text), input.pair, self.special_tokens, limit)
+    }
+
+    /// How many leading tokens of an input are its prompt's, with the special tokens before it, as sentence-transformers
+    /// counts them: the prompt is encoded alone, cut as a text would be, and a special token at its end is not counted.
+    pub(super) fn prompt_tokens(&self, prompt: &str) -> Result<usize> {
+        if prompt.is_empty() {
+            return Ok(0);
+        }
+        let encoding = self.tokenizer.encode(prompt, None, self.special_tokens)?;
+        let closing = encoding.ids.last().is_some_and(|&id| self.tokenizer.special().contains(id));
+        Ok(encoding.ids.len().min(self.limit.tokens) - usize::from(closing))
     }
 
     /// Encodes and computes inputs of one sequence each; see [`run_encodings`].
@@ -36,6 +59,18 @@ impl Frontend {
     ) -> Result<Outcomes<T>> {
         run_encodings(encode_all(inputs, encode), self.batch_tokens, compute)
     }
+}
+
+/// The frontend of a repository of sentence-transformers, for texts on no side of a search.
+pub(super) fn of_repository(
+    files: &ModelFiles,
+    tokenizer: Tokenizer,
+    options: &Options,
+    transformer: &Transformer,
+    config: &Config,
+) -> Result<Frontend> {
+    let bounds = Bounds::sentence_transformers(files, transformer, config, None)?;
+    Ok(Frontend::new(tokenizer, options, bounds).with_special_tokens(transformer.special_tokens))
 }
 
 /// What a task needs of a model, for messages.

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::batching::encode_all;
 use super::frontend::{Frontend, Need};
-use super::{Options, Outcome, Outcomes, Truncate};
+use super::limit::Bounds;
+use super::{Options, Outcome, Outcomes};
 use crate::files::ModelFiles;
 use crate::finite::Traced;
 use crate::generate::{
@@ -14,7 +15,7 @@ use crate::generate::{
     STEP_ROWS,
 };
 use crate::heads::LanguageModel;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Side, Tokenizer};
 use crate::{Error, KvCache, Objective, PackedBatch, Result};
 
 /// Continues prompts with a causal language model.
@@ -120,7 +121,7 @@ impl Generator {
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let need = Need { task: "generate", objective: Some(Objective::Decoder) };
         let (model, tokenizer) = need.load(files, options, LanguageModel::load)?;
-        let frontend = Frontend::new(tokenizer, options, model.config(), None);
+        let frontend = Frontend::new(tokenizer, options, Bounds::positions(files, model.config())?);
         Ok(Self { name: files.name().to_owned(), model, frontend, draft: Draft::None })
     }
 
@@ -253,12 +254,10 @@ impl Generator {
         if cut {
             let room = limit.tokens.saturating_sub(request.max_new_tokens).max(limit.tokens / 2);
             let kept = room.saturating_sub(usize::from(bos.is_some()));
-            match limit.truncate {
-                Truncate::Error => {
-                    return Err(Error::TooLong { tokens, limit: limit.tokens });
-                }
-                Truncate::Right => ids.truncate(kept),
-                Truncate::Left => drop(ids.drain(..ids.len() - kept)),
+            match limit.cut() {
+                None => return Err(limit.too_long(tokens)),
+                Some(Side::Right) => ids.truncate(kept),
+                Some(Side::Left) => drop(ids.drain(..ids.len() - kept)),
             }
         }
         let ids: Vec<u32> = bos.into_iter().chain(ids).collect();

@@ -1,26 +1,31 @@
 //! Reranking: how well documents answer a query.
 
-use super::frontend::{Frontend, Need};
+use candle_core::Tensor;
+
+use super::frontend::{Frontend, Need, of_repository};
+use super::limit::Bounds;
 use super::numbers::{descending, sigmoid};
+use super::prompt::{PromptChoice, Prompts};
 use super::{IndexedScore, Options, Outcome, Outcomes, TextInput};
 use crate::files::ModelFiles;
-use crate::finite::Traced;
-use crate::heads::{EmbedOptions, Embedder, Embedding, SequenceClassifier};
-use crate::{Error, PackedBatch, Result};
+use crate::finite::{Traced, is_finite};
+use crate::heads::{Asked, Chain, EmbedOptions, Embedder, Embedding, SequenceClassifier, TorchActivation};
+use crate::sentence_transformers::{Repository, Settings, Task};
+use crate::{Config, Error, PackedBatch, Result};
 
 /// Scores documents against a query with a cross-encoder.
 ///
-/// Query and document are encoded as a pair; a pair over the limit is cut at its longer text first, as
-/// sentence-transformers does.
+/// Query and document are encoded as a pair, a prompt before the query; a pair over the limit is cut at its longer text first,
+/// as sentence-transformers does.
 ///
 /// ```no_run
 /// # fn main() -> ettin::Result<()> {
 /// use ettin::files::ModelFiles;
-/// use ettin::tasks::{Options, RerankInput, Reranker};
+/// use ettin::tasks::{Options, RerankInput, RerankRequest, Reranker};
 ///
 /// let reranker = Reranker::load(&ModelFiles::folder("ettin-reranker-32m-v1")?, &Options::default())?;
 /// let input = RerankInput { query: "Where was Apple founded?", documents: vec!["In Los Altos.", "Pears are green."] };
-/// for outcome in reranker.run(&[input], None)? {
+/// for outcome in reranker.run(&[input], &RerankRequest::default())? {
 ///     let best = outcome?.value[0];
 ///     println!("document {} scores {}", best.index, best.score);
 /// }
@@ -31,6 +36,7 @@ use crate::{Error, PackedBatch, Result};
 pub struct Reranker {
     model: Model,
     frontend: Frontend,
+    prompts: Prompts,
     /// What the model's files ask for.
     activation: Configured,
 }
@@ -59,51 +65,80 @@ pub enum Activation {
     Sigmoid,
 }
 
+/// How to rerank; the default leaves everything to the model's own files.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RerankRequest {
+    /// What is applied to scores instead of the model's own activation.
+    pub activation: Option<Activation>,
+    /// The prompt put before every query.
+    pub prompt: PromptChoice,
+}
+
 /// The activation of the model's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Configured {
     Known(Activation),
+    /// Another of torch's.
+    Torch(TorchActivation),
     /// One that is not implemented, by its Python name.
     Other(String),
 }
 
 impl Reranker {
-    /// Loads a reranker: a one-output sentence-transformers chain or a one-label classifier.
+    /// Loads a reranker: a chain of sentence-transformers with one score, or a classifier with one label.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a chain or a classifier with several outputs; what loading the model's files can meet.
+    /// [`Error::Unsupported`] for a model with several outputs or with modules that are not implemented; what loading the
+    /// model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let need = Need { task: "rerank", objective: None };
-        let stated = stated_activation(files)?;
-        if files.get("modules.json")?.is_some() {
-            let (model, tokenizer) = need.load(files, options, Embedder::load)?;
-            let (outputs, max_seq_length) = match model.chain() {
-                Some(chain) => (chain.output_size(), chain.settings().max_seq_length),
-                None => (0, None),
-            };
-            only_one(files, outputs, "embed")?;
-            let frontend = Frontend::new(tokenizer, options, model.config(), max_seq_length);
-            let activation = stated.map_or(Configured::Known(Activation::Raw), Configured::from);
-            return Ok(Self { model: Model::Chain(Box::new(model)), frontend, activation });
+        match Repository::load(files)? {
+            None => {
+                let (model, tokenizer) = need.load(files, options, SequenceClassifier::load)?;
+                only_one(files, model.config().labels.len(), "classify")?;
+                // The other files of sentence-transformers count in a repository of its own alone.
+                let activation = configured([model.config().activation_fn.as_deref()]);
+                let frontend = Frontend::new(tokenizer, options, Bounds::strict(files, model.config())?);
+                let model = Model::Classifier(Box::new(model));
+                Ok(Self { model, frontend, prompts: Prompts::default(), activation })
+            }
+            Some(repository) if repository.transformer.task == Task::SequenceClassification => {
+                let (model, tokenizer) = need.load(files, options, |files, backend| {
+                    SequenceClassifier::of_repository(files, &repository, backend)
+                })?;
+                only_one(files, model.config().labels.len(), "classify")?;
+                let frontend = of_repository(files, tokenizer, options, &repository.transformer, model.config())?;
+                let activation = activation(&repository.settings, model.config());
+                let prompts = Prompts::new(&repository.settings);
+                Ok(Self { model: Model::Classifier(Box::new(model)), frontend, prompts, activation })
+            }
+            Some(_) => {
+                let (model, tokenizer) = need.load(files, options, Embedder::load)?;
+                let Some((chain, scores)) = model.chain().and_then(|chain| Some((chain, chain.scores_size()?))) else {
+                    return Err(Error::Unsupported(format!(
+                        "rerank needs scores, and no module of {} writes any; try embed",
+                        files.name()
+                    )));
+                };
+                only_one(files, scores, "another model")?;
+                let frontend = of_repository(files, tokenizer, options, chain.transformer(), model.config())?;
+                let activation = activation(chain.settings(), model.config());
+                let prompts = Prompts::new(chain.settings());
+                Ok(Self { model: Model::Chain(Box::new(model)), frontend, prompts, activation })
+            }
         }
-        let (model, tokenizer) = need.load(files, options, SequenceClassifier::load)?;
-        only_one(files, model.config().labels.len(), "classify")?;
-        let frontend = Frontend::new(tokenizer, options, model.config(), None);
-        let stated = stated.or_else(|| model.config().activation_fn.clone());
-        let activation = stated.map_or(Configured::Known(Activation::Sigmoid), Configured::from);
-        Ok(Self { model: Model::Classifier(Box::new(model)), frontend, activation })
     }
 
     /// What is applied unless the call says otherwise.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] when the model's files name an activation that is neither of the two.
-    pub fn activation(&self) -> Result<Activation> {
+    /// [`Error::Unsupported`] when the model's files name an activation that is not implemented.
+    fn activation(&self) -> Result<Configured> {
         match &self.activation {
-            Configured::Known(activation) => Ok(*activation),
             Configured::Other(name) => {
                 Err(Error::Unsupported(format!("the model's activation {name}; ask for raw scores or for the sigmoid")))
             }
+            known => Ok(known.clone()),
         }
     }
 
@@ -114,26 +149,37 @@ impl Reranker {
     pub fn run(
         &self,
         inputs: &[RerankInput<'_>],
-        activation: Option<Activation>,
+        request: &RerankRequest,
     ) -> Result<Outcomes<Vec<IndexedScore>>> {
-        let activation = match activation {
-            Some(activation) => activation,
+        let activation = match request.activation {
+            Some(activation) => Configured::Known(activation),
             None => self.activation()?,
+        };
+        let prompt = self.prompts.text(&request.prompt)?;
+        let skip = match &self.model {
+            Model::Chain(model) if model.chain().is_some_and(Chain::skips_prompt) => {
+                self.frontend.prompt_tokens(prompt)?
+            }
+            _ => 0,
         };
         let pair = |query, document| TextInput { text: query, pair: Some(document) };
         let pairs: Vec<TextInput<'_>> = inputs
             .iter()
             .flat_map(|input| input.documents.iter().map(|&document| pair(input.query, document)))
             .collect();
-        let encode = |pair: &TextInput<'_>| self.frontend.encode(*pair);
-        let options = EmbedOptions::default();
+        let encode = |pair: &TextInput<'_>| self.frontend.encode_behind(prompt, *pair, self.frontend.limit);
         let scored = self.frontend.run(&pairs, encode, |batch, items| {
-            let scores = items.iter().zip(self.scores(batch, &options)?).map(|(item, score)| {
-                let (finite, ids) = (score.is_finite(), &item.encoding.ids);
-                let score = activation.apply(score);
+            let options = EmbedOptions {
+                skip: (skip > 0).then(|| vec![skip; batch.sequences()]),
+                ..EmbedOptions::default()
+            };
+            let raw = self.scores(batch, &options)?;
+            let scores = activation.apply(&raw)?;
+            let scores = items.iter().zip(raw.to_vec1::<f32>()?).zip(scores).map(|((item, raw), score)| {
+                let (finite, ids) = (is_finite(&[raw, score]), &item.encoding.ids);
                 match &self.model {
                     Model::Chain(model) => {
-                        Embedding { model, options: &options, per_token: false }.finite(finite, score, ids)
+                        Embedding { model, options: &options, result: Asked::Scores }.finite(finite, score, ids)
                     }
                     Model::Classifier(model) => model.finite(finite, score, ids),
                 }
@@ -144,49 +190,51 @@ impl Reranker {
         Ok(inputs.iter().map(|input| ranked(scored.by_ref().take(input.documents.len()).collect())).collect())
     }
 
+    /// Names of the model's prompts.
+    pub fn prompts(&self) -> Vec<&str> {
+        self.prompts.names()
+    }
+
     /// One raw score per sequence.
-    fn scores(&self, batch: &PackedBatch, options: &EmbedOptions) -> Result<Vec<f32>> {
+    fn scores(&self, batch: &PackedBatch, options: &EmbedOptions) -> Result<Tensor> {
         let scores = match &self.model {
-            Model::Chain(model) => model.embed(batch, options)?,
+            Model::Chain(model) => model.scores(batch, options.skip.as_deref())?,
             Model::Classifier(model) => model.logits(batch)?,
         };
-        Ok(scores.flatten_all()?.to_vec1()?)
+        Ok(scores.flatten_all()?)
     }
 }
 
-impl Activation {
-    fn apply(self, score: f32) -> f32 {
-        match self {
-            Activation::Raw => score,
-            Activation::Sigmoid => sigmoid(score),
-        }
+impl Configured {
+    fn apply(&self, scores: &Tensor) -> Result<Vec<f32>> {
+        let scores: Vec<f32> = match self {
+            Configured::Torch(activation) => return Ok(activation.apply(scores)?.to_vec1()?),
+            _ => scores.to_vec1()?,
+        };
+        Ok(match self {
+            Configured::Known(Activation::Sigmoid) => scores.into_iter().map(sigmoid).collect(),
+            _ => scores,
+        })
     }
 }
 
-impl From<String> for Configured {
-    /// From a Python class path.
-    fn from(path: String) -> Self {
-        match path.rsplit('.').next() {
-            Some("Identity") => Configured::Known(Activation::Raw),
-            Some("Sigmoid") => Configured::Known(Activation::Sigmoid),
-            _ => Configured::Other(path),
-        }
-    }
+/// What a repository of sentence-transformers asks for; its own file wins over `config.json`.
+fn activation(settings: &Settings, config: &Config) -> Configured {
+    configured([settings.activation_fn.as_deref(), config.activation_fn.as_deref()])
 }
 
-/// `activation_fn` of `config_sentence_transformers.json`, which wins over the keys in `config.json`.
-fn stated_activation(files: &ModelFiles) -> Result<Option<String>> {
-    const FILE: &str = "config_sentence_transformers.json";
-    #[derive(serde::Deserialize)]
-    struct Stated {
-        activation_fn: Option<String>,
-    }
-    let Some(bytes) = files.get(FILE)? else {
-        return Ok(None);
+/// The first Python class that the library would take, which is one of torch's; else the sigmoid, as for every model with one
+/// output.
+fn configured<const N: usize>(classes: [Option<&str>; N]) -> Configured {
+    let Some(class) = classes.into_iter().flatten().find(|class| class.starts_with("torch.")) else {
+        return Configured::Known(Activation::Sigmoid);
     };
-    let stated: Stated = serde_json::from_slice(&bytes)
-        .map_err(|error| Error::Config { file: FILE.to_owned(), message: error.to_string() })?;
-    Ok(stated.activation_fn)
+    match TorchActivation::from_class(class) {
+        Some(TorchActivation::Identity) => Configured::Known(Activation::Raw),
+        Some(TorchActivation::Sigmoid) => Configured::Known(Activation::Sigmoid),
+        Some(other) => Configured::Torch(other),
+        None => Configured::Other(class.to_owned()),
+    }
 }
 
 fn only_one(files: &ModelFiles, outputs: usize, fits: &str) -> Result<()> {

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::batching::{encode_all, merge, split};
 use super::frontend::{Frontend, Need};
+use super::limit::Bounds;
 use super::numbers::log_sum_exp;
 use super::{Options, Outcome, Outcomes};
 use crate::files::ModelFiles;
@@ -116,7 +117,7 @@ impl Scorer {
     /// What loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let (model, tokenizer) = Need { task: "score", objective: None }.load(files, options, LanguageModel::load)?;
-        let frontend = Frontend::new(tokenizer, options, model.config(), None);
+        let frontend = Frontend::new(tokenizer, options, Bounds::positions(files, model.config())?);
         let name = files.name();
         let from_decoder = ["enc-from-dec", "encoder-from-decoder"].iter().any(|part| name.contains(part));
         Ok(Self { model, frontend, from_decoder })

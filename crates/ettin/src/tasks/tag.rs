@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::batching::Item;
 use super::frontend::{Frontend, Need};
+use super::limit::Bounds;
 use super::numbers::softmax;
 use super::{Options, Outcomes};
 use crate::Result;
@@ -112,7 +113,7 @@ impl Tagger {
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let need = Need { task: "tag", objective: None };
         let (model, tokenizer) = need.load(files, options, TokenClassifier::load)?;
-        let frontend = Frontend::new(tokenizer, options, model.config(), None);
+        let frontend = Frontend::new(tokenizer, options, Bounds::strict(files, model.config())?);
         Ok(Self { model, frontend })
     }
 

@@ -1,11 +1,12 @@
 //! Text to token ids and back: thin over the `tokenizers` crate.
 //!
-//! Padding and truncation settings inside `tokenizer.json` are ignored: batches are packed, and the length policy is
-//! the caller's. What the files beside it add to it is `settings`.
+//! Padding and truncation settings inside `tokenizer.json` are ignored but for the side that is cut: batches are packed, and
+//! the length policy is the caller's. What the files beside it add to it is `settings`.
 
 mod check;
 mod cleanup;
 mod encoding;
+mod limit;
 mod settings;
 mod special;
 mod stream;
@@ -15,41 +16,15 @@ use tokenizers::utils::truncation::{TruncationDirection, TruncationParams, Trunc
 use tokenizers::{Decoder as _, Tokenizer as Inner};
 
 use crate::files::ModelFiles;
-use crate::heads::trunk_folder;
+use crate::sentence_transformers::trunk_folder;
 use crate::weights::{FileSource, Subfolder};
 use crate::{Error, Result};
 
 pub use encoding::Encoding;
+pub use limit::{Limit, LimitOrigin, Side, Truncate};
 use settings::Settings;
 pub use special::SpecialIds;
 pub use stream::TextStream;
-
-/// What happens to an input over the length limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Truncate {
-    /// It is an error.
-    #[default]
-    Error,
-    /// Its end is cut off.
-    Right,
-    /// Its beginning is cut off.
-    Left,
-}
-
-impl Truncate {
-    /// Every policy with its name.
-    pub const ALL: [(Truncate, &'static str); 3] =
-        [(Truncate::Error, "error"), (Truncate::Right, "right"), (Truncate::Left, "left")];
-}
-
-/// The most tokens an input may have, and what happens to a longer one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limit {
-    /// The most tokens, special tokens included.
-    pub tokens: usize,
-    /// What happens to an input with more.
-    pub truncate: Truncate,
-}
 
 /// A model's tokenizer with its special ids.
 ///
@@ -74,6 +49,8 @@ pub struct Tokenizer {
     vocab_size: Option<usize>,
     /// Whether decoded text is cleaned up.
     clean_up: bool,
+    /// The side that `tokenizer.json`'s own truncation cuts, where it has one.
+    truncation_side: Option<Side>,
 }
 
 impl Tokenizer {
@@ -89,12 +66,12 @@ impl Tokenizer {
         let Some(bytes) = files.get("tokenizer.json")? else {
             return Err(Error::MissingFile { place: files.place(), file: "tokenizer.json".to_owned() });
         };
-        let (mut inner, pad) = parse(&bytes)?;
+        let Parsed { mut inner, pad, truncation_side } = parse(&bytes)?;
         let settings = Settings::load(&files, &inner, pad.as_deref())?;
         settings.apply(&mut inner)?;
         let (special, vocab_size) = special::load(&files, &inner, &settings)?;
         let clean_up = special::clean_up(&files, &inner)?;
-        Ok(Self { inner, special, vocab_size, clean_up })
+        Ok(Self { inner, special, vocab_size, clean_up, truncation_side })
     }
 
     /// From the bytes of a `tokenizer.json` alone; special tokens are known by their usual names.
@@ -102,9 +79,15 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] for malformed bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let (inner, _) = parse(bytes)?;
+        let Parsed { inner, truncation_side, .. } = parse(bytes)?;
         let special = special::by_usual_names(&inner, None);
-        Ok(Self { inner, special, vocab_size: None, clean_up: false })
+        Ok(Self { inner, special, vocab_size: None, clean_up: false, truncation_side })
+    }
+
+    /// The side of a longer text that `tokenizer.json` itself would cut, where it says one: transformers keeps its tokenizer's
+    /// side there.
+    pub(crate) fn truncation_side(&self) -> Option<Side> {
+        self.truncation_side
     }
 
     /// Ids of the special tokens.
@@ -137,19 +120,30 @@ impl Tokenizer {
     /// [`Error::TooLong`] for an input over the limit under [`Truncate::Error`], or when the limit leaves no room
     /// beside the special tokens; otherwise as [`encode`](Self::encode).
     pub fn encode_within(&self, text: &str, pair: Option<&str>, limit: Limit) -> Result<Encoding> {
-        let encoding = self.encode(text, pair, true)?;
-        let direction = match limit.truncate {
-            _ if encoding.ids.len() <= limit.tokens => return Ok(encoding),
-            Truncate::Error => return Err(too_long(encoding.ids.len(), limit.tokens)),
-            Truncate::Right => TruncationDirection::Right,
-            Truncate::Left => TruncationDirection::Left,
-        };
-        let room = limit.tokens.saturating_sub(self.added_tokens(pair.is_some()));
-        if room == 0 {
-            return Err(too_long(encoding.ids.len(), limit.tokens));
+        self.within(text, pair, true, limit)
+    }
+
+    /// As [`encode_within`](Self::encode_within), with special tokens or without any.
+    pub(crate) fn within(
+        &self,
+        text: &str,
+        pair: Option<&str>,
+        special_tokens: bool,
+        limit: Limit,
+    ) -> Result<Encoding> {
+        let encoding = self.encode(text, pair, special_tokens)?;
+        if encoding.ids.len() <= limit.tokens {
+            return Ok(encoding);
         }
-        let params =
-            TruncationParams { direction, max_length: room, strategy: TruncationStrategy::LongestFirst, stride: 0 };
+        let added = if special_tokens { self.added_tokens(pair.is_some()) } else { 0 };
+        let room = limit.tokens.saturating_sub(added);
+        let side = limit.cut().filter(|_| room > 0).ok_or_else(|| limit.too_long(encoding.ids.len()))?;
+        let params = TruncationParams {
+            direction: side.into(),
+            max_length: room,
+            strategy: TruncationStrategy::LongestFirst,
+            stride: 0,
+        };
         let (first, second) = (self.plain(text)?, pair.map(|pair| self.plain(pair)).transpose()?);
         let (mut first, mut second) = truncate_encodings(first, second, &params).map_err(tokenizer_error)?;
         // The parts cut off would otherwise be combined with one another.
@@ -157,7 +151,7 @@ impl Tokenizer {
         if let Some(second) = &mut second {
             second.take_overflowing();
         }
-        let encoding = self.inner.post_process(first, second, true).map_err(tokenizer_error)?;
+        let encoding = self.inner.post_process(first, second, special_tokens).map_err(tokenizer_error)?;
         self.checked(Encoding::new(encoding, true))
     }
 
@@ -166,13 +160,13 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::TooLong`] when the first text leaves no room; otherwise as [`encode`](Self::encode).
-    pub fn encode_windows(&self, text: &str, long: &str, limit: usize, overlap: usize) -> Result<Vec<Encoding>> {
+    pub fn encode_windows(&self, text: &str, long: &str, limit: Limit, overlap: usize) -> Result<Vec<Encoding>> {
         let (first, mut second) = (self.plain(text)?, self.plain(long)?);
         let taken = first.len() + self.added_tokens(true);
-        if taken >= limit {
-            return Err(too_long(taken + second.len(), limit));
+        if taken >= limit.tokens {
+            return Err(limit.too_long(taken + second.len()));
         }
-        let room = limit - taken;
+        let room = limit.tokens - taken;
         second.truncate(room, overlap.min(room - 1), TruncationDirection::Right);
         let rest = second.take_overflowing();
         std::iter::once(second)
@@ -254,18 +248,23 @@ impl Tokenizer {
     }
 }
 
-/// The tokenizer, and the token that its padding names.
-fn parse(bytes: &[u8]) -> Result<(Inner, Option<String>)> {
+/// What a `tokenizer.json` holds.
+struct Parsed {
+    inner: Inner,
+    /// The token that its padding names.
+    pad: Option<String>,
+    /// The side that its truncation cuts.
+    truncation_side: Option<Side>,
+}
+
+fn parse(bytes: &[u8]) -> Result<Parsed> {
     check::before_parsing(bytes)?;
     let mut inner = Inner::from_bytes(bytes).map_err(|error| Error::Tokenizer(format!("tokenizer.json: {error}")))?;
     let pad = inner.get_padding().map(|padding| padding.pad_token.clone());
+    let truncation_side = inner.get_truncation().map(|truncation| truncation.direction.into());
     inner.with_truncation(None).map_err(tokenizer_error)?;
     inner.with_padding(None);
-    Ok((inner, pad))
-}
-
-fn too_long(tokens: usize, limit: usize) -> Error {
-    Error::TooLong { tokens, limit }
+    Ok(Parsed { inner, pad, truncation_side })
 }
 
 fn tokenizer_error(error: tokenizers::Error) -> Error {

@@ -26,6 +26,14 @@ pub struct SpecialIds {
     pub eos: Vec<u32>,
 }
 
+impl SpecialIds {
+    /// Whether it is any of them.
+    pub fn contains(&self, id: u32) -> bool {
+        let one = [self.pad, self.unk, self.cls, self.sep, self.mask, self.bos];
+        one.contains(&Some(id)) || self.eos.contains(&id)
+    }
+}
+
 /// The special ids of a model, and its vocabulary size if `config.json` states one.
 ///
 /// A name in the tokenizer's files wins over an id in `config.json`. An id that the vocabulary does not hold is no token:

@@ -15,7 +15,7 @@ fn nano() -> Tokenizer {
 }
 
 fn limit(tokens: usize, truncate: Truncate) -> Limit {
-    Limit { tokens, truncate }
+    Limit::new(tokens, truncate)
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn truncation_keeps_the_special_tokens_and_says_so() {
     let len = whole.ids.len();
     assert_eq!(tokenizer.encode_within(text, None, limit(len, Truncate::Error)).unwrap(), whole);
     let error = tokenizer.encode_within(text, None, limit(len - 1, Truncate::Error)).unwrap_err();
-    assert!(matches!(error, Error::TooLong { tokens, limit } if tokens == len && limit == len - 1));
+    assert!(matches!(error, Error::TooLong { tokens, limit, .. } if tokens == len && limit == len - 1));
 
     let right = tokenizer.encode_within(text, None, limit(6, Truncate::Right)).unwrap();
     let left = tokenizer.encode_within(text, None, limit(6, Truncate::Left)).unwrap();
@@ -182,20 +182,21 @@ fn windows_cover_the_long_text_and_overlap() {
     let long = "one two three four five six seven eight nine ten eleven twelve";
     let all = tokenizer.ids(long).unwrap();
     let question = tokenizer.ids("who?").unwrap().len();
-    let limit = question + 3 + 6;
-    let windows = tokenizer.encode_windows("who?", long, limit, 2).unwrap();
+    let most = question + 3 + 6;
+    let windows = tokenizer.encode_windows("who?", long, limit(most, Truncate::Error), 2).unwrap();
     assert!(windows.len() > 2);
     let mut covered: Vec<u32> = Vec::new();
     for (index, window) in windows.iter().enumerate() {
-        assert!(window.ids.len() <= limit);
+        assert!(window.ids.len() <= most);
         let ids = window.ids.iter().zip(&window.sequences);
         let part: Vec<u32> = ids.filter(|(_, sequence)| **sequence == Some(1)).map(|(id, _)| *id).collect();
         let skip = if index == 0 { 0 } else { 2 };
         covered.extend(&part[skip..]);
     }
     assert_eq!(covered, all);
-    assert!(matches!(tokenizer.encode_windows("who?", long, question + 3, 2), Err(Error::TooLong { .. })));
-    assert_eq!(tokenizer.encode_windows("who?", "", limit, 2).unwrap().len(), 1);
+    let full = limit(question + 3, Truncate::Error);
+    assert!(matches!(tokenizer.encode_windows("who?", long, full, 2), Err(Error::TooLong { .. })));
+    assert_eq!(tokenizer.encode_windows("who?", "", limit(most, Truncate::Error), 2).unwrap().len(), 1);
 }
 
 #[test]

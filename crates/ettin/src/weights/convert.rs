@@ -11,6 +11,7 @@ use super::checkpoint::{EMBEDDINGS, OUTPUT};
 use super::save::{Partial, save};
 use super::{FileSource, Stored, StoredDtype, Subfolder, View, Weights};
 use crate::config::{Config, parse_object};
+use crate::sentence_transformers::module_folders;
 use crate::{Error, Result};
 
 /// Files of a model that a conversion copies as they are, where they exist.
@@ -59,7 +60,7 @@ pub fn convert(
     progress: &mut dyn FnMut(&str),
 ) -> Result<Converted> {
     let mut folders = match source.get("modules.json")? {
-        Some(modules) => module_folders(&modules)?,
+        Some(modules) => module_folders("modules.json", &modules)?,
         None => Vec::new(),
     };
     folders.insert(0, String::new());
@@ -153,20 +154,6 @@ impl Conversion<'_> {
 /// Whether a `config.json` is a model's, not a module's.
 fn is_model(config: &[u8]) -> bool {
     parse_object(config, "config.json").is_ok_and(|map| map.contains_key("model_type"))
-}
-
-/// The non-empty paths in `modules.json`, each a plain folder name.
-fn module_folders(modules: &[u8]) -> Result<Vec<String>> {
-    let fail = |message: String| Error::Config { file: "modules.json".to_owned(), message };
-    let list: Value = serde_json::from_slice(modules).map_err(|error| fail(format!("not valid JSON: {error}")))?;
-    let paths = list.as_array().into_iter().flatten().filter_map(|module| module.get("path")?.as_str());
-    paths
-        .filter(|path| !path.is_empty())
-        .map(|path| match path.chars().all(|c| c.is_alphanumeric() || "_-".contains(c)) {
-            true => Ok(path.to_owned()),
-            false => Err(fail(format!("the module path \"{path}\" is no plain folder name"))),
-        })
-        .collect()
 }
 
 impl Weights {

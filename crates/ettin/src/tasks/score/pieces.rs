@@ -1,7 +1,7 @@
 //! Context and text as tokens, within the length limit.
 
 use super::{ScoreInput, ScoreMethod, ScoreRequest, Scorer};
-use crate::tokenizer::Truncate;
+use crate::tokenizer::Side;
 use crate::{Error, Result};
 
 /// The tokens of one input.
@@ -37,10 +37,8 @@ impl Scorer {
         let limit = self.frontend.limit;
         let excess = tokens.saturating_sub(limit.tokens);
         if excess > 0 {
-            if limit.truncate == Truncate::Error || added + 1 > limit.tokens {
-                return Err(Error::TooLong { tokens, limit: limit.tokens });
-            }
-            cut(&mut context, &mut text, excess, limit.truncate == Truncate::Left);
+            let side = limit.cut().filter(|_| added < limit.tokens).ok_or_else(|| limit.too_long(tokens))?;
+            cut(&mut context, &mut text, excess, side == Side::Left);
         }
         if method == ScoreMethod::LeftToRight {
             text.push(self.special("sep", tokenizer.special().sep)?);

@@ -1,0 +1,49 @@
+//! How two embeddings of a model are compared.
+
+use std::str::FromStr;
+
+use crate::{Error, Result};
+
+/// How two embeddings of a model are compared (`similarity_fn_name`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Similarity {
+    /// The cosine of their angle.
+    #[default]
+    Cosine,
+    /// Their dot product.
+    Dot,
+    /// Minus their Euclidean distance.
+    Euclidean,
+    /// Minus their Manhattan distance.
+    Manhattan,
+}
+
+impl FromStr for Similarity {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "cosine" => Ok(Similarity::Cosine),
+            "dot" => Ok(Similarity::Dot),
+            "euclidean" => Ok(Similarity::Euclidean),
+            "manhattan" => Ok(Similarity::Manhattan),
+            _ => Err(Error::Unsupported(format!("similarity {name:?}; known are cosine, dot, euclidean, manhattan"))),
+        }
+    }
+}
+
+impl Similarity {
+    /// Compares two vectors of one length; larger is more alike. Sums run in f64.
+    pub fn score(self, a: &[f32], b: &[f32]) -> f32 {
+        let pairs = || a.iter().zip(b).map(|(&a, &b)| (f64::from(a), f64::from(b)));
+        let dot = || pairs().map(|(a, b)| a * b).sum::<f64>();
+        let norm = |v: &[f32]| v.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt().max(1e-12);
+        let score = match self {
+            Similarity::Cosine => dot() / (norm(a) * norm(b)),
+            Similarity::Dot => dot(),
+            Similarity::Euclidean => -pairs().map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt(),
+            Similarity::Manhattan => -pairs().map(|(a, b)| (a - b).abs()).sum::<f64>(),
+        };
+        score as f32
+    }
+}

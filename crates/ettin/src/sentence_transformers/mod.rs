@@ -1,0 +1,78 @@
+//! The metadata of sentence-transformers repositories, each file read in one place.
+//!
+//! | file | what it says | read by |
+//! |---|---|---|
+//! | `modules.json` | the modules of the chain, their classes and folders | [`modules`] |
+//! | `config_sentence_transformers.json` | kind of model, prompts, similarity, width, activation | [`settings`] |
+//! | `sentence_bert_config.json` | how text becomes tokens, lengths included | [`transformer`] |
+//! | `N_Class/config.json` | one module's settings | [`parts`] |
+//!
+//! Versions 1 to 6.2 of the library wrote these files. Every one goes through the strict JSON door of `config`, a key that is
+//! null counts as absent, a key that changes nothing here is known to, and any other is refused by name: the library gives
+//! every key of these files a meaning.
+
+mod keys;
+mod modules;
+mod parts;
+mod settings;
+mod transformer;
+
+use crate::{Error, Result, weights::FileSource};
+
+pub(crate) use modules::{Class, module_folders, trunk_folder};
+pub(crate) use parts::{DenseConfig, NormalizeConfig, PoolingConfig, Slot, check_dropout, check_layer_norm};
+pub(crate) use settings::{IMPLIED_PROMPTS, ModelType};
+pub use settings::Settings;
+pub(crate) use transformer::{Role, Task, Transformer};
+
+/// What the metadata of a sentence-transformers repository says, the settings of modules after the first left out.
+#[derive(Debug, Clone)]
+pub(crate) struct Repository {
+    /// Prompts, similarity and what else concerns the model as a whole.
+    pub(crate) settings: Settings,
+    /// The first module, which runs the trunk.
+    pub(crate) transformer: Transformer,
+    /// The modules after it, in order.
+    pub(crate) modules: Vec<Module>,
+}
+
+/// One module after the trunk.
+#[derive(Debug, Clone)]
+pub(crate) struct Module {
+    pub(crate) class: Class,
+    /// Its folder in the repository.
+    pub(crate) folder: String,
+}
+
+impl Repository {
+    /// Reads what a repository with a `modules.json` says of itself; `None` for one without.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for modules and kinds of model that are not implemented, [`Error::Config`] for malformed files
+    /// and keys that are not known.
+    pub(crate) fn load(files: &dyn FileSource) -> Result<Option<Self>> {
+        let Some(entries) = modules::entries(files)? else {
+            return Ok(None);
+        };
+        // A kind of model says more than the first module that only it has.
+        let settings = Settings::load(files)?;
+        let mut modules = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            modules.push(Module { class: entry.class()?, folder: entry.folder.clone() });
+        }
+        let mut modules = modules.into_iter();
+        let transformer = match modules.next() {
+            Some(Module { class: Class::Transformer, folder }) => Transformer::load(files, &folder)?,
+            Some(Module { class, .. }) => {
+                return Err(Error::Unsupported(format!("{class} as the first module of {}", modules::FILE)));
+            }
+            None => {
+                return Err(Error::Config { file: modules::FILE.to_owned(), message: "it lists no module".to_owned() });
+            }
+        };
+        Ok(Some(Self { settings, transformer, modules: modules.collect() }))
+    }
+}
+
+#[cfg(test)]
+mod tests;

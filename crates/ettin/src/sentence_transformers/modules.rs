@@ -1,0 +1,140 @@
+//! `modules.json`: which modules follow each other, and where their files are.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use super::keys::only;
+use crate::config::{Keys, parse_list};
+use crate::files::check_name;
+use crate::weights::FileSource;
+use crate::{Error, Result};
+
+/// The file that lists the modules of a chain.
+pub(super) const FILE: &str = "modules.json";
+
+/// Where the library's own classes are; what comes from elsewhere is code that a repository brings along.
+const PACKAGE: &str = "sentence_transformers.";
+
+/// One entry of the list.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// The module's folder, empty for the top of the repository.
+    pub(super) folder: String,
+    /// Its Python class with the path of its package.
+    path: String,
+    map: Map<String, Value>,
+}
+
+/// A module that this engine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    Transformer,
+    Pooling,
+    Dense,
+    LayerNorm,
+    Normalize,
+    Dropout,
+}
+
+impl Class {
+    const ALL: [(Class, &'static str); 6] = [
+        (Class::Transformer, "Transformer"),
+        (Class::Pooling, "Pooling"),
+        (Class::Dense, "Dense"),
+        (Class::LayerNorm, "LayerNorm"),
+        (Class::Normalize, "Normalize"),
+        (Class::Dropout, "Dropout"),
+    ];
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Self::ALL.iter().find(|(class, _)| class == self).map_or("a module", |(_, name)| name);
+        f.write_str(name)
+    }
+}
+
+/// The list of a repository; `None` where it has none.
+pub(super) fn entries(files: &dyn FileSource) -> Result<Option<Vec<Entry>>> {
+    files.get(FILE)?.map(|data| parse(FILE, &data)).transpose()
+}
+
+/// The folder in which a repository keeps its trunk: not the top only in old saves.
+///
+/// # Errors
+/// What reading `modules.json` finds wrong.
+pub(crate) fn trunk_folder(files: &dyn FileSource) -> Result<String> {
+    Ok(match entries(files)? {
+        Some(entries) => entries.into_iter().next().map(|entry| entry.folder).unwrap_or_default(),
+        None => String::new(),
+    })
+}
+
+/// The folders of a chain, the top left out, from the bytes of a `modules.json` that is called `name`.
+///
+/// # Errors
+/// [`Error::Config`] for what is no list of modules, [`Error::Input`] for a folder outside the repository.
+pub(crate) fn module_folders(name: &str, modules: &[u8]) -> Result<Vec<String>> {
+    let folders = parse(name, modules)?.into_iter().map(|entry| entry.folder);
+    Ok(folders.filter(|folder| !folder.is_empty()).collect())
+}
+
+fn parse(file: &str, bytes: &[u8]) -> Result<Vec<Entry>> {
+    let fail = |message: String| Error::Config { file: file.to_owned(), message };
+    let mut entries: Vec<Entry> = Vec::new();
+    for (index, value) in parse_list(bytes, file)?.into_iter().enumerate() {
+        let Value::Object(map) = value else {
+            return Err(fail(format!("module {index} is no object")));
+        };
+        let text = |key: &str| {
+            let value = map.get(key).and_then(Value::as_str);
+            value.ok_or_else(|| fail(format!("module {index} has no `{key}`")))
+        };
+        let folder = text("path")?.trim_end_matches('/').to_owned();
+        if !folder.is_empty() {
+            check_name(&folder)?;
+        }
+        let path = text("type")?.to_owned();
+        entries.push(Entry { folder, path, map });
+    }
+    Ok(entries)
+}
+
+impl Entry {
+    /// The class, if this engine runs it; class paths were moved twice by their library (`sentence_transformers.models.Pooling`,
+    /// `….models.Pooling.Pooling`, `….sentence_transformer.modules.pooling.Pooling`), so its package and last component count.
+    pub(super) fn class(&self) -> Result<Class> {
+        // `kwargs` names what a caller may hand on to the module: nobody hands on anything here.
+        only(&Keys::new(&self.map, FILE), &["idx", "name", "path", "type", "kwargs"])?;
+        let name = self.path.rsplit('.').next().unwrap_or(&self.path);
+        if !self.path.starts_with(PACKAGE) {
+            return Err(Error::Unsupported(format!(
+                "the module {} of {FILE}: code from outside sentence-transformers{}",
+                self.path,
+                if self.path.starts_with("pylate.") { " (late interaction)" } else { "" },
+            )));
+        }
+        match Class::ALL.iter().find(|(_, known)| *known == name) {
+            Some((class, _)) => Ok(*class),
+            None => Err(Error::Unsupported(format!("the module {name} of {FILE}{}", reason(name)))),
+        }
+    }
+}
+
+/// What a module that is not run would do.
+fn reason(name: &str) -> &'static str {
+    match name {
+        "Router" | "Asym" => ": texts go different ways through the model",
+        "LogitScore" => ": a reranker that reads the logits of two tokens",
+        "MLMTransformer" | "SpladePooling" | "SparseAutoEncoder" | "SparseStaticEmbedding" | "IDF" => {
+            ": learned sparse vectors"
+        }
+        "MultiVectorMask" | "HierarchicalTokenPooling" => ": late interaction",
+        "WeightedLayerPooling" => ": a mean over layers",
+        "CNN" | "LSTM" => ": its result for a text depends on the texts beside it",
+        "WordWeights" | "WordEmbeddings" | "BoW" | "StaticEmbedding" => ": weights or vectors of words without a trunk",
+        "CLIPModel" => ": images",
+        _ => "",
+    }
+}

@@ -1,0 +1,280 @@
+//! `sentence_bert_config.json`: how the first module turns text into tokens, and what it takes from the trunk.
+
+use super::keys::{count, join, object, only};
+use crate::config::Keys;
+use crate::tokenizer::Side;
+use crate::weights::FileSource;
+use crate::{Error, Result};
+
+/// The file's names: all but the first are of version 0 of the library, and looked for in this order by 6.2 as well.
+const FILES: [&str; 7] = [
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+];
+
+/// No limit is higher; the library has none that is.
+const MAX_LENGTH: usize = 1 << 30;
+
+/// What the trunk's weights are loaded with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Hidden states, for the modules that follow.
+    FeatureExtraction,
+    /// A classifier of its own, whose logits are the scores.
+    SequenceClassification,
+}
+
+/// Which side of a search a text is on; the library's `encode_query` and `encode_document`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Query,
+    Document,
+}
+
+/// The first module.
+#[derive(Debug, Clone)]
+pub(crate) struct Transformer {
+    /// Where its files are; not the top of the repository only in old saves.
+    pub(crate) folder: String,
+    pub(crate) task: Task,
+    /// `max_seq_length`, as versions before 5.4 wrote it.
+    pub(crate) max_seq_length: Option<usize>,
+    /// `model_max_length` given to the tokenizer when it is loaded; wins over the former.
+    pub(crate) model_max_length: Option<usize>,
+    /// `truncation_side` given to the tokenizer when it is loaded.
+    pub(crate) truncation_side: Option<Side>,
+    /// Limits of one side of a search.
+    pub(crate) query_length: Option<usize>,
+    pub(crate) document_length: Option<usize>,
+    /// `max_length` of `processing_kwargs`, which wins over every other limit.
+    pub(crate) max_length: Option<usize>,
+    /// Whether a longer text is cut at all.
+    pub(crate) truncates: bool,
+    /// Whether `[CLS]` and `[SEP]` are put around a text.
+    pub(crate) special_tokens: bool,
+}
+
+impl Transformer {
+    pub(super) fn load(files: &dyn FileSource, folder: &str) -> Result<Self> {
+        let mut file = join(folder, FILES[0]);
+        let mut map = object(files, &file)?;
+        for name in &FILES[1..] {
+            // The library takes the next where a file is missing or says nothing.
+            if map.is_empty() {
+                file = join(folder, name);
+                map = object(files, &file)?;
+            }
+        }
+        let keys = Keys::new(&map, &file);
+        only(
+            &keys,
+            &[
+                "max_seq_length",
+                "do_lower_case",
+                "transformer_task",
+                "modality_config",
+                "module_output_name",
+                "processing_kwargs",
+                "unpad_inputs",
+                "query_length",
+                "document_length",
+                "query_expansion",
+                "model_args",
+                "model_kwargs",
+                "tokenizer_args",
+                "processor_kwargs",
+                "config_args",
+                "config_kwargs",
+            ],
+        )?;
+        if keys.flag("do_lower_case", false)? {
+            return Err(keys.refuse("do_lower_case", "lower-casing before the tokenizer is not supported"));
+        }
+        if keys.get("query_expansion").is_some() {
+            return Err(keys.refuse("query_expansion", "late interaction is not supported"));
+        }
+        // Whether batches are padded: they never are here.
+        keys.flag("unpad_inputs", false)?;
+        let task = task(&keys)?;
+        modalities(&keys, task)?;
+        for key in ["model_args", "model_kwargs"] {
+            loading(&keys, key, &MODEL_ARGUMENTS)?;
+        }
+        for key in ["config_args", "config_kwargs"] {
+            loading(&keys, key, &CONFIG_ARGUMENTS)?;
+        }
+        let mut transformer = Self {
+            folder: folder.to_owned(),
+            task,
+            max_seq_length: count(&keys, "max_seq_length", MAX_LENGTH)?,
+            model_max_length: None,
+            truncation_side: None,
+            query_length: count(&keys, "query_length", MAX_LENGTH)?,
+            document_length: count(&keys, "document_length", MAX_LENGTH)?,
+            max_length: None,
+            truncates: true,
+            special_tokens: true,
+        };
+        // The older key is renamed to the newer one, and so wins where both are there.
+        for key in ["processor_kwargs", "tokenizer_args"] {
+            if let Some(arguments) = loading(&keys, key, &TOKENIZER_ARGUMENTS)? {
+                transformer.tokenizer_arguments(&arguments)?;
+            }
+        }
+        if let Some(kwargs) = keys.object("processing_kwargs")? {
+            transformer.processing_kwargs(&kwargs)?;
+        }
+        Ok(transformer)
+    }
+
+    fn tokenizer_arguments(&mut self, arguments: &Keys<'_>) -> Result<()> {
+        self.model_max_length = count(arguments, "model_max_length", MAX_LENGTH)?;
+        self.truncation_side = Side::read(arguments, "truncation_side")?;
+        Ok(())
+    }
+
+    /// Arguments of the call that tokenizes; those for every modality win over those for text.
+    fn processing_kwargs(&mut self, kwargs: &Keys<'_>) -> Result<()> {
+        // The others are for inputs that this engine does not take.
+        only(kwargs, &["common", "text", "audio", "image", "video", "chat_template"])?;
+        for key in ["text", "common"] {
+            let Some(arguments) = kwargs.object(key)? else {
+                continue;
+            };
+            only(
+                &arguments,
+                &[
+                    "max_length",
+                    "truncation",
+                    "add_special_tokens",
+                    // What the numbers of a text do not depend on.
+                    "padding",
+                    "padding_side",
+                    "pad_to_multiple_of",
+                    "return_tensors",
+                    "return_token_type_ids",
+                    "return_length",
+                    "return_offsets_mapping",
+                    "return_special_tokens_mask",
+                    "verbose",
+                    // Of causal language models alone.
+                    "logits_to_keep",
+                ],
+            )?;
+            if let Some(length) = count(&arguments, "max_length", MAX_LENGTH)? {
+                self.max_length = Some(length);
+            }
+            if arguments.get("add_special_tokens").is_some() {
+                self.special_tokens = arguments.flag("add_special_tokens", true)?;
+            }
+            match arguments.get("truncation") {
+                None => {}
+                Some(value) => {
+                    self.truncates = match (value.as_bool(), value.as_str()) {
+                        (Some(truncates), _) => truncates,
+                        (_, Some("longest_first")) => true,
+                        (_, Some("do_not_truncate")) => false,
+                        _ => {
+                            let rule = "supported: true, false, \"longest_first\", \"do_not_truncate\"";
+                            return Err(arguments.refuse("truncation", rule));
+                        }
+                    };
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The longest text that these settings let through whole, where they set a limit themselves.
+    pub(crate) fn longest(&self) -> Option<usize> {
+        let base = self.model_max_length.or(self.max_seq_length);
+        [base, self.query_length, self.document_length, self.max_length].into_iter().flatten().max()
+    }
+}
+
+/// Arguments of `AutoModel.from_pretrained` that change no number in f32, or are about how the library computes.
+const MODEL_ARGUMENTS: [&str; 10] = [
+    "torch_dtype",
+    "dtype",
+    "attn_implementation",
+    "trust_remote_code",
+    "device_map",
+    "low_cpu_mem_usage",
+    "use_safetensors",
+    "add_pooling_layer",
+    "token",
+    "local_files_only",
+];
+
+/// Those of `AutoConfig.from_pretrained`.
+const CONFIG_ARGUMENTS: [&str; 6] =
+    ["torch_dtype", "dtype", "attn_implementation", "trust_remote_code", "use_cache", "local_files_only"];
+
+/// Those of `AutoTokenizer.from_pretrained`; the first two are obeyed.
+const TOKENIZER_ARGUMENTS: [&str; 8] = [
+    "model_max_length",
+    "truncation_side",
+    "padding_side",
+    "use_fast",
+    "clean_up_tokenization_spaces",
+    "trust_remote_code",
+    "token",
+    "local_files_only",
+];
+
+/// Arguments of loading, none of them unknown.
+fn loading<'a>(keys: &Keys<'a>, key: &str, known: &[&str]) -> Result<Option<Keys<'a>>> {
+    let Some(arguments) = keys.object(key)? else {
+        return Ok(None);
+    };
+    only(&arguments, known)?;
+    Ok(Some(arguments))
+}
+
+fn task(keys: &Keys<'_>) -> Result<Task> {
+    match keys.text("transformer_task")? {
+        None | Some("feature-extraction") => Ok(Task::FeatureExtraction),
+        Some("sequence-classification") => Ok(Task::SequenceClassification),
+        Some(other) => {
+            let what = match other {
+                "fill-mask" => " (learned sparse vectors)",
+                "text-generation" => " (a reranker that reads the logits of two tokens)",
+                _ => "",
+            };
+            Err(Error::Unsupported(format!("the transformer_task {other:?} of {}{what}", FILES[0])))
+        }
+    }
+}
+
+/// What text goes through: `forward` and its usual output, under its usual name.
+fn modalities(keys: &Keys<'_>, task: Task) -> Result<()> {
+    let (output, name) = match task {
+        Task::FeatureExtraction => ("last_hidden_state", "token_embeddings"),
+        Task::SequenceClassification => ("logits", "scores"),
+    };
+    if keys.text("module_output_name")?.is_some_and(|given| given != name) {
+        return Err(keys.refuse("module_output_name", format_args!("supported: {name:?}")));
+    }
+    let Some(modalities) = keys.object("modality_config")? else {
+        return Ok(());
+    };
+    if modalities.get("message").is_some() {
+        return Err(modalities.refuse("message", "texts put through a chat template are not supported"));
+    }
+    let Some(text) = modalities.object("text")? else {
+        return Err(keys.refuse("modality_config", "it has no \"text\", which is all that this engine reads"));
+    };
+    only(&text, &["method", "method_output_name"])?;
+    if text.text("method")?.is_some_and(|method| method != "forward") {
+        return Err(text.refuse("method", "supported: \"forward\""));
+    }
+    if text.get("method_output_name").is_some_and(|given| given.as_str() != Some(output)) {
+        return Err(text.refuse("method_output_name", format_args!("supported: {output:?}")));
+    }
+    Ok(())
+}

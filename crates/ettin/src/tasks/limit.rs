@@ -1,0 +1,134 @@
+//! How long an input may be, as the model's files say, and what the library that they are for does about longer ones.
+//!
+//! | files | limit | longer inputs there |
+//! |---|---|---|
+//! | no `modules.json`, most tasks | `max_position_embeddings` of `config.json` | are computed |
+//! | the same with a truncating call, `tag`, `answer`, `rerank` | that, and `model_max_length` of `tokenizer_config.json` | are cut |
+//! | `modules.json` | the first of: `max_length` of `processing_kwargs`, `query_length` or `document_length`, `model_max_length` of the tokenizer's arguments, `max_seq_length` (all of `sentence_bert_config.json`), and else as the line above | are cut |
+//!
+//! So a library has two limits: what it computes, and what it cuts to where it cuts. The first decides what is an error here.
+
+use super::Options;
+use crate::config::{Keys, parse_object};
+use crate::files::ModelFiles;
+use crate::sentence_transformers::{Role, Transformer};
+use crate::tokenizer::{Limit, LimitOrigin, Side, Truncate};
+use crate::weights::{FileSource, Subfolder};
+use crate::{Config, Result};
+
+/// What transformers takes for "none": it writes 1e30.
+const NO_LIMIT: f64 = 1e20;
+
+/// How long an input may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// The most that is computed without being asked to cut.
+    accepted: Bound,
+    /// What longer inputs are cut to.
+    kept: Bound,
+    /// The side that is cut, where the model's files name one outside `tokenizer.json`.
+    side: Option<Side>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bound {
+    tokens: usize,
+    origin: LimitOrigin,
+}
+
+impl Bound {
+    fn min(self, other: Option<Bound>) -> Bound {
+        other.filter(|other| other.tokens < self.tokens).unwrap_or(self)
+    }
+}
+
+impl Bounds {
+    /// Of a task whose library computes whatever the model has positions for, and cuts to the tokenizer's limit when asked to.
+    pub(super) fn lenient(files: &ModelFiles, config: &Config) -> Result<Self> {
+        let tokenizer = TokenizerLimits::load(files)?;
+        let positions = positions(config);
+        Ok(Self { accepted: positions, kept: positions.min(tokenizer.length), side: tokenizer.side })
+    }
+
+    /// Of a task whose library always cuts to the tokenizer's limit.
+    pub(super) fn strict(files: &ModelFiles, config: &Config) -> Result<Self> {
+        let bounds = Self::lenient(files, config)?;
+        Ok(Self { accepted: bounds.kept, ..bounds })
+    }
+
+    /// Of a task that knows no limit but the model's positions.
+    pub(super) fn positions(files: &ModelFiles, config: &Config) -> Result<Self> {
+        let side = TokenizerLimits::load(files)?.side;
+        Ok(Self { accepted: positions(config), kept: positions(config), side })
+    }
+
+    /// Of a repository of sentence-transformers, for texts on one side of a search or on none.
+    pub(super) fn sentence_transformers(
+        files: &ModelFiles,
+        transformer: &Transformer,
+        config: &Config,
+        role: Option<Role>,
+    ) -> Result<Self> {
+        let tokenizer = TokenizerLimits::load(&Subfolder { files, folder: &transformer.folder })?;
+        let bound = |tokens: Option<usize>, origin| tokens.map(|tokens| Bound { tokens, origin });
+        let of_role = match role {
+            None => None,
+            Some(Role::Query) => bound(transformer.query_length, LimitOrigin::QueryLength),
+            Some(Role::Document) => bound(transformer.document_length, LimitOrigin::DocumentLength),
+        };
+        let stated = bound(transformer.max_length, LimitOrigin::ProcessingKwargs)
+            .or(of_role)
+            .or(bound(transformer.model_max_length, LimitOrigin::TokenizerArguments))
+            .or(bound(transformer.max_seq_length, LimitOrigin::MaxSeqLength));
+        let positions = positions(config);
+        let limit = match stated {
+            _ if !transformer.truncates => positions,
+            Some(stated) => positions.min(Some(stated)),
+            None => positions.min(tokenizer.length),
+        };
+        Ok(Self { accepted: limit, kept: limit, side: transformer.truncation_side.or(tokenizer.side) })
+    }
+
+    /// The limit under a task's options; `stored` is the side that `tokenizer.json` names.
+    pub(super) fn limit(&self, options: &Options, stored: Option<Side>) -> Limit {
+        let asked = options.max_length.map(|tokens| Bound { tokens, origin: LimitOrigin::Asked });
+        let bound = match options.truncate {
+            Truncate::Error => self.accepted,
+            _ => self.kept,
+        };
+        let Bound { tokens, origin } = bound.min(asked);
+        Limit { tokens, truncate: options.truncate, origin, side: self.side.or(stored).unwrap_or_default() }
+    }
+}
+
+fn positions(config: &Config) -> Bound {
+    Bound { tokens: config.max_position_embeddings, origin: LimitOrigin::Positions }
+}
+
+/// What `tokenizer_config.json` says of lengths.
+struct TokenizerLimits {
+    length: Option<Bound>,
+    side: Option<Side>,
+}
+
+impl TokenizerLimits {
+    fn load(files: &dyn FileSource) -> Result<Self> {
+        let file = "tokenizer_config.json";
+        let Some(data) = files.get(file)? else {
+            return Ok(Self { length: None, side: None });
+        };
+        let map = parse_object(&data, file)?;
+        let keys = Keys::new(&map, file);
+        // `max_len` is the older name, and read where the newer is missing.
+        let key = if keys.has("model_max_length") { "model_max_length" } else { "max_len" };
+        let length = match keys.get(key) {
+            None => None,
+            Some(value) if value.as_f64().is_some_and(|length| length > NO_LIMIT) => None,
+            Some(value) => match value.as_u64().and_then(|length| usize::try_from(length).ok()) {
+                Some(tokens) if tokens > 0 => Some(Bound { tokens, origin: LimitOrigin::ModelMaxLength }),
+                _ => return Err(keys.refuse(key, "supported: whole numbers above 0; 1e30 for none")),
+            },
+        };
+        Ok(Self { length, side: Side::read(&keys, "truncation_side")? })
+    }
+}

@@ -1,0 +1,157 @@
+//! How long an input may be, who says so, and what happens to a longer one.
+
+use std::fmt;
+
+use tokenizers::utils::truncation::TruncationDirection;
+
+use crate::config::Keys;
+use crate::Result;
+
+/// What happens to an input over the length limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Truncate {
+    /// It is an error.
+    #[default]
+    Error,
+    /// It is cut on the side that the model's files name: the right, unless they say otherwise.
+    Model,
+    /// Its end is cut off.
+    Right,
+    /// Its beginning is cut off.
+    Left,
+}
+
+impl Truncate {
+    /// Every policy with its name.
+    pub const ALL: [(Truncate, &'static str); 4] = [
+        (Truncate::Error, "error"),
+        (Truncate::Model, "model"),
+        (Truncate::Right, "right"),
+        (Truncate::Left, "left"),
+    ];
+}
+
+/// Which end of a longer input is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Side {
+    /// The end.
+    #[default]
+    Right,
+    /// The beginning.
+    Left,
+}
+
+impl Side {
+    /// The side that a key of a configuration names.
+    pub(crate) fn read(keys: &Keys<'_>, key: &str) -> Result<Option<Self>> {
+        match keys.text(key)? {
+            None => Ok(None),
+            Some("right") => Ok(Some(Side::Right)),
+            Some("left") => Ok(Some(Side::Left)),
+            Some(_) => Err(keys.refuse(key, "supported: \"right\", \"left\"")),
+        }
+    }
+}
+
+impl From<TruncationDirection> for Side {
+    fn from(direction: TruncationDirection) -> Self {
+        match direction {
+            TruncationDirection::Right => Side::Right,
+            TruncationDirection::Left => Side::Left,
+        }
+    }
+}
+
+impl From<Side> for TruncationDirection {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Right => TruncationDirection::Right,
+            Side::Left => TruncationDirection::Left,
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Side::Right => "right",
+            Side::Left => "left",
+        })
+    }
+}
+
+/// Where a limit comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum LimitOrigin {
+    /// `max_position_embeddings` of `config.json`.
+    #[default]
+    Positions,
+    /// `model_max_length` of `tokenizer_config.json`.
+    ModelMaxLength,
+    /// `max_seq_length` of `sentence_bert_config.json`.
+    MaxSeqLength,
+    /// `model_max_length` among the tokenizer's arguments in `sentence_bert_config.json`.
+    TokenizerArguments,
+    /// `query_length` of `sentence_bert_config.json`.
+    QueryLength,
+    /// `document_length` of `sentence_bert_config.json`.
+    DocumentLength,
+    /// `max_length` in `processing_kwargs` of `sentence_bert_config.json`.
+    ProcessingKwargs,
+    /// The windows in which long contexts are searched for answers.
+    Window,
+    /// The caller.
+    Asked,
+}
+
+impl fmt::Display for LimitOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LimitOrigin::Positions => "max_position_embeddings of config.json",
+            LimitOrigin::ModelMaxLength => "model_max_length of tokenizer_config.json",
+            LimitOrigin::MaxSeqLength => "max_seq_length of sentence_bert_config.json",
+            LimitOrigin::TokenizerArguments => "model_max_length of the tokenizer's arguments in sentence_bert_config.json",
+            LimitOrigin::QueryLength => "query_length of sentence_bert_config.json",
+            LimitOrigin::DocumentLength => "document_length of sentence_bert_config.json",
+            LimitOrigin::ProcessingKwargs => "max_length of processing_kwargs in sentence_bert_config.json",
+            LimitOrigin::Window => "a window of question answering",
+            LimitOrigin::Asked => "the maximal length asked for",
+        })
+    }
+}
+
+/// The most tokens an input may have, and what happens to a longer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// The most tokens, special tokens included.
+    pub tokens: usize,
+    /// What happens to an input with more.
+    pub truncate: Truncate,
+    /// Where the limit comes from.
+    pub origin: LimitOrigin,
+    /// The side that the model's files name.
+    pub side: Side,
+}
+
+impl Limit {
+    /// A limit of the caller's own.
+    pub fn new(tokens: usize, truncate: Truncate) -> Self {
+        Self { tokens, truncate, origin: LimitOrigin::Asked, side: Side::Right }
+    }
+
+    /// The side to cut, or none where a longer input is an error.
+    pub(crate) fn cut(&self) -> Option<Side> {
+        match self.truncate {
+            Truncate::Error => None,
+            Truncate::Model => Some(self.side),
+            Truncate::Right => Some(Side::Right),
+            Truncate::Left => Some(Side::Left),
+        }
+    }
+
+    /// The error of an input of so many tokens.
+    pub(crate) fn too_long(&self, tokens: usize) -> crate::Error {
+        crate::Error::TooLong { tokens, limit: self.tokens, origin: self.origin, side: self.side }
+    }
+}
