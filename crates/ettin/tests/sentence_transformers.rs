@@ -107,8 +107,7 @@ fn answer(files: &ModelFiles, run: &Value, options: &Options) -> (Value, bool) {
         }
         "similarity" => {
             let task = TextEmbedder::load(files, options).unwrap();
-            let input =
-                SimilarityInput { a: run["input"]["a"].as_str().unwrap(), b: texts(&run["input"]["b"]) };
+            let input = SimilarityInput { a: run["input"]["a"].as_str().unwrap(), b: texts(&run["input"]["b"]) };
             let (values, cut) = collected(task.similarity(&[input], &embed()).unwrap());
             (values[0].as_array().unwrap().iter().map(|scored| scored["score"].clone()).collect(), cut)
         }
@@ -182,9 +181,19 @@ fn check(wanted: impl Fn(&str) -> bool) {
 }
 
 fn is_length(name: &str) -> bool {
-    ["length", "max_len", "positions", "limit", "truncation", "truncate\u{20}", "version 0", "sentence_bert", "processing"]
-        .iter()
-        .any(|word| name.contains(word))
+    [
+        "length",
+        "max_len",
+        "positions",
+        "limit",
+        "truncation",
+        "truncate\u{20}",
+        "version 0",
+        "sentence_bert",
+        "processing",
+    ]
+    .iter()
+    .any(|word| name.contains(word))
 }
 
 #[test]
@@ -273,6 +282,14 @@ fn a_limit_asked_for_is_one_more_limit() {
         let error = task.run(&[long.as_str()], &EmbedRequest::default()).unwrap().remove(0).unwrap_err();
         assert!(matches!(error, ettin::Error::TooLong { limit: found, .. } if found == limit), "{error}");
     }
+}
+
+#[test]
+fn a_text_without_tokens_is_an_error_of_its_own() {
+    let folder = lay_out(&case("no special tokens"));
+    let task = TextEmbedder::load(&ModelFiles::folder(folder.path()).unwrap(), &Options::default()).unwrap();
+    let outcomes = task.run(&["A cat.", "", "A dog."], &EmbedRequest::default()).unwrap();
+    assert_eq!(outcomes.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
 }
 
 /// What a task does with a case's repository after one file was changed.

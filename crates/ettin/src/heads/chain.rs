@@ -35,11 +35,17 @@ pub struct Chain {
 /// A module, ready to run.
 #[derive(Debug)]
 enum Step {
-    Pooling { modes: Vec<Pooling>, include_prompt: bool },
+    Pooling {
+        modes: Vec<Pooling>,
+        include_prompt: bool,
+    },
     Dense(Box<Dense>),
     /// On the sentence.
     LayerNorm(Norm),
-    Normalize { input: Slot, output: Slot },
+    Normalize {
+        input: Slot,
+        output: Slot,
+    },
 }
 
 #[derive(Debug)]
@@ -86,8 +92,7 @@ impl Chain {
                     .to_owned(),
             ));
         }
-        let mut chain =
-            Self { steps: Vec::new(), settings, transformer, widths: [Some(hidden_size), None, None] };
+        let mut chain = Self { steps: Vec::new(), settings, transformer, widths: [Some(hidden_size), None, None] };
         for (number, module) in (1..).zip(&modules) {
             if let Some(step) = chain.step(files, module, backend)? {
                 chain.steps.push((number, step));
@@ -95,7 +100,8 @@ impl Chain {
         }
         if chain.width(Slot::Sentence).or(chain.width(Slot::Scores)).is_none() {
             return Err(Error::Unsupported(
-                "a chain without a Pooling module in modules.json (late interaction and SPLADE are not supported)".to_owned(),
+                "a chain without a Pooling module in modules.json (late interaction and SPLADE are not supported)"
+                    .to_owned(),
             ));
         }
         Ok(chain)

@@ -8,8 +8,8 @@ mod sequence;
 mod similarity;
 mod token;
 
-pub(crate) use activation::TorchActivation;
 pub use crate::sentence_transformers::Settings;
+pub(crate) use activation::TorchActivation;
 pub use chain::Chain;
 pub(crate) use embedder::{Asked, Embedding};
 pub use embedder::{EmbedOptions, Embedder};

@@ -21,8 +21,8 @@ use crate::{Error, Result, weights::FileSource};
 
 pub(crate) use modules::{Class, module_folders, trunk_folder};
 pub(crate) use parts::{DenseConfig, NormalizeConfig, PoolingConfig, Slot, check_dropout, check_layer_norm};
-pub(crate) use settings::{IMPLIED_PROMPTS, ModelType};
 pub use settings::Settings;
+pub(crate) use settings::{IMPLIED_PROMPTS, ModelType};
 pub(crate) use transformer::{Role, Task, Transformer};
 
 /// What the metadata of a sentence-transformers repository says, the settings of modules after the first left out.

@@ -103,15 +103,13 @@ impl PoolingConfig {
                 let found = MODES.iter().find(|(_, known, _)| Some(*known) == name.as_str());
                 found.map(|(_, _, mode)| *mode)
             };
-            modes = names
-                .into_iter()
-                .map(mode)
-                .collect::<Option<Vec<_>>>()
-                .filter(|modes| !modes.is_empty())
-                .ok_or_else(|| {
-                    let names: Vec<&str> = MODES.iter().map(|(_, name, _)| *name).collect();
-                    keys.refuse("pooling_mode", format_args!("supported: {}", names.join(", ")))
-                })?;
+            modes =
+                names.into_iter().map(mode).collect::<Option<Vec<_>>>().filter(|modes| !modes.is_empty()).ok_or_else(
+                    || {
+                        let names: Vec<&str> = MODES.iter().map(|(_, name, _)| *name).collect();
+                        keys.refuse("pooling_mode", format_args!("supported: {}", names.join(", ")))
+                    },
+                )?;
         }
         if modes.is_empty() {
             modes.push(Pooling::Mean);

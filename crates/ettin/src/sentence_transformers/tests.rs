@@ -43,7 +43,9 @@ fn refused(files: &Files) -> String {
 #[test]
 fn class_paths_of_every_generation_are_one_class_and_foreign_code_is_none() {
     let class = |path: &str| {
-        let list = format!(r#"[{{"path": "", "type": "sentence_transformers.models.Transformer"}}, {{"path": "1", "type": "{path}"}}]"#);
+        let list = format!(
+            r#"[{{"path": "", "type": "sentence_transformers.models.Transformer"}}, {{"path": "1", "type": "{path}"}}]"#
+        );
         Repository::load(&Files::new(&[("modules.json", &list)])).map(|found| found.unwrap().modules[0].class)
     };
     for path in [
@@ -76,8 +78,10 @@ fn remote_code_is_not_the_library_s_transformer() {
 #[test]
 fn module_folders_leave_out_the_root_and_stay_inside() {
     let list = |paths: &[&str]| {
-        let entries: Vec<String> =
-            paths.iter().map(|path| format!(r#"{{"path": "{path}", "type": "sentence_transformers.models.Dense"}}"#)).collect();
+        let entries: Vec<String> = paths
+            .iter()
+            .map(|path| format!(r#"{{"path": "{path}", "type": "sentence_transformers.models.Dense"}}"#))
+            .collect();
         format!("[{}]", entries.join(","))
     };
     let modules = list(&["", "1_Pooling", "2.Dense/", "a/b"]);
@@ -99,7 +103,8 @@ fn unknown_keys_are_refused_by_name_in_every_file() {
         assert!(refused(&chain().with(file, r#"{"a": 1, "a": 2}"#)).contains("twice"), "the strict door");
     }
     let module = |text: &str| Files::new(&[("1/config.json", text)]);
-    let unknown = module(r#"{"embedding_dimension": 8, "in_features": 8, "out_features": 8, "dimension": 8, "novelty": 1}"#);
+    let unknown =
+        module(r#"{"embedding_dimension": 8, "in_features": 8, "out_features": 8, "dimension": 8, "novelty": 1}"#);
     for message in [
         PoolingConfig::load(&unknown, "1", 8).unwrap_err().to_string(),
         DenseConfig::load(&unknown, "1").unwrap_err().to_string(),
@@ -123,7 +128,8 @@ fn arguments_of_processing_are_obeyed_or_refused_by_name() {
     );
     assert_eq!((kwargs.max_length, kwargs.special_tokens, kwargs.truncates), (Some(4), false, true));
     assert!(!load(r#"{"processing_kwargs": {"text": {"truncation": "do_not_truncate"}}}"#).truncates);
-    let arguments = load(r#"{"tokenizer_args": {"model_max_length": 32, "truncation_side": "left"}, "max_seq_length": 16}"#);
+    let arguments =
+        load(r#"{"tokenizer_args": {"model_max_length": 32, "truncation_side": "left"}, "max_seq_length": 16}"#);
     assert_eq!((arguments.model_max_length, arguments.truncation_side), (Some(32), Some(Side::Left)));
     for (text, name) in [
         (r#"{"processing_kwargs": {"text": {"stride": 2}}}"#, "stride"),
@@ -139,7 +145,10 @@ fn arguments_of_processing_are_obeyed_or_refused_by_name() {
         (r#"{"transformer_task": "text-generation"}"#, "text-generation"),
         (r#"{"modality_config": {"message": {"method": "forward", "format": "flat"}}}"#, "message"),
         (r#"{"modality_config": {"text": {"method": "get_text_features"}}}"#, "get_text_features"),
-        (r#"{"modality_config": {"text": {"method": "forward", "method_output_name": ["hidden_states", -2]}}}"#, "hidden_states"),
+        (
+            r#"{"modality_config": {"text": {"method": "forward", "method_output_name": ["hidden_states", -2]}}}"#,
+            "hidden_states",
+        ),
         (r#"{"query_length": 0}"#, "query_length"),
     ] {
         let message = refused(&bert(text));

@@ -80,15 +80,15 @@ impl Classifier {
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let need = Need { task: "classify", objective: None };
         // A chain is of no use here, and its trunk may have a classifier of its own beside it.
-        let repository = Repository::load(files)?.filter(|repository| repository.transformer.task == Task::SequenceClassification);
+        let repository =
+            Repository::load(files)?.filter(|repository| repository.transformer.task == Task::SequenceClassification);
         let Some(repository) = repository else {
             let (model, tokenizer) = need.load(files, options, SequenceClassifier::load)?;
             let frontend = Frontend::new(tokenizer, options, Bounds::lenient(files, model.config())?);
             return Ok(Self { model, frontend, prompts: Prompts::default() });
         };
-        let (model, tokenizer) = need.load(files, options, |files, backend| {
-            SequenceClassifier::of_repository(files, &repository, backend)
-        })?;
+        let (model, tokenizer) =
+            need.load(files, options, |files, backend| SequenceClassifier::of_repository(files, &repository, backend))?;
         let frontend = of_repository(files, tokenizer, options, &repository.transformer, model.config())?;
         Ok(Self { model, frontend, prompts: Prompts::new(&repository.settings) })
     }

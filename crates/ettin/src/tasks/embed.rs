@@ -130,8 +130,7 @@ impl TextEmbedder {
         let queries = bounds(Some(Role::Query))?.limit(options, side);
         let documents = bounds(Some(Role::Document))?.limit(options, side);
         let prompts = Prompts::new(chain.settings());
-        let frontend =
-            Frontend::new(tokenizer, options, bounds(None)?).with_special_tokens(transformer.special_tokens);
+        let frontend = Frontend::new(tokenizer, options, bounds(None)?).with_special_tokens(transformer.special_tokens);
         Ok(Self { model, frontend, prompts, queries, documents })
     }
 

@@ -36,7 +36,12 @@ impl Frontend {
 
     /// Encodes an input whose (first) text has a prompt before it, under a limit of its own.
     pub(super) fn encode_behind(&self, prompt: &str, input: TextInput<'_>, limit: Limit) -> Result<Encoding> {
-        self.tokenizer.within(&prompted(prompt, input.text), input.pair, self.special_tokens, limit)
+        let encoding = self.tokenizer.within(&prompted(prompt, input.text), input.pair, self.special_tokens, limit)?;
+        match encoding.ids.is_empty() {
+            // Only where no special tokens are put around it.
+            true => Err(Error::input("the text has no tokens, and the model's files put none around it")),
+            false => Ok(encoding),
+        }
     }
 
     /// How many leading tokens of an input are its prompt's, with the special tokens before it, as sentence-transformers

@@ -146,11 +146,7 @@ impl Reranker {
     ///
     /// # Errors
     /// Failures of the engine; a query fails in its place if one of its documents does.
-    pub fn run(
-        &self,
-        inputs: &[RerankInput<'_>],
-        request: &RerankRequest,
-    ) -> Result<Outcomes<Vec<IndexedScore>>> {
+    pub fn run(&self, inputs: &[RerankInput<'_>], request: &RerankRequest) -> Result<Outcomes<Vec<IndexedScore>>> {
         let activation = match request.activation {
             Some(activation) => Configured::Known(activation),
             None => self.activation()?,

@@ -4,8 +4,8 @@ use std::fmt;
 
 use tokenizers::utils::truncation::TruncationDirection;
 
-use crate::config::Keys;
 use crate::Result;
+use crate::config::Keys;
 
 /// What happens to an input over the length limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,12 +23,8 @@ pub enum Truncate {
 
 impl Truncate {
     /// Every policy with its name.
-    pub const ALL: [(Truncate, &'static str); 4] = [
-        (Truncate::Error, "error"),
-        (Truncate::Model, "model"),
-        (Truncate::Right, "right"),
-        (Truncate::Left, "left"),
-    ];
+    pub const ALL: [(Truncate, &'static str); 4] =
+        [(Truncate::Error, "error"), (Truncate::Model, "model"), (Truncate::Right, "right"), (Truncate::Left, "left")];
 }
 
 /// Which end of a longer input is cut.
@@ -111,7 +107,9 @@ impl fmt::Display for LimitOrigin {
             LimitOrigin::Positions => "max_position_embeddings of config.json",
             LimitOrigin::ModelMaxLength => "model_max_length of tokenizer_config.json",
             LimitOrigin::MaxSeqLength => "max_seq_length of sentence_bert_config.json",
-            LimitOrigin::TokenizerArguments => "model_max_length of the tokenizer's arguments in sentence_bert_config.json",
+            LimitOrigin::TokenizerArguments => {
+                "model_max_length of the tokenizer's arguments in sentence_bert_config.json"
+            }
             LimitOrigin::QueryLength => "query_length of sentence_bert_config.json",
             LimitOrigin::DocumentLength => "document_length of sentence_bert_config.json",
             LimitOrigin::ProcessingKwargs => "max_length of processing_kwargs in sentence_bert_config.json",
