@@ -21,7 +21,7 @@ const PACKAGE: &str = "sentence_transformers.";
 pub(super) struct Entry {
     /// The module's folder, empty for the top of the repository.
     pub(super) folder: String,
-    /// Its Python class with the path of its package.
+    /// Its Python class with the path of its package; empty where there is none.
     path: String,
     map: Map<String, Value>,
 }
@@ -87,15 +87,14 @@ fn parse(file: &str, bytes: &[u8]) -> Result<Vec<Entry>> {
         let Value::Object(map) = value else {
             return Err(fail(format!("module {index} is no object")));
         };
-        let text = |key: &str| {
-            let value = map.get(key).and_then(Value::as_str);
-            value.ok_or_else(|| fail(format!("module {index} has no `{key}`")))
-        };
-        let folder = text("path")?.trim_end_matches('/').to_owned();
+        let text = |key: &str| map.get(key).and_then(Value::as_str);
+        let folder = text("path").ok_or_else(|| fail(format!("module {index} has no `path`")))?;
+        let folder = folder.trim_end_matches('/').to_owned();
         if !folder.is_empty() {
             check_name(&folder)?;
         }
-        let path = text("type")?.to_owned();
+        // Who copies or downloads a module has no use for its class.
+        let path = text("type").unwrap_or_default().to_owned();
         entries.push(Entry { folder, path, map });
     }
     Ok(entries)
@@ -108,6 +107,10 @@ impl Entry {
         // `kwargs` names what a caller may hand on to the module: nobody hands on anything here.
         only(&Keys::new(&self.map, FILE), &["idx", "name", "path", "type", "kwargs"])?;
         let name = self.path.rsplit('.').next().unwrap_or(&self.path);
+        if name.is_empty() {
+            let message = format!("the module in {:?} has no `type`", self.folder);
+            return Err(Error::Config { file: FILE.to_owned(), message });
+        }
         if !self.path.starts_with(PACKAGE) {
             return Err(Error::Unsupported(format!(
                 "the module {} of {FILE}: code from outside sentence-transformers{}",

@@ -87,7 +87,7 @@ fn module_folders_leave_out_the_root_and_stay_inside() {
     let modules = list(&["", "1_Pooling", "2.Dense/", "a/b"]);
     assert_eq!(module_folders("modules.json", modules.as_bytes()).unwrap(), ["1_Pooling", "2.Dense", "a/b"]);
     let outside = list(&["../x"]);
-    for bad in [outside.as_str(), "[{}]", r#"[{"path": "1"}]"#, "{}", "["] {
+    for bad in [outside.as_str(), "[{}]", "{}", "["] {
         assert!(module_folders("modules.json", bad.as_bytes()).is_err(), "{bad}");
     }
 }
