@@ -64,7 +64,7 @@ enum Residual {
     /// Its input.
     Input,
     /// Its input, brought to the output's width.
-    Projected(Linear),
+    Projected(Box<Linear>),
 }
 
 /// Sees what every module of a chain gives, by its place in the chain and its class.
@@ -331,7 +331,7 @@ impl Dense {
             (true, false) => Residual::Input,
             (true, true) => {
                 let weight = weights.require("residual.weight", &shape)?;
-                Residual::Projected(backend.linear(params::dense(&weights, weight, None))?)
+                Residual::Projected(Box::new(backend.linear(params::dense(&weights, weight, None))?))
             }
         };
         let linear = backend.linear(params::dense(&weights, weight, bias))?;
