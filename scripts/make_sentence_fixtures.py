@@ -19,6 +19,7 @@ from typing import Any
 
 import sentence_transformers
 import torch
+import transformers
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.base.modules.normalize import Normalize
@@ -33,6 +34,7 @@ OUTPUT = FIXTURES / "pipelines" / "sentence_transformers.json"
 TRUNK = MODELS / "tiny-text-chain-mean"
 ONE_LABEL = MODELS / "tiny-text-rerank-sigmoid"
 THREE_LABELS = MODELS / "tiny-text-classify-single"
+TAGGER = MODELS / "tiny-text-tag"
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 OLD = "sentence_transformers.models"
@@ -159,6 +161,12 @@ def classify(folder: Path, **options: Any) -> Run:
     return {"task": "classify", "options": given | {"raw": True}, "input": inputs, "output": answers}
 
 
+def tag(folder: Path) -> Run:
+    """The pipeline of transformers, which cuts to model_max_length unasked."""
+    pipe = transformers.pipeline("token-classification", model=str(folder), ignore_labels=[], model_kwargs=dict(EAGER))
+    return {"task": "tag", "options": {}, "input": INPUTS, "output": [pipe(text) for text in INPUTS]}
+
+
 def cut(run: Run, truncate: str = "right") -> Run:
     """An answer that needs texts to be cut."""
     return run | {"truncate": truncate}
@@ -207,7 +215,8 @@ def length_cases() -> list[Case]:
          old_chain({"max_seq_length": 30, "tokenizer_args": {"model_max_length": 12}}), embed_cut),
         ("query_length and document_length", TRUNK, old_chain(lengths, role_prompts), both),
         ("processing_kwargs over query_length", TRUNK,
-         old_chain(lengths | kwargs(max_length=10), role_prompts), [lambda f: cut(embed(f, INPUTS, "query")), lambda f: cut(embed(f, INPUTS))]),
+         old_chain(lengths | kwargs(max_length=10), role_prompts),
+         [lambda f: cut(embed(f, INPUTS, "query")), lambda f: cut(embed(f, INPUTS))]),
         ("processing_kwargs in common over those of text", TRUNK,
          old_chain({"processing_kwargs": {"text": {"max_length": 10}, "common": {"max_length": 6}}}), embed_cut),
         ("processing_kwargs that do not truncate", TRUNK, old_chain(short | kwargs(truncation=False)), [lambda f: embed(f, INPUTS)]),
@@ -224,6 +233,8 @@ def length_cases() -> list[Case]:
         ("a plain classifier's truncation_side", ONE_LABEL,
          {"tokenizer_config.json": tokenizer_settings(ONE_LABEL, model_max_length=16, truncation_side="left")},
          [lambda f: cut(rerank(f), "model")]),
+        ("a plain tagger's model_max_length", TAGGER,
+         {"tokenizer_config.json": tokenizer_settings(TAGGER, model_max_length=16)}, [lambda f: cut(tag(f))]),
     ]
 
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use ettin::files::ModelFiles;
 use ettin::tasks::{
     Activation, Classifier, ClassifyRequest, EmbedRequest, Options, Outcome, Outcomes, PromptChoice, RerankInput,
-    RerankRequest, Reranker, SimilarityInput, TextEmbedder, TextInput, Truncate,
+    RerankRequest, Reranker, SimilarityInput, TagRequest, Tagger, TextEmbedder, TextInput, Truncate,
 };
 use ettin::weights::convert;
 use serde_json::Value;
@@ -130,6 +130,12 @@ fn answer(files: &ModelFiles, run: &Value, options: &Options) -> (Value, bool) {
             let inputs: Vec<TextInput<'_>> =
                 inputs.iter().map(|(text, pair)| TextInput { text, pair: pair.as_str() }).collect();
             let (values, cut) = collected(task.run(&inputs, &request).unwrap());
+            (values.into(), cut)
+        }
+        "tag" => {
+            let task = Tagger::load(files, options).unwrap();
+            let request = TagRequest { all: true, ..TagRequest::default() };
+            let (values, cut) = collected(task.run(&texts(&run["input"]), &request).unwrap());
             (values.into(), cut)
         }
         other => panic!("{other}"),
