@@ -104,7 +104,7 @@ fn answer(files: &ModelFiles, options: &Options) -> Vec<Result<()>> {
 
 fn rerank(files: &ModelFiles, options: &Options) -> Vec<Result<()>> {
     let inputs = [0, 1].map(|text| RerankInput { query: TEXTS[text], documents: TEXTS.to_vec() });
-    ends(Reranker::load(files, options).unwrap().run(&inputs, None).unwrap())
+    ends(Reranker::load(files, options).unwrap().run(&inputs, &RerankRequest::default()).unwrap())
 }
 
 fn fill(files: &ModelFiles, options: &Options) -> Vec<Result<()>> {
@@ -252,7 +252,7 @@ fn only_the_input_that_meets_a_broken_number_fails() {
     let (model, dtype) = ("tiny-text-classify-multi", options(Dtype::F32));
     let good = ModelFiles::folder(root("models").join(model)).unwrap();
     let classifier = Classifier::load(&good, &dtype).unwrap();
-    let request = ClassifyRequest { top_k: None, raw: true };
+    let request = ClassifyRequest { top_k: None, raw: true, ..ClassifyRequest::default() };
     let inputs: Vec<TextInput<'_>> = [TEXTS[0], "zzz", TEXTS[1]].map(Into::into).to_vec();
     let expected = classifier.run(&inputs, &request).unwrap();
     let tokenizer = ettin::tokenizer::Tokenizer::load(&good).unwrap();

@@ -71,9 +71,13 @@ enum Residual {
 pub(crate) type Look<'a> = dyn FnMut((usize, &'static str), &Tensor) -> Result<()> + 'a;
 
 /// What can be asked of [`Chain::forward`] beyond what its files say.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Overrides {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// The value that is wanted.
+    pub(crate) output: Slot,
+    /// Instead of the modes that the chain has.
     pub(crate) pooling: Option<Pooling>,
+    /// Whether vectors of texts are scaled to length 1 where the chain does so.
     pub(crate) keep_normalize: bool,
 }
 
@@ -223,14 +227,13 @@ impl Chain {
         Ok(Some(vectors))
     }
 
-    /// `[tokens, hidden]` to `[sequences, size]` of the slot `output`.
+    /// `[tokens, hidden]` to `[sequences, size]` of the slot that is wanted.
     pub(crate) fn forward(
         &self,
         tokens: &Hidden,
         batch: &PackedBatch,
         skip: Option<&[usize]>,
-        overrides: Overrides,
-        output: Slot,
+        wanted: Wanted,
         backend: &Backend,
         look: &mut Look<'_>,
     ) -> Result<Tensor> {
@@ -240,14 +243,14 @@ impl Chain {
         for (number, step) in &self.steps {
             let vectors = match step {
                 Step::Pooling { modes, include_prompt } => {
-                    let one = overrides.pooling.as_slice();
+                    let one = wanted.pooling.as_slice();
                     let modes = if one.is_empty() { modes.as_slice() } else { one };
                     let skip = skip.filter(|_| !include_prompt);
                     let tokens = changed.as_ref().unwrap_or(tokens);
                     let pooled = modes.iter().map(|mode| mode.pool(tokens, batch, skip)).collect::<Result<Vec<_>>>()?;
                     Tensor::cat(&pooled, 1)?
                 }
-                Step::Normalize { input: Slot::Sentence, .. } if !overrides.keep_normalize => continue,
+                Step::Normalize { input: Slot::Sentence, .. } if !wanted.keep_normalize => continue,
                 step if step.input() == Slot::Tokens => {
                     let tokens = changed.as_ref().unwrap_or(tokens);
                     let vectors = step.vectors(tokens.to_tensor()?, backend)?;
@@ -263,7 +266,7 @@ impl Chain {
             look((*number, step.class()), &vectors)?;
             values[step.output() as usize] = Some(vectors);
         }
-        values[output as usize].take().ok_or_else(|| missing(output))
+        values[wanted.output as usize].take().ok_or_else(|| missing(wanted.output))
     }
 }
 

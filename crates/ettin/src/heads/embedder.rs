@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::chain::{Chain, Look, Overrides};
+use super::chain::{Chain, Look, Wanted};
 use crate::{
     Config, Error, PackedBatch, Pooling, Result, Trunk,
     config::Objective,
@@ -90,8 +90,8 @@ impl Embedder {
             Some(chain) => {
                 let keep_normalize = options.normalize != Some(false);
                 normalized |= keep_normalize && chain.normalizes();
-                let overrides = Overrides { pooling: options.pooling, keep_normalize };
-                chain.forward(&tokens, batch, skip, overrides, Slot::Sentence, self.trunk.backend(), look)?
+                let wanted = Wanted { output: Slot::Sentence, pooling: options.pooling, keep_normalize };
+                chain.forward(&tokens, batch, skip, wanted, self.trunk.backend(), look)?
             }
             None => {
                 let pooling = options.pooling.unwrap_or_else(|| self.default_pooling());
@@ -127,9 +127,9 @@ impl Embedder {
         let Some(chain) = &self.chain else {
             return Err(Error::input("an embedder without a chain has no scores"));
         };
-        let overrides = Overrides { pooling: None, keep_normalize: true };
+        let wanted = Wanted { output: Slot::Scores, pooling: None, keep_normalize: true };
         let tokens = self.trunk.forward(batch)?;
-        chain.forward(&tokens, batch, skip, overrides, Slot::Scores, self.trunk.backend(), look)
+        chain.forward(&tokens, batch, skip, wanted, self.trunk.backend(), look)
     }
 
     /// The vector of every token, `[tokens, size]`: the final hidden states, or another layer's, and what the modules of a

@@ -165,10 +165,8 @@ impl Reranker {
             .collect();
         let encode = |pair: &TextInput<'_>| self.frontend.encode_behind(prompt, *pair, self.frontend.limit);
         let scored = self.frontend.run(&pairs, encode, |batch, items| {
-            let options = EmbedOptions {
-                skip: (skip > 0).then(|| vec![skip; batch.sequences()]),
-                ..EmbedOptions::default()
-            };
+            let options =
+                EmbedOptions { skip: (skip > 0).then(|| vec![skip; batch.sequences()]), ..EmbedOptions::default() };
             let raw = self.scores(batch, &options)?;
             let scores = activation.apply(&raw)?;
             let scores = items.iter().zip(raw.to_vec1::<f32>()?).zip(scores).map(|((item, raw), score)| {
