@@ -654,6 +654,26 @@ def left_to_right_score(model: Any, tokenizer: Any, text: list[int], context: li
     return scores
 
 
+def scored(model: Any, tokenizer: Any, ids: list[int], before: list[int], method: str, bos: bool) -> dict[str, Any]:
+    """The tokens `ids` behind the tokens `before`, by one method."""
+    if method == "causal":
+        logs = causal_score(model, tokenizer, ids, before, bos=bos)
+    elif method == "pll":
+        logs = pll_score(model, tokenizer, ids, before)
+    else:
+        logs = left_to_right_score(model, tokenizer, ids, before)
+        ids = [*ids, tokenizer.sep_token_id]
+    known = [log for log in logs if log is not None]
+    total = float(np.sum(known))
+    return {
+        "method": method,
+        "tokens": [{"token": token, "token_str": tokenizer.decode([token]), "logprob": log} for token, log in zip(ids, logs, strict=True)],
+        "sum": total,
+        "count": len(known),
+        "perplexity": float(np.exp(-total / len(known))) if known else None,
+    }
+
+
 def score() -> None:
     inputs: list[dict[str, str]] = [{"text": text} for text in (TEXTS[0], TEXTS[2], TEXTS[4], "x")]
     inputs += [
@@ -672,28 +692,52 @@ def score() -> None:
                 bare = context.rstrip(" ")
                 text, context = context[len(bare) :] + text, bare
                 ids, before = (tokenizer(part, add_special_tokens=False)["input_ids"] if part else [] for part in (text, context))
-                if method.startswith("causal"):
-                    logs = causal_score(model, tokenizer, ids, before, bos=method == "causal")
-                elif method == "pll":
-                    logs = pll_score(model, tokenizer, ids, before)
-                else:
-                    logs = left_to_right_score(model, tokenizer, ids, before)
-                    ids = [*ids, tokenizer.sep_token_id]
-                known = [log for log in logs if log is not None]
-                total = float(np.sum(known))
-                output = {
-                    "method": method.removesuffix("-no-bos"),
-                    "tokens": [
-                        {"token": token, "token_str": tokenizer.decode([token]), "logprob": log}
-                        for token, log in zip(ids, logs, strict=True)
-                    ],
-                    "sum": total,
-                    "count": len(known),
-                    "perplexity": float(np.exp(-total / len(known))) if known else None,
-                }
-                options = {"method": output["method"], "bos": method != "causal-no-bos"}
+                options = {"method": method.removesuffix("-no-bos"), "bos": method != "causal-no-bos"}
+                output = scored(model, tokenizer, ids, before, **options)
                 cases.append({"model": name_of(folder), "options": options, "input": given, "output": output})
     write("score", cases)
+
+
+@torch.no_grad()
+def score_join() -> None:
+    """Context and text encoded as one string and split by the number of the context's own tokens: `_encode_pair` of lm-evaluation-harness
+    0.4.13 (`lm_eval/api/model.py`), with the nano tokenizer's special tokens put around the result as `score` does."""
+    inputs = [
+        {"context": "The capital of France is", "text": " Paris."},
+        {"context": "The capital of France is \t", "text": "Paris."},
+        {"context": "The capi", "text": "tal of France is Paris."},
+        {"context": "In the year 19", "text": "45 and 1946"},
+        {"context": "Zoë lives in Zü", "text": "rich 🙂"},
+        {"context": "She said: \"", "text": "\"Never.\""},
+        {"context": "One day", "text": "\n\nIt rained."},
+        {"context": "  ", "text": "x"},
+        {"text": "The cat sat on the mat."},
+    ]
+    cases = []
+    for kind, methods in (("decoder", ("causal", "causal-no-bos")), ("encoder", ("pll", "left-to-right"))):
+        folder = MODELS / f"nano-{kind}"
+        model, tokenizer = load(folder, transformers.AutoModelForMaskedLM if kind == "encoder" else transformers.AutoModelForCausalLM)
+        for method in methods:
+            for given in inputs:
+                before, ids = encode_pair(tokenizer, given.get("context", ""), given["text"])
+                options = {"method": method.removesuffix("-no-bos"), "bos": method != "causal-no-bos"}
+                output = scored(model, tokenizer, ids, before, **options)
+                cases.append({"model": name_of(folder), "options": options, "input": given, "before": before, "output": output})
+    write("score_join", cases, pairs="as lm-evaluation-harness 0.4.13 encodes them")
+
+
+def encode_pair(tokenizer: Any, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """`_encode_pair`, without special tokens; an empty context has no tokens."""
+
+    def encode(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+    spaces = len(context) - len(context.rstrip())
+    if spaces > 0:
+        continuation = context[-spaces:] + continuation
+        context = context[:-spaces]
+    whole, alone = encode(context + continuation), encode(context)
+    return alone, whole[len(alone) :]
 
 
 def held_out() -> None:
@@ -757,6 +801,7 @@ TASKS = {
     "rerank": rerank,
     "tokenize": tokenize,
     "score": score,
+    "score_join": score_join,
     "held_out": held_out,
 }
 

@@ -54,6 +54,38 @@ fn bad_inputs_are_rows_of_nan() {
 }
 
 #[test]
+fn an_array_of_no_rows_has_the_width_of_the_model() {
+    let empty = |flags: &[&str]| pipe(&[&["embed", "-q"], flags].concat(), "").out;
+    assert_eq!(npy(&empty(&["--format", "npy"])), ((0, 256), Vec::new()));
+    assert_eq!(npy(&empty(&["--format", "npy", "--dimensions", "8", "--normalize"])).0, (0, 8));
+    let dense = ["--format", "npy", "--model", "models/tiny-text-chain-max-dense"];
+    assert_eq!(npy(&empty(&dense)).0, (0, 16));
+    for (flags, offsets) in [(&[][..], None), (&["--pooling", "none"], Some(&[0; 8][..]))] {
+        let out = empty(&[&["--format", "safetensors"], flags].concat());
+        let file = SafeTensors::deserialize(&out).unwrap();
+        let embeddings = file.tensor("embeddings").unwrap();
+        assert_eq!((embeddings.shape(), embeddings.dtype()), (&[0, 256][..], safetensors::Dtype::F32));
+        assert_eq!(file.tensor("offsets").ok().map(|offsets| offsets.data().to_vec()).as_deref(), offsets);
+    }
+    // Rows that are all bad are rows of that width.
+    let out = pipe(&["embed", "-q", "--format", "npy"], "word ".repeat(3000) + "\n");
+    assert_eq!(out.status, Some(1));
+    let (shape, values) = npy(&out.out);
+    assert_eq!(shape, (1, 256));
+    assert!(values.iter().all(|value| value.is_nan()));
+}
+
+#[test]
+fn a_blank_line_has_a_row() {
+    let out = pipe(&["embed", "-q", "--format", "npy"], "One.\n\nTwo words.\n");
+    let ((rows, _), values) = npy(&out.out);
+    assert_eq!((out.status, rows), (Some(0), 3));
+    assert_eq!(values, self::values(&run(&["embed", "-q", "One.", "", "Two words."]), 0));
+    let out = pipe(&["embed", "-q", "--format", "npy", "--skip-blank"], "One.\n\nTwo words.\n");
+    assert_eq!(npy(&out.out).1, self::values(&run(&["embed", "-q", "One.", "Two words."]), 0));
+}
+
+#[test]
 fn token_vectors_come_with_offsets() {
     let out = run(&["embed", "-q", "--pooling", "none", "--format", "safetensors", "One.", "One. Two."]);
     let file = SafeTensors::deserialize(&out.out).unwrap();

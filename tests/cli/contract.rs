@@ -92,6 +92,14 @@ fn answer() {
 }
 
 #[test]
+fn answer_or_none() {
+    let flags = |case: &Value| case["options"].get("top_k").is_none().then(|| vec!["--no-answer".into()]);
+    each_case("answer", "no_answer", flags, Value::clone, |result, case, what| {
+        assert_close(result, &case["output"][0], what);
+    });
+}
+
+#[test]
 fn rerank() {
     let flags = |case: &Value| {
         Some(match case["options"]["activation"].as_str() {
@@ -112,6 +120,8 @@ fn score() {
         Some(flags)
     };
     each_case("score", "score", flags, Value::clone, equals_output);
+    let joined = |case: &Value| flags(case).map(|flags| [flags, vec!["--join".into()]].concat());
+    each_case("score", "score_join", joined, Value::clone, equals_output);
 }
 
 #[test]

@@ -56,18 +56,53 @@ fn ids_are_echoed_first() {
 }
 
 #[test]
-fn lists_are_wrapped_for_ids_and_truncation_only() {
+fn a_list_stays_a_list_where_its_input_was_cut() {
     let long = format!("{MASKED}{}", " word".repeat(100));
     let record = |id: &str, text: &str| format!("{{{id}\"text\":{}}}\n", json!(text));
     let input = record("", MASKED) + &record("\"id\":1,", MASKED) + &record("\"id\":2,", &long) + &record("", &long);
-    let run = pipe(&["fill-mask", "--truncate", "right", "--max-length", "20", "-k", "1"], input);
+    let cut = ["--truncate", "right", "--max-length", "20"];
+    let run = pipe(&[&["fill-mask", "-k", "1"], &cut[..]].concat(), input);
     let lines = run.lines(0);
-    assert!(lines[0].is_array());
+    assert!(run.err.contains("2 inputs were cut"), "{}", run.err);
+    assert!(lines[0][0].get("truncated").is_none());
     assert_eq!(keys(&lines[1]), ["id", "result"]);
     assert_eq!(keys(&lines[2]), ["id", "result", "truncated"]);
-    assert_eq!(keys(&lines[3]), ["result", "truncated"]);
-    assert_eq!(lines[3]["truncated"], json!(true));
-    assert!(lines[1]["result"].is_array());
+    assert_eq!(lines[2]["truncated"], json!(true));
+    for list in [&lines[1]["result"], &lines[2]["result"]] {
+        assert_eq!(keys(&list[0]), ["score", "token", "token_str", "sequence"]);
+    }
+    // A script that reads line[0] reads on.
+    assert_eq!(keys(&lines[3][0]), ["score", "token", "token_str", "sequence", "truncated"]);
+    assert_eq!(lines[3][0]["truncated"], json!(true));
+    assert_eq!(lines[3][0]["score"], lines[2]["result"][0]["score"]);
+}
+
+#[test]
+fn every_list_of_a_cut_input_is_marked() {
+    let long = "Ada [MASK] was [MASK] here. ".repeat(8);
+    let cut = ["-q", "--truncate", "right", "--max-length", "20"];
+    let marked = |arguments: &[&str]| {
+        let lines = run(&[arguments, &cut[..]].concat()).lines(0);
+        assert_eq!(lines.len(), 1);
+        let entries = lines[0].as_array().unwrap().clone();
+        assert!(!entries.is_empty(), "{arguments:?}");
+        entries
+    };
+    // Several masks give a list of lists.
+    for mask in marked(&["fill-mask", "-k", "2", &long]) {
+        assert!(mask.as_array().unwrap().iter().all(|entry| entry["truncated"] == json!(true)), "{mask}");
+    }
+    for arguments in [
+        &["classify", "--model", "models/tiny-text-classify-single", &long][..],
+        &["tag", "--all", "--model", "models/tiny-text-tag", &long],
+        &["tag", "--all", "--aggregation", "simple", "--model", "models/tiny-text-tag", &long],
+        &["rerank", "--model", "models/tiny-text-rerank-chain", "Who?", &long],
+        &["similarity", "A cat.", &long],
+    ] {
+        for entry in marked(arguments) {
+            assert_eq!(entry.as_object().unwrap().keys().next_back().unwrap(), "truncated", "{entry}");
+        }
+    }
 }
 
 #[test]

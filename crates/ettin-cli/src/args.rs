@@ -31,18 +31,22 @@ choose a real one with --model encoder-150m (see `ettin-run models`).";
 /// Lines that end in a colon are heads: sections of the manual page.
 const AFTER_HELP: &str = "\
 Input:
-  Text arguments, --input FILE, or stdin: one text per line, or JSONL records
-  (recognised by a leading '{'). Empty lines are skipped. Put -- before a text
-  that begins with a dash.
+  Text arguments, --input FILE, or stdin: one text per line, JSONL records
+  (recognised by a leading '{'), or one JSON array of records or texts, on one line
+  or many. Put -- before a text that begins with a dash.
+  A blank line is an empty text, so that line n has index n - 1; --skip-blank passes
+  over it, and the others keep their index. In JSONL it is nothing, and records are
+  counted. A record's unknown field is an error unless --extra says otherwise.
 
 Output:
   A table on a terminal, JSON lines when piped; --format chooses:
     json   one array with one element per input, even for one input
     jsonl  one line per input, in input order
-  A record's id is echoed as the first key; an input that was cut to the length
-  limit has \"truncated\": true as the last. Where the result is a list, either of
-  them makes it {\"id\": ..., \"result\": [...], \"truncated\": true}.
-  A bad record is reported on stderr with its line number and left out; the
+  An input that was cut to the length limit has \"truncated\": true as the last key
+  of its object; where the result is a list, of each of the list's objects.
+  A record's id is echoed as the first key, what --extra keep keeps behind it. A list
+  then stands in an object: {\"id\": ..., \"result\": [...], \"truncated\": true}.
+  A bad record is reported on stderr with its number or line and left out; the
   others are still answered. Data goes to stdout, everything else to stderr.
 
 Exit status:

@@ -1,10 +1,14 @@
-//! Where texts come from: arguments, a file or stdin, as plain lines or JSONL records, in chunks.
+//! Where texts come from: arguments, a file or stdin, as plain lines, JSONL records or a JSON array, in chunks.
 
+mod detect;
+mod elements;
+mod fields;
 mod lines;
 mod reader;
 mod records;
 
-pub(crate) use reader::{ChunkSize, Item, Texts};
+pub(crate) use fields::{Extra, ExtraFields};
+pub(crate) use reader::{ChunkSize, How, Item, Texts};
 pub(crate) use records::*;
 
 use std::fmt;
@@ -15,16 +19,19 @@ use clap::ValueEnum;
 
 use crate::args::InputArgs;
 use crate::exit::Usage;
+use crate::output::Format;
 
 /// `--input-format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum InputFormat {
-    /// JSONL when the first line begins with '{', else text
+    /// By the beginning: JSONL where a line begins with '{', JSON where an array of objects or texts begins, else text
     Auto,
-    /// One input per line
+    /// One input per line, blank lines included
     Text,
-    /// One JSON object per line
+    /// One JSON object per line; blank lines mean nothing
     Jsonl,
+    /// One array of objects or texts, however it is laid out
+    Json,
 }
 
 /// Where lines come from.
@@ -61,7 +68,7 @@ impl Source {
     }
 }
 
-/// The texts given as arguments, else the lines of the file or of stdin.
+/// The texts given as arguments, else those in the file or in stdin.
 ///
 /// `wanted` names the argument for the message when there is nothing to read.
 pub(crate) fn texts<T: Record>(
@@ -70,48 +77,89 @@ pub(crate) fn texts<T: Record>(
     wanted: &str,
     from_text: impl Fn(String) -> T + Send + 'static,
 ) -> anyhow::Result<Texts<T>> {
+    texts_of(arguments, input, wanted, false, from_text)
+}
+
+/// As [`texts`], for texts that go with an argument already taken.
+pub(crate) fn parts<T: Record>(
+    arguments: Vec<String>,
+    input: &InputArgs,
+    wanted: &str,
+    from_text: impl Fn(String) -> T + Send + 'static,
+) -> anyhow::Result<Texts<T>> {
+    texts_of(arguments, input, wanted, true, from_text)
+}
+
+fn texts_of<T: Record>(
+    arguments: Vec<String>,
+    input: &InputArgs,
+    wanted: &str,
+    parts: bool,
+    from_text: impl Fn(String) -> T + Send + 'static,
+) -> anyhow::Result<Texts<T>> {
     if arguments.is_empty() {
         let source = Source::resolve(input, wanted)?;
-        return Ok(Texts::lines(source, input.input_format, Some(Box::new(from_text))));
+        return Ok(Texts::read(source, how(input, parts), Some(Box::new(from_text))));
     }
     refuse_both(input, wanted)?;
     Ok(Texts::Arguments(arguments.into_iter().map(from_text).collect()))
 }
 
-/// JSONL records only: for tasks whose inputs have several parts and no arguments.
+/// Records only: for tasks whose inputs have several parts and no arguments.
 pub(crate) fn records<T: Record>(input: &InputArgs, wanted: &str) -> anyhow::Result<Texts<T>> {
     if input.input_format == InputFormat::Text {
         return Err(Usage::error(format!(
-            "--input-format text: plain lines need {wanted} as an argument; without one only JSONL records make sense"
+            "--input-format text: plain lines need {wanted} as an argument; without one only JSON records make sense"
         )));
     }
     let source = Source::resolve(input, wanted)?;
-    Ok(Texts::lines(source, InputFormat::Jsonl, None))
+    Ok(Texts::read(source, how(input, false), None))
 }
 
-/// The lines of the file or of stdin, to go with an argument: always plain text.
-pub(crate) fn plain_source(input: &InputArgs, wanted: &str) -> anyhow::Result<Source> {
-    if input.input_format == InputFormat::Jsonl {
-        return Err(Usage::error("--input-format jsonl: records hold all parts of an input; leave the arguments out"));
-    }
-    Source::resolve(input, wanted)
-}
-
-/// The texts given as arguments, else all lines of the file or of stdin as texts of one input.
-pub(crate) fn arguments_or_lines(
+/// The texts given as arguments, else all those in the file or in stdin, as parts of one input, and their numbers where
+/// they are not 0, 1, 2, ….
+///
+/// # Errors
+/// Names the first that is no text. One less would number all that follow differently.
+pub(crate) fn listed(
     arguments: Vec<String>,
     input: &InputArgs,
     wanted: &str,
-) -> anyhow::Result<Vec<String>> {
-    if arguments.is_empty() {
-        return reader::collect_lines(&plain_source(input, wanted)?);
+) -> anyhow::Result<(Vec<String>, Option<Vec<usize>>)> {
+    if input.extra == ExtraFields::Keep {
+        return Err(Usage::error(format!(
+            "--extra keep: a {wanted} has no record of its own in the output to hold its fields; use --extra ignore"
+        )));
     }
-    refuse_both(input, wanted)?;
-    Ok(arguments)
+    let place = input.input.as_ref().map_or_else(|| "stdin".into(), |path| path.display().to_string());
+    let (mut texts, mut numbers) = (Vec::new(), Vec::new());
+    for chunk in parts(arguments, input, wanted, Text::new)?.chunks(ChunkSize::LIGHT)? {
+        for item in chunk? {
+            let record = item.record.map_err(|error| anyhow::anyhow!("{place}: {}: {error}", item.place))?;
+            texts.push(record.text);
+            numbers.push(item.index);
+        }
+    }
+    let gaps = numbers.last().is_some_and(|&last| last + 1 != numbers.len());
+    Ok((texts, gaps.then_some(numbers)))
+}
+
+fn how(input: &InputArgs, parts: bool) -> How {
+    How { format: input.input_format, extra: input.extra, skip_blank: input.skip_blank, parts }
+}
+
+/// Refuses to keep fields where the output has no room for them, before anything is loaded.
+pub(crate) fn check_extra(input: &InputArgs, format: Format) -> anyhow::Result<()> {
+    match (input.extra, format) {
+        (ExtraFields::Keep, Format::Table | Format::Npy | Format::Safetensors) => Err(Usage::error(
+            "--extra keep: only JSON has room for the fields of the records; add --format jsonl or json",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Texts come from one place.
-pub(crate) fn refuse_both(input: &InputArgs, given: &str) -> anyhow::Result<()> {
+fn refuse_both(input: &InputArgs, given: &str) -> anyhow::Result<()> {
     match &input.input {
         Some(path) => Err(Usage::error(format!("--input {} and {given} as arguments: choose one", path.display()))),
         None => Ok(()),
@@ -125,6 +173,13 @@ pub(crate) enum Place {
     Argument(usize),
     /// The line of the file or of stdin, from 1.
     Line(u64),
+    /// An element of a JSON array.
+    Record {
+        /// Its number in the array, from 1.
+        number: u64,
+        /// The line that it begins in, from 1.
+        line: u64,
+    },
 }
 
 impl fmt::Display for Place {
@@ -132,6 +187,7 @@ impl fmt::Display for Place {
         match self {
             Place::Argument(number) => write!(f, "argument {number}"),
             Place::Line(number) => write!(f, "line {number}"),
+            Place::Record { number, line } => write!(f, "record {number} (line {line})"),
         }
     }
 }

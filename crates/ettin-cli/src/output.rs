@@ -6,14 +6,14 @@ mod sink;
 mod table;
 
 pub(crate) use arrays::{ArrayWriter, Row};
-pub(crate) use json::{Answered, JsonArray, line};
+pub(crate) use json::{Answered, Cut, JsonArray, line};
 pub(crate) use sink::{Sink, written};
 pub(crate) use table::{number, shortened, table};
 
 use std::io::{IsTerminal, Write};
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::args::OutputArgs;
 
@@ -49,12 +49,23 @@ pub(crate) trait Payload: Serialize {
     /// Whether it serialises to a list, which has no room for keys of its own.
     const LIST: bool;
 
+    /// The keys that its output has beside the record's own; for a list, [`LIST_KEYS`].
+    const KEYS: &'static [&'static str];
+
     /// Column heads of its table.
     const HEADS: &'static [&'static str];
 
     /// The rows of its table.
     fn rows(&self) -> Vec<Vec<String>>;
+
+    /// Of a list: itself with each entry marked as [`Cut`], so that it stays a list where its input was cut.
+    fn serialize_cut<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.serialize(serializer)
+    }
 }
+
+/// The keys that a list gets beside what is kept of its record.
+pub(crate) const LIST_KEYS: &[&str] = &["result", "truncated"];
 
 /// Writes the results of one command in one of the text formats.
 pub(crate) struct Printer {

@@ -18,7 +18,7 @@ use ettin::tokenizer::Truncate;
 use crate::args::{EngineArgs, HubArgs, LengthArgs, ModelArgs, OutputArgs, RunArgs, TruncateSide};
 use crate::device;
 use crate::exit::Usage;
-use crate::input::ChunkSize;
+use crate::input::{self, ChunkSize};
 use crate::nano::Nano;
 use crate::output::{Format, Sink};
 use crate::progress;
@@ -186,6 +186,7 @@ impl Plan {
     /// Resolves what was typed.
     pub(crate) fn new(args: &RunArgs, suited: Suited) -> anyhow::Result<Plan> {
         let output = Output::resolve(&args.output);
+        input::check_extra(&args.input, output.format)?;
         let plan = Plan {
             model: Model::resolve(&args.model, suited, output.notes)?,
             options: options(&args.engine, &args.length, output.notes)?,

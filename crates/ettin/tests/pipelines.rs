@@ -166,6 +166,27 @@ fn answer() {
     }
 }
 
+/// As the pipeline of transformers 4.57 itself answers; several answers are tested beside the search.
+#[test]
+fn answer_or_none() {
+    let mut none = 0;
+    for mut group in groups("no_answer") {
+        if group[0].options.get("top_k").is_some() {
+            continue;
+        }
+        group.iter_mut().for_each(|case| case.output = case.output[0].clone());
+        none += group.iter().filter(|case| case.output["answer"] == "").count();
+        let task = Answerer::load(&files(&group[0].model), &options()).unwrap();
+        let questions: Vec<Question<'_>> = group
+            .iter()
+            .map(|case| Question { question: case.text("question"), context: case.text("context") })
+            .collect();
+        let request = AnswerRequest { no_answer: true, ..AnswerRequest::default() };
+        check(task.run(&questions, &request).unwrap(), &group);
+    }
+    assert!(none > 0);
+}
+
 #[test]
 fn tokenize_texts_and_pairs() {
     for group in groups("tokenize") {
@@ -198,7 +219,17 @@ fn rerank() {
 
 #[test]
 fn score() {
-    for group in groups("score") {
+    scores("score", false);
+}
+
+/// As lm-evaluation-harness splits a context and a continuation into tokens.
+#[test]
+fn score_of_joined_texts() {
+    scores("score_join", true);
+}
+
+fn scores(fixture: &str, join: bool) {
+    for group in groups(fixture) {
         let task = Scorer::load(&files(&group[0].model), &options()).unwrap();
         let given = &group[0].options;
         let method = match given["method"].as_str().unwrap() {
@@ -208,7 +239,7 @@ fn score() {
             other => panic!("{other}"),
         };
         let bos = given["bos"].as_bool().unwrap();
-        let request = ScoreRequest { method: Some(method), bos, ..ScoreRequest::default() };
+        let request = ScoreRequest { method: Some(method), bos, join, ..ScoreRequest::default() };
         let inputs: Vec<ScoreInput<'_>> = group
             .iter()
             .map(|case| ScoreInput { text: case.text("text"), context: case.input["context"].as_str() })

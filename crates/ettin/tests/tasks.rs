@@ -181,6 +181,25 @@ fn cut_inputs_are_reported() {
 }
 
 #[test]
+fn a_text_that_the_context_swallows_is_an_error_in_its_place() {
+    let scorer = Scorer::load(&files("nano-decoder"), &Options::default()).unwrap();
+    let request = ScoreRequest { join: true, ..ScoreRequest::default() };
+    // " playground" is one token, " playgro" alone is several.
+    let input = |context, text| ScoreInput { text, context: Some(context) };
+    let inputs = [input("The cat", " sat."), input(" playgro", "und"), input("The", "")];
+    let outcomes = scorer.run(&inputs, &request).unwrap();
+    assert!(outcomes[0].is_ok());
+    assert!(
+        matches!(&outcomes[1], Err(Error::Input(message)) if message.contains("nothing left to score")),
+        "{:?}",
+        outcomes[1]
+    );
+    assert!(matches!(&outcomes[2], Err(Error::Input(message)) if message.contains("empty")));
+    let apart = scorer.run(&inputs[1..2], &ScoreRequest::default()).unwrap();
+    assert!(apart[0].is_ok());
+}
+
+#[test]
 fn a_full_context_ends_a_generation() {
     let generator = Generator::load(&files("nano-decoder"), &limited(12, Truncate::Error)).unwrap();
     let request = GenerateRequest { max_new_tokens: 100, ignore_eos: true, ..GenerateRequest::default() };

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use ettin::{DeviceChoice, KvFormat, ops::Dtype};
 
-use crate::input::InputFormat;
+use crate::input::{ExtraFields, InputFormat};
 use crate::output::Format;
 
 /// Where model files come from.
@@ -107,10 +107,20 @@ pub(crate) struct InputArgs {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
 
-    /// How to read it: text is one input per line, jsonl one record per line, auto takes jsonl when the
-    /// first line begins with '{'
+    /// How to read it: text is one input per line, jsonl one record per line, json an array of records or
+    /// texts; auto tells them by the beginning: '{' is jsonl, an array of objects or texts is json
     #[arg(long, env = "ETTIN_INPUT_FORMAT", default_value = "auto", value_name = "FORMAT")]
     pub(crate) input_format: InputFormat,
+
+    /// Pass over lines of nothing but white space, which else are empty texts; the others keep their
+    /// index, except as rows of an array
+    #[arg(long)]
+    pub(crate) skip_blank: bool,
+
+    /// What to do with a record's fields beyond those listed below: refuse the record, ignore them, or keep
+    /// them in the output
+    #[arg(long, default_value = "error", value_name = "RULE")]
+    pub(crate) extra: ExtraFields,
 }
 
 /// How results are written.

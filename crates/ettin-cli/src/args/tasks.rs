@@ -37,7 +37,8 @@ pub(crate) struct FillMask {
 ///
 /// Models with a sentence-transformers chain (modules.json) are run as it says. Others use mean pooling
 /// (encoders) or the last token (decoders), not normalised. Each input gives {index, embedding}; --format npy
-/// or safetensors writes one f32 array with a row per input, and a row of NaN for a bad one.
+/// or safetensors writes one f32 array with a row per input, and a row of NaN for a bad one. With --skip-blank
+/// its rows are those of the lines that are left.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 JSONL fields:
@@ -137,8 +138,9 @@ pub(crate) enum PoolingChoice {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Input:
-  With A alone, the lines of --input or stdin are the Bs.
-  With no argument, JSONL records are read.
+  With A alone, the lines of --input or stdin are the Bs, or the texts of a JSON array
+  or of records {text}; index is the line's or the record's number, from 0.
+  With no argument, records are read.
 
 JSONL fields:
   a, b (a text or a list of texts), id
@@ -249,14 +251,16 @@ pub(crate) enum AggregationChoice {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Input:
-  With QUESTION alone, each line of --input or stdin is a context.
-  With no argument, JSONL records are read.
+  With QUESTION alone, each line of --input or stdin is a context, or each text of a
+  JSON array; records without a question of their own are asked it.
+  With no argument, records are read.
 
 JSONL fields:
   question, context, id
 
 Examples:
   ettin-run answer -m ./my-qa-model \"Who wrote it?\" \"Mary Shelley wrote it.\"
+  ettin-run answer -m ./my-squad2-model --no-answer \"Who sang it?\" \"Mary wrote it.\"
   ettin-run answer -m ./my-qa-model -i questions.jsonl > answers.jsonl")]
 pub(crate) struct Answer {
     /// The question
@@ -264,6 +268,11 @@ pub(crate) struct Answer {
 
     /// Texts that may hold the answer; each is asked separately
     pub(crate) context: Vec<String>,
+
+    /// Let the text hold no answer, for models trained on such questions (SQuAD 2): where that is likelier than
+    /// every span, answer is "" and start and end are 0
+    #[arg(long)]
+    pub(crate) no_answer: bool,
 
     #[command(flatten)]
     pub(crate) run: RunArgs,
@@ -276,8 +285,9 @@ pub(crate) struct Answer {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Input:
-  With QUERY alone, the lines of --input or stdin are the documents.
-  With no argument, JSONL records are read.
+  With QUERY alone, the lines of --input or stdin are the documents, or the texts of a
+  JSON array or of records {text}; index is the line's or the record's number, from 0.
+  With no argument, records are read.
 
 JSONL fields:
   query, documents, id
@@ -320,6 +330,15 @@ pub(crate) enum ActivationChoice {
 /// once (pll) or as the Ettin paper does (left-to-right).
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Context:
+  White space at the end of the context moves to the text. The two are then encoded
+  each for itself, as the Ettin paper does, so that the tokens scored are the text's
+  own. With --join they are encoded as one string, of which what is behind as many
+  tokens as the context has alone is scored, as lm-evaluation-harness does: a token
+  may then span their border. Both agree where text begins with a space or a new line
+  that the tokenizer splits at; they differ where letters or digits meet, as in \"12\"
+  and \"34\".
+
 JSONL fields:
   text, context, id
 
@@ -334,6 +353,11 @@ pub(crate) struct Score {
     /// Text that comes before every input that has no context of its own; it is read, not scored
     #[arg(long, value_name = "TEXT")]
     pub(crate) context: Option<String>,
+
+    /// Encode context and text as one string, as evaluation harnesses do, and split the tokens where the
+    /// context's own end
+    #[arg(long)]
+    pub(crate) join: bool,
 
     /// How to score [default: causal for decoders, pll for encoders]
     #[arg(long, value_name = "METHOD")]

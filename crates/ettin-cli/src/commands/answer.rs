@@ -5,7 +5,7 @@ use ettin::tasks::{self, AnswerRequest, Answerer, Question};
 use super::driver;
 use crate::args;
 use crate::exit::Status;
-use crate::input::{self, InputFormat, QuestionContext, Texts};
+use crate::input::{self, QuestionContext, Texts};
 use crate::output::{Payload, number, shortened};
 use crate::plan::{Plan, Suited};
 
@@ -14,12 +14,13 @@ pub(super) fn run(args: args::Answer) -> anyhow::Result<Status> {
     let plan = Plan::new(&args.run, Suited::NeedsHead("a question-answering head"))?;
     let job = plan.open()?;
     let task = driver::until_exit(Answerer::load(&job.files, &plan.options)?);
+    let request = AnswerRequest { no_answer: args.no_answer, ..AnswerRequest::default() };
     driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
         let questions: Vec<Question<'_>> = records
             .iter()
-            .map(|(_, record)| Question { question: &record.question, context: &record.context })
+            .map(|(_, record)| Question { question: record.question(), context: &record.context })
             .collect();
-        Ok(task.run(&questions, &AnswerRequest::default())?)
+        Ok(task.run(&questions, &request)?)
     })
 }
 
@@ -28,20 +29,15 @@ fn texts(
     contexts: Vec<String>,
     input: &args::InputArgs,
 ) -> anyhow::Result<Texts<QuestionContext>> {
-    let Some(question) = question else {
-        return input::records(input, "QUESTION");
-    };
-    let asked = move |context| QuestionContext { id: None, question: question.clone(), context };
-    if contexts.is_empty() {
-        let source = input::plain_source(input, "CONTEXT")?;
-        return Ok(Texts::lines(source, InputFormat::Text, Some(Box::new(asked))));
+    match question {
+        None => input::records(input, "QUESTION"),
+        Some(question) => Ok(input::parts(contexts, input, "CONTEXT", QuestionContext::new)?.asked(question)),
     }
-    input::refuse_both(input, "CONTEXT")?;
-    Ok(Texts::Arguments(contexts.into_iter().map(asked).collect()))
 }
 
 impl Payload for tasks::Answer {
     const LIST: bool = false;
+    const KEYS: &'static [&'static str] = &["answer", "score", "start", "end", "truncated"];
     const HEADS: &'static [&'static str] = &["score", "answer", "start", "end"];
 
     fn rows(&self) -> Vec<Vec<String>> {

@@ -3,12 +3,13 @@
 use std::num::NonZeroUsize;
 
 use ettin::tasks::{Classifier, ClassifyRequest, Label, TextInput};
+use serde::{Serialize, Serializer};
 
 use super::{driver, embed};
 use crate::args;
 use crate::exit::Status;
 use crate::input::{self, TextPair};
-use crate::output::{Payload, number};
+use crate::output::{Cut, LIST_KEYS, Payload, number};
 use crate::plan::{Plan, Suited};
 
 pub(super) fn run(args: args::Classify) -> anyhow::Result<Status> {
@@ -29,10 +30,15 @@ pub(super) fn run(args: args::Classify) -> anyhow::Result<Status> {
 
 impl Payload for Vec<Label> {
     const LIST: bool = true;
+    const KEYS: &'static [&'static str] = LIST_KEYS;
     const HEADS: &'static [&'static str] = &["score", "label"];
 
     fn rows(&self) -> Vec<Vec<String>> {
         let row = |label: &Label| vec![number(label.score.into()), label.label.clone()];
         self.iter().map(row).collect()
+    }
+
+    fn serialize_cut<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Cut::all(self).serialize(serializer)
     }
 }

@@ -30,6 +30,7 @@ pub(super) fn answer<T: Record, P: Payload>(
     run: impl FnMut(&[Numbered<'_, T>]) -> anyhow::Result<Outcomes<P>>,
 ) -> anyhow::Result<Status> {
     let mut printer = Printer::new(sink, output.format, !texts.is_single());
+    let texts = texts.reserving(P::KEYS);
     let status = each_chunk(texts, size, output, run, |slots| {
         let answers: Vec<_> = slots.into_iter().filter_map(|(index, answer)| Some((index, answer?))).collect();
         printer.print(&answers)
@@ -47,7 +48,7 @@ pub(super) fn each_chunk<T: Record, P>(
     mut consume: impl FnMut(Vec<Slot<P>>) -> anyhow::Result<()>,
 ) -> anyhow::Result<Status> {
     let mut progress: Option<Inputs> = None;
-    let (mut seen, mut bad) = (0, 0);
+    let (mut seen, mut bad, mut bad_blank, mut cut) = (0, 0, 0, 0);
     for chunk in texts.chunks(size)? {
         let mut chunk = chunk?;
         seen += chunk.len();
@@ -64,9 +65,14 @@ pub(super) fn each_chunk<T: Record, P>(
                 Err(error) => Err(error),
             };
             let answer = match result {
-                Ok(Outcome { value, truncated }) => Some(Answered { id: item.id.take(), payload: value, truncated }),
+                Ok(Outcome { value, truncated }) => {
+                    cut += usize::from(truncated);
+                    let (id, extra) = (item.id.take(), item.extra.take());
+                    Some(Answered { id, extra, payload: value, truncated })
+                }
                 Err(error) => {
                     bad += 1;
+                    bad_blank += usize::from(item.blank);
                     let report = || say::error(format_args!("{}: {error}", item.place));
                     match &progress {
                         Some(progress) => progress.suspend(report),
@@ -88,6 +94,14 @@ pub(super) fn each_chunk<T: Record, P>(
     if seen == 0 {
         output.notes.note("there were no inputs");
     }
+    match cut {
+        0 => {}
+        1 => output.notes.note("1 input was cut to the length limit"),
+        cut => output.notes.note(format_args!("{cut} inputs were cut to the length limit")),
+    }
+    if bad_blank > 0 {
+        output.notes.note("a blank line is an empty text; --skip-blank passes over them");
+    }
     Ok(match bad {
         0 => Status::Done,
         bad => Status::BadRecords(bad),
@@ -108,7 +122,7 @@ mod tests {
     const SIZE: ChunkSize = ChunkSize { inputs: 2, ..ChunkSize::LIGHT };
 
     fn texts(texts: &[&str]) -> Texts<Text> {
-        let text = |text: &&str| Text { id: None, text: (*text).to_owned() };
+        let text = |text: &&str| Text::new((*text).to_owned());
         Texts::Arguments(texts.iter().map(text).collect())
     }
 

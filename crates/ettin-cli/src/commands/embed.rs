@@ -43,30 +43,37 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
     if !matches!(format, Format::Npy | Format::Safetensors) {
         return driver::answer(texts, size, &plan.output, job.sink, run);
     }
-    let mut array = ArrayWriter::default();
-    let mut cut = 0;
+    let mut array = ArrayWriter::new(request.per_token);
     let status = driver::each_chunk(texts, size, &plan.output, run, |slots| {
         for (_, answer) in slots {
             match answer {
-                Some(answer) => {
-                    cut += usize::from(answer.truncated);
-                    match &answer.payload.embedding {
-                        Vector::Pooled(vector) => array.push(Row::Pooled(vector)),
-                        Vector::Tokens(vectors) => array.push(Row::Tokens(vectors)),
-                    }
-                }
-                None => array.skip(request.per_token),
+                Some(answer) => array.push(match &answer.payload.embedding {
+                    Vector::Pooled(vector) => Row::Pooled(vector),
+                    Vector::Tokens(vectors) => Row::Tokens(vectors),
+                }),
+                None => array.skip(),
             }
         }
         Ok(())
     })?;
-    if cut > 0 {
-        // The array has no room to say it.
-        plan.output.notes.note(format_args!("{cut} inputs were truncated"));
+    if array.needs_width()
+        && let Some(width) = width(task, &request)?
+    {
+        array.set_width(width);
     }
     written(array.write(format, &mut job.sink))?;
     job.sink.finish()?;
     Ok(status)
+}
+
+/// How long the vectors are that the request asks for, found by making one; none where every text fails, as under a limit
+/// that leaves no room.
+fn width(task: &TextEmbedder, request: &EmbedRequest) -> anyhow::Result<Option<usize>> {
+    let made = task.run(&["a"], request)?.into_iter().next();
+    Ok(made.and_then(Result::ok).and_then(|outcome| match outcome.value.embedding {
+        Vector::Pooled(vector) => Some(vector.len()),
+        Vector::Tokens(vectors) => vectors.first().map(Vec::len),
+    }))
 }
 
 fn refuse_terminal(plan: &Plan) -> anyhow::Result<()> {
@@ -120,6 +127,7 @@ pub(super) fn say_pooling(task: &TextEmbedder, args: &VectorArgs, notes: Notes) 
 
 impl Payload for Embedding {
     const LIST: bool = false;
+    const KEYS: &'static [&'static str] = &["index", "embedding", "truncated"];
     const HEADS: &'static [&'static str] = &["index", "dimensions", "norm", "embedding"];
 
     fn rows(&self) -> Vec<Vec<String>> {

@@ -1,13 +1,14 @@
 //! `fill-mask`.
 
 use ettin::tasks::{self, Candidate, Fills};
+use serde::{Serialize, Serializer};
 
 use super::driver;
 use crate::args;
 use crate::exit::Status;
 use crate::input::{self, Text};
 use crate::nano::Nano;
-use crate::output::{Payload, number, shortened};
+use crate::output::{Cut, LIST_KEYS, Payload, number, shortened};
 use crate::plan::{Plan, Suited};
 
 pub(super) fn run(args: args::FillMask) -> anyhow::Result<Status> {
@@ -23,6 +24,7 @@ pub(super) fn run(args: args::FillMask) -> anyhow::Result<Status> {
 
 impl Payload for Fills {
     const LIST: bool = true;
+    const KEYS: &'static [&'static str] = LIST_KEYS;
     const HEADS: &'static [&'static str] = &["score", "token", "token_str", "sequence"];
 
     fn rows(&self) -> Vec<Vec<String>> {
@@ -38,6 +40,13 @@ impl Payload for Fills {
         match self {
             Fills::One(candidates) => candidates.iter().map(row).collect(),
             Fills::Many(masks) => masks.iter().flatten().map(row).collect(),
+        }
+    }
+
+    fn serialize_cut<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Fills::One(candidates) => Cut::all(candidates).serialize(serializer),
+            Fills::Many(masks) => serializer.collect_seq(masks.iter().map(|candidates| Cut::all(candidates))),
         }
     }
 }

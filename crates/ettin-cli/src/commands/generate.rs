@@ -164,6 +164,7 @@ fn prompts<'a>(records: &[Numbered<'a, Prompt>]) -> Vec<&'a str> {
 
 impl Payload for Generated {
     const LIST: bool = false;
+    const KEYS: &'static [&'static str] = &["prompt", "text", "tokens", "finish_reason", "timings", "truncated"];
     const HEADS: &'static [&'static str] = &["prompt", "text", "finish_reason"];
 
     fn rows(&self) -> Vec<Vec<String>> {

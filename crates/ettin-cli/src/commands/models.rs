@@ -76,6 +76,8 @@ impl From<Cached> for InCache {
 
 impl Payload for Row {
     const LIST: bool = false;
+    // No record is behind a row.
+    const KEYS: &'static [&'static str] = &[];
     const HEADS: &'static [&'static str] =
         &["name", "layers", "hidden", "intermediate", "heads", "parameters", "cached"];
 

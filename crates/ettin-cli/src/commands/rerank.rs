@@ -7,7 +7,7 @@ use super::{driver, embed};
 use crate::args::{self, ActivationChoice};
 use crate::exit::Status;
 use crate::input::{self, QueryDocuments, Texts};
-use crate::output::{Format, Payload, number, shortened};
+use crate::output::{Cut, Format, LIST_KEYS, Payload, number, shortened};
 use crate::plan::{Plan, Suited};
 
 pub(super) fn run(args: args::Rerank) -> anyhow::Result<Status> {
@@ -30,7 +30,7 @@ pub(super) fn run(args: args::Rerank) -> anyhow::Result<Status> {
             })
             .collect();
         let outcomes = task.run(&inputs, &request)?;
-        let documents = records.iter().map(|(_, record)| record.documents.as_slice());
+        let documents = records.iter().map(|(_, record)| (record.documents.as_slice(), record.numbers.as_deref()));
         Ok(Ranked::all(outcomes, documents, format))
     })
 }
@@ -43,36 +43,44 @@ fn texts(
     let Some(query) = query else {
         return input::records(input, "QUERY");
     };
-    let documents = input::arguments_or_lines(documents, input, "DOCUMENT")?;
-    Ok(Texts::Arguments(vec![QueryDocuments { id: None, query, documents }]))
+    let (documents, numbers) = input::listed(documents, input, "DOCUMENT")?;
+    Ok(Texts::Arguments(vec![QueryDocuments { id: None, query, documents, numbers }]))
 }
 
 /// Scores of texts, with the texts where a table shows them.
 pub(super) struct Ranked {
     scores: Vec<IndexedScore>,
+    /// The text of each score.
     texts: Vec<String>,
 }
 
 impl Ranked {
-    /// Puts the texts of each input beside their scores, for a table; other formats need none.
+    /// Gives scores the numbers of their texts, and puts the texts beside them for a table; other formats need none.
+    ///
+    /// `texts` has those of each input, with their numbers where they are not 0, 1, 2, ….
     pub(super) fn all<'a>(
         outcomes: ettin::tasks::Outcomes<Vec<IndexedScore>>,
-        texts: impl Iterator<Item = &'a [String]>,
+        texts: impl Iterator<Item = (&'a [String], Option<&'a [usize]>)>,
         format: Format,
     ) -> ettin::tasks::Outcomes<Ranked> {
-        let with_texts = |(outcome, texts): (ettin::Result<ettin::tasks::Outcome<_>>, &[String])| {
-            outcome.map(|outcome| ettin::tasks::Outcome {
-                truncated: outcome.truncated,
-                value: Ranked {
-                    scores: outcome.value,
-                    texts: match format {
-                        Format::Table => texts.iter().map(|text| shortened(text)).collect(),
-                        _ => Vec::new(),
-                    },
-                },
-            })
+        let ranked = |scores: Vec<IndexedScore>, texts: &[String], numbers: Option<&[usize]>| {
+            let text = |scored: &IndexedScore| texts.get(scored.index).map(|text| shortened(text)).unwrap_or_default();
+            let texts = match format {
+                Format::Table => scores.iter().map(text).collect(),
+                _ => Vec::new(),
+            };
+            let number = |scored: IndexedScore| IndexedScore {
+                index: numbers.and_then(|numbers| numbers.get(scored.index)).copied().unwrap_or(scored.index),
+                ..scored
+            };
+            Ranked { scores: scores.into_iter().map(number).collect(), texts }
         };
-        outcomes.into_iter().zip(texts).map(with_texts).collect()
+        let outcomes = outcomes.into_iter().zip(texts);
+        let ranked = outcomes.map(|(outcome, (texts, numbers))| {
+            let ettin::tasks::Outcome { value, truncated } = outcome?;
+            Ok(ettin::tasks::Outcome { value: ranked(value, texts, numbers), truncated })
+        });
+        ranked.collect()
     }
 }
 
@@ -84,16 +92,17 @@ impl Serialize for Ranked {
 
 impl Payload for Ranked {
     const LIST: bool = true;
+    const KEYS: &'static [&'static str] = LIST_KEYS;
     const HEADS: &'static [&'static str] = &["score", "index", "text"];
 
     fn rows(&self) -> Vec<Vec<String>> {
-        let row = |scored: &IndexedScore| {
-            vec![
-                number(scored.score.into()),
-                scored.index.to_string(),
-                self.texts.get(scored.index).cloned().unwrap_or_default(),
-            ]
+        let row = |(scored, text): (&IndexedScore, &String)| {
+            vec![number(scored.score.into()), scored.index.to_string(), text.clone()]
         };
-        self.scores.iter().map(row).collect()
+        self.scores.iter().zip(&self.texts).map(row).collect()
+    }
+
+    fn serialize_cut<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Cut::all(&self.scores).serialize(serializer)
     }
 }

@@ -26,6 +26,7 @@ pub(super) fn run(args: args::Score) -> anyhow::Result<Status> {
             MethodChoice::LeftToRight => ScoreMethod::LeftToRight,
         }),
         bos: !args.no_bos,
+        join: args.join,
         ..ScoreRequest::default()
     };
     driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
@@ -39,6 +40,7 @@ pub(super) fn run(args: args::Score) -> anyhow::Result<Status> {
 
 impl Payload for Scored {
     const LIST: bool = false;
+    const KEYS: &'static [&'static str] = &["method", "tokens", "sum", "count", "perplexity", "truncated"];
     const HEADS: &'static [&'static str] = &["logprob", "token", "token_str"];
 
     fn rows(&self) -> Vec<Vec<String>> {

@@ -27,7 +27,7 @@ pub(super) fn run(args: args::Similarity) -> anyhow::Result<Status> {
             .map(|(_, record)| SimilarityInput { a: &record.a, b: record.b.iter().map(String::as_str).collect() })
             .collect();
         let outcomes = task.similarity(&inputs, &request)?;
-        let texts = records.iter().map(|(_, record)| record.b.as_slice());
+        let texts = records.iter().map(|(_, record)| (record.b.as_slice(), record.numbers.as_deref()));
         Ok(Ranked::all(outcomes, texts, format))
     })
 }
@@ -36,6 +36,6 @@ fn texts(a: Option<String>, b: Vec<String>, input: &args::InputArgs) -> anyhow::
     let Some(a) = a else {
         return input::records(input, "A");
     };
-    let b = input::arguments_or_lines(b, input, "B")?;
-    Ok(Texts::Arguments(vec![Comparison { id: None, a, b }]))
+    let (b, numbers) = input::listed(b, input, "B")?;
+    Ok(Texts::Arguments(vec![Comparison { id: None, a, b, numbers }]))
 }

@@ -1,12 +1,13 @@
 //! `tag`.
 
 use ettin::tasks::{Aggregation, Tag, TagRequest, Tagger};
+use serde::{Serialize, Serializer};
 
 use super::driver;
 use crate::args::{self, AggregationChoice};
 use crate::exit::Status;
 use crate::input::{self, Text};
-use crate::output::{Payload, number, shortened};
+use crate::output::{Cut, LIST_KEYS, Payload, number, shortened};
 use crate::plan::{Plan, Suited};
 
 pub(super) fn run(args: args::Tag) -> anyhow::Result<Status> {
@@ -32,6 +33,7 @@ pub(super) fn run(args: args::Tag) -> anyhow::Result<Status> {
 
 impl Payload for Vec<Tag> {
     const LIST: bool = true;
+    const KEYS: &'static [&'static str] = LIST_KEYS;
     const HEADS: &'static [&'static str] = &["score", "entity", "word", "start", "end"];
 
     fn rows(&self) -> Vec<Vec<String>> {
@@ -43,5 +45,9 @@ impl Payload for Vec<Tag> {
             vec![number((*score).into()), entity.clone(), shortened(word), start.to_string(), end.to_string()]
         };
         self.iter().map(row).collect()
+    }
+
+    fn serialize_cut<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Cut::all(self).serialize(serializer)
     }
 }

@@ -16,6 +16,7 @@ use crate::plan::{Model, Output, Suited};
 pub(super) fn run(args: args::Tokenize) -> anyhow::Result<Status> {
     let texts = input::texts(args.text, &args.input, "TEXT", TextPair::new)?.paired(args.pair);
     let output = Output::resolve(&args.output);
+    input::check_extra(&args.input, output.format)?;
     let tokenizer = match &args.tokenizer {
         Some(path) => {
             let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -38,6 +39,7 @@ pub(super) fn run(args: args::Tokenize) -> anyhow::Result<Status> {
 
 impl Payload for Tokenized {
     const LIST: bool = false;
+    const KEYS: &'static [&'static str] = &["ids", "tokens", "offsets"];
     const HEADS: &'static [&'static str] = &["id", "token", "start", "end"];
 
     fn rows(&self) -> Vec<Vec<String>> {

@@ -4,14 +4,17 @@
 //! has arrived for a moment, so that a slow pipe is answered line by line.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Cursor, Read};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use anyhow::Context;
 
+use super::detect::{Plain, detect};
+use super::elements::{Element, Elements};
+use super::fields::{Extra, ExtraFields};
 use super::lines::Lines;
-use super::records::{Id, Record, parse};
+use super::records::{Further, Id, Record, explained, parse};
 use super::{InputFormat, Place, Source};
 
 /// How long a chunk that is not full waits for more: unnoticed by a person, plenty for a file.
@@ -23,12 +26,16 @@ const QUEUE: usize = 1024;
 /// One input.
 #[derive(Debug)]
 pub(crate) struct Item<T> {
-    /// Its number among all inputs, bad ones included, from 0.
+    /// Its number from 0: of its line in plain text, else among all inputs, bad ones included.
     pub(crate) index: usize,
     /// Where it stood.
     pub(crate) place: Place,
+    /// Whether it was a blank line.
+    pub(crate) blank: bool,
     /// The record's `id`.
     pub(crate) id: Option<Id>,
+    /// What else is kept of it.
+    pub(crate) extra: Option<Extra>,
     /// What it says, or what is wrong with it.
     pub(crate) record: Result<T, String>,
 }
@@ -66,16 +73,30 @@ type Complete<T> = Box<dyn Fn(&mut T) + Send>;
 pub(crate) enum Texts<T> {
     /// They were arguments.
     Arguments(Vec<T>),
-    /// They are lines.
-    Lines(Reading<T>),
+    /// They are in a file or in stdin.
+    Source(Reading<T>),
 }
 
-/// How lines become inputs.
+/// How a file or stdin becomes inputs.
 pub(crate) struct Reading<T> {
     source: Source,
-    format: InputFormat,
+    how: How,
     from_text: Option<FromText<T>>,
     complete: Option<Complete<T>>,
+    reserved: &'static [&'static str],
+}
+
+/// What the flags say about reading.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct How {
+    /// The format; `Auto` looks at the beginning.
+    pub(crate) format: InputFormat,
+    /// What becomes of fields beyond those of the task.
+    pub(crate) extra: ExtraFields,
+    /// Whether blank lines are no texts.
+    pub(crate) skip_blank: bool,
+    /// Whether the texts go with an argument. A line in braces is then taken for a record only if it looks like one.
+    pub(crate) parts: bool,
 }
 
 impl<T: Record> Texts<T> {
@@ -84,9 +105,17 @@ impl<T: Record> Texts<T> {
         matches!(self, Texts::Arguments(arguments) if arguments.len() == 1)
     }
 
-    /// The lines of a source; `from_text` is `None` where only JSONL makes sense.
-    pub(crate) fn lines(source: Source, format: InputFormat, from_text: Option<FromText<T>>) -> Self {
-        Texts::Lines(Reading { source, format, from_text, complete: None })
+    /// The inputs in a source; `from_text` is `None` where only records make sense.
+    pub(crate) fn read(source: Source, how: How, from_text: Option<FromText<T>>) -> Self {
+        Texts::Source(Reading { source, how, from_text, complete: None, reserved: &[] })
+    }
+
+    /// Refuses to keep fields of these names: they are keys of the output.
+    pub(crate) fn reserving(self, reserved: &'static [&'static str]) -> Self {
+        match self {
+            Texts::Source(reading) => Texts::Source(Reading { reserved, ..reading }),
+            arguments => arguments,
+        }
     }
 
     /// Gives every input what was said once for all of them.
@@ -96,7 +125,7 @@ impl<T: Record> Texts<T> {
                 arguments.iter_mut().for_each(complete);
                 Texts::Arguments(arguments)
             }
-            Texts::Lines(reading) => Texts::Lines(Reading { complete: Some(Box::new(complete)), ..reading }),
+            Texts::Source(reading) => Texts::Source(Reading { complete: Some(Box::new(complete)), ..reading }),
         }
     }
 
@@ -108,17 +137,17 @@ impl<T: Record> Texts<T> {
                 spawn(move || {
                     let items = arguments.into_iter().enumerate();
                     for (index, record) in items {
-                        let place = Place::Argument(index + 1);
-                        if !send(&sender, index, place, Ok(record)) {
+                        let found = Found { index, place: Place::Argument(index + 1), blank: false };
+                        if !found.send(&sender, Ok((record, None))) {
                             return;
                         }
                     }
                 })?;
             }
-            Texts::Lines(reading) => {
-                let lines = open(&reading.source)?;
+            Texts::Source(reading) => {
+                let reader = open(&reading.source)?;
                 spawn(move || {
-                    if let Err(error) = reading.send_all(lines, &sender) {
+                    if let Err(error) = reading.send_all(reader, &sender) {
                         let error = error.context(format!("cannot read {}", reading.source));
                         // A receiver that has gone no longer wants to know.
                         let _ = sender.send(Err(error));
@@ -128,19 +157,6 @@ impl<T: Record> Texts<T> {
         }
         Ok(Chunks { receiver, size, kept: None })
     }
-}
-
-/// All lines of a source as plain texts: the documents of one query.
-///
-/// # Errors
-/// Names the first line that is no text. One line less would number all that follow differently.
-pub(crate) fn collect_lines(source: &Source) -> anyhow::Result<Vec<String>> {
-    let mut lines = Lines::new(open(source)?);
-    let mut texts = Vec::new();
-    while let Some((number, line)) = lines.next().with_context(|| format!("cannot read {source}"))? {
-        texts.push(line.map_err(|error| anyhow::anyhow!("{source}: line {number}: {error}"))?);
-    }
-    Ok(texts)
 }
 
 fn open(source: &Source) -> anyhow::Result<Box<dyn BufRead + Send>> {
@@ -167,45 +183,114 @@ fn spawn(work: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
 
 type Sent<T> = anyhow::Result<Item<T>>;
 
-/// Hands an input over; false when nobody wants more.
-fn send<T: Record>(sender: &SyncSender<Sent<T>>, index: usize, place: Place, mut record: Result<T, String>) -> bool {
-    let id = record.as_mut().ok().and_then(Record::take_id);
-    let item = Item { index, place, id, record };
-    sender.send(Ok(item)).is_ok()
+/// A record with what is kept of it beside its task's fields, or what is wrong with it.
+type Parsed<T> = Result<(T, Option<Extra>), String>;
+
+/// An input's place.
+struct Found {
+    index: usize,
+    place: Place,
+    blank: bool,
 }
 
-impl<T: Record> Reading<T> {
-    fn send_all(&self, reader: impl BufRead, sender: &SyncSender<Sent<T>>) -> anyhow::Result<()> {
-        let mut lines = Lines::new(reader);
-        let mut format = self.format;
-        let mut index = 0;
-        while let Some((number, line)) = lines.next()? {
-            if format == InputFormat::Auto {
-                format = guess(line.as_deref().unwrap_or_default());
-            }
-            let record = match (&self.from_text, line) {
-                (_, Err(error)) => Err(error),
-                (Some(from_text), Ok(line)) if format == InputFormat::Text => Ok(from_text(line)),
-                (_, Ok(line)) if line.trim().is_empty() => continue,
-                (_, Ok(line)) => parse(&line),
-            };
-            let record = record.map(|mut record| {
-                if let Some(complete) = &self.complete {
-                    complete(&mut record);
-                }
-                record
-            });
-            if !send(sender, index, Place::Line(number), record) {
-                return Ok(());
-            }
-            index += 1;
-        }
-        Ok(())
+impl Found {
+    /// Hands an input over; false when nobody wants more.
+    fn send<T: Record>(self, sender: &SyncSender<Sent<T>>, parsed: Parsed<T>) -> bool {
+        let Found { index, place, blank } = self;
+        let (record, extra) = match parsed {
+            Ok((record, extra)) => (Ok(record), extra),
+            Err(error) => (Err(error), None),
+        };
+        let mut record = record.and_then(|record| match record.missing() {
+            Some(field) => Err(format!("missing field `{field}`")),
+            None => Ok(record),
+        });
+        let id = record.as_mut().ok().and_then(Record::take_id);
+        sender.send(Ok(Item { index, place, blank, id, extra, record })).is_ok()
     }
 }
 
-fn guess(first_line: &str) -> InputFormat {
-    if first_line.trim_start().starts_with('{') { InputFormat::Jsonl } else { InputFormat::Text }
+impl<T: Record> Reading<T> {
+    fn send_all(&self, mut reader: impl BufRead, sender: &SyncSender<Sent<T>>) -> anyhow::Result<()> {
+        let plain = match (&self.from_text, self.how.parts) {
+            (None, _) => Plain::Never,
+            (Some(_), false) => Plain::Texts,
+            (Some(_), true) => Plain::Parts,
+        };
+        let (format, taken) = match self.how.format {
+            InputFormat::Auto => detect(&mut reader, plain)?,
+            format => (format, Vec::new()),
+        };
+        let reader = Cursor::new(taken).chain(reader);
+        match format {
+            InputFormat::Json => self.send_elements(reader, sender),
+            _ => self.send_lines(reader, format, sender),
+        }
+    }
+
+    /// Plain text and JSONL. A blank line is an empty text in the one and nothing in the other.
+    fn send_lines(
+        &self,
+        reader: impl BufRead,
+        format: InputFormat,
+        sender: &SyncSender<Sent<T>>,
+    ) -> anyhow::Result<()> {
+        let mut lines = Lines::new(reader);
+        let mut records = 0;
+        while let Some((number, line)) = lines.next()? {
+            let place = Place::Line(number);
+            let blank = line.as_ref().is_ok_and(|line| line.trim().is_empty());
+            let (index, parsed) = match &self.from_text {
+                Some(from_text) if format != InputFormat::Jsonl => {
+                    if blank && self.how.skip_blank {
+                        continue;
+                    }
+                    (number as usize - 1, line.map(|line| (from_text(line), None)))
+                }
+                _ if blank => continue,
+                _ => {
+                    records += 1;
+                    (records - 1, line.and_then(|line| parse(&line, self.further(), None)))
+                }
+            };
+            if !(Found { index, place, blank }).send(sender, self.completed(parsed)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The elements of a JSON array: objects are records, strings are texts.
+    fn send_elements(&self, reader: impl BufRead, sender: &SyncSender<Sent<T>>) -> anyhow::Result<()> {
+        let mut elements = Elements::new(reader);
+        while let Some(Element { number, at, text }) = elements.next()? {
+            let place = Place::Record { number, line: at.line };
+            let parsed = text.and_then(|text| match (text.as_bytes().first(), &self.from_text) {
+                (Some(b'"'), Some(from_text)) => match serde_json::from_str(&text) {
+                    Ok(text) => Ok((from_text(text), None)),
+                    Err(error) => Err(explained(&error, Some(at))),
+                },
+                (Some(b'{'), _) | (_, None) => parse(&text, self.further(), Some(at)),
+                _ => Err("neither a JSON object nor a text".into()),
+            });
+            let found = Found { index: number as usize - 1, place, blank: false };
+            if !found.send(sender, self.completed(parsed)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn further(&self) -> Further {
+        Further { rule: self.how.extra, reserved: self.reserved }
+    }
+
+    fn completed(&self, mut parsed: Parsed<T>) -> Parsed<T> {
+        if let (Ok((record, _)), Some(complete)) = (&mut parsed, &self.complete) {
+            complete(record);
+        }
+        parsed
+    }
 }
 
 /// An iterator over chunks of inputs, in order.
@@ -265,18 +350,34 @@ mod tests {
 
     const SIZE: ChunkSize = ChunkSize { inputs: 3, bytes: 10, patience: PATIENCE };
 
-    fn text(text: String) -> Text {
-        Text { id: None, text }
+    const AUTO: How = How { format: InputFormat::Auto, extra: ExtraFields::Error, skip_blank: false, parts: false };
+
+    /// All inputs, and the error that ended them.
+    fn read(bytes: &'static [u8], how: How) -> (Vec<Item<Text>>, Option<String>) {
+        let (sender, receiver) = sync_channel(1);
+        let Texts::Source(reading) = Texts::read(Source::Stdin, how, Some(Box::new(Text::new))) else {
+            unreachable!("a source is a source")
+        };
+        spawn(move || {
+            if let Err(error) = reading.send_all(bytes, &sender) {
+                sender.send(Err(error)).unwrap();
+            }
+        })
+        .unwrap();
+        let (mut items, mut end) = (Vec::new(), None);
+        for chunk in (Chunks { receiver, size: SIZE, kept: None }) {
+            match chunk {
+                Ok(chunk) => items.extend(chunk),
+                Err(error) => end = Some(error.to_string()),
+            }
+        }
+        (items, end)
     }
 
     fn lines(bytes: &'static [u8], format: InputFormat) -> Vec<Item<Text>> {
-        let (sender, receiver) = sync_channel(1);
-        let Texts::Lines(reading) = Texts::lines(Source::Stdin, format, Some(Box::new(text))) else {
-            unreachable!("lines are lines")
-        };
-        spawn(move || reading.send_all(bytes, &sender).unwrap()).unwrap();
-        let chunks = Chunks { receiver, size: SIZE, kept: None };
-        chunks.flat_map(Result::unwrap).collect()
+        let (items, error) = read(bytes, How { format, ..AUTO });
+        assert_eq!(error, None);
+        items
     }
 
     fn said(items: &[Item<Text>]) -> Vec<(usize, Place, Option<&str>)> {
@@ -296,13 +397,54 @@ mod tests {
             said(&items),
             [
                 (0, Place::Line(1), Some("a")),
-                (1, Place::Line(3), Some("long enough to be alone")),
-                (2, Place::Line(4), Some("b")),
-                (3, Place::Line(5), Some("c")),
-                (4, Place::Line(6), Some("d")),
-                (5, Place::Line(7), Some("e")),
+                (1, Place::Line(2), Some("")),
+                (2, Place::Line(3), Some("long enough to be alone")),
+                (3, Place::Line(4), Some("b")),
+                (4, Place::Line(5), Some("c")),
+                (5, Place::Line(6), Some("d")),
+                (6, Place::Line(7), Some("e")),
             ]
         );
+    }
+
+    #[test]
+    fn skipped_blank_lines_keep_their_number() {
+        let text = b"\n\na\n \t\r\nb\n\n";
+        let blank: Vec<bool> = lines(text, InputFormat::Auto).iter().map(|item| item.blank).collect();
+        assert_eq!(blank, [true, true, false, true, false, true]);
+        let (items, _) = read(text, How { skip_blank: true, ..AUTO });
+        assert_eq!(said(&items), [(2, Place::Line(3), Some("a")), (4, Place::Line(5), Some("b"))]);
+        // An empty text is no blank line.
+        let (items, _) = read(b"{\"text\":\"\"}\n\n{\"text\":\"b\"}", How { skip_blank: true, ..AUTO });
+        assert_eq!(said(&items), [(0, Place::Line(1), Some("")), (1, Place::Line(3), Some("b"))]);
+    }
+
+    #[test]
+    fn elements_of_an_array_are_records_and_texts() {
+        let items = lines(b"\n[{\"text\":\"a\",\"id\":1},\n\"b\\n\", 3,\n\n {\"txt\":\"c\"}]\n", InputFormat::Auto);
+        let place = |number, line| Place::Record { number, line };
+        assert_eq!(
+            said(&items),
+            [
+                (0, place(1, 2), Some("a")),
+                (1, place(2, 3), Some("b\n")),
+                (2, place(3, 3), None),
+                (3, place(4, 5), None)
+            ]
+        );
+        assert!(items[0].id.is_some());
+        assert_eq!(items[3].place.to_string(), "record 4 (line 5)");
+        assert!(items[3].record.as_ref().unwrap_err().contains("unknown field `txt`"));
+        assert!(lines(b"[]", InputFormat::Auto).is_empty());
+    }
+
+    #[test]
+    fn an_array_that_is_cut_off_is_an_error_behind_its_records() {
+        let (items, error) = read(b"[{\"text\":\"a\"},\n{\"text\":", AUTO);
+        assert_eq!(said(&items), [(0, Place::Record { number: 1, line: 1 }, Some("a"))]);
+        assert!(error.unwrap().contains("line 2: the input ends before"));
+        let (_, error) = read(b"text", How { format: InputFormat::Json, ..AUTO });
+        assert!(error.unwrap().contains("no JSON array"));
     }
 
     #[test]
@@ -317,7 +459,7 @@ mod tests {
     #[test]
     fn chunks_have_bounds() {
         let arguments = ["a", "b", "c", "d", "0123456789ab", "e"];
-        let texts = Texts::Arguments(arguments.map(|a| text(a.into())).into());
+        let texts = Texts::Arguments(arguments.map(|a| Text::new(a.into())).into());
         let chunks: Vec<usize> = texts.chunks(SIZE).unwrap().map(|chunk| chunk.unwrap().len()).collect();
         assert_eq!(chunks, [3, 1, 1, 1]);
     }
@@ -326,7 +468,7 @@ mod tests {
     fn missing_file_and_folder_are_named() {
         for (path, what) in [("no/such/file", "no/such/file"), (".", "folder")] {
             let source = Source::File(path.into());
-            let texts = Texts::lines(source, InputFormat::Auto, Some(Box::new(text)));
+            let texts = Texts::read(source, AUTO, Some(Box::new(Text::new)));
             let error = texts.chunks(SIZE).err().expect(path);
             assert!(format!("{error:#}").contains(what), "{error:#}");
         }

@@ -1,4 +1,4 @@
-//! The JSONL records of each kind of task. Unknown fields are errors.
+//! The JSON records of each kind of task.
 
 use serde::de::{self, DeserializeOwned, Deserializer};
 use serde::{Deserialize, Serialize};
@@ -7,6 +7,8 @@ use serde_json::Value;
 use ettin::tasks::TextInput;
 
 use super::Texts;
+use super::elements::At;
+use super::fields::{Extra, ExtraFields, Sieve, is_exact_number};
 
 /// A record's `id`: any JSON scalar, given back as it came.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -24,13 +26,11 @@ impl std::fmt::Display for Id {
 
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Integers beyond 64 bits are read as floats and would come back changed.
-        const EXACT: f64 = (1u64 << 53) as f64;
         match Value::deserialize(deserializer)? {
             Value::Array(_) | Value::Object(_) => {
                 Err(de::Error::custom("id must be a string, a number, true, false or null"))
             }
-            Value::Number(number) if number.is_f64() && number.as_f64().unwrap_or(0.0).abs() > EXACT => {
+            Value::Number(number) if !is_exact_number(&number) => {
                 Err(de::Error::custom("id is too large a number: make it a string"))
             }
             scalar => Ok(Id(scalar)),
@@ -50,11 +50,15 @@ pub(crate) trait Record: DeserializeOwned + Send + 'static {
 
     /// Bytes of text in it, by which chunks are cut.
     fn bytes(&self) -> usize;
+
+    /// What is still missing once everything that was said for all records is filled in.
+    fn missing(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// `{text}`: fill-mask, embed, tag.
 #[derive(Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct Text {
     #[serde(default, deserialize_with = "given")]
     pub(crate) id: Option<Id>,
@@ -63,7 +67,6 @@ pub(crate) struct Text {
 
 /// `{text, text_pair}`: classify, tokenize.
 #[derive(Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct TextPair {
     #[serde(default, deserialize_with = "given")]
     pub(crate) id: Option<Id>,
@@ -73,7 +76,6 @@ pub(crate) struct TextPair {
 
 /// `{text, context}`: score.
 #[derive(Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct ContextText {
     #[serde(default, deserialize_with = "given")]
     pub(crate) id: Option<Id>,
@@ -83,38 +85,40 @@ pub(crate) struct ContextText {
 
 /// `{query, documents}`: rerank.
 #[derive(Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct QueryDocuments {
     #[serde(default, deserialize_with = "given")]
     pub(crate) id: Option<Id>,
     pub(crate) query: String,
     pub(crate) documents: Vec<String>,
+    /// The documents' numbers in the output, where they are not 0, 1, 2, ….
+    #[serde(skip)]
+    pub(crate) numbers: Option<Vec<usize>>,
 }
 
 /// `{question, context}`: answer.
 #[derive(Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct QuestionContext {
     #[serde(default, deserialize_with = "given")]
     pub(crate) id: Option<Id>,
-    pub(crate) question: String,
+    pub(crate) question: Option<String>,
     pub(crate) context: String,
 }
 
 /// `{a, b}`: similarity.
 #[derive(Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct Comparison {
     #[serde(default, deserialize_with = "given")]
     pub(crate) id: Option<Id>,
     pub(crate) a: String,
     #[serde(deserialize_with = "one_or_many")]
     pub(crate) b: Vec<String>,
+    /// The numbers of the Bs in the output, where they are not 0, 1, 2, ….
+    #[serde(skip)]
+    pub(crate) numbers: Option<Vec<usize>>,
 }
 
 /// `{prompt}`: generate.
 #[derive(Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct Prompt {
     #[serde(default, deserialize_with = "given")]
     pub(crate) id: Option<Id>,
@@ -135,7 +139,7 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
 }
 
 macro_rules! records {
-    ($($record:ty: |$it:ident| $bytes:expr;)*) => {$(
+    ($($record:ty: |$it:ident| $bytes:expr $(, missing $missing:expr)?;)*) => {$(
         impl Record for $record {
             fn take_id(&mut self) -> Option<Id> {
                 self.id.take()
@@ -145,6 +149,11 @@ macro_rules! records {
                 let $it = self;
                 $bytes
             }
+
+            $(fn missing(&self) -> Option<&'static str> {
+                let $it = self;
+                $missing
+            })?
         }
     )*};
 }
@@ -154,7 +163,7 @@ records! {
     TextPair: |it| it.text.len() + it.text_pair.as_ref().map_or(0, String::len);
     ContextText: |it| it.text.len() + it.context.as_ref().map_or(0, String::len);
     QueryDocuments: |it| it.documents.iter().map(|document| it.query.len() + document.len()).sum();
-    QuestionContext: |it| it.question.len() + it.context.len();
+    QuestionContext: |it| it.question().len() + it.context.len(), missing it.question.is_none().then_some("question");
     Comparison: |it| it.a.len() + it.b.iter().map(String::len).sum::<usize>();
     Prompt: |it| it.prompt.len();
 }
@@ -179,6 +188,17 @@ impl TextPair {
 impl ContextText {
     pub(crate) fn new(text: String) -> Self {
         ContextText { id: None, text, context: None }
+    }
+}
+
+impl QuestionContext {
+    pub(crate) fn new(context: String) -> Self {
+        QuestionContext { id: None, question: None, context }
+    }
+
+    /// The question; every record that is read has one.
+    pub(crate) fn question(&self) -> &str {
+        self.question.as_deref().unwrap_or_default()
     }
 }
 
@@ -212,27 +232,69 @@ impl Texts<ContextText> {
     }
 }
 
-/// Reads one line of JSONL.
-pub(super) fn parse<T: Record>(line: &str) -> Result<T, String> {
-    // serde would also take the fields from a list, in their order here.
-    if !line.trim_start().starts_with('{') {
+impl Texts<QuestionContext> {
+    /// Asks this of every context that comes without a question of its own.
+    pub(crate) fn asked(self, question: String) -> Self {
+        self.complete(move |record| {
+            record.question.get_or_insert_with(|| question.clone());
+        })
+    }
+}
+
+/// What is done about fields beyond those of the task.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Further {
+    pub(super) rule: ExtraFields,
+    /// Keys of the output, which no kept field may have.
+    pub(super) reserved: &'static [&'static str],
+}
+
+/// Reads one record with the fields that are kept of it, which is `None` unless fields are to be kept.
+///
+/// `at` is where it begins if it is part of a larger document; a line of JSONL is a document of its own.
+pub(super) fn parse<T: Record>(text: &str, further: Further, at: Option<At>) -> Result<(T, Option<Extra>), String> {
+    if !text.trim_start().starts_with('{') {
         return Err("not a JSON object".into());
     }
-    serde_json::from_str(line).map_err(|error| {
-        // Each line is a document of its own: serde_json's "line 1" would contradict ours.
-        let message = error.to_string();
-        match message.rsplit_once(" at line ") {
-            Some((what, _)) if error.column() > 0 => {
-                format!("{what} (column {})", error.column())
-            }
-            _ => message,
+    let mut kept = Extra::new();
+    let mut inner = serde_json::Deserializer::from_str(text);
+    let Further { rule, reserved } = further;
+    let record = T::deserialize(Sieve { inner: &mut inner, rule, reserved, kept: &mut kept })
+        .and_then(|record| inner.end().map(|()| record))
+        .map_err(|error| explained(&error, at))?;
+    Ok((record, (rule == ExtraFields::Keep).then_some(kept)))
+}
+
+/// A parser's error with its place in the input.
+pub(super) fn explained(error: &serde_json::Error, at: Option<At>) -> String {
+    // Counted from the record's own beginning, serde_json's "line 1" would contradict ours.
+    let message = error.to_string();
+    match (message.rsplit_once(" at line "), at) {
+        (Some((what, _)), None) if error.column() > 0 => format!("{what} (column {})", error.column()),
+        (Some((what, _)), Some(At { line, column })) if error.line() > 0 => {
+            let before = if error.line() == 1 { column as usize - 1 } else { 0 };
+            format!("{what} (line {}, column {})", line + error.line() as u64 - 1, before + error.column())
         }
-    })
+        _ => message,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A line of JSONL of which nothing is kept.
+    fn parse<T: Record>(line: &str) -> Result<T, String> {
+        let further = Further { rule: ExtraFields::Error, reserved: &[] };
+        super::parse(line, further, None).map(|(record, _)| record)
+    }
+
+    /// The fields that are kept of a line.
+    fn kept(line: &str) -> Result<String, String> {
+        let further = Further { rule: ExtraFields::Keep, reserved: &["score"] };
+        let (_, kept) = super::parse::<Text>(line, further, None)?;
+        Ok(serde_json::to_string(&kept.unwrap()).unwrap())
+    }
 
     #[test]
     fn ids_come_back_as_given() {
@@ -251,13 +313,49 @@ mod tests {
     #[test]
     fn fields_are_strict() {
         let error = parse::<Text>(r#"{"text":"x","txt":"y"}"#).unwrap_err();
-        assert!(error.contains("unknown field `txt`"), "{error}");
+        assert!(error.contains("unknown field `txt`") && error.contains("--extra ignore"), "{error}");
+        assert!(error.contains("`id` or `text`") && error.contains("column"), "{error}");
         let error = parse::<Text>("{}").unwrap_err();
         assert!(error.contains("missing field `text`"), "{error}");
         for bad in [r#"{"text":1}"#, r#"{"text":null}"#, r#"{"text":"x"} y"#, r#"{"text":"x","text":"y"}"#, "{"] {
             assert!(parse::<Text>(bad).is_err(), "{bad}");
         }
         assert!(parse::<QueryDocuments>(r#"{"query":"q","documents":"d"}"#).is_err());
+    }
+
+    #[test]
+    fn further_fields_are_passed_over_or_kept_as_they_are() {
+        let line = r#"{"z":[1,{"y":null}],"text":"x","a":"é\"","n":-0.5,"id":7,"big":18446744073709551615}"#;
+        assert_eq!(kept(line).unwrap(), r#"{"z":[1,{"y":null}],"a":"é\"","n":-0.5,"big":18446744073709551615}"#);
+        assert_eq!(kept(r#"{"text":"x"}"#).unwrap(), "{}");
+        let further = Further { rule: ExtraFields::Ignore, reserved: &["score"] };
+        let (text, none) = super::parse::<Text>(r#"{"score":1,"a":1,"a":2,"text":"x"}"#, further, None).unwrap();
+        assert_eq!((text.text.as_str(), none), ("x", None));
+        // A required field is required whatever else is there.
+        assert!(super::parse::<Text>(r#"{"score":1}"#, further, None).unwrap_err().contains("missing field `text`"));
+        assert!(super::parse::<Text>(r#"{"text":"x","a":}"#, further, None).is_err());
+    }
+
+    #[test]
+    fn fields_that_cannot_be_kept_are_named() {
+        for (line, said) in [
+            (r#"{"text":"x","score":1}"#, "a key `score` of its own"),
+            (r#"{"text":"x","a":1,"a":2}"#, "duplicate field `a`"),
+            (r#"{"text":"x","a":[{"b":123456789012345678901234567890}]}"#, "the field `a` holds too large a number"),
+        ] {
+            let error = kept(line).unwrap_err();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn errors_in_an_array_give_a_line_of_the_input() {
+        let further = Further { rule: ExtraFields::Error, reserved: &[] };
+        let at = Some(At { line: 7, column: 3 });
+        let error = super::parse::<Text>("{\"text\": }", further, at).unwrap_err();
+        assert!(error.contains("(line 7, column 12)"), "{error}");
+        let error = super::parse::<Text>("{\n\"text\":\n }", further, at).unwrap_err();
+        assert!(error.contains("(line 9, column 2)"), "{error}");
     }
 
     #[test]

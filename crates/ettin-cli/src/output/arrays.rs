@@ -19,7 +19,7 @@ pub(crate) enum Row<'a> {
 }
 
 /// Gathers vectors and writes them as one array.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ArrayWriter {
     /// Little-endian f32, row after row.
     bytes: Vec<u8>,
@@ -33,46 +33,54 @@ pub(crate) struct ArrayWriter {
 }
 
 impl ArrayWriter {
+    /// An array of one vector per text, or per token.
+    pub(crate) fn new(per_token: bool) -> Self {
+        ArrayWriter { bytes: Vec::new(), rows: 0, width: None, missing: 0, offsets: per_token.then(|| vec![0]) }
+    }
+
     /// Adds the vectors of the next input.
     pub(crate) fn push(&mut self, row: Row<'_>) {
         match row {
             Row::Pooled(vector) => self.vector(vector),
-            Row::Tokens(vectors) => {
-                let missing = self.missing;
-                self.offsets.get_or_insert_with(|| vec![0; missing + 1]);
-                for vector in vectors {
-                    self.vector(vector);
-                }
-                self.close();
-            }
+            Row::Tokens(vectors) => vectors.iter().for_each(|vector| self.vector(vector)),
         }
+        self.close();
     }
 
     /// Leaves room for an input that has no vectors.
-    pub(crate) fn skip(&mut self, per_token: bool) {
-        if per_token {
-            self.offsets.get_or_insert_with(|| vec![0]);
-            self.close();
-            return;
-        }
-        match self.width {
-            Some(width) => self.vector(&vec![f32::NAN; width]),
-            None => self.missing += 1,
+    pub(crate) fn skip(&mut self) {
+        match (&self.offsets, self.width) {
+            (Some(_), _) => self.close(),
+            (None, Some(width)) => self.vector(&vec![f32::NAN; width]),
+            (None, None) => self.missing += 1,
         }
     }
 
+    /// Whether no row has come that says how long rows are.
+    pub(crate) fn needs_width(&self) -> bool {
+        self.width.is_none()
+    }
+
+    /// Says how long rows are.
+    pub(crate) fn set_width(&mut self, width: usize) {
+        if self.width.is_none() {
+            self.width = Some(width);
+            for _ in 0..std::mem::take(&mut self.missing) {
+                self.vector(&vec![f32::NAN; width]);
+            }
+        }
+    }
+
+    /// Ends an input's rows where one may have several.
     fn close(&mut self) {
         let end = self.rows as i64;
-        self.offsets.get_or_insert_with(|| vec![0]).push(end);
+        if let Some(offsets) = &mut self.offsets {
+            offsets.push(end);
+        }
     }
 
     fn vector(&mut self, vector: &[f32]) {
-        if self.width.is_none() {
-            self.width = Some(vector.len());
-            for _ in 0..std::mem::take(&mut self.missing) {
-                self.vector(&vec![f32::NAN; vector.len()]);
-            }
-        }
+        self.set_width(vector.len());
         self.bytes.extend(vector.iter().flat_map(|value| value.to_le_bytes()));
         self.rows += 1;
     }
@@ -140,10 +148,10 @@ mod tests {
 
     #[test]
     fn missing_rows_are_nan_and_move_nothing() {
-        let mut writer = ArrayWriter::default();
-        writer.skip(false);
+        let mut writer = ArrayWriter::new(false);
+        writer.skip();
         writer.push(Row::Pooled(&[1.0, 2.0]));
-        writer.skip(false);
+        writer.skip();
         let out = written(&writer, Format::Npy);
         let values: Vec<f32> =
             out[out.len() - 24..].chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
@@ -154,9 +162,9 @@ mod tests {
 
     #[test]
     fn token_vectors_carry_offsets() {
-        let mut writer = ArrayWriter::default();
+        let mut writer = ArrayWriter::new(true);
         writer.push(Row::Tokens(&[vec![1.0], vec![2.0]]));
-        writer.skip(true);
+        writer.skip();
         writer.push(Row::Tokens(&[vec![3.0]]));
         let out = written(&writer, Format::Safetensors);
         let file = safetensors::SafeTensors::deserialize(&out).unwrap();
@@ -172,9 +180,35 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_an_empty_array() {
-        let writer = ArrayWriter::default();
-        assert!(String::from_utf8_lossy(&written(&writer, Format::Npy)).contains("(0, 0)"));
-        assert!(safetensors::SafeTensors::deserialize(&written(&writer, Format::Safetensors)).is_ok());
+    fn nothing_is_an_empty_array_of_the_width() {
+        let mut writer = ArrayWriter::new(false);
+        assert!(writer.needs_width());
+        writer.set_width(768);
+        assert!(!writer.needs_width());
+        assert!(String::from_utf8_lossy(&written(&writer, Format::Npy)).contains("(0, 768)"));
+        let out = written(&writer, Format::Safetensors);
+        let file = safetensors::SafeTensors::deserialize(&out).unwrap();
+        let embeddings = file.tensor("embeddings").unwrap();
+        assert_eq!((embeddings.shape(), embeddings.dtype()), (&[0, 768][..], Dtype::F32));
+        assert!(file.tensor("offsets").is_err());
+
+        let mut writer = ArrayWriter::new(true);
+        writer.set_width(8);
+        let out = written(&writer, Format::Safetensors);
+        let file = safetensors::SafeTensors::deserialize(&out).unwrap();
+        assert_eq!(file.tensor("embeddings").unwrap().shape(), [0, 8]);
+        assert_eq!(file.tensor("offsets").unwrap().data(), [0; 8]);
+    }
+
+    #[test]
+    fn missing_rows_alone_have_the_width_that_is_said() {
+        let mut writer = ArrayWriter::new(false);
+        writer.skip();
+        writer.skip();
+        writer.set_width(3);
+        let out = written(&writer, Format::Npy);
+        assert!(String::from_utf8_lossy(&out).contains("(2, 3)"));
+        let values = out[out.len() - 24..].chunks_exact(4);
+        assert!(values.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).all(f32::is_nan));
     }
 }

@@ -1,4 +1,4 @@
-//! JSON lines and arrays, with the contract's rules for `id` and `truncated`.
+//! JSON lines and arrays, with the contract's rules for `id`, kept fields and `truncated`.
 //!
 //! Values are serialised straight to the writer: through `serde_json::Value` an f32 would become an f64 and print
 //! digits it does not have.
@@ -9,26 +9,44 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::Payload;
-use crate::input::Id;
+use crate::input::{Extra, Id};
 
 /// A result with what is said about its input.
 ///
-/// An object gets `id` as its first key and `truncated` as its last. A list has no keys: with either it becomes
-/// `{"id": …, "result": […], "truncated": true}`, without it stays a list.
+/// An object gets `id` as its first key, kept fields behind it, and `truncated` as its last key. A list has no keys: with an id
+/// or kept fields it becomes `{"id": …, "result": […], "truncated": true}`, without them it stays a list, and `truncated`
+/// is the last key of each entry. So the shape goes by the record and never by the length of its texts.
 #[derive(Debug, Clone)]
 pub(crate) struct Answered<P> {
     /// The record's `id`.
     pub(crate) id: Option<Id>,
+    /// What is kept of the record; none where nothing was to be kept.
+    pub(crate) extra: Option<Extra>,
     /// The result.
     pub(crate) payload: P,
     /// Whether the input was cut.
     pub(crate) truncated: bool,
 }
 
+/// An entry of a list of which the input was cut.
+#[derive(Debug, Serialize)]
+pub(crate) struct Cut<'a, T> {
+    #[serde(flatten)]
+    entry: &'a T,
+    truncated: bool,
+}
+
+impl<'a, T> Cut<'a, T> {
+    /// Marks every entry.
+    pub(crate) fn all(entries: &'a [T]) -> Vec<Self> {
+        entries.iter().map(|entry| Cut { entry, truncated: true }).collect()
+    }
+}
+
 impl<P> Answered<P> {
     /// A result of no particular input.
     pub(crate) fn plain(payload: P) -> Self {
-        Answered { id: None, payload, truncated: false }
+        Answered { id: None, extra: None, payload, truncated: false }
     }
 }
 
@@ -39,26 +57,34 @@ impl<P: Payload> Serialize for Answered<P> {
             #[serde(skip_serializing_if = "Option::is_none")]
             id: Option<&'a Id>,
             #[serde(flatten)]
+            extra: Option<&'a Extra>,
+            #[serde(flatten)]
             payload: &'a P,
             #[serde(skip_serializing_if = "std::ops::Not::not")]
             truncated: bool,
         }
-        let bare = self.id.is_none() && !self.truncated;
-        if bare {
-            self.payload.serialize(serializer)
-        } else if P::LIST {
-            let mut map = serializer.serialize_map(None)?;
-            if let Some(id) = &self.id {
-                map.serialize_entry("id", id)?;
+        let Answered { id, extra, payload, truncated } = self;
+        let of_record = id.is_some() || extra.is_some();
+        match (P::LIST, of_record, *truncated) {
+            (_, false, false) => payload.serialize(serializer),
+            (true, false, true) => payload.serialize_cut(serializer),
+            (true, true, _) => {
+                let mut map = serializer.serialize_map(None)?;
+                if let Some(id) = id {
+                    map.serialize_entry("id", id)?;
+                }
+                for (key, value) in extra.iter().flatten() {
+                    map.serialize_entry(key, value)?;
+                }
+                map.serialize_entry("result", payload)?;
+                if *truncated {
+                    map.serialize_entry("truncated", &true)?;
+                }
+                map.end()
             }
-            map.serialize_entry("result", &self.payload)?;
-            if self.truncated {
-                map.serialize_entry("truncated", &true)?;
+            (false, _, truncated) => {
+                WithKeys { id: id.as_ref(), extra: extra.as_ref(), payload, truncated }.serialize(serializer)
             }
-            map.end()
-        } else {
-            let keys = WithKeys { id: self.id.as_ref(), payload: &self.payload, truncated: self.truncated };
-            keys.serialize(serializer)
         }
     }
 }
@@ -101,6 +127,7 @@ mod tests {
 
     impl Payload for Object {
         const LIST: bool = false;
+        const KEYS: &'static [&'static str] = &["score"];
         const HEADS: &'static [&'static str] = &[];
 
         fn rows(&self) -> Vec<Vec<String>> {
@@ -110,17 +137,28 @@ mod tests {
 
     impl Payload for Vec<Object> {
         const LIST: bool = true;
+        const KEYS: &'static [&'static str] = super::super::LIST_KEYS;
         const HEADS: &'static [&'static str] = &[];
 
         fn rows(&self) -> Vec<Vec<String>> {
             Vec::new()
         }
+
+        fn serialize_cut<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            Cut::all(self).serialize(serializer)
+        }
     }
 
     fn json<P: Payload>(id: Option<&str>, payload: P, truncated: bool) -> String {
         let id = id.map(|id| serde_json::from_str(id).unwrap());
-        let answered = Answered { id, payload, truncated };
+        let answered = Answered { id, extra: None, payload, truncated };
         serde_json::to_string(&answered).unwrap()
+    }
+
+    fn json_with<P: Payload>(id: Option<&str>, extra: &str, payload: P, truncated: bool) -> String {
+        let id = id.map(|id| serde_json::from_str(id).unwrap());
+        let extra = Some(serde_json::from_str(extra).unwrap());
+        serde_json::to_string(&Answered { id, extra, payload, truncated }).unwrap()
     }
 
     #[test]
@@ -133,12 +171,30 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_wrapped_only_when_there_is_something_to_say() {
+    fn lists_are_wrapped_for_their_records_and_never_for_their_length() {
         let list = || vec![Object { score: 0.3 }];
         assert_eq!(json(None, list(), false), r#"[{"score":0.3}]"#);
         assert_eq!(json(Some("\"a\""), list(), false), r#"{"id":"a","result":[{"score":0.3}]}"#);
         assert_eq!(json(Some("1"), list(), true), r#"{"id":1,"result":[{"score":0.3}],"truncated":true}"#);
-        assert_eq!(json(None, Vec::<Object>::new(), true), r#"{"result":[],"truncated":true}"#);
+        assert_eq!(json(None, list(), true), r#"[{"score":0.3,"truncated":true}]"#);
+        assert_eq!(json(None, Vec::<Object>::new(), true), "[]");
+    }
+
+    #[test]
+    fn kept_fields_stand_behind_the_id() {
+        let list = || vec![Object { score: 0.3 }];
+        let extra = r#"{"z":1,"a":[null,0.1]}"#;
+        assert_eq!(
+            json_with(Some("1"), extra, Object { score: 0.1 }, true),
+            r#"{"id":1,"z":1,"a":[null,0.1],"score":0.1,"truncated":true}"#
+        );
+        assert_eq!(json_with(None, extra, Object { score: 0.1 }, false), r#"{"z":1,"a":[null,0.1],"score":0.1}"#);
+        assert_eq!(
+            json_with(Some("1"), extra, list(), true),
+            r#"{"id":1,"z":1,"a":[null,0.1],"result":[{"score":0.3}],"truncated":true}"#
+        );
+        // Records of which nothing is left to keep have the shape of the others.
+        assert_eq!(json_with(None, "{}", list(), false), r#"{"result":[{"score":0.3}]}"#);
     }
 
     #[test]

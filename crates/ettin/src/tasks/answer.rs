@@ -62,11 +62,15 @@ pub struct Question<'a> {
 pub struct AnswerRequest {
     /// The longest answer, in tokens.
     pub max_answer_len: usize,
+    /// Whether the text may hold no answer (the pipeline's `handle_impossible_answer`, for models of SQuAD 2): an empty
+    /// answer from 0 to 0 then competes with the spans. Its score is the probability of `[CLS]` as start times that as
+    /// end, in the window where this is least.
+    pub no_answer: bool,
 }
 
 impl Default for AnswerRequest {
     fn default() -> Self {
-        Self { max_answer_len: 15 }
+        Self { max_answer_len: 15, no_answer: false }
     }
 }
 
@@ -100,7 +104,8 @@ impl Answerer {
     /// # Errors
     /// Failures of the engine; a question's own failure is in its place.
     pub fn run(&self, questions: &[Question<'_>], request: &AnswerRequest) -> Result<Outcomes<Answer>> {
-        let search = Search { answers: 1, max_answer_len: request.max_answer_len };
+        let AnswerRequest { max_answer_len, no_answer } = *request;
+        let search = Search { answers: 1, max_answer_len, no_answer };
         let found = self.search(questions, search)?.into_iter();
         let best = |answers: Vec<Answer>| answers.into_iter().next().ok_or_else(|| Error::input("there is no answer"));
         Ok(found.map(|answers| Ok(Outcome { value: best(answers?)?, truncated: false })).collect())

@@ -18,8 +18,8 @@ use crate::{Error, Objective, Result};
 
 /// Scores texts with a causal or a masked language model.
 ///
-/// Context and text are tokenised separately; white space at the end of the context moves to the text, where tokens carry
-/// their leading space. Of an input over the limit, `truncate` cuts the beginning (context first) or the end of the text.
+/// Context and text are tokenised separately, unless [`ScoreRequest::join`] asks for one string; white space at the end of
+/// the context moves to the text, where tokens carry their leading space. Of an input over the limit, `truncate` cuts the beginning (context first) or the end of the text.
 ///
 /// ```
 /// # fn main() -> ettin::Result<()> {
@@ -73,6 +73,10 @@ pub struct ScoreRequest {
     pub method: Option<ScoreMethod>,
     /// Put the bos token first (causal).
     pub bos: bool,
+    /// Tokenise context and text as one string, and score what is behind as many tokens as the context has alone, as
+    /// lm-evaluation-harness does. A token may then span their border; it counts as the context's or as the text's by its
+    /// place alone.
+    pub join: bool,
     /// Read left-to-right probabilities one position before the mask, as the paper does for encoders that were decoders
     /// before; known by the model's name (`enc-from-dec`) unless given.
     pub read_earlier: Option<bool>,
@@ -80,7 +84,7 @@ pub struct ScoreRequest {
 
 impl Default for ScoreRequest {
     fn default() -> Self {
-        Self { method: None, bos: true, read_earlier: None }
+        Self { method: None, bos: true, join: false, read_earlier: None }
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) struct Search {
     pub(super) answers: usize,
     /// The longest span, in tokens; at least one.
     pub(super) max_answer_len: usize,
+    /// Whether "none" may be an answer.
+    pub(super) no_answer: bool,
 }
 
 /// A window's logits.
@@ -46,12 +48,15 @@ impl Scores {
 
 impl Search {
     /// The best answers over all windows of one context, best first. Spans that name the same text count as one answer
-    /// with the sum of their scores.
+    /// with the sum of their scores. "None" is an answer of its own, and scores as in the window that believes in it least.
     pub(super) fn answers(&self, context: &str, windows: &[(&Encoding, Scores)], cls: Option<u32>) -> Vec<Answer> {
         let scalars: Vec<char> = context.chars().collect();
         let mut answers: Vec<(Answer, f64)> = Vec::new();
+        let mut none = f32::INFINITY;
         for (encoding, scores) in windows {
-            for span in self.spans(encoding, scores, cls) {
+            let (spans, of_first) = self.spans(encoding, scores, cls);
+            none = none.min(of_first);
+            for span in spans {
                 let (start, end) = bounds(encoding, span);
                 let answer: String = scalars.get(start..end).unwrap_or_default().iter().collect();
                 let same = |(known, _): &&mut (Answer, f64)| known.answer.to_lowercase() == answer.to_lowercase();
@@ -61,20 +66,25 @@ impl Search {
                 }
             }
         }
+        if self.no_answer && !windows.is_empty() {
+            answers.push((Answer { answer: String::new(), score: 0.0, start: 0, end: 0 }, f64::from(none)));
+        }
         answers.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         answers.truncate(self.answers);
         answers.into_iter().map(|(answer, score)| Answer { score: score as f32, ..answer }).collect()
     }
 
-    /// The best spans of one window. More than asked for are looked at, as several may name one text.
-    fn spans(&self, encoding: &Encoding, scores: &Scores, cls: Option<u32>) -> Vec<Span> {
+    /// The best spans of one window, and the score of its first token, which stands for "no answer". More than asked for
+    /// are looked at, as several may name one text.
+    fn spans(&self, encoding: &Encoding, scores: &Scores, cls: Option<u32>) -> (Vec<Span>, f32) {
         let keep = self.answers * 2 + 10;
         let len = encoding.ids.len();
         let in_context = |token: usize| encoding.sequences[token] == Some(1);
-        // The first token stands for "no answer": it takes its share of the probability and is never an answer itself.
+        // The first token takes its share of the probability and is never part of a span.
         let counts = |token: usize| in_context(token) || Some(encoding.ids[token]) == cls;
-        let start = probabilities(&scores.start, counts);
-        let end = probabilities(&scores.end, counts);
+        let mut start = probabilities(&scores.start, counts);
+        let mut end = probabilities(&scores.end, counts);
+        let of_first = take_first(&mut start) * take_first(&mut end);
 
         let mut best: Vec<Span> = Vec::new();
         for first in (0..len).filter(|&first| in_context(first)) {
@@ -88,19 +98,20 @@ impl Search {
                 best.truncate(keep);
             }
         }
-        best
+        (best, of_first)
     }
 }
 
-/// Softmax over the tokens that count; the first token's is set to zero afterwards.
+/// Softmax over the tokens that count.
 fn probabilities(logits: &[f32], counts: impl Fn(usize) -> bool) -> Vec<f32> {
     let masked: Vec<f32> =
         logits.iter().enumerate().map(|(token, &logit)| if counts(token) { logit } else { MASKED }).collect();
-    let mut probabilities = softmax(&masked);
-    if let Some(first) = probabilities.first_mut() {
-        *first = 0.0;
-    }
-    probabilities
+    softmax(&masked)
+}
+
+/// The first token's probability, which is then zero.
+fn take_first(probabilities: &mut [f32]) -> f32 {
+    probabilities.first_mut().map(std::mem::take).unwrap_or_default()
 }
 
 /// Where a span lies in the context, widened to whole words of the pre-tokenizer.

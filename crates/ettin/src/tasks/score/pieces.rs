@@ -1,7 +1,7 @@
 //! Context and text as tokens, within the length limit.
 
 use super::{ScoreInput, ScoreMethod, ScoreRequest, Scorer};
-use crate::tokenizer::Side;
+use crate::tokenizer::{Side, Tokenizer};
 use crate::{Error, Result};
 
 /// The tokens of one input.
@@ -18,7 +18,10 @@ impl Scorer {
     pub(super) fn pieces(&self, input: &ScoreInput<'_>, method: ScoreMethod, request: &ScoreRequest) -> Result<Pieces> {
         let tokenizer = &self.frontend.tokenizer;
         let (context, text) = without_trailing_space(input.context.unwrap_or_default(), input.text);
-        let (mut context, mut text) = (tokenizer.ids(context)?, tokenizer.ids(&text)?);
+        let (mut context, mut text) = match request.join {
+            false => (tokenizer.ids(context)?, tokenizer.ids(&text)?),
+            true => joined(tokenizer, context, &text)?,
+        };
         if text.is_empty() {
             return Err(Error::input("the text is empty: there is nothing to score"));
         }
@@ -51,9 +54,27 @@ impl Scorer {
     }
 }
 
-/// Moves white space from the end of the context to the text.
+/// The tokens of the context alone, and those of both as one string behind as many (`_encode_pair` of
+/// lm-evaluation-harness 0.4). What of the whole is before them is not read, even where it is not the context's tokens.
+fn joined(tokenizer: &Tokenizer, context: &str, text: &str) -> Result<(Vec<u32>, Vec<u32>)> {
+    let context_ids = tokenizer.ids(context)?;
+    let whole = tokenizer.ids(&[context, text].concat())?;
+    match whole.get(context_ids.len()..) {
+        Some(rest) if !rest.is_empty() => Ok((context_ids, rest.to_vec())),
+        _ if text.is_empty() => Ok((context_ids, Vec::new())),
+        _ => Err(Error::input(format!(
+            "context and text as one string have {} tokens, and the context alone has {}: there is nothing left to score; \
+             encode them separately",
+            whole.len(),
+            context_ids.len()
+        ))),
+    }
+}
+
+/// Moves white space from the end of the context to the text; what counts is what Python's `rstrip` takes.
 fn without_trailing_space<'a>(context: &'a str, text: &str) -> (&'a str, String) {
-    let bare = context.trim_end();
+    let space = |c: char| c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}');
+    let bare = context.trim_end_matches(space);
     (bare, [&context[bare.len()..], text].concat())
 }
 
@@ -77,6 +98,7 @@ mod tests {
     #[test]
     fn trailing_space_moves_to_the_text() {
         assert_eq!(without_trailing_space("a b \t", "c"), ("a b", " \tc".to_owned()));
+        assert_eq!(without_trailing_space("a\u{1f}\u{a0}", "c"), ("a", "\u{1f}\u{a0}c".to_owned()));
         assert_eq!(without_trailing_space("", " c"), ("", " c".to_owned()));
     }
 
