@@ -44,8 +44,8 @@ Output:
     jsonl  one line per input, in input order
   An input that was cut to the length limit has \"truncated\": true as the last key
   of its object; where the result is a list, of each of the list's objects.
-  A record's id is echoed as the first key, what --extra keep keeps behind it. A list
-  then stands in an object: {\"id\": ..., \"result\": [...], \"truncated\": true}.
+  A record's id is echoed as the first key, what --extra keep keeps behind it. A
+  list then stands in an object: {\"id\": ..., \"result\": [...], \"truncated\": true}.
   A bad record is reported on stderr with its number or line and left out; the
   others are still answered. Data goes to stdout, everything else to stderr.
 

@@ -138,8 +138,8 @@ pub(crate) enum PoolingChoice {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Input:
-  With A alone, the lines of --input or stdin are the Bs, or the texts of a JSON array
-  or of records {text}; index is the line's or the record's number, from 0.
+  With A alone, the lines of --input or stdin are the Bs, or the texts of a JSON
+  array or of records {text}; index is the number of the line or record, from 0.
   With no argument, records are read.
 
 JSONL fields:
@@ -285,8 +285,8 @@ pub(crate) struct Answer {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Input:
-  With QUERY alone, the lines of --input or stdin are the documents, or the texts of a
-  JSON array or of records {text}; index is the line's or the record's number, from 0.
+  With QUERY alone, the lines of --input or stdin are the documents, or the texts of
+  a JSON array or of records {text}; index is the number of the line or record, from 0.
   With no argument, records are read.
 
 JSONL fields:
@@ -335,8 +335,8 @@ Context:
   each for itself, as the Ettin paper does, so that the tokens scored are the text's
   own. With --join they are encoded as one string, of which what is behind as many
   tokens as the context has alone is scored, as lm-evaluation-harness does: a token
-  may then span their border. Both agree where text begins with a space or a new line
-  that the tokenizer splits at; they differ where letters or digits meet, as in \"12\"
+  may then span their border. Both agree where the tokenizer splits at the border, as
+  before a space; they differ where letters or digits meet, as in \"12\"
   and \"34\".
 
 JSONL fields:
