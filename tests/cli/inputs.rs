@@ -255,7 +255,7 @@ fn an_array_holds_documents_queries_and_contexts_too() {
     }
     let queries = "[{\"query\": \"Who?\",\n \"documents\": [\"Ada.\", \"A pear.\"]}]";
     assert_eq!(pipe(&model, queries).text(0), expected.text(0));
-    let bad = pipe(&query, "[\"Ada.\",\n 3]");
+    let bad = pipe(&query, "[{\"text\":\"Ada.\"},\n 3]");
     assert!(bad.status == Some(1) && bad.err.contains("stdin: record 2 (line 2): neither"), "{}", bad.err);
     let texts = pipe(&model, "[\"Who?\"]");
     assert!(texts.status == Some(1) && texts.err.contains("record 1 (line 1): not a JSON object"), "{}", texts.err);
