@@ -286,7 +286,8 @@ pub(crate) struct Answer {
 #[command(after_help = "\
 Input:
   With QUERY alone, the lines of --input or stdin are the documents, or the texts of
-  a JSON array or of records {text}; index is the number of the line or record, from 0.
+  a JSON array or of records {text}; index is the number of the line or record,
+  from 0.
   With no argument, records are read.
 
 JSONL fields:
@@ -335,9 +336,8 @@ Context:
   each for itself, as the Ettin paper does, so that the tokens scored are the text's
   own. With --join they are encoded as one string, of which what is behind as many
   tokens as the context has alone is scored, as lm-evaluation-harness does: a token
-  may then span their border. Both agree where the tokenizer splits at the border, as
-  before a space; they differ where letters or digits meet, as in \"12\"
-  and \"34\".
+  may then span their border. Both agree where the tokenizer splits at the border,
+  as before a space; they differ where letters or digits meet, as in \"12\" and \"34\".
 
 JSONL fields:
   text, context, id
