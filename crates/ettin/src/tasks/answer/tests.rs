@@ -32,7 +32,9 @@ fn is_found(answerer: &Answerer, case: &Value) -> bool {
     let text = |key: &str| case["input"][key].as_str().unwrap();
     let question = Question { question: text("question"), context: text("context") };
     let found = answerer.search(&[question], search).unwrap().remove(0).unwrap();
-    let expected = case["output"].as_array().unwrap();
+    // Of a short context the pipeline also lists spans from [CLS], which score nothing.
+    let scores = |answer: &&Value| answer["score"].as_f64() != Some(0.0);
+    let expected: Vec<&Value> = case["output"].as_array().unwrap().iter().filter(scores).collect();
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(expected) {
         let place = (expected["start"].as_u64().unwrap() as usize, expected["end"].as_u64().unwrap() as usize);
