@@ -168,13 +168,13 @@ impl<R: BufRead> Elements<R> {
 mod tests {
     use super::*;
 
-    fn elements(input: &[u8]) -> (Vec<(u64, At, Result<String, String>)>, Option<String>) {
+    fn elements(input: &[u8]) -> (Vec<Element>, Option<String>) {
         let mut elements = Elements::new(input);
         elements.longest = 12;
         let mut all = Vec::new();
         loop {
             match elements.next() {
-                Ok(Some(Element { number, at, text })) => all.push((number, at, text)),
+                Ok(Some(element)) => all.push(element),
                 Ok(None) => return (all, None),
                 Err(error) => return (all, Some(error.to_string())),
             }
@@ -184,7 +184,7 @@ mod tests {
     fn texts(input: &str) -> Vec<String> {
         let (all, error) = elements(input.as_bytes());
         assert_eq!(error, None, "{input}");
-        all.into_iter().map(|(_, _, text)| text.unwrap()).collect()
+        all.into_iter().map(|element| element.text.unwrap()).collect()
     }
 
     #[test]
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn places_are_those_of_the_input() {
         let (all, _) = elements(b"[\n  1,\r\n\n    {\n\"a\":2}\n, 3]");
-        let places: Vec<_> = all.iter().map(|(number, at, _)| (*number, at.line, at.column)).collect();
+        let places: Vec<_> = all.iter().map(|Element { number, at, .. }| (*number, at.line, at.column)).collect();
         assert_eq!(places, [(1, 2, 3), (2, 4, 5), (3, 6, 3)]);
     }
 
@@ -209,7 +209,7 @@ mod tests {
     fn bad_elements_lose_no_other() {
         let (all, error) = elements(b"[1,,\"\xFF\",\"longer than that\",}x,2,]");
         assert_eq!(error, None);
-        let good: Vec<bool> = all.iter().map(|(_, _, text)| text.is_ok()).collect();
+        let good: Vec<bool> = all.iter().map(|element| element.text.is_ok()).collect();
         // What is between commas is for the parser to judge.
         assert_eq!(good, [true, false, false, false, true, true, false]);
     }
