@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use clap::Args;
+use clap::builder::FalseyValueParser;
 
 use ettin::ops::Dtype;
 
@@ -12,10 +13,14 @@ use super::RunArgs;
 
 /// Continue a text with a decoder
 ///
-/// Greedy unless one of the sampling flags asks otherwise. On a terminal the text appears as it is made; piped,
-/// each prompt gives a record {prompt, text, tokens, finish_reason, timings}, where text and tokens are the
-/// continuation only and finish_reason is eos, stop, length or context. Several prompts are generated together
-/// and give the same texts as one by one; a beginning that they share is read once.
+/// Greedy unless the model's generation_config.json or one of the sampling flags asks otherwise. On a terminal the text
+/// appears as it is made; piped, each prompt gives a record {prompt, text, tokens, finish_reason, timings}, where text
+/// and tokens are the continuation only and finish_reason is eos, stop, length or context. The text begins with the
+/// space that stands behind the prompt, and leaves special tokens out. Several prompts are generated together and give
+/// the same texts as one by one; a beginning that they share is read once.
+///
+/// The settings of generation_config.json hold as in generate() of transformers, also the end-of-sequence tokens, which
+/// that file alone names where it exists; flags win over it. A setting that is not implemented is refused by name.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 JSONL fields:
@@ -31,9 +36,9 @@ pub(crate) struct Generate {
     /// Prompts to continue
     pub(crate) prompt: Vec<String>,
 
-    /// Most tokens to generate for each prompt
-    #[arg(short = 'n', long, default_value = "128", value_name = "N")]
-    pub(crate) max_new_tokens: NonZeroUsize,
+    /// Most tokens to generate for each prompt [default: that of generation_config.json, else 128]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) max_new_tokens: Option<NonZeroUsize>,
 
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
@@ -41,13 +46,18 @@ pub(crate) struct Generate {
     #[command(flatten)]
     pub(crate) speculation: SpeculationArgs,
 
-    /// Stop before this text appears; may be given several times
+    /// Stop before this text appears; may be given several times. Spellings of special tokens count as text here (as in
+    /// --stop '<|im_end|>'); what the prompt ends with does not
     #[arg(long, value_name = "TEXT", value_parser = non_empty)]
     pub(crate) stop: Vec<String>,
 
     /// Go on after the end-of-sequence token
     #[arg(long)]
     pub(crate) ignore_eos: bool,
+
+    /// Generate as if the model had no generation_config.json, nor settings of generation in its config.json
+    #[arg(long, env = "ETTIN_IGNORE_GENERATION_CONFIG", value_parser = FalseyValueParser::new())]
+    pub(crate) ignore_generation_config: bool,
 
     /// Do not put the model's beginning-of-sequence token before the prompt
     #[arg(long)]
@@ -61,7 +71,8 @@ pub(crate) struct Generate {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
-    /// Sampling temperature; 0 is greedy [default: 0, or 1 with --top-p, --top-k or --min-p]
+    /// Sampling temperature; 0 is greedy [default: 0, or 1 with --top-p, --top-k or --min-p, unless generation_config.json
+    /// says otherwise]
     #[arg(short, long, value_name = "T", value_parser = temperature)]
     pub(crate) temperature: Option<f32>,
 

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use ettin::generate::{FinishReason, GenerateRequest, Piece, Sampling, draw_seed};
+use ettin::generate::{FinishReason, GenerateRequest, GenerationDefaults, Piece, Sampling, draw_seed};
 use ettin::tasks::{Drafted, Generated, Generator, Options, Outcomes, Timings};
 
 use super::driver::{self, Numbered};
@@ -18,10 +18,16 @@ use crate::output::{Format, Payload, shortened, written};
 use crate::plan::{Plan, Suited};
 use crate::say::Notes;
 
-pub(super) fn run(args: args::Generate) -> anyhow::Result<Status> {
-    let texts = input::texts(args.prompt, &args.run.input, "PROMPT", Prompt::new)?;
+pub(super) fn run(mut args: args::Generate) -> anyhow::Result<Status> {
+    let texts = input::texts(std::mem::take(&mut args.prompt), &args.run.input, "PROMPT", Prompt::new)?;
     let plan = Plan::new(&args.run, Suited::Nano(Nano::Decoder))?;
     let job = plan.open()?;
+    let notes = plan.output.notes;
+    let defaults = match args.ignore_generation_config {
+        true => GenerationDefaults::default(),
+        false => GenerationDefaults::load(&job.files)?,
+    };
+    let mut request = requested(&args, &defaults)?;
     let mut task = Generator::load(&job.files, &plan.options)?;
     if let Some(choice) = &args.speculation.draft {
         task = match choice {
@@ -36,16 +42,8 @@ pub(super) fn run(args: args::Generate) -> anyhow::Result<Status> {
         };
     }
     let task = driver::until_exit(task);
-    let mut request = GenerateRequest {
-        max_new_tokens: args.max_new_tokens.get(),
-        sampling: sampling(&args.sampling),
-        stop: args.stop,
-        ignore_eos: args.ignore_eos,
-        bos: !args.no_bos,
-        draft_tokens: args.speculation.draft_tokens,
-        ..GenerateRequest::default()
-    };
-    let notes = plan.output.notes;
+    request.eos = args.ignore_generation_config.then(|| task.tokenizer().special().eos_of_model.clone());
+    told(&defaults, notes);
     if request.sampling.temperature > 0.0 && request.sampling.seed.is_none() {
         // One for all calls, and told before anything can be interrupted.
         let seed = draw_seed();
@@ -145,17 +143,60 @@ fn finish(reason: FinishReason) -> &'static str {
     }
 }
 
-/// What the flags ask for. A cut of the distribution without a temperature samples at temperature 1.
-fn sampling(args: &SamplingArgs) -> Sampling {
-    let cut = args.top_k.is_some() || args.top_p.is_some() || args.min_p.is_some();
-    Sampling {
-        temperature: args.temperature.unwrap_or(if cut { 1.0 } else { 0.0 }),
-        top_k: args.top_k.map(NonZeroUsize::get),
-        top_p: args.top_p,
-        min_p: args.min_p,
-        repetition_penalty: args.repetition_penalty.unwrap_or(1.0),
-        seed: args.seed,
+/// Says what of the model's files is obeyed, as it changes what flags alone would give.
+fn told(defaults: &GenerationDefaults, notes: Notes) {
+    let settings: Vec<String> = defaults.settings().map(|(key, value)| format!("{key} = {value}")).collect();
+    if !settings.is_empty() {
+        let (file, settings) = (defaults.file(), settings.join(", "));
+        notes.note(format_args!("{file}: {settings} (flags win; --ignore-generation-config leaves it out)"));
     }
+    let unknown: Vec<&str> = defaults.unknown().collect();
+    if !unknown.is_empty() {
+        notes.note(format_args!("{}: unknown keys, passed over: {}", defaults.file(), unknown.join(", ")));
+    }
+}
+
+/// What the flags ask for, on top of what the model's files do.
+fn requested(args: &args::Generate, defaults: &GenerationDefaults) -> anyhow::Result<GenerateRequest> {
+    let base = defaults.request()?;
+    let (max_new_tokens, max_length) = match args.max_new_tokens {
+        Some(tokens) => (tokens.get(), None),
+        None => (base.max_new_tokens, base.max_length),
+    };
+    Ok(GenerateRequest {
+        max_new_tokens,
+        max_length,
+        sampling: sampling(&args.sampling, &base.sampling, || Ok(defaults.sampled()?))?,
+        stop: if args.stop.is_empty() { base.stop } else { args.stop.clone() },
+        ignore_eos: args.ignore_eos,
+        bos: !args.no_bos,
+        draft_tokens: args.speculation.draft_tokens,
+        ..base
+    })
+}
+
+/// A cut of the distribution without a temperature samples at that of the files, or at 1, and with the files' other cuts, which are
+/// `sampled`.
+fn sampling(
+    args: &SamplingArgs,
+    base: &Sampling,
+    sampled: impl FnOnce() -> anyhow::Result<Sampling>,
+) -> anyhow::Result<Sampling> {
+    let cut = args.top_k.is_some() || args.top_p.is_some() || args.min_p.is_some();
+    let base = match (args.temperature, base.temperature > 0.0) {
+        (Some(0.0), _) => Sampling { repetition_penalty: base.repetition_penalty, ..Sampling::default() },
+        (temperature, false) if temperature.is_some() || cut => sampled()?,
+        _ => base.clone(),
+    };
+    Ok(Sampling {
+        temperature: args.temperature.unwrap_or(base.temperature),
+        top_k: args.top_k.map(NonZeroUsize::get).or(base.top_k),
+        top_p: args.top_p.or(base.top_p),
+        min_p: args.min_p.or(base.min_p),
+        repetition_penalty: args.repetition_penalty.unwrap_or(base.repetition_penalty),
+        seed: args.seed,
+        ..base
+    })
 }
 
 fn prompts<'a>(records: &[Numbered<'a, Prompt>]) -> Vec<&'a str> {
@@ -179,11 +220,16 @@ mod tests {
 
     #[test]
     fn greedy_unless_asked() {
+        let base = Sampling::default();
         let sampled = |flags: &[&str]| {
             let mut arguments = vec!["ettin-run", "generate", "x"];
             arguments.extend(flags);
             match parse(arguments).unwrap().command {
-                Command::Generate(args) => sampling(&args.sampling).temperature,
+                Command::Generate(args) => {
+                    sampling(&args.sampling, &base, || Ok(Sampling { temperature: 1.0, ..base.clone() }))
+                        .unwrap()
+                        .temperature
+                }
                 other => panic!("{other:?}"),
             }
         };
@@ -192,5 +238,33 @@ mod tests {
         assert_eq!(sampled(&["--top-p", "0.9"]), 1.0);
         assert_eq!(sampled(&["--min-p", "0.1", "--temperature", "0"]), 0.0);
         assert_eq!(sampled(&["--temperature", "0.7"]), 0.7);
+    }
+
+    #[test]
+    fn flags_win_over_the_models_files() {
+        let files = Sampling {
+            temperature: 0.5,
+            top_k: Some(50),
+            top_p: Some(0.8),
+            repetition_penalty: 2.0,
+            ..Sampling::default()
+        };
+        let greedy = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
+        let asked = |base: &Sampling, flags: &[&str]| {
+            let mut arguments = vec!["ettin-run", "generate", "x"];
+            arguments.extend(flags);
+            match parse(arguments).unwrap().command {
+                Command::Generate(args) => sampling(&args.sampling, base, || Ok(files.clone())).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        };
+        for base in [&files, &greedy] {
+            assert_eq!(asked(base, &[]), *base);
+            assert_eq!(asked(base, &["--temperature", "0"]), greedy);
+            assert_eq!(asked(base, &["--temperature", "0.9"]), Sampling { temperature: 0.9, ..files.clone() });
+            assert_eq!(asked(base, &["--top-p", "1"]), Sampling { top_p: Some(1.0), ..files.clone() });
+            let unpenalised = Sampling { repetition_penalty: 1.0, ..base.clone() };
+            assert_eq!(asked(base, &["--repetition-penalty", "1"]), unpenalised);
+        }
     }
 }

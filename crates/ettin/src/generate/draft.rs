@@ -11,7 +11,8 @@
 //! arXiv 2408.07978). For guesses that are certain of themselves (greedy, looked up) the two accept alike.
 
 use super::model::{Cache, CausalModel, STEP_ROWS};
-use super::sampler::{Sampler, Scratch};
+use super::sampler::{Chooser, Scratch};
+use super::shaping::Place;
 use crate::{Error, PackedBatch, Result};
 
 /// Guesses the next tokens of sequences.
@@ -26,15 +27,15 @@ pub(crate) trait Draft {
     fn fork(&self, memory: &Self::Memory) -> Self::Memory;
 
     /// Appends at most `wanted` guesses to the tokens of every task; where none are wanted, only reads.
-    fn guess(&mut self, sampler: &Sampler, tasks: &mut [Task<'_, Self::Memory>]) -> Result<()>;
+    fn guess(&mut self, chooser: &Chooser<'_>, tasks: &mut [Task<'_, Self::Memory>]) -> Result<()>;
 }
 
 /// One sequence to guess for. All its tokens but the last are those of the call before, where that guessed them right.
 pub(crate) struct Task<'a, C> {
     /// Prompt and continuation; guesses are appended.
     pub(crate) tokens: &'a mut Vec<u32>,
-    /// The sample's index, for the random numbers.
-    pub(crate) sample: u64,
+    /// Where it stands.
+    pub(crate) place: Place,
     /// The most guesses that are of use.
     pub(crate) wanted: usize,
     pub(crate) memory: &'a mut C,
@@ -52,7 +53,7 @@ impl Draft for NoDraft {
 
     fn fork(&self, (): &()) {}
 
-    fn guess(&mut self, _: &Sampler, _: &mut [Task<'_, ()>]) -> Result<()> {
+    fn guess(&mut self, _: &Chooser<'_>, _: &mut [Task<'_, ()>]) -> Result<()> {
         Ok(())
     }
 }
@@ -94,7 +95,7 @@ impl Draft for Lookup {
 
     fn fork(&self, (): &()) {}
 
-    fn guess(&mut self, _: &Sampler, tasks: &mut [Task<'_, ()>]) -> Result<()> {
+    fn guess(&mut self, _: &Chooser<'_>, tasks: &mut [Task<'_, ()>]) -> Result<()> {
         for task in tasks.iter_mut().filter(|task| task.wanted > 0) {
             if let Some(start) = Self::find(task.tokens) {
                 // Behind the text's end follow the guesses themselves: a repetition goes on.
@@ -132,7 +133,7 @@ impl<M: CausalModel> Draft for ModelDraft<'_, M> {
         memory.fork()
     }
 
-    fn guess(&mut self, sampler: &Sampler, tasks: &mut [Task<'_, M::Cache>]) -> Result<()> {
+    fn guess(&mut self, chooser: &Chooser<'_>, tasks: &mut [Task<'_, M::Cache>]) -> Result<()> {
         let mut open = Vec::with_capacity(tasks.len());
         for task in tasks {
             // The guess at the last place, if there was one, may have been wrong.
@@ -176,7 +177,7 @@ impl<M: CausalModel> Draft for ModelDraft<'_, M> {
             let complete =
                 open[..fed].iter_mut().filter(|(_, task)| task.memory.len() == task.tokens.len() && task.wanted > 0);
             for ((_, task), logits) in complete.zip(self.logits.chunks_exact(self.logits.len() / self.rows.len())) {
-                let guess = sampler.choose(logits, task.tokens, task.sample, &mut self.scratch);
+                let guess = chooser.choose(logits, task.tokens, task.place, &mut self.scratch);
                 let guess = guess.map_err(|error| match error {
                     Error::NotFinite { place, dtype } => {
                         Error::NotFinite { place: format!("{place} of the draft"), dtype }
@@ -195,8 +196,10 @@ mod tests {
 
     fn looked_up(tokens: &[u32], wanted: usize) -> Vec<u32> {
         let mut all = tokens.to_vec();
-        let task = Task { tokens: &mut all, sample: 0, wanted, memory: &mut () };
-        Lookup.guess(&Sampler::new(&Default::default()).unwrap(), &mut [task]).unwrap();
+        let place = Place { sample: 0, prompt: 0, most: usize::MAX };
+        let task = Task { tokens: &mut all, place, wanted, memory: &mut () };
+        let (sampling, shaping) = Default::default();
+        Lookup.guess(&Chooser::new(&sampling, &shaping, Vec::new()).unwrap(), &mut [task]).unwrap();
         all.split_off(tokens.len())
     }
 

@@ -10,7 +10,7 @@ use std::ops::{ControlFlow, Range};
 use super::draft::{Draft, Task};
 use super::model::{Cache, CausalModel, STEP_ROWS};
 use super::prefixes::{Prefixes, worth_keeping};
-use super::sampler::{Sampler, Scratch};
+use super::sampler::{Chooser, Scratch};
 use super::sequence::{Finished, Rules, Sequence};
 use super::{FinishReason, GenerateRequest, MOST_DRAFTED, Piece};
 use crate::tokenizer::Tokenizer;
@@ -63,14 +63,19 @@ impl<'a, M: CausalModel> Engine<'a, M> {
                 request.draft_tokens
             )));
         }
-        let sampler = Sampler::new(&request.sampling)?;
+        let ends = match (request.ignore_eos, &request.eos) {
+            (true, _) => Vec::new(),
+            (false, Some(ends)) => ends.clone(),
+            (false, None) => tokenizer.special().eos.clone(),
+        };
+        let chooser = Chooser::new(&request.sampling, &request.shaping, ends)?;
         let context = context.min(model.positions());
-        Ok(Self { model, rules: Rules { tokenizer, request, sampler, context } })
+        Ok(Self { model, rules: Rules { tokenizer, request, chooser, context } })
     }
 
     /// The seed in use; none when nothing is drawn.
     pub(crate) fn seed(&self) -> Option<u64> {
-        self.rules.sampler.seed()
+        self.rules.chooser.seed()
     }
 
     /// Continues all prompts with the help of `draft`; results come in the order they end. A sequence that fails alone
@@ -196,13 +201,13 @@ impl<M: CausalModel, D: Draft> Run<'_, '_, '_, M, D> {
         };
         let mut tasks = Vec::with_capacity(generating);
         for one in self.running.iter_mut().filter(|one| !one.sequence.is_reading()) {
-            let (tokens, sample, useful) = one.sequence.guess_space(rules);
+            let (tokens, place, useful) = one.sequence.guess_space(rules);
             let wanted = useful.min(share);
             if wanted > 0 {
-                tasks.push(Task { tokens, sample, wanted, memory: &mut one.memory });
+                tasks.push(Task { tokens, place, wanted, memory: &mut one.memory });
             }
         }
-        self.draft.guess(&rules.sampler, &mut tasks)
+        self.draft.guess(&rules.chooser, &mut tasks)
     }
 
     /// Feeds every sequence as much as fits in one step, those that generate first, and computes the logits after what
@@ -246,8 +251,9 @@ impl<M: CausalModel, D: Draft> Run<'_, '_, '_, M, D> {
                 continue;
             }
             let mut tokens = one.sequence.tokens()[..read].to_vec();
-            let task = Task { tokens: &mut tokens, sample: 0, wanted: 0, memory: &mut one.memory };
-            self.draft.guess(&rules.sampler, &mut [task])?;
+            let place = one.sequence.place(rules);
+            let task = Task { tokens: &mut tokens, place, wanted: 0, memory: &mut one.memory };
+            self.draft.guess(&rules.chooser, &mut [task])?;
             if keep {
                 one.shared = None;
                 self.prefixes.keep(&tokens, one.cache.fork(), self.draft.fork(&one.memory));

@@ -1,5 +1,6 @@
 //! Autoregressive generation: the loop, the sampler, speculation, stop conditions and streaming.
 
+mod defaults;
 mod draft;
 mod engine;
 mod model;
@@ -7,17 +8,22 @@ mod prefixes;
 mod random;
 mod sampler;
 mod sequence;
+mod shaping;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod warpers;
 
 use serde::Serialize;
 
+pub use defaults::GenerationDefaults;
+pub(crate) use defaults::ends_of_files;
 pub(crate) use draft::{Lookup, ModelDraft, NoDraft};
 pub(crate) use engine::{Engine, OnPiece, Output, Prompt};
 pub(crate) use model::{CausalModel, STEP_ROWS};
 pub use random::draw_seed;
 pub use sampler::{Sampler, Scratch};
+pub use shaping::Shaping;
 
 /// The most tokens that are drafted in one step, all sequences together: beyond, checking a token costs as much as making
 /// it.
@@ -25,7 +31,8 @@ pub const MOST_DRAFTED: usize = 64;
 
 /// How the next token is chosen.
 ///
-/// Order of the steps, as in transformers: repetition penalty, temperature, top-k, top-p, min-p.
+/// Order of the steps, as in transformers: repetition penalty, temperature, top-h, top-k, top-p, min-p, typical-p, epsilon,
+/// eta.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// 0 takes the most likely token (greedy, the default).
@@ -36,6 +43,14 @@ pub struct Sampling {
     pub top_p: Option<f32>,
     /// Keep tokens with at least this share of the best one's probability.
     pub min_p: Option<f32>,
+    /// Of the hundred most likely tokens, keep the first ones that together hold this share of their entropy.
+    pub top_h: Option<f32>,
+    /// Keep the tokens that surprise about as much as expected, up to this probability.
+    pub typical_p: Option<f32>,
+    /// Keep tokens with at least this probability.
+    pub epsilon_cutoff: Option<f32>,
+    /// Keep tokens with at least this probability, or less where many tokens are likely.
+    pub eta_cutoff: Option<f32>,
     /// Divides positive and multiplies negative logits of tokens already there; 1 is off.
     pub repetition_penalty: f32,
     /// The seed; drawn when missing.
@@ -44,19 +59,37 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: None, top_p: None, min_p: None, repetition_penalty: 1.0, seed: None }
+        Self {
+            temperature: 0.0,
+            top_k: None,
+            top_p: None,
+            min_p: None,
+            top_h: None,
+            typical_p: None,
+            epsilon_cutoff: None,
+            eta_cutoff: None,
+            repetition_penalty: 1.0,
+            seed: None,
+        }
     }
 }
 
-/// What to generate.
+/// What to generate. What a model's files ask for is a [`GenerationDefaults`]; nothing of it but the ends is obeyed unasked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateRequest {
     /// The most tokens added to a prompt.
     pub max_new_tokens: usize,
+    /// The most tokens of a prompt and its continuation together; a prompt that leaves no room is an error.
+    pub max_length: Option<usize>,
     /// How tokens are chosen.
     pub sampling: Sampling,
-    /// Strings that end the text; they are left out of it.
+    /// What changes logits before a token is chosen.
+    pub shaping: Shaping,
+    /// Strings that end the text, which then ends before them. They may hold spellings of special tokens, which the text
+    /// leaves out, and are looked for in the continuation only.
     pub stop: Vec<String>,
+    /// Tokens that end the text; none asks the model's files ([`SpecialIds::eos`](crate::tokenizer::SpecialIds::eos)).
+    pub eos: Option<Vec<u32>>,
     /// Go on after an end-of-text token.
     pub ignore_eos: bool,
     /// Put the bos token before the prompt.
@@ -75,8 +108,11 @@ impl Default for GenerateRequest {
     fn default() -> Self {
         Self {
             max_new_tokens: 128,
+            max_length: None,
             sampling: Sampling::default(),
+            shaping: Shaping::default(),
             stop: Vec::new(),
+            eos: None,
             ignore_eos: false,
             bos: true,
             samples: 1,
@@ -94,7 +130,7 @@ pub enum FinishReason {
     Eos,
     /// A stop string.
     Stop,
-    /// `max_new_tokens` were generated.
+    /// As many tokens as `max_new_tokens` or `max_length` allow.
     Length,
     /// The model's context is full.
     Context,

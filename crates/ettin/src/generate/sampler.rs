@@ -1,14 +1,16 @@
 //! From a row of logits to the next token.
 //!
-//! Semantics and order are those of transformers 5.23's logits processors: repetition penalty, temperature, top-k
-//! (ties with the k-th stay), top-p (the token that crosses p stays), min-p. What is left is drawn by a race (Gumbel-max):
-//! every token has an exponential random number of its own, and the one that is smallest for its probability wins. Two
-//! models that nearly agree therefore mostly draw the same token, which is what speculative decoding lives on.
+//! Semantics and order are those of transformers 5.23's logits processors: repetition penalty, temperature, top-h, top-k
+//! (ties with the k-th stay), top-p (the token that crosses p stays), min-p, typical-p, epsilon, eta. What is left is drawn by
+//! a race (Gumbel-max): every token has an exponential random number of its own, and the one that is smallest for its
+//! probability wins. Two models that nearly agree therefore mostly draw the same token, which is what speculative decoding
+//! lives on.
 
 use std::cmp::Ordering;
 
-use super::Sampling;
 use super::random::{self, Draws};
+use super::shaping::{Place, Shaping, penalise};
+use super::{Sampling, warpers};
 use crate::{Error, Result};
 
 /// Chooses tokens; holds no state, so that the choice for one sequence never depends on another.
@@ -25,6 +27,12 @@ pub struct Scratch {
     logits: Vec<f32>,
     /// Tokens already penalised.
     penalised: Vec<bool>,
+    ranks: Ranks,
+}
+
+/// Memory for the cuts of a distribution.
+#[derive(Debug, Default)]
+struct Ranks {
     /// Logits in the order of a selection.
     ranked: Vec<f32>,
     candidates: Vec<Candidate>,
@@ -32,14 +40,14 @@ pub struct Scratch {
 
 /// A token still in the running; the logit is at the temperature asked for, and 0 for the most likely one.
 #[derive(Debug, Clone, Copy)]
-struct Candidate {
-    id: u32,
-    logit: f32,
+pub(super) struct Candidate {
+    pub(super) id: u32,
+    pub(super) logit: f32,
 }
 
 impl Candidate {
     /// Its probability as a share of the most likely token's.
-    fn weight(self) -> f64 {
+    pub(super) fn weight(self) -> f64 {
         f64::from(self.logit.exp())
     }
 }
@@ -50,7 +58,8 @@ impl Sampler {
     /// # Errors
     /// [`Error::Input`] for settings out of range.
     pub fn new(sampling: &Sampling) -> Result<Self> {
-        let Sampling { temperature, top_p, min_p, repetition_penalty, seed, .. } = *sampling;
+        let Sampling { temperature, top_p, min_p, typical_p, repetition_penalty, seed, .. } = *sampling;
+        let Sampling { top_h, epsilon_cutoff, eta_cutoff, .. } = *sampling;
         let share = |name: &str, value: Option<f32>| match value {
             Some(value) if !(0.0..=1.0).contains(&value) => {
                 Err(Error::input(format!("{name} must lie between 0 and 1, not {value}")))
@@ -65,6 +74,10 @@ impl Sampler {
         }
         share("top-p", top_p)?;
         share("min-p", min_p)?;
+        share("top-h", top_h)?;
+        share("typical-p", typical_p)?;
+        share("the epsilon cut-off", epsilon_cutoff)?;
+        share("the eta cut-off", eta_cutoff)?;
         Ok(Self { sampling: sampling.clone(), seed: seed.unwrap_or_else(random::draw_seed) })
     }
 
@@ -83,55 +96,131 @@ impl Sampler {
     /// # Errors
     /// [`Error::NotFinite`] for logits of which one is NaN or +∞, or all are −∞.
     pub fn choose(&self, logits: &[f32], history: &[u32], sample: u64, scratch: &mut Scratch) -> Result<u32> {
-        if !all_below_infinity(logits) {
-            return Err(broken());
+        check(logits)?;
+        if self.sampling.repetition_penalty == 1.0 {
+            return self.pick(logits, history.len(), sample, &mut scratch.ranks);
         }
-        let Scratch { logits: own, penalised, ranked, candidates } = scratch;
-        let mut logits = logits;
-        if self.sampling.repetition_penalty != 1.0 {
-            own.clear();
-            own.extend_from_slice(logits);
-            penalise(own, history, self.sampling.repetition_penalty, penalised);
-            logits = own;
-        }
+        let Scratch { logits: own, penalised, ranks } = scratch;
+        own.clear();
+        own.extend_from_slice(logits);
+        penalise(own, history, self.sampling.repetition_penalty, penalised);
+        self.pick(own, history.len(), sample, ranks)
+    }
+
+    /// Chooses from logits that are as they should be; forbidden tokens have −∞.
+    fn pick(&self, logits: &[f32], position: usize, sample: u64, ranks: &mut Ranks) -> Result<u32> {
         let best = best(logits);
-        if logits.get(best as usize).is_none_or(|&logit| logit == f32::NEG_INFINITY) {
-            return Err(broken());
-        }
         if self.is_greedy() {
             return Ok(best);
         }
         let max = logits[best as usize];
+        if max == f32::NEG_INFINITY {
+            return Err(Error::input(format!(
+                "no token is allowed at position {position}: the settings of generation forbid them all"
+            )));
+        }
+        let Ranks { ranked, candidates } = ranks;
+        let sampling = &self.sampling;
         // Shifting by the best first keeps tiny temperatures finite where it matters.
-        let warm = |logit: f32| (logit - max) / self.sampling.temperature;
-        let top_k = self.sampling.top_k.filter(|&k| 0 < k && k < logits.len());
-        let lowest = top_k.map_or(f32::NEG_INFINITY, |k| {
-            ranked.clear();
-            ranked.extend(logits.iter().map(|&logit| warm(logit)));
-            *ranked.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1
-        });
+        let warm = |logit: f32| (logit - max) / sampling.temperature;
+        let top_k = sampling.top_k.filter(|&k| 0 < k && k < logits.len());
+        let kth = |ranked: &mut Vec<f32>, k: usize| *ranked.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1;
         candidates.clear();
         let all = (0..).zip(logits).map(|(id, &logit)| Candidate { id, logit: warm(logit) });
-        candidates.extend(all.filter(|candidate| candidate.logit >= lowest));
-        if let Some(p) = self.sampling.top_p.filter(|&p| p < 1.0) {
+        if let Some(h) = sampling.top_h {
+            candidates.extend(all);
+            warpers::keep_top_h(candidates, h);
+            if let Some(k) = top_k.filter(|&k| k < candidates.len()) {
+                ranked.clear();
+                ranked.extend(candidates.iter().map(|candidate| candidate.logit));
+                let lowest = kth(ranked, k);
+                candidates.retain(|candidate| candidate.logit >= lowest);
+            }
+        } else {
+            let lowest = top_k.map_or(f32::NEG_INFINITY, |k| {
+                ranked.clear();
+                ranked.extend(logits.iter().map(|&logit| warm(logit)));
+                kth(ranked, k)
+            });
+            candidates.extend(all.filter(|candidate| candidate.logit >= lowest));
+        }
+        if let Some(p) = sampling.top_p.filter(|&p| p < 1.0) {
             keep_top_p(candidates, p);
         }
-        if let Some(p) = self.sampling.min_p {
+        if let Some(p) = sampling.min_p {
             candidates.retain(|candidate| candidate.weight() >= f64::from(p));
         }
-        Ok(race(candidates, best, Draws::new(self.seed, sample, history.len())))
+        if let Some(mass) = sampling.typical_p.filter(|&mass| mass < 1.0) {
+            warpers::keep_typical(candidates, mass);
+        }
+        if let Some(epsilon) = sampling.epsilon_cutoff.filter(|&epsilon| epsilon > 0.0) {
+            warpers::cut_epsilon(candidates, epsilon);
+        }
+        if let Some(epsilon) = sampling.eta_cutoff.filter(|&epsilon| epsilon > 0.0) {
+            warpers::cut_eta(candidates, epsilon);
+        }
+        Ok(race(candidates, best, Draws::new(self.seed, sample, position)))
     }
 }
 
-/// Divides positive and multiplies negative logits of every token of `history`, once.
-fn penalise(logits: &mut [f32], history: &[u32], penalty: f32, penalised: &mut Vec<bool>) {
-    penalised.clear();
-    penalised.resize(logits.len(), false);
-    for &id in history {
-        if let (Some(logit), Some(done @ false)) = (logits.get_mut(id as usize), penalised.get_mut(id as usize)) {
-            *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
-            *done = true;
+/// A sampler behind the changes to logits that a request asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Chooser<'a> {
+    sampler: Sampler,
+    /// None where nothing is changed.
+    shaping: Option<&'a Shaping>,
+    /// Tokens that end a text.
+    ends: Vec<u32>,
+}
+
+impl<'a> Chooser<'a> {
+    /// # Errors
+    /// [`Error::Input`] for settings out of range.
+    pub(crate) fn new(sampling: &Sampling, shaping: &'a Shaping, ends: Vec<u32>) -> Result<Self> {
+        shaping.check()?;
+        let shaping = Some(shaping).filter(|shaping| !shaping.is_empty());
+        Ok(Self { sampler: Sampler::new(sampling)?, shaping, ends })
+    }
+
+    /// The seed, unless nothing is drawn.
+    pub(crate) fn seed(&self) -> Option<u64> {
+        self.sampler.seed()
+    }
+
+    /// Whether a token ends the text.
+    pub(crate) fn is_end(&self, token: u32) -> bool {
+        self.ends.contains(&token)
+    }
+
+    /// The token that follows `tokens`, prompt included, as [`Sampler::choose`].
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] as there; [`Error::Input`] where no token is allowed.
+    pub(crate) fn choose(&self, logits: &[f32], tokens: &[u32], place: Place, scratch: &mut Scratch) -> Result<u32> {
+        let Some(shaping) = self.shaping else {
+            return self.sampler.choose(logits, tokens, place.sample, scratch);
+        };
+        check(logits)?;
+        let Scratch { logits: own, penalised, ranks } = scratch;
+        own.clear();
+        own.extend_from_slice(logits);
+        shaping.before_penalty(own, tokens, place, penalised);
+        let penalty = self.sampler.sampling.repetition_penalty;
+        if penalty != 1.0 {
+            penalise(own, tokens, penalty, penalised);
         }
+        shaping.behind_penalty(own, tokens, place, &self.ends);
+        self.sampler.pick(own, tokens.len(), place.sample, ranks)
+    }
+}
+
+/// Fails for logits that a model cannot mean.
+fn check(logits: &[f32]) -> Result<()> {
+    let possible = |chunk: &[f32]| chunk.iter().any(|&logit| logit > f32::NEG_INFINITY);
+    match all_below_infinity(logits) && logits.chunks(LANES).any(possible) {
+        true => Ok(()),
+        // Who has the model says where it comes from.
+        false => Err(Error::NotFinite { place: "the logits".to_owned(), dtype: "the number format".to_owned() }),
     }
 }
 
@@ -141,12 +230,6 @@ const LANES: usize = 64;
 /// Whether no logit is NaN or +∞; −∞ excludes a token.
 fn all_below_infinity(logits: &[f32]) -> bool {
     logits.chunks(LANES).all(|chunk| chunk.iter().fold(true, |below, &logit| below & (logit < f32::INFINITY)))
-}
-
-/// Who has the model says where it comes from.
-#[cold]
-fn broken() -> Error {
-    Error::NotFinite { place: "the logits".to_owned(), dtype: "the number format".to_owned() }
 }
 
 /// The most likely token, the lowest id of equals.
@@ -161,7 +244,7 @@ fn best(logits: &[f32]) -> u32 {
     logits.iter().position(|&logit| logit == max).unwrap_or(0) as u32
 }
 
-fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
+pub(super) fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
 }
 

@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use super::sampler::{Sampler, Scratch};
+use super::sampler::{Chooser, Scratch};
+use super::shaping::Place;
 use super::stop::StopFilter;
 use super::{FinishReason, GenerateRequest};
 use crate::Result;
-use crate::tokenizer::{TextStream, Tokenizer};
+use crate::tokenizer::{Said, TextStream, Tokenizer};
 
 /// A finished continuation.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ pub(crate) struct Finished {
 pub(super) struct Rules<'a> {
     pub(super) tokenizer: &'a Tokenizer,
     pub(super) request: &'a GenerateRequest,
-    pub(super) sampler: Sampler,
+    pub(super) chooser: Chooser<'a>,
     /// The most tokens of a sequence, prompt included.
     pub(super) context: usize,
 }
@@ -44,6 +45,8 @@ pub(super) struct Sequence<'a> {
     pub(super) output: usize,
     tokens: Vec<u32>,
     prompt_tokens: usize,
+    /// The most tokens that the request allows, prompt included.
+    most: usize,
     /// How many of `tokens` are certain; the rest are guesses.
     settled: usize,
     /// How many of `tokens` the model has read.
@@ -75,16 +78,20 @@ impl<'a> Sequence<'a> {
 
     /// A prompt of which `read` tokens are in its cache.
     pub(super) fn new(rules: &Rules<'a>, mut prompt: Vec<u32>, read: usize, output: usize) -> Self {
-        let room = rules.request.max_new_tokens.min(rules.context.saturating_sub(prompt.len()));
-        prompt.reserve(room + rules.request.draft_tokens);
+        let request = rules.request;
+        let most = prompt.len().saturating_add(request.max_new_tokens).min(request.max_length.unwrap_or(usize::MAX));
+        let room = most.min(rules.context).saturating_sub(prompt.len());
+        prompt.reserve(room + request.draft_tokens);
+        let stream = rules.tokenizer.stream_behind(&prompt);
         Self {
             output,
             prompt_tokens: prompt.len(),
+            most,
             settled: prompt.len(),
             tokens: prompt,
             read,
-            stream: rules.tokenizer.stream(),
-            stop: StopFilter::new(&rules.request.stop),
+            stream,
+            stop: StopFilter::new(&request.stop),
             text: String::new(),
             started: Instant::now(),
             prompt_read: None,
@@ -139,13 +146,12 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// Where guesses are to be appended, the sample's index for the draws, and how many guesses are of use.
-    pub(super) fn guess_space(&mut self, rules: &Rules<'a>) -> (&mut Vec<u32>, u64, usize) {
-        let sample = self.draws(rules);
+    /// Where guesses are to be appended, where the sequence stands, and how many guesses are of use.
+    pub(super) fn guess_space(&mut self, rules: &Rules<'a>) -> (&mut Vec<u32>, Place, usize) {
+        let place = self.place(rules);
         // The step that checks them adds one more token.
-        let new = (rules.request.max_new_tokens + self.prompt_tokens).saturating_sub(self.settled + 1);
-        let room = rules.context.saturating_sub(self.settled + 1);
-        (&mut self.tokens, sample, self.reach.min(new).min(room))
+        let room = self.most.min(rules.context).saturating_sub(self.settled + 1);
+        (&mut self.tokens, place, self.reach.min(room))
     }
 
     /// Guesses not yet checked.
@@ -166,7 +172,7 @@ impl<'a> Sequence<'a> {
 
     /// Whether no more token fits or is wanted.
     pub(super) fn is_full(&self, rules: &Rules<'a>) -> Option<FinishReason> {
-        if self.settled - self.prompt_tokens >= rules.request.max_new_tokens {
+        if self.settled >= self.most {
             Some(FinishReason::Length)
         } else if self.settled >= rules.context {
             Some(FinishReason::Context)
@@ -177,7 +183,7 @@ impl<'a> Sequence<'a> {
 
     /// Chooses the next token.
     pub(super) fn extend(&mut self, rules: &Rules<'a>, logits: &[f32], scratch: &mut Scratch) -> Result<Extended> {
-        let token = rules.sampler.choose(logits, &self.tokens[..self.settled], self.draws(rules), scratch)?;
+        let token = rules.chooser.choose(logits, &self.tokens[..self.settled], self.place(rules), scratch)?;
         let guessed = self.tokens.get(self.settled) == Some(&token);
         if !guessed {
             self.tokens.truncate(self.settled);
@@ -190,14 +196,21 @@ impl<'a> Sequence<'a> {
 
     /// Turns a token into text. Returns what is final with it, and whether the sequence ends here.
     fn say(&mut self, rules: &Rules<'a>, token: u32) -> Result<(String, Option<FinishReason>)> {
-        if !rules.request.ignore_eos && rules.tokenizer.special().eos.contains(&token) {
-            return self.end(FinishReason::Eos);
+        if rules.chooser.is_end(token) {
+            return self.end_at(token);
         }
-        let completed = self.stream.push(token)?;
-        let (text, stopped) = self.stop.push(&completed);
+        let Said { text, hidden } = self.stream.say(token)?;
+        let (text, stopped) = self.stop.push(&text, &hidden);
         self.text += &text;
         if stopped {
             return Ok((text, Some(FinishReason::Stop)));
+        }
+        // Text that is not final may have completed a stop string all the same.
+        if !self.stop.is_off()
+            && let Some(more) = self.stop.complete_with(&self.stream.held()?)
+        {
+            self.text += &more;
+            return Ok((text + &more, Some(FinishReason::Stop)));
         }
         match self.is_full(rules) {
             None => Ok((text, None)),
@@ -208,10 +221,33 @@ impl<'a> Sequence<'a> {
         }
     }
 
+    /// Ends the sequence at an end-of-text token. Its own spelling ends nothing that has not ended, but a stop string may begin
+    /// before it.
+    fn end_at(&mut self, token: u32) -> Result<(String, Option<FinishReason>)> {
+        if self.stop.is_off() {
+            return self.end(FinishReason::Eos);
+        }
+        let held = self.stream.finish()?;
+        let (mut text, stopped) = self.stop.push(&held, "");
+        let mut reason = FinishReason::Stop;
+        if !stopped {
+            let waiting = self.stop.waiting();
+            let (rest, stopped) = self.stop.push("", &self.stream.say(token)?.hidden);
+            // The stop string is the token's own spelling: nothing is cut.
+            if !stopped || rest.len() == waiting {
+                reason = FinishReason::Eos;
+            }
+            text += &rest;
+            text += &self.stop.finish();
+        }
+        self.text += &text;
+        Ok((text, Some(reason)))
+    }
+
     /// Ends the sequence for `reason`, unless the text held back turns out to complete a stop string. Returns that text.
     pub(super) fn end(&mut self, reason: FinishReason) -> Result<(String, Option<FinishReason>)> {
         let held = self.stream.finish()?;
-        let (mut text, stopped) = self.stop.push(&held);
+        let (mut text, stopped) = self.stop.push(&held, "");
         let reason = if stopped {
             FinishReason::Stop
         } else {
@@ -239,8 +275,9 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// The sample's index among all of the request.
-    fn draws(&self, rules: &Rules<'a>) -> u64 {
-        (rules.request.first_index + self.output) as u64
+    /// Where it stands; samples count among all of the request.
+    pub(super) fn place(&self, rules: &Rules<'a>) -> Place {
+        let sample = (rules.request.first_index + self.output) as u64;
+        Place { sample, prompt: self.prompt_tokens, most: self.most }
     }
 }

@@ -1,34 +1,84 @@
 //! Stop strings, found across the borders of tokens.
 
+use std::ops::Range;
+
 /// Lets text through up to the first stop string. Text that may be the beginning of one is held back.
+///
+/// Spellings of special tokens are looked at and never let through: a stop string may be one, or reach from text into one.
 #[derive(Debug, Clone)]
 pub(super) struct StopFilter<'a> {
     stops: &'a [String],
     held: String,
+    /// Where in `held` special tokens are spelled, in order.
+    hidden: Vec<Range<usize>>,
 }
 
 impl<'a> StopFilter<'a> {
     /// `stops` must not hold empty strings.
     pub(super) fn new(stops: &'a [String]) -> Self {
-        Self { stops, held: String::new() }
+        Self { stops, held: String::new(), hidden: Vec::new() }
     }
 
-    /// Takes text; returns what is certain to come before any stop string, and whether one was found.
-    pub(super) fn push(&mut self, text: &str) -> (String, bool) {
+    /// Whether there is nothing to look for.
+    pub(super) fn is_off(&self) -> bool {
+        self.stops.is_empty()
+    }
+
+    /// Takes text, and the spelling of a special token behind it if there is one; returns what is certain to come before any
+    /// stop string, and whether one was found.
+    pub(super) fn push(&mut self, text: &str, hidden: &str) -> (String, bool) {
+        if self.is_off() {
+            return (text.to_owned(), false);
+        }
         self.held.push_str(text);
+        if !hidden.is_empty() {
+            self.hidden.push(self.held.len()..self.held.len() + hidden.len());
+            self.held.push_str(hidden);
+        }
         let found = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
         if let Some(start) = found {
-            self.held.truncate(start);
-            return (std::mem::take(&mut self.held), true);
+            let text = self.take(start);
+            (self.held, self.hidden) = Default::default();
+            return (text, true);
         }
-        let certain = self.held.len() - self.longest_beginning();
-        let rest = self.held.split_off(certain);
-        (std::mem::replace(&mut self.held, rest), false)
+        (self.take(self.held.len() - self.longest_beginning()), false)
+    }
+
+    /// The text before a stop string, if `more`, which is not certain yet, completes one.
+    pub(super) fn complete_with(&mut self, more: &str) -> Option<String> {
+        if self.is_off() || more.is_empty() {
+            return None;
+        }
+        let mut filter = self.clone();
+        let (text, found) = filter.push(more, "");
+        found.then(|| {
+            *self = filter;
+            text
+        })
     }
 
     /// The text held back, when no more follows.
     pub(super) fn finish(&mut self) -> String {
-        std::mem::take(&mut self.held)
+        self.take(self.held.len())
+    }
+
+    /// Bytes of text held back.
+    pub(super) fn waiting(&self) -> usize {
+        self.held.len() - self.hidden.iter().map(Range::len).sum::<usize>()
+    }
+
+    /// Lets go of the first `end` bytes held, and returns those of them that are text.
+    fn take(&mut self, end: usize) -> String {
+        let rest = self.held.split_off(end);
+        let mut taken = std::mem::replace(&mut self.held, rest);
+        for range in self.hidden.iter().rev().filter(|range| range.start < end) {
+            taken.replace_range(range.start..range.end.min(end), "");
+        }
+        self.hidden.retain_mut(|range| {
+            *range = range.start.saturating_sub(end)..range.end.saturating_sub(end);
+            range.start < range.end
+        });
+        taken
     }
 
     /// Bytes at the end of the held text with which a stop string begins.
@@ -51,7 +101,7 @@ mod tests {
         let mut filter = StopFilter::new(&stops);
         let mut text = String::new();
         for piece in pieces {
-            let (passed, stopped) = filter.push(piece);
+            let (passed, stopped) = filter.push(piece, "");
             text += &passed;
             // Nothing let through may turn out to be part of a stop string.
             assert!(stops.iter().all(|stop| !text.contains(stop.as_str())));
@@ -77,11 +127,11 @@ mod tests {
     fn beginnings_of_a_stop_string_are_held_and_returned() {
         let stops = [String::from("\n\n###")];
         let mut filter = StopFilter::new(&stops);
-        assert_eq!(filter.push("a\n"), ("a".into(), false));
-        assert_eq!(filter.push("\n"), (String::new(), false));
-        assert_eq!(filter.push("\n"), ("\n".into(), false));
-        assert_eq!(filter.push("##"), (String::new(), false));
-        assert_eq!(filter.push("x"), ("\n\n##x".into(), false));
+        assert_eq!(filter.push("a\n", ""), ("a".into(), false));
+        assert_eq!(filter.push("\n", ""), (String::new(), false));
+        assert_eq!(filter.push("\n", ""), ("\n".into(), false));
+        assert_eq!(filter.push("##", ""), (String::new(), false));
+        assert_eq!(filter.push("x", ""), ("\n\n##x".into(), false));
         assert_eq!(filter.finish(), "");
         assert_eq!(through(&["\n\n###"], &["a\n\n#"]), ("a\n\n#".into(), false));
     }
@@ -91,6 +141,46 @@ mod tests {
         assert_eq!(through(&["two", "one"], &["zero one two"]), ("zero ".into(), true));
         assert_eq!(through(&["aab", "ab"], &["a", "a", "b"]), (String::new(), true));
         assert_eq!(through(&[], &["a", "b"]), ("ab".into(), false));
+    }
+
+    /// As [`through`], with special tokens between pieces.
+    fn through_special(stops: &[&str], pieces: &[(&str, &str)]) -> (String, bool) {
+        let stops: Vec<String> = stops.iter().map(|stop| stop.to_string()).collect();
+        let mut filter = StopFilter::new(&stops);
+        let mut text = String::new();
+        for (piece, hidden) in pieces {
+            let (passed, stopped) = filter.push(piece, hidden);
+            text += &passed;
+            if stopped {
+                return (text, true);
+            }
+        }
+        (text + &filter.finish(), false)
+    }
+
+    #[test]
+    fn special_tokens_are_looked_at_and_left_out() {
+        let pieces = [("one ", ""), ("two", "<end>"), (" three", ""), ("", "<end>"), ("four", "")];
+        let stopped = |stop: &str| through_special(&[stop], &pieces);
+        assert_eq!(stopped("<end>"), ("one two".into(), true));
+        assert_eq!(stopped("nd"), ("one two".into(), true));
+        assert_eq!(stopped("two<end>"), ("one ".into(), true));
+        assert_eq!(stopped("<end> thr"), ("one two".into(), true));
+        assert_eq!(stopped("three<end>four"), ("one two ".into(), true));
+        assert_eq!(stopped("r"), ("one two th".into(), true));
+        // Beginnings that come to nothing.
+        for stop in ["two three", "<end>four!", "d> three<e>"] {
+            assert_eq!(stopped(stop), ("one two threefour".into(), false), "{stop}");
+        }
+    }
+
+    #[test]
+    fn uncertain_text_can_complete_a_stop_string() {
+        let stops = [String::from("ab")];
+        let mut filter = StopFilter::new(&stops);
+        assert_eq!(filter.push("xa", ""), ("x".into(), false));
+        assert_eq!((filter.complete_with("c"), filter.waiting()), (None, 1));
+        assert_eq!(filter.complete_with("b"), Some(String::new()));
     }
 
     #[test]

@@ -94,7 +94,8 @@ pub struct Drafted {
 pub struct Generated {
     /// The prompt as given.
     pub prompt: String,
-    /// The continuation, without the prompt, the stop string and special tokens.
+    /// The continuation, without the prompt, the stop string and special tokens: its tokens decoded as a text of their own, with
+    /// the space in front that stands between it and the prompt.
     pub text: String,
     /// The continuation's token ids, with the final eos or the tokens that completed the stop string.
     pub tokens: Vec<u32>,
@@ -250,6 +251,12 @@ impl Generator {
         let mut ids = tokenizer.ids(prompt)?;
         let limit = self.frontend.limit;
         let tokens = ids.len() + usize::from(bos.is_some());
+        if let Some(most) = request.max_length.filter(|&most| tokens >= most) {
+            return Err(Error::input(format!(
+                "the prompt has {tokens} tokens, and prompt and continuation together may have {most} (max_length); \
+                 limit the continuation alone instead (--max-new-tokens)"
+            )));
+        }
         let cut = tokens > limit.tokens;
         if cut {
             let room = limit.tokens.saturating_sub(request.max_new_tokens).max(limit.tokens / 2);

@@ -24,6 +24,8 @@ pub use encoding::Encoding;
 pub use limit::{Limit, LimitOrigin, Side, Truncate};
 use settings::Settings;
 pub use special::SpecialIds;
+use stream::DecoderKind;
+pub(crate) use stream::Said;
 pub use stream::TextStream;
 
 /// A model's tokenizer with its special ids.
@@ -51,6 +53,7 @@ pub struct Tokenizer {
     clean_up: bool,
     /// The side that `tokenizer.json`'s own truncation cuts, where it has one.
     truncation_side: Option<Side>,
+    decoder: DecoderKind,
 }
 
 impl Tokenizer {
@@ -71,7 +74,8 @@ impl Tokenizer {
         settings.apply(&mut inner)?;
         let (special, vocab_size) = special::load(&files, &inner, &settings)?;
         let clean_up = special::clean_up(&files, &inner)?;
-        Ok(Self { inner, special, vocab_size, clean_up, truncation_side })
+        let decoder = DecoderKind::of(inner.get_decoder());
+        Ok(Self { inner, special, vocab_size, clean_up, truncation_side, decoder })
     }
 
     /// From the bytes of a `tokenizer.json` alone; special tokens are known by their usual names.
@@ -81,7 +85,8 @@ impl Tokenizer {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let Parsed { inner, truncation_side, .. } = parse(bytes)?;
         let special = special::by_usual_names(&inner, None);
-        Ok(Self { inner, special, vocab_size: None, clean_up: false, truncation_side })
+        let decoder = DecoderKind::of(inner.get_decoder());
+        Ok(Self { inner, special, vocab_size: None, clean_up: false, truncation_side, decoder })
     }
 
     /// The side of a longer text that `tokenizer.json` itself would cut, where it says one: transformers keeps its tokenizer's
@@ -197,6 +202,16 @@ impl Tokenizer {
         Ok(if self.clean_up { cleanup::clean_up(&text) } else { text })
     }
 
+    /// The text of token ids before it is cleaned up, without special tokens.
+    fn decode_tokens(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(tokenizer_error)
+    }
+
+    /// As [`decode_tokens`](Self::decode_tokens), with special tokens.
+    fn decode_raw(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, false).map_err(tokenizer_error)
+    }
+
     /// The text of tokens in the vocabulary's spelling.
     pub(crate) fn join(&self, tokens: Vec<String>) -> Result<String> {
         match self.inner.get_decoder() {
@@ -217,7 +232,39 @@ impl Tokenizer {
 
     /// A decoder that takes one token at a time.
     pub fn stream(&self) -> TextStream<'_> {
-        TextStream::new(self)
+        TextStream::new(self, &[])
+    }
+
+    /// As [`stream`](Self::stream), for a text that goes on behind another one: its first word has the space in front that
+    /// stands between the two, where a decoder would leave it out at a text's beginning.
+    pub fn stream_behind(&self, ids: &[u32]) -> TextStream<'_> {
+        TextStream::new(self, ids)
+    }
+
+    /// Whether a token is no part of a decoded text: special, or no token at all.
+    fn is_silent(&self, id: u32) -> bool {
+        self.inner.id_to_token(id).is_none_or(|token| self.inner.get_added_vocabulary().is_special_token(&token))
+    }
+
+    /// Whether a token is special.
+    fn is_special(&self, id: u32) -> bool {
+        self.inner.id_to_token(id).is_some_and(|token| self.inner.get_added_vocabulary().is_special_token(&token))
+    }
+
+    /// Whether a token is a single byte for a byte-fallback decoder.
+    fn is_byte(&self, id: u32) -> bool {
+        self.inner.id_to_token(id).is_some_and(|token| {
+            let digits = token.strip_prefix("<0x").and_then(|token| token.strip_suffix('>'));
+            token.len() == 6 && digits.is_some_and(|digits| u8::from_str_radix(digits, 16).is_ok())
+        })
+    }
+
+    fn decoder_kind(&self) -> DecoderKind {
+        self.decoder
+    }
+
+    fn cleans_up(&self) -> bool {
+        self.clean_up
     }
 
     /// Special tokens that the template adds.

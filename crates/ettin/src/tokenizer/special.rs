@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 use tokenizers::{ModelWrapper, Tokenizer as Inner};
 
 use super::settings::Settings;
+use crate::generate::ends_of_files;
 use crate::weights::FileSource;
 use crate::{Error, Result};
 
@@ -22,8 +23,10 @@ pub struct SpecialIds {
     pub mask: Option<u32>,
     /// Put before a text that is continued or scored.
     pub bos: Option<u32>,
-    /// Any of these ends a generation.
+    /// Any of these ends a generation: those of `generation_config.json` where the model has one, which may be none.
     pub eos: Vec<u32>,
+    /// Those without regard to `generation_config.json`.
+    pub eos_of_model: Vec<u32>,
 }
 
 impl SpecialIds {
@@ -38,12 +41,11 @@ impl SpecialIds {
 ///
 /// A name in the tokenizer's files wins over an id in `config.json`. An id that the vocabulary does not hold is no token:
 /// configurations of small vocabularies keep the defaults of the large one.
-/// Generation ends at any id of `generation_config.json` and `config.json`.
+/// Generation ends at the ids of `generation_config.json` alone where there is one, else at those of `config.json`.
 pub(super) fn load(files: &dyn FileSource, inner: &Inner, settings: &Settings) -> Result<(SpecialIds, Option<usize>)> {
     let config = object(files, "config.json")?;
     let vocab_size = config.get("vocab_size").and_then(Value::as_u64);
     let config = within(config, vocab_size);
-    let generation = within(object(files, "generation_config.json")?, vocab_size);
     let one = |key: &str| {
         let id_key = format!("{key}_id");
         let named = settings.token(key).and_then(|name| id_within(inner, name, vocab_size));
@@ -53,13 +55,14 @@ pub(super) fn load(files: &dyn FileSource, inner: &Inner, settings: &Settings) -
     let usual = by_usual_names(inner, vocab_size);
     let cls = one("cls_token").or(usual.cls);
     let sep = one("sep_token").or(usual.sep);
-    let mut eos = ids(&generation, "eos_token_id");
-    eos.extend(ids(&config, "eos_token_id"));
-    if eos.is_empty() {
-        eos.extend(one("eos_token").or(sep));
+    let mut eos_of_model = ids(&config, "eos_token_id");
+    if eos_of_model.is_empty() {
+        eos_of_model.extend(one("eos_token").or(sep));
     }
-    eos.sort_unstable();
-    eos.dedup();
+    eos_of_model.sort_unstable();
+    eos_of_model.dedup();
+    let mut eos = ends_of_files(files)?.unwrap_or_else(|| eos_of_model.clone());
+    eos.retain(|&id| vocab_size.is_none_or(|size| u64::from(id) < size));
     let special = SpecialIds {
         pad: one("pad_token").or(usual.pad),
         unk: one("unk_token").or(usual.unk),
@@ -68,6 +71,7 @@ pub(super) fn load(files: &dyn FileSource, inner: &Inner, settings: &Settings) -
         mask: one("mask_token").or(usual.mask),
         bos: one("bos_token").or(cls),
         eos,
+        eos_of_model,
     };
     Ok((special, vocab_size.map(|size| size as usize)))
 }
@@ -83,6 +87,7 @@ pub(super) fn by_usual_names(inner: &Inner, vocab_size: Option<u64>) -> SpecialI
         mask: id("[MASK]"),
         bos: id("[CLS]"),
         eos: id("[SEP]").into_iter().collect(),
+        eos_of_model: id("[SEP]").into_iter().collect(),
     }
 }
 

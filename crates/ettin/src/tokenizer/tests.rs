@@ -48,6 +48,7 @@ fn special_ids_come_from_the_models_own_files() {
         mask: Some(4),
         bos: Some(2),
         eos: vec![3],
+        eos_of_model: vec![3],
     };
     assert_eq!(special, expected);
     assert_eq!(ettin().special().mask, Some(50284));
@@ -66,7 +67,7 @@ fn stated_ids_win_over_usual_names() {
     let tokenizer = Tokenizer::load(&ModelFiles::folder(folder.path()).unwrap()).unwrap();
     let special = tokenizer.special();
     assert_eq!((special.mask, special.cls, special.bos), (Some(1), Some(2), Some(4)));
-    assert_eq!(special.eos, [6, 7, 9]);
+    assert_eq!((&special.eos[..], &special.eos_of_model[..]), (&[9][..], &[6, 7][..]));
 }
 
 #[test]

@@ -3,8 +3,10 @@
 use ettin::Quantisation;
 use ettin::config::{Config, LayerSpec, Objective};
 use ettin::files::ModelFiles;
+use ettin::generate::GenerationDefaults;
 use ettin::weights::Weights;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// A model's description.
 #[derive(Serialize)]
@@ -27,6 +29,13 @@ pub(super) struct Model {
     quantisation: Option<Quantisation>,
     parameters: u64,
     bytes: Bytes,
+    /// Settings of generation in the model's files, by key; what they need is said where they are refused.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    generation: Map<String, Value>,
+    #[serde(skip)]
+    generation_file: String,
+    #[serde(skip)]
+    generation_refused: Option<String>,
 }
 
 /// What one layer sees, and the base of its rotary positions.
@@ -60,6 +69,11 @@ impl Model {
         let mut stored_dtypes: Vec<_> = weights.views().map(|view| view.dtype().name()).collect();
         stored_dtypes.sort_unstable();
         stored_dtypes.dedup();
+        // An encoder generates nothing.
+        let generation = match config.objective {
+            Objective::Encoder => GenerationDefaults::default(),
+            Objective::Decoder => GenerationDefaults::load(files)?,
+        };
         Ok(Model {
             name: files.name().to_owned(),
             revision: files.revision().map(str::to_owned),
@@ -80,6 +94,15 @@ impl Model {
             quantisation: weights.quantisation(),
             parameters,
             bytes: Bytes { f32: 4 * parameters, bf16: 2 * parameters, f16: 2 * parameters },
+            generation: generation
+                .get("eos_token_id")
+                .map(|ends| ("eos_token_id", ends))
+                .into_iter()
+                .chain(generation.settings())
+                .map(|(key, value)| (key.to_owned(), value.clone()))
+                .collect(),
+            generation_file: generation.file().to_owned(),
+            generation_refused: generation.request().err().map(|error| error.to_string()),
         })
     }
 
@@ -112,6 +135,11 @@ impl Model {
             rows.push(("labels", self.labels.join(", ")));
         }
         rows.extend(self.spans().into_iter().map(|span| ("layers", span)));
+        if !self.generation.is_empty() {
+            let settings: Vec<String> = self.generation.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+            rows.push(("generation", format!("{} ({})", settings.join(", "), self.generation_file)));
+        }
+        rows.extend(self.generation_refused.iter().map(|refused| ("generation", refused.clone())));
         let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
         rows.extend([
             ("parameters", format!("{} stored as {}", self.parameters, self.stored_dtypes.join(", "))),

@@ -1,7 +1,7 @@
 //! Speculation: whatever is guessed, the result is that of plain decoding.
 
 use super::super::draft::Task;
-use super::super::sampler::Sampler;
+use super::super::sampler::Chooser;
 use super::*;
 
 /// Everything but the speed.
@@ -175,7 +175,7 @@ impl Draft for Fixed {
 
     fn fork(&self, (): &()) {}
 
-    fn guess(&mut self, _: &Sampler, tasks: &mut [Task<'_, ()>]) -> Result<()> {
+    fn guess(&mut self, _: &Chooser<'_>, tasks: &mut [Task<'_, ()>]) -> Result<()> {
         for task in tasks {
             task.tokens.extend(self.0.iter().take(task.wanted));
         }
