@@ -5,7 +5,7 @@
 Small tokenizers of every kind that pieces text together in its own way are trained on a few sentences and go to
 `tests/fixtures/tokenizers/<kind>`. Three tiny random models with one vocabulary (`models/tiny-words-*`) serve them all. What
 transformers answers goes to `tests/fixtures/tokenizers/answers.json` and `tests/fixtures/generation.json`, described in
-tests/fixtures/README.md.
+tests/fixtures/README.md. Trainers break ties by chance: a new run may give other tokenizers, with answers that fit them.
 """
 
 from __future__ import annotations

@@ -159,7 +159,13 @@ impl Sampler {
         if let Some(epsilon) = sampling.eta_cutoff.filter(|&epsilon| epsilon > 0.0) {
             warpers::cut_eta(candidates, epsilon);
         }
-        Ok(race(candidates, best, Draws::new(self.seed, sample, position)))
+        let likeliest = Candidate { id: best, logit: 0.0 };
+        let first = match sampling.typical_p {
+            // It may have left the likeliest out.
+            Some(_) => candidates.iter().copied().min_by(by_rank).unwrap_or(likeliest),
+            None => likeliest,
+        };
+        Ok(race(candidates, first, Draws::new(self.seed, sample, position)))
     }
 }
 
@@ -275,11 +281,11 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, p: f32) {
     }
 }
 
-/// Draws one of the candidates, of which `best` is the most likely: that of the largest `logit − ln e`, where `e` is the
+/// Draws one of the candidates, of which `first` is the most likely: that of the largest `logit − ln e`, where `e` is the
 /// token's exponential random number (Gumbel-max: Gumbel 1954; Maddison et al., arXiv 1411.0030).
-fn race(candidates: &[Candidate], best: u32, draws: Draws) -> u32 {
+fn race(candidates: &[Candidate], first: Candidate, draws: Draws) -> u32 {
     // The likeliest is a good first mark: few others then need their logarithms.
-    let (mut winner, mut mark) = (best, 0.0 - time(number(&draws, best)).ln());
+    let (mut winner, mut mark) = (first.id, f64::from(first.logit) - time(number(&draws, first.id)).ln());
     let mut quad = (u32::MAX, [0; 4]);
     for &Candidate { id, logit } in candidates {
         let logit = f64::from(logit);
@@ -456,7 +462,7 @@ mod tests {
             let draws = Draws::new(3, sample, 9);
             let score = |c: &Candidate| f64::from(c.logit) - time(number(&draws, c.id)).ln();
             let slow = candidates.iter().max_by(|a, b| score(a).total_cmp(&score(b))).unwrap().id;
-            assert_eq!(race(&candidates, 0, draws), slow);
+            assert_eq!(race(&candidates, candidates[0], draws), slow);
             winners.insert(slow);
         }
         assert!(winners.len() > 100);

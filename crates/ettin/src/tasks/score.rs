@@ -93,7 +93,7 @@ impl Default for ScoreRequest {
 pub struct TokenScore {
     /// The token's id.
     pub token: u32,
-    /// The token as text.
+    /// The token decoded alone, as in [`Candidate`](super::Candidate).
     pub token_str: String,
     /// Natural logarithm of its probability; none for a token with nothing before it.
     pub logprob: Option<f32>,

@@ -137,7 +137,8 @@ impl Tagger {
 
     fn tags(&self, text: &str, encoding: &Encoding, logits: &[Vec<f32>], request: &TagRequest) -> Result<Vec<Tag>> {
         let unk = self.frontend.tokenizer.special().unk;
-        let tokens = aggregate::tokens(text, encoding, unk, |index| softmax(&logits[index]));
+        let marked = self.frontend.tokenizer.marks_continuations();
+        let tokens = aggregate::tokens(text, encoding, unk, marked, |index| softmax(&logits[index]));
         let labels = &self.model.config().labels;
         let mut tags = aggregate::tags(&tokens, labels, request.aggregation, &self.frontend.tokenizer)?;
         if !request.all {

@@ -13,7 +13,7 @@ mod stream;
 
 use tokenizers::tokenizer::PostProcessor as _;
 use tokenizers::utils::truncation::{TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings};
-use tokenizers::{Decoder as _, Tokenizer as Inner};
+use tokenizers::{Decoder as _, ModelWrapper, Tokenizer as Inner};
 
 use crate::files::ModelFiles;
 use crate::sentence_transformers::trunk_folder;
@@ -198,18 +198,25 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] when the decoder refuses.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        let text = self.inner.decode(ids, skip_special).map_err(tokenizer_error)?;
+        let text = if skip_special { self.decode_tokens(ids) } else { self.decode_raw(ids) }?;
         Ok(if self.clean_up { cleanup::clean_up(&text) } else { text })
     }
 
     /// The text of token ids before it is cleaned up, without special tokens.
     fn decode_tokens(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(tokenizer_error)
+        // Some decoders fail on no tokens at all.
+        match ids.iter().all(|&id| self.is_silent(id)) {
+            true => Ok(String::new()),
+            false => self.inner.decode(ids, true).map_err(tokenizer_error),
+        }
     }
 
     /// As [`decode_tokens`](Self::decode_tokens), with special tokens.
     fn decode_raw(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, false).map_err(tokenizer_error)
+        match ids.iter().all(|&id| self.inner.id_to_token(id).is_none()) {
+            true => Ok(String::new()),
+            false => self.inner.decode(ids, false).map_err(tokenizer_error),
+        }
     }
 
     /// The text of tokens in the vocabulary's spelling.
@@ -257,6 +264,17 @@ impl Tokenizer {
             let digits = token.strip_prefix("<0x").and_then(|token| token.strip_suffix('>'));
             token.len() == 6 && digits.is_some_and(|digits| u8::from_str_radix(digits, 16).is_ok())
         })
+    }
+
+    /// Whether its tokens tell where a word goes on, by a prefix of their own (`##`).
+    pub(crate) fn marks_continuations(&self) -> bool {
+        match self.inner.get_model() {
+            ModelWrapper::WordPiece(model) => !model.continuing_subword_prefix.is_empty(),
+            ModelWrapper::BPE(model) => {
+                model.continuing_subword_prefix.as_ref().is_some_and(|prefix| !prefix.is_empty())
+            }
+            _ => false,
+        }
     }
 
     fn decoder_kind(&self) -> DecoderKind {

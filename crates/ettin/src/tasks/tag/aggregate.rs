@@ -29,12 +29,14 @@ struct Labelled<'a> {
 
 /// The tokens of a text without the special ones of the template.
 ///
-/// Byte-level BPE knows no words, so a token continues one when there is no space at its start or just before it: the
-/// pipeline's own heuristic.
+/// Where the vocabulary marks tokens that continue a word (`marked`), a token does when it is spelled longer or shorter than its
+/// part of the text. Other tokenizers know no words: there a token continues one when there is no space at its start or just
+/// before it. Both are the pipeline's own heuristics.
 pub(super) fn tokens(
     text: &str,
     encoding: &Encoding,
     unk: Option<u32>,
+    marked: bool,
     probabilities: impl Fn(usize) -> Vec<f32>,
 ) -> Vec<Token> {
     let scalars: Vec<char> = text.chars().collect();
@@ -43,14 +45,20 @@ pub(super) fn tokens(
         .map(|index| {
             let (start, end) = encoding.offsets[index];
             let unknown = Some(encoding.ids[index]) == unk;
-            let border = &scalars[start.saturating_sub(1)..scalars.len().min(start + 1)];
+            let continues = match marked {
+                true => encoding.tokens[index].chars().count() != end - start,
+                false => {
+                    let border = &scalars[start.saturating_sub(1)..scalars.len().min(start + 1)];
+                    start > 0 && !border.contains(&' ')
+                }
+            };
             Token {
                 word: if unknown { scalars[start..end].iter().collect() } else { encoding.tokens[index].clone() },
                 probabilities: probabilities(index),
                 index,
                 start,
                 end,
-                is_subword: !unknown && start > 0 && !border.contains(&' '),
+                is_subword: !unknown && continues,
             }
         })
         .collect()
