@@ -179,3 +179,56 @@ fn the_table_is_the_text_itself() {
     assert!(text.contains("\nThe sea is a small town."), "{text}");
     assert!(run.err.contains("tokens/s"), "{}", run.err);
 }
+
+/// The embedded decoder's files with a generation_config.json, in a folder.
+fn with_settings(settings: &Value) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let source = crate::support::repository().join("models/nano-decoder");
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(source.join(file), folder.path().join(file)).unwrap();
+    }
+    std::fs::write(folder.path().join("generation_config.json"), settings.to_string()).unwrap();
+    folder
+}
+
+#[test]
+fn settings_of_the_model_hold_until_flags_say_otherwise() {
+    let folder =
+        with_settings(&json!({"eos_token_id": null, "max_new_tokens": 5, "suppress_tokens": [15, 16], "x": 1}));
+    let model = folder.path().to_str().unwrap();
+    let tokens = |flags: &[&str]| {
+        let run = run(&[&["generate", "-m", model, "Once upon a time"], flags].concat());
+        (run.lines(0)[0]["tokens"].as_array().unwrap().len(), run.err)
+    };
+    let (count, err) = tokens(&[]);
+    assert_eq!(count, 5);
+    assert!(err.contains("max_new_tokens = 5") && err.contains("passed over: x"), "{err}");
+    assert_eq!(tokens(&["-n", "7"]).0, 7);
+    let (count, err) = tokens(&["--ignore-generation-config", "-n", "6"]);
+    assert!(count == 6 && !err.contains("max_new_tokens"), "{err}");
+    // Ends of the model's configuration count again.
+    let ignored = run(&["generate", "-q", "-m", model, "--ignore-generation-config", "Once upon a time"]).lines(0);
+    let plain = run(&["generate", "-q", "Once upon a time"]).lines(0);
+    assert_eq!(ignored[0]["tokens"], plain[0]["tokens"]);
+
+    let info = run(&["info", "-m", model]).lines(0);
+    assert_eq!(info[0]["model"]["generation"], json!({"max_new_tokens": 5, "suppress_tokens": [15, 16]}));
+}
+
+#[test]
+fn settings_that_are_not_implemented_are_refused_by_name() {
+    let folder = with_settings(&json!({"num_beams": 4}));
+    let model = folder.path().to_str().unwrap();
+    let refused = run(&["generate", "-m", model, "Once"]);
+    assert_eq!(refused.status, Some(1));
+    assert!(
+        refused.err.contains("num_beams = 4") && refused.err.contains("--ignore-generation-config"),
+        "{}",
+        refused.err
+    );
+    assert!(run(&["info", "--format", "table", "-m", model]).text(0).contains("num_beams = 4"));
+    assert_eq!(
+        run(&["generate", "-q", "-n", "2", "--ignore-generation-config", "-m", model, "Once"]).lines(0).len(),
+        1
+    );
+}
