@@ -200,15 +200,20 @@ impl<'a> Sequence<'a> {
             return self.end_at(token);
         }
         let Said { text, hidden } = self.stream.say(token)?;
+        // Text that is not final may complete a stop string all the same, alone or with a special token behind it.
+        let held = if self.stop.is_off() { String::new() } else { self.stream.held()? };
+        if text.is_empty()
+            && let Some(text) = self.stop.complete_with(&held, &hidden)
+        {
+            self.text += &text;
+            return Ok((text, Some(FinishReason::Stop)));
+        }
         let (text, stopped) = self.stop.push(&text, &hidden);
         self.text += &text;
         if stopped {
             return Ok((text, Some(FinishReason::Stop)));
         }
-        // Text that is not final may have completed a stop string all the same.
-        if !self.stop.is_off()
-            && let Some(more) = self.stop.complete_with(&self.stream.held()?)
-        {
+        if let Some(more) = self.stop.complete_with(&held, "") {
             self.text += &more;
             return Ok((text + &more, Some(FinishReason::Stop)));
         }

@@ -44,13 +44,13 @@ impl<'a> StopFilter<'a> {
         (self.take(self.held.len() - self.longest_beginning()), false)
     }
 
-    /// The text before a stop string, if `more`, which is not certain yet, completes one.
-    pub(super) fn complete_with(&mut self, more: &str) -> Option<String> {
+    /// The text before a stop string, if `more`, which is not certain yet, completes one, with the spelling behind it.
+    pub(super) fn complete_with(&mut self, more: &str, hidden: &str) -> Option<String> {
         if self.is_off() || more.is_empty() {
             return None;
         }
         let mut filter = self.clone();
-        let (text, found) = filter.push(more, "");
+        let (text, found) = filter.push(more, hidden);
         found.then(|| {
             *self = filter;
             text
@@ -179,8 +179,8 @@ mod tests {
         let stops = [String::from("ab")];
         let mut filter = StopFilter::new(&stops);
         assert_eq!(filter.push("xa", ""), ("x".into(), false));
-        assert_eq!((filter.complete_with("c"), filter.waiting()), (None, 1));
-        assert_eq!(filter.complete_with("b"), Some(String::new()));
+        assert_eq!((filter.complete_with("c", ""), filter.waiting()), (None, 1));
+        assert_eq!(filter.complete_with("b", ""), Some(String::new()));
     }
 
     #[test]
