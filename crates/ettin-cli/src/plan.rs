@@ -12,7 +12,7 @@ use candle_core::Device;
 use ettin::DeviceChoice;
 use ettin::files::ModelFiles;
 use ettin::hub::HubOptions;
-use ettin::tasks::Options;
+use ettin::tasks::{Notices, Options};
 use ettin::tokenizer::Truncate;
 
 use crate::args::{EngineArgs, HubArgs, LengthArgs, ModelArgs, OutputArgs, RunArgs, TruncateSide};
@@ -219,7 +219,7 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Options { device, dtype, kv_dtype, max_length, truncate, batch_tokens } = &self.options;
+        let Options { device, dtype, kv_dtype, max_length, truncate, batch_tokens, .. } = &self.options;
         write!(f, "model {}; ", self.model)?;
         write!(f, "device {}, dtype {dtype}, ", device_name(device))?;
         if let Some(kv_dtype) = kv_dtype {
@@ -253,6 +253,7 @@ fn options(engine: &EngineArgs, length: &LengthArgs, notes: Notes) -> anyhow::Re
             TruncateSide::Left => Truncate::Left,
         },
         batch_tokens: engine.batch_tokens.map_or(defaults.batch_tokens, NonZeroUsize::get),
+        notices: Notices::to(move |sentence| notes.note(sentence)),
     })
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use ettin_kernels::mapped::MappedFile;
 
 use crate::hub::HubFiles;
-use crate::{Error, Result};
+use crate::{Error, Result, identity};
 
 /// The files of an embedded model: names as in a repository, with their bytes.
 pub type EmbeddedFiles = &'static [(&'static str, &'static [u8])];
@@ -47,6 +47,10 @@ impl ModelFiles {
         } else {
             let file = path.file_name().and_then(|name| name.to_str()).filter(|name| is_weights_file(name));
             let Some(file) = file else {
+                let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+                if let Some(foreign) = identity::of_file(&name) {
+                    return Err(foreign.refusal(&path.display().to_string()));
+                }
                 return Err(Error::input(format!(
                     "{}: a model is a folder or a weights file (.safetensors, .bin)",
                     path.display()
@@ -108,6 +112,20 @@ impl ModelFiles {
         }
     }
 
+    /// The file of that name if it is here already; unlike [`ModelFiles::get`] this never downloads.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::get`], but for those of a download.
+    pub(crate) fn peek(&self, file: &str) -> Result<Option<FileData>> {
+        match &self.origin {
+            Origin::Hub(files) => {
+                check_name(file)?;
+                files.peek(file)
+            }
+            _ => self.get(file),
+        }
+    }
+
     /// The file of that name, which the model cannot do without.
     ///
     /// Unlike [`ModelFiles::get`], which takes a cached model as it is, this asks the Hub for a file that the cache
@@ -124,6 +142,19 @@ impl ModelFiles {
             _ => self.get(file)?,
         };
         found.ok_or_else(|| Error::MissingFile { place: self.place(), file: file.to_owned() })
+    }
+
+    /// Names of the files that are there now, those of one level of folders included (`onnx/model.onnx`), sorted; of a model
+    /// on the Hub what its repository is known to hold. Downloads nothing.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be read.
+    pub fn listing(&self) -> Result<Vec<String>> {
+        match &self.origin {
+            Origin::Folder { folder, .. } => list(folder),
+            Origin::Embedded(files) => Ok(files.iter().map(|(name, _)| (*name).to_owned()).collect()),
+            Origin::Hub(files) => files.listing(),
+        }
     }
 
     /// Where a file is, or would be, for messages.
@@ -167,6 +198,29 @@ impl fmt::Debug for Origin {
             Origin::Hub(files) => f.debug_tuple("Hub").field(&files.place()).finish(),
         }
     }
+}
+
+/// Names of files in a folder and in the folders in it, `/` between the two.
+pub(crate) fn list(folder: &Path) -> Result<Vec<String>> {
+    let entries = |path: &Path| -> Result<Vec<(String, bool)>> {
+        let entries = std::fs::read_dir(path).map_err(Error::io(path))?;
+        // A name that is no text is none that is looked for.
+        Ok(entries
+            .flatten()
+            .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path().is_dir())))
+            .collect())
+    };
+    let mut names = Vec::new();
+    for (name, is_folder) in entries(folder)? {
+        if is_folder {
+            let inner = entries(&folder.join(&name)).unwrap_or_default();
+            names.extend(inner.into_iter().map(|(inner, _)| format!("{name}/{inner}")));
+        } else {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// Whether a file name is one that holds weights, or the index of one that is sharded.

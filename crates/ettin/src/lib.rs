@@ -11,6 +11,7 @@ mod finite;
 pub mod generate;
 pub mod heads;
 pub mod hub;
+pub mod identity;
 pub mod model;
 pub mod ops;
 pub mod params;

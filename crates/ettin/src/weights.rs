@@ -9,6 +9,7 @@ mod convert;
 mod kept;
 mod names;
 mod pickle;
+mod prefix;
 mod quantised;
 mod safetensors;
 mod save;
@@ -24,7 +25,7 @@ use std::ops::Range;
 use ettin_kernels::Quantisation;
 
 pub use checkpoint::{Checkpoint, Head, HeadWeights, LayerWeights, Linear, Norm, Output, Report};
-pub use convert::{Converted, convert};
+pub use convert::{ConvertOptions, Converted, convert};
 pub use kept::Kept;
 pub use save::save;
 pub use shards::{FileSource, Subfolder};

@@ -76,7 +76,8 @@ pub(crate) struct Pull {
 Examples:
   ettin-run convert encoder-150m --output ./encoder-150m
   ettin-run convert ./my-model --dtype bf16 --output ./my-model-bf16
-  ettin-run convert decoder-150m --dtype w4 --output ./decoder-150m-w4")]
+  ettin-run convert decoder-150m --dtype w4 --output ./decoder-150m-w4
+  ettin-run convert ./compiled --strip-prefix _orig_mod. --output ./my-model")]
 pub(crate) struct Convert {
     /// Model to read: a name, Hub id or local folder
     #[arg(value_name = "MODEL")]
@@ -89,6 +90,10 @@ pub(crate) struct Convert {
     /// Type of the stored numbers
     #[arg(long, default_value = "f32", value_name = "DTYPE")]
     pub(crate) dtype: StoredDtype,
+
+    /// Take PREFIX off the names of the tensors that begin with it, such as _orig_mod. of a compiled model
+    #[arg(long, value_name = "PREFIX", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) strip_prefix: Option<String>,
 
     #[command(flatten)]
     pub(crate) hub: HubArgs,

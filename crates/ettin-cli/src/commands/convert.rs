@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use ettin::weights::{self, StoredDtype};
+use ettin::weights::{self, ConvertOptions, StoredDtype};
 
 use crate::args;
 use crate::exit::{Status, Usage};
@@ -31,7 +31,8 @@ pub(super) fn run(args: args::Convert) -> anyhow::Result<Status> {
         args::StoredDtype::W4 => StoredDtype::W4,
     };
     let bar = progress::spinner(notes, format!("converting {}", files.name()));
-    let converted = weights::convert(&files, &args.output, Some(dtype), &mut |file| {
+    let options = ConvertOptions { dtype: Some(dtype), strip_prefix: args.strip_prefix.as_deref() };
+    let converted = weights::convert(&files, &args.output, options, &mut |file| {
         if let Some(bar) = &bar {
             bar.set_message(format!("writing {file}"));
         }

@@ -8,6 +8,7 @@ use crate::{
     config::Objective,
     files::ModelFiles,
     finite::{self, Traced},
+    identity,
     ops::{Backend, Hidden},
     params::Parameters,
     pooling::normalize,
@@ -40,12 +41,13 @@ pub struct EmbedOptions {
 impl Embedder {
     /// Loads the model that `files` hold, with its chain if there is a `modules.json`.
     pub fn load(files: &ModelFiles, backend: &Backend) -> Result<Self> {
+        identity::check(files, identity::Use::Vectors)?;
         let repository = Repository::load(files)?;
         let folder = repository.as_ref().map_or("", |repository| &repository.transformer.folder);
         let trunk = Subfolder { files, folder };
-        let mut config = Config::load(&trunk)?;
+        let mut config = Config::load(&trunk).map_err(|error| identity::explained(files, error))?;
         config.allow_length(repository.as_ref().and_then(|repository| repository.transformer.longest()));
-        let weights = Weights::open(&trunk)?;
+        let weights = Weights::open(&trunk).map_err(|error| identity::explained(files, error))?;
         let parameters = Parameters::from_weights(&weights, &config, Head::None)?;
         let backend = backend.for_stored(parameters.quantisation);
         let trunk = Trunk::build(parameters, &config, &backend)?;

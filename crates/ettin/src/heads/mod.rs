@@ -21,13 +21,32 @@ pub use token::{QuestionAnswering, TokenClassifier};
 use candle_core::Tensor;
 
 use crate::{
-    Config, Error, Result,
+    Config, Error, Result, Trunk,
     files::ModelFiles,
     finite,
+    identity,
     ops::{self, Backend, Hidden, Linear},
     params::Parameters,
     weights::{self, Subfolder, Weights},
 };
+
+/// What stands on a trunk.
+pub(crate) trait Head {
+    /// The layers under it.
+    fn trunk(&self) -> &Trunk;
+}
+
+macro_rules! heads {
+    ($($head:ty),*) => {
+        $(impl Head for $head {
+            fn trunk(&self) -> &Trunk {
+                <$head>::trunk(self)
+            }
+        })*
+    };
+}
+
+heads!(LanguageModel, SequenceClassifier, TokenClassifier, QuestionAnswering, Embedder);
 
 /// Reads configuration and weights and builds a model from them; every tensor must be there, of its shape.
 fn open<T>(
@@ -36,6 +55,7 @@ fn open<T>(
     head: impl FnOnce(&Config) -> weights::Head,
     build: impl FnOnce(Parameters<'_>, &Config, &Backend) -> Result<T>,
 ) -> Result<T> {
+    identity::check(files, identity::Use::Head)?;
     open_in(files, "", None, backend, head, build)
 }
 
@@ -48,14 +68,14 @@ fn open_in<T>(
     head: impl FnOnce(&Config) -> weights::Head,
     build: impl FnOnce(Parameters<'_>, &Config, &Backend) -> Result<T>,
 ) -> Result<T> {
-    let files = Subfolder { files, folder };
-    let mut config = Config::load(&files)?;
+    let trunk = Subfolder { files, folder };
+    let mut config = Config::load(&trunk).map_err(|error| identity::explained(files, error))?;
     config.allow_length(length);
     let head = head(&config);
     if matches!(head, weights::Head::Classifier { .. }) {
         config.check_classifier()?;
     }
-    let weights = Weights::open(&files)?;
+    let weights = Weights::open(&trunk).map_err(|error| identity::explained(files, error))?;
     let parameters = Parameters::from_weights(&weights, &config, head)?;
     let backend = backend.for_stored(parameters.quantisation);
     build(parameters, &config, &backend)

@@ -79,6 +79,15 @@ impl Snapshot<'_> {
         self.marker(file).is_file() || self.tree().is_some_and(|files| !files.contains_key(file))
     }
 
+    /// Names of the repository's files: of all of them where Python left their list, else of those that are here.
+    pub(super) fn listing(&self) -> Result<Vec<String>> {
+        match self.tree() {
+            Some(files) => Ok(files.into_iter().map(|(name, _)| name).collect()),
+            None if self.exists() => crate::files::list(&self.path("")),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// The repository's list of files, as Python's `snapshot_download` leaves it.
     fn tree(&self) -> Option<serde_json::Map<String, Value>> {
         let path = self.repo.folder.join("trees").join(format!("{}.json", self.commit));

@@ -72,6 +72,13 @@ impl Download {
         &self.commit
     }
 
+    /// The repository's files, sorted, where the endpoint lists them.
+    pub(super) fn listing(&self) -> Option<Vec<String>> {
+        let mut names: Vec<String> = self.files.as_ref()?.iter().cloned().collect();
+        names.sort_unstable();
+        Some(names)
+    }
+
     fn snapshot(&self) -> Snapshot<'_> {
         self.cache.snapshot(&self.commit)
     }

@@ -27,6 +27,10 @@ impl Download {
         match self.0 {}
     }
 
+    pub(super) fn listing(&self) -> Option<Vec<String>> {
+        match self.0 {}
+    }
+
     pub(super) fn fetch(&self, _: &str) -> Result<bool> {
         match self.0 {}
     }

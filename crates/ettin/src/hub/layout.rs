@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::files::check_name;
+use crate::identity::TELLING;
 pub(super) use crate::sentence_transformers::module_folders;
 use crate::{Error, Result};
 
@@ -11,7 +12,7 @@ pub(super) const WEIGHTS: [&str; 4] =
     ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 /// Everything but weights that a model may have at its root, or a sentence-transformers module in its folder.
-pub(super) const METADATA: [&str; 12] = [
+pub(super) const METADATA: [&str; 16] = [
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -24,6 +25,10 @@ pub(super) const METADATA: [&str; 12] = [
     "config_sentence_transformers.json",
     "sentence_bert_config.json",
     "chat_template.jinja",
+    TELLING[0],
+    TELLING[1],
+    TELLING[2],
+    TELLING[3],
 ];
 
 /// The shards that an index lists, each once, in order of their names.

@@ -58,6 +58,23 @@ impl HubFiles {
         self.fetch(file)
     }
 
+    /// The file if it is in the cache.
+    pub(crate) fn peek(&self, file: &str) -> Result<Option<FileData>> {
+        self.snapshot().map_or(Ok(None), |snapshot| snapshot.open(file))
+    }
+
+    /// Names of the repository's files: all of them where it was listed, else those that are cached.
+    pub(crate) fn listing(&self) -> Result<Vec<String>> {
+        let slot = self.download.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(names) = slot.as_ref().and_then(Download::listing) {
+            return Ok(names);
+        }
+        match self.snapshot() {
+            Some(snapshot) => snapshot.listing(),
+            None => Ok(Vec::new()),
+        }
+    }
+
     pub(crate) fn require(&self, file: &str) -> Result<Option<FileData>> {
         match self.get(file)? {
             None if !self.snapshot().is_some_and(|snapshot| snapshot.is_known_absent(file)) => self.fetch(file),

@@ -5,9 +5,10 @@ use super::limit::Bounds;
 use super::prompt::prompted;
 use super::{Options, Outcomes, TextInput};
 use crate::files::ModelFiles;
+use crate::heads::Head;
 use crate::sentence_transformers::Transformer;
 use crate::tokenizer::{Encoding, Limit, Tokenizer};
-use crate::{Backend, Config, Error, Objective, PackedBatch, Result};
+use crate::{Backend, Config, Error, Objective, PackedBatch, Result, identity};
 
 /// A tokenizer with the limits of a task.
 #[derive(Debug)]
@@ -90,7 +91,7 @@ pub(super) struct Need {
 impl Need {
     /// Loads the task's model and its tokenizer, or says what the model is and what fits it. The tokenizer is read meanwhile:
     /// alone, it would take longer than the weights of a small model.
-    pub(super) fn load<T>(
+    pub(super) fn load<T: Head>(
         self,
         files: &ModelFiles,
         options: &Options,
@@ -99,6 +100,9 @@ impl Need {
         std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| Tokenizer::load(files));
             let model = self.load_model(files, options, load)?;
+            for sentence in model.trunk().report().sentences() {
+                options.notices.tell(&format!("{}: {sentence}", files.name()));
+            }
             Ok((model, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?))
         })
     }
@@ -112,7 +116,7 @@ impl Need {
         // An embedder's configuration may lie in a folder of its own; the head then reports what is wrong.
         let config = match Config::load(files) {
             Err(Error::MissingFile { .. }) => None,
-            config => Some(config?),
+            config => Some(config.map_err(|error| identity::explained(files, error))?),
         };
         if let Some(config) = &config {
             self.check(files.name(), config)?;

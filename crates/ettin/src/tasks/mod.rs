@@ -21,6 +21,9 @@ mod score;
 mod tag;
 mod tokenize;
 
+use std::fmt;
+use std::sync::Arc;
+
 use candle_core::Device;
 
 use crate::ops::Dtype;
@@ -53,6 +56,31 @@ pub struct Options {
     pub truncate: Truncate,
     /// The most tokens packed into one batch; a single longer input is a batch of its own.
     pub batch_tokens: usize,
+    /// Told what loading noticed and did not refuse.
+    pub notices: Notices,
+}
+
+/// Where loading says what deserves a word and is no error: tensors that are stored and not used, above all.
+#[derive(Clone, Default)]
+pub struct Notices(Option<Arc<dyn Fn(&str) + Send + Sync>>);
+
+impl Notices {
+    /// Calls `tell` with one sentence at a time, without a full stop.
+    pub fn to(tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(tell)))
+    }
+
+    fn tell(&self, sentence: &str) {
+        if let Some(tell) = &self.0 {
+            tell(sentence);
+        }
+    }
+}
+
+impl fmt::Debug for Notices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Notices(told)" } else { "Notices(unheard)" })
+    }
 }
 
 impl Default for Options {
@@ -64,6 +92,7 @@ impl Default for Options {
             max_length: None,
             truncate: Truncate::default(),
             batch_tokens: 4096,
+            notices: Notices::default(),
         }
     }
 }

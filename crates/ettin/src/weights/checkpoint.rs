@@ -4,9 +4,9 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use super::{Problem, Stack, StoredDtype, View, Weights, names};
-use crate::Result;
+use super::{FileData, Problem, Stack, StoredDtype, View, Weights, names};
 use crate::config::{Config, Objective};
+use crate::{Error, Result};
 
 /// Which head's tensors to look for besides the trunk's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,12 +107,44 @@ pub struct Report {
     pub warnings: Vec<String>,
 }
 
+impl Report {
+    /// What a user should hear, a sentence each. The heads that other tasks would use are as they should be, and not named.
+    pub fn sentences(&self) -> Vec<String> {
+        /// The most names that are worth reading.
+        const NAMED: usize = 3;
+        let mut sentences = self.warnings.clone();
+        if !self.unused.is_empty() {
+            let named: Vec<&str> = self.unused.iter().take(NAMED).map(String::as_str).collect();
+            let more = match self.unused.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            sentences.push(format!("its weights hold tensors that are not used: {}{more}", named.join(", ")));
+        }
+        sentences
+    }
+}
+
 impl Weights {
     /// Everything that a model of this configuration needs, checked.
     ///
     /// # Errors
     /// [`crate::Error::Tensors`] naming every tensor that is missing, mis-shaped or of an unsupported dtype.
     pub fn checkpoint(&self, config: &Config, head: Head) -> Result<Checkpoint<'_>> {
+        let (checkpoint, problems) = self.read(config, head);
+        if problems.is_empty() {
+            return Ok(checkpoint);
+        }
+        // What hides all tensors is one fault, not as many as there are tensors.
+        if let Some(prefix) = self.hiding_prefix(config) {
+            let file = self.files.first().map_or("", FileData::name);
+            return Err(Error::Tensors { file: self.place(), message: prefix.explain(file) });
+        }
+        Err(self.tensors_error(&problems))
+    }
+
+    /// The checkpoint, and what is wrong with it; with a fault it holds views of nothing.
+    pub(super) fn read(&self, config: &Config, head: Head) -> (Checkpoint<'_>, Vec<Problem>) {
         let reader = Reader {
             weights: self,
             config,
@@ -129,10 +161,7 @@ impl Weights {
             head: reader.head(head, embeddings),
             report: reader.report(),
         };
-        match reader.problems.into_inner() {
-            problems if problems.is_empty() => Ok(checkpoint),
-            problems => Err(self.tensors_error(&problems)),
-        }
+        (checkpoint, reader.problems.into_inner())
     }
 }
 

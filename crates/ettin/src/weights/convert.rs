@@ -32,6 +32,21 @@ const COPIED: [&str; 14] = [
     "LICENSE.md",
 ];
 
+/// What a conversion changes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConvertOptions<'a> {
+    /// What weights are stored as; `None` keeps each as it is.
+    pub dtype: Option<StoredDtype>,
+    /// What is taken off the beginning of every tensor's name that has it (`_orig_mod.`, say).
+    pub strip_prefix: Option<&'a str>,
+}
+
+impl From<Option<StoredDtype>> for ConvertOptions<'_> {
+    fn from(dtype: Option<StoredDtype>) -> Self {
+        Self { dtype, strip_prefix: None }
+    }
+}
+
 /// What a conversion wrote.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Converted {
@@ -45,26 +60,29 @@ pub struct Converted {
     pub dropped: Vec<String>,
 }
 
-/// Writes the model in `source` to the folder `out_dir` as safetensors, all weights as `dtype` when one is given (with `w8`
+/// Writes the model in `source` to the folder `out_dir` as safetensors, all weights as one dtype when one is given (with `w8`
 /// and `w4` the large matrices; what is stored so already can become any dtype again, without what it lost); the name of
 /// each file goes to `progress` before it is written. Files that exist are replaced, each one when its successor is complete.
 ///
-/// A sentence-transformers model is converted with all its modules. Tensors keep the names they were stored under.
+/// A sentence-transformers model is converted with all its modules. Tensors keep the names they were stored under, but for
+/// a prefix that is to go.
 ///
 /// # Errors
-/// What reading or writing finds wrong: see [`Weights::open`], [`Config::from_json`] and [`save`].
-pub fn convert(
+/// What reading or writing finds wrong: see [`Weights::open`], [`Config::from_json`] and [`save`]; [`Error::Input`] for a
+/// prefix that no tensor's name begins with.
+pub fn convert<'a>(
     source: &dyn FileSource,
     out_dir: &Path,
-    dtype: Option<StoredDtype>,
+    options: impl Into<ConvertOptions<'a>>,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Converted> {
+    let options = options.into();
     let mut folders = match source.get("modules.json")? {
         Some(modules) => module_folders("modules.json", &modules)?,
         None => Vec::new(),
     };
     folders.insert(0, String::new());
-    let mut conversion = Conversion { out_dir, dtype, progress, done: Converted::default() };
+    let mut conversion = Conversion { out_dir, options, progress, done: Converted::default() };
     for folder in &folders {
         conversion.folder(Subfolder { files: source, folder })?;
     }
@@ -77,7 +95,7 @@ pub fn convert(
 
 struct Conversion<'a> {
     out_dir: &'a Path,
-    dtype: Option<StoredDtype>,
+    options: ConvertOptions<'a>,
     progress: &'a mut dyn FnMut(&str),
     done: Converted,
 }
@@ -86,7 +104,7 @@ impl Conversion<'_> {
     /// One folder of the model: its weights rewritten, its other files copied.
     fn folder(&mut self, folder: Subfolder<'_>) -> Result<()> {
         let weights = match Weights::open(&folder) {
-            Ok(weights) => Some(weights),
+            Ok(weights) => Some(self.without_prefix(&folder, weights)?),
             Err(Error::MissingFile { file, .. }) if file.starts_with("weights") => None,
             Err(other) => return Err(other),
         };
@@ -96,7 +114,7 @@ impl Conversion<'_> {
         }
         if let Some(config) = config {
             // A module's configuration says nothing about a dtype.
-            let dtype = self.dtype.filter(|_| weights.is_some() && is_model(&config));
+            let dtype = self.options.dtype.filter(|_| weights.is_some() && is_model(&config));
             self.write(&folder.path("config.json"), &with_dtype(&config, dtype)?)?;
         }
         for name in COPIED {
@@ -105,6 +123,14 @@ impl Conversion<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The prefix is the model's; a module's file that lacks it is as it should be.
+    fn without_prefix(&self, folder: &Subfolder<'_>, weights: Weights) -> Result<Weights> {
+        match self.options.strip_prefix {
+            Some(prefix) if folder.folder.is_empty() || weights.has_prefix(prefix) => weights.strip_prefix(prefix),
+            _ => Ok(weights),
+        }
     }
 
     fn weights(&mut self, folder: Subfolder<'_>, weights: &Weights, config: Option<&[u8]>) -> Result<()> {
@@ -128,7 +154,7 @@ impl Conversion<'_> {
         let name = folder.path("model.safetensors");
         let path = self.prepare(&name)?;
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-        save(&path, &tensors, self.dtype, &metadata)
+        save(&path, &tensors, self.options.dtype, &metadata)
     }
 
     fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {

@@ -1,0 +1,208 @@
+//! What a folder says it is, where that is not a model this engine runs.
+//!
+//! A trunk can be computed out of many folders that are more, or something else, than a trunk: a late-interaction model, an
+//! adapter's base, a class of the repository's own code. Their own files say so; here it is read, and named instead of
+//! a vector that means nothing. Settings of a kind that is supported are judged where they are used.
+
+mod classes;
+mod contents;
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use crate::config::{Objective, parse_object};
+use crate::files::ModelFiles;
+use crate::weights::Subfolder;
+use crate::{Error, Result};
+
+pub(crate) use contents::of_file;
+
+/// Files at a model's root that are looked at only to tell what it is.
+pub(crate) const TELLING: [&str; 4] =
+    ["gliner_config.json", "router_config.json", "artifact.metadata", "adapter_config.json"];
+
+/// A kind of model that this engine does not run, as the model's own files name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreign {
+    /// What it is, with its article: `a GLiNER model`.
+    pub kind: String,
+    /// Which file says so, and by what.
+    pub evidence: String,
+    /// What to do.
+    pub advice: String,
+}
+
+impl Foreign {
+    fn new(kind: impl Into<String>, evidence: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { kind: kind.into(), evidence: evidence.into(), advice: advice.into() }
+    }
+
+    /// The refusal to run it.
+    pub fn refusal(&self, name: &str) -> Error {
+        Error::Unsupported(format!("{name} is {self}"))
+    }
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", self.kind, self.evidence, self.advice)
+    }
+}
+
+/// What a model's files are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// One vector per text, or one score: everything that `modules.json` describes counts.
+    Vectors,
+    /// A head of `config.json`: a chain beside it does not matter.
+    Head,
+}
+
+/// Refuses what says that it is something else than what is about to be run.
+pub(crate) fn check(files: &ModelFiles, purpose: Use) -> Result<()> {
+    match identify(files, purpose)? {
+        Some(foreign) => Err(foreign.refusal(files.name())),
+        None => Ok(()),
+    }
+}
+
+/// What a model is, if it is of a kind that is not run; for descriptions, so everything that its files say counts.
+///
+/// # Errors
+/// When a file is there and cannot be read.
+pub fn describe(files: &ModelFiles) -> Result<Option<Foreign>> {
+    if let Some(foreign) = identify(files, Use::Vectors)? {
+        return Ok(Some(foreign));
+    }
+    Ok(contents::of_listing(&files.listing()?))
+}
+
+/// A failure to load told by what the model is, where its files say or show it; else the failure as it was.
+pub(crate) fn explained(files: &ModelFiles, error: Error) -> Error {
+    let missing = matches!(error, Error::MissingFile { .. });
+    if !missing && !matches!(error, Error::Config { .. }) {
+        return error;
+    }
+    let told = identify(files, Use::Vectors).ok().flatten();
+    let shown = || contents::of_listing(&files.listing().ok()?).filter(|_| missing);
+    match told.or_else(shown) {
+        Some(foreign) => foreign.refusal(files.name()),
+        None => error,
+    }
+}
+
+/// Files that are asked for here bring a download on its way, with all that tells; the rest is looked at where it is
+/// there, so that a model whose use needs no more than is cached stays off the network.
+fn identify(files: &ModelFiles, purpose: Use) -> Result<Option<Foreign>> {
+    files.get("config.json")?;
+    if purpose == Use::Vectors {
+        files.get("modules.json")?;
+    }
+    if files.peek("gliner_config.json")?.is_some() {
+        return Ok(Some(Foreign::new(
+            "a GLiNER model",
+            "it has a gliner_config.json",
+            "its entity recognition is not supported; run it with the Python package `gliner`",
+        )));
+    }
+    let modules = classes::modules(files)?;
+    if purpose == Use::Vectors {
+        if let Some(foreign) = modules.iter().find_map(classes::Module::foreign) {
+            return Ok(Some(foreign));
+        }
+        if let Some(foreign) = model_type(files)? {
+            return Ok(Some(foreign));
+        }
+        if modules.is_empty() && files.peek("router_config.json")?.is_some() {
+            return Ok(Some(classes::routed("it has a router_config.json")));
+        }
+    }
+    if modules.is_empty() && files.peek("artifact.metadata")?.is_some() {
+        return Ok(Some(classes::stanford("it has an artifact.metadata")));
+    }
+    // Old sentence-transformers keep the trunk in a folder of its own.
+    let folder = modules.first().map_or("", |module| &module.path);
+    let folder = if purpose == Use::Vectors { folder } else { "" };
+    let trunk = Subfolder { files, folder };
+    let file = trunk.path("config.json");
+    if let Some(config) = object(files, &file)?
+        && let Some(foreign) = by_configuration(&config, &file, !modules.is_empty())
+    {
+        return Ok(Some(foreign));
+    }
+    adapter(files, &trunk)
+}
+
+/// `config_sentence_transformers.json` names the class that saved the model.
+fn model_type(files: &ModelFiles) -> Result<Option<Foreign>> {
+    let file = "config_sentence_transformers.json";
+    let config = object(files, file)?;
+    let kind = config.as_ref().and_then(|config| config.get("model_type")).and_then(Value::as_str);
+    let evidence = |kind: &str| format!("`model_type` of {file} is {kind}");
+    Ok(match kind {
+        Some(kind @ "SparseEncoder") => Some(classes::sparse(&evidence(kind))),
+        Some(kind @ ("MultiVectorEncoder" | "ColBERT")) => Some(classes::late_interaction(&evidence(kind))),
+        _ => None,
+    })
+}
+
+/// What `config.json` says of the class that the weights belong to. With a chain beside it only its code counts: the chain
+/// takes the trunk whatever class it was saved from.
+fn by_configuration(config: &Map<String, Value>, file: &str, chain: bool) -> Option<Foreign> {
+    let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    if model_type == "extractor" {
+        return Some(Foreign::new(
+            "a GLiNER2 model",
+            format!("`model_type` of {file} is extractor"),
+            "its extraction is not supported; run it with the Python package `gliner2`",
+        ));
+    }
+    if ![Objective::Encoder, Objective::Decoder].iter().any(|objective| objective.model_type() == model_type) {
+        // The configuration itself is refused, by that name.
+        return None;
+    }
+    let class = config.get("architectures").and_then(|classes| classes.get(0)).and_then(Value::as_str);
+    let class = class.filter(|class| !classes::is_known(class));
+    if let Some(class) = class.filter(|class| !chain || classes::is_stanford(class)) {
+        return Some(classes::architecture(class, file));
+    }
+    let code = config.get("auto_map").and_then(Value::as_object)?;
+    let (auto, code) = code.iter().find(|(auto, _)| auto.starts_with("AutoModel"))?;
+    let code = code.as_str().unwrap_or("code");
+    Some(classes::remote_code(code, &format!("`auto_map` of {file} has {code} for {auto}")))
+}
+
+/// An adapter changes the weights beside it, or needs weights that are elsewhere. Who names a weights file wants that one.
+fn adapter(files: &ModelFiles, trunk: &Subfolder<'_>) -> Result<Option<Foreign>> {
+    let file = trunk.path("adapter_config.json");
+    if files.weights_file().is_some() {
+        return Ok(None);
+    }
+    let Some(config) = object(files, &file)? else {
+        return Ok(None);
+    };
+    let text = |key: &str| config.get(key).and_then(Value::as_str);
+    let method = text("peft_type").unwrap_or("PEFT");
+    let base = text("base_model_name_or_path").unwrap_or("the base model");
+    let merge = "merge it in Python (`peft`: merge_and_unload, then save_pretrained) and use what that writes";
+    let names = files.listing()?;
+    let whole = contents::USUAL.iter().any(|usual| names.contains(&trunk.path(usual)));
+    Ok(Some(if whole {
+        Foreign::new(
+            format!("a {method} adapter beside full weights"),
+            format!("it has an {file}"),
+            format!(
+                "transformers applies the adapter to them, this program cannot; {merge}, or name the weights file \
+                 itself to run the base alone"
+            ),
+        )
+    } else {
+        Foreign::new(format!("a {method} adapter of {base}"), format!("it has an {file}"), merge)
+    }))
+}
+
+/// A JSON object of a model, or nothing where it is none: whoever needs the file says what is wrong with it.
+fn object(files: &ModelFiles, file: &str) -> Result<Option<Map<String, Value>>> {
+    Ok(files.peek(file)?.and_then(|data| parse_object(&data, file).ok()))
+}
