@@ -3,7 +3,8 @@
 //! ```text
 //! models--jhu-clsp--ettin-encoder-17m/
 //!   refs/main                     the commit that a branch or tag stood for when it was last asked for
-//!   snapshots/<commit>/<file>     a link to ../../blobs/<etag>, or the file itself where links cannot be made
+//!   snapshots/<commit>/<file>     a link to ../../blobs/<etag>, or the file itself where links cannot be made or are not used;
+//!                                 a folder laid out by hand may have a name that is no commit
 //!   blobs/<etag>                  contents; <etag>.incomplete while they arrive
 //!   .no_exist/<commit>/<file>     an empty marker: the repository has no such file at that commit
 //!   trees/<commit>.json           the list of all files, where Python downloaded a whole snapshot
@@ -29,14 +30,26 @@ impl RepoCache {
         Self { folder }
     }
 
-    /// The commit that a revision stands for in the cache: itself, or what `refs` says.
+    /// The snapshot that a revision stands for in the cache: itself, or what `refs` says.
+    ///
+    /// Snapshots that were laid out by hand may have any name, and stand for themselves as a commit does, where no ref of
+    /// that name leads elsewhere; Python finds them so, too.
     pub(super) fn commit(&self, revision: &str) -> Option<String> {
         if is_commit(revision) {
             return Some(revision.to_ascii_lowercase());
         }
-        let commit = std::fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
-        let commit = commit.trim();
-        is_commit(commit).then(|| commit.to_owned())
+        let referred = std::fs::read_to_string(self.folder.join("refs").join(revision)).ok();
+        let name = referred.as_deref().map_or(revision, str::trim);
+        (is_commit(name) || (is_plain(name) && self.snapshot(name).exists())).then(|| name.to_owned())
+    }
+
+    /// Names of all snapshots, sorted.
+    pub(super) fn snapshots(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder.join("snapshots")).into_iter().flatten().flatten();
+        let folders = entries.filter(|entry| entry.path().is_dir());
+        let mut names: Vec<String> = folders.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort_unstable();
+        names
     }
 
     pub(super) fn snapshot<'a>(&'a self, commit: &'a str) -> Snapshot<'a> {
@@ -74,9 +87,17 @@ impl Snapshot<'_> {
         self.repo.folder.join(".no_exist").join(self.commit).join(file)
     }
 
+    /// Whether it is a commit's, by its name. What was laid out by hand under another name is no commit of the Hub: nothing
+    /// can be added to it from there.
+    pub(super) fn is_commit(&self) -> bool {
+        is_commit(self.commit)
+    }
+
     /// Whether it is certain that the repository has no such file at this commit.
     pub(super) fn is_known_absent(&self, file: &str) -> bool {
-        self.marker(file).is_file() || self.tree().is_some_and(|files| !files.contains_key(file))
+        (!self.is_commit() && !self.has(file))
+            || self.marker(file).is_file()
+            || self.tree().is_some_and(|files| !files.contains_key(file))
     }
 
     /// Names of the repository's files: of all of them where Python left their list, else of those that are here.
@@ -144,6 +165,11 @@ impl Snapshot<'_> {
         }
         files.iter().filter_map(|file| self.path(file).metadata().ok()).map(|metadata| metadata.len()).sum()
     }
+}
+
+/// Whether a name is that of one folder, and does not lead out of the one it is in.
+fn is_plain(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\\', ':', '\0'])
 }
 
 /// A full commit hash, which stands for itself; anything shorter is a branch or tag.

@@ -6,17 +6,21 @@
 
 use std::time::Duration;
 
+use ureq::Body;
 use ureq::http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, LOCATION, RANGE};
-use ureq::http::header::{IF_RANGE, RETRY_AFTER};
+use ureq::http::header::{IF_RANGE, PROXY_AUTHORIZATION, RETRY_AFTER};
 use ureq::http::{HeaderMap, Response, Uri};
-use ureq::{Agent, Body};
 
-use super::HubOptions;
+use super::connections::{Connections, Route};
+use super::{HubOptions, Proxy};
 use crate::{Error, Result};
 
 const MAX_REDIRECTS: usize = 10;
 /// A server that asks for more patience than this gets an error instead.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// What a proxy wants with HTTP 407.
+const ASKS: &str = "asks for other credentials, as in http://user:password@proxy.example.org:3128";
 
 /// Why an attempt failed, and whether another may help.
 #[derive(Debug)]
@@ -82,7 +86,7 @@ pub(super) struct Metadata {
 }
 
 pub(super) struct Client {
-    agent: Agent,
+    connections: Connections,
     endpoint: Uri,
     token: Option<String>,
     retries: u32,
@@ -96,19 +100,8 @@ impl Client {
         if !matches!(endpoint.scheme_str(), Some("http" | "https")) {
             return Err(wrong("HF_ENDPOINT must begin with https:// or http://".to_owned()));
         }
-        let mut config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_connect(Some(options.timeout))
-            .timeout_recv_response(Some(options.timeout))
-            .timeout_per_read(Some(options.timeout))
-            .user_agent(concat!("ettin-run/", env!("CARGO_PKG_VERSION")));
-        if matches!(endpoint.host(), Some("localhost" | "127.0.0.1" | "[::1]")) {
-            config = config.proxy(None);
-        }
         Ok(Self {
-            agent: config.build().into(),
+            connections: Connections::new(options),
             endpoint,
             token: options.token.clone(),
             retries: options.retries,
@@ -157,6 +150,10 @@ impl Client {
         for _ in 0..=MAX_REDIRECTS {
             let response = self.hop(head, &target, from.as_ref())?;
             let status = response.status().as_u16();
+            if status == 407 {
+                let proxy = self.connections.route(&target)?.proxy.map_or("this network", Proxy::variable);
+                return Err(wrong(&target, format!("the proxy of {proxy} {ASKS}")).into());
+            }
             if self.is_endpoint(&target) {
                 identity.update(response.headers());
             }
@@ -186,7 +183,11 @@ impl Client {
     }
 
     fn hop(&self, head: bool, target: &Uri, from: Option<&Rest<'_>>) -> Result<Response<Body>, Failure> {
-        let mut request = if head { self.agent.head(target) } else { self.agent.get(target) };
+        let route = self.connections.route(target)?;
+        let mut request = if head { route.agent.head(target) } else { route.agent.get(target) };
+        if let Some(authorization) = &route.authorization {
+            request = request.header(PROXY_AUTHORIZATION, authorization);
+        }
         // Compressed in transit, a file would have neither a length to check nor a place to resume at.
         request = request.header(ACCEPT_ENCODING, "identity");
         let on_endpoint = self.is_endpoint(target);
@@ -199,19 +200,46 @@ impl Client {
                 request = request.header(IF_RANGE, etag);
             }
         }
-        request.call().map_err(|error| {
-            let unreachable = matches!(error, ureq::Error::HostNotFound);
-            let lasting = match &error {
-                ureq::Error::BadUri(_) | ureq::Error::Http(_) => true,
-                ureq::Error::Tls(_) | ureq::Error::Rustls(_) => true,
-                // A certificate that is not accepted.
-                ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
-                _ => false,
-            };
-            let advice = if unreachable { ": no connection? A cached model needs none" } else { "" };
-            let error = Error::Hub { url: without_query(target), message: format!("{error}{advice}") };
-            if unreachable || lasting { Failure::Final(error) } else { Failure::again(error) }
-        })
+        request.call().map_err(|error| self.failure(&error, target, &route))
+    }
+
+    /// What a request that got no answer means, and whether another may get one.
+    fn failure(&self, error: &ureq::Error, target: &Uri, route: &Route<'_>) -> Failure {
+        let tls = match error {
+            ureq::Error::Io(error) => error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()),
+            ureq::Error::Other(inner) => inner.downcast_ref::<rustls::Error>(),
+            _ => None,
+        };
+        let through = match route.proxy {
+            Some(proxy) => format!(", through the proxy of {}", proxy.variable()),
+            None => String::new(),
+        };
+        let (message, lasting) = match (error, tls) {
+            (_, Some(rustls::Error::InvalidCertificate(reason))) => {
+                let advice = self.connections.trust().map(|trust| trust.advice(reason)).unwrap_or_default();
+                (format!("the server's certificate is not accepted ({reason}){through}: {advice}"), true)
+            }
+            (_, Some(error)) => (format!("no secure connection{through}: {error}"), true),
+            (ureq::Error::HostNotFound, _) if route.proxy.is_some() => {
+                (format!("host not found{through}: check the proxy's address"), true)
+            }
+            (ureq::Error::HostNotFound, _) => (format!("{error}: no connection? A cached model needs none"), true),
+            (ureq::Error::ConnectProxyFailed(reason), _) => {
+                let advice = match reason.contains("407") {
+                    true => format!(": it {ASKS}"),
+                    false => String::new(),
+                };
+                // Refused by its rules, or the server behind it not reached: the latter may change.
+                (format!("no connection{through} ({reason}){advice}"), reason.contains("responded 4"))
+            }
+            (ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::Tls(_), _) => (error.to_string(), true),
+            (ureq::Error::Io(reason), _) if reason.kind() == std::io::ErrorKind::InvalidData => {
+                (error.to_string(), true)
+            }
+            _ => (format!("{error}{through}"), false),
+        };
+        let error = Error::Hub { url: without_query(target), message };
+        if lasting { Failure::Final(error) } else { Failure::again(error) }
     }
 
     /// Whether an address is of the endpoint's scheme, host and port: the only place the token is for.

@@ -18,6 +18,15 @@
 //!    what the repository lacks; weights follow when they are asked for. So an interrupted download is never
 //!    taken for a complete snapshot.
 //!
+//! # Caches of others
+//! Whatever Python finds offline is found: snapshots that were laid out by hand under names that are no commit, through a ref
+//! or by their own name (`main`), real files in the place of links, `SENTENCE_TRANSFORMERS_HOME`. Such a snapshot is
+//! taken as it is: nothing of the Hub is added to it.
+//!
+//! # Connections
+//! Proxies ([`Proxies`]) and certificate authorities ([`CertificateSource`]) are those of the environment, as Python's hub
+//! client reads it; without a word on certificates the system's store counts.
+//!
 //! # Downloads
 //! A file arrives in `blobs/<etag>.incomplete` under a lock shared between processes, is checked (length; SHA-256 for
 //! files in large-file storage) and renamed; killing the process at any point leaves the cache valid. Large files resume
@@ -25,11 +34,16 @@
 
 mod cache;
 #[cfg(feature = "hub")]
+mod certificates;
+#[cfg(feature = "hub")]
 mod client;
+#[cfg(feature = "hub")]
+mod connections;
 #[cfg_attr(not(feature = "hub"), path = "download_absent.rs")]
 mod download;
 mod layout;
 mod options;
+mod proxies;
 mod repo;
 mod source;
 #[cfg(feature = "hub")]
@@ -37,7 +51,8 @@ mod store;
 #[cfg(feature = "hub")]
 mod transfer;
 
-pub use options::{HubOptions, Progress, ProgressFn};
+pub use options::{CertificateSource, HubOptions, Progress, ProgressFn};
+pub use proxies::{Proxies, Proxy};
 pub(crate) use repo::HubFiles;
 pub use repo::{Cached, cached};
 pub use source::resolve;

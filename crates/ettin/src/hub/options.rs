@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Proxies;
+
 /// How far a download has come; given to [`HubOptions::progress`] at its start, as bytes arrive, and at its end.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -22,6 +24,18 @@ pub struct Progress<'a> {
 /// Called during downloads, from the thread that asked for the file.
 pub type ProgressFn = Arc<dyn Fn(Progress<'_>) + Send + Sync>;
 
+/// A file or a folder of certificates of the authorities that are trusted, and the variable that named it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateSource {
+    /// The variable's name, for messages.
+    pub variable: String,
+    /// A file in PEM form, or a folder of such files.
+    pub path: PathBuf,
+}
+
+/// Variables that name certificates. Python's hub client reads the first two, its versions before 1 the others.
+const CERTIFICATES: [&str; 4] = ["SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"];
+
 /// Where the cache is, and whether and how the Hub may be asked.
 ///
 /// [`HubOptions::from_env`] is what the `huggingface_hub` package would use on the same machine.
@@ -30,6 +44,8 @@ pub type ProgressFn = Arc<dyn Fn(Progress<'_>) + Send + Sync>;
 pub struct HubOptions {
     /// The cache folder, which holds `models--…` folders. Shared with Python.
     pub cache: PathBuf,
+    /// Caches of other tools in the same layout, which are read where a model is complete in them, and never written.
+    pub other_caches: Vec<PathBuf>,
     /// Where the Hub is, without a slash at the end.
     pub endpoint: String,
     /// Access token. Sent to the endpoint only, never to the hosts it redirects to.
@@ -40,6 +56,10 @@ pub struct HubOptions {
     pub refresh: bool,
     /// Link snapshots to blobs. Without it, or where links cannot be made, snapshots hold the files themselves.
     pub symlinks: bool,
+    /// Certificates that are trusted, all of them together; none stands for the system's store.
+    pub certificates: Vec<CertificateSource>,
+    /// Proxies, and what is reached without.
+    pub proxies: Proxies,
     /// Told about downloads.
     pub progress: Option<ProgressFn>,
     /// How often a request is repeated in a row without a byte arriving (server busy, connection cut).
@@ -57,11 +77,14 @@ impl HubOptions {
     pub fn new(cache: impl Into<PathBuf>) -> Self {
         Self {
             cache: cache.into(),
+            other_caches: Vec::new(),
             endpoint: ENDPOINT.to_owned(),
             token: None,
             offline: false,
             refresh: false,
             symlinks: true,
+            certificates: Vec::new(),
+            proxies: Proxies::default(),
             progress: None,
             retries: 5,
             backoff: Duration::from_millis(500),
@@ -70,9 +93,11 @@ impl HubOptions {
     }
 
     /// Options as the environment has them: `HF_HOME`, `HF_HUB_CACHE` (or its old name `HUGGINGFACE_HUB_CACHE`),
-    /// `XDG_CACHE_HOME`, `HF_ENDPOINT`, `HF_TOKEN` or else the file `HF_TOKEN_PATH` or `$HF_HOME/token`,
-    /// `HF_HUB_DISABLE_IMPLICIT_TOKEN`, `HF_HUB_OFFLINE` (or `TRANSFORMERS_OFFLINE`), `HF_HUB_DISABLE_SYMLINKS` and
-    /// `HF_HUB_DOWNLOAD_TIMEOUT` (seconds). A leading `~` stands for the home folder. Empty variables count as unset.
+    /// `XDG_CACHE_HOME`, `SENTENCE_TRANSFORMERS_HOME` (which sentence-transformers uses as a cache), `HF_ENDPOINT`, `HF_TOKEN` or else the file `HF_TOKEN_PATH` or `$HF_HOME/token`,
+    /// `HF_HUB_DISABLE_IMPLICIT_TOKEN`, `HF_HUB_OFFLINE` (or `TRANSFORMERS_OFFLINE`), `HF_HUB_DISABLE_SYMLINKS`,
+    /// `HF_HUB_DOWNLOAD_TIMEOUT` (seconds), `SSL_CERT_FILE`, `SSL_CERT_DIR`, `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`, and
+    /// the variables of [`Proxies`]. In paths a leading `~` stands for the home folder and
+    /// `$NAME` or `${NAME}` for a variable. Empty variables count as unset.
     pub fn from_env() -> Self {
         Self::from_lookup(|name| std::env::var(name).ok())
     }
@@ -82,7 +107,7 @@ impl HubOptions {
         let text = |name: &str| lookup(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
         let flag = |name: &str| text(name).is_some_and(|value| is_true(&value));
         let user = text("HOME").map(PathBuf::from).or_else(std::env::home_dir).unwrap_or_default();
-        let path = |name: &str| text(name).map(|value| expand_home(&value, &user));
+        let path = |name: &str| text(name).map(|value| expand_home(&expand_variables(&value, &lookup), &user));
 
         let home = path("HF_HOME")
             .unwrap_or_else(|| path("XDG_CACHE_HOME").unwrap_or_else(|| user.join(".cache")).join("huggingface"));
@@ -92,6 +117,7 @@ impl HubOptions {
             text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(|| token_in(&file))
         };
         let mut options = Self::new(cache);
+        options.other_caches.extend(path("SENTENCE_TRANSFORMERS_HOME").filter(|other| *other != options.cache));
         if let Some(endpoint) = text("HF_ENDPOINT") {
             options.endpoint = endpoint.trim_end_matches('/').to_owned();
         }
@@ -99,6 +125,11 @@ impl HubOptions {
             options.token = token();
         }
         options.offline = text("HF_HUB_OFFLINE").or_else(|| text("TRANSFORMERS_OFFLINE")).is_some_and(|v| is_true(&v));
+        options.certificates = CERTIFICATES
+            .iter()
+            .filter_map(|name| Some(CertificateSource { variable: (*name).to_owned(), path: text(name)?.into() }))
+            .collect();
+        options.proxies = Proxies::from_lookup(&lookup);
         options.symlinks = !flag("HF_HUB_DISABLE_SYMLINKS");
         if let Some(seconds) = text("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|value| value.parse().ok()).filter(|&s| s > 0) {
             options.timeout = Duration::from_secs(seconds);
@@ -116,6 +147,8 @@ impl fmt::Debug for HubOptions {
             .field("offline", &self.offline)
             .field("refresh", &self.refresh)
             .field("symlinks", &self.symlinks)
+            .field("certificates", &self.certificates)
+            .field("proxies", &self.proxies)
             .field("retries", &self.retries)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
@@ -132,6 +165,32 @@ fn expand_home(value: &str, user: &Path) -> PathBuf {
         Some(rest) if rest.starts_with(['/', std::path::MAIN_SEPARATOR]) => user.join(&rest[1..]),
         _ => PathBuf::from(value),
     }
+}
+
+/// As Python's `os.path.expandvars`: a variable that is not set stays as it is written.
+fn expand_variables(value: &str, lookup: &impl Fn(&str) -> Option<String>) -> String {
+    let mut out = String::new();
+    let mut rest = value;
+    while let Some((before, after)) = rest.split_once('$') {
+        out.push_str(before);
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let (name, written) = match after.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
+            Some((name, _)) => (name, name.len() + 2),
+            None => {
+                let end = after.find(|c| !word(c)).unwrap_or(after.len());
+                (&after[..end], end)
+            }
+        };
+        match lookup(name).filter(|_| !name.is_empty()) {
+            Some(value) => out.push_str(&value),
+            None => {
+                out.push('$');
+                out.push_str(&after[..written]);
+            }
+        }
+        rest = &after[written..];
+    }
+    out + rest
 }
 
 fn token_in(file: &Path) -> Option<String> {
@@ -158,11 +217,23 @@ mod tests {
             (&[("HOME", "/home/u"), ("HF_HOME", "/hf")], "/hf/hub"),
             (&[("HOME", "/home/u"), ("HF_HOME", "~/hf")], "/home/u/hf/hub"),
             (&[("HOME", "/home/u"), ("HF_HOME", "")], "/home/u/.cache/huggingface/hub"),
+            (&[("HOME", "/home/u"), ("HF_HOME", "$HOME/hf")], "/home/u/hf/hub"),
+            (&[("SCRATCH", "/big"), ("HF_HUB_CACHE", "${SCRATCH}/hub")], "/big/hub"),
+            (&[("HF_HUB_CACHE", "/a$NONE/${NONE}$")], "/a$NONE/${NONE}$"),
+            (&[("HF_HOME", "/hf"), ("TRANSFORMERS_CACHE", "/old")], "/hf/hub"),
             (&[("HF_HOME", "/hf"), ("HUGGINGFACE_HUB_CACHE", "/old")], "/old"),
             (&[("HF_HOME", "/hf"), ("HUGGINGFACE_HUB_CACHE", "/old"), ("HF_HUB_CACHE", "/new")], "/new"),
         ] {
             assert_eq!(options(variables).cache, Path::new(cache), "{variables:?}");
         }
+    }
+
+    #[test]
+    fn the_cache_of_sentence_transformers_is_read_too() {
+        let found = options(&[("HF_HOME", "/hf"), ("SENTENCE_TRANSFORMERS_HOME", "/st")]);
+        assert_eq!((found.cache.as_path(), found.other_caches.as_slice()), (Path::new("/hf/hub"), &["/st".into()][..]));
+        let same = options(&[("HF_HOME", "/hf"), ("SENTENCE_TRANSFORMERS_HOME", "/hf/hub")]);
+        assert!(same.other_caches.is_empty());
     }
 
     #[test]
@@ -194,6 +265,13 @@ mod tests {
         std::fs::write(&other, "hf_other").unwrap();
         let path = other.to_str().unwrap();
         assert_eq!(options(&[("HF_HOME", place), ("HF_TOKEN_PATH", path)]).token.as_deref(), Some("hf_other"));
+    }
+
+    #[test]
+    fn certificates_come_from_every_variable_that_names_some() {
+        let found = options(&[("CURL_CA_BUNDLE", "/c.pem"), ("SSL_CERT_FILE", "/s.pem"), ("SSL_CERT_DIR", "")]);
+        let names: Vec<_> = found.certificates.iter().map(|source| source.variable.as_str()).collect();
+        assert_eq!(names, ["SSL_CERT_FILE", "CURL_CA_BUNDLE"]);
     }
 
     #[test]

@@ -22,18 +22,26 @@ pub(crate) struct HubFiles {
 }
 
 impl HubFiles {
-    /// Looks the revision up in the cache.
+    /// Looks the revision up in the caches. The first in which the model is complete is used, else the first of all.
     pub(super) fn new(id: &str, entry: Option<&Entry>, revision: Option<&str>, options: &HubOptions) -> Self {
-        let cache = RepoCache::new(&options.cache, id);
         let target = revision.or_else(|| entry.and_then(Entry::commit)).unwrap_or("main");
         let ask_anew = options.refresh && !options.offline && !is_commit(target);
-        let commit = (!ask_anew).then(|| cached_commit(&cache, entry, revision));
+        let look = |folder: &std::path::PathBuf| {
+            let cache = RepoCache::new(folder, id);
+            let commit = if ask_anew { None } else { cached_commit(&cache, entry, revision, options.offline) };
+            (cache, commit)
+        };
+        let mut found: Vec<_> = std::iter::once(&options.cache).chain(&options.other_caches).map(look).collect();
+        let complete = found
+            .iter()
+            .position(|(cache, commit)| commit.as_ref().is_some_and(|commit| cache.snapshot(commit).is_complete()));
+        let (cache, commit) = found.swap_remove(complete.unwrap_or(0));
         Self {
             id: id.to_owned(),
             revision: target.to_owned(),
             options: options.clone(),
             cache,
-            commit: commit.flatten().map(OnceLock::from).unwrap_or_default(),
+            commit: commit.map(OnceLock::from).unwrap_or_default(),
             download: Mutex::new(None),
         }
     }
@@ -102,10 +110,14 @@ impl HubFiles {
         let offline = "offline mode is on: unset HF_HUB_OFFLINE (or --offline), or fetch it with `pull` first";
         if let Some(reason) = self.options.offline.then_some(offline).or(download::REASON) {
             let revision = self.commit().unwrap_or(&self.revision);
-            let what = if self.commit().is_some() && !file.is_empty() {
-                format!("{file} at {revision}")
-            } else {
-                revision.to_owned()
+            let there = self.cache.snapshots();
+            let what = match self.commit() {
+                Some(_) if !file.is_empty() => format!("{file} at {revision}"),
+                // Nothing leads to what is there: whoever laid it out knows which one is meant.
+                None if !there.is_empty() => {
+                    format!("{revision}; there are {}, each of which --revision would take", there.join(", "))
+                }
+                _ => revision.to_owned(),
             };
             return Err(Error::NotCached { model: self.id.clone(), what, cache: self.options.cache.clone(), reason });
         }
@@ -136,8 +148,9 @@ impl HubFiles {
     }
 }
 
-/// The commit to read from the cache: the first candidate that is complete, or else that has anything.
-fn cached_commit(cache: &RepoCache, entry: Option<&Entry>, revision: Option<&str>) -> Option<String> {
+/// The snapshot to read from the cache: the first candidate that is complete, or else that has anything. One that is no
+/// commit's cannot be completed from the Hub, so with a network only a complete one will do.
+fn cached_commit(cache: &RepoCache, entry: Option<&Entry>, revision: Option<&str>, offline: bool) -> Option<String> {
     let known = || entry.into_iter().flat_map(Entry::known_commits).map(str::to_owned);
     let main = || cache.commit("main").into_iter();
     let candidates: Vec<String> = match revision {
@@ -146,7 +159,9 @@ fn cached_commit(cache: &RepoCache, entry: Option<&Entry>, revision: Option<&str
         Some(revision) => cache.commit(revision).into_iter().collect(),
     };
     let found = |fits: &dyn Fn(Snapshot<'_>) -> bool| candidates.iter().find(|commit| fits(cache.snapshot(commit)));
-    found(&|snapshot| snapshot.is_complete()).or_else(|| found(&|snapshot| snapshot.exists())).cloned()
+    found(&|snapshot| snapshot.is_complete())
+        .or_else(|| found(&|snapshot| snapshot.exists() && (offline || snapshot.is_commit())))
+        .cloned()
 }
 
 /// What the cache holds of a model.
@@ -164,7 +179,7 @@ pub struct Cached {
 /// What the cache holds of a suite model, at the revision given or at the one used when none is given.
 pub fn cached(entry: &Entry, revision: Option<&str>, options: &HubOptions) -> Option<Cached> {
     let cache = RepoCache::new(&options.cache, entry.hub_id());
-    let commit = cached_commit(&cache, Some(entry), revision)?;
+    let commit = cached_commit(&cache, Some(entry), revision, options.offline)?;
     let snapshot = cache.snapshot(&commit);
     Some(Cached { complete: snapshot.is_complete(), bytes: snapshot.size(), commit: commit.clone() })
 }

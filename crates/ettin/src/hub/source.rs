@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::cache::RepoCache;
 use super::{HubFiles, HubOptions};
 use crate::files::{ModelFiles, is_weights_file};
 use crate::suite::Suite;
@@ -52,6 +53,8 @@ pub fn resolve(spec: &str, revision: Option<&str>, options: &HubOptions) -> Resu
     let id = match entry {
         Some(entry) => entry.hub_id(),
         None if is_hub_id(name) => name,
+        // Without an organisation it is none of the Hub's today, but a cache may hold one.
+        None if is_part_of_id(name) && is_cached(name, options) => name,
         None => return Err(unknown(name)),
     };
     Ok(ModelFiles::hub(id, HubFiles::new(id, entry, revision, options)))
@@ -69,15 +72,23 @@ fn looks_like_a_path(spec: &str) -> bool {
 
 /// `organisation/name`, by the Hub's own rules for both parts.
 fn is_hub_id(name: &str) -> bool {
-    let fine = |part: &str| {
-        !part.is_empty()
-            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-            && !part.starts_with(['-', '.'])
-            && !part.ends_with(['-', '.'])
-            && !part.contains("--")
-            && !part.contains("..")
-    };
-    name.len() <= 96 && name.split_once('/').is_some_and(|(organisation, name)| fine(organisation) && fine(name))
+    let parts = name.split_once('/');
+    name.len() <= 96 && parts.is_some_and(|(organisation, name)| is_part_of_id(organisation) && is_part_of_id(name))
+}
+
+fn is_part_of_id(part: &str) -> bool {
+    !part.is_empty()
+        && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        && !part.starts_with(['-', '.'])
+        && !part.ends_with(['-', '.'])
+        && !part.contains("--")
+        && !part.contains("..")
+}
+
+/// Whether a cache has a folder for a model of that name.
+fn is_cached(name: &str, options: &HubOptions) -> bool {
+    let mut caches = std::iter::once(&options.cache).chain(&options.other_caches);
+    caches.any(|cache| !RepoCache::new(cache, name).snapshots().is_empty())
 }
 
 /// Refuses what git would refuse as the name of a branch or tag, above all what would leave the folder `refs`.

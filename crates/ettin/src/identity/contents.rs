@@ -19,20 +19,21 @@ const ORIGINAL: &str = "use the original weights in safetensors, from which it w
 /// In order: what a file is for sure comes before what it may be.
 const FORMS: [Form; 9] = [
     Form { marks: |name| ends(name, &[".gguf"]), kind: "a GGUF model (llama.cpp)", advice: ORIGINAL },
-    Form {
-        marks: |name| base(name).starts_with("openvino_model"),
-        kind: "an OpenVINO export",
-        advice: ORIGINAL,
-    },
+    Form { marks: |name| base(name).starts_with("openvino_model"), kind: "an OpenVINO export", advice: ORIGINAL },
     Form { marks: |name| ends(name, &[".onnx", ".onnx_data", ".ort"]), kind: "an ONNX export", advice: ORIGINAL },
     Form {
-        marks: |name| ends(name, &[".h5", ".msgpack", ".ckpt.index", ".tflite", ".mlmodel", ".pb"]) || name.contains(".mlpackage/"),
+        marks: |name| {
+            ends(name, &[".h5", ".msgpack", ".ckpt.index", ".tflite", ".mlmodel", ".pb"])
+                || name.contains(".mlpackage/")
+        },
         kind: "a TensorFlow, Flax or Core ML model",
         advice: "load it in Python with from_tf or from_flax of transformers 4 and save it with save_pretrained",
     },
     Form {
         marks: |name| {
-            base(name) == "zero_to_fp32.py" || name.starts_with("global_step") || base(name).ends_with("_optim_states.pt")
+            base(name) == "zero_to_fp32.py"
+                || name.starts_with("global_step")
+                || base(name).ends_with("_optim_states.pt")
         },
         kind: "a DeepSpeed checkpoint",
         advice: "write its weights with the `zero_to_fp32.py` that lies in it",

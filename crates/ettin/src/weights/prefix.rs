@@ -126,7 +126,10 @@ impl Weights {
         let tensors = self.tensors.iter().map(|(name, entry)| {
             let Entry { stored, file, dtype, shape, .. } = entry;
             let data = Data::Mapped(0..0);
-            (name.clone(), Entry { stored: stored.clone(), file: *file, dtype: dtype.clone(), shape: shape.clone(), data })
+            (
+                name.clone(),
+                Entry { stored: stored.clone(), file: *file, dtype: dtype.clone(), shape: shape.clone(), data },
+            )
         });
         Self { files: self.files.clone(), tensors: tensors.collect() }
     }

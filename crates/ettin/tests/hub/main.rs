@@ -1,6 +1,8 @@
 //! Downloads from a local Hub: what arrives, what is asked for, and what a cache looks like after each accident.
 #![cfg(feature = "hub")]
 
+mod caches;
+mod connections;
 mod server;
 
 use std::path::{Path, PathBuf};
