@@ -8,5 +8,6 @@ mod formats;
 mod generate;
 mod help;
 mod inputs;
+mod kinds;
 mod status;
 mod support;

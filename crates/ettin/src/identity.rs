@@ -75,7 +75,15 @@ pub fn describe(files: &ModelFiles) -> Result<Option<Foreign>> {
     if let Some(foreign) = identify(files, Use::Vectors)? {
         return Ok(Some(foreign));
     }
-    Ok(contents::of_listing(&files.listing()?))
+    contents(files)
+}
+
+/// What a folder holds in the place of weights; of no interest where a weights file was named.
+fn contents(files: &ModelFiles) -> Result<Option<Foreign>> {
+    match files.weights_file() {
+        Some(_) => Ok(None),
+        None => Ok(contents::of_listing(&files.listing()?)),
+    }
 }
 
 /// A failure to load told by what the model is, where its files say or show it; else the failure as it was.
@@ -85,7 +93,7 @@ pub(crate) fn explained(files: &ModelFiles, error: Error) -> Error {
         return error;
     }
     let told = identify(files, Use::Vectors).ok().flatten();
-    let shown = || contents::of_listing(&files.listing().ok()?).filter(|_| missing);
+    let shown = || contents(files).ok().flatten().filter(|_| missing);
     match told.or_else(shown) {
         Some(foreign) => foreign.refusal(files.name()),
         None => error,

@@ -1,5 +1,6 @@
 //! `info`: a doctor for this machine and this binary, and a description of a model.
 
+mod foreign;
 mod machine;
 mod model;
 
@@ -20,12 +21,16 @@ pub(super) fn run(args: args::Info) -> anyhow::Result<Status> {
     let asked = args.model.model.as_deref().is_some_and(|name| !name.is_empty());
     let model = if asked {
         let model = Model::resolve(&args.model, Suited::Nano(Nano::Encoder), output.notes)?;
-        Some(model::Model::read(&model.open(output.notes)?)?)
+        let files = model.open(output.notes)?;
+        Some(match foreign::Other::read(&files)? {
+            Some(other) => Description::Other(other),
+            None => Description::Model(model::Model::read(&files)?),
+        })
     } else {
         None
     };
     let info = Info {
-        machine: machine::Machine::look(&args.engine, &hub, model.as_ref().and_then(model::Model::quantisation))?,
+        machine: machine::Machine::look(&args.engine, &hub, model.as_ref().and_then(Description::quantisation))?,
         model,
     };
     let mut sink = output.open()?;
@@ -46,13 +51,37 @@ struct Info {
     #[serde(flatten)]
     machine: machine::Machine,
     #[serde(skip_serializing_if = "Option::is_none")]
-    model: Option<model::Model>,
+    model: Option<Description>,
+}
+
+/// A model, or what else the name stands for.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Description {
+    Model(model::Model),
+    Other(foreign::Other),
+}
+
+impl Description {
+    fn quantisation(&self) -> Option<ettin::Quantisation> {
+        match self {
+            Description::Model(model) => model.quantisation(),
+            Description::Other(_) => None,
+        }
+    }
+
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Description::Model(model) => model.rows(),
+            Description::Other(other) => other.rows(),
+        }
+    }
 }
 
 impl Info {
     fn rows(&self) -> Vec<Vec<String>> {
         let mut rows = self.machine.rows();
-        rows.extend(self.model.iter().flat_map(model::Model::rows));
+        rows.extend(self.model.iter().flat_map(Description::rows));
         rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect()
     }
 }

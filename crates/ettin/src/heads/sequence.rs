@@ -8,6 +8,7 @@ use crate::{
     config::{ClassifierPooling, Objective},
     files::ModelFiles,
     finite::Traced,
+    identity,
     ops::{Backend, Hidden},
     params::Parameters,
     sentence_transformers::{Repository, Task},
@@ -46,6 +47,7 @@ impl SequenceClassifier {
                 "labels of a chain in modules.json; it makes embeddings or scores, for embed or rerank".to_owned(),
             ));
         }
+        identity::check(files, identity::Use::Vectors)?;
         open_in(files, &transformer.folder, transformer.longest(), backend, Classifier::parameters, Self::build)
     }
 

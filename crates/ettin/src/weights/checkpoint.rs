@@ -136,6 +136,15 @@ impl Weights {
             return Ok(checkpoint);
         }
         // What hides all tensors is one fault, not as many as there are tensors.
+        let stored = self.tensors.values().map(|entry| entry.stored.as_str());
+        let mut quantised = stored.filter_map(|name| Some((name, names::quantiser(name)?)));
+        if let Some((name, library)) = quantised.next() {
+            let message = format!(
+                "the weights are quantised by {library}, as `{name}` shows, which only that library reads; use the \
+                 original weights, and `ettin-run convert --dtype w8` or w4 to quantise them"
+            );
+            return Err(Error::Tensors { file: self.place(), message });
+        }
         if let Some(prefix) = self.hiding_prefix(config) {
             let file = self.files.first().map_or("", FileData::name);
             return Err(Error::Tensors { file: self.place(), message: prefix.explain(file) });

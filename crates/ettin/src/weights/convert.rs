@@ -11,6 +11,7 @@ use super::checkpoint::{EMBEDDINGS, OUTPUT};
 use super::save::{Partial, save};
 use super::{FileSource, Stored, StoredDtype, Subfolder, View, Weights};
 use crate::config::{Config, parse_object};
+use crate::identity::TELLING;
 use crate::sentence_transformers::module_folders;
 use crate::{Error, Result};
 
@@ -31,6 +32,9 @@ const COPIED: [&str; 14] = [
     "LICENSE",
     "LICENSE.md",
 ];
+
+/// Weights of an adapter, which go with its configuration.
+const ADAPTER: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
 /// What a conversion changes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -117,7 +121,8 @@ impl Conversion<'_> {
             let dtype = self.options.dtype.filter(|_| weights.is_some() && is_model(&config));
             self.write(&folder.path("config.json"), &with_dtype(&config, dtype)?)?;
         }
-        for name in COPIED {
+        // What tells that a model is of another kind stays, or the copy would pass for a plain one.
+        for name in COPIED.into_iter().chain(TELLING).chain(ADAPTER) {
             if let Some(file) = folder.get(name)? {
                 self.write(&folder.path(name), &file)?;
             }

@@ -31,3 +31,21 @@ pub(super) fn is_quantisable(canonical: &str, shape: &[usize]) -> bool {
 pub(super) fn is_head(canonical: &str) -> bool {
     ["head.", "lm_head.", "decoder.", "classifier."].iter().any(|part| canonical.starts_with(part))
 }
+
+/// The library that has quantised a model, told by a tensor that it stores beside the rows it has changed.
+pub(super) fn quantiser(stored: &str) -> Option<&'static str> {
+    /// Ends of names, as the libraries' save functions write them.
+    const MARKS: [(&str, &str); 10] = [
+        (".SCB", "bitsandbytes (8 bits)"),
+        (".quant_state.bitsandbytes__nf4", "bitsandbytes (4 bits)"),
+        (".quant_state.bitsandbytes__fp4", "bitsandbytes (4 bits)"),
+        ("._weight_qdata", "torchao"),
+        (".qweight", "GPTQ or AWQ"),
+        (".weight_packed", "compressed-tensors"),
+        (".weight_scale", "compressed-tensors"),
+        (".weight_scale_inv", "block-wise FP8"),
+        (".W_q", "HQQ"),
+        (".weight._data", "quanto"),
+    ];
+    MARKS.iter().find(|(end, _)| stored.ends_with(end)).map(|(_, library)| *library)
+}

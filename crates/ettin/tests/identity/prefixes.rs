@@ -1,0 +1,112 @@
+//! Prefixes of tensor names: one error that names the prefix, and a command that removes it.
+
+use ettin::files::ModelFiles;
+use ettin::heads::{LanguageModel, SequenceClassifier};
+use ettin::tasks::{EmbedRequest, Options, TextEmbedder, Vector};
+use ettin::weights::{ConvertOptions, convert};
+use ettin::{Backend, Error, Result};
+
+use crate::{copied, rename_tensors};
+
+fn vector(files: &ModelFiles) -> Result<Vec<f32>> {
+    let outcome =
+        TextEmbedder::load(files, &Options::default())?.run(&["a cat"], &EmbedRequest::default())?.remove(0)?;
+    match outcome.value.embedding {
+        Vector::Pooled(vector) => Ok(vector),
+        Vector::Tokens(_) => unreachable!("one vector per text was asked for"),
+    }
+}
+
+/// The refusal of a model whose names were changed so, and what the named command leaves.
+fn mended(model: &str, prefix: &str, rename: impl Fn(&str) -> Option<String>) -> (String, tempfile::TempDir) {
+    let folder = copied(model);
+    rename_tensors(folder.path(), rename);
+    let files = ModelFiles::folder(folder.path()).unwrap();
+    let error = vector(&files).unwrap_err();
+    assert!(matches!(error, Error::Tensors { .. }), "{error}");
+    let text = error.to_string();
+    let command = format!("ettin-run convert {} --output NEW_FOLDER --strip-prefix {prefix}`", folder.path().display());
+    assert!(text.contains(&format!("`{prefix}`")) && text.contains(&command), "{text}");
+    assert!(!text.contains("is missing"), "{text}");
+    let out = tempfile::tempdir().unwrap();
+    let options = ConvertOptions { strip_prefix: Some(prefix), ..ConvertOptions::default() };
+    convert(&files, out.path(), options, &mut |_| {}).unwrap();
+    (text, out)
+}
+
+fn bare(name: &str) -> &str {
+    name.strip_prefix("model.").unwrap_or(name)
+}
+
+#[test]
+fn a_prefix_before_every_name_is_named_and_can_be_removed() {
+    let expected = vector(&ModelFiles::folder(copied("tiny-text-chain-mean").path()).unwrap()).unwrap();
+    for prefix in [
+        "_orig_mod.",
+        "module.",
+        "_orig_mod.module.",
+        "module._orig_mod.",
+        "auto_model.",
+        "0.auto_model.",
+        "encoder.",
+        "bert.",
+        "model.model.",
+        "base_model.model.model.",
+    ] {
+        let (text, out) = mended("tiny-text-chain-mean", prefix, |name| Some(format!("{prefix}{}", bare(name))));
+        assert!(text.contains("every name"), "{text}");
+        assert_eq!(vector(&ModelFiles::folder(out.path()).unwrap()).unwrap(), expected, "{prefix}");
+    }
+}
+
+/// The shortest prefix keeps what tells heads from the trunk.
+#[test]
+fn a_whole_model_under_a_prefix_keeps_its_head() {
+    for prefix in ["_orig_mod.", "module.", "model.", "student."] {
+        let (_, out) = mended("tiny-text-classify-single", prefix, |name| Some(format!("{prefix}{name}")));
+        SequenceClassifier::load(&ModelFiles::folder(out.path()).unwrap(), &Backend::cpu().unwrap()).unwrap();
+    }
+    let folder = copied("tiny-encoder");
+    rename_tensors(folder.path(), |name| Some(format!("_orig_mod.{name}")));
+    let error = LanguageModel::load(&ModelFiles::folder(folder.path()).unwrap(), &Backend::cpu().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("--strip-prefix _orig_mod."), "{error}");
+}
+
+/// A state dict of a SentenceTransformer holds its Dense modules, too; a classifier may keep its own names beside `bert.`.
+#[test]
+fn a_prefix_of_the_trunk_alone_is_counted() {
+    let trunk = |name: &str| match name.strip_prefix("model.") {
+        Some(rest) => Some(format!("bert.{rest}")),
+        None => Some(name.to_owned()),
+    };
+    let (text, out) = mended("tiny-text-classify-single", "bert.", trunk);
+    assert!(text.contains(" of ") && text.contains(" names begins with `bert.`"), "{text}");
+    SequenceClassifier::load(&ModelFiles::folder(out.path()).unwrap(), &Backend::cpu().unwrap()).unwrap();
+}
+
+#[test]
+fn what_is_missing_for_another_reason_is_still_listed() {
+    let folder = copied("tiny-text-chain-mean");
+    rename_tensors(folder.path(), |name| (!name.ends_with("final_norm.weight")).then(|| format!("module.{name}")));
+    let error = vector(&ModelFiles::folder(folder.path()).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("`model.final_norm.weight`") && error.contains("is missing"), "{error}");
+    assert!(!error.contains("--strip-prefix"), "{error}");
+}
+
+#[test]
+fn a_prefix_that_is_not_there_or_leaves_two_of_a_name_is_refused() {
+    let folder = copied("tiny-encoder");
+    let files = ModelFiles::folder(folder.path()).unwrap();
+    let strip = |prefix| {
+        let out = tempfile::tempdir().unwrap();
+        let options = ConvertOptions { strip_prefix: Some(prefix), ..ConvertOptions::default() };
+        convert(&files, out.path(), options, &mut |_| {}).unwrap_err()
+    };
+    assert!(matches!(strip("module."), Error::Input(_)));
+    rename_tensors(folder.path(), |name| match name {
+        "head.norm.weight" => Some("module.head.dense.weight".to_owned()),
+        name => Some(name.to_owned()),
+    });
+    let error = strip("module.");
+    assert!(matches!(&error, Error::Tensors { message, .. } if message.contains("`head.dense.weight`")), "{error}");
+}

@@ -1,0 +1,91 @@
+//! Models of other kinds, and names under a prefix, as a user meets them.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::support::{repository, run};
+
+/// A copy of a tiny model with changes to its configuration.
+fn model(name: &str, change: impl FnOnce(&mut Value)) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(repository().join("models").join(name).join(file), folder.path().join(file)).unwrap();
+    }
+    let path = folder.path().join("config.json");
+    let mut config = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut config);
+    std::fs::write(path, config.to_string()).unwrap();
+    folder
+}
+
+/// Puts a prefix before the name of every tensor.
+fn prefix(folder: &Path, prefix: &str) {
+    let path = folder.join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let named: Vec<_> = tensors.tensors().into_iter().map(|(name, view)| (format!("{prefix}{name}"), view)).collect();
+    let written = safetensors::serialize(named, None).unwrap();
+    std::fs::write(path, written).unwrap();
+}
+
+#[test]
+fn info_says_what_a_model_is_that_is_not_run() {
+    let folder = model("tiny-text-classify-single", |config| config["architectures"] = json!(["HF_ColBERT"]));
+    let name = folder.path().to_str().unwrap();
+    let refused = run(&["embed", "-m", name, "x"]);
+    assert_eq!(refused.status, Some(1));
+    assert!(refused.err.contains("Stanford ColBERT") && refused.out.is_empty(), "{}", refused.err);
+    let described = run(&["info", "-m", name, "--format", "json"]);
+    let described: Value = serde_json::from_str(described.text(0)).unwrap();
+    assert_eq!(described["model"]["supported"], json!(false));
+    assert!(described["model"]["kind"].as_str().unwrap().contains("Stanford ColBERT"));
+    let table = run(&["info", "-m", name, "--format", "table"]);
+    assert!(table.text(0).contains("Stanford ColBERT"), "{}", table.text(0));
+}
+
+#[test]
+fn the_command_in_the_error_mends_a_prefix() {
+    let folder = model("tiny-text-classify-single", |_| {});
+    let plain = run(&["classify", "-m", folder.path().to_str().unwrap(), "a cat"]);
+    prefix(folder.path(), "_orig_mod.");
+    let refused = run(&["classify", "-m", folder.path().to_str().unwrap(), "a cat"]);
+    assert_eq!(refused.status, Some(1));
+    let (_, command) = refused.err.split_once("`ettin-run ").expect(&refused.err);
+    let (command, _) = command.split_once('`').unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let mended = out.path().join("mended");
+    let words: Vec<&str> = command.split(' ').collect();
+    let words: Vec<&str> =
+        words.into_iter().map(|word| if word == "NEW_FOLDER" { mended.to_str().unwrap() } else { word }).collect();
+    run(&words).text(0);
+    let again = run(&["classify", "-m", mended.to_str().unwrap(), "a cat"]);
+    assert_eq!(again.text(0), plain.text(0));
+
+    let wrong = run(&[
+        "convert",
+        "-o",
+        out.path().join("x").to_str().unwrap(),
+        "--strip-prefix",
+        "module.",
+        folder.path().to_str().unwrap(),
+    ]);
+    assert_eq!(wrong.status, Some(1));
+    assert!(wrong.err.contains("`module.`"), "{}", wrong.err);
+}
+
+#[test]
+fn tensors_that_are_not_used_are_a_note() {
+    let folder = model("tiny-text-classify-single", |config| config["num_hidden_layers"] = json!(1));
+    let config = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    if let Some(types) = config.get_mut("layer_types").and_then(Value::as_array_mut) {
+        types.truncate(1);
+    }
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let name = folder.path().to_str().unwrap();
+    let noted = run(&["embed", "-m", name, "x"]);
+    noted.text(0);
+    assert_eq!(noted.err.matches("tensors that are not used: model.layers.1.").count(), 1, "{}", noted.err);
+    assert!(!run(&["embed", "-q", "-m", name, "x"]).err.contains("not used"));
+}
