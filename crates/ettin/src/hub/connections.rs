@@ -23,7 +23,8 @@ use ureq::{Agent, ProxyProtocol};
 use super::HubOptions;
 use super::certificates::Trust;
 use super::options::CertificateSource;
-use super::proxies::{Protocol, Proxies, Proxy, Server};
+use super::proxies::{Proxies, Proxy};
+use super::proxy::{Protocol, Server};
 use crate::{Error, Result};
 
 /// Agents for every kind of address, each made when it is first needed: one without TLS reads no certificates.

@@ -44,6 +44,8 @@ mod download;
 mod layout;
 mod options;
 mod proxies;
+#[cfg(feature = "hub")]
+mod proxy;
 mod repo;
 mod source;
 #[cfg(feature = "hub")]

@@ -61,11 +61,10 @@ impl Weights {
     pub(super) fn hiding_prefix(&self, config: &Config) -> Option<Prefix> {
         let anchors = self.tensors.values().filter_map(|entry| entry.stored.strip_suffix(ANCHOR));
         let mut candidates: Vec<&str> = anchors
-            .filter(|prefix| prefix.is_empty() || prefix.ends_with('.'))
             // `X.model.layers…` beside `X.head…`: the head's names tell how much is too much.
             .flat_map(|prefix| [prefix.strip_suffix(TRUNK), Some(prefix)])
             .flatten()
-            .filter(|prefix| !prefix.is_empty())
+            .filter(|prefix| prefix.ends_with('.'))
             .collect();
         candidates.sort_by_key(|prefix| prefix.len());
         candidates.dedup();

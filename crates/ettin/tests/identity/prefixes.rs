@@ -41,22 +41,31 @@ fn bare(name: &str) -> &str {
 #[test]
 fn a_prefix_before_every_name_is_named_and_can_be_removed() {
     let expected = vector(&ModelFiles::folder(copied("tiny-text-chain-mean").path()).unwrap()).unwrap();
-    for prefix in [
-        "_orig_mod.",
-        "module.",
-        "_orig_mod.module.",
-        "module._orig_mod.",
-        "auto_model.",
-        "0.auto_model.",
-        "encoder.",
-        "bert.",
-        "model.model.",
-        "base_model.model.model.",
+    for (put, named) in [
+        ("_orig_mod.", "_orig_mod."),
+        ("module.", "module."),
+        ("_orig_mod.module.", "_orig_mod.module."),
+        ("module._orig_mod.", "module._orig_mod."),
+        ("auto_model.", "auto_model."),
+        ("0.auto_model.", "0.auto_model."),
+        ("encoder.", "encoder."),
+        ("bert.", "bert."),
+        // `model.` itself is what trunks are looked for under.
+        ("model.model.", "model."),
+        ("0.model.", "0."),
+        ("base_model.model.model.", "base_model.model."),
     ] {
-        let (text, out) = mended("tiny-text-chain-mean", prefix, |name| Some(format!("{prefix}{}", bare(name))));
+        let (text, out) = mended("tiny-text-chain-mean", named, |name| Some(format!("{put}{}", bare(name))));
         assert!(text.contains("every name"), "{text}");
-        assert_eq!(vector(&ModelFiles::folder(out.path()).unwrap()).unwrap(), expected, "{prefix}");
+        assert_eq!(vector(&ModelFiles::folder(out.path()).unwrap()).unwrap(), expected, "{put}");
     }
+    // Taking more off leaves the names of a base model.
+    let folder = copied("tiny-text-chain-mean");
+    rename_tensors(folder.path(), |name| Some(format!("model.model.{}", bare(name))));
+    let out = tempfile::tempdir().unwrap();
+    let options = ConvertOptions { strip_prefix: Some("model.model."), ..ConvertOptions::default() };
+    convert(&ModelFiles::folder(folder.path()).unwrap(), out.path(), options, &mut |_| {}).unwrap();
+    assert_eq!(vector(&ModelFiles::folder(out.path()).unwrap()).unwrap(), expected);
 }
 
 /// The shortest prefix keeps what tells heads from the trunk.
