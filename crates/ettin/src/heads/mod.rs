@@ -23,8 +23,7 @@ use candle_core::Tensor;
 use crate::{
     Config, Error, Result, Trunk,
     files::ModelFiles,
-    finite,
-    identity,
+    finite, identity,
     ops::{self, Backend, Hidden, Linear},
     params::Parameters,
     weights::{self, Subfolder, Weights},
