@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 use std::path::Path;
 
+use super::shards::Lacking;
 use super::{Data, Entry, Head, Weights, names};
 use crate::config::Config;
 use crate::{Error, Result};
@@ -112,7 +113,7 @@ impl Weights {
                 }
             };
         }
-        Ok(Self { files: self.files, tensors })
+        Ok(Self { files: self.files, tensors, lacking: self.lacking })
     }
 
     /// Whether a tensor's name begins with `prefix`.
@@ -130,6 +131,6 @@ impl Weights {
                 Entry { stored: stored.clone(), file: *file, dtype: dtype.clone(), shape: shape.clone(), data },
             )
         });
-        Self { files: self.files.clone(), tensors: tensors.collect() }
+        Self { files: self.files.clone(), tensors: tensors.collect(), lacking: Lacking::default() }
     }
 }
