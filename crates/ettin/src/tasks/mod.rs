@@ -62,7 +62,9 @@ pub struct Options {
 
 /// Where loading says what deserves a word and is no error: tensors that are stored and not used, above all.
 #[derive(Clone, Default)]
-pub struct Notices(Option<Arc<dyn Fn(&str) + Send + Sync>>);
+pub struct Notices(Option<Listener>);
+
+type Listener = Arc<dyn Fn(&str) + Send + Sync>;
 
 impl Notices {
     /// Calls `tell` with one sentence at a time, without a full stop.
