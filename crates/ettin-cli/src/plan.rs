@@ -50,7 +50,7 @@ pub(crate) enum Model {
         /// `--revision`.
         revision: Option<String>,
         /// Where to look.
-        hub: HubOptions,
+        hub: Box<HubOptions>,
     },
 }
 
@@ -81,7 +81,7 @@ impl Model {
             (None, name) => Ok(Model::Named {
                 name: name.unwrap_or_default().to_owned(),
                 revision: args.hub.revision.clone(),
-                hub: hub_options(&args.hub, notes),
+                hub: Box::new(hub_options(&args.hub, notes)),
             }),
         }
     }
