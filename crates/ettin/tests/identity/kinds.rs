@@ -228,8 +228,7 @@ fn tensors_that_are_not_used_are_named_once_and_heads_of_other_tasks_are_not() {
         let notices = Notices::to(move |sentence| told.lock().unwrap().push(sentence.to_owned()));
         let options = Options { notices, ..Options::default() };
         TextEmbedder::load(&ModelFiles::folder(folder).unwrap(), &options).unwrap();
-        let heard = heard.lock().unwrap().clone();
-        heard
+        heard.lock().unwrap().clone()
     };
     let folder = copied("tiny-text-classify-single");
     assert_eq!(notices(folder.path()), Vec::<String>::new());
