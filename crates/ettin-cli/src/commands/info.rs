@@ -24,7 +24,7 @@ pub(super) fn run(args: args::Info) -> anyhow::Result<Status> {
         let files = model.open(output.notes)?;
         Some(match foreign::Other::read(&files)? {
             Some(other) => Description::Other(other),
-            None => Description::Model(model::Model::read(&files)?),
+            None => Description::Model(Box::new(model::Model::read(&files)?)),
         })
     } else {
         None
@@ -58,7 +58,7 @@ struct Info {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Description {
-    Model(model::Model),
+    Model(Box<model::Model>),
     Other(foreign::Other),
 }
 
