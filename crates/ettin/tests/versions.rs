@@ -1,0 +1,307 @@
+//! What three generations of transformers and sentence-transformers save (`scripts/make_version_fixtures.py`): each kind of
+//! folder loads with the newest generation's numbers, or is refused by name.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::ControlFlow;
+
+use common::{F32, root};
+use ettin::Pooling;
+use ettin::files::ModelFiles;
+use ettin::generate::GenerateRequest;
+use ettin::tasks::*;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// What is not so yet: `generation/kind task options`, each of which must still fail.
+const PENDING: &[&str] = &[];
+
+#[derive(Deserialize)]
+struct Listing {
+    folders: Vec<Folder>,
+}
+
+#[derive(Deserialize)]
+struct Folder {
+    kind: String,
+    expected: String,
+    /// Path in the folder, and the file of the pool that is there.
+    files: BTreeMap<String, String>,
+    #[serde(default)]
+    cases: Vec<Case>,
+    /// The task that must refuse the folder, with one of the words.
+    task: Option<String>,
+    #[serde(default)]
+    words: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    task: String,
+    options: Value,
+    inputs: Vec<Value>,
+    /// Answers of the version that saved the folder.
+    output: Vec<Value>,
+    /// Answers of the newest version, where it reads the folder otherwise.
+    newest: Option<Vec<Value>>,
+}
+
+fn listing(generation: &str) -> Listing {
+    let text = fs::read(root("tests/fixtures/versions").join(format!("{generation}.json"))).unwrap();
+    serde_json::from_slice(&text).unwrap()
+}
+
+impl Folder {
+    fn lay_out(&self) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, pooled) in &self.files {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::copy(root("models/tiny-versions").join(pooled), path).unwrap();
+        }
+        folder
+    }
+
+    /// What is wrong with the folder, by task and options.
+    fn faults(&self) -> Vec<(String, String)> {
+        let folder = self.lay_out();
+        let files = ModelFiles::folder(folder.path()).unwrap();
+        match (&self.expected[..], &self.task) {
+            ("refused", Some(task)) => refused(&files, task, &self.words).map(|fault| (task.clone(), fault)).into_iter().collect(),
+            ("numbers", None) => self
+                .cases
+                .iter()
+                .filter_map(|case| Some((format!("{} {}", case.task, case.options), case.fault(&files)?)))
+                .collect(),
+            _ => panic!("{}: neither numbers nor refused", self.kind),
+        }
+    }
+}
+
+impl Case {
+    fn fault(&self, files: &ModelFiles) -> Option<String> {
+        let theirs = self.newest.as_ref().unwrap_or(&self.output);
+        let ours = match answers(files, &self.task, &self.options, &self.inputs) {
+            Ok(ours) => ours,
+            Err(error) => return Some(error.to_string()),
+        };
+        if ours.len() != theirs.len() {
+            return Some(format!("{} answers instead of {}", ours.len(), theirs.len()));
+        }
+        ours.iter().zip(theirs).zip(&self.inputs).find_map(|((ours, theirs), input)| {
+            let fault = match ours {
+                Ok((value, truncated)) => difference(value, theirs, 1.0).or_else(|| {
+                    let long = input.to_string().len() > 100 && !["answer", "generate", "score"].contains(&&self.task[..]);
+                    (*truncated != long).then(|| format!("truncated is {truncated}"))
+                }),
+                Err(error) => Some(error.to_string()),
+            };
+            fault.map(|fault| format!("{:.40}: {fault}", input.to_string()))
+        })
+    }
+}
+
+/// An answer as JSON, and whether its input was cut.
+type Answers = ettin::Result<Vec<ettin::Result<(Value, bool)>>>;
+
+fn values<T: serde::Serialize>(outcomes: Outcomes<T>) -> Vec<ettin::Result<(Value, bool)>> {
+    let value = |outcome: ettin::Result<Outcome<T>>| {
+        let Outcome { value, truncated } = outcome?;
+        Ok((serde_json::to_value(value).unwrap(), truncated))
+    };
+    outcomes.into_iter().map(value).collect()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+fn texts(values: &[Value]) -> Vec<&str> {
+    values.iter().map(text).collect()
+}
+
+/// The engine's answers to inputs in the fixtures' form.
+fn answers(files: &ModelFiles, task: &str, given: &Value, inputs: &[Value]) -> Answers {
+    let options = Options { truncate: Truncate::Right, ..Options::default() };
+    Ok(match task {
+        "embed" => {
+            let embedder = TextEmbedder::load(files, &options)?;
+            let mut request = EmbedRequest::default();
+            if let Some(name) = given["prompt_name"].as_str() {
+                request.prompt = PromptChoice::Named(name.to_owned());
+            }
+            // A plain decoder is pooled by its last token here, by the mean there; the documents say so.
+            request.pooling = embedder.unconfigured_pooling().map(|_| Pooling::Mean);
+            let vectors = embedder.run(&texts(inputs), &request)?;
+            let vectors = vectors.into_iter().map(|outcome| {
+                let Outcome { value, truncated } = outcome?;
+                Ok((serde_json::to_value(value.embedding).unwrap(), truncated))
+            });
+            vectors.collect()
+        }
+        "similarity" => {
+            let embedder = TextEmbedder::load(files, &options)?;
+            let inputs: Vec<Vec<&str>> = inputs.iter().map(|input| texts(input.as_array().unwrap())).collect();
+            let compared: Vec<SimilarityInput<'_>> =
+                inputs.iter().map(|texts| SimilarityInput { a: texts[0], b: texts[1..].to_vec() }).collect();
+            let outcomes = embedder.similarity(&compared, &EmbedRequest::default())?.into_iter().map(|outcome| {
+                let Outcome { value, truncated } = outcome?;
+                Ok((value.iter().map(|scored| json!(scored.score)).collect(), truncated))
+            });
+            outcomes.collect()
+        }
+        "rerank" => {
+            let reranker = Reranker::load(files, &options)?;
+            let inputs: Vec<RerankInput<'_>> = inputs
+                .iter()
+                .map(|pair| RerankInput { query: text(&pair[0]), documents: vec![text(&pair[1])] })
+                .collect();
+            let outcomes = reranker.run(&inputs, None)?.into_iter().map(|outcome| {
+                let Outcome { value, truncated } = outcome?;
+                Ok((json!(value[0].score), truncated))
+            });
+            outcomes.collect()
+        }
+        // A cross-encoder of several labels: their logits in the order of the outputs.
+        "rerank-labels" => {
+            let classifier = Classifier::load(files, &options)?;
+            let inputs: Vec<TextInput<'_>> = inputs.iter().map(|pair| (text(&pair[0]), text(&pair[1])).into()).collect();
+            let outcomes = classifier.run(&inputs, &ClassifyRequest { top_k: None, raw: true })?.into_iter();
+            let outcomes = outcomes.map(|outcome| {
+                let Outcome { value, truncated } = outcome?;
+                let score = |name: &String| value.iter().find(|label| label.label == *name).map(|label| label.score);
+                Ok((classifier.labels().iter().map(|name| json!(score(name))).collect(), truncated))
+            });
+            outcomes.collect()
+        }
+        "classify" => {
+            let inputs: Vec<TextInput<'_>> = texts(inputs).into_iter().map(TextInput::from).collect();
+            values(Classifier::load(files, &options)?.run(&inputs, &ClassifyRequest { top_k: None, raw: false })?)
+        }
+        "tag" => {
+            let aggregation = match text(&given["aggregation_strategy"]) {
+                "none" => Aggregation::None,
+                "simple" => Aggregation::Simple,
+                other => panic!("{other}"),
+            };
+            values(Tagger::load(files, &options)?.run(&texts(inputs), &TagRequest { aggregation, all: false })?)
+        }
+        "fill-mask" => {
+            let top_k = given["top_k"].as_u64().map_or(3, |top_k| top_k as usize);
+            values(FillMask::load(files, &options)?.run(&texts(inputs), top_k)?)
+        }
+        "answer" => {
+            let question = |input| Question { question: text(&input["question"]), context: text(&input["context"]) };
+            let questions: Vec<Question<'_>> = inputs.iter().map(question).collect();
+            values(Answerer::load(files, &options)?.run(&questions, &AnswerRequest::default())?)
+        }
+        "generate" => {
+            let mut request = GenerateRequest::default();
+            if let Some(most) = given["max_new_tokens"].as_u64() {
+                request.max_new_tokens = most as usize;
+            }
+            let generator = Generator::load(files, &options)?;
+            let generations = generator.run(&texts(inputs), &request, &mut |_| ControlFlow::Continue(()))?;
+            let outcomes = generations.outputs.into_iter().map(|outcome| {
+                let Outcome { value, truncated } = outcome?;
+                Ok((json!({ "tokens": value.tokens }), truncated))
+            });
+            outcomes.collect()
+        }
+        "score" => {
+            let inputs: Vec<ScoreInput<'_>> =
+                texts(inputs).into_iter().map(|text| ScoreInput { text, context: None }).collect();
+            let outcomes = Scorer::load(files, &options)?.run(&inputs, &ScoreRequest::default())?.into_iter();
+            let outcomes = outcomes.map(|outcome| {
+                let Outcome { value, truncated } = outcome?;
+                Ok((json!({ "sum": value.sum }), truncated))
+            });
+            outcomes.collect()
+        }
+        other => panic!("no task {other}"),
+    })
+}
+
+/// The first difference beyond the contract's bound, a share of the largest value of an array or of 1.
+fn difference(ours: &Value, theirs: &Value, scale: f64) -> Option<String> {
+    match (ours, theirs) {
+        (Value::Number(a), Value::Number(b)) if a.is_f64() || b.is_f64() => {
+            let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+            let near = (a - b).abs() <= F32 * scale.max(b.abs());
+            (!near).then(|| format!("{a} is not {b}"))
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            let largest = b.iter().filter_map(Value::as_f64).fold(0.0, |largest: f64, value| largest.max(value.abs()));
+            let scale = if largest == 0.0 { scale } else { largest };
+            a.iter().zip(b).find_map(|(a, b)| difference(a, b, scale))
+        }
+        (Value::Object(a), Value::Object(b)) if a.keys().eq(b.keys()) => {
+            a.iter().find_map(|(key, a)| Some(format!("{key}: {}", difference(a, &b[key], 1.0)?)))
+        }
+        _ => (ours != theirs).then(|| format!("{ours:.200} is not {theirs:.200}")),
+    }
+}
+
+fn refused(files: &ModelFiles, task: &str, words: &[String]) -> Option<String> {
+    let inputs = match task {
+        "rerank" => json!([["a", "b"]]),
+        "fill-mask" => json!(["[MASK]"]),
+        _ => json!(["a"]),
+    };
+    match answers(files, task, &json!({}), inputs.as_array().unwrap()) {
+        Ok(answers) => Some(format!("not refused: {answers:?}")),
+        Err(error) => {
+            let message = error.to_string();
+            let named = words.iter().any(|word| message.to_lowercase().contains(&word.to_lowercase()));
+            (!named).then(|| format!("refused, but not by the name of {}: {message}", words.join(" or ")))
+        }
+    }
+}
+
+/// Every folder of a generation, all faults at once.
+fn check(generation: &str) {
+    let mut unexpected = Vec::new();
+    let mut failing = Vec::new();
+    for folder in listing(generation).folders {
+        for (case, fault) in folder.faults() {
+            let place = format!("{generation}/{} {case}", folder.kind);
+            match PENDING.contains(&&place[..]) {
+                true => failing.push(place),
+                false => unexpected.push(format!("{place}: {fault}")),
+            }
+        }
+    }
+    let of_generation = |place: &&&str| place.starts_with(&format!("{generation}/"));
+    for place in PENDING.iter().filter(of_generation).filter(|place| !failing.iter().any(|known| known == *place)) {
+        unexpected.push(format!("{place}: right now, take it off the list"));
+    }
+    assert!(unexpected.is_empty(), "{} faults:\n{}", unexpected.len(), unexpected.join("\n"));
+}
+
+#[test]
+fn sentence_transformers_3_and_transformers_4() {
+    check("st3");
+}
+
+#[test]
+fn sentence_transformers_5_and_transformers_5_0() {
+    check("st5");
+}
+
+#[test]
+fn sentence_transformers_6_and_transformers_5_23() {
+    check("st6");
+}
+
+/// The table of docs/LAYOUTS.md has a row for every kind.
+#[test]
+fn the_document_names_every_kind() {
+    let document = fs::read_to_string(root("docs/LAYOUTS.md")).unwrap();
+    for generation in ["st3", "st5", "st6"] {
+        for folder in listing(generation).folders {
+            assert!(document.contains(&format!("`{}`", folder.kind)), "docs/LAYOUTS.md: no {}", folder.kind);
+        }
+    }
+}
