@@ -63,7 +63,10 @@ def filling() -> Case:
 
 @dataclass
 class Kind:
-    """One kind of folder. Either `cases` are to give the library's numbers, or `task` is to be refused by one of `words`."""
+    """One kind of folder. Its `cases` are to give the library's numbers; without any, `task` is to be refused by one of `words`.
+
+    Cases and words: numbers or a refusal, whichever; nothing else.
+    """
 
     name: str
     save: Callable[[Workshop, Path], None]
@@ -500,7 +503,7 @@ def kinds() -> list[Kind]:
         Kind("chain-mean-positions", pooled("mean", limited=False), [embedding()]),
         Kind("chain-limit", pooled("mean", max_seq_length=24), [embedding()]),
         Kind("chain-limit-above", pooled("mean", max_seq_length=4096), [embedding()]),
-        Kind("chain-lower-case", pooled("mean", do_lower_case=True), [embedding()]),
+        Kind("chain-lower-case", pooled("mean", do_lower_case=True), [embedding()], words=("do_lower_case",)),
         Kind("chain-cls", pooled("cls"), [embedding()]),
         Kind("chain-max", pooled("max"), [embedding()]),
         Kind("chain-sqrt", pooled("mean_sqrt_len_tokens"), [embedding()]),
@@ -573,10 +576,12 @@ def main() -> None:
             torch.manual_seed(0)
             kind.save(workshop, folder)
             entry: dict[str, Any] = {"kind": kind.name}
-            if kind.task:
-                entry |= {"expected": "refused", "task": kind.task, "words": list(kind.words)}
-            else:
+            if kind.cases:
                 entry |= {"expected": "numbers", "cases": [one | {"output": answers(folder, one)} for one in kind.cases]}
+            if kind.words:
+                entry |= {"expected": "either" if kind.cases else "refused", "words": list(kind.words)}
+            if kind.task:
+                entry |= {"task": kind.task}
             folders.append(entry)
     (output / "listing.json").write_text(json.dumps({"provenance": versions(), "folders": folders}))
 

@@ -15,8 +15,12 @@ use ettin::tasks::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// What is not so yet: `generation/kind task options`, each of which must still fail.
-const PENDING: &[&str] = &[];
+/// What is not so yet: lines of `generation/kind task options`, each of which must still fail.
+const PENDING: &str = include_str!("versions/pending.txt");
+
+fn pending() -> impl Iterator<Item = &'static str> {
+    PENDING.lines().filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
 
 #[derive(Deserialize)]
 struct Listing {
@@ -26,13 +30,15 @@ struct Listing {
 #[derive(Deserialize)]
 struct Folder {
     kind: String,
+    /// `numbers`, `refused`, or `either` of them.
     expected: String,
     /// Path in the folder, and the file of the pool that is there.
     files: BTreeMap<String, String>,
     #[serde(default)]
     cases: Vec<Case>,
-    /// The task that must refuse the folder, with one of the words.
+    /// The task that must refuse the folder.
     task: Option<String>,
+    /// One of them names the folder's kind in a refusal.
     #[serde(default)]
     words: Vec<String>,
 }
@@ -69,23 +75,27 @@ impl Folder {
         let folder = self.lay_out();
         let files = ModelFiles::folder(folder.path()).unwrap();
         match (&self.expected[..], &self.task) {
-            ("refused", Some(task)) => refused(&files, task, &self.words).map(|fault| (task.clone(), fault)).into_iter().collect(),
-            ("numbers", None) => self
+            ("refused", Some(task)) => {
+                let fault = refused(&files, task, &self.words).map(|fault| (task.clone(), fault));
+                fault.into_iter().collect()
+            }
+            ("numbers" | "either", None) => self
                 .cases
                 .iter()
-                .filter_map(|case| Some((format!("{} {}", case.task, case.options), case.fault(&files)?)))
+                .filter_map(|case| Some((format!("{} {}", case.task, case.options), case.fault(&files, &self.words)?)))
                 .collect(),
-            _ => panic!("{}: neither numbers nor refused", self.kind),
+            other => panic!("{}: {other:?} is nothing to expect", self.kind),
         }
     }
 }
 
 impl Case {
-    fn fault(&self, files: &ModelFiles) -> Option<String> {
+    /// `words` allow for a refusal.
+    fn fault(&self, files: &ModelFiles, words: &[String]) -> Option<String> {
         let theirs = self.newest.as_ref().unwrap_or(&self.output);
         let ours = match answers(files, &self.task, &self.options, &self.inputs) {
             Ok(ours) => ours,
-            Err(error) => return Some(error.to_string()),
+            Err(error) => return unnamed(&error.to_string(), words),
         };
         if ours.len() != theirs.len() {
             return Some(format!("{} answers instead of {}", ours.len(), theirs.len()));
@@ -93,7 +103,8 @@ impl Case {
         ours.iter().zip(theirs).zip(&self.inputs).find_map(|((ours, theirs), input)| {
             let fault = match ours {
                 Ok((value, truncated)) => difference(value, theirs, 1.0).or_else(|| {
-                    let long = input.to_string().len() > 100 && !["answer", "generate", "score"].contains(&&self.task[..]);
+                    let long =
+                        input.to_string().len() > 100 && !["answer", "generate", "score"].contains(&&self.task[..]);
                     (*truncated != long).then(|| format!("truncated is {truncated}"))
                 }),
                 Err(error) => Some(error.to_string()),
@@ -167,7 +178,8 @@ fn answers(files: &ModelFiles, task: &str, given: &Value, inputs: &[Value]) -> A
         // A cross-encoder of several labels: their logits in the order of the outputs.
         "rerank-labels" => {
             let classifier = Classifier::load(files, &options)?;
-            let inputs: Vec<TextInput<'_>> = inputs.iter().map(|pair| (text(&pair[0]), text(&pair[1])).into()).collect();
+            let inputs: Vec<TextInput<'_>> =
+                inputs.iter().map(|pair| (text(&pair[0]), text(&pair[1])).into()).collect();
             let outcomes = classifier.run(&inputs, &ClassifyRequest { top_k: None, raw: true })?.into_iter();
             let outcomes = outcomes.map(|outcome| {
                 let Outcome { value, truncated } = outcome?;
@@ -237,7 +249,7 @@ fn difference(ours: &Value, theirs: &Value, scale: f64) -> Option<String> {
             let scale = if largest == 0.0 { scale } else { largest };
             a.iter().zip(b).find_map(|(a, b)| difference(a, b, scale))
         }
-        (Value::Object(a), Value::Object(b)) if a.keys().eq(b.keys()) => {
+        (Value::Object(a), Value::Object(b)) if a.len() == b.len() && a.keys().all(|key| b.contains_key(key)) => {
             a.iter().find_map(|(key, a)| Some(format!("{key}: {}", difference(a, &b[key], 1.0)?)))
         }
         _ => (ours != theirs).then(|| format!("{ours:.200} is not {theirs:.200}")),
@@ -252,32 +264,32 @@ fn refused(files: &ModelFiles, task: &str, words: &[String]) -> Option<String> {
     };
     match answers(files, task, &json!({}), inputs.as_array().unwrap()) {
         Ok(answers) => Some(format!("not refused: {answers:?}")),
-        Err(error) => {
-            let message = error.to_string();
-            let named = words.iter().any(|word| message.to_lowercase().contains(&word.to_lowercase()));
-            (!named).then(|| format!("refused, but not by the name of {}: {message}", words.join(" or ")))
-        }
+        Err(error) => unnamed(&error.to_string(), words),
     }
+}
+
+/// The fault of a refusal that names none of the words.
+fn unnamed(message: &str, words: &[String]) -> Option<String> {
+    let named = words.iter().any(|word| message.to_lowercase().contains(&word.to_lowercase()));
+    (!named).then(|| format!("refused, but not by the name of {}: {message}", words.join(" or ")))
 }
 
 /// Every folder of a generation, all faults at once.
 fn check(generation: &str) {
-    let mut unexpected = Vec::new();
-    let mut failing = Vec::new();
+    let known: Vec<&str> = pending().filter(|place| place.starts_with(&format!("{generation}/"))).collect();
+    let (mut failing, mut wrong) = (Vec::new(), Vec::new());
     for folder in listing(generation).folders {
         for (case, fault) in folder.faults() {
             let place = format!("{generation}/{} {case}", folder.kind);
-            match PENDING.contains(&&place[..]) {
-                true => failing.push(place),
-                false => unexpected.push(format!("{place}: {fault}")),
+            if !known.contains(&&place[..]) {
+                wrong.push(format!("{place}: {fault}"));
             }
+            failing.push(place);
         }
     }
-    let of_generation = |place: &&&str| place.starts_with(&format!("{generation}/"));
-    for place in PENDING.iter().filter(of_generation).filter(|place| !failing.iter().any(|known| known == *place)) {
-        unexpected.push(format!("{place}: right now, take it off the list"));
-    }
-    assert!(unexpected.is_empty(), "{} faults:\n{}", unexpected.len(), unexpected.join("\n"));
+    let mended = known.iter().filter(|place| !failing.iter().any(|failing| failing == *place));
+    wrong.extend(mended.map(|place| format!("{place}: no longer wrong, take it off versions/pending.txt")));
+    assert!(wrong.is_empty(), "{} of them:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]
