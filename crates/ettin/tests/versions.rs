@@ -205,7 +205,9 @@ fn answers(files: &ModelFiles, task: &str, given: &Value, inputs: &[Value]) -> A
             values(FillMask::load(files, &options)?.run(&texts(inputs), top_k)?)
         }
         "answer" => {
-            let question = |input| Question { question: text(&input["question"]), context: text(&input["context"]) };
+            fn question(input: &Value) -> Question<'_> {
+                Question { question: text(&input["question"]), context: text(&input["context"]) }
+            }
             let questions: Vec<Question<'_>> = inputs.iter().map(question).collect();
             values(Answerer::load(files, &options)?.run(&questions, &AnswerRequest::default())?)
         }
