@@ -263,7 +263,9 @@ def trainer(workshop: Workshop, folder: Path) -> None:
     """A checkpoint of `Trainer` after one step at rate zero, without the optimizer's state."""
     model = workshop.model(SEQUENCE, "encoder-sequence-3", num_labels=3, **THREE)
     rows = [{"input_ids": [2, 40, 50, 3], "attention_mask": [1, 1, 1, 1], "labels": 1}]
-    arguments = transformers.TrainingArguments("run", max_steps=1, learning_rate=0.0, weight_decay=0.0, report_to=[], use_cpu=True, save_steps=1)
+    arguments = transformers.TrainingArguments(
+        "run", max_steps=1, learning_rate=0.0, weight_decay=0.0, report_to=[], use_cpu=True, save_steps=1
+    )
     with contextlib.chdir(workshop.scratch):
         run = transformers.Trainer(model=model, args=arguments, train_dataset=rows, processing_class=workshop.tokenizer())
         run.train()
@@ -366,7 +368,12 @@ def cross(source: str = "encoder-sequence-1", labels: int = 1, **options: Any) -
 
 def modular_reranker(workshop: Workshop, folder: Path) -> None:
     scores = workshop.dense(16, 1, activation_function=nn.Identity(), module_output_name="scores")
-    modules = [workshop.transformer(), workshop.pooling("cls"), workshop.dense(32, 16, activation_function=nn.GELU()), workshop.layer_norm(16)]
+    modules = [
+        workshop.transformer(),
+        workshop.pooling("cls"),
+        workshop.dense(32, 16, activation_function=nn.GELU()),
+        workshop.layer_norm(16),
+    ]
     CrossEncoder(modules=[*modules, scores], device="cpu").save_pretrained(str(folder))
 
 
@@ -409,7 +416,9 @@ def inference_free(workshop: Workshop) -> list[Any]:
 
 def router(workshop: Workshop, folder: Path) -> None:
     dense = workshop.dense(32, 32)
-    routes = workshop.module("Router").for_query_document([workshop.transformer(), workshop.pooling(), dense], [workshop.transformer(), workshop.pooling()])
+    routes = workshop.module("Router").for_query_document(
+        [workshop.transformer(), workshop.pooling(), dense], [workshop.transformer(), workshop.pooling()]
+    )
     workshop.chain(folder, [routes])
 
 
@@ -419,7 +428,10 @@ def asym(workshop: Workshop, folder: Path) -> None:
 
 
 def weighted_layers(workshop: Workshop, folder: Path) -> None:
-    workshop.chain(folder, [workshop.transformer(), workshop.module("WeightedLayerPooling")(32, num_hidden_layers=2, layer_start=1), workshop.pooling()])
+    workshop.chain(
+        folder,
+        [workshop.transformer(), workshop.module("WeightedLayerPooling")(32, num_hidden_layers=2, layer_start=1), workshop.pooling()],
+    )
 
 
 def convolution(workshop: Workshop, folder: Path) -> None:
@@ -473,7 +485,9 @@ def kinds() -> list[Kind]:
             plain_folder(SEQUENCE, "encoder-sequence-3", num_labels=3, problem_type="multi_label_classification"),
             classify,
         ),
-        Kind("encoder-sequence-regression", plain_folder(SEQUENCE, "encoder-sequence-1", num_labels=1, problem_type="regression"), classify),
+        Kind(
+            "encoder-sequence-regression", plain_folder(SEQUENCE, "encoder-sequence-1", num_labels=1, problem_type="regression"), classify
+        ),
         Kind(
             "encoder-token",
             plain_folder("ModernBertForTokenClassification", "encoder-token", **names("O", "B-PER", "I-PER", "B-LOC", "I-LOC")),
@@ -513,7 +527,12 @@ def kinds() -> list[Kind]:
         Kind("chain-dense", chain(lambda w: w.dense(32, 16), normalize), [embedding()]),
         Kind("chain-dense-gelu", chain(lambda w: w.dense(32, 16, activation_function=nn.GELU())), [embedding()]),
         Kind("chain-dense-linear", chain(lambda w: w.dense(32, 16, bias=False, activation_function=nn.Identity())), [embedding()]),
-        Kind("chain-dense-bin", chain(lambda w: w.dense(32, 16), saving={"safe_serialization": False}), [embedding()], generations=("st3", "st5")),
+        Kind(
+            "chain-dense-bin",
+            chain(lambda w: w.dense(32, 16), saving={"safe_serialization": False}),
+            [embedding()],
+            generations=("st3", "st5"),
+        ),
         Kind("chain-residual", chain(lambda w: w.dense(32, 16, use_residual=True)), [embedding()], generations=ST6),
         Kind("chain-layer-norm", chain(lambda w: w.layer_norm()), [embedding()]),
         Kind("chain-dropout", chain(lambda w: w.module("Dropout")(0.3), normalize), [embedding()]),
