@@ -82,7 +82,7 @@ impl Folder {
             ("numbers" | "either", None) => self
                 .cases
                 .iter()
-                .filter_map(|case| Some((format!("{} {}", case.task, case.options), case.fault(&files, &self.words)?)))
+                .filter_map(|case| Some((format!("{} {}", case.task, case.options), case.fault(&files, self)?)))
                 .collect(),
             other => panic!("{}: {other:?} is nothing to expect", self.kind),
         }
@@ -90,12 +90,12 @@ impl Folder {
 }
 
 impl Case {
-    /// `words` allow for a refusal.
-    fn fault(&self, files: &ModelFiles, words: &[String]) -> Option<String> {
+    /// `folder` is the one of the case; its words allow for a refusal.
+    fn fault(&self, files: &ModelFiles, folder: &Folder) -> Option<String> {
         let theirs = self.newest.as_ref().unwrap_or(&self.output);
         let ours = match answers(files, &self.task, &self.options, &self.inputs) {
             Ok(ours) => ours,
-            Err(error) => return unnamed(&error.to_string(), words),
+            Err(error) => return unnamed(&error.to_string(), &folder.words),
         };
         if ours.len() != theirs.len() {
             return Some(format!("{} answers instead of {}", ours.len(), theirs.len()));
@@ -103,9 +103,11 @@ impl Case {
         ours.iter().zip(theirs).zip(&self.inputs).find_map(|((ours, theirs), input)| {
             let fault = match ours {
                 Ok((value, truncated)) => difference(value, theirs, 1.0).or_else(|| {
-                    let long =
-                        input.to_string().len() > 100 && !["answer", "generate", "score"].contains(&&self.task[..]);
-                    (*truncated != long).then(|| format!("truncated is {truncated}"))
+                    // Folders with a limit of their own cut short texts too, or none; these tasks have other limits.
+                    let cuts =
+                        !folder.kind.contains("-limit") && !["answer", "generate", "score"].contains(&&self.task[..]);
+                    let long = input.to_string().len() > 100;
+                    (cuts && *truncated != long).then(|| format!("truncated is {truncated}"))
                 }),
                 Err(error) => Some(error.to_string()),
             };
