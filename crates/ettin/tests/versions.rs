@@ -274,6 +274,9 @@ fn refused(files: &ModelFiles, task: &str, words: &[String]) -> Option<String> {
 
 /// The fault of a refusal that names none of the words.
 fn unnamed(message: &str, words: &[String]) -> Option<String> {
+    if words.is_empty() {
+        return Some(format!("refused: {message}"));
+    }
     let named = words.iter().any(|word| message.to_lowercase().contains(&word.to_lowercase()));
     (!named).then(|| format!("refused, but not by the name of {}: {message}", words.join(" or ")))
 }
