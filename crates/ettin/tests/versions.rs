@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use common::{F32, root};
 use ettin::Pooling;
 use ettin::files::ModelFiles;
-use ettin::generate::GenerateRequest;
+use ettin::generate::GenerationDefaults;
 use ettin::tasks::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -171,7 +171,11 @@ fn answers(files: &ModelFiles, task: &str, given: &Value, inputs: &[Value]) -> A
                 .iter()
                 .map(|pair| RerankInput { query: text(&pair[0]), documents: vec![text(&pair[1])] })
                 .collect();
-            let outcomes = reranker.run(&inputs, None)?.into_iter().map(|outcome| {
+            let mut request = RerankRequest::default();
+            if let Some(name) = given["prompt_name"].as_str() {
+                request.prompt = PromptChoice::Named(name.to_owned());
+            }
+            let outcomes = reranker.run(&inputs, &request)?.into_iter().map(|outcome| {
                 let Outcome { value, truncated } = outcome?;
                 Ok((json!(value[0].score), truncated))
             });
@@ -182,7 +186,9 @@ fn answers(files: &ModelFiles, task: &str, given: &Value, inputs: &[Value]) -> A
             let classifier = Classifier::load(files, &options)?;
             let inputs: Vec<TextInput<'_>> =
                 inputs.iter().map(|pair| (text(&pair[0]), text(&pair[1])).into()).collect();
-            let outcomes = classifier.run(&inputs, &ClassifyRequest { top_k: None, raw: true })?.into_iter();
+            let outcomes = classifier
+                .run(&inputs, &ClassifyRequest { top_k: None, raw: true, ..ClassifyRequest::default() })?
+                .into_iter();
             let outcomes = outcomes.map(|outcome| {
                 let Outcome { value, truncated } = outcome?;
                 let score = |name: &String| value.iter().find(|label| label.label == *name).map(|label| label.score);
@@ -192,7 +198,10 @@ fn answers(files: &ModelFiles, task: &str, given: &Value, inputs: &[Value]) -> A
         }
         "classify" => {
             let inputs: Vec<TextInput<'_>> = texts(inputs).into_iter().map(TextInput::from).collect();
-            values(Classifier::load(files, &options)?.run(&inputs, &ClassifyRequest { top_k: None, raw: false })?)
+            values(
+                Classifier::load(files, &options)?
+                    .run(&inputs, &ClassifyRequest { top_k: None, ..ClassifyRequest::default() })?,
+            )
         }
         "tag" => {
             let aggregation = match text(&given["aggregation_strategy"]) {
@@ -214,7 +223,7 @@ fn answers(files: &ModelFiles, task: &str, given: &Value, inputs: &[Value]) -> A
             values(Answerer::load(files, &options)?.run(&questions, &AnswerRequest::default())?)
         }
         "generate" => {
-            let mut request = GenerateRequest::default();
+            let mut request = GenerationDefaults::load(files)?.request()?;
             if let Some(most) = given["max_new_tokens"].as_u64() {
                 request.max_new_tokens = most as usize;
             }
