@@ -129,10 +129,7 @@ fn identify(files: &ModelFiles, purpose: Use) -> Result<Option<Foreign>> {
     if modules.is_empty() && files.peek("artifact.metadata")?.is_some() {
         return Ok(Some(classes::stanford("it has an artifact.metadata")));
     }
-    // Old sentence-transformers keep the trunk in a folder of its own.
-    let folder = modules.first().map_or("", |module| &module.path);
-    let folder = if purpose == Use::Vectors { folder } else { "" };
-    let trunk = Subfolder { files, folder };
+    let trunk = Subfolder { files, folder: trunk_folder(&modules, purpose) };
     let file = trunk.path("config.json");
     if let Some(config) = object(files, &file)?
         && let Some(foreign) = by_configuration(&config, &file, !modules.is_empty())
@@ -140,6 +137,31 @@ fn identify(files: &ModelFiles, purpose: Use) -> Result<Option<Foreign>> {
         return Ok(Some(foreign));
     }
     adapter(files, &trunk)
+}
+
+/// Old sentence-transformers keep the trunk in a folder of its own.
+fn trunk_folder(modules: &[classes::Module], purpose: Use) -> &str {
+    match purpose {
+        Use::Vectors => modules.first().map_or("", |module| &module.path),
+        Use::Head => "",
+    }
+}
+
+/// What to tell of a repository that offers code of its own for a class that transformers has: the library's class is
+/// computed, as transformers does it unless it is told to trust that code.
+///
+/// # Errors
+/// When a file is there and cannot be read.
+pub(crate) fn code_left_out(files: &ModelFiles) -> Result<Option<String>> {
+    let modules = classes::modules(files)?;
+    let file = Subfolder { files, folder: trunk_folder(&modules, Use::Vectors) }.path("config.json");
+    let config = object(files, &file)?;
+    let code = config.as_ref().and_then(|config| config.get("auto_map")).and_then(Value::as_object);
+    let code = code.and_then(|code| code.iter().find(|(auto, _)| auto.starts_with("AutoModel")));
+    Ok(code.map(|(auto, code)| {
+        let code = code.as_str().unwrap_or("code");
+        format!("`auto_map` of {file} offers {code} for {auto}, which is not run: the library's own class is computed")
+    }))
 }
 
 /// `config_sentence_transformers.json` names the class that saved the model.
@@ -155,8 +177,8 @@ fn model_type(files: &ModelFiles) -> Result<Option<Foreign>> {
     })
 }
 
-/// What `config.json` says of the class that the weights belong to. With a chain beside it only its code counts: the chain
-/// takes the trunk whatever class it was saved from.
+/// What `config.json` says of the class that the weights belong to. A chain beside it takes the trunk whatever class it was
+/// saved from.
 fn by_configuration(config: &Map<String, Value>, file: &str, chain: bool) -> Option<Foreign> {
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
     if model_type == "extractor" {
@@ -172,13 +194,8 @@ fn by_configuration(config: &Map<String, Value>, file: &str, chain: bool) -> Opt
     }
     let class = config.get("architectures").and_then(|classes| classes.get(0)).and_then(Value::as_str);
     let class = class.filter(|class| !classes::is_known(class));
-    if let Some(class) = class.filter(|class| !chain || classes::is_stanford(class)) {
-        return Some(classes::architecture(class, file));
-    }
-    let code = config.get("auto_map").and_then(Value::as_object)?;
-    let (auto, code) = code.iter().find(|(auto, _)| auto.starts_with("AutoModel"))?;
-    let code = code.as_str().unwrap_or("code");
-    Some(classes::remote_code(code, &format!("`auto_map` of {file} has {code} for {auto}")))
+    let class = class.filter(|class| !chain || classes::is_stanford(class));
+    class.map(|class| classes::architecture(class, file))
 }
 
 /// An adapter changes the weights beside it, or needs weights that are elsewhere. Who names a weights file wants that one.

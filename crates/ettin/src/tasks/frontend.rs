@@ -100,7 +100,7 @@ impl Need {
         std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| Tokenizer::load(files));
             let model = self.load_model(files, options, load)?;
-            for sentence in model.trunk().report().sentences() {
+            for sentence in model.trunk().report().sentences().into_iter().chain(identity::code_left_out(files)?) {
                 options.notices.tell(&format!("{}: {sentence}", files.name()));
             }
             Ok((model, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?))
