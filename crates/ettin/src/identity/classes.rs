@@ -1,10 +1,9 @@
 //! Python class names that say what a model is: `architectures` of config.json, `type` of modules.json.
 
-use serde_json::Value;
-
 use super::Foreign;
 use crate::Result;
 use crate::files::ModelFiles;
+use crate::sentence_transformers::module_classes;
 
 /// Heads that transformers has for ModernBERT, as the ends of class names.
 const HEADS: [&str; 7] = [
@@ -108,10 +107,6 @@ impl Module {
 /// The entries of `modules.json`; none where there is no such file, or none that can be read: the chain says what is wrong.
 pub(super) fn modules(files: &ModelFiles) -> Result<Vec<Module>> {
     let data = files.peek("modules.json")?;
-    let list: Option<Value> = data.and_then(|data| serde_json::from_slice(&data).ok());
-    let entry = |entry: &Value| {
-        let text = |key: &str| entry.get(key).and_then(Value::as_str);
-        Some(Module { path: text("path").unwrap_or_default().to_owned(), class: text("type")?.to_owned() })
-    };
-    Ok(list.as_ref().and_then(Value::as_array).into_iter().flatten().filter_map(entry).collect())
+    let modules = data.iter().flat_map(|data| module_classes(data));
+    Ok(modules.filter(|(_, class)| !class.is_empty()).map(|(path, class)| Module { path, class }).collect())
 }

@@ -19,7 +19,7 @@ mod transformer;
 
 use crate::{Error, Result, weights::FileSource};
 
-pub(crate) use modules::{Class, module_folders, trunk_folder};
+pub(crate) use modules::{Class, module_classes, module_folders, trunk_folder};
 pub(crate) use parts::{DenseConfig, NormalizeConfig, PoolingConfig, Slot, check_dropout, check_layer_norm};
 pub use settings::Settings;
 pub(crate) use settings::{IMPLIED_PROMPTS, ModelType};

@@ -80,6 +80,13 @@ pub(crate) fn module_folders(name: &str, modules: &[u8]) -> Result<Vec<String>> 
     Ok(folders.filter(|folder| !folder.is_empty()).collect())
 }
 
+/// Folder and class of every module, from the bytes of a `modules.json`; none of what is no list of modules, as whoever needs the
+/// list says what is wrong with it.
+pub(crate) fn module_classes(modules: &[u8]) -> impl Iterator<Item = (String, String)> + use<> {
+    let entries = parse(FILE, modules).unwrap_or_default();
+    entries.into_iter().map(|entry| (entry.folder, entry.path))
+}
+
 fn parse(file: &str, bytes: &[u8]) -> Result<Vec<Entry>> {
     let fail = |message: String| Error::Config { file: file.to_owned(), message };
     let mut entries: Vec<Entry> = Vec::new();
