@@ -119,7 +119,7 @@ impl Need {
             config => Some(config.map_err(|error| identity::explained(files, error))?),
         };
         if let Some(config) = &config {
-            self.check(files.name(), config)?;
+            self.check(files, config)?;
         }
         let mut backend = Backend::new(&options.device, options.dtype)?;
         if let Some(kv) = options.kv_dtype {
@@ -137,7 +137,16 @@ impl Need {
         })
     }
 
-    fn check(self, name: &str, config: &Config) -> Result<()> {
+    fn check(self, files: &ModelFiles, config: &Config) -> Result<()> {
+        let name = files.name();
+        // Their heads have tensors of the same names, so that each could be computed as another. A chain takes the trunk alone.
+        const LABELLED: [&str; 3] = ["ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"];
+        if config.architecture().is_some_and(|class| LABELLED.iter().any(|end| class.ends_with(end)))
+            && let Some(hint) = self.hint(config)
+            && files.peek("modules.json")?.is_none()
+        {
+            return Err(Error::Unsupported(format!("{} with {name}: {hint}", self.task)));
+        }
         if let Some(class) = config.architecture().filter(|class| class.ends_with("ForMultipleChoice")) {
             return Err(Error::Unsupported(format!("multiple choice: {name} is a {class}")));
         }

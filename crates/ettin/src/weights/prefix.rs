@@ -34,12 +34,15 @@ impl Prefix {
     /// What is wrong, and the command that mends it, with the model's folder in it.
     pub(super) fn explain(&self, file: &str) -> String {
         let Prefix { prefix, example, carriers, tensors } = self;
-        let who = if carriers == tensors { "every name".to_owned() } else { format!("{carriers} of {tensors} names") };
+        let who = match carriers == tensors {
+            true => "every name begins".to_owned(),
+            false => format!("{carriers} of {tensors} names begin"),
+        };
         let folder = Path::new(file).parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.map_or(".".to_owned(), |folder| folder.display().to_string());
         let bare = example.strip_prefix(prefix.as_str()).unwrap_or(example);
         format!(
-            "{who} begins with `{prefix}`{}: `{example}` is there where `{bare}` is looked for, here and in transformers. \
+            "{who} with `{prefix}`{}: `{example}` is there where `{bare}` is looked for, here and in transformers. \
              Without it the model is complete; `ettin-run convert {folder} --output NEW_FOLDER --strip-prefix {prefix}` \
              writes it so",
             origin(prefix),
@@ -60,6 +63,10 @@ fn origin(prefix: &str) -> &'static str {
 impl Weights {
     /// The prefix that keeps the trunk's tensors from being found, if there is one.
     pub(super) fn hiding_prefix(&self, config: &Config) -> Option<Prefix> {
+        if self.read(config, Head::None).1.is_empty() {
+            // The trunk is there: what is missing is missing from its head.
+            return None;
+        }
         let anchors = self.tensors.values().filter_map(|entry| entry.stored.strip_suffix(ANCHOR));
         let mut candidates: Vec<&str> = anchors
             // `X.model.layers…` beside `X.head…`: the head's names tell how much is too much.

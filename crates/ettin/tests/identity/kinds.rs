@@ -281,3 +281,22 @@ fn weights_that_another_library_quantised_are_named() {
         assert!(text.contains(library) && text.contains(end) && !text.contains("is missing"), "{text}");
     }
 }
+
+/// Their heads have tensors of the same names and may have the same shapes.
+#[test]
+fn a_head_is_not_taken_for_another_with_labels() {
+    let files = |model: &str| ModelFiles::folder(crate::common::root("models").join(model)).unwrap();
+    let options = Options::default();
+    let classify = |model: &str| Classifier::load(&files(model), &options).map(drop);
+    let tag = |model: &str| Tagger::load(&files(model), &options).map(drop);
+    for (refused, class, fits) in [
+        (tag("tiny-text-classify-single"), "ForSequenceClassification", "classify"),
+        (classify("tiny-text-tag"), "ForTokenClassification", "tag"),
+        (classify("tiny-text-answer"), "ForQuestionAnswering", "answer"),
+        (tag("tiny-text-answer"), "ForQuestionAnswering", "answer"),
+    ] {
+        let refusal = refusal(refused);
+        assert!(refusal.contains(class) && refusal.contains(fits), "{refusal}");
+    }
+    embed(&files("tiny-text-tag")).unwrap();
+}

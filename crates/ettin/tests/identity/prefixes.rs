@@ -89,7 +89,7 @@ fn a_prefix_of_the_trunk_alone_is_counted() {
         None => Some(name.to_owned()),
     };
     let (text, out) = mended("tiny-text-classify-single", "bert.", trunk);
-    assert!(text.contains(" of ") && text.contains(" names begins with `bert.`"), "{text}");
+    assert!(text.contains(" of ") && text.contains(" names begin with `bert.`"), "{text}");
     SequenceClassifier::load(&ModelFiles::folder(out.path()).unwrap(), &Backend::cpu().unwrap()).unwrap();
 }
 
@@ -100,6 +100,20 @@ fn what_is_missing_for_another_reason_is_still_listed() {
     let error = vector(&ModelFiles::folder(folder.path()).unwrap()).unwrap_err().to_string();
     assert!(error.contains("`model.final_norm.weight`") && error.contains("is missing"), "{error}");
     assert!(!error.contains("--strip-prefix"), "{error}");
+}
+
+/// `model.` before every name is how trunks with heads are spelled: no prefix hides what is missing beside them.
+#[test]
+fn a_missing_head_is_no_prefix() {
+    let folder = copied("tiny-text-classify-single");
+    rename_tensors(folder.path(), |name| (name != "classifier.bias").then(|| name.to_owned()));
+    let classify = |folder: &std::path::Path| {
+        SequenceClassifier::load(&ModelFiles::folder(folder).unwrap(), &Backend::cpu().unwrap()).unwrap_err().to_string()
+    };
+    let error = classify(folder.path());
+    assert!(error.contains("`classifier.bias` is missing") && !error.contains("--strip-prefix"), "{error}");
+    let error = classify(copied("nano-encoder").path());
+    assert!(error.contains("classifier.weight") && !error.contains("--strip-prefix"), "{error}");
 }
 
 #[test]
