@@ -25,7 +25,7 @@ pub(super) fn run(mut args: args::Generate) -> anyhow::Result<Status> {
     let notes = plan.output.notes;
     let defaults = match args.ignore_generation_config {
         true => GenerationDefaults::default(),
-        false => GenerationDefaults::load(&job.files)?,
+        false => GenerationDefaults::load(&job.files)?.without(&replaced(&args)),
     };
     let mut request = requested(&args, &defaults)?;
     let mut task = Generator::load(&job.files, &plan.options)?;
@@ -43,7 +43,7 @@ pub(super) fn run(mut args: args::Generate) -> anyhow::Result<Status> {
     }
     let task = driver::until_exit(task);
     request.eos = args.ignore_generation_config.then(|| task.tokenizer().special().eos_of_model.clone());
-    told(&defaults, notes);
+    told(&defaults, request.sampling.temperature > 0.0, notes);
     if request.sampling.temperature > 0.0 && request.sampling.seed.is_none() {
         // One for all calls, and told before anything can be interrupted.
         let seed = draw_seed();
@@ -144,8 +144,8 @@ fn finish(reason: FinishReason) -> &'static str {
 }
 
 /// Says what of the model's files is obeyed, as it changes what flags alone would give.
-fn told(defaults: &GenerationDefaults, notes: Notes) {
-    let settings: Vec<String> = defaults.settings().map(|(key, value)| format!("{key} = {value}")).collect();
+fn told(defaults: &GenerationDefaults, sampled: bool, notes: Notes) {
+    let settings: Vec<String> = defaults.settings_for(sampled).map(|(key, value)| format!("{key} = {value}")).collect();
     if !settings.is_empty() {
         let (file, settings) = (defaults.file(), settings.join(", "));
         notes.note(format_args!("{file}: {settings} (flags win; --ignore-generation-config leaves it out)"));
@@ -156,7 +156,25 @@ fn told(defaults: &GenerationDefaults, notes: Notes) {
     }
 }
 
-/// What the flags ask for, on top of what the model's files do.
+/// Keys of the files that flags take the place of, so that their values there do not count, not even as errors.
+fn replaced(args: &args::Generate) -> Vec<&'static str> {
+    let SamplingArgs { temperature, top_k, top_p, min_p, repetition_penalty, .. } = &args.sampling;
+    let keys: [(bool, &[&str]); 9] = [
+        (args.max_new_tokens.is_some(), &["max_new_tokens", "max_length"]),
+        (!args.stop.is_empty(), &["stop_strings"]),
+        (args.ignore_eos, &["eos_token_id"]),
+        (temperature.is_some(), &["temperature"]),
+        // Greedy whatever the files say.
+        (*temperature == Some(0.0), &["do_sample"]),
+        (top_k.is_some(), &["top_k"]),
+        (top_p.is_some(), &["top_p"]),
+        (min_p.is_some(), &["min_p"]),
+        (repetition_penalty.is_some(), &["repetition_penalty"]),
+    ];
+    keys.iter().filter(|(given, _)| *given).flat_map(|(_, keys)| keys.iter().copied()).collect()
+}
+
+/// What the flags ask for, on top of what the model's files do, [without](replaced) what they take the place of.
 fn requested(args: &args::Generate, defaults: &GenerationDefaults) -> anyhow::Result<GenerateRequest> {
     let base = defaults.request()?;
     let (max_new_tokens, max_length) = match args.max_new_tokens {

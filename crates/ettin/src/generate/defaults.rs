@@ -13,6 +13,9 @@ use crate::{Error, Result};
 
 const FILE: &str = "generation_config.json";
 
+/// What helps against a file that cannot be obeyed.
+const REMEDY: &str = "correct it, or generate without the file's settings (--ignore-generation-config)";
+
 /// `generate()` samples from so many tokens unless told otherwise.
 const TOP_K: usize = 50;
 
@@ -47,7 +50,7 @@ const OBEYED: [&str; 26] = [
 ];
 
 /// Keys that change the text and are not implemented, each with the value that turns it off.
-const REFUSED: [(&str, Off); 15] = [
+const REFUSED: [(&str, Off); 14] = [
     ("num_beams", Off::Most(1.0)),
     ("num_beam_groups", Off::Most(1.0)),
     ("num_return_sequences", Off::Most(1.0)),
@@ -62,18 +65,19 @@ const REFUSED: [(&str, Off); 15] = [
     ("token_healing", Off::False),
     ("use_mtp", Off::False),
     ("cache_implementation", Off::Not("quantized")),
-    ("cache_config", Off::Null),
 ];
 
 /// Keys without an effect on the text: other tokens than the ends, beams that are not used, the speed, what else is returned, guesses that
 /// are checked, and what every file has.
-const HARMLESS: [&str; 40] = [
+const HARMLESS: [&str; 41] = [
     "_from_model_config",
     "_commit_hash",
     "assistant_confidence_threshold",
     "assistant_early_exit",
     "assistant_lookbehind",
     "bos_token_id",
+    // Of a quantised cache, which is refused.
+    "cache_config",
     "compile_config",
     "continuous_batching_config",
     "decoder_start_token_id",
@@ -111,11 +115,33 @@ const HARMLESS: [&str; 40] = [
     "speculation_type",
 ];
 
+/// Keys that count only where tokens are drawn. Their values are then checked, and not in greedy decoding.
+const OF_SAMPLING: [&str; 8] =
+    ["temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"];
+
+/// Numbers that mean what a missing key does to `generate()`; files of transformers 4 spell them all out. Its `max_length` of 20 is
+/// missing, as a text without a limit of its own is longer here.
+const USUAL: [(&str, f64); 12] = [
+    ("min_length", 0.0),
+    ("min_new_tokens", 0.0),
+    ("temperature", 1.0),
+    ("top_k", TOP_K as f64),
+    ("top_p", 1.0),
+    ("typical_p", 1.0),
+    ("epsilon_cutoff", 0.0),
+    ("eta_cutoff", 0.0),
+    ("repetition_penalty", 1.0),
+    ("encoder_repetition_penalty", 1.0),
+    ("no_repeat_ngram_size", 0.0),
+    ("encoder_no_repeat_ngram_size", 0.0),
+];
+
 /// Which value of a key asks for nothing. Null always does.
 #[derive(Debug, Clone, Copy)]
 enum Off {
     /// None but null.
     Null,
+    /// What is no yes.
     False,
     /// A number up to this.
     Most(f64),
@@ -129,7 +155,7 @@ impl Off {
     fn fits(self, value: &Value) -> bool {
         match self {
             Off::Null => false,
-            Off::False => value == &Value::Bool(false),
+            Off::False => !is_true(value),
             Off::Most(most) => value.as_f64().is_some_and(|value| value <= most),
             Off::Is(off) => value.as_f64() == Some(off),
             Off::Not(word) => value.as_str().is_some_and(|value| value != word),
@@ -154,6 +180,8 @@ pub struct GenerationDefaults {
     file: &'static str,
     /// Without nulls, which ask for nothing.
     settings: Map<String, Value>,
+    /// The vocabulary's size, where config.json states one.
+    vocabulary: Option<usize>,
 }
 
 impl GenerationDefaults {
@@ -163,17 +191,24 @@ impl GenerationDefaults {
     /// # Errors
     /// [`Error::Config`] for a file that is no JSON object; what reading files can meet.
     pub fn load(files: &ModelFiles) -> Result<Self> {
-        let (file, mut settings) = match object(files, FILE)? {
+        let mut config = object(files, "config.json")?.unwrap_or_default();
+        let vocabulary = config.get("vocab_size").and_then(count);
+        let (file, mut settings) = match generation_config(files)? {
             Some(settings) => (FILE, settings),
             None => {
-                let mut config = object(files, "config.json")?.unwrap_or_default();
                 // Other keys there are the model's.
                 config.retain(|key, _| OBEYED.contains(&key.as_str()) || REFUSED.iter().any(|(name, _)| name == key));
                 ("config.json", config)
             }
         };
         settings.retain(|_, value| !value.is_null());
-        Ok(Self { file, settings })
+        Ok(Self { file, settings, vocabulary })
+    }
+
+    /// The settings without these keys: those that a caller decides about. The file's values for them are then not even checked.
+    pub fn without(mut self, keys: &[&str]) -> Self {
+        self.settings.retain(|key, _| !keys.contains(&key.as_str()));
+        self
     }
 
     /// The file that the settings are from.
@@ -186,8 +221,21 @@ impl GenerationDefaults {
         self.settings().next().is_none()
     }
 
-    /// Keys and values that have an effect here or in transformers.
+    /// Keys and values that have an effect here or in transformers, those left out that say what a missing key means there.
     pub fn settings(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.known().filter(|(key, value)| !is_usual(key, value))
+    }
+
+    /// Those of the [`settings`](Self::settings) that count where tokens are drawn, or where they are not.
+    pub fn settings_for(&self, sampled: bool) -> impl Iterator<Item = (&str, &Value)> {
+        self.known().filter(move |&(key, value)| match OF_SAMPLING.contains(&key) {
+            // A caller who draws unasked has no cut at 50 but by the file.
+            true => sampled && (key == "top_k" || !is_usual(key, value)),
+            false => !is_usual(key, value),
+        })
+    }
+
+    fn known(&self) -> impl Iterator<Item = (&str, &Value)> {
         let settings = self.settings.iter().map(|(key, value)| (key.as_str(), value));
         settings.filter(|(key, value)| OBEYED.contains(key) || is_refused(key, value))
     }
@@ -197,18 +245,21 @@ impl GenerationDefaults {
         self.settings.get(key)
     }
 
-    /// Keys that neither this engine nor transformers knows.
+    /// Keys that neither this engine nor transformers knows, where they hold anything.
     pub fn unknown(&self) -> impl Iterator<Item = &str> {
         let known = |key: &str| {
             OBEYED.contains(&key) || HARMLESS.contains(&key) || REFUSED.iter().any(|&(name, _)| name == key)
         };
-        self.settings.keys().map(String::as_str).filter(move |key| !known(key))
+        let held = self.settings.iter().filter(|(_, value)| !is_empty(value));
+        held.map(|(key, _)| key.as_str()).filter(move |key| !known(key))
     }
 
-    /// The request that the files ask for; what they leave open is as in [`GenerateRequest::default`].
+    /// The request that the files ask for; what they leave open is as in [`GenerateRequest::default`]. Values of sampling are looked at only
+    /// where the files ask for it (`do_sample`).
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a setting that is not implemented; [`Error::Config`] for a value out of range.
+    /// [`Error::Unsupported`] for a setting that is not implemented; [`Error::Config`] for a value out of range, an id that the
+    /// vocabulary does not hold where one must be chosen or biased, or ends that are no token ids.
     pub fn request(&self) -> Result<GenerateRequest> {
         let refused: Vec<String> = self
             .settings
@@ -222,6 +273,9 @@ impl GenerationDefaults {
                 refused.join(", "),
                 self.file
             )));
+        }
+        if self.file == FILE {
+            ends(&self.settings)?;
         }
         let base = GenerateRequest::default();
         let new = self.count("max_new_tokens")?;
@@ -243,55 +297,69 @@ impl GenerationDefaults {
     /// Cuts and temperature that hold when tokens are drawn, whether or not the files ask for drawing (`do_sample`).
     ///
     /// # Errors
-    /// [`Error::Config`] for a value out of range.
+    /// [`Error::Config`] for a value that transformers refuses to draw with; one that turns a cut off there does here, too.
     pub fn sampled(&self) -> Result<Sampling> {
-        let share = |key| self.number(key, "between 0 and 1", |p| (0.0..=1.0).contains(&p));
         let temperature = self.number("temperature", "above 0", |t| t > 0.0)?.unwrap_or(1.0);
+        let top_p = self.number("top_p", "0 or more", |p| p >= 0.0)?.filter(|&p| p <= 1.0);
+        let min_p = self.number("min_p", "between 0 and 1", |p| (0.0..=1.0).contains(&p))?;
+        let top_h = self.number("top_h", "above 0 and at most 1", |h| h > 0.0 && h <= 1.0)?;
+        let typical_p = self.number("typical_p", "above 0", |p| p > 0.0)?.filter(|&p| p < 1.0);
+        let cutoff = |key| Ok(self.number(key, "", |_| true)?.filter(|&cut| cut > 0.0 && cut < 1.0));
+        let (epsilon, eta): (Result<_>, Result<_>) = (cutoff("epsilon_cutoff"), cutoff("eta_cutoff"));
+        let single = |number: Option<f64>| number.map(|number| number as f32);
         Ok(Sampling {
             temperature: temperature as f32,
             top_k: self.count("top_k")?.filter(|&k| k > 0),
-            top_p: share("top_p")?.map(|p| p as f32),
-            min_p: share("min_p")?.map(|p| p as f32),
-            top_h: self.number("top_h", "above 0 and at most 1", |h| h > 0.0 && h <= 1.0)?.map(|h| h as f32),
-            typical_p: self.number("typical_p", "above 0", |p| p > 0.0)?.filter(|&p| p < 1.0).map(|p| p as f32),
-            epsilon_cutoff: share("epsilon_cutoff")?.filter(|&e| e < 1.0).map(|e| e as f32),
-            eta_cutoff: share("eta_cutoff")?.filter(|&e| e < 1.0).map(|e| e as f32),
-            repetition_penalty: self.penalty("repetition_penalty")?.unwrap_or(1.0) as f32,
+            top_p: single(top_p),
+            min_p: single(min_p),
+            top_h: single(top_h),
+            typical_p: single(typical_p),
+            epsilon_cutoff: single(epsilon?),
+            eta_cutoff: single(eta?),
+            repetition_penalty: self.repetition_penalty()?,
             seed: None,
         })
     }
 
     fn sampling(&self) -> Result<Sampling> {
-        let sampled = self.sampled()?;
-        if self.flag("do_sample")? {
+        if self.flag("do_sample") {
+            let sampled = self.sampled()?;
             let top_k = if self.settings.contains_key("top_k") { sampled.top_k } else { Some(TOP_K) };
             return Ok(Sampling { top_k, ..sampled });
         }
-        Ok(Sampling { repetition_penalty: sampled.repetition_penalty, ..Sampling::default() })
+        Ok(Sampling { repetition_penalty: self.repetition_penalty()?, ..Sampling::default() })
+    }
+
+    fn repetition_penalty(&self) -> Result<f32> {
+        Ok(self.penalty("repetition_penalty")?.unwrap_or(1.0) as f32)
     }
 
     fn shaping(&self) -> Result<Shaping> {
-        let size = |key| self.count(key).map(|size| size.filter(|&size| size > 0));
-        let min_new_tokens = self.count("min_new_tokens")?;
+        let size = |key| self.least(key).map(|size| size.filter(|&size| size > 0));
+        let min_new_tokens = self.least("min_new_tokens")?;
         let mut forced_bos = self.id("forced_bos_token_id")?;
-        if self.flag("force_bos_token_to_be_generated")? && self.file != FILE {
+        if self.flag("force_bos_token_to_be_generated") && self.file != FILE {
             forced_bos = forced_bos.or(self.id("bos_token_id")?);
         }
-        Ok(Shaping {
+        let shaping = Shaping {
             sequence_bias: self.sequence_bias()?,
             prompt_boost: self.penalty("encoder_repetition_penalty")?.filter(|&penalty| penalty != 1.0),
             no_repeat: size("no_repeat_ngram_size")?,
             no_repeat_of_prompt: size("encoder_no_repeat_ngram_size")?,
             bad_words: self.bad_words()?,
             // A minimum of the new tokens takes the place of one of all.
-            min_length: if min_new_tokens.is_some() { 0 } else { self.count("min_length")?.unwrap_or(0) },
+            min_length: if min_new_tokens.is_some() { 0 } else { self.least("min_length")?.unwrap_or(0) },
             min_new_tokens: min_new_tokens.unwrap_or(0),
             forced_bos,
             forced_eos: self.ids("forced_eos_token_id")?,
             end_growth: self.end_growth()?,
-            suppress: self.ids("suppress_tokens")?,
-            begin_suppress: self.ids("begin_suppress_tokens")?,
-        })
+            suppress: self.tokens("suppress_tokens")?,
+            begin_suppress: self.tokens("begin_suppress_tokens")?,
+        };
+        match self.vocabulary.and_then(|size| Some((size, shaping.beyond(size)?))) {
+            Some((size, (key, _))) => Err(self.wrong(key, &format!("ids below {size}, the vocabulary's size"))),
+            None => Ok(shaping),
+        }
     }
 
     fn stop(&self) -> Result<Vec<String>> {
@@ -376,12 +444,16 @@ impl GenerationDefaults {
         count(value).map(Some).ok_or_else(|| self.wrong(key, "a whole number, 0 or more"))
     }
 
-    fn flag(&self, key: &str) -> Result<bool> {
-        match self.settings.get(key) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(_) => Err(self.wrong(key, "true or false")),
+    /// As [`count`](Self::count) for a minimum or a size: what is below 0 asks for nothing.
+    fn least(&self, key: &str) -> Result<Option<usize>> {
+        match self.settings.get(key).and_then(whole) {
+            Some(number) if number < 0 => Ok(Some(0)),
+            _ => self.count(key),
         }
+    }
+
+    fn flag(&self, key: &str) -> bool {
+        self.settings.get(key).is_some_and(is_true)
     }
 
     fn id(&self, key: &str) -> Result<Option<u32>> {
@@ -389,6 +461,12 @@ impl GenerationDefaults {
             None => Ok(None),
             Some(value) => id(value).map(Some).ok_or_else(|| self.wrong(key, "a token id")),
         }
+    }
+
+    /// One id or a list of them. Numbers below 0 are no tokens.
+    fn tokens(&self, key: &str) -> Result<Vec<u32>> {
+        let tokens = self.settings.get(key).map_or(Some(Vec::new()), tokens);
+        tokens.ok_or_else(|| self.wrong(key, "a token id or a list of them"))
     }
 
     /// One id or a list of them.
@@ -406,55 +484,104 @@ impl GenerationDefaults {
         let value = self.settings.get(key).unwrap_or(&Value::Null);
         Error::Config {
             file: self.file.to_owned(),
-            message: format!(
-                "{key} is {value}, expected {expected}; correct it, or generate without the file's settings \
-                 (--ignore-generation-config)"
-            ),
+            message: format!("{key} is {value}, expected {expected}; {REMEDY}"),
         }
     }
 }
 
 /// The tokens that end a text by `generation_config.json`, where the model has that file: none where it names none. Ids that are no
 /// tokens (−1 in some files) end nothing.
+///
+/// # Errors
+/// [`Error::Config`] for a file that is no JSON object or names no ids; what reading files can meet.
 pub(crate) fn ends_of_files(files: &dyn FileSource) -> Result<Option<Vec<u32>>> {
-    let Some(settings) = object(files, FILE)? else {
-        return Ok(None);
-    };
-    let listed = match settings.get("eos_token_id") {
-        None | Some(Value::Null) => &[][..],
-        Some(Value::Array(list)) => list,
-        Some(one) => std::slice::from_ref(one),
-    };
-    if let Some(wrong) = listed.iter().find(|value| !value.is_i64() && !value.is_u64()) {
-        return Err(Error::Config {
-            file: FILE.to_owned(),
-            message: format!("eos_token_id holds {wrong}, expected a token id, a list of them, or null"),
-        });
-    }
-    let mut ends: Vec<u32> = listed.iter().filter_map(id).collect();
+    generation_config(files)?.map(|settings| ends(&settings)).transpose()
+}
+
+fn ends(settings: &Map<String, Value>) -> Result<Vec<u32>> {
+    let value = settings.get("eos_token_id").unwrap_or(&Value::Null);
+    let ends = if value.is_null() { Some(Vec::new()) } else { tokens(value) };
+    let mut ends = ends.ok_or_else(|| Error::Config {
+        file: FILE.to_owned(),
+        message: format!("eos_token_id is {value}, expected a token id, a list of them, or null; {REMEDY}"),
+    })?;
     ends.sort_unstable();
     ends.dedup();
-    Ok(Some(ends))
+    Ok(ends)
+}
+
+/// `generation_config.json`, where the model has it.
+fn generation_config(files: &dyn FileSource) -> Result<Option<Map<String, Value>>> {
+    object(files, FILE).map_err(|error| match error {
+        Error::Config { file, message } => Error::Config { file, message: format!("{message}; {REMEDY}") },
+        other => other,
+    })
 }
 
 fn is_refused(key: &str, value: &Value) -> bool {
     REFUSED.iter().any(|&(name, off)| name == key && !off.fits(value))
 }
 
+/// Whether it means what a missing key does.
+fn is_usual(key: &str, value: &Value) -> bool {
+    match key {
+        "do_sample" | "force_bos_token_to_be_generated" => !is_true(value),
+        "stop_strings" | "suppress_tokens" | "begin_suppress_tokens" => value.as_array().is_some_and(Vec::is_empty),
+        _ => USUAL.iter().any(|&(name, usual)| name == key && value.as_f64() == Some(usual)),
+    }
+}
+
+/// Whether it is true to Python, which is what `generate()` asks: any number but 0 and any text but the empty one are, "false" too.
+fn is_true(value: &Value) -> bool {
+    match value {
+        Value::Bool(flag) => *flag,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        other => !is_empty(other),
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
 fn object(files: &dyn FileSource, file: &str) -> Result<Option<Map<String, Value>>> {
     files.get(file)?.map(|bytes| parse_object(&bytes, file)).transpose()
 }
 
+/// A whole number, which may be written as 50.0.
+fn whole(value: &Value) -> Option<i64> {
+    /// From here on not every whole number is an f64.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let float = || value.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < EXACT);
+    value.as_i64().or_else(|| float().map(|float| float as i64))
+}
+
 fn count(value: &Value) -> Option<usize> {
-    usize::try_from(value.as_u64()?).ok()
+    usize::try_from(whole(value)?).ok()
 }
 
 fn id(value: &Value) -> Option<u32> {
-    u32::try_from(value.as_u64()?).ok()
+    u32::try_from(whole(value)?).ok()
 }
 
 fn id_list(value: &Value) -> Option<Vec<u32>> {
     value.as_array()?.iter().map(id).collect()
+}
+
+/// The tokens among one whole number or a list of them; none where anything else is there.
+fn tokens(value: &Value) -> Option<Vec<u32>> {
+    let listed = match value {
+        Value::Array(list) => list,
+        one => std::slice::from_ref(one),
+    };
+    let numbers: Option<Vec<i64>> = listed.iter().map(whole).collect();
+    Some(numbers?.into_iter().filter_map(|number| u32::try_from(number).ok()).collect())
 }
 
 #[cfg(test)]
@@ -530,20 +657,162 @@ mod tests {
     #[test]
     fn values_out_of_range_are_errors_with_their_key() {
         for (key, value) in [
-            ("temperature", json!(0.0)),
-            ("top_p", json!(1.5)),
-            ("top_k", json!(-1)),
             ("repetition_penalty", json!("high")),
+            ("repetition_penalty", json!(0.0)),
+            ("max_new_tokens", json!(9.5)),
+            ("max_length", json!(-1)),
             ("max_new_tokens", json!(0)),
             ("stop_strings", json!([""])),
             ("bad_words_ids", json!([])),
             ("sequence_bias", json!({"5": 1.0})),
             ("exponential_decay_length_penalty", json!([1])),
-            ("suppress_tokens", json!([-1])),
-            ("do_sample", json!("yes")),
+            ("suppress_tokens", json!([1, "x"])),
+            ("eos_token_id", json!("</s>")),
+            ("eos_token_id", json!([2, "</s>"])),
+            ("eos_token_id", json!({"id": 2})),
         ] {
             let error = defaults(json!({key: value})).request().unwrap_err();
             assert!(matches!(&error, Error::Config { message, .. } if message.starts_with(key)), "{key}: {error}");
+        }
+    }
+
+    // What transformers 5.23 does with each of these values: draws or not, and refuses or not.
+    #[test]
+    fn values_of_sampling_are_judged_only_where_tokens_are_drawn() {
+        for (key, value) in [
+            ("temperature", json!(0.0)),
+            ("temperature", json!(0)),
+            ("temperature", json!(-1.0)),
+            ("temperature", json!("0.7")),
+            ("top_k", json!(-1)),
+            ("top_k", json!("5")),
+            ("top_p", json!(-0.5)),
+            ("top_p", json!("0.9")),
+            ("min_p", json!(2.0)),
+            ("typical_p", json!(0.0)),
+            ("top_h", json!(0.0)),
+            ("top_h", json!(1.5)),
+        ] {
+            assert_eq!(request(json!({key: value, "do_sample": false})), GenerateRequest::default(), "{key} {value}");
+            assert_eq!(request(json!({key: value})), GenerateRequest::default(), "{key} {value}");
+            let error = defaults(json!({key: value, "do_sample": true})).request().unwrap_err();
+            assert!(matches!(&error, Error::Config { message, .. } if message.starts_with(key)), "{key}: {error}");
+            assert!(defaults(json!({key: value})).sampled().is_err(), "{key} {value}");
+        }
+        let drawn = request(json!({"do_sample": true}));
+        for (key, value) in [
+            ("top_k", json!(50.0)),
+            ("top_p", json!(1.5)),
+            ("typical_p", json!(1.5)),
+            ("epsilon_cutoff", json!(1.5)),
+            ("epsilon_cutoff", json!(-1)),
+            ("eta_cutoff", json!(2.0)),
+            ("eta_cutoff", json!(-1)),
+            ("temperature", json!(1)),
+        ] {
+            assert_eq!(request(json!({key: value, "do_sample": true})), drawn, "{key} {value}");
+        }
+    }
+
+    // The values of `do_sample` with which transformers 5.23 draws, and those with which it does not.
+    #[test]
+    fn do_sample_is_what_is_true_to_python() {
+        let draws = |value: Value| request(json!({"do_sample": value})).sampling.temperature > 0.0;
+        for yes in
+            [json!(true), json!(1), json!(1.0), json!(2), json!("true"), json!("false"), json!("yes"), json!([1])]
+        {
+            assert!(draws(yes.clone()), "{yes}");
+        }
+        for no in [json!(false), json!(0), json!(0.0), json!(""), json!([]), json!(null)] {
+            assert!(!draws(no.clone()), "{no}");
+        }
+    }
+
+    #[test]
+    fn values_that_a_caller_replaces_do_not_count() {
+        for (file, replaced) in [
+            (json!({"temperature": 0.0, "do_sample": true}), &["temperature"][..]),
+            (json!({"top_k": -1, "do_sample": true}), &["top_k"]),
+            (json!({"top_k": -1, "do_sample": true}), &["do_sample"]),
+            (json!({"repetition_penalty": 0}), &["repetition_penalty"]),
+            (json!({"max_new_tokens": 0, "max_length": "x"}), &["max_new_tokens", "max_length"]),
+            (json!({"stop_strings": [""]}), &["stop_strings"]),
+            (json!({"eos_token_id": "</s>"}), &["eos_token_id"]),
+        ] {
+            let defaults = defaults(file.clone());
+            assert!(defaults.request().is_err(), "{file}");
+            assert!(defaults.without(replaced).request().is_ok(), "{file}");
+        }
+        let kept = defaults(json!({"top_p": 7, "no_repeat_ngram_size": 2})).without(&["top_p"]);
+        assert_eq!(kept.settings().collect::<Vec<_>>(), [("no_repeat_ngram_size", &json!(2))]);
+    }
+
+    #[test]
+    fn whole_numbers_may_be_floats_and_minima_below_zero_ask_for_nothing() {
+        assert_eq!(request(json!({"max_length": 30.0})), request(json!({"max_length": 30})));
+        let floats = json!({"max_new_tokens": 9.0, "no_repeat_ngram_size": 2.0, "forced_eos_token_id": [5.0]});
+        let whole = json!({"max_new_tokens": 9, "no_repeat_ngram_size": 2, "forced_eos_token_id": [5]});
+        assert_eq!(request(floats), request(whole));
+        for key in ["min_length", "min_new_tokens", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"] {
+            assert_eq!(request(json!({key: -1})), GenerateRequest::default(), "{key}");
+        }
+        assert_eq!(request(json!({"suppress_tokens": [-1], "cache_config": {}})), GenerateRequest::default());
+    }
+
+    #[test]
+    fn ids_beyond_the_vocabulary_are_errors_that_name_file_and_key() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), r#"{"vocab_size": 426}"#).unwrap();
+        let asked = |settings: Value| {
+            std::fs::write(folder.path().join(FILE), settings.to_string()).unwrap();
+            GenerationDefaults::load(&ModelFiles::folder(folder.path()).unwrap()).unwrap().request()
+        };
+        for (key, value) in [
+            ("forced_eos_token_id", json!(426)),
+            ("forced_eos_token_id", json!([5, 99999])),
+            ("forced_bos_token_id", json!(99999)),
+            ("bad_words_ids", json!([[5, 99999]])),
+            ("sequence_bias", json!([[[99999, 5], 1.0]])),
+        ] {
+            let error = asked(json!({key: value})).unwrap_err().to_string();
+            assert!([key, FILE, "426"].iter().all(|word| error.contains(word)), "{error}");
+        }
+        // What is no token is not chosen anyway.
+        assert!(
+            asked(json!({"suppress_tokens": [99999], "begin_suppress_tokens": [426], "eos_token_id": 99999})).is_ok()
+        );
+        assert!(asked(json!({"forced_eos_token_id": 425})).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_spells_out_what_is_usual_has_nothing_to_tell() {
+        let old = json!({
+            "min_length": 0, "do_sample": false, "early_stopping": false, "num_beams": 1, "num_beam_groups": 1,
+            "diversity_penalty": 0.0, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "typical_p": 1.0,
+            "repetition_penalty": 1.0, "length_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0,
+            "num_return_sequences": 1, "remove_invalid_values": false, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
+            "encoder_repetition_penalty": 1.0, "token_healing": false, "suppress_tokens": [], "generation_kwargs": {}
+        });
+        let old = defaults(old);
+        assert!(old.is_empty() && old.unknown().next().is_none());
+        assert_eq!(old.settings_for(false).count(), 0);
+        // Drawn unasked, it would have no such cut but for the file.
+        assert_eq!(old.settings_for(true).collect::<Vec<_>>(), [("top_k", &json!(50))]);
+        let limited = defaults(json!({"max_length": 20, "top_p": 0.5}));
+        assert_eq!(limited.settings().count(), 2);
+        assert_eq!(limited.settings_for(false).collect::<Vec<_>>(), [("max_length", &json!(20))]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_says_how_to_do_without() {
+        let folder = tempfile::tempdir().unwrap();
+        for text in ["junk", "", "[]", "null"] {
+            std::fs::write(folder.path().join(FILE), text).unwrap();
+            let files = ModelFiles::folder(folder.path()).unwrap();
+            for error in [GenerationDefaults::load(&files).unwrap_err(), ends_of_files(&files).unwrap_err()] {
+                let error = error.to_string();
+                assert!(error.contains(FILE) && error.contains("--ignore-generation-config"), "{error}");
+            }
         }
     }
 
@@ -571,11 +840,15 @@ mod tests {
             (r#"{"eos_token_id": [9, 7, 7]}"#, &[7, 9]),
             (r#"{"eos_token_id": null}"#, &[]),
             (r#"{"eos_token_id": -1}"#, &[]),
+            (r#"{"eos_token_id": [2.0, -1]}"#, &[2]),
             ("{}", &[]),
         ] {
             assert_eq!(ends(text).unwrap().as_deref(), Some(expected), "{text}");
         }
-        assert!(ends(r#"{"eos_token_id": "</s>"}"#).unwrap_err().to_string().contains("</s>"));
+        for text in [r#"{"eos_token_id": "</s>"}"#, r#"{"eos_token_id": [2, null]}"#, r#"{"eos_token_id": true}"#] {
+            let error = ends(text).unwrap_err().to_string();
+            assert!(error.contains("eos_token_id is") && error.contains("--ignore-generation-config"), "{error}");
+        }
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(ends_of_files(&ModelFiles::folder(folder.path()).unwrap()).unwrap(), None);
     }

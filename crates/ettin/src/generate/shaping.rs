@@ -70,6 +70,30 @@ impl Shaping {
         }
     }
 
+    /// A token that is to be chosen, forbidden by its word or biased although a vocabulary of `size` does not hold it, with the name of its
+    /// setting. Suppressed ones may be missing: what is no token never comes.
+    pub(super) fn beyond(&self, size: usize) -> Option<(&'static str, u32)> {
+        let biased = self.sequence_bias.iter().flat_map(|(ids, _)| ids);
+        let named: [(&str, Vec<u32>); 4] = [
+            ("forced_bos_token_id", self.forced_bos.into_iter().collect()),
+            ("forced_eos_token_id", self.forced_eos.clone()),
+            ("bad_words_ids", self.bad_words.concat()),
+            ("sequence_bias", biased.copied().collect()),
+        ];
+        named.into_iter().find_map(|(key, ids)| Some((key, ids.into_iter().find(|&id| id as usize >= size)?)))
+    }
+
+    /// # Errors
+    /// [`Error::Input`] for ids beyond a vocabulary of `size` tokens.
+    pub(crate) fn check_ids(&self, size: usize) -> Result<()> {
+        match self.beyond(size) {
+            None => Ok(()),
+            Some((setting, id)) => Err(Error::input(format!(
+                "{setting} names token {id}, and the model's vocabulary has {size}; name ids below that"
+            ))),
+        }
+    }
+
     /// Whether it changes nothing whatever the place.
     pub(super) fn is_empty(&self) -> bool {
         *self == Shaping::default()
@@ -265,5 +289,20 @@ mod tests {
             assert!(matches!(shaping.check(), Err(Error::Input(_))), "{shaping:?}");
         }
         assert!(empty().is_empty() && empty().check().is_ok());
+    }
+
+    #[test]
+    fn ids_beyond_the_vocabulary_are_refused_by_name_but_where_they_are_suppressed() {
+        for (key, shaping) in [
+            ("forced_bos_token_id", Shaping { forced_bos: Some(4), ..empty() }),
+            ("forced_eos_token_id", Shaping { forced_eos: vec![3, 4], ..empty() }),
+            ("bad_words_ids", Shaping { bad_words: vec![vec![1], vec![4, 1]], ..empty() }),
+            ("sequence_bias", Shaping { sequence_bias: vec![(vec![0, 4], 1.0)], ..empty() }),
+        ] {
+            let error = shaping.check_ids(4).unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains("token 4"), "{error}");
+            assert!(shaping.check_ids(5).is_ok());
+        }
+        assert!(Shaping { suppress: vec![4], begin_suppress: vec![9], ..empty() }.check_ids(4).is_ok());
     }
 }
