@@ -216,6 +216,81 @@ fn settings_of_the_model_hold_until_flags_say_otherwise() {
 }
 
 #[test]
+fn flags_win_over_values_that_are_wrong_in_the_file() {
+    let settings = |value: Value| with_settings(&value);
+    for (file, flags) in [
+        (json!({"do_sample": true, "temperature": 0.0}), &["--temperature", "0.7"][..]),
+        (json!({"do_sample": true, "temperature": 0.0, "top_k": -1}), &["--temperature", "0"]),
+        (json!({"do_sample": true, "top_k": -1}), &["--top-k", "3"]),
+        (json!({"do_sample": true, "top_p": -1}), &["--top-p", "0.5"]),
+        (json!({"do_sample": true, "min_p": 2}), &["--min-p", "0.5"]),
+        (json!({"repetition_penalty": 0}), &["--repetition-penalty", "1"]),
+        (json!({"max_new_tokens": 0}), &["-n", "5"]),
+        (json!({"max_length": "long"}), &["-n", "5"]),
+        (json!({"stop_strings": [""]}), &["--stop", "there"]),
+        (json!({"eos_token_id": "</s>"}), &["--ignore-eos"]),
+    ] {
+        let folder = settings(file.clone());
+        let base = ["generate", "-m", folder.path().to_str().unwrap(), "--seed", "1", "Once upon a time"];
+        let refused = run(&base);
+        assert_eq!(refused.status, Some(1), "{file}");
+        assert!(refused.err.contains("generation_config.json"), "{file}: {}", refused.err);
+        let more: &[&str] = if flags[0] == "-n" { &[] } else { &["-n", "3"] };
+        assert_eq!(run(&[&base[..], flags, more].concat()).lines(0).len(), 1, "{file} {flags:?}");
+    }
+    // A cut by a flag draws with the file's other values, which then count.
+    let folder = settings(json!({"do_sample": false, "temperature": 0.0}));
+    let model = folder.path().to_str().unwrap();
+    assert_eq!(run(&["generate", "-n", "3", "-m", model, "Once"]).lines(0).len(), 1);
+    let refused = run(&["generate", "-n", "3", "-m", model, "--top-p", "0.9", "Once"]);
+    assert!(refused.status == Some(1) && refused.err.contains("temperature is 0.0"), "{}", refused.err);
+}
+
+#[test]
+fn only_generate_needs_a_generation_config_that_can_be_read() {
+    for text in ["junk", "[]", r#"{"eos_token_id": "</s>"}"#, r#"{"eos_token_id": [2, {}]}"#] {
+        let folder = with_settings(&Value::Null);
+        std::fs::write(folder.path().join("generation_config.json"), text).unwrap();
+        let model = folder.path().to_str().unwrap();
+        let refused = run(&["generate", "-n", "3", "-m", model, "Once upon a time"]);
+        assert_eq!(refused.status, Some(1), "{text}");
+        for word in ["generation_config.json", "--ignore-generation-config"] {
+            assert!(refused.err.contains(word), "{text}: {}", refused.err);
+        }
+        let ignored =
+            run(&["generate", "-n", "9", "-m", model, "--ignore-generation-config", "Once upon a time"]).lines(0);
+        let plain = run(&["generate", "-n", "9", "Once upon a time"]).lines(0);
+        assert_eq!(ignored[0]["tokens"], plain[0]["tokens"], "{text}");
+        for task in ["embed", "score", "tokenize"] {
+            assert_eq!(run(&[task, "-m", model, "Once upon a time"]).lines(0).len(), 1, "{task} {text}");
+        }
+        let info = run(&["info", "-m", model]).lines(0);
+        let refused = info[0]["model"]["generation_refused"].as_str().unwrap();
+        assert!(refused.contains("generation_config.json"), "{refused}");
+    }
+}
+
+#[test]
+fn ids_beyond_the_vocabulary_cannot_be_forced() {
+    let folder = with_settings(&json!({"forced_eos_token_id": 99999, "max_new_tokens": 3}));
+    let refused = run(&["generate", "-m", folder.path().to_str().unwrap(), "Once upon a time"]);
+    assert_eq!(refused.status, Some(1));
+    assert!(refused.err.contains("forced_eos_token_id is 99999"), "{}", refused.err);
+}
+
+#[test]
+fn settings_that_change_nothing_are_not_told() {
+    let folder = with_settings(&json!({
+        "do_sample": false, "temperature": 0.6, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.0, "min_length": 0
+    }));
+    let model = folder.path().to_str().unwrap();
+    let greedy = run(&["generate", "-n", "3", "-m", model, "Once"]);
+    assert!(greedy.status == Some(0) && !greedy.err.contains("generation_config.json"), "{}", greedy.err);
+    let drawn = run(&["generate", "-n", "3", "-m", model, "--temperature", "0.5", "Once"]);
+    assert!(drawn.err.contains("generation_config.json: top_k = 50, top_p = 0.9 ("), "{}", drawn.err);
+}
+
+#[test]
 fn settings_that_are_not_implemented_are_refused_by_name() {
     let folder = with_settings(&json!({"num_beams": 4}));
     let model = folder.path().to_str().unwrap();

@@ -12,7 +12,7 @@ use crate::files::ModelFiles;
 use crate::finite::Traced;
 use crate::generate::{
     CausalModel, Engine, FinishReason, GenerateRequest, Lookup, ModelDraft, NoDraft, OnPiece, Output, Piece, Prompt,
-    STEP_ROWS,
+    STEP_ROWS, ends_of_files,
 };
 use crate::heads::LanguageModel;
 use crate::tokenizer::{Side, Tokenizer};
@@ -54,6 +54,15 @@ pub struct Generator {
     model: LanguageModel,
     frontend: Frontend,
     draft: Draft,
+    /// Why the tokens that end a text cannot be read in `generation_config.json`.
+    no_ends: Option<Fault>,
+}
+
+/// A file and what is wrong with it.
+#[derive(Debug)]
+struct Fault {
+    file: String,
+    message: String,
 }
 
 /// What guesses ahead of a generator's model.
@@ -122,8 +131,14 @@ impl Generator {
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let need = Need { task: "generate", objective: Some(Objective::Decoder) };
         let (model, tokenizer) = need.load(files, options, LanguageModel::load)?;
+        let no_ends = match ends_of_files(files) {
+            Ok(_) => None,
+            // A request may name its own.
+            Err(Error::Config { file, message }) => Some(Fault { file, message }),
+            Err(error) => return Err(error),
+        };
         let frontend = Frontend::new(tokenizer, options, Bounds::positions(files, model.config())?);
-        Ok(Self { name: files.name().to_owned(), model, frontend, draft: Draft::None })
+        Ok(Self { name: files.name().to_owned(), model, frontend, draft: Draft::None, no_ends })
     }
 
     /// Guesses ahead by looking up how the text's last words went on earlier in it: free, and good for texts that quote.
@@ -159,13 +174,20 @@ impl Generator {
     /// the unfinished prompts have the finish reason `cancelled`.
     ///
     /// # Errors
-    /// [`Error::Input`] for settings out of range; failures of the engine. A prompt's own failure is in its place.
+    /// [`Error::Input`] for settings out of range and ids beyond the vocabulary; [`Error::Config`] where `generation_config.json` is to say what
+    /// ends a text and cannot be read; failures of the engine. A prompt's own failure is in its place.
     pub fn run(
         &self,
         prompts: &[&str],
         request: &GenerateRequest,
         on_piece: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
     ) -> Result<Generations> {
+        if let Some(Fault { file, message }) =
+            self.no_ends.as_ref().filter(|_| request.eos.is_none() && !request.ignore_eos)
+        {
+            return Err(Error::Config { file: file.clone(), message: message.clone() });
+        }
+        request.shaping.check_ids(self.model.config().vocab_size)?;
         let engine = Engine::new(&self.model, &self.frontend.tokenizer, request, self.frontend.limit.tokens)?;
         let mut truncated = vec![false; prompts.len()];
         let mut outputs: Vec<Option<Result<Outcome<Generated>>>> = Vec::new();

@@ -23,7 +23,8 @@ pub struct SpecialIds {
     pub mask: Option<u32>,
     /// Put before a text that is continued or scored.
     pub bos: Option<u32>,
-    /// Any of these ends a generation: those of `generation_config.json` where the model has one, which may be none.
+    /// Any of these ends a generation: those of `generation_config.json` where the model has one, which may be none. Where that file
+    /// cannot be read they are the model's, and a generation that asks for them fails.
     pub eos: Vec<u32>,
     /// Those without regard to `generation_config.json`.
     pub eos_of_model: Vec<u32>,
@@ -61,7 +62,8 @@ pub(super) fn load(files: &dyn FileSource, inner: &Inner, settings: &Settings) -
     }
     eos_of_model.sort_unstable();
     eos_of_model.dedup();
-    let mut eos = ends_of_files(files)?.unwrap_or_else(|| eos_of_model.clone());
+    // A file that only generation needs stops no other task.
+    let mut eos = ends_of_files(files).ok().flatten().unwrap_or_else(|| eos_of_model.clone());
     eos.retain(|&id| vocab_size.is_none_or(|size| u64::from(id) < size));
     let special = SpecialIds {
         pad: one("pad_token").or(usual.pad),

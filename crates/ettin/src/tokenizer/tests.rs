@@ -71,6 +71,19 @@ fn stated_ids_win_over_usual_names() {
 }
 
 #[test]
+fn a_generation_config_that_cannot_be_read_stops_no_tokenizer() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    std::fs::copy(repository("models/nano-encoder/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    file("config.json", r#"{"eos_token_id": 7, "vocab_size": 8192}"#);
+    for text in ["junk", "[]", r#"{"eos_token_id": "</s>"}"#] {
+        file("generation_config.json", text);
+        let tokenizer = Tokenizer::load(&ModelFiles::folder(folder.path()).unwrap()).unwrap();
+        assert_eq!(tokenizer.special().eos, [7], "{text}");
+    }
+}
+
+#[test]
 fn special_ids_beyond_the_vocabulary_are_no_tokens() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();

@@ -29,12 +29,13 @@ pub(super) struct Model {
     quantisation: Option<Quantisation>,
     parameters: u64,
     bytes: Bytes,
-    /// Settings of generation in the model's files, by key; what they need is said where they are refused.
+    /// Settings of generation in the model's files, by key, those left out that change nothing.
     #[serde(skip_serializing_if = "Map::is_empty")]
     generation: Map<String, Value>,
     #[serde(skip)]
     generation_file: String,
-    #[serde(skip)]
+    /// Why `generate` would refuse them.
+    #[serde(skip_serializing_if = "Option::is_none")]
     generation_refused: Option<String>,
 }
 
@@ -71,9 +72,15 @@ impl Model {
         stored_dtypes.dedup();
         // An encoder generates nothing.
         let generation = match config.objective {
-            Objective::Encoder => GenerationDefaults::default(),
-            Objective::Decoder => GenerationDefaults::load(files)?,
+            Objective::Encoder => Ok(GenerationDefaults::default()),
+            Objective::Decoder => GenerationDefaults::load(files),
         };
+        // Settings that cannot be read are something to say, and the rest is still to be described.
+        let generation_refused = generation.as_ref().map_or_else(
+            |error| Some(error.to_string()),
+            |generation| generation.request().err().map(|error| error.to_string()),
+        );
+        let generation = generation.unwrap_or_default();
         Ok(Model {
             name: files.name().to_owned(),
             revision: files.revision().map(str::to_owned),
@@ -102,7 +109,7 @@ impl Model {
                 .map(|(key, value)| (key.to_owned(), value.clone()))
                 .collect(),
             generation_file: generation.file().to_owned(),
-            generation_refused: generation.request().err().map(|error| error.to_string()),
+            generation_refused,
         })
     }
 
