@@ -338,6 +338,12 @@ SETTINGS: list[dict[str, Any]] = [
     {"max_new_tokens": 6, "do_sample": False, "temperature": 0.3, "top_p": 0.2},
     {"num_beams": 1, "length_penalty": 2.0, "early_stopping": True, "renormalize_logits": True, "remove_invalid_values": True},
     {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2, "suppress_tokens": "SEEN1", "min_new_tokens": 5, "eos_token_id": "FIRST"},
+    # Values that would be refused where tokens are drawn.
+    {"do_sample": False, "temperature": 0.0},
+    {"do_sample": 0, "temperature": -1.0, "top_k": -1, "top_p": 1.5, "min_p": 2.0, "typical_p": 0.0, "epsilon_cutoff": 1.5, "top_h": 0.0},
+    {"do_sample": "", "top_p": "0.9", "repetition_penalty": 1.3},
+    {"max_length": 14.0, "min_new_tokens": -1, "no_repeat_ngram_size": -2, "cache_config": {}},
+    {"suppress_tokens": [-1, 99999], "begin_suppress_tokens": [99999], "eos_token_id": 77.0},
 ]
 
 
