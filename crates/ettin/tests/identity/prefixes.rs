@@ -108,7 +108,9 @@ fn a_missing_head_is_no_prefix() {
     let folder = copied("tiny-text-classify-single");
     rename_tensors(folder.path(), |name| (name != "classifier.bias").then(|| name.to_owned()));
     let classify = |folder: &std::path::Path| {
-        SequenceClassifier::load(&ModelFiles::folder(folder).unwrap(), &Backend::cpu().unwrap()).unwrap_err().to_string()
+        SequenceClassifier::load(&ModelFiles::folder(folder).unwrap(), &Backend::cpu().unwrap())
+            .unwrap_err()
+            .to_string()
     };
     let error = classify(folder.path());
     assert!(error.contains("`classifier.bias` is missing") && !error.contains("--strip-prefix"), "{error}");
