@@ -194,9 +194,18 @@ fn a_json_array_is_read_as_records() {
 
 #[test]
 fn texts_that_begin_with_a_bracket_stay_texts() {
-    for text in
-        ["[MASK] is it.", "[1] A note.", "[\"Never,\" she said.]", "[\"Never\"] she said.", "[", "[[1]]", "[1, 2]"]
-    {
+    for text in [
+        "[MASK] is it.",
+        "[1] A note.",
+        "[\"Never,\" she said.]",
+        "[\"Never,\" she said",
+        "[\"Never\"] she said.",
+        "[\"a\", \"b\"] is a list",
+        "[{",
+        "[",
+        "[[1]]",
+        "[1, 2]",
+    ] {
         let lines = [text, "and more"].join("\n");
         assert_eq!(pipe(EMBED, &lines).out, run(&[EMBED, &[text, "and more"]].concat()).out, "{text}");
     }
@@ -222,6 +231,32 @@ fn elements_of_an_array_that_are_bad_are_named() {
 }
 
 #[test]
+fn an_array_is_one_whatever_its_first_elements_are() {
+    for (input, texts, bad) in [
+        ("[\"One.\", null, \"Two.\"]", &["One.", "Two."][..], 1),
+        ("[\n \"One.\",\n null,\n \"Two.\"\n]\n", &["One.", "Two."], 1),
+        ("[null, \"One.\"]", &["One."], 1),
+        ("[\"One.\", 1.5]", &["One."], 1),
+        ("[null, {\"text\":\"One.\"}]", &["One."], 1),
+        ("[1, true, [], {\"text\":\"One.\"}]", &["One."], 3),
+        // With a fault.
+        ("[\"One.\",,\"Two.\"]", &["One.", "Two."], 1),
+        ("[\"One.\" \"Two.\"]", &[], 1),
+        ("[\"One\n.\",\"Two.\"]", &["Two."], 1),
+        ("[{\"text\":\"One.\"} {\"text\":\"Two.\"}]", &[], 1),
+        ("[{\"text\":\"One.\"}, oops]", &["One."], 1),
+    ] {
+        let run = pipe(PLAIN, input);
+        assert_eq!(read(&run, 1), texts, "{input}");
+        assert_eq!(run.err.matches("error: record ").count(), bad, "{input}: {}", run.err);
+    }
+    // The place of the record is not said twice.
+    let run = pipe(PLAIN, "[\"One.\", {\"text\": 3}]");
+    assert!(run.err.contains("record 2 (line 1): ") && run.err.matches("line 1").count() == 1, "{}", run.err);
+    assert!(run.err.contains("(column 19)"), "{}", run.err);
+}
+
+#[test]
 fn an_array_that_is_none_is_an_error_and_not_a_text() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.jsonl");
@@ -230,6 +265,8 @@ fn an_array_that_is_none_is_an_error_and_not_a_text() {
         ("[{\"text\":\"One.\"},\n{\"text\":\"Tw", "line 2: the input ends before the JSON array is closed"),
         ("[{\"text\":\"One.\"}", "closed"),
         ("[\"One.\",", "closed"),
+        ("[\"One.\"", "closed"),
+        ("[\"One.\"]\n[\"Two.\"]\n", "line 2: there is more behind the end"),
         ("[{\"text\":\"One.\"}]\n[{\"text\":\"Two.\"}]\n", "line 2: there is more behind the end"),
     ] {
         let run = pipe(&[PLAIN, &write[..]].concat(), input);

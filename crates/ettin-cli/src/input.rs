@@ -24,7 +24,7 @@ use crate::output::Format;
 /// `--input-format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum InputFormat {
-    /// By the beginning: JSONL where a line begins with '{', JSON where an array of objects or texts begins, else text
+    /// By the beginning: JSONL where a line begins with '{', JSON where the input is an array, else text
     Auto,
     /// One input per line, blank lines included
     Text,

@@ -108,7 +108,7 @@ pub(crate) struct InputArgs {
     pub(crate) input: Option<PathBuf>,
 
     /// How to read it: text is one input per line, jsonl one record per line, json an array of records or
-    /// texts; auto tells them by the beginning: '{' is jsonl, an array of objects or texts is json
+    /// texts; auto tells them by the beginning: '{' is jsonl, an array is json
     #[arg(long, env = "ETTIN_INPUT_FORMAT", default_value = "auto", value_name = "FORMAT")]
     pub(crate) input_format: InputFormat,
 

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use anyhow::Context;
+use serde::de::IgnoredAny;
 
 use super::detect::{Plain, detect};
 use super::elements::{Element, Elements};
@@ -19,6 +20,9 @@ use super::{InputFormat, Place, Source};
 
 /// How long a chunk that is not full waits for more: unnoticed by a person, plenty for a file.
 const PATIENCE: Duration = Duration::from_millis(20);
+
+/// What reads a text that merely looks like JSON.
+const AS_TEXT: &str = "--input-format text reads lines as they are";
 
 /// Inputs read ahead.
 const QUEUE: usize = 1024;
@@ -271,7 +275,10 @@ impl<T: Record> Reading<T> {
                     Err(error) => Err(explained(&error, Some(at))),
                 },
                 (Some(b'{'), _) | (_, None) => parse(&text, self.further(), Some(at)),
-                _ => Err("neither a JSON object nor a text".into()),
+                _ if serde_json::from_str::<IgnoredAny>(&text).is_ok() => {
+                    Err("neither a JSON object nor a text".into())
+                }
+                _ => Err(format!("neither a JSON object nor a text, nor JSON at all; {AS_TEXT}")),
             });
             let found = Found { index: number as usize - 1, place, blank: false };
             if !found.send(sender, self.completed(parsed)) {
