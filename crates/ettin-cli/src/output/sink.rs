@@ -1,5 +1,6 @@
 //! Where output goes: stdout, or a file that appears under its name only when it is complete.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
 use std::path::{Path, PathBuf};
@@ -46,7 +47,8 @@ impl Sink {
     fn file(path: &Path) -> anyhow::Result<Target> {
         // Through a link to what it points at: renaming would replace the link.
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        match path.metadata() {
+        let existing = path.metadata();
+        match &existing {
             Ok(metadata) if metadata.is_dir() => return Err(Usage::error("it is a folder")),
             Ok(metadata) if !metadata.is_file() => {
                 let file = OpenOptions::new().write(true).open(&path)?;
@@ -57,12 +59,21 @@ impl Sink {
         let Some(name) = path.file_name() else {
             return Err(Usage::error("it has no file name"));
         };
+        remove_left_over(&path, name);
         let mut temporary = std::ffi::OsString::from(".");
         temporary.push(name);
         temporary.push(format!(".{}.tmp", std::process::id()));
         let temporary = path.with_file_name(temporary);
         let file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
         let unfinished = Unfinished { temporary, path, renamed: false };
+        // Says to other runs that this file is being written. Where there are no locks, none of them removes it either.
+        let _ = file.try_lock();
+        // What others may not read, they may not read in its place either. Elsewhere than on Unix a file has no such
+        // permissions, and one that is read-only cannot be renamed.
+        #[cfg(unix)]
+        if let Ok(existing) = existing {
+            file.set_permissions(existing.permissions())?;
+        }
         Ok(Target::File(BufWriter::new(file), unfinished))
     }
 
@@ -99,6 +110,30 @@ impl Write for Sink {
             _ => self.writer()?.flush(),
         }
     }
+}
+
+/// Removes what runs that were killed have left of this output. One that still writes has a lock on its file.
+fn remove_left_over(path: &Path, name: &OsStr) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Nothing here is a reason not to write.
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        if !is_temporary(&entry.file_name(), name) || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
+        let file = OpenOptions::new().write(true).open(entry.path());
+        if file.is_ok_and(|file| file.try_lock().is_ok()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whether it is `.NAME.PID.tmp`.
+fn is_temporary(file: &OsStr, name: &OsStr) -> bool {
+    let process =
+        file.as_encoded_bytes().strip_prefix(b".").and_then(|rest| rest.strip_prefix(name.as_encoded_bytes()));
+    let process = process.and_then(|rest| rest.strip_prefix(b".")?.strip_suffix(b".tmp"));
+    process.is_some_and(|process| !process.is_empty() && process.iter().all(u8::is_ascii_digit))
 }
 
 impl Unfinished {
@@ -173,6 +208,54 @@ mod tests {
         let mut sink = Sink::open(Some(Path::new("/dev/null"))).unwrap();
         sink.write_all(b"text").unwrap();
         sink.finish().unwrap();
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn an_existing_file_keeps_its_permissions() {
+        use std::fs::Permissions;
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("private");
+        for mode in [0o600, 0o640, 0o444] {
+            std::fs::write(&path, "old").unwrap();
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let mut sink = Sink::open(Some(&path)).unwrap();
+            sink.write_all(b"new").unwrap();
+            // The half of it is as private as the whole.
+            for entry in std::fs::read_dir(folder.path()).unwrap() {
+                assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777, mode);
+            }
+            sink.finish().unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), b"new");
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, mode);
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_removed_and_what_another_writes_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let make = |name: &str| File::create(folder.path().join(name)).unwrap();
+        let written = make(".out.jsonl.2.tmp");
+        written.lock().unwrap();
+        for name in [".out.jsonl.1.tmp", ".out.jsonl.x.tmp", ".out.jsonl..tmp", ".more.jsonl.1.tmp", "out.jsonl.1.tmp"]
+        {
+            drop(make(name));
+        }
+        Sink::open(Some(&folder.path().join("out.jsonl"))).unwrap().finish().unwrap();
+        let mut left = names(folder.path());
+        left.sort();
+        let others = [
+            ".more.jsonl.1.tmp",
+            ".out.jsonl..tmp",
+            ".out.jsonl.2.tmp",
+            ".out.jsonl.x.tmp",
+            "out.jsonl",
+            "out.jsonl.1.tmp",
+        ];
+        assert_eq!(left, others);
     }
 
     #[test]
