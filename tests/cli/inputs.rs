@@ -77,6 +77,24 @@ fn text_that_looks_like_json_can_be_text() {
 }
 
 #[test]
+fn records_that_are_none_are_told_what_to_do() {
+    let run = pipe(PLAIN, "{\n  \"text\": \"One.\"\n}\n{\n  \"text\": \"Two.\"\n}\n");
+    assert_eq!(run.text(1), "");
+    assert!(run.err.contains("line 1: ") && run.err.contains("jq -c"), "{}", run.err);
+    assert_eq!(run.err.matches("error").count(), 1, "{}", run.err);
+    let run = pipe(PLAIN, "{hello} world\n{\"text\":\"One.\"}\n");
+    assert_eq!(read(&run, 1), ["One."]);
+    assert!(run.err.contains("--input-format text"), "{}", run.err);
+    let run = pipe(&[PLAIN, &["--extra", "ignore"]].concat(), "{\"text\":\"One.\",\"score\":NaN}\n");
+    assert!(run.err.contains("line 1: NaN is Python's notation"), "{}", run.err);
+    for rule in ["ignore", "keep"] {
+        let run = pipe(&["generate", "-n", "1", "--extra", rule], "{\"text\":\"b\"}\n");
+        assert_eq!(run.text(1), "");
+        assert!(run.err.contains("missing field `prompt`") && run.err.contains("the record has `text`"), "{}", run.err);
+    }
+}
+
+#[test]
 fn invalid_utf8_in_text_is_a_bad_record() {
     let run = pipe(PLAIN, b"One.\nTw\xFFo.\nThree.\n");
     assert_eq!(read(&run, 1), ["One.", "Three."]);

@@ -45,7 +45,21 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Sieve<'_, D> {
         visitor: V,
     ) -> Result<V::Value, D::Error> {
         let Sieve { inner, rule, reserved, kept } = self;
-        inner.deserialize_map(Fields { inner: visitor, known: fields, rule, reserved, kept })
+        let mut refused = None;
+        let value = inner.deserialize_map(Fields {
+            inner: visitor,
+            known: fields,
+            rule,
+            reserved,
+            kept,
+            refused: &mut refused,
+        })?;
+        match refused {
+            Some(key) => Err(D::Error::custom(format!(
+                "--extra keep: the output has a key `{key}` of its own; rename the field, or use --extra ignore"
+            ))),
+            None => Ok(value),
+        }
     }
 
     forward_to_deserialize_any! {
@@ -61,6 +75,9 @@ struct Fields<'a, I> {
     rule: ExtraFields,
     reserved: &'static [&'static str],
     kept: &'a mut Extra,
+    /// The first field that the output has no room for. That is told when nothing else is wrong: with a field of the task
+    /// missing, it may be that one under another name.
+    refused: &'a mut Option<String>,
 }
 
 impl<'de, V: Visitor<'de>> Visitor<'de> for Fields<'_, V> {
@@ -71,8 +88,8 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Fields<'_, V> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
-        let Fields { inner, known, rule, reserved, kept } = self;
-        inner.visit_map(Fields { inner: map, known, rule, reserved, kept })
+        let Fields { inner, known, rule, reserved, kept, refused } = self;
+        inner.visit_map(Fields { inner: map, known, rule, reserved, kept, refused })
     }
 }
 
@@ -108,9 +125,9 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Fields<'_, A> {
 impl<'de, A: MapAccess<'de>> Fields<'_, A> {
     fn keep(&mut self, key: String) -> Result<(), A::Error> {
         if self.reserved.contains(&key.as_str()) {
-            return Err(A::Error::custom(format!(
-                "--extra keep: the output has a key `{key}` of its own; rename the field, or use --extra ignore"
-            )));
+            self.refused.get_or_insert(key);
+            self.inner.next_value::<IgnoredAny>()?;
+            return Ok(());
         }
         if self.kept.contains_key(&key) {
             return Err(A::Error::custom(format!("duplicate field `{key}`")));

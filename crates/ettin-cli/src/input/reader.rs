@@ -8,7 +8,8 @@ use std::io::{BufRead, BufReader, Cursor, Read};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use ettin::config::non_finite_at;
 use serde::de::IgnoredAny;
 
 use super::detect::{Plain, detect};
@@ -170,7 +171,7 @@ fn open(source: &Source) -> anyhow::Result<Box<dyn BufRead + Send>> {
             let cannot = || format!("cannot read {}", path.display());
             let file = File::open(path).with_context(cannot)?;
             if file.metadata().with_context(cannot)?.is_dir() {
-                anyhow::bail!("{} is a folder, not a file of inputs", path.display());
+                bail!("{} is a folder, not a file of inputs", path.display());
             }
             Box::new(BufReader::new(file))
         }
@@ -241,7 +242,12 @@ impl<T: Record> Reading<T> {
     ) -> anyhow::Result<()> {
         let mut lines = Lines::new(reader);
         let mut records = 0;
-        while let Some((number, line)) = lines.next()? {
+        // A line behind a first record that is cut off.
+        let mut ahead = None;
+        while let Some((number, line)) = match ahead.take() {
+            Some(line) => Some(line),
+            None => lines.next()?,
+        } {
             let place = Place::Line(number);
             let blank = line.as_ref().is_ok_and(|line| line.trim().is_empty());
             let (index, parsed) = match &self.from_text {
@@ -253,8 +259,30 @@ impl<T: Record> Reading<T> {
                 }
                 _ if blank => continue,
                 _ => {
+                    let mut parsed =
+                        line.as_ref().map_err(Clone::clone).and_then(|line| parse(line, self.further(), None));
+                    // What is wrong with the first record is, as a rule, wrong with all.
+                    if let (0, Err(message), Ok(line)) = (records, &mut parsed, &line) {
+                        match Flaw::of(line) {
+                            Flaw::CutOff => {
+                                ahead = behind(&mut lines)?;
+                                if ahead.as_ref().is_some_and(|(_, line)| goes_on(line)) {
+                                    bail!(
+                                        "line {number}: the object does not end in its line. JSONL has one object per line \
+                                         (`jq -c .` writes it so); objects over several lines are read in an array \
+                                         (`jq -s .`)"
+                                    );
+                                }
+                            }
+                            Flaw::NoJson if self.how.format == InputFormat::Auto && self.from_text.is_some() => {
+                                message.push_str("; ");
+                                message.push_str(AS_TEXT);
+                            }
+                            Flaw::NoJson | Flaw::Other => {}
+                        }
+                    }
                     records += 1;
-                    (records - 1, line.and_then(|line| parse(&line, self.further(), None)))
+                    (records - 1, parsed)
                 }
             };
             if !(Found { index, place, blank }).send(sender, self.completed(parsed)) {
@@ -272,7 +300,7 @@ impl<T: Record> Reading<T> {
             let parsed = text.and_then(|text| match (text.as_bytes().first(), &self.from_text) {
                 (Some(b'"'), Some(from_text)) => match serde_json::from_str(&text) {
                     Ok(text) => Ok((from_text(text), None)),
-                    Err(error) => Err(explained(&error, Some(at))),
+                    Err(error) => Err(explained(&error, &text, Some(at))),
                 },
                 (Some(b'{'), _) | (_, None) => parse(&text, self.further(), Some(at)),
                 _ if serde_json::from_str::<IgnoredAny>(&text).is_ok() => {
@@ -298,6 +326,44 @@ impl<T: Record> Reading<T> {
         }
         parsed
     }
+}
+
+/// What is wrong with a line of JSONL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flaw {
+    /// It ends too early.
+    CutOff,
+    /// It is not JSON.
+    NoJson,
+    /// It is JSON, or Python's, of another kind than is wanted.
+    Other,
+}
+
+impl Flaw {
+    fn of(line: &str) -> Self {
+        match serde_json::from_str::<IgnoredAny>(line) {
+            Err(error) if error.is_eof() => Flaw::CutOff,
+            Err(error) if non_finite_at(line.as_bytes(), &error).is_none() => Flaw::NoJson,
+            _ => Flaw::Other,
+        }
+    }
+}
+
+type Line = (u64, Result<String, String>);
+
+/// The next line that is not blank.
+fn behind(lines: &mut Lines<impl BufRead>) -> anyhow::Result<Option<Line>> {
+    loop {
+        match lines.next()? {
+            Some((_, Ok(line))) if line.trim().is_empty() => {}
+            other => return Ok(other),
+        }
+    }
+}
+
+/// Whether a line goes on with the object of the line before it: it begins with a key, or ends the object.
+fn goes_on(line: &Result<String, String>) -> bool {
+    line.as_ref().is_ok_and(|line| line.trim_start().starts_with(['"', '}', ']', ',']))
 }
 
 /// An iterator over chunks of inputs, in order.
@@ -461,6 +527,41 @@ mod tests {
         assert!(items[0].id.is_some());
         let items = lines(b"{braces}\n", InputFormat::Text);
         assert_eq!(said(&items), [(0, Place::Line(1), Some("{braces}"))]);
+    }
+
+    #[test]
+    fn objects_over_several_lines_are_named_once() {
+        for text in [
+            &b"{\n  \"text\": \"a\"\n}\n{\n  \"text\": \"b\"\n}\n"[..],
+            b"\n{\"text\":\n\n \"a\"}",
+            b"{ \"text\": \"a\"\n, \"id\": 1 }\n",
+        ] {
+            for format in [InputFormat::Auto, InputFormat::Jsonl] {
+                let (items, error) = read(text, How { format, ..AUTO });
+                assert!(items.is_empty());
+                let error = error.unwrap();
+                assert!(error.contains("one object per line") && error.contains("jq -c"), "{error}");
+            }
+        }
+        // One line that is cut off loses no other.
+        let items = lines(b"{\"text\":\"a\n\n{\"text\":\"b\"}\n", InputFormat::Auto);
+        assert_eq!(said(&items), [(0, Place::Line(1), None), (1, Place::Line(3), Some("b"))]);
+        assert_eq!(said(&lines(b"{\"text\":", InputFormat::Auto)), [(0, Place::Line(1), None)]);
+    }
+
+    #[test]
+    fn a_first_line_in_braces_that_is_no_json_may_be_text() {
+        let hints = |text, format| {
+            let items = lines(text, format);
+            let hint =
+                |item: &Item<Text>| item.record.as_ref().is_err_and(|error| error.contains("--input-format text"));
+            items.iter().map(hint).collect::<Vec<_>>()
+        };
+        assert_eq!(hints(b"{hello} world\n{more}\n", InputFormat::Auto), [true, false]);
+        assert_eq!(hints(b"{\"hello\"} world\n", InputFormat::Auto), [true]);
+        assert_eq!(hints(b"{hello} world\n", InputFormat::Jsonl), [false]);
+        assert_eq!(hints(b"{\"txt\":\"a\"}\n", InputFormat::Auto), [false]);
+        assert_eq!(hints(b"{\"text\":NaN}\n", InputFormat::Auto), [false]);
     }
 
     #[test]

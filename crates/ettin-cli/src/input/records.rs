@@ -2,8 +2,9 @@
 
 use serde::de::{self, DeserializeOwned, Deserializer};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use ettin::config::non_finite_at;
 use ettin::tasks::TextInput;
 
 use super::Texts;
@@ -261,14 +262,38 @@ pub(super) fn parse<T: Record>(text: &str, further: Further, at: Option<At>) -> 
     let Further { rule, reserved } = further;
     let record = T::deserialize(Sieve { inner: &mut inner, rule, reserved, kept: &mut kept })
         .and_then(|record| inner.end().map(|()| record))
-        .map_err(|error| explained(&error, at))?;
+        .map_err(|error| {
+            let message = explained(&error, text, at);
+            if message.starts_with("missing field") { format!("{message}; {}", fields_of(text)) } else { message }
+        })?;
     Ok((record, (rule == ExtraFields::Keep).then_some(kept)))
 }
 
-/// A parser's error with its place in the input.
-pub(super) fn explained(error: &serde_json::Error, at: Option<At>) -> String {
+/// What a record has, in words.
+fn fields_of(text: &str) -> String {
+    const NAMED: usize = 8;
+    let fields: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
+    let mut names: Vec<String> = fields.keys().take(NAMED).map(|name| format!("`{name}`")).collect();
+    if fields.len() > NAMED {
+        names.push("…".into());
+    }
+    match names.len() {
+        0 => "the record has no fields".into(),
+        _ => format!("the record has {}", names.join(", ")),
+    }
+}
+
+/// A parser's error for a text with its place in the input.
+pub(super) fn explained(error: &serde_json::Error, text: &str, at: Option<At>) -> String {
+    let message = match non_finite_at(text.as_bytes(), error) {
+        Some(word) if error.is_syntax() => format!(
+            "{word} is Python's notation, not JSON: write a finite number or null at line {} column {}",
+            error.line(),
+            error.column()
+        ),
+        _ => error.to_string(),
+    };
     // Counted from the record's own beginning, serde_json's "line 1" would contradict ours.
-    let message = error.to_string();
     match (message.rsplit_once(" at line "), at) {
         (Some((what, _)), None) if error.column() > 0 => format!("{what} (column {})", error.column()),
         // The record's place, which stands before every message, has its line.
@@ -319,7 +344,9 @@ mod tests {
         assert!(error.contains("unknown field `txt`") && error.contains("--extra ignore"), "{error}");
         assert!(error.contains("`id` or `text`") && error.contains("column"), "{error}");
         let error = parse::<Text>("{}").unwrap_err();
-        assert!(error.contains("missing field `text`"), "{error}");
+        assert!(error.contains("missing field `text`") && error.ends_with("the record has no fields"), "{error}");
+        let error = parse::<Text>("{\"id\":1}").unwrap_err();
+        assert!(error.contains("missing field `text`") && error.ends_with("the record has `id`"), "{error}");
         for bad in [r#"{"text":1}"#, r#"{"text":null}"#, r#"{"text":"x"} y"#, r#"{"text":"x","text":"y"}"#, "{"] {
             assert!(parse::<Text>(bad).is_err(), "{bad}");
         }
@@ -337,6 +364,27 @@ mod tests {
         // A required field is required whatever else is there.
         assert!(super::parse::<Text>(r#"{"score":1}"#, further, None).unwrap_err().contains("missing field `text`"));
         assert!(super::parse::<Text>(r#"{"text":"x","a":}"#, further, None).is_err());
+    }
+
+    #[test]
+    fn a_missing_field_is_named_before_one_that_cannot_be_kept() {
+        let error = kept(r#"{"score":1,"a":2}"#).unwrap_err();
+        assert!(error.contains("missing field `text`") && error.ends_with("the record has `score`, `a`"), "{error}");
+    }
+
+    #[test]
+    fn pythons_numbers_are_named() {
+        for word in ["NaN", "Infinity", "-Infinity"] {
+            let line = format!("{{\"text\":\"x\",\"a\": {word}}}");
+            let error = kept(&line).unwrap_err();
+            assert!(
+                error.starts_with(&format!("{word} is Python's notation")) && error.contains("(column "),
+                "{error}"
+            );
+            let further = Further { rule: ExtraFields::Ignore, reserved: &[] };
+            assert!(super::parse::<Text>(&line, further, None).unwrap_err().contains("Python"), "{word}");
+        }
+        assert!(!kept(r#"{"text":"NaN",}"#).unwrap_err().contains("Python"));
     }
 
     #[test]
