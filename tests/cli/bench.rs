@@ -109,10 +109,12 @@ fn an_earlier_run_is_compared_and_other_work_refused() {
     assert!(found[1]["earlier"]["ratio"].as_f64().unwrap() > 0.0);
     assert_eq!(found[1]["earlier"]["changed"], json!([]));
     assert!(found[2].get("earlier").is_none());
+    assert!(again.err.contains("nothing to compare with nano-encoder enc 1×8"), "{}", again.err);
     assert!(std::fs::read_to_string(&plot).unwrap().contains("nano-encoder"));
     assert!(again.err.contains("tokens/s") && again.err.contains('█'), "{}", again.err);
     let table = quick(&["-m", "nano-encoder", "--enc", "1x4", "--compare", &before, "-f", "md"]);
-    assert!(table.text(0).contains("times as fast"), "{}", table.text(0));
+    assert!(table.text(0).contains("times as fast (mean time)"), "{}", table.text(0));
+    assert!(!table.err.contains("nothing to compare"), "{}", table.err);
 
     let refused = |arguments: &[&str], why: &str| {
         let run = quick(arguments);

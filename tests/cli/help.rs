@@ -43,6 +43,20 @@ fn every_command_teaches_itself() {
 }
 
 #[test]
+fn the_example_of_joined_text_is_true() {
+    let help = run(&["score", "--help"]);
+    let (context, text) = ("The ca", "t sat");
+    assert!(help.text(0).contains(&format!("\"{context}\" and \"{text}\"")), "{}", help.text(0));
+    let tokens = |flags: &[&str]| {
+        let lines = run(&[&["score", "-q", "--context", context, text], flags].concat()).lines(0);
+        let tokens = lines[0]["tokens"].as_array().unwrap();
+        tokens.iter().map(|token| token["token_str"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(tokens(&[]).concat(), text);
+    assert_ne!(tokens(&["--join"]), tokens(&[]));
+}
+
+#[test]
 fn completions_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = run(&["completions", shell]);

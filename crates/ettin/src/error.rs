@@ -60,6 +60,16 @@ pub enum Error {
         /// The side that the model's own files would cut.
         side: Side,
     },
+    /// Truncation was asked for, but the limit has no room for anything beside the special tokens.
+    #[error("the limit of {limit} tokens ({origin}) leaves no room for text beside {special} special tokens; raise it")]
+    NoRoom {
+        /// The most tokens that are accepted.
+        limit: usize,
+        /// What sets the limit.
+        origin: LimitOrigin,
+        /// Special tokens that are put around the input.
+        special: usize,
+    },
     /// An input or an argument makes no sense for the call.
     #[error("{0}")]
     Input(String),

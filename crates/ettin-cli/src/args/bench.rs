@@ -9,7 +9,7 @@ use ettin::DeviceChoice;
 use ettin::bench::{Workload, numbers, shapes};
 use ettin::ops::Dtype;
 
-use super::common::{HubArgs, QuietArgs, dtypes, threads};
+use super::common::{HubArgs, QuietArgs, count, dtypes, threads};
 
 /// Measure speed, memory, and how near both come to what this machine can do
 ///
@@ -116,11 +116,11 @@ pub(crate) struct Bench {
     pub(crate) threads: Option<Numbers>,
 
     /// Most tokens of one packed batch in mixed rows
-    #[arg(long, env = "ETTIN_BATCH_TOKENS", value_name = "N", help_heading = "Computation")]
+    #[arg(long, env = "ETTIN_BATCH_TOKENS", value_name = "N", value_parser = count, help_heading = "Computation")]
     pub(crate) batch_tokens: Option<std::num::NonZeroUsize>,
 
     /// Least number of repetitions
-    #[arg(short, long, default_value = "5", value_name = "N", help_heading = "Measuring")]
+    #[arg(short, long, default_value = "5", value_name = "N", value_parser = count, help_heading = "Measuring")]
     pub(crate) repetitions: std::num::NonZeroUsize,
 
     /// Repetitions before those, which do not count
@@ -143,7 +143,8 @@ pub(crate) struct Bench {
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub(crate) output: Option<PathBuf>,
 
-    /// Set the results beside those of an earlier run (json or jsonl); other work is refused
+    /// Set the results beside those of an earlier run (json or jsonl), as the ratio of the mean times of a repetition; a row
+    /// that was other work under the same name is refused, rows that the earlier run lacks are named
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) compare: Option<PathBuf>,
 

@@ -1,6 +1,6 @@
 //! Flags that several commands share.
 
-use std::num::NonZeroUsize;
+use std::num::{IntErrorKind, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
@@ -68,7 +68,7 @@ pub(crate) struct EngineArgs {
     pub(crate) threads: Option<NonZeroUsize>,
 
     /// Most tokens computed in one batch; memory grows with it, results do not change
-    #[arg(long, env = "ETTIN_BATCH_TOKENS", value_name = "N")]
+    #[arg(long, env = "ETTIN_BATCH_TOKENS", value_name = "N", value_parser = count)]
     pub(crate) batch_tokens: Option<NonZeroUsize>,
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct EngineArgs {
 #[command(next_help_heading = "Computation")]
 pub(crate) struct LengthArgs {
     /// Most tokens of one input, special tokens included [default: the limit of the model's files]
-    #[arg(long, env = "ETTIN_MAX_LENGTH", value_name = "N")]
+    #[arg(long, env = "ETTIN_MAX_LENGTH", value_name = "N", value_parser = count)]
     pub(crate) max_length: Option<NonZeroUsize>,
 
     /// What to do with a longer input: refuse it, or cut its right or left end, or the one that the model's files name,
@@ -172,6 +172,14 @@ pub(crate) struct RunArgs {
 pub(super) fn dtypes() -> impl TypedValueParser<Value = Dtype> {
     let names = Dtype::ALL.iter().map(|(_, name)| *name);
     PossibleValuesParser::new(names).try_map(|name| name.parse::<Dtype>())
+}
+
+/// A number of things of which there must be some.
+pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse::<NonZeroUsize>().map_err(|error| match error.kind() {
+        IntErrorKind::Zero => "must be 1 or more".into(),
+        _ => error.to_string(),
+    })
 }
 
 /// More threads than any machine has cores are a slip of the keyboard, and starting them may well succeed.

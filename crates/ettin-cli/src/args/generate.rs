@@ -10,6 +10,7 @@ use clap::builder::FalseyValueParser;
 use ettin::ops::Dtype;
 
 use super::RunArgs;
+use super::common::count;
 
 /// Continue a text with a decoder
 ///
@@ -37,7 +38,7 @@ pub(crate) struct Generate {
     pub(crate) prompt: Vec<String>,
 
     /// Most tokens to generate for each prompt [default: that of generation_config.json, else 128]
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", value_parser = count)]
     pub(crate) max_new_tokens: Option<NonZeroUsize>,
 
     #[command(flatten)]
@@ -81,7 +82,7 @@ pub(crate) struct SamplingArgs {
     pub(crate) top_p: Option<f32>,
 
     /// Sample from the K most probable tokens
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = count)]
     pub(crate) top_k: Option<NonZeroUsize>,
 
     /// Leave out tokens less probable than P times the most probable one

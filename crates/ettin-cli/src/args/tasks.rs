@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::common::count;
 use super::{InputArgs, ModelArgs, OutputArgs, RunArgs};
 
 /// Predict the tokens behind [MASK]
@@ -26,7 +27,7 @@ pub(crate) struct FillMask {
     pub(crate) text: Vec<String>,
 
     /// How many candidates per mask
-    #[arg(short = 'k', long, default_value = "5", value_name = "K")]
+    #[arg(short = 'k', long, default_value = "5", value_name = "K", value_parser = count)]
     pub(crate) top_k: NonZeroUsize,
 
     #[command(flatten)]
@@ -69,16 +70,16 @@ pub(crate) struct VectorArgs {
     pub(crate) pooling: Option<PoolingChoice>,
 
     /// Scale vectors to length 1
-    #[arg(long, overrides_with = "no_normalize")]
+    #[arg(long, conflicts_with = "no_normalize")]
     pub(crate) normalize: bool,
 
     /// Leave vectors as they are, also where the model's chain would normalise
-    #[arg(long, overrides_with = "normalize")]
+    #[arg(long, conflicts_with = "normalize")]
     pub(crate) no_normalize: bool,
 
     /// Keep the first D dimensions (Matryoshka) [default: the model's truncate_dim, else all]; vectors that were
     /// normalised are so again, which truncate_dim does not do
-    #[arg(long, value_name = "D")]
+    #[arg(long, value_name = "D", value_parser = count)]
     pub(crate) dimensions: Option<NonZeroUsize>,
 
     /// Hidden state to use: 0 is the embedding, N the output of layer N [default: the last]
@@ -95,11 +96,11 @@ pub(crate) struct VectorArgs {
 pub(crate) struct PromptArgs {
     /// Put the model's prompt of this name before each text (of a pair, the first; of a reranker, the query), such as
     /// query or document [default: the model's default_prompt_name, if it has one]
-    #[arg(long, value_name = "NAME", overrides_with = "no_prompt")]
+    #[arg(long, value_name = "NAME", conflicts_with = "no_prompt")]
     pub(crate) prompt: Option<String>,
 
     /// Put no prompt before texts, also where the model has a default one
-    #[arg(long, overrides_with = "prompt")]
+    #[arg(long, conflicts_with = "prompt")]
     pub(crate) no_prompt: bool,
 }
 
@@ -186,7 +187,7 @@ pub(crate) struct Classify {
     pub(crate) pair: Option<String>,
 
     /// Only the K best labels [default: all]
-    #[arg(short = 'k', long, value_name = "K")]
+    #[arg(short = 'k', long, value_name = "K", value_parser = count)]
     pub(crate) top_k: Option<NonZeroUsize>,
 
     /// The model's raw outputs, without softmax or sigmoid
@@ -337,7 +338,7 @@ Context:
   own. With --join they are encoded as one string, of which what is behind as many
   tokens as the context has alone is scored, as lm-evaluation-harness does: a token
   may then span their border. Both agree where the tokenizer splits at the border,
-  as before a space; they differ where letters or digits meet, as in \"12\" and \"34\".
+  as before a space; they differ where it does not, as in \"The ca\" and \"t sat\".
 
 JSONL fields:
   text, context, id
@@ -423,18 +424,45 @@ mod tests {
     use crate::args::{Command, parse};
 
     #[test]
-    fn last_normalisation_flag_wins() {
-        let normalization = |flags: &[&str]| {
+    fn flags_that_say_opposite_things_are_refused_together() {
+        let embed = |flags: &[&str]| {
             let mut arguments = vec!["ettin-run", "embed", "text"];
             arguments.extend(flags);
-            match parse(arguments).unwrap().command {
-                Command::Embed(embed) => embed.vectors.normalization(),
-                other => panic!("{other:?}"),
-            }
+            parse(arguments)
+        };
+        let normalization = |flags: &[&str]| match embed(flags).unwrap().command {
+            Command::Embed(embed) => embed.vectors.normalization(),
+            other => panic!("{other:?}"),
         };
         assert_eq!(normalization(&[]), None);
         assert_eq!(normalization(&["--normalize"]), Some(true));
-        assert_eq!(normalization(&["--normalize", "--no-normalize"]), Some(false));
-        assert_eq!(normalization(&["--no-normalize", "--normalize"]), Some(true));
+        assert_eq!(normalization(&["--no-normalize"]), Some(false));
+        for flags in [
+            &["--normalize", "--no-normalize"][..],
+            &["--no-normalize", "--normalize"],
+            &["--prompt", "query", "--no-prompt"],
+            &["--no-prompt", "--prompt", "query"],
+        ] {
+            let error = embed(flags).expect_err("a conflict").to_string();
+            assert!(error.contains("cannot be used with"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_count_of_zero_is_named_as_such() {
+        for arguments in [
+            &["embed", "--dimensions", "0"][..],
+            &["embed", "--batch-tokens", "0"],
+            &["embed", "--max-length", "0"],
+            &["fill-mask", "-k", "0"],
+            &["classify", "-k", "0"],
+            &["generate", "-n", "0"],
+            &["generate", "--top-k", "0"],
+            &["bench", "--repetitions", "0"],
+            &["bench", "--batch-tokens", "0"],
+        ] {
+            let error = parse([&["ettin-run"], arguments].concat()).expect_err("an error").to_string();
+            assert!(error.contains("must be 1 or more"), "{error}");
+        }
     }
 }

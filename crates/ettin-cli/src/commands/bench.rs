@@ -33,6 +33,9 @@ pub(super) fn run(args: args::Bench) -> anyhow::Result<Status> {
     plan.check()?;
     if let Some(baseline) = &baseline {
         baseline.check(&plan)?;
+        if let lacking @ [_, ..] = &baseline.lacks(&plan)[..] {
+            notes.note(format_args!("the earlier run has nothing to compare with {}", lacking.join(", ")));
+        }
     }
     let plot = args.plot.as_deref().map(|path| Sink::open(Some(path))).transpose()?;
     let mut writer = Writer::open(args.format, args.output.as_deref())?;

@@ -21,6 +21,8 @@ impl Baseline {
         let refuse = |place: String, error: serde_json::Error| {
             Error::input(format!("{file}{place}: {error}; give a file that `bench` wrote as json or jsonl"))
         };
+        // Some programs put a byte order mark before UTF-8.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let records: Vec<Record> = if text.trim_start().starts_with('[') {
             serde_json::from_str(text).map_err(|error| refuse(String::new(), error))?
         } else {
@@ -58,6 +60,16 @@ impl Baseline {
         let names = known.iter().take(6).cloned().collect::<Vec<_>>().join(", ");
         let more = if known.len() > 6 { ", …" } else { "" };
         Err(Error::input(format!("{} has none of the work that is to be measured: it has {names}{more}", self.file)))
+    }
+
+    /// The work of a plan that these records have nothing of, as `model test`.
+    pub fn lacks(&self, plan: &Plan) -> Vec<String> {
+        let all = plan.subjects.iter().flat_map(|subject| {
+            let named = |workload: &Workload| (subject.name.as_str(), workload.to_string());
+            subject.workloads.iter().map(named)
+        });
+        let lacking = all.filter(|(model, test)| self.named(model, test).next().is_none());
+        lacking.map(|(model, test)| format!("{model} {test}")).collect()
     }
 
     fn same_work(&self, record: &Record, subject: &Subject, workload: Workload, plan: &Plan) -> Result<()> {
@@ -147,10 +159,14 @@ mod tests {
     fn both_json_formats_are_read_and_others_refused() {
         let record = encoded("encoder-17m", 8, 128, 1000.0);
         let line = serde_json::to_string(&record).unwrap();
-        assert_eq!(Baseline::parse(&format!("{line}\n\n{line}\n"), "f").unwrap().records, [record.clone(), record]);
+        let twice = [record.clone(), record];
+        assert_eq!(Baseline::parse(&format!("{line}\n\n{line}\n"), "f").unwrap().records, twice);
+        assert_eq!(Baseline::parse(&format!("\u{feff}{line}\r\n{line}"), "f").unwrap().records, twice);
+        assert_eq!(Baseline::parse(&format!("\u{feff}[{line},{line}]"), "f").unwrap().records, twice);
         for (text, why) in [
             ("", "no records"),
             ("[]", "no records"),
+            ("\u{feff}[]", "no records"),
             ("a,b\n", "line 1"),
             ("{\"test\": 1}", "line 1"),
             ("[1]", "json"),
@@ -185,6 +201,17 @@ mod tests {
         assert_eq!((rate("f32", 1), rate("bf16", 1), rate("bf16", 2), rate("f32", 2)), (1.0, 2.0, 4.0, 3.0));
         // An unknown dtype on two threads is nearest to two threads; the last of those.
         assert_eq!(rate("int8", 2), 3.0);
+    }
+
+    #[test]
+    fn work_that_an_earlier_run_lacks_is_named() {
+        let enc = |batch| Workload::Encode { batch, length: 128 };
+        let old = baseline(&[encoded("encoder-17m", 8, 128, 1000.0)]);
+        let mut plan = plan("encoder-17m", enc(8));
+        assert_eq!(old.lacks(&plan), [""; 0]);
+        plan.subjects[0].workloads.push(enc(1));
+        assert_eq!(old.lacks(&plan), ["ettin-encoder-17m enc 1×128"]);
+        assert!(old.check(&plan).is_ok());
     }
 
     #[test]

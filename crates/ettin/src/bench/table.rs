@@ -84,12 +84,15 @@ fn line(cells: &[String; COLUMNS.len()]) -> String {
 }
 
 /// Records beside what an earlier run measured, as a Markdown table; empty if no record has a counterpart.
+///
+/// The ratio is that of mean times. That of the rates beside it differs where times vary: a mean of rates gives short
+/// repetitions more weight.
 pub fn comparison(records: &[Record]) -> String {
     let mut table = String::new();
     for record in records {
         let Some(earlier) = &record.earlier else { continue };
         if table.is_empty() {
-            table.push_str("| model | test | dtype | earlier t/s | now t/s | times as fast | changed |\n");
+            table.push_str("| model | test | dtype | earlier t/s | now t/s | times as fast (mean time) | changed |\n");
             table.push_str("| --- | --- | --- | ---: | ---: | ---: | --- |\n");
         }
         let rate = |rate: Option<f64>| rate.map(significant).unwrap_or_default();

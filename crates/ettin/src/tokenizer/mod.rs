@@ -122,8 +122,8 @@ impl Tokenizer {
     /// Of a pair the longer text is cut first (`longest_first` of transformers).
     ///
     /// # Errors
-    /// [`Error::TooLong`] for an input over the limit under [`Truncate::Error`], or when the limit leaves no room
-    /// beside the special tokens; otherwise as [`encode`](Self::encode).
+    /// [`Error::TooLong`] for an input over the limit under [`Truncate::Error`], [`Error::NoRoom`] when the limit leaves
+    /// none beside the special tokens; otherwise as [`encode`](Self::encode).
     pub fn encode_within(&self, text: &str, pair: Option<&str>, limit: Limit) -> Result<Encoding> {
         self.within(text, pair, true, limit)
     }
@@ -142,7 +142,10 @@ impl Tokenizer {
         }
         let added = if special_tokens { self.added_tokens(pair.is_some()) } else { 0 };
         let room = limit.tokens.saturating_sub(added);
-        let side = limit.cut().filter(|_| room > 0).ok_or_else(|| limit.too_long(encoding.ids.len()))?;
+        let side = limit.cut().ok_or_else(|| limit.too_long(encoding.ids.len()))?;
+        if room == 0 {
+            return Err(Error::NoRoom { limit: limit.tokens, origin: limit.origin, special: added });
+        }
         let params = TruncationParams {
             direction: side.into(),
             max_length: room,

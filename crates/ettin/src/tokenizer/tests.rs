@@ -174,8 +174,12 @@ fn truncation_keeps_the_special_tokens_and_says_so() {
     assert_eq!(left.offsets[1..], whole.offsets[len - 5..]);
     for tokens in 0..3 {
         let result = tokenizer.encode_within(text, None, limit(tokens, Truncate::Right));
+        assert!(matches!(result, Err(Error::NoRoom { special: 2, .. })), "{tokens}");
+        let result = tokenizer.encode_within(text, None, limit(tokens, Truncate::Error));
         assert!(matches!(result, Err(Error::TooLong { .. })), "{tokens}");
     }
+    let error = tokenizer.encode_within(text, None, limit(2, Truncate::Right)).unwrap_err().to_string();
+    assert!(error.contains("leaves no room for text beside 2 special tokens") && !error.contains("side to"), "{error}");
 }
 
 #[test]
