@@ -66,6 +66,11 @@ fn over_long_texts_are_refused_unless_cut() {
     assert_eq!((lines.len(), &lines[0]["index"]), (1, &json!(1)));
     assert!(refused.err.contains("line 1: ") && refused.err.contains("limit"), "{}", refused.err);
     assert_eq!(pipe(&["embed", "-q", "--truncate", "left"], &input).lines(0).len(), 2);
+    // A side was chosen, and does not help.
+    let no_room = run(&["embed", "-q", "--truncate", "right", "--max-length", "2", "Some words."]);
+    assert_eq!(no_room.lines(1).len(), 0);
+    assert!(no_room.err.contains("leaves no room for text beside 2 special tokens"), "{}", no_room.err);
+    assert!(!no_room.err.contains("choose a side"), "{}", no_room.err);
 }
 
 #[test]
@@ -85,7 +90,7 @@ fn records_that_are_none_are_told_what_to_do() {
     let run = pipe(PLAIN, "{hello} world\n{\"text\":\"One.\"}\n");
     assert_eq!(read(&run, 1), ["One."]);
     assert!(run.err.contains("--input-format text"), "{}", run.err);
-    let run = pipe(&[PLAIN, &["--extra", "ignore"]].concat(), "{\"text\":\"One.\",\"score\":NaN}\n");
+    let run = pipe(PLAIN, "{\"text\":\"One.\",\"score\":NaN}\n");
     assert!(run.err.contains("line 1: NaN is Python's notation"), "{}", run.err);
     for rule in ["ignore", "keep"] {
         let run = pipe(&["generate", "-n", "1", "--extra", rule], "{\"text\":\"b\"}\n");

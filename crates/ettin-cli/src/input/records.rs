@@ -1,6 +1,6 @@
 //! The JSON records of each kind of task.
 
-use serde::de::{self, DeserializeOwned, Deserializer};
+use serde::de::{self, DeserializeOwned, Deserializer, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -263,6 +263,9 @@ pub(super) fn parse<T: Record>(text: &str, further: Further, at: Option<At>) -> 
     let record = T::deserialize(Sieve { inner: &mut inner, rule, reserved, kept: &mut kept })
         .and_then(|record| inner.end().map(|()| record))
         .map_err(|error| {
+            // A number that only Python reads is wrong whatever is said of its field.
+            let whole = serde_json::from_str::<IgnoredAny>(text).err();
+            let error = whole.filter(|error| non_finite_at(text.as_bytes(), error).is_some()).unwrap_or(error);
             let message = explained(&error, text, at);
             if message.starts_with("missing field") { format!("{message}; {}", fields_of(text)) } else { message }
         })?;
@@ -381,8 +384,10 @@ mod tests {
                 error.starts_with(&format!("{word} is Python's notation")) && error.contains("(column "),
                 "{error}"
             );
-            let further = Further { rule: ExtraFields::Ignore, reserved: &[] };
-            assert!(super::parse::<Text>(&line, further, None).unwrap_err().contains("Python"), "{word}");
+            for rule in [ExtraFields::Ignore, ExtraFields::Error] {
+                let further = Further { rule, reserved: &[] };
+                assert_eq!(super::parse::<Text>(&line, further, None).unwrap_err(), error);
+            }
         }
         assert!(!kept(r#"{"text":"NaN",}"#).unwrap_err().contains("Python"));
     }
