@@ -70,11 +70,11 @@ pub(crate) struct VectorArgs {
     pub(crate) pooling: Option<PoolingChoice>,
 
     /// Scale vectors to length 1
-    #[arg(long, conflicts_with = "no_normalize")]
+    #[arg(long, overrides_with = "no_normalize")]
     pub(crate) normalize: bool,
 
     /// Leave vectors as they are, also where the model's chain would normalise
-    #[arg(long, conflicts_with = "normalize")]
+    #[arg(long, overrides_with = "normalize")]
     pub(crate) no_normalize: bool,
 
     /// Keep the first D dimensions (Matryoshka) [default: the model's truncate_dim, else all]; vectors that were
@@ -96,11 +96,11 @@ pub(crate) struct VectorArgs {
 pub(crate) struct PromptArgs {
     /// Put the model's prompt of this name before each text (of a pair, the first; of a reranker, the query), such as
     /// query or document [default: the model's default_prompt_name, if it has one]
-    #[arg(long, value_name = "NAME", conflicts_with = "no_prompt")]
+    #[arg(long, value_name = "NAME", overrides_with = "no_prompt")]
     pub(crate) prompt: Option<String>,
 
     /// Put no prompt before texts, also where the model has a default one
-    #[arg(long, conflicts_with = "prompt")]
+    #[arg(long, overrides_with = "prompt")]
     pub(crate) no_prompt: bool,
 }
 
@@ -424,28 +424,19 @@ mod tests {
     use crate::args::{Command, parse};
 
     #[test]
-    fn flags_that_say_opposite_things_are_refused_together() {
-        let embed = |flags: &[&str]| {
+    fn last_normalisation_flag_wins() {
+        let normalization = |flags: &[&str]| {
             let mut arguments = vec!["ettin-run", "embed", "text"];
             arguments.extend(flags);
-            parse(arguments)
-        };
-        let normalization = |flags: &[&str]| match embed(flags).unwrap().command {
-            Command::Embed(embed) => embed.vectors.normalization(),
-            other => panic!("{other:?}"),
+            match parse(arguments).unwrap().command {
+                Command::Embed(embed) => embed.vectors.normalization(),
+                other => panic!("{other:?}"),
+            }
         };
         assert_eq!(normalization(&[]), None);
         assert_eq!(normalization(&["--normalize"]), Some(true));
-        assert_eq!(normalization(&["--no-normalize"]), Some(false));
-        for flags in [
-            &["--normalize", "--no-normalize"][..],
-            &["--no-normalize", "--normalize"],
-            &["--prompt", "query", "--no-prompt"],
-            &["--no-prompt", "--prompt", "query"],
-        ] {
-            let error = embed(flags).expect_err("a conflict").to_string();
-            assert!(error.contains("cannot be used with"), "{error}");
-        }
+        assert_eq!(normalization(&["--normalize", "--no-normalize"]), Some(false));
+        assert_eq!(normalization(&["--no-normalize", "--normalize"]), Some(true));
     }
 
     #[test]
