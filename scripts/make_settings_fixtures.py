@@ -3,7 +3,7 @@
     python scripts/make_settings_fixtures.py
 
 A tokenizer's case is a folder of small files around one of three tiny tokenizers (byte-level BPE from `models/tiny-text-tag`, and a
-WordPiece and a Unigram one with Metaspace, trained here into `tests/fixtures/tokenizers`) and what `AutoTokenizer` answers: ids,
+WordPiece and a Unigram one with Metaspace, in `tests/fixtures/tokenizers`, trained here if they are missing: trainers break ties by chance) and what `AutoTokenizer` answers: ids,
 offsets, decoded text, named special ids; or the exception it raises. A configuration's case is a few keys of config.json and the
 settings that `AutoConfig` reads from them. docs/KEYS.md is the table that these cases back; the schema is in tests/fixtures/README.md.
 """
@@ -239,8 +239,9 @@ def tokenizers() -> None:
     bases = {"bytes": MODELS / "tiny-text-tag" / "tokenizer.json"}
     for kind in ("wordpiece", "metaspace"):
         bases[kind] = TRAINED / f"{kind}.json"
-        text = json.dumps(json.loads(trained(kind).to_str()), ensure_ascii=False, separators=(",", ":"))
-        bases[kind].write_text(text + "\n")
+        if not bases[kind].exists():
+            text = json.dumps(json.loads(trained(kind).to_str()), ensure_ascii=False, separators=(",", ":"))
+            bases[kind].write_text(text + "\n")
     made: list[Json] = []
     answers: list[Json] = []  # many settings change nothing
     for case in cases():

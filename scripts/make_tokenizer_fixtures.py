@@ -4,12 +4,14 @@
 
 Small tokenizers of every kind that pieces text together in its own way are trained on a few sentences and go to
 `tests/fixtures/tokenizers/<kind>`. Three tiny random models with one vocabulary (`models/tiny-words-*`) serve them all. What
-transformers answers goes to `tests/fixtures/tokenizers/answers.json` and `tests/fixtures/generation.json`, described in
-tests/fixtures/README.md. Trainers break ties by chance: a new run may give other tokenizers, with answers that fit them.
+transformers answers goes to `tests/fixtures/tokenizers/{answers,added}.json` and `tests/fixtures/generation.json`, described in
+tests/fixtures/README.md. Trainers break ties by chance: a new run may give other tokenizers, with answers that fit them. With
+`--added`, only `added.json` is written, from the tokenizers and models that are there.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import shutil
@@ -296,6 +298,49 @@ def tokenizers() -> None:
     (OUTPUT / "answers.json").write_text(f'{{"provenance": {head},\n"kinds": {{\n{lines}\n}}}}\n', encoding="utf-8")
 
 
+# Tokens that match more, or something else, than they are spelled: the spaces beside them, and what a normalizer changes.
+ADDED = [
+    {"content": "[Q] ", "lstrip": True, "rstrip": False, "normalized": False},
+    {"content": "<e1>", "lstrip": False, "rstrip": True, "normalized": False},
+    {"content": "Boat", "lstrip": False, "rstrip": False, "normalized": True},
+]
+ADDED_TEXTS = ["Ada [MASK] lived", "the sea  [Q] so <e1>  old", "a BOAT Boat of 日本 zqx"]
+
+
+def added() -> None:
+    """The tokenizers of [`tokenizers`] with added tokens that match otherwise than they are spelled."""
+    answers = {}
+    for kind in KINDS:
+        tokenizer_json = json.loads((OUTPUT / kind / "tokenizer.json").read_text(encoding="utf-8"))
+        tokens = tokenizer_json["added_tokens"]
+        tokens[MASK]["lstrip"] = True  # as ModernBERT's own
+        size = Tokenizer.from_file(str(OUTPUT / kind / "tokenizer.json")).get_vocab_size()
+        assert size + len(ADDED) <= VOCABULARY, kind
+        tokens += [{"id": size + i, **token, "single_word": False, "special": False} for i, token in enumerate(ADDED)]
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            shutil.copytree(OUTPUT / kind, folder, dirs_exist_ok=True)
+            (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json), encoding="utf-8")
+            model, tokenizer = load(MODELS / "tiny-words-tagger", folder, transformers.ModernBertForTokenClassification)
+        pipe = transformers.pipeline("token-classification", model=model, tokenizer=tokenizer)
+        entry: dict[str, Any] = {"added_tokens": tokens, "tokenize": [], "tag": []}
+        for text in ADDED_TEXTS:
+            ids = tokenizer(text)["input_ids"]
+            entry["tokenize"].append({"text": text, "ids": ids, "tokens": tokenizer.convert_ids_to_tokens(ids)})
+            for strategy in ("none", "simple", "first", "max"):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    tags = plain(pipe(text, aggregation_strategy=strategy, ignore_labels=[]))
+                for tag in tags:
+                    tag["score"] = round(tag["score"], 6)
+                entry["tag"].append({"strategy": strategy, "text": text, "tags": tags})
+        answers[kind] = entry
+    compact = {"ensure_ascii": False, "separators": (",", ":")}
+    lines = ",\n".join(f"{json.dumps(kind)}: {json.dumps(entry, **compact)}" for kind, entry in answers.items())
+    head = json.dumps(provenance(attention="eager", dtype="f32"))
+    (OUTPUT / "added.json").write_text(f'{{"provenance": {head},\n"kinds": {{\n{lines}\n}}}}\n', encoding="utf-8")
+
+
 def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
@@ -398,8 +443,12 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()
-    tokenizers()
-    generation()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--added", action="store_true", help="write only added.json, from the tokenizers that are there")
+    if not parser.parse_args().added:
+        tokenizers()
+        generation()
+    added()
 
 
 if __name__ == "__main__":

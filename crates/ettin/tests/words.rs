@@ -162,30 +162,57 @@ fn tags_join_words_as_the_pipeline() {
         let folder = folder("tiny-words-tagger", kind);
         let task = Tagger::load(&files(&folder), &Options::default()).unwrap();
         for case in cases(&answers(kind)["tag"]) {
-            let aggregation = match case["strategy"].as_str().unwrap() {
-                "none" => Aggregation::None,
-                "simple" => Aggregation::Simple,
-                "first" => Aggregation::First,
-                "average" => Aggregation::Average,
-                "max" => Aggregation::Max,
-                other => panic!("{other}"),
-            };
-            let text = case["text"].as_str().unwrap();
-            let tags = task.run(&[text], &TagRequest { aggregation, all: true }).unwrap().remove(0).unwrap().value;
-            let place = format!("{kind} {} {text:?}", case["strategy"]);
-            let theirs = case["tags"].as_array().unwrap();
-            assert_eq!(tags.len(), theirs.len(), "{place}: {tags:?} {theirs:?}");
-            for (ours, theirs) in tags.iter().zip(theirs) {
-                let ours = serde_json::to_value(ours).unwrap();
-                for (key, theirs) in theirs.as_object().unwrap() {
-                    match key.as_str() {
-                        "score" => {
-                            assert!((ours[key].as_f64().unwrap() - theirs.as_f64().unwrap()).abs() < 1e-4, "{place}")
-                        }
-                        _ => assert_eq!(&ours[key], theirs, "{place} {key}"),
-                    }
+            assert_tags(&task, kind, case);
+        }
+    }
+}
+
+/// What the pipeline answers for one text with one strategy.
+fn assert_tags(task: &Tagger, kind: &str, case: &Value) {
+    let aggregation = match case["strategy"].as_str().unwrap() {
+        "none" => Aggregation::None,
+        "simple" => Aggregation::Simple,
+        "first" => Aggregation::First,
+        "average" => Aggregation::Average,
+        "max" => Aggregation::Max,
+        other => panic!("{other}"),
+    };
+    let text = case["text"].as_str().unwrap();
+    let tags = task.run(&[text], &TagRequest { aggregation, all: true }).unwrap().remove(0).unwrap().value;
+    let place = format!("{kind} {} {text:?}", case["strategy"]);
+    let theirs = case["tags"].as_array().unwrap();
+    assert_eq!(tags.len(), theirs.len(), "{place}: {tags:?} {theirs:?}");
+    for (ours, theirs) in tags.iter().zip(theirs) {
+        let ours = serde_json::to_value(ours).unwrap();
+        for (key, theirs) in theirs.as_object().unwrap() {
+            match key.as_str() {
+                "score" => {
+                    assert!((ours[key].as_f64().unwrap() - theirs.as_f64().unwrap()).abs() < 1e-4, "{place}")
                 }
+                _ => assert_eq!(&ours[key], theirs, "{place} {key}"),
             }
+        }
+    }
+}
+
+#[test]
+fn tokens_that_match_otherwise_than_they_are_spelled_are_named_by_the_vocabulary() {
+    for kind in KINDS {
+        let answers = fixture("tokenizers/added")["kinds"][kind].clone();
+        let folder = folder("tiny-words-tagger", kind);
+        let path = folder.path().join("tokenizer.json");
+        let mut tokenizer: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        tokenizer["added_tokens"] = answers["added_tokens"].clone();
+        fs::write(&path, tokenizer.to_string()).unwrap();
+        let tokenizer = Tokenizer::load(&files(&folder)).unwrap();
+        for case in cases(&answers["tokenize"]) {
+            let text = case["text"].as_str().unwrap();
+            let ours = tokenize(&tokenizer, text.into(), true).unwrap();
+            assert_eq!(json!([ours.ids, ours.tokens]), json!([case["ids"], case["tokens"]]), "{kind} {text:?}");
+        }
+        let task = Tagger::load(&files(&folder), &Options::default()).unwrap();
+        for case in cases(&answers["tag"]) {
+            assert_tags(&task, kind, case);
         }
     }
 }

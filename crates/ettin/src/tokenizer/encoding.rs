@@ -5,7 +5,9 @@
 pub struct Encoding {
     /// Token ids.
     pub ids: Vec<u32>,
-    /// The tokens as the vocabulary spells them.
+    /// The tokens as the vocabulary spells them ([`Tokenizer::token`](super::Tokenizer::token) of the ids), not as the text does:
+    /// an unknown word is the unknown token, an added token is without the spaces that it took in. An id that the vocabulary
+    /// lacks, which only a template can add, has the template's spelling. What the text has there is at `offsets`.
     pub tokens: Vec<String>,
     /// Start and end in the token's own text, in Unicode scalars; `(0, 0)` for special tokens of the template.
     pub offsets: Vec<(usize, usize)>,
@@ -20,11 +22,17 @@ pub struct Encoding {
 }
 
 impl Encoding {
-    pub(super) fn new(encoding: tokenizers::Encoding, truncated: bool) -> Self {
+    /// `spelling` is the vocabulary's, by id: the encoding itself has what an added or unknown token matched in the text.
+    pub(super) fn new(
+        encoding: &tokenizers::Encoding,
+        truncated: bool,
+        spelling: impl Fn(u32) -> Option<String>,
+    ) -> Self {
+        let tokens = encoding.get_ids().iter().zip(encoding.get_tokens());
         Self {
             sequences: encoding.get_sequence_ids(),
             ids: encoding.get_ids().to_vec(),
-            tokens: encoding.get_tokens().to_vec(),
+            tokens: tokens.map(|(&id, matched)| spelling(id).unwrap_or_else(|| matched.clone())).collect(),
             offsets: encoding.get_offsets().to_vec(),
             words: encoding.get_word_ids().to_vec(),
             special: encoding.get_special_tokens_mask().iter().map(|&mask| mask != 0).collect(),

@@ -114,7 +114,7 @@ impl Tokenizer {
             None => self.inner.encode_char_offsets(text, special_tokens),
             Some(pair) => self.inner.encode_char_offsets((text, pair), special_tokens),
         };
-        self.checked(Encoding::new(encoding.map_err(tokenizer_error)?, false))
+        self.checked(&encoding.map_err(tokenizer_error)?, false)
     }
 
     /// Encodes with special tokens under a length limit.
@@ -160,7 +160,7 @@ impl Tokenizer {
             second.take_overflowing();
         }
         let encoding = self.inner.post_process(first, second, special_tokens).map_err(tokenizer_error)?;
-        self.checked(Encoding::new(encoding, true))
+        self.checked(&encoding, true)
     }
 
     /// Encodes a pair of which the second text is cut into windows that overlap by `overlap` tokens, so that each
@@ -181,7 +181,7 @@ impl Tokenizer {
             .chain(rest)
             .map(|window| {
                 let pair = self.inner.post_process(first.clone(), Some(window), true).map_err(tokenizer_error)?;
-                self.checked(Encoding::new(pair, false))
+                self.checked(&pair, false)
             })
             .collect()
     }
@@ -297,9 +297,9 @@ impl Tokenizer {
         self.inner.encode_char_offsets(text, false).map_err(tokenizer_error)
     }
 
-    fn checked(&self, encoding: Encoding) -> Result<Encoding> {
-        self.check_ids(&encoding.ids)?;
-        Ok(encoding)
+    fn checked(&self, encoding: &tokenizers::Encoding, truncated: bool) -> Result<Encoding> {
+        self.check_ids(encoding.get_ids())?;
+        Ok(Encoding::new(encoding, truncated, |id| self.token(id)))
     }
 
     fn check_ids(&self, ids: &[u32]) -> Result<()> {
