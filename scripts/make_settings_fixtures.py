@@ -179,6 +179,35 @@ def cases() -> list[Json]:
     own = {"own_token": "<e1>", "b_token": token("<b>", lstrip=True), "extra_special_tokens": ["[X]"]}
     case("own names of special_tokens_map.json", {**NAMES, "a_token": "<img>"}, special_tokens_map=own)
     case("added_tokens.json that repeats tokenizer.json", NAMES, added_tokens={"[MASK]": 4, "[SEP]": 900, "<new>": 3})
+    twice = {**NAMES, "z_token": "<e1>", "a_token": "<b>", "extra_special_tokens": {"c": "<new>", "a_token": "<img>"}}
+    twice["extra_special_tokens"] |= {"z_token": "[X]", "mask_token": "<mask>"}
+    case("extra tokens by names that are there already", twice)
+    again = {"extra_special_tokens": {"z_token": "[X]", "sep_token": "<b>"}}
+    case("extra tokens by names again", {**NAMES, "z_token": "<e1>", "y_token": "<new>"}, special_tokens_map=again)
+    case("extra tokens by name in place of a list", {**NAMES, "extra_special_tokens": ["[X]"]}, special_tokens_map=named)
+    listed = {"additional_special_tokens": ["<new>", "[X]"]}
+    for key in ("extra_special_tokens", "additional_special_tokens"):
+        case(f"additional tokens of special_tokens_map.json beside {key} null", {**NAMES, key: None}, special_tokens_map=listed)
+        two = {"additional_special_tokens": ["<b>"], "extra_special_tokens": ["<img>"], key: None}
+        case(f"extra tokens where {key} is null", {**NAMES, **two})
+    nothing = {"extra_special_tokens": None}
+    case("extra tokens null in special_tokens_map.json", {**NAMES, "extra_special_tokens": ["[X]"]}, special_tokens_map=nothing | listed)
+    by_name = {"extra_special_tokens": {"image_token": "<img>"}, "additional_special_tokens": None}
+    case("extra tokens by name beside null", {**NAMES, **by_name}, special_tokens_map=listed)
+    flagged = {"additional_special_tokens": [typed("[X]", lstrip=True, special=True), "<new>"]}
+    plainly = {"[X]": 901, "<new>": 900, "<mask>": 902}
+    case("added_tokens.json beside extra tokens with flags", {**NAMES, **flagged}, everything, added_tokens=plainly)
+    flagged = {"mask_token": typed("<mask>", lstrip=True, special=True), "cls_token": typed("[UNK]", normalized=True)}
+    case("added_tokens.json beside names with flags", {**NAMES, **flagged}, everything, added_tokens={**plainly, "[UNK]": 899})
+    flagged = {"mask_token": token("<mask>", lstrip=True), "extra_special_tokens": [{"content": "[X]", "rstrip": True}]}
+    case("added_tokens.json beside a map with flags", NAMES, everything, special_tokens_map=flagged, added_tokens=plainly)
+    prepended = {"normalizer": {"type": "Prepend", "prepend": "▁"}}
+    case("added_tokens.json under a normalizer that prepends", NAMES, "metaspace", tokenizer=prepended, added_tokens=plainly)
+    case("tokens of added_tokens.json that tokenizer.json has", NAMES, everything, added_tokens={"[MASK]": 899, "[UNK]": 899})
+    high = {"added_tokens": [{"id": i, **token(name, special=True, lstrip=True)} for i, name in enumerate(SPECIALS)]}
+    high["added_tokens"][4] |= {"special": False}
+    case("a name of a token that is not special", NAMES, everything, tokenizer=high)
+    case("tokenizer.json's token under a higher id", NAMES, everything, tokenizer=high, added_tokens={"[MASK]": -1, "[SEP]": 60})
     case("split_special_tokens with new tokens", {**NAMES, "added_tokens_decoder": new, "split_special_tokens": True}, everything)
     case("max_len and sides", {**NAMES, "max_len": 3, "model_max_length": 4, "truncation_side": "left"})
     case("tokenizer_class of config.json", NAMES, config={"tokenizer_class": "BertTokenizer"})

@@ -3,7 +3,8 @@
 //!
 //! Tokens are added in its order, so that new ones get its ids: first those of `added_tokens_decoder` by id, then the named
 //! ones, then the extra ones. A `special_tokens_map.json` and an `added_tokens.json` count only where there is no
-//! `added_tokens_decoder`, and the map then precedes `tokenizer_config.json`. A key that is `null` is absent.
+//! `added_tokens_decoder`, and the map then precedes `tokenizer_config.json`. A key that is `null` is absent, but for the two
+//! keys of extra tokens, where it is an empty list that others do not fill.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -78,6 +79,13 @@ impl Token {
     }
 }
 
+impl From<AddedToken> for Token {
+    fn from(token: AddedToken) -> Self {
+        let AddedToken { content, single_word, lstrip, rstrip, normalized, special } = token;
+        Self { content, single_word, lstrip, rstrip, normalized: Some(normalized), special }
+    }
+}
+
 impl Settings {
     /// Reads the files; `inner` is what `tokenizer.json` alone says, `pad` the token that its padding names.
     ///
@@ -92,8 +100,10 @@ impl Settings {
             Some(Value::Object(decoder)) => settings.decoder(decoder)?,
             Some(other) => return Err(refusal(CONFIG, "added_tokens_decoder", other, "an object of tokens by id")),
             None => {
-                merge(&mut config, &mut explicit, object(files, MAP)?)?;
-                settings.before_decoders(&object(files, ADDED)?, &config, inner)?;
+                let map = object(files, MAP)?;
+                let special = told_special(&config, &map);
+                merge(&mut config, &mut explicit, map)?;
+                settings.before_decoders(&object(files, ADDED)?, &special, inner)?;
             }
         }
         settings.name(config, &explicit, pad)?;
@@ -111,22 +121,18 @@ impl Settings {
         Ok(())
     }
 
-    /// What transformers before 4.34 wrote instead: `added_tokens.json`, completed by `tokenizer.json` itself.
-    fn before_decoders(&mut self, file: &Map<String, Value>, config: &Map<String, Value>, inner: &Inner) -> Result<()> {
-        if file.is_empty() {
-            return Ok(());
-        }
-        let listed = config.get(EXTRA).and_then(Value::as_array).into_iter().flatten();
-        let special: Vec<&str> =
-            NAMES.iter().filter_map(|key| config.get(*key)).chain(listed).filter_map(text).collect();
+    /// What transformers before 4.34 wrote instead: `added_tokens.json`, completed by `tokenizer.json` itself. Its tokens have no
+    /// flags: those of `special` are special and the others normalized.
+    fn before_decoders(&mut self, file: &Map<String, Value>, special: &HashSet<String>, inner: &Inner) -> Result<()> {
         for (content, id) in file {
             let id = id.as_i64().ok_or_else(|| refusal(ADDED, content, id, "an id"))?;
-            let special = special.contains(&content.as_str());
-            self.added.insert(id, Token { special, ..Token::special(content) });
+            let special = special.contains(content);
+            // A name makes it special later, but does not change how it is matched.
+            self.added.insert(id, Token { special, normalized: Some(!special), ..Token::special(content) });
         }
-        for id in inner.get_added_tokens_decoder().into_keys() {
-            // What tokenizer.json has under that id counts, and is there already.
-            self.added.remove(&i64::from(id));
+        // What tokenizer.json has under an id counts; under different ids, the token of the highest one.
+        for (id, token) in inner.get_added_tokens_decoder() {
+            self.added.insert(i64::from(id), token.into());
         }
         Ok(())
     }
@@ -140,11 +146,11 @@ impl Settings {
         }
         let own = config.iter().filter(|(key, value)| is_own_name(key) && (value.is_string() || is_typed(value)));
         for (key, value) in own.chain(explicit.iter().map(|(key, value)| (key, value))) {
-            self.named.push((key.clone(), token(CONFIG, key, value)?));
+            put(&mut self.named, key, token(CONFIG, key, value)?);
         }
         let before = config.shift_remove(EXTRA_BEFORE);
         match config.shift_remove(EXTRA).or(before) {
-            None => Ok(()),
+            None | Some(Value::Null) => Ok(()),
             Some(Value::Array(tokens)) => {
                 self.extra = tokens.iter().map(|value| token(CONFIG, EXTRA, value)).collect::<Result<_>>()?;
                 Ok(())
@@ -159,18 +165,20 @@ impl Settings {
     /// [`Error::Tokenizer`] when the tokens contradict one another.
     pub(super) fn apply(&self, inner: &mut Inner) -> Result<()> {
         let known = inner.get_added_tokens_decoder().into_values().map(|token| (token.content.clone(), token));
-        let known: HashMap<String, AddedToken> = known.collect();
+        let mut known: HashMap<String, AddedToken> = known.collect();
         let mut tokens: Vec<Token> = Vec::new();
-        for token in self.added.values().filter(|token| known.get(&token.content) != Some(&token.added())) {
-            let named = self.named.iter().any(|(_, named)| named.content == token.content);
-            tokens.push(Token { special: token.special || named, ..token.clone() });
+        let is_named = |token: &Token| self.named.iter().any(|(_, named)| named.content == token.content);
+        let named_special = |token: &Token| Token { special: token.special || is_named(token), ..token.clone() };
+        for token in self.added.values().map(named_special) {
+            let added = token.added();
+            if known.get(&token.content) != Some(&added) {
+                known.insert(token.content.clone(), added);
+                tokens.push(token);
+            }
         }
-        let added: HashSet<&str> = tokens.iter().map(|token| token.content.as_str()).collect();
-        let new = |token: &&Token| !known.contains_key(&token.content) && !added.contains(token.content.as_str());
-        let named = self.named.iter().map(|(_, token)| token).filter(new);
-        let named = named.map(|token| Token { special: true, ..token.clone() });
-        let others: Vec<Token> = named.chain(self.extra.iter().filter(new).cloned()).collect();
-        tokens.extend(others);
+        let new = |token: &&Token| !known.contains_key(&token.content);
+        let named = self.named.iter().map(|(_, token)| token);
+        tokens.extend(named.chain(&self.extra).filter(new).map(named_special));
         if !tokens.is_empty() {
             inner.add_tokens(tokens.iter().map(Token::added)).map_err(super::tokenizer_error)?;
         }
@@ -229,13 +237,30 @@ fn explicit(config: &mut Map<String, Value>) -> Vec<(String, Value)> {
         config.iter().filter(own).map(|(key, value)| (key.clone(), value.clone())).collect();
     config.retain(|key, value| !own(&(key, value)));
     if let Some(Value::Object(by_name)) = config.get(EXTRA) {
-        named.extend(by_name.clone());
+        by_name.iter().for_each(|(key, value)| put(&mut named, key, value.clone()));
         config.shift_remove(EXTRA);
     }
     match config.shift_remove("model_specific_special_tokens") {
         Some(Value::Object(stated)) if named.is_empty() => stated.into_iter().collect(),
         _ => named,
     }
+}
+
+/// The tokens that `tokenizer_config.json` and the map over it name as special, as transformers sees them when it reads
+/// `added_tokens.json`: in `tokenizer_config.json` it knows only texts by then, and no objects.
+fn told_special(config: &Map<String, Value>, map: &Map<String, Value>) -> HashSet<String> {
+    let named = NAMES.iter().filter_map(|key| match map.get(*key) {
+        Some(value) => text(value),
+        None => config.get(*key)?.as_str(),
+    });
+    let listed = |file: &Map<String, Value>| file.get(EXTRA).and_then(Value::as_array).cloned().unwrap_or_default();
+    let (of_config, of_map) = (listed(config), listed(map));
+    let of_config = match map.get(EXTRA) {
+        None | Some(Value::Array(_)) => of_config,
+        Some(_) => Vec::new(),
+    };
+    let extra = of_config.iter().filter_map(Value::as_str).chain(of_map.iter().filter_map(text));
+    named.chain(extra).map(str::to_owned).collect()
 }
 
 /// `special_tokens_map.json` over `tokenizer_config.json`; lists of extra tokens follow one another.
@@ -253,7 +278,10 @@ fn merge(config: &mut Map<String, Value>, explicit: &mut Vec<(String, Value)>, m
                 list.extend(tokens.into_iter().map(special));
                 config.insert(key, Value::Array(list));
             }
-            (EXTRA, Value::Object(by_name)) => explicit.extend(by_name),
+            (EXTRA, Value::Object(by_name)) => {
+                config.shift_remove(EXTRA);
+                by_name.into_iter().for_each(|(key, value)| put(explicit, &key, value));
+            }
             (_, value) => drop(config.insert(key, special(value))),
         }
     }
@@ -269,9 +297,20 @@ fn special(mut value: Value) -> Value {
     value
 }
 
+/// Puts an entry at the place of its key in [`NAMES`], at the place of the one that it replaces, or last.
+fn put<T>(named: &mut Vec<(String, T)>, key: &str, value: T) {
+    if let Some((_, old)) = named.iter_mut().find(|(name, _)| name == key) {
+        *old = value;
+        return;
+    }
+    let rank = |name: &str| NAMES.iter().position(|known| *known == name).unwrap_or(NAMES.len());
+    let place = named.iter().position(|(name, _)| rank(name) > rank(key)).unwrap_or(named.len());
+    named.insert(place, (key.to_owned(), value));
+}
+
 fn is_empty(extra: Option<&Value>) -> bool {
     match extra {
-        None => true,
+        None | Some(Value::Null) => true,
         Some(Value::Array(list)) => list.is_empty(),
         Some(Value::Object(map)) => map.is_empty(),
         Some(_) => false,
@@ -283,13 +322,13 @@ fn is_own_name(key: &str) -> bool {
     key.ends_with("_token") && !NAMES.contains(&key)
 }
 
-/// A JSON file of the model without its nulls; empty where it has none.
+/// A JSON file of the model without its nulls, but for those of extra tokens; an empty object where there is no file.
 fn object(files: &dyn FileSource, file: &str) -> Result<Map<String, Value>> {
     let mut map = match files.get(file)? {
         Some(bytes) => parse_object(&bytes, file)?,
         None => return Ok(Map::new()),
     };
-    map.retain(|_, value| !value.is_null());
+    map.retain(|key, value| !value.is_null() || [EXTRA, EXTRA_BEFORE].contains(&key.as_str()));
     Ok(map)
 }
 
