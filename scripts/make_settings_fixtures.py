@@ -197,12 +197,16 @@ def cases() -> list[Json]:
     flagged = {"additional_special_tokens": [typed("[X]", lstrip=True, special=True), "<new>"]}
     plainly = {"[X]": 901, "<new>": 900, "<mask>": 902}
     case("added_tokens.json beside extra tokens with flags", {**NAMES, **flagged}, everything, added_tokens=plainly)
-    flagged = {"mask_token": typed("<mask>", lstrip=True, special=True), "cls_token": typed("[UNK]", normalized=True)}
-    case("added_tokens.json beside names with flags", {**NAMES, **flagged}, everything, added_tokens={**plainly, "[UNK]": 899})
+    flagged_names = {"mask_token": typed("<mask>", lstrip=True, special=True), "cls_token": typed("<img>", normalized=True)}
+    less = {"<img>": 900, "<mask>": 902}
+    case("added_tokens.json beside names with flags", {**NAMES, **flagged_names}, everything, added_tokens=less)
     flagged = {"mask_token": token("<mask>", lstrip=True), "extra_special_tokens": [{"content": "[X]", "rstrip": True}]}
     case("added_tokens.json beside a map with flags", NAMES, everything, special_tokens_map=flagged, added_tokens=plainly)
     prepended = {"normalizer": {"type": "Prepend", "prepend": "▁"}}
-    case("added_tokens.json under a normalizer that prepends", NAMES, "metaspace", tokenizer=prepended, added_tokens=plainly)
+    lost = {"mask_token": typed("[X]", lstrip=True, special=True), "bos_token": "<img>"}
+    taken = {"[X]": 4, "<img>": 900, "<new>": 900}
+    case("names of tokens that lost their ids", {**NAMES, **lost}, everything, added_tokens=taken)
+    case("names with flags under a normalizer", {**NAMES, **flagged_names}, "metaspace", tokenizer=prepended, added_tokens=less)
     case("tokens of added_tokens.json that tokenizer.json has", NAMES, everything, added_tokens={"[MASK]": 899, "[UNK]": 899})
     high = {"added_tokens": [{"id": i, **token(name, special=True, lstrip=True)} for i, name in enumerate(SPECIALS)]}
     high["added_tokens"][4] |= {"special": False}

@@ -38,6 +38,9 @@ const PLAIN: [&str; 3] = ["PreTrainedTokenizerFast", "PreTrainedTokenizer", "Tok
 pub(super) struct Settings {
     /// Tokens of `added_tokens_decoder` or the files that were before it, by id.
     added: BTreeMap<i64, Token>,
+    /// Tokens of `added_tokens.json` that lost their id to another one: none of them is added unless a file names it, and then it
+    /// has the flags that it had there.
+    displaced: Vec<Token>,
     /// Tokens by name: those of [`NAMES`] in that order, then others as the files name them.
     named: Vec<(String, Token)>,
     /// Special tokens without a name.
@@ -128,11 +131,12 @@ impl Settings {
             let id = id.as_i64().ok_or_else(|| refusal(ADDED, content, id, "an id"))?;
             let special = special.contains(content);
             // A name makes it special later, but does not change how it is matched.
-            self.added.insert(id, Token { special, normalized: Some(!special), ..Token::special(content) });
+            let token = Token { special, normalized: Some(!special), ..Token::special(content) };
+            self.displaced.extend(self.added.insert(id, token));
         }
         // What tokenizer.json has under an id counts; under different ids, the token of the highest one.
         for (id, token) in inner.get_added_tokens_decoder() {
-            self.added.insert(i64::from(id), token.into());
+            self.displaced.extend(self.added.insert(i64::from(id), token.into()));
         }
         Ok(())
     }
@@ -141,6 +145,8 @@ impl Settings {
     fn name(&mut self, mut config: Map<String, Value>, explicit: &[(String, Value)], pad: Option<&str>) -> Result<()> {
         for key in NAMES {
             let token = config.get(key).map(|value| token(CONFIG, key, value)).transpose()?;
+            let displaced = |token: &Token| self.displaced.iter().find(|other| other.content == token.content).cloned();
+            let token = token.map(|token| displaced(&token).unwrap_or(token));
             let token = token.or_else(|| pad.filter(|_| key == "pad_token").map(Token::special));
             self.named.extend(token.map(|token| (key.to_owned(), token)));
         }
