@@ -322,6 +322,8 @@ def config_changes() -> list[Json]:
         {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5.0}}},
         {"rope_parameters": {kind: {"rope_theta": 3.0 + i} for i, kind in enumerate(KINDS)}, "global_attn_every_n_layers": 2},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}},
+        {"rope_scaling": {"rope_type": "linear", "factor": 1.0}},
+        {"rope_parameters": {kind: {"rope_type": "linear", "factor": 1.0, "rope_theta": 3.0} for kind in KINDS}},
         {"norm_eps": 0.1},
         {"tie_word_embeddings": False, "norm_bias": True, "mlp_bias": True, "attention_bias": True, "classifier_bias": True},
         {"bos_token_id": 70, "cls_token_id": -1, "eos_token_id": [2, 99]},

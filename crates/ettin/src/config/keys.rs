@@ -45,6 +45,11 @@ impl<'a> Keys<'a> {
         present.map(|(key, _)| key.as_str())
     }
 
+    /// The first key that is `null`: where keys are numbers of a list, that is no absent key.
+    pub(crate) fn null(&self) -> Option<&'a str> {
+        self.map.iter().find(|(_, value)| value.is_null()).map(|(key, _)| key.as_str())
+    }
+
     /// A whole number in `1..=limit`, or `default` when the key is absent.
     pub(crate) fn size(&self, key: &str, default: usize, limit: usize) -> Result<usize> {
         Ok(self.stated_size(key, limit)?.unwrap_or(default))

@@ -10,12 +10,17 @@ use crate::Result;
 const DEFAULT_LABELS: usize = 2;
 const MAX_LABELS: usize = 1 << 20;
 
+const LABEL: &str = "a label is a string or a number";
+
 /// Label names by index: `id2label`, or `LABEL_i` for `num_labels` of them.
 pub(super) fn labels(keys: &Keys<'_>) -> Result<Vec<String>> {
     let stated = keys.stated_size("num_labels", MAX_LABELS)?;
     let Some(named) = keys.object("id2label")? else {
         return Ok(numbered(stated.unwrap_or(DEFAULT_LABELS)));
     };
+    if let Some(key) = named.null() {
+        return Err(named.refuse(key, LABEL));
+    }
     let count = named.names().count();
     if stated.is_some_and(|stated| stated != count) {
         return Err(keys.refuse("num_labels", format_args!("`id2label` names {count}; one of the two must go")));
@@ -28,7 +33,7 @@ pub(super) fn labels(keys: &Keys<'_>) -> Result<Vec<String>> {
         let slot = key.parse::<usize>().ok().and_then(|index| labels.get_mut(index));
         match (slot, named.get(key).and_then(name)) {
             (Some(slot @ None), Some(name)) => *slot = Some(name),
-            (_, None) => return Err(named.refuse(key, "a label is a string or a number")),
+            (_, None) => return Err(named.refuse(key, LABEL)),
             _ => {
                 let rule = format!("{count} labels are numbered 0 to {} without gaps", count - 1);
                 return Err(named.refuse(key, rule));

@@ -113,7 +113,7 @@ fn rope_theta(parameters: &Keys<'_>) -> Result<Option<f32>> {
     for name in parameters.names() {
         match name {
             "rope_theta" | "original_max_position_embeddings" => {}
-            "rope_type" | "type" => refuse_unless_default(parameters, name)?,
+            "rope_type" | "type" | "factor" => refuse_scaled(parameters, name)?,
             "partial_rotary_factor" => refuse_partial(parameters)?,
             other => {
                 return Err(parameters.refuse(other, "supported: `rope_type` \"default\" and `rope_theta`"));
@@ -131,17 +131,26 @@ fn refuse_scaling(keys: &Keys<'_>) -> Result<()> {
     };
     for name in scaling.names() {
         match name {
-            "rope_type" | "type" => refuse_unless_default(&scaling, name)?,
+            "rope_type" | "type" | "factor" => refuse_scaled(&scaling, name)?,
             other => return Err(scaling.refuse(other, "RoPE scaling is not supported")),
         }
     }
     Ok(())
 }
 
-fn refuse_unless_default(keys: &Keys<'_>, name: &str) -> Result<()> {
+/// Refuses `name`, a type or a factor, unless positions stay as they are: linear scaling divides them by its factor.
+fn refuse_scaled(keys: &Keys<'_>, name: &str) -> Result<()> {
+    let factor = keys.positive("factor")?;
+    if name == "factor" {
+        return match factor {
+            None | Some(1.0) => Ok(()),
+            Some(_) => Err(keys.refuse(name, "supported: 1, RoPE scaling by no factor")),
+        };
+    }
     match keys.text(name)? {
         Some("default") => Ok(()),
-        _ => Err(keys.refuse(name, "supported: \"default\"")),
+        Some("linear") if factor == Some(1.0) => Ok(()),
+        _ => Err(keys.refuse(name, "supported: \"default\", or \"linear\" with a `factor` of 1")),
     }
 }
 

@@ -214,6 +214,12 @@ fn what_would_change_numbers_is_refused_by_key_and_value() {
         (json!({"pruned_heads": {"0": [1]}}), "pruned_heads"),
         (json!({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}), "rope_scaling"),
         (json!({"rope_scaling": {"type": "yarn"}}), "`rope_scaling.type` is \"yarn\""),
+        (json!({"rope_scaling": {"rope_type": "yarn", "factor": 1.0}}), "`rope_scaling.rope_type` is \"yarn\""),
+        (json!({"rope_scaling": {"type": "dynamic", "factor": 1.0}}), "`rope_scaling.type` is \"dynamic\""),
+        (json!({"rope_scaling": {"rope_type": "linear"}}), "`rope_scaling.rope_type` is \"linear\""),
+        (json!({"rope_scaling": {"rope_type": "default", "factor": 2.0}}), "`rope_scaling.factor` is 2.0"),
+        (json!({"rope_scaling": {"factor": 4}}), "`rope_scaling.factor` is 4"),
+        (json!({"rope_scaling": {"rope_theta": 7.0}}), "`rope_scaling.rope_theta` is 7.0"),
         (json!({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}), "`rope_parameters.rope_type`"),
         (
             json!({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}),
@@ -358,7 +364,9 @@ fn keys_of_a_classifier_are_checked_where_there_is_one() {
         (json!({"id2label": {"0": "a", "00": "b"}}), "id2label.00"),
         (json!({"id2label": {"x": "a"}}), "id2label.x"),
         (json!({"id2label": {"0": ["a"]}}), "id2label.0"),
-        (json!({"id2label": {"0": null}}), "id2label"),
+        (json!({"id2label": {"0": null}}), "`id2label.0` is null; a label"),
+        (json!({"id2label": {"0": null, "1": "B", "2": "C"}}), "`id2label.0` is null; a label"),
+        (json!({"id2label": {"0": "A", "1": null}, "num_labels": 2}), "`id2label.1` is null; a label"),
         (json!({"id2label": {}}), "id2label"),
         (json!({"id2label": ["a", "b"]}), "id2label"),
         (json!({"id2label": {"0": "a"}, "num_labels": 2}), "num_labels"),
@@ -373,6 +381,23 @@ fn keys_of_a_classifier_are_checked_where_there_is_one() {
         assert_eq!(config.layers, read(&older()).unwrap().layers);
     }
     assert!(read(&older()).unwrap().check_classifier().is_ok());
+}
+
+#[test]
+fn rope_scaling_by_a_factor_of_one_changes_nothing() {
+    let linear = json!({"rope_type": "linear", "factor": 1.0});
+    let both = json!({"full_attention": linear, "sliding_attention": {"type": "linear", "factor": 1}});
+    for changes in [
+        json!({"rope_scaling": linear}),
+        json!({"rope_scaling": {"type": "linear", "factor": 1}}),
+        json!({"rope_scaling": {"rope_type": "default", "factor": 1.0}}),
+        json!({"rope_scaling": {"factor": 1.0}}),
+        json!({"rope_scaling": {}}),
+        json!({ "rope_parameters": both }),
+    ] {
+        let config = read(&with(older(), changes.clone())).unwrap_or_else(|error| panic!("{changes}: {error}"));
+        assert_eq!(config.layers, read(&older()).unwrap().layers, "{changes}");
+    }
 }
 
 #[test]
