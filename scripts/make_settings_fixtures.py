@@ -3,9 +3,10 @@
     python scripts/make_settings_fixtures.py
 
 A tokenizer's case is a folder of small files around one of three tiny tokenizers (byte-level BPE from `models/tiny-text-tag`, and a
-WordPiece and a Unigram one with Metaspace, in `tests/fixtures/tokenizers`, trained here if they are missing: trainers break ties by chance) and what `AutoTokenizer` answers: ids,
-offsets, decoded text, named special ids; or the exception it raises. A configuration's case is a few keys of config.json and the
-settings that `AutoConfig` reads from them. docs/KEYS.md is the table that these cases back; the schema is in tests/fixtures/README.md.
+WordPiece and a Unigram one with Metaspace in `tests/fixtures/tokenizers`, which are trained here only where they are missing, as
+trainers break ties by chance) and what `AutoTokenizer` answers: ids, offsets, decoded text, named special ids; or the exception it raises.
+A configuration's case is a few keys of config.json and the settings that `AutoConfig` reads from them.
+docs/KEYS.md is the table that these cases back; the schema is in tests/fixtures/README.md.
 """
 
 from __future__ import annotations
