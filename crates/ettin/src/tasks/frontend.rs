@@ -145,6 +145,7 @@ impl Need {
             && let Some(hint) = self.hint(config)
             && files.peek("modules.json")?.is_none()
         {
+            identity::check(files, identity::Use::Head)?;
             return Err(Error::Unsupported(format!("{} with {name}: {hint}", self.task)));
         }
         if let Some(class) = config.architecture().filter(|class| class.ends_with("ForMultipleChoice")) {
