@@ -220,6 +220,8 @@ def length_cases() -> list[Case]:
         ("processing_kwargs in common over those of text", TRUNK,
          old_chain({"processing_kwargs": {"text": {"max_length": 10}, "common": {"max_length": 6}}}), embed_cut),
         ("processing_kwargs that do not truncate", TRUNK, old_chain(short | kwargs(truncation=False)), [lambda f: embed(f, INPUTS)]),
+        ("processing_kwargs that do not truncate, over the model's positions", TRUNK,
+         old_chain({"max_seq_length": None} | kwargs(truncation=False), **{"config.json": spacious}), [lambda f: embed(f, INPUTS)]),
         ("no special tokens", TRUNK, old_chain(kwargs(add_special_tokens=False)), [lambda f: embed(f, INPUTS)]),
         ("no special tokens and a limit", TRUNK, old_chain(kwargs(add_special_tokens=False, max_length=9)), embed_cut),
         ("truncation_side", TRUNK, old_chain({}, **left_side), left),

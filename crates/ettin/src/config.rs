@@ -227,7 +227,7 @@ impl Config {
     }
 
     /// Accepts texts of `length` tokens where that is more than the file's own positions: they are rotary, so their number is
-    /// a choice, and sentence-transformers' explicit limits are not bounded by it.
+    /// a choice, and sentence-transformers' explicit limits are not bounded by it. No more than a file could have asked for.
     pub(crate) fn allow_length(&mut self, length: Option<usize>) {
         let length = length.unwrap_or(0).min(MAX_POSITIONS);
         self.max_position_embeddings = self.max_position_embeddings.max(length);

@@ -128,6 +128,8 @@ fn arguments_of_processing_are_obeyed_or_refused_by_name() {
     );
     assert_eq!((kwargs.max_length, kwargs.special_tokens, kwargs.truncates), (Some(4), false, true));
     assert!(!load(r#"{"processing_kwargs": {"text": {"truncation": "do_not_truncate"}}}"#).truncates);
+    let whole = load(r#"{"max_seq_length": 16, "processing_kwargs": {"text": {"truncation": false}}}"#);
+    assert_eq!(whole.longest(), Some(1 << 16), "a limit counts only where something is cut");
     let arguments =
         load(r#"{"tokenizer_args": {"model_max_length": 32, "truncation_side": "left"}, "max_seq_length": 16}"#);
     assert_eq!((arguments.model_max_length, arguments.truncation_side), (Some(32), Some(Side::Left)));

@@ -20,6 +20,10 @@ const FILES: [&str; 7] = [
 /// No limit is higher; the library has none that is.
 const MAX_LENGTH: usize = 1 << 30;
 
+/// The longest text where none is cut; the library knows no bound. Eight times the positions of the published models: some
+/// backends make tables of all positions that are allowed.
+const LONGEST_UNCUT: usize = 1 << 16;
+
 /// What the trunk's weights are loaded with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Task {
@@ -190,8 +194,12 @@ impl Transformer {
         Ok(())
     }
 
-    /// The longest text that these settings let through whole, where they set a limit themselves.
+    /// The longest text that these settings let through whole, where they set a limit themselves or say that none is cut: the
+    /// library then hands on texts of any length, over the model's positions as well.
     pub(crate) fn longest(&self) -> Option<usize> {
+        if !self.truncates {
+            return Some(LONGEST_UNCUT);
+        }
         let base = self.model_max_length.or(self.max_seq_length);
         [base, self.query_length, self.document_length, self.max_length].into_iter().flatten().max()
     }

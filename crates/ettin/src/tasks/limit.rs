@@ -6,6 +6,8 @@
 //! | the same with a truncating call, `tag`, `answer`, `rerank` | that, and `model_max_length` of `tokenizer_config.json` | are cut |
 //! | `modules.json` | the first of: `max_length` of `processing_kwargs`, `query_length` or `document_length`, `model_max_length` of the tokenizer's arguments, `max_seq_length` (all of `sentence_bert_config.json`), and else as the line above | are cut |
 //!
+//! Under `truncation: false` of `processing_kwargs` nothing is cut, and the limit is the most positions that this engine computes.
+//!
 //! So a library has two limits: what it computes, and what it cuts to where it cuts. The first decides what is an error here.
 
 use super::Options;
@@ -82,7 +84,8 @@ impl Bounds {
             .or(bound(transformer.max_seq_length, LimitOrigin::MaxSeqLength));
         let positions = positions(config);
         let limit = match stated {
-            _ if !transformer.truncates => positions,
+            // The positions are raised to what is let through, see `Transformer::longest`.
+            _ if !transformer.truncates => Bound { origin: LimitOrigin::Uncut, ..positions },
             Some(stated) => positions.min(Some(stated)),
             None => positions.min(tokenizer.length),
         };

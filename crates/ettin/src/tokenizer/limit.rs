@@ -95,6 +95,8 @@ pub enum LimitOrigin {
     DocumentLength,
     /// `max_length` in `processing_kwargs` of `sentence_bert_config.json`.
     ProcessingKwargs,
+    /// This engine, for texts that `processing_kwargs` of `sentence_bert_config.json` leaves whole.
+    Uncut,
     /// The windows in which long contexts are searched for answers.
     Window,
     /// The caller.
@@ -113,6 +115,7 @@ impl fmt::Display for LimitOrigin {
             LimitOrigin::QueryLength => "query_length of sentence_bert_config.json",
             LimitOrigin::DocumentLength => "document_length of sentence_bert_config.json",
             LimitOrigin::ProcessingKwargs => "max_length of processing_kwargs in sentence_bert_config.json",
+            LimitOrigin::Uncut => "the most that is computed under `truncation: false` in sentence_bert_config.json",
             LimitOrigin::Window => "a window of question answering",
             LimitOrigin::Asked => "the maximal length asked for",
         })
