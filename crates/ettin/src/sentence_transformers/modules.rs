@@ -74,7 +74,7 @@ pub(crate) fn trunk_folder(files: &dyn FileSource) -> Result<String> {
 /// The folders of a chain, the top left out, from the bytes of a `modules.json` that is called `name`.
 ///
 /// # Errors
-/// [`Error::Config`] for what is no list of modules, [`Error::Input`] for a folder outside the repository.
+/// [`Error::Config`] for what is no list of modules, or has a folder outside the repository.
 pub(crate) fn module_folders(name: &str, modules: &[u8]) -> Result<Vec<String>> {
     let folders = parse(name, modules)?.into_iter().map(|entry| entry.folder);
     Ok(folders.filter(|folder| !folder.is_empty()).collect())
@@ -95,16 +95,25 @@ fn parse(file: &str, bytes: &[u8]) -> Result<Vec<Entry>> {
             return Err(fail(format!("module {index} is no object")));
         };
         let text = |key: &str| map.get(key).and_then(Value::as_str);
-        let folder = text("path").ok_or_else(|| fail(format!("module {index} has no `path`")))?;
-        let folder = folder.trim_end_matches('/').to_owned();
-        if !folder.is_empty() {
-            check_name(&folder)?;
-        }
+        let path = text("path").ok_or_else(|| fail(format!("module {index} has no `path`")))?;
+        let folder = folder(path)
+            .ok_or_else(|| fail(format!("the `path` {path:?} of module {index} is no folder inside the repository")))?;
         // Who copies or downloads a module has no use for its class.
         let path = text("type").unwrap_or_default().to_owned();
         entries.push(Entry { folder, path, map });
     }
     Ok(entries)
+}
+
+/// The folder that a path of the list stands for: the library joins it to the repository's own, so that `./1_Pooling`,
+/// `1_Pooling/` and `.` are fine. None for what leads out.
+fn folder(path: &str) -> Option<String> {
+    if path.starts_with('/') {
+        return None;
+    }
+    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    let folder = parts.join("/");
+    (folder.is_empty() || check_name(&folder).is_ok()).then_some(folder)
 }
 
 impl Entry {

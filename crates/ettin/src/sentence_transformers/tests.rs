@@ -84,11 +84,13 @@ fn module_folders_leave_out_the_root_and_stay_inside() {
             .collect();
         format!("[{}]", entries.join(","))
     };
-    let modules = list(&["", "1_Pooling", "2.Dense/", "a/b"]);
-    assert_eq!(module_folders("modules.json", modules.as_bytes()).unwrap(), ["1_Pooling", "2.Dense", "a/b"]);
-    let outside = list(&["../x"]);
-    for bad in [outside.as_str(), "[{}]", "{}", "["] {
-        assert!(module_folders("modules.json", bad.as_bytes()).is_err(), "{bad}");
+    let modules = list(&["", "./", ".", "1_Pooling", "2.Dense/", "./3/", "a/./b", "c//d"]);
+    let folders = ["1_Pooling", "2.Dense", "3", "a/b", "c/d"];
+    assert_eq!(module_folders("modules.json", modules.as_bytes()).unwrap(), folders);
+    let outside = ["../x", "a/../../x", "/x", "/", "./..", r"..\\x", "C:/x"].map(|path| list(&[path]));
+    for bad in outside.iter().map(String::as_str).chain(["[{}]", "{}", "["]) {
+        let error = module_folders("modules.json", bad.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("modules.json"), "{bad}: {error}");
     }
 }
 
