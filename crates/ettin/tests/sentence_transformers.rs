@@ -321,10 +321,59 @@ fn what_a_folder_is_not_for_is_refused_by_what_it_is() {
         ("a reranker's chain with a default prompt", "embed", ["CrossEncoder", "rerank"]),
         ("Dropout", "rerank", ["scores", "embed"]),
         ("three labels", "rerank", ["3", "classify"]),
+        ("a reranker's chain with a default prompt", "classify", ["one score", "fits rerank"]),
+        ("Dropout", "classify", ["an embedder", "fits embed"]),
     ] {
         let message = refused(name, "no.file", nothing, task);
         assert!(words.iter().all(|word| message.contains(word)), "{name}, {task}: {message}");
     }
+}
+
+/// No task sends to another that refuses as well.
+#[test]
+fn a_chain_with_several_scores_is_for_no_task_and_each_says_so() {
+    let name = "a reranker's chain without an activation";
+    let case = case(name);
+    let folder = lay_out(&case);
+    let mut config = case["files"]["2_Dense/config.json"].clone();
+    config["out_features"] = 3.into();
+    config["bias"] = false.into();
+    put(folder.path(), "2_Dense/config.json", &config);
+    let header = r#"{"linear.weight":{"dtype":"F32","shape":[3,32],"data_offsets":[0,384]}}"#;
+    let tensors = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 384]].concat();
+    std::fs::write(folder.path().join("2_Dense/model.safetensors"), tensors).unwrap();
+    let files = ModelFiles::folder(folder.path()).unwrap();
+    let options = Options::default();
+    for error in [
+        TextEmbedder::load(&files, &options).unwrap_err(),
+        Reranker::load(&files, &options).unwrap_err(),
+        Classifier::load(&files, &options).unwrap_err(),
+        Tagger::load(&files, &options).unwrap_err(),
+    ] {
+        let message = error.to_string();
+        assert!(message.contains("3 scores") && message.contains("no task"), "{message}");
+        assert!(!message.contains("fits") && !message.contains("try "), "{message}");
+    }
+}
+
+#[test]
+fn a_trunk_in_a_folder_of_its_own_is_its_chain_s_alone() {
+    let folder = lay_out(&case("Dropout"));
+    let files = ModelFiles::folder(folder.path()).unwrap();
+    let inner = folder.path().join("0_Transformer");
+    std::fs::create_dir(&inner).unwrap();
+    for name in
+        ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json"]
+    {
+        std::fs::rename(folder.path().join(name), inner.join(name)).unwrap();
+    }
+    let modules = std::fs::read_to_string(folder.path().join("modules.json")).unwrap();
+    let modules = modules.replacen(r#""path":"""#, r#""path":"./0_Transformer/""#, 1);
+    assert!(modules.contains("0_Transformer"), "{modules}");
+    std::fs::write(folder.path().join("modules.json"), modules).unwrap();
+    TextEmbedder::load(&files, &Options::default()).unwrap();
+    let message = Classifier::load(&files, &Options::default()).unwrap_err().to_string();
+    assert!(message.contains("embedder") && message.contains("fits embed"), "{message}");
 }
 
 #[test]

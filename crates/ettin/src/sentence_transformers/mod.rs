@@ -74,5 +74,22 @@ impl Repository {
     }
 }
 
+impl Repository {
+    /// How many scores the modules give for a pair of texts; none where they make embeddings, or the trunk has labels itself.
+    ///
+    /// # Errors
+    /// What reading the settings of a Dense module finds wrong.
+    pub(crate) fn scores(&self, files: &dyn FileSource) -> Result<Option<usize>> {
+        let mut scores = None;
+        for module in self.modules.iter().filter(|module| module.class == Class::Dense) {
+            let dense = DenseConfig::load(files, &module.folder)?;
+            if dense.output == Slot::Scores {
+                scores = Some(dense.outputs);
+            }
+        }
+        Ok(scores)
+    }
+}
+
 #[cfg(test)]
 mod tests;

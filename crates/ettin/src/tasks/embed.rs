@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::batching::Item;
-use super::frontend::{Frontend, Need};
+use super::frontend::{Frontend, Need, of_scores};
 use super::limit::Bounds;
 use super::prompt::{PromptChoice, Prompts};
 use super::{Options, Outcome, Outcomes};
@@ -120,8 +120,12 @@ impl TextEmbedder {
         };
         if chain.settings().model_type == Some(ModelType::CrossEncoder) {
             return Err(Error::Unsupported(format!(
-                "embeddings of {}: config_sentence_transformers.json says that it is a CrossEncoder, which fits rerank",
-                files.name()
+                "embeddings of {}: config_sentence_transformers.json says that it is {}",
+                files.name(),
+                match chain.scores_size() {
+                    Some(scores) => of_scores(scores),
+                    None => "a CrossEncoder, but no module of modules.json writes its scores".to_owned(),
+                }
             )));
         }
         let transformer = chain.transformer();

@@ -6,7 +6,7 @@ use super::prompt::prompted;
 use super::{Options, Outcomes, TextInput};
 use crate::files::ModelFiles;
 use crate::heads::Head;
-use crate::sentence_transformers::Transformer;
+use crate::sentence_transformers::{ModelType, Repository, Task, Transformer};
 use crate::tokenizer::{Encoding, Limit, Tokenizer};
 use crate::{Backend, Config, Error, Objective, PackedBatch, Result, identity};
 
@@ -128,13 +128,35 @@ impl Need {
         load(files, &backend).map_err(|error| match (error, config) {
             (Error::Tensors { file, message }, Some(config)) => Error::Tensors {
                 file,
-                message: match self.hint(&config) {
+                message: match self.chain_hint(files).or_else(|| self.hint(&config)) {
                     Some(hint) => format!("{message}; {hint}"),
                     None => message,
                 },
             },
+            // A trunk that lies in a folder of its own belongs to its chain.
+            (error @ Error::MissingFile { .. }, None) => match self.chain_hint(files) {
+                Some(hint) => Error::Unsupported(format!("{} with {}: {hint}", self.task, files.name())),
+                None => error,
+            },
             (error, _) => error,
         })
+    }
+
+    /// What fits a chain of sentence-transformers, where this task does not run it as one: its `config.json` says nothing of it.
+    fn chain_hint(self, files: &ModelFiles) -> Option<String> {
+        if ["embed", "rerank"].contains(&self.task) {
+            return None;
+        }
+        let repository = Repository::load(files).ok().flatten()?;
+        let scores = repository.scores(files).ok().flatten();
+        match (repository.transformer.task, scores) {
+            (Task::SequenceClassification, _) => None,
+            (Task::FeatureExtraction, Some(scores)) => Some(format!("modules.json describes {}", of_scores(scores))),
+            (Task::FeatureExtraction, None) if repository.settings.model_type == Some(ModelType::CrossEncoder) => None,
+            (Task::FeatureExtraction, None) => {
+                Some(format!("modules.json describes an embedder, which fits embed and similarity, not {}", self.task))
+            }
+        }
     }
 
     fn check(self, files: &ModelFiles, config: &Config) -> Result<()> {
@@ -157,9 +179,10 @@ impl Need {
                 self.task,
                 described(objective),
                 described(config.objective),
-                match config.objective {
-                    Objective::Encoder => "try fill-mask, embed or score",
-                    Objective::Decoder => "try generate, embed or score",
+                match (self.chain_hint(files), config.objective) {
+                    (Some(hint), _) => hint,
+                    (None, Objective::Encoder) => "try fill-mask, embed or score".to_owned(),
+                    (None, Objective::Decoder) => "try generate, embed or score".to_owned(),
                 },
             ))),
             _ => Ok(()),
@@ -179,6 +202,17 @@ impl Need {
         let fits = FITS.iter().find(|(end, _)| class.ends_with(end)).map_or(&["embed"][..], |(_, tasks)| tasks);
         (!fits.contains(&self.task))
             .then(|| format!("the model is a {class}, which fits {}, not {}", fits.join(", "), self.task))
+    }
+}
+
+/// A cross-encoder whose modules give so many scores for a pair of texts, and what fits it.
+pub(super) fn of_scores(scores: usize) -> String {
+    match scores {
+        1 => "a reranker with one score per pair, which fits rerank".to_owned(),
+        _ => format!(
+            "a cross-encoder with {scores} scores per pair, for which there is no task here yet; run it with CrossEncoder of \
+             sentence-transformers"
+        ),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::frontend::{Frontend, Need, of_repository};
+use super::frontend::{Frontend, Need, of_repository, of_scores};
 use super::limit::Bounds;
 use super::numbers::{descending, sigmoid};
 use super::prompt::{PromptChoice, Prompts};
@@ -10,7 +10,7 @@ use super::{IndexedScore, Options, Outcome, Outcomes, TextInput};
 use crate::files::ModelFiles;
 use crate::finite::{Traced, is_finite};
 use crate::heads::{Asked, Chain, EmbedOptions, Embedder, Embedding, SequenceClassifier, TorchActivation};
-use crate::sentence_transformers::{Repository, Settings, Task};
+use crate::sentence_transformers::{ModelType, Repository, Settings, Task};
 use crate::{Config, Error, PackedBatch, Result};
 
 /// Scores documents against a query with a cross-encoder.
@@ -95,7 +95,7 @@ impl Reranker {
         match Repository::load(files)? {
             None => {
                 let (model, tokenizer) = need.load(files, options, SequenceClassifier::load)?;
-                only_one(files, model.config().labels.len(), "classify")?;
+                only_one(files, model.config().labels.len())?;
                 // The other files of sentence-transformers count in a repository of its own alone.
                 let activation = configured([model.config().activation_fn.as_deref()]);
                 let frontend = Frontend::new(tokenizer, options, Bounds::strict(files, model.config())?);
@@ -106,7 +106,7 @@ impl Reranker {
                 let (model, tokenizer) = need.load(files, options, |files, backend| {
                     SequenceClassifier::of_repository(files, &repository, backend)
                 })?;
-                only_one(files, model.config().labels.len(), "classify")?;
+                only_one(files, model.config().labels.len())?;
                 let frontend = of_repository(files, tokenizer, options, &repository.transformer, model.config())?;
                 let activation = activation(&repository.settings, model.config());
                 let prompts = Prompts::new(&repository.settings);
@@ -115,12 +115,23 @@ impl Reranker {
             Some(_) => {
                 let (model, tokenizer) = need.load(files, options, Embedder::load)?;
                 let Some((chain, scores)) = model.chain().and_then(|chain| Some((chain, chain.scores_size()?))) else {
+                    let hint = match model.chain().and_then(|chain| chain.settings().model_type) {
+                        // Which embed refuses by that name.
+                        Some(ModelType::CrossEncoder) => "",
+                        _ => "; try embed",
+                    };
                     return Err(Error::Unsupported(format!(
-                        "rerank needs scores, and no module of {} writes any; try embed",
+                        "rerank needs scores, and no module of {} writes any{hint}",
                         files.name()
                     )));
                 };
-                only_one(files, scores, "another model")?;
+                if scores != 1 {
+                    return Err(Error::Unsupported(format!(
+                        "rerank needs a model with one score, and {} is {}",
+                        files.name(),
+                        of_scores(scores)
+                    )));
+                }
                 let frontend = of_repository(files, tokenizer, options, chain.transformer(), model.config())?;
                 let activation = activation(chain.settings(), model.config());
                 let prompts = Prompts::new(chain.settings());
@@ -231,11 +242,11 @@ fn configured<const N: usize>(classes: [Option<&str>; N]) -> Configured {
     }
 }
 
-fn only_one(files: &ModelFiles, outputs: usize, fits: &str) -> Result<()> {
-    match outputs {
+fn only_one(files: &ModelFiles, labels: usize) -> Result<()> {
+    match labels {
         1 => Ok(()),
         _ => Err(Error::Unsupported(format!(
-            "rerank needs a model with one output, and {} has {outputs}; try {fits}",
+            "rerank needs a model with one output, and {} has {labels}; try classify",
             files.name()
         ))),
     }
