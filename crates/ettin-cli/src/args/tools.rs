@@ -91,7 +91,10 @@ pub(crate) struct Convert {
     #[arg(long, default_value = "f32", value_name = "DTYPE")]
     pub(crate) dtype: StoredDtype,
 
-    /// Take PREFIX off the names of the tensors that begin with it, such as _orig_mod. of a compiled model
+    /// Take PREFIX off the names of the tensors that begin with it, such as module. of a model saved inside DDP
+    ///
+    /// _orig_mod., _checkpoint_wrapped_module. and _fsdp_wrapped_module., which torch puts around single layers too, go
+    /// wherever they stand in a name.
     #[arg(long, value_name = "PREFIX", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) strip_prefix: Option<String>,
 

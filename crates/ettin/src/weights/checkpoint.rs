@@ -145,7 +145,7 @@ impl Weights {
             );
             return Err(Error::Tensors { file: self.place(), message });
         }
-        if let Some(prefix) = self.hiding_prefix(config) {
+        if let Some(prefix) = self.hiding_prefix(config, head) {
             let file = self.files.first().map_or("", FileData::name);
             return Err(Error::Tensors { file: self.place(), message: prefix.explain(file) });
         }

@@ -41,7 +41,8 @@ const ADAPTER: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 pub struct ConvertOptions<'a> {
     /// What weights are stored as; `None` keeps each as it is.
     pub dtype: Option<StoredDtype>,
-    /// What is taken off the beginning of every tensor's name that has it (`_orig_mod.`, say).
+    /// What is taken off the beginning of every tensor's name that has it (`module.`, say); wrappers of single layers
+    /// (`_orig_mod.`, `_checkpoint_wrapped_module.`, `_fsdp_wrapped_module.`) go wherever they stand.
     pub strip_prefix: Option<&'a str>,
 }
 
@@ -73,7 +74,7 @@ pub struct Converted {
 ///
 /// # Errors
 /// What reading or writing finds wrong: see [`Weights::open`], [`Config::from_json`] and [`save`]; [`Error::Input`] for a
-/// prefix that no tensor's name begins with.
+/// prefix that no tensor's name has.
 pub fn convert<'a>(
     source: &dyn FileSource,
     out_dir: &Path,

@@ -93,6 +93,76 @@ fn a_prefix_of_the_trunk_alone_is_counted() {
     SequenceClassifier::load(&ModelFiles::folder(out.path()).unwrap(), &Backend::cpu().unwrap()).unwrap();
 }
 
+/// What `torch.compile` of single layers, activation checkpointing and FSDP leave in the middle of names.
+#[test]
+fn wrappers_inside_names_are_named_and_can_be_removed() {
+    let wrapped = |name: &str, wrapper: &str| match name.split_once("layers.").and_then(|(start, rest)| {
+        let (number, rest) = rest.split_once('.')?;
+        Some(format!("{start}layers.{number}.{wrapper}{rest}"))
+    }) {
+        Some(wrapped) => wrapped,
+        None => name.to_owned(),
+    };
+    let expected = vector(&ModelFiles::folder(copied("tiny-text-classify-single").path()).unwrap()).unwrap();
+    for (before, inside, named) in [
+        ("", "_orig_mod.", "_orig_mod."),
+        ("", "_checkpoint_wrapped_module.", "_checkpoint_wrapped_module."),
+        ("", "_fsdp_wrapped_module.", "_fsdp_wrapped_module."),
+        (
+            "_fsdp_wrapped_module.",
+            "_fsdp_wrapped_module._checkpoint_wrapped_module.",
+            "_checkpoint_wrapped_module._fsdp_wrapped_module.",
+        ),
+        ("module.", "_checkpoint_wrapped_module.", "_checkpoint_wrapped_module.module."),
+    ] {
+        let rename = |name: &str| Some(format!("{before}{}", wrapped(name, inside)));
+        let (text, out) = mended("tiny-text-classify-single", named, rename);
+        assert!(text.contains(" names have `") || text.contains("every name"), "{text}");
+        let files = ModelFiles::folder(out.path()).unwrap();
+        assert_eq!(vector(&files).unwrap(), expected, "{named}");
+        SequenceClassifier::load(&files, &Backend::cpu().unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn a_wrapped_head_is_named_by_the_task_that_needs_it() {
+    let folder = copied("tiny-text-classify-single");
+    rename_tensors(folder.path(), |name| Some(name.replacen("classifier.", "classifier._orig_mod.", 1)));
+    let files = ModelFiles::folder(folder.path()).unwrap();
+    let error = SequenceClassifier::load(&files, &Backend::cpu().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("--strip-prefix _orig_mod.`"), "{error}");
+}
+
+#[test]
+fn the_last_dot_of_a_prefix_may_be_left_out() {
+    let folder = copied("tiny-text-chain-mean");
+    let expected = vector(&ModelFiles::folder(folder.path()).unwrap()).unwrap();
+    rename_tensors(folder.path(), |name| Some(format!("module.{}", bare(name))));
+    let files = ModelFiles::folder(folder.path()).unwrap();
+    let strip = |prefix, out: &tempfile::TempDir| {
+        let options = ConvertOptions { strip_prefix: Some(prefix), ..ConvertOptions::default() };
+        convert(&files, out.path(), options, &mut |_| {})
+    };
+    let out = tempfile::tempdir().unwrap();
+    strip("module", &out).unwrap();
+    assert_eq!(vector(&ModelFiles::folder(out.path()).unwrap()).unwrap(), expected);
+    // Part of a name's part is none.
+    for wrong in ["mod", "."] {
+        assert!(matches!(strip(wrong, &tempfile::tempdir().unwrap()), Err(Error::Input(_))), "{wrong}");
+    }
+}
+
+#[test]
+fn a_folder_is_quoted_where_a_shell_would_split_it() {
+    let outer = tempfile::tempdir().unwrap();
+    let inner = outer.path().join("my model's");
+    std::fs::rename(copied("tiny-text-chain-mean").keep(), &inner).unwrap();
+    rename_tensors(&inner, |name| Some(format!("module.{}", bare(name))));
+    let error = vector(&ModelFiles::folder(&inner).unwrap()).unwrap_err().to_string();
+    let quoted = format!("convert '{}/my model'\\''s' --output", outer.path().display());
+    assert!(error.contains(&quoted), "{error}");
+}
+
 #[test]
 fn what_is_missing_for_another_reason_is_still_listed() {
     let folder = copied("tiny-text-chain-mean");
