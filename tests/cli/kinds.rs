@@ -44,6 +44,48 @@ fn info_says_what_a_model_is_that_is_not_run() {
     assert!(table.text(0).contains("Stanford ColBERT"), "{}", table.text(0));
 }
 
+/// A copy is of the kind of its original, and says so; one that would lose parts is not made.
+#[test]
+fn models_of_other_kinds_are_converted_whole_or_not_at_all() {
+    let out = tempfile::tempdir().unwrap();
+    let convert = |folder: &Path, to: &str| {
+        run(&["convert", folder.to_str().unwrap(), "-o", out.path().join(to).to_str().unwrap()])
+    };
+    let put = |folder: &tempfile::TempDir, file: &str, content: &str| {
+        std::fs::write(folder.path().join(file), content).unwrap();
+    };
+    let colbert = model("tiny-text-classify-single", |config| config["architectures"] = json!(["HF_ColBERT"]));
+    let gliner = model("tiny-text-classify-single", |_| {});
+    put(&gliner, "gliner_config.json", "{}");
+    let adapted = model("tiny-text-classify-single", |_| {});
+    put(&adapted, "adapter_config.json", r#"{"peft_type": "LORA"}"#);
+    for (folder, kind) in
+        [(&colbert, "Stanford ColBERT"), (&gliner, "GLiNER"), (&adapted, "LORA adapter beside full weights")]
+    {
+        let converted = convert(folder.path(), &kind.replace(' ', "-"));
+        converted.text(0);
+        assert!(converted.err.contains(kind) && converted.err.contains("the same kind"), "{}", converted.err);
+        let copy = run(&["embed", "-m", out.path().join(kind.replace(' ', "-")).to_str().unwrap(), "x"]);
+        assert!(copy.status == Some(1) && copy.err.contains(kind), "{}", copy.err);
+    }
+    let alone = tempfile::tempdir().unwrap();
+    put(&alone, "adapter_config.json", r#"{"peft_type": "LORA", "base_model_name_or_path": "acme/base"}"#);
+    let gguf = model("tiny-text-classify-single", |_| {});
+    std::fs::rename(gguf.path().join("model.safetensors"), gguf.path().join("model.gguf")).unwrap();
+    let routed = model("tiny-text-classify-single", |_| {});
+    put(&routed, "modules.json", r#"[{"path": "", "type": "sentence_transformers.models.Router"}]"#);
+    let code = model("tiny-text-classify-single", |_| {});
+    put(&code, "modules.json", r#"[{"path": "", "type": "custom_st.Transformer"}]"#);
+    for (folder, kind) in
+        [(&alone, "LORA adapter of acme/base"), (&gguf, "GGUF"), (&routed, "routed"), (&code, "code of its own")]
+    {
+        let refused = convert(folder.path(), "refused");
+        assert_eq!(refused.status, Some(1), "{kind}");
+        assert!(refused.err.contains(kind), "{}", refused.err);
+        assert!(!out.path().join("refused/model.safetensors").exists(), "{kind}");
+    }
+}
+
 #[test]
 fn the_command_in_the_error_mends_a_prefix() {
     let folder = model("tiny-text-classify-single", |_| {});

@@ -31,11 +31,18 @@ pub struct Foreign {
     pub evidence: String,
     /// What to do.
     pub advice: String,
+    /// Whether a conversion copies all that it consists of.
+    pub convertible: bool,
 }
 
 impl Foreign {
     fn new(kind: impl Into<String>, evidence: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { kind: kind.into(), evidence: evidence.into(), advice: advice.into() }
+        Self { kind: kind.into(), evidence: evidence.into(), advice: advice.into(), convertible: true }
+    }
+
+    /// One of which a conversion would leave parts behind, or find no weights.
+    fn whole_alone(self) -> Self {
+        Self { convertible: false, ..self }
     }
 
     /// The refusal to run it.
@@ -78,6 +85,26 @@ pub fn describe(files: &ModelFiles) -> Result<Option<Foreign>> {
     contents(files)
 }
 
+/// What to tell before a model is converted: of another kind than those that are run, it is converted none the less where the
+/// copy is whole, and then of the same kind.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a kind that would lose parts: routes, code, or weights that lie elsewhere; when a file is there
+/// and cannot be read.
+pub fn before_conversion(files: &ModelFiles) -> Result<Option<String>> {
+    match identify(files, Use::Vectors)? {
+        None => Ok(None),
+        Some(foreign) if !foreign.convertible => {
+            Err(Error::Unsupported(format!("convert: {} is {foreign}", files.name())))
+        }
+        Some(Foreign { kind, evidence, .. }) => Ok(Some(format!(
+            "{} is {kind} ({evidence}): its tensors are converted and its settings copied, and the copy is of the same \
+             kind, which this program does not run",
+            files.name()
+        ))),
+    }
+}
+
 /// What a folder holds in the place of weights; of no interest where a weights file was named.
 fn contents(files: &ModelFiles) -> Result<Option<Foreign>> {
     match files.weights_file() {
@@ -87,7 +114,7 @@ fn contents(files: &ModelFiles) -> Result<Option<Foreign>> {
 }
 
 /// A failure to load told by what the model is, where its files say or show it; else the failure as it was.
-pub(crate) fn explained(files: &ModelFiles, error: Error) -> Error {
+pub fn explained(files: &ModelFiles, error: Error) -> Error {
     let missing = matches!(error, Error::MissingFile { .. });
     if !missing && !matches!(error, Error::Config { .. }) {
         return error;
@@ -182,11 +209,14 @@ fn model_type(files: &ModelFiles) -> Result<Option<Foreign>> {
 fn by_configuration(config: &Map<String, Value>, file: &str, chain: bool) -> Option<Foreign> {
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
     if model_type == "extractor" {
-        return Some(Foreign::new(
-            "a GLiNER2 model",
-            format!("`model_type` of {file} is extractor"),
-            "its extraction is not supported; run it with the Python package `gliner2`",
-        ));
+        return Some(
+            Foreign::new(
+                "a GLiNER2 model",
+                format!("`model_type` of {file} is extractor"),
+                "its extraction is not supported; run it with the Python package `gliner2`",
+            )
+            .whole_alone(),
+        );
     }
     if ![Objective::Encoder, Objective::Decoder].iter().any(|objective| objective.model_type() == model_type) {
         // The configuration itself is refused, by that name.
@@ -223,7 +253,7 @@ fn adapter(files: &ModelFiles, trunk: &Subfolder<'_>) -> Result<Option<Foreign>>
             ),
         )
     } else {
-        Foreign::new(format!("a {method} adapter of {base}"), format!("it has an {file}"), merge)
+        Foreign::new(format!("a {method} adapter of {base}"), format!("it has an {file}"), merge).whole_alone()
     }))
 }
 

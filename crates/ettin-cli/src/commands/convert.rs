@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
+use ettin::identity;
 use ettin::weights::{self, ConvertOptions, StoredDtype};
 
 use crate::args;
@@ -30,6 +31,9 @@ pub(super) fn run(args: args::Convert) -> anyhow::Result<Status> {
         args::StoredDtype::W8 => StoredDtype::W8,
         args::StoredDtype::W4 => StoredDtype::W4,
     };
+    if let Some(told) = identity::before_conversion(&files)? {
+        notes.note(told);
+    }
     let bar = progress::spinner(notes, format!("converting {}", files.name()));
     let options = ConvertOptions { dtype: Some(dtype), strip_prefix: args.strip_prefix.as_deref() };
     let converted = weights::convert(&files, &args.output, options, &mut |file| {
@@ -40,7 +44,7 @@ pub(super) fn run(args: args::Convert) -> anyhow::Result<Status> {
     if let Some(bar) = &bar {
         bar.finish_and_clear();
     }
-    let converted = converted?;
+    let converted = converted.map_err(|error| identity::explained(&files, error))?;
     for name in &converted.dropped {
         notes.note(format_args!("{name} repeats another tensor and is stored once"));
     }

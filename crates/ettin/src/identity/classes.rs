@@ -64,6 +64,7 @@ pub(super) fn routed(evidence: &str) -> Foreign {
         evidence,
         "routes for queries and documents are not supported; run it with sentence-transformers",
     )
+    .whole_alone()
 }
 
 pub(super) fn remote_code(code: &str, evidence: &str) -> Foreign {
@@ -73,6 +74,7 @@ pub(super) fn remote_code(code: &str, evidence: &str) -> Foreign {
         "this program runs no code of a repository; if the library's own class computes the same, say so in a copy of \
          that file",
     )
+    .whole_alone()
 }
 
 const LATE: &str = "one vector per token and their matching are not supported, and one pooled vector of it means \

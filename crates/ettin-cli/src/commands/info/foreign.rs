@@ -24,7 +24,7 @@ impl Other {
     /// What the model's files say it is, if that is nothing that is run.
     pub(super) fn read(files: &ModelFiles) -> anyhow::Result<Option<Self>> {
         let foreign = identity::describe(files)?;
-        Ok(foreign.map(|Foreign { kind, evidence, advice }| Other {
+        Ok(foreign.map(|Foreign { kind, evidence, advice, .. }| Other {
             name: files.name().to_owned(),
             revision: files.revision().map(str::to_owned),
             kind,
