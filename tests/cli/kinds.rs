@@ -79,10 +79,10 @@ fn models_of_other_kinds_are_converted_whole_or_not_at_all() {
     for (folder, kind) in
         [(&alone, "LORA adapter of acme/base"), (&gguf, "GGUF"), (&routed, "routed"), (&code, "code of its own")]
     {
-        let refused = convert(folder.path(), "refused");
+        let refused = convert(folder.path(), &kind.replace('/', "-"));
         assert_eq!(refused.status, Some(1), "{kind}");
         assert!(refused.err.contains(kind), "{}", refused.err);
-        assert!(!out.path().join("refused/model.safetensors").exists(), "{kind}");
+        assert!(!out.path().join(kind.replace('/', "-")).join("model.safetensors").exists(), "{kind}");
     }
 }
 
