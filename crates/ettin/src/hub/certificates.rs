@@ -49,10 +49,10 @@ impl Trust {
         Ok(Self { config: Arc::new(config), described })
     }
 
-    /// What to do about a certificate that is not accepted.
-    pub(super) fn advice(&self, error: &CertificateError) -> String {
+    /// Why a certificate is not accepted, and what to do about it.
+    pub(super) fn explained(&self, error: &CertificateError) -> (String, String) {
         let by = format!("trusted are {}", self.described);
-        match error {
+        let advice = match error {
             CertificateError::UnknownIssuer | CertificateError::UnknownRevocationStatus => format!(
                 "no authority that is trusted has signed it; {by}. Where a network inspects TLS or a mirror has its own \
                  authority, set SSL_CERT_FILE to the PEM file of its certificates"
@@ -63,9 +63,39 @@ impl Trust {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 "it is not valid yet: check this machine's clock".to_owned()
             }
+            CertificateError::Other(other) if is_authority_as_server(other) => {
+                return (
+                    "it is self-signed, and marked as an authority's".to_owned(),
+                    format!("{by}. To trust this very certificate, set SSL_CERT_FILE to its PEM file"),
+                );
+            }
+            CertificateError::NotValidForNameContext { expected, presented } => {
+                let asked = expected.to_str();
+                return match presented.as_slice() {
+                    [] => (
+                        format!("it names no host, and {asked} was asked for"),
+                        "the server needs one with that name as its subjectAltName; its subject's common name does not count"
+                            .to_owned(),
+                    ),
+                    names => {
+                        let names: Vec<&str> = names.iter().map(|name| presented_name(name)).collect();
+                        (
+                            format!("it is for {}, not for {asked}", names.join(", ")),
+                            "ask for the server by one of these names, in HF_ENDPOINT for example".to_owned(),
+                        )
+                    }
+                };
+            }
             _ => by,
-        }
+        };
+        (error.to_string(), advice)
     }
+}
+
+/// A name as it is written, of rustls' `DnsName("…")` or `IpAddress(…)`.
+fn presented_name(name: &str) -> &str {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+    inner.trim_matches('"')
 }
 
 /// Certificates and their origin, of the files that variables name.
@@ -112,8 +142,40 @@ fn directory(paths: &Path) -> Vec<CertificateDer<'static>> {
     found
 }
 
+/// The certificates of a PEM file, also under the labels of OpenSSL's that its own readers take.
 fn parsed(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, rustls::pki_types::pem::Error> {
-    CertificateDer::pem_slice_iter(pem).collect()
+    let lines: Vec<&[u8]> = pem.split(|&byte| byte == b'\n').map(usual).collect();
+    CertificateDer::pem_slice_iter(&lines.join(&b'\n')).map(|der| der.map(leading)).collect()
+}
+
+/// A line without the mark of UTF-8 that editors on Windows put before the first, and with the usual label.
+fn usual(line: &[u8]) -> &[u8] {
+    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+    match line.trim_ascii_end() {
+        b"-----BEGIN TRUSTED CERTIFICATE-----" | b"-----BEGIN X509 CERTIFICATE-----" => b"-----BEGIN CERTIFICATE-----",
+        b"-----END TRUSTED CERTIFICATE-----" | b"-----END X509 CERTIFICATE-----" => b"-----END CERTIFICATE-----",
+        _ => line,
+    }
+}
+
+/// A certificate alone: in a `TRUSTED CERTIFICATE` what it is trusted for follows it, which is not looked at, as Python's
+/// `ssl` asks for servers only and OpenSSL trusts a bundle's authorities for these.
+fn leading(der: CertificateDer<'static>) -> CertificateDer<'static> {
+    match sequence(&der) {
+        Some(length) if length < der.len() => CertificateDer::from(der[..length].to_vec()),
+        _ => der,
+    }
+}
+
+/// The bytes that the sequence at the beginning of a DER document takes, with its tag and length (X.690, 8.1.3).
+fn sequence(der: &[u8]) -> Option<usize> {
+    let (&[0x30, first], rest) = der.split_first_chunk::<2>()? else { return None };
+    if first < 0x80 {
+        return Some(2 + usize::from(first));
+    }
+    let bytes = rest.get(..usize::from(first & 0x7f)).filter(|bytes| (1..=3).contains(&bytes.len()))?;
+    let length = bytes.iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
+    Some(2 + bytes.len() + length)
 }
 
 /// Where Linux distributions keep the system's certificates in one file; as in Python's hub client.
@@ -195,4 +257,50 @@ impl ServerCertVerifier for Verifier {
 
 fn is_authority_as_server(error: &OtherError) -> bool {
     matches!(error.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::prelude::BASE64_STANDARD;
+
+    use super::*;
+
+    const PEM: &str = include_str!("../../../../tests/fixtures/tls/authority.pem");
+
+    fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+        parsed(pem).unwrap()
+    }
+
+    #[test]
+    fn a_mark_of_utf_8_and_older_labels_hide_no_certificate() {
+        let expected = certificates(PEM.as_bytes());
+        assert_eq!(expected.len(), 1);
+        let marked = format!("\u{feff}{PEM}");
+        let windows = marked.replace('\n', "\r\n");
+        let older = PEM.replace(" CERTIFICATE", " X509 CERTIFICATE");
+        for pem in [&marked, &windows, &older] {
+            assert_eq!(certificates(pem.as_bytes()), expected, "{pem}");
+        }
+        assert_eq!(certificates([marked.as_bytes(), marked.as_bytes()].concat().as_slice()).len(), 2);
+    }
+
+    /// As `openssl x509 -trustout` writes it: a second sequence behind the certificate.
+    #[test]
+    fn a_trusted_certificate_is_taken_without_what_it_is_trusted_for() {
+        let expected = certificates(PEM.as_bytes());
+        let der = [expected[0].as_ref(), &[0x30, 0x03, 0x0c, 0x01, b'x']].concat();
+        let pem = format!(
+            "-----BEGIN TRUSTED CERTIFICATE-----\n{}\n-----END TRUSTED CERTIFICATE-----\n",
+            BASE64_STANDARD.encode(der)
+        );
+        assert_eq!(certificates(pem.as_bytes()), expected);
+    }
+
+    #[test]
+    fn names_are_written_as_users_write_them() {
+        assert_eq!(presented_name("DnsName(\"mirror.example\")"), "mirror.example");
+        assert_eq!(presented_name("IpAddress(10.0.0.1)"), "10.0.0.1");
+        assert_eq!(presented_name("other"), "other");
+    }
 }

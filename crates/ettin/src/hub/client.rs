@@ -216,8 +216,15 @@ impl Client {
         };
         let (message, lasting) = match (error, tls) {
             (_, Some(rustls::Error::InvalidCertificate(reason))) => {
-                let advice = self.connections.trust().map(|trust| trust.advice(reason)).unwrap_or_default();
+                let explained = self.connections.trust().map(|trust| trust.explained(reason));
+                let (reason, advice) = explained.unwrap_or_else(|| (reason.to_string(), String::new()));
                 (format!("the server's certificate is not accepted ({reason}){through}: {advice}"), true)
+            }
+            // What a server without TLS answers is no record of it.
+            (_, Some(error @ rustls::Error::InvalidMessage(_))) => {
+                let what = "what answers there speaks no TLS; an address without TLS begins with http://, also in HF_ENDPOINT \
+                            and in proxy variables";
+                (format!("no secure connection{through} ({error}): {what}"), true)
             }
             (_, Some(error)) => (format!("no secure connection{through}: {error}"), true),
             (ureq::Error::HostNotFound, _) if route.proxy.is_some() => {

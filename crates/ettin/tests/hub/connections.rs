@@ -150,6 +150,40 @@ fn a_certificate_that_is_not_accepted_says_what_is_trusted_and_what_to_set() {
 }
 
 #[test]
+fn a_self_signed_certificate_that_nothing_names_can_be_named() {
+    let mut case = case("self-signed", &[]);
+    case.options.certificates.clear();
+    let error = refusal(&case.options);
+    for part in ["self-signed", "this very certificate", "SSL_CERT_FILE"] {
+        assert!(error.contains(part), "{error} should say {part}");
+    }
+    assert!(!error.contains("Other"), "{error}");
+}
+
+#[test]
+fn a_certificate_for_other_names_says_which_and_what_was_asked() {
+    let own = certificate("self-signed.pem");
+    let mut case = case("self-signed", &[("SSL_CERT_FILE", own.as_path())]);
+    case.options.endpoint = case.options.endpoint.replace("localhost", "127.0.0.1");
+    let error = refusal(&case.options);
+    assert!(error.contains("it is for localhost, not for 127.0.0.1"), "{error}");
+}
+
+#[test]
+fn tls_to_a_server_without_it_is_told_by_the_scheme_that_fits() {
+    let (hub, cache) = (Hub::with_model(), tempfile::tempdir().unwrap());
+    let mut options = hub.options(cache.path());
+    // Most servers answer what they do not understand, and at once.
+    let port = listen(|mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    });
+    options.endpoint = format!("https://localhost:{port}");
+    let error = refusal(&options);
+    assert!(error.contains("speaks no TLS") && error.contains("http://"), "{error}");
+}
+
+#[test]
 fn files_without_certificates_are_named() {
     let empty = tempfile::NamedTempFile::new().unwrap();
     let damaged = tempfile::NamedTempFile::new().unwrap();
