@@ -416,15 +416,13 @@ fn stored_dtype(keys: &Keys<'_>) -> Option<StoredDtype> {
     StoredDtype::from_name(name.as_str()?)
 }
 
-/// Where sentence-transformers keeps a cross-encoder's activation: nested since version 4, a key of its own before.
+/// Where sentence-transformers keeps a cross-encoder's activation: nested since version 4, a key of its own before. The nested
+/// key decides where it is there, and null then means the default: version 6.2 asks for its presence, not for its value
+/// (`CrossEncoder.get_default_activation_fn`).
 fn activation_fn(keys: &Keys<'_>) -> Result<Option<String>> {
-    let nested = match keys.object("sentence_transformers")? {
-        Some(nested) => nested.text("activation_fn")?,
-        None => None,
-    };
-    let name = match nested {
-        None => keys.text("sbert_ce_default_activation_function")?,
-        name => name,
+    let name = match keys.object("sentence_transformers")? {
+        Some(nested) if nested.has("activation_fn") => nested.text("activation_fn")?,
+        _ => keys.text("sbert_ce_default_activation_function")?,
     };
     Ok(name.map(str::to_owned))
 }

@@ -452,6 +452,11 @@ fn a_cross_encoders_activation_is_read_from_either_key() {
     ] {
         assert_eq!(read(&with(older(), changes)).unwrap().activation_fn.as_deref(), Some(name));
     }
+    for (nested, expected) in [(json!({"activation_fn": null}), None), (json!({"version": "5.0.0"}), Some(name))] {
+        let changes = json!({"sentence_transformers": nested, "sbert_ce_default_activation_function": name});
+        let found = read(&with(older(), changes)).unwrap().activation_fn;
+        assert_eq!(found.as_deref(), expected, "the newer key counts where it is there, null included: {nested}");
+    }
 }
 
 #[test]
