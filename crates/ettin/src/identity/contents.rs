@@ -17,16 +17,21 @@ struct Form {
 const ORIGINAL: &str = "use the original weights in safetensors, from which it was made";
 
 /// In order: what a file is for sure comes before what it may be.
-const FORMS: [Form; 9] = [
+const FORMS: [Form; 15] = [
     Form { marks: |name| ends(name, &[".gguf"]), kind: "a GGUF model (llama.cpp)", advice: ORIGINAL },
     Form { marks: |name| base(name).starts_with("openvino_model"), kind: "an OpenVINO export", advice: ORIGINAL },
     Form { marks: |name| ends(name, &[".onnx", ".onnx_data", ".ort"]), kind: "an ONNX export", advice: ORIGINAL },
     Form {
-        marks: |name| {
-            ends(name, &[".h5", ".msgpack", ".ckpt.index", ".tflite", ".mlmodel", ".pb"])
-                || name.contains(".mlpackage/")
-        },
-        kind: "a TensorFlow, Flax or Core ML model",
+        marks: |name| ends(name, &[".mlmodel"]) || name.contains(".mlpackage/") || name.contains(".mlmodelc/"),
+        kind: "a Core ML export",
+        advice: ORIGINAL,
+    },
+    Form { marks: |name| ends(name, &[".engine", ".plan", ".trt"]), kind: "a TensorRT engine", advice: ORIGINAL },
+    Form { marks: |name| ends(name, &[".pte"]), kind: "an ExecuTorch export", advice: ORIGINAL },
+    Form { marks: |name| ends(name, &[".torchscript"]), kind: "a TorchScript export", advice: ORIGINAL },
+    Form {
+        marks: |name| ends(name, &[".h5", ".msgpack", ".ckpt.index", ".tflite", ".pb"]),
+        kind: "a TensorFlow or Flax model",
         advice: "load it in Python with from_tf or from_flax of transformers 4 and save it with save_pretrained",
     },
     Form {
@@ -64,6 +69,12 @@ const FORMS: [Form; 9] = [
         kind: "the state of an optimiser, without weights",
         advice: "use a checkpoint that has its model.safetensors",
     },
+    Form { marks: |name| ends(name, &[".npz"]), kind: "a model as NumPy arrays (MLX)", advice: ORIGINAL },
+    Form {
+        marks: |name| ends(name, &[".pt", ".pth", ".ckpt"]),
+        kind: "a file of torch.save (a checkpoint of Lightning or of a training script, or TorchScript)",
+        advice: "write the state dict in it as model.safetensors in Python (`safetensors.torch.save_file`)",
+    },
 ];
 
 /// What a folder without usual weights is, by the names of its files.
@@ -74,6 +85,10 @@ pub(super) fn of_listing(names: &[String]) -> Option<Foreign> {
     let found = FORMS.iter().find_map(|form| Some((form, names.iter().find(|name| (form.marks)(name))?)));
     if let Some((form, name)) = found {
         return Some(Foreign::new(form.kind, format!("it holds {name} and no model.safetensors"), form.advice));
+    }
+    let has = |name: &str| names.iter().any(|other| other == name);
+    if has("model.bin") && ["vocabulary.json", "vocabulary.txt", "shared_vocabulary.json"].into_iter().any(has) {
+        return Some(Foreign::new("a CTranslate2 model", "it holds model.bin beside a vocabulary file", ORIGINAL));
     }
     let other = names.iter().find(|name| !name.contains('/') && is_weights_file(name) && *name != "training_args.bin");
     other.map(|name| match name.contains("-of-") {

@@ -53,8 +53,12 @@ impl Prompts {
         Self { embedder: true, ..Self::default() }
     }
 
+    /// Every name, those of all embedders included.
     pub(super) fn names(&self) -> Vec<&str> {
-        self.texts.keys().map(String::as_str).collect()
+        let implied = IMPLIED_PROMPTS.into_iter().filter(|name| self.embedder && !self.texts.contains_key(*name));
+        let mut names: Vec<&str> = self.texts.keys().map(String::as_str).chain(implied).collect();
+        names.sort_unstable();
+        names
     }
 
     /// The text of the chosen prompt; empty for none.

@@ -146,9 +146,9 @@ impl Reranker {
     /// [`Error::Unsupported`] when the model's files name an activation that is not implemented.
     fn activation(&self) -> Result<Configured> {
         match &self.activation {
-            Configured::Other(name) => {
-                Err(Error::Unsupported(format!("the model's activation {name}; ask for raw scores or for the sigmoid")))
-            }
+            Configured::Other(name) => Err(Error::Unsupported(format!(
+                "the model's activation {name}; ask for raw scores or for the sigmoid (--activation raw or sigmoid)"
+            ))),
             known => Ok(known.clone()),
         }
     }
