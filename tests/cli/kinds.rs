@@ -44,6 +44,51 @@ fn info_says_what_a_model_is_that_is_not_run() {
     assert!(table.text(0).contains("Stanford ColBERT"), "{}", table.text(0));
 }
 
+/// The limit that counts, who sets it, and what else the files of a chain say; its trunk may lie in a folder of its own.
+#[test]
+fn info_describes_a_chain_wherever_its_trunk_is() {
+    let plain = model("tiny-text-chain-mean", |_| {});
+    let folder = tempfile::tempdir().unwrap();
+    let trunk = folder.path().join("0_Transformer");
+    std::fs::rename(plain.path(), &trunk).unwrap();
+    let put = |file: &str, content: Value| {
+        let path = folder.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content.to_string()).unwrap();
+    };
+    put(
+        "modules.json",
+        json!([
+            {"path": "./0_Transformer/", "type": "sentence_transformers.models.Transformer"},
+            {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        ]),
+    );
+    put("1_Pooling/config.json", json!({"word_embedding_dimension": 32, "pooling_mode_mean_tokens": true}));
+    put("0_Transformer/sentence_bert_config.json", json!({"max_seq_length": 8}));
+    let settings = json!({
+        "prompts": {"query": "Q: "}, "default_prompt_name": "query", "truncate_dim": 12, "similarity_fn_name": "dot",
+    });
+    put("config_sentence_transformers.json", settings);
+    let name = folder.path().to_str().unwrap();
+    let described = run(&["info", "-m", name, "--format", "json"]);
+    let described: Value = serde_json::from_str(described.text(0)).unwrap();
+    let model = &described["model"];
+    let limit = json!({"tokens": 8, "from": "max_seq_length of sentence_bert_config.json"});
+    assert_eq!((&model["length_limit"], &model["max_length"]), (&limit, &json!(512)));
+    assert_eq!(model["folder"], json!("0_Transformer"));
+    let chain = json!({
+        "modules": ["Transformer", "Pooling"], "prompts": {"query": "Q: "}, "default_prompt": "query",
+        "truncate_dim": 12, "similarity": "dot",
+    });
+    assert_eq!(model["chain"], chain);
+    let table = run(&["info", "-m", name, "--format", "table"]);
+    for part in ["up to 8 tokens: max_seq_length", "query (the default): \"Q: \"", "0_Transformer", "dot"] {
+        assert!(table.text(0).contains(part), "{part}: {}", table.text(0));
+    }
+    let refused = run(&["classify", "-m", name, "x"]);
+    assert!(refused.status == Some(1) && refused.err.contains("fits embed"), "{}", refused.err);
+}
+
 /// A copy is of the kind of its original, and says so; one that would lose parts is not made.
 #[test]
 fn models_of_other_kinds_are_converted_whole_or_not_at_all() {

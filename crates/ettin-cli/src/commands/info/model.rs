@@ -1,10 +1,13 @@
 //! What a model is: its configuration and what its weights take.
 
+use std::collections::BTreeMap;
+
 use ettin::Quantisation;
-use ettin::config::{Config, LayerSpec, Objective};
+use ettin::config::{LayerSpec, Objective};
 use ettin::files::ModelFiles;
 use ettin::generate::GenerationDefaults;
-use ettin::weights::Weights;
+use ettin::tasks::{ChainProfile, Profile};
+use ettin::weights::{Subfolder, Weights};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -20,7 +23,18 @@ pub(super) struct Model {
     hidden_size: usize,
     intermediate_size: usize,
     heads: usize,
+    /// Positions of the trunk.
     max_length: usize,
+    /// What a text is cut to.
+    length_limit: Option<LengthLimit>,
+    /// Where the trunk is, if not at the top.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    folder: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chain: Option<Chain>,
+    /// What is wrong with the files of the chain or of the limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
     tied_embeddings: bool,
     labels: Vec<String>,
     layers: Vec<Layer>,
@@ -37,6 +51,56 @@ pub(super) struct Model {
     /// Why `generate` would refuse them.
     #[serde(skip_serializing_if = "Option::is_none")]
     generation_refused: Option<String>,
+}
+
+/// The most tokens of a text, special tokens included, and who says so.
+#[derive(Serialize)]
+struct LengthLimit {
+    tokens: usize,
+    from: String,
+}
+
+/// What the files of sentence-transformers say.
+#[derive(Serialize)]
+struct Chain {
+    modules: Vec<String>,
+    prompts: BTreeMap<String, String>,
+    default_prompt: Option<String>,
+    truncate_dim: Option<usize>,
+    /// Of an embedder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    similarity: Option<String>,
+    /// Of a reranker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    activation: Option<String>,
+}
+
+impl From<ChainProfile> for Chain {
+    fn from(ChainProfile { modules, settings, activation }: ChainProfile) -> Self {
+        let similarity = settings.similarity_fn_name.unwrap_or_else(|| "cosine".to_owned());
+        Chain {
+            modules,
+            prompts: settings.prompts,
+            default_prompt: settings.default_prompt_name,
+            truncate_dim: settings.truncate_dim,
+            similarity: activation.is_none().then_some(similarity),
+            activation,
+        }
+    }
+}
+
+impl Chain {
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let mut rows = vec![("modules", self.modules.join(", "))];
+        for (name, text) in &self.prompts {
+            let default = if self.default_prompt.as_ref() == Some(name) { " (the default)" } else { "" };
+            rows.push(("prompt", format!("{name}{default}: {text:?}")));
+        }
+        rows.extend(self.truncate_dim.map(|size| ("truncate_dim", size.to_string())));
+        rows.extend(self.similarity.iter().map(|name| ("similarity", name.clone())));
+        rows.extend(self.activation.iter().map(|name| ("activation", name.clone())));
+        rows
+    }
 }
 
 /// What one layer sees, and the base of its rotary positions.
@@ -60,12 +124,11 @@ struct Bytes {
 impl Model {
     /// Reads the configuration and the weights' headers.
     pub(super) fn read(files: &ModelFiles) -> anyhow::Result<Self> {
-        let file = files.require("config.json")?;
-        let config = Config::from_json(&file, file.name())?;
+        let Profile { folder, config, limit, chain, refused } = Profile::read(files)?;
         // Every configuration has label names, if only by default; a classifier's may be unusable, as the task then says.
         let classifies = config.architecture().is_some_and(|name| name.contains("Classification"));
         let classifies = classifies && config.check_classifier().is_ok();
-        let weights = Weights::open(files)?;
+        let weights = Weights::open(&Subfolder { files, folder: &folder })?;
         let parameters: u64 = weights.views().map(|view| view.len() as u64).sum();
         let mut stored_dtypes: Vec<_> = weights.views().map(|view| view.dtype().name()).collect();
         stored_dtypes.sort_unstable();
@@ -94,6 +157,10 @@ impl Model {
             intermediate_size: config.intermediate_size,
             heads: config.num_heads,
             max_length: config.max_position_embeddings,
+            length_limit: limit.map(|limit| LengthLimit { tokens: limit.tokens, from: limit.origin.to_string() }),
+            folder: folder.clone(),
+            chain: chain.map(Chain::from),
+            refused,
             tied_embeddings: config.tie_word_embeddings,
             layers: config.layers.iter().map(Layer::from).collect(),
             labels: if classifies { config.labels } else { Vec::new() },
@@ -138,6 +205,13 @@ impl Model {
             ),
             ("max length", format!("{} tokens", self.max_length)),
         ]);
+        let limit = self.length_limit.as_ref();
+        rows.extend(limit.map(|limit| ("texts", format!("up to {} tokens: {}", limit.tokens, limit.from))));
+        if !self.folder.is_empty() {
+            rows.push(("trunk", format!("in the folder {}: for the tasks that run modules.json alone", self.folder)));
+        }
+        rows.extend(self.chain.iter().flat_map(Chain::rows));
+        rows.extend(self.refused.iter().map(|reason| ("refused", reason.clone())));
         if !self.labels.is_empty() {
             rows.push(("labels", self.labels.join(", ")));
         }

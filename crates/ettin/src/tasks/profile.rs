@@ -1,0 +1,86 @@
+//! What a model's files say of its texts and results, without its weights: for descriptions.
+
+use super::limit::Bounds;
+use super::{Options, Truncate};
+use crate::files::ModelFiles;
+use crate::heads::Settings;
+use crate::sentence_transformers::{Repository, Task, trunk_folder};
+use crate::tokenizer::Limit;
+use crate::weights::Subfolder;
+use crate::{Config, Result};
+
+/// How a model takes its texts, and what its files make of the result.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    /// The folder of the trunk: not the top, which is empty here, only in old saves of sentence-transformers.
+    pub folder: String,
+    /// The trunk's configuration.
+    pub config: Config,
+    /// What a text on no side of a search is cut to, and who says so; none where the files that say it cannot be used.
+    pub limit: Option<Limit>,
+    /// The chain, where the model has one that can be run.
+    pub chain: Option<ChainProfile>,
+    /// What is wrong with the files of the chain or of the limit: the tasks that need them fail with it.
+    pub refused: Option<String>,
+}
+
+/// What sentence-transformers' files say.
+#[derive(Debug, Clone)]
+pub struct ChainProfile {
+    /// The classes of all modules, in order.
+    pub modules: Vec<String>,
+    /// Prompts, similarity, width.
+    pub settings: Settings,
+    /// What is applied to scores, by its Python class: of a reranker alone.
+    pub activation: Option<String>,
+}
+
+impl Profile {
+    /// Reads the small files of a model.
+    ///
+    /// # Errors
+    /// What reading `config.json` finds wrong.
+    pub fn read(files: &ModelFiles) -> Result<Self> {
+        let mut refused = None;
+        let repository = kept(Repository::load(files), &mut refused).flatten();
+        let folder = trunk_folder(files).unwrap_or_default();
+        let config = Config::load(&Subfolder { files, folder: &folder })?;
+        let bounds = match &repository {
+            None => Bounds::lenient(files, &config),
+            Some(repository) => {
+                let mut config = config.clone();
+                config.allow_length(repository.transformer.longest());
+                Bounds::sentence_transformers(files, &repository.transformer, &config, None)
+            }
+        };
+        let options = Options { truncate: Truncate::Model, ..Options::default() };
+        let limit = kept(bounds, &mut refused).map(|bounds| bounds.limit(&options, None));
+        let chain = repository.map(|repository| ChainProfile::of(files, repository, &config));
+        let chain = chain.and_then(|chain| kept(chain, &mut refused));
+        Ok(Self { folder, config, limit, chain, refused })
+    }
+}
+
+/// A value, or none where it is refused; the first refusal is kept.
+fn kept<T>(value: Result<T>, refused: &mut Option<String>) -> Option<T> {
+    match value {
+        Ok(value) => Some(value),
+        Err(error) => {
+            refused.get_or_insert_with(|| error.to_string());
+            None
+        }
+    }
+}
+
+impl ChainProfile {
+    fn of(files: &ModelFiles, repository: Repository, config: &Config) -> Result<Self> {
+        let scores = repository.transformer.task == Task::SequenceClassification || repository.scores(files)?.is_some();
+        let Repository { settings, modules, .. } = repository;
+        let classes = modules.iter().map(|module| module.class.to_string());
+        // As `rerank` chooses: only torch's own classes are taken.
+        let torch = |class: &Option<String>| class.clone().filter(|class| class.starts_with("torch."));
+        let named = torch(&settings.activation_fn).or_else(|| torch(&config.activation_fn));
+        let activation = scores.then(|| named.unwrap_or_else(|| "torch.nn.modules.activation.Sigmoid".to_owned()));
+        Ok(Self { modules: std::iter::once("Transformer".to_owned()).chain(classes).collect(), settings, activation })
+    }
+}
