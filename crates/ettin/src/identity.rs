@@ -107,9 +107,15 @@ pub fn before_conversion(files: &ModelFiles) -> Result<Option<String>> {
 
 /// What a folder holds in the place of weights; of no interest where a weights file was named.
 fn contents(files: &ModelFiles) -> Result<Option<Foreign>> {
-    match files.weights_file() {
-        Some(_) => Ok(None),
-        None => Ok(contents::of_listing(&files.listing()?)),
+    if files.weights_file().is_some() {
+        return Ok(None);
+    }
+    let names = files.listing()?;
+    let modules = classes::modules(files)?;
+    let trunk = Subfolder { files, folder: trunk_folder(&modules, Use::Vectors) };
+    match contents::USUAL.iter().any(|usual| names.contains(&trunk.path(usual))) {
+        true => Ok(None),
+        false => Ok(contents::of_listing(&names)),
     }
 }
 
