@@ -318,7 +318,7 @@ fn what_a_folder_is_not_for_is_refused_by_what_it_is() {
     let nothing = &Value::Null;
     for (name, task, words) in [
         ("one module", "embed", ["classif", "rerank"]),
-        ("a reranker's chain with a default prompt", "embed", ["CrossEncoder", "rerank"]),
+        ("a reranker's chain with a default prompt", "embed", ["is a reranker with one score", "fits rerank"]),
         ("Dropout", "rerank", ["scores", "embed"]),
         ("three labels", "rerank", ["3", "classify"]),
         ("a reranker's chain with a default prompt", "classify", ["one score", "fits rerank"]),

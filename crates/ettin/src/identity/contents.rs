@@ -22,7 +22,8 @@ const FORMS: [Form; 15] = [
     Form { marks: |name| base(name).starts_with("openvino_model"), kind: "an OpenVINO export", advice: ORIGINAL },
     Form { marks: |name| ends(name, &[".onnx", ".onnx_data", ".ort"]), kind: "an ONNX export", advice: ORIGINAL },
     Form {
-        marks: |name| ends(name, &[".mlmodel"]) || name.contains(".mlpackage/") || name.contains(".mlmodelc/"),
+        // Packages are folders, of which a listing may have no more than the name.
+        marks: |name| name.split('/').any(|part| ends(part, &[".mlmodel", ".mlpackage", ".mlmodelc"])),
         kind: "a Core ML export",
         advice: ORIGINAL,
     },
