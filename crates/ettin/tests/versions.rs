@@ -15,13 +15,6 @@ use ettin::tasks::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// What is not so yet: lines of `generation/kind task options`, each of which must still fail.
-const PENDING: &str = include_str!("versions/pending.txt");
-
-fn pending() -> impl Iterator<Item = &'static str> {
-    PENDING.lines().filter(|line| !line.is_empty() && !line.starts_with('#'))
-}
-
 #[derive(Deserialize)]
 struct Listing {
     folders: Vec<Folder>,
@@ -292,19 +285,11 @@ fn unnamed(message: &str, words: &[String]) -> Option<String> {
 
 /// Every folder of a generation, all faults at once.
 fn check(generation: &str) {
-    let known: Vec<&str> = pending().filter(|place| place.starts_with(&format!("{generation}/"))).collect();
-    let (mut failing, mut wrong) = (Vec::new(), Vec::new());
+    let mut wrong = Vec::new();
     for folder in listing(generation).folders {
-        for (case, fault) in folder.faults() {
-            let place = format!("{generation}/{} {case}", folder.kind);
-            if !known.contains(&&place[..]) {
-                wrong.push(format!("{place}: {fault}"));
-            }
-            failing.push(place);
-        }
+        let faults = folder.faults();
+        wrong.extend(faults.into_iter().map(|(case, fault)| format!("{generation}/{} {case}: {fault}", folder.kind)));
     }
-    let mended = known.iter().filter(|place| !failing.iter().any(|failing| failing == *place));
-    wrong.extend(mended.map(|place| format!("{place}: no longer wrong, take it off versions/pending.txt")));
     assert!(wrong.is_empty(), "{} of them:\n{}", wrong.len(), wrong.join("\n"));
 }
 
