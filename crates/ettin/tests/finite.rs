@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::{fs, ops::ControlFlow, path::Path};
+use std::{fs, ops::ControlFlow};
 
-use common::{dtypes, root};
+use common::{copy, dtypes, root};
 use ettin::{Dtype, Error, Pooling, Result, files::ModelFiles, generate::GenerateRequest, tasks::*};
 use safetensors::SafeTensors;
 use tempfile::TempDir;
@@ -35,19 +35,6 @@ impl Broken {
         }
         fs::write(path, bytes).unwrap();
         Self { files: ModelFiles::folder(folder.path()).unwrap(), _folder: folder }
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
     }
 }
 

@@ -3,7 +3,8 @@
 
 pub mod random;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use ettin::{Backend, Dtype, PackedBatch, Trunk, files::ModelFiles};
@@ -14,6 +15,20 @@ pub const F32: f64 = 1e-4;
 /// A path below the repository's root.
 pub fn root(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
+/// Copies a folder with the folders in it.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
 }
 
 /// A model of `models/`.

@@ -10,21 +10,10 @@ use ettin::files::ModelFiles;
 use ettin::hub::{HubOptions, resolve};
 use ettin::tasks::{EmbedRequest, Options, TextEmbedder, Vector};
 
+use crate::common::copy;
+
 const HASH: &str = "0123456789abcdef0123456789abcdef01234567";
 const CHAIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-text-chain-mean");
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            std::fs::copy(&path, &target).unwrap();
-        }
-    }
-}
 
 /// A model with its files in `snapshots/<snapshot>`, and perhaps a ref.
 fn laid_out(repo: &str, snapshot: &str, reference: Option<(&str, &str)>) -> tempfile::TempDir {

@@ -2,6 +2,8 @@
 #![cfg(feature = "hub")]
 
 mod caches;
+#[path = "../common/mod.rs"]
+mod common;
 mod connections;
 mod server;
 

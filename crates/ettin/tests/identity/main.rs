@@ -8,7 +8,7 @@ mod prefixes;
 use std::collections::HashMap;
 use std::path::Path;
 
-use common::root;
+use common::{copy, root};
 use safetensors::SafeTensors;
 
 /// A copy of a model of `models/`, to be changed.
@@ -16,19 +16,6 @@ pub(crate) fn copied(model: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     copy(&root("models").join(model), folder.path());
     folder
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            std::fs::copy(&path, &target).unwrap();
-        }
-    }
 }
 
 /// Writes a folder's `model.safetensors` anew, every tensor under the name that `rename` gives it; none is left out.
