@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::weights::{FileSource, StoredDtype};
 use crate::{Error, Result};
 pub use json::non_finite_at;
-pub(crate) use json::{parse_list, parse_object};
+pub(crate) use json::{parse_list, parse_object, read_object};
 pub(crate) use keys::Keys;
 
 pub use ettin_kernels::{Activation, Span};

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use crate::weights::FileSource;
 use crate::{Error, Result};
 
 /// A configuration is a few kilobytes; a table of 50,000 labels stays below four megabytes.
@@ -20,6 +21,14 @@ pub(crate) fn parse_object(bytes: &[u8], file: &str) -> Result<Map<String, Value
         Value::Object(map) => Ok(map),
         other => Err(unexpected(file, "object", &other)),
     }
+}
+
+/// The object in a model's file; `None` where it has no such file.
+///
+/// # Errors
+/// As [`parse_object`]; what reading the file can meet.
+pub(crate) fn read_object(files: &dyn FileSource, file: &str) -> Result<Option<Map<String, Value>>> {
+    files.get(file)?.map(|bytes| parse_object(&bytes, file)).transpose()
 }
 
 /// Parses `bytes` as one JSON list.

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::{GenerateRequest, Sampling, Shaping};
-use crate::config::parse_object;
+use crate::config::read_object;
 use crate::files::ModelFiles;
 use crate::weights::FileSource;
 use crate::{Error, Result};
@@ -191,7 +191,7 @@ impl GenerationDefaults {
     /// # Errors
     /// [`Error::Config`] for a file that is no JSON object; what reading files can meet.
     pub fn load(files: &ModelFiles) -> Result<Self> {
-        let mut config = object(files, "config.json")?.unwrap_or_default();
+        let mut config = read_object(files, "config.json")?.unwrap_or_default();
         let vocabulary = config.get("vocab_size").and_then(count);
         let (file, mut settings) = match generation_config(files)? {
             Some(settings) => (FILE, settings),
@@ -512,7 +512,7 @@ fn ends(settings: &Map<String, Value>) -> Result<Vec<u32>> {
 
 /// `generation_config.json`, where the model has it.
 fn generation_config(files: &dyn FileSource) -> Result<Option<Map<String, Value>>> {
-    object(files, FILE).map_err(|error| match error {
+    read_object(files, FILE).map_err(|error| match error {
         Error::Config { file, message } => Error::Config { file, message: format!("{message}; {REMEDY}") },
         other => other,
     })
@@ -548,10 +548,6 @@ fn is_empty(value: &Value) -> bool {
         Value::Object(map) => map.is_empty(),
         Value::Bool(_) | Value::Number(_) => false,
     }
-}
-
-fn object(files: &dyn FileSource, file: &str) -> Result<Option<Map<String, Value>>> {
-    files.get(file)?.map(|bytes| parse_object(&bytes, file)).transpose()
 }
 
 /// A whole number, which may be written as 50.0.

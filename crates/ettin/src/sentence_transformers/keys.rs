@@ -2,26 +2,24 @@
 
 use serde_json::{Map, Value};
 
-use crate::config::{Keys, parse_object};
+use crate::config::{Keys, read_object};
 use crate::weights::FileSource;
 use crate::{Error, Result};
 
 /// The file `name` of a repository as an object without its null keys; empty where there is no such file.
 pub(super) fn object(files: &dyn FileSource, name: &str) -> Result<Map<String, Value>> {
-    let Some(data) = files.get(name)? else {
-        return Ok(Map::new());
-    };
-    let mut map = parse_object(&data, name)?;
-    map.retain(|_, value| !value.is_null());
-    Ok(map)
+    Ok(stated(files, name)?.unwrap_or_default())
 }
 
 /// As [`object`], of a file that must be there.
 pub(super) fn required(files: &dyn FileSource, name: &str) -> Result<Map<String, Value>> {
-    match files.get(name)? {
-        Some(_) => object(files, name),
-        None => Err(Error::MissingFile { place: files.place(), file: name.to_owned() }),
-    }
+    stated(files, name)?.ok_or_else(|| Error::MissingFile { place: files.place(), file: name.to_owned() })
+}
+
+fn stated(files: &dyn FileSource, name: &str) -> Result<Option<Map<String, Value>>> {
+    let mut map = read_object(files, name)?;
+    map.iter_mut().for_each(|map| map.retain(|_, value| !value.is_null()));
+    Ok(map)
 }
 
 /// Refuses every key but those in `known`.

@@ -11,7 +11,7 @@
 //! So a library has two limits: what it computes, and what it cuts to where it cuts. The first decides what is an error here.
 
 use super::Options;
-use crate::config::{Keys, parse_object};
+use crate::config::{Keys, read_object};
 use crate::files::ModelFiles;
 use crate::sentence_transformers::{Role, Transformer};
 use crate::tokenizer::{Limit, LimitOrigin, Side, Truncate};
@@ -117,10 +117,9 @@ struct TokenizerLimits {
 impl TokenizerLimits {
     fn load(files: &dyn FileSource) -> Result<Self> {
         let file = "tokenizer_config.json";
-        let Some(data) = files.get(file)? else {
+        let Some(map) = read_object(files, file)? else {
             return Ok(Self { length: None, side: None });
         };
-        let map = parse_object(&data, file)?;
         let keys = Keys::new(&map, file);
         // `max_len` is the older name, and read where the newer is missing.
         let key = if keys.has("model_max_length") { "model_max_length" } else { "max_len" };

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer as Inner};
 
-use crate::config::parse_object;
+use crate::config::read_object;
 use crate::weights::FileSource;
 use crate::{Error, Result};
 
@@ -330,10 +330,7 @@ fn is_own_name(key: &str) -> bool {
 
 /// A JSON file of the model without its nulls, but for those of extra tokens; an empty object where there is no file.
 fn object(files: &dyn FileSource, file: &str) -> Result<Map<String, Value>> {
-    let mut map = match files.get(file)? {
-        Some(bytes) => parse_object(&bytes, file)?,
-        None => return Ok(Map::new()),
-    };
+    let mut map = read_object(files, file)?.unwrap_or_default();
     map.retain(|key, value| !value.is_null() || [EXTRA, EXTRA_BEFORE].contains(&key.as_str()));
     Ok(map)
 }
