@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from engines import OURS
@@ -9,6 +10,7 @@ from rows import DRAFTS, GOALS, ROWS, SCHEMES, SHARES, SIDE_BY_SIDE, Row
 from suite import SIZES
 
 FAMILIES = ("OpenVINO", "ONNX Runtime", "torch", "candle", "llama.cpp")
+COLUMNS = 132  # of a line of text; `documents.rs` refuses more than 140
 HEADS = ("work", "size", "format", "ours", *FAMILIES, "ours / best peer", "goal", "GFLOP/s", "of the limit", "goal")
 
 
@@ -17,6 +19,12 @@ def figure(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def wrapped(text: str) -> list[str]:
+    """The lines of a paragraph or an item; tables are left as they are."""
+    indent = "  " if text.startswith("* ") else ""
+    return textwrap.wrap(text, COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def best_of(row: Row, values: list[float]) -> float | None:
@@ -97,7 +105,7 @@ def ordered(units: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 def section(title: str, words: str, heads: tuple[str, ...], lines: list[tuple[str, ...]]) -> list[str]:
     """Nothing where there is nothing to show."""
-    return [f"## {title}", "", words, "", *markdown(heads, lines), ""] if lines else []
+    return [f"## {title}", "", *wrapped(words), "", *markdown(heads, lines), ""] if lines else []
 
 
 def side_by_side(units: dict[str, dict[str, Any]]) -> list[str]:
@@ -140,7 +148,8 @@ def reading(units: list[dict[str, Any]]) -> list[str]:
             if name.startswith(OURS) and result.get("bound") == "memory" and result["share"] <= 1:
                 found[result["weight_bytes"]] = result["weight_bytes"] * result["value"] / result["share"] / 1e9
     rates = ", ".join(f"{figure(rate)} GB/s of {figure(weights / 1e6)} MB" for weights, rate in sorted(found.items()))
-    return [f"* Read, by all threads, where weights set the limit of decoding: {rates} (measured on at most 268 MB)."] if found else []
+    words = f"* Read, by all threads, where weights set the limit of decoding: {rates} (measured on at most 268 MB)."
+    return wrapped(words) if found else []
 
 
 def drafting(found: dict[str, dict[str, Any]]) -> list[str]:
@@ -179,15 +188,15 @@ def document(record: dict[str, Any], inputs: dict[str, Any]) -> str:
         [
             "# This engine beside its peers",
             "",
-            f"Written by `scripts/peers/run.py`; do not edit. {', '.join(dates)}, engine at {', '.join(commits)}.",
+            *wrapped(f"Written by `scripts/peers/run.py`; do not edit. {', '.join(dates)}, engine at {', '.join(commits)}."),
             "",
             f"* Machine: {record['cpu']}; {record['machine']}.",
-            f"* Command: `{record['command']}`",
+            *wrapped(f"* Command: `{record['command']}`"),
             f"* The load average was at most {load:.1f} before a row, on {record['threads']} threads: "
             + ("quiet." if load <= record["threads"] + 0.5 else "**other work ran on this machine**, and numbers are noisy."),
             *reading(units),
             "",
-            "Tokens are real tokens, without padding. Engines of one number format take turns within a row (README of",
+            "Tokens are real tokens, without padding. Engines of one number format alternate within a row (README of",
             f"scripts/peers); medians of {record['rounds']} rounds. A ratio is ours by the best peer of the format: of tokens per second,",
             "where more is better, or of time and memory, where less is; bold where it reaches the goal. The limit is the least time",
             "in which the work's operations, or the reading of weights and caches, could be done at the rates measured in the same run;",
@@ -204,12 +213,12 @@ def document(record: dict[str, Any], inputs: dict[str, Any]) -> str:
             "",
             "## Left out",
             "",
-            *([f"* {reason} ({', '.join(rows)})" for reason, rows in left_out.items()] or ["Nothing."]),
-            *[f"* {OURS} {dtype}: {reason}" for dtype, reason in record["refused"].items()],
+            *([line for reason, rows in left_out.items() for line in wrapped(f"* {reason} ({', '.join(rows)})")] or ["Nothing."]),
+            *[line for dtype, reason in record["refused"].items() for line in wrapped(f"* {OURS} {dtype}: {reason}")],
             "",
             "## Versions",
             "",
-            *[f"* {name}: {ready}" for name, ready in sorted(record["versions"].items())],
+            *[line for name, ready in sorted(record["versions"].items()) for line in wrapped(f"* {name}: {ready}")],
             "",
         ]
     )
