@@ -23,6 +23,7 @@ import itertools
 import json
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -223,10 +224,16 @@ def format_table(rows: list[Row], dtype: str) -> str:
     return table(heads, lines)
 
 
+def wrapped(text: str) -> str:
+    """A paragraph or an item in lines of 132 columns; `documents.rs` refuses more than 140."""
+    indent = "  " if text.startswith("* ") else ""
+    return textwrap.fill(text, 132, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
 def format_sections(rows: list[Row]) -> str:
     """All of them."""
     return "\n\n".join(
-        f"### {dtype}\n\nBound: {form.error:g}. {form.why}\n\n{format_table(rows, dtype)}" for dtype, form in FORMATS.items()
+        f"### {dtype}\n\n{wrapped(f'Bound: {form.error:g}. {form.why}')}\n\n{format_table(rows, dtype)}" for dtype, form in FORMATS.items()
     )
 
 
@@ -237,11 +244,12 @@ def document(rows: list[Row], lengths: list[int]) -> str:
     summary = f"{sum(not row.failures() for row in rows)} of {len(rows)} rows pass, every number format in them."
     if missing:
         summary += f" {missing} rows have not been run."
+    date, commit, versions, host = (distinct(rows, name) for name in ("date", "commit", "versions", "machine"))
     return f"""# Parity with transformers
 
 Written by `scripts/parity.py`; do not edit. {summary}
 
-* Date {distinct(rows, "date")}; engine at {distinct(rows, "commit")}; {distinct(rows, "versions")}; {distinct(rows, "machine")}.
+{wrapped(f"* Date {date}; engine at {commit}; {versions}; {host}.")}
 * Command: `python scripts/parity.py --workdir DIR`
 * Random checkpoints with the exact dimensions of the six sizes, both objectives.
 
