@@ -23,7 +23,10 @@ cargo test --workspace --features hub
 # Products on AMX: on the CPU's tiles, or through an emulator of the instructions, which stands on AVX-512.
 if grep -qw avx512_bf16 /proc/cpuinfo 2>/dev/null && grep -qw avx512_vnni /proc/cpuinfo; then
     say "tests of products on AMX"
-    ETTIN_REQUIRE_ISA=amx cargo test -p ettin-kernels --features amx-emulator --lib --test gemm --test block
+    export ETTIN_AMX_EMULATOR=1 ETTIN_REQUIRE_ISA=amx
+    cargo test --workspace --features hub --lib -- gemm:: simd:: isa::
+    cargo test --workspace --features hub --test gemm --test block
+    unset ETTIN_AMX_EMULATOR ETTIN_REQUIRE_ISA
 else
     say "tests of products on AMX: skipped, this machine has no AVX-512 with BF16 and VNNI"
 fi

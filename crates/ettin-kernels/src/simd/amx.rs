@@ -8,9 +8,9 @@
 //! Tiles are not variables: a chain of tile instructions must stand in one `asm!`, which is why those of a product are
 //! written out in `gemm/amx.rs`.
 //!
-//! With the feature `amx-emulator`, which is for tests, a CPU without AMX runs them too (`emulator.rs`).
+//! For tests, a CPU without AMX runs them too (`emulator.rs`): where `ETTIN_AMX_EMULATOR=1`, in builds with debug assertions.
 
-#[cfg(all(feature = "amx-emulator", target_os = "linux"))]
+#[cfg(all(debug_assertions, target_os = "linux"))]
 mod emulator;
 
 use std::{arch::x86_64::*, marker::PhantomData, sync::OnceLock};
@@ -99,12 +99,12 @@ fn permitted() -> bool {
     false
 }
 
-#[cfg(all(feature = "amx-emulator", target_os = "linux"))]
+#[cfg(all(debug_assertions, target_os = "linux"))]
 fn emulated() -> bool {
-    emulator::install()
+    std::env::var_os("ETTIN_AMX_EMULATOR").is_some_and(|value| value == "1") && emulator::install()
 }
 
-#[cfg(not(all(feature = "amx-emulator", target_os = "linux")))]
+#[cfg(not(all(debug_assertions, target_os = "linux")))]
 fn emulated() -> bool {
     false
 }

@@ -469,7 +469,7 @@ fn exact<S: Simd>(s: S, sums: &[u32; LANES]) -> S::Words {
     s.load_words(sums)
 }
 
-#[cfg(all(test, feature = "amx-emulator", target_os = "linux"))]
+#[cfg(all(test, debug_assertions, target_os = "linux"))]
 mod tests {
     use super::*;
     use crate::{
