@@ -2,10 +2,14 @@
 
 use std::{env, fmt, str::FromStr};
 
-use crate::simd::{Kernel, Lanes, Portable};
+use crate::simd::{Lanes, Portable, TaskOnAny};
 
 /// The environment variable that forces an instruction set.
 pub const ISA_VARIABLE: &str = "ETTIN_ISA";
+
+/// The environment variable that says whether pairs of bf16 are multiplied by their instruction (`1`) or widened (`0`),
+/// where [AVX-512](Isa::Avx512) has it: for tests, and to compare the two. Without it, the faster one is taken.
+pub const BF16_DOT_VARIABLE: &str = "ETTIN_BF16_PAIRS";
 
 /// An instruction set with its own kernels, ordered from the slowest to the most preferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,12 +81,12 @@ impl Isa {
     /// Whether its kernels multiply and add with one rounding. All that do agree bit for bit, but for products of bf16 on
     /// [`Isa::Amx`], which adds in an order of its own, and for [`Scheme::W8`](crate::Scheme::W8) and [`Scheme::W4`](crate::Scheme::W4), which are computed in another
     /// way where a CPU has VNNI.
-    pub fn fused(self) -> bool {
+    pub fn has_fma(self) -> bool {
         self != Isa::Portable
     }
 
-    /// Whether [`Isa::run_narrow`] has an instruction for products of four bytes.
-    pub(crate) fn quads(self) -> bool {
+    /// Whether [`Isa::run_low_precision`] has an instruction for products of four bytes.
+    pub(crate) fn has_dot_i8(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => crate::simd::Avx512Bf16::new().is_some(),
@@ -92,49 +96,65 @@ impl Isa {
         }
     }
 
-    /// Whether [`Isa::run_narrow`] has an instruction for products of pairs of bf16 that is worth using: on some CPUs it takes as long as four
+    /// Whether [`Isa::run_low_precision`] has an instruction for products of pairs of bf16 that is worth using: on some CPUs it takes as long as four
     /// multiply-adds, of which two do the same on widened numbers.
-    pub(crate) fn pairs(self) -> bool {
+    pub(crate) fn has_fast_dot_bf16(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => crate::simd::Avx512Bf16::new().is_some() && crate::calibrate::pairs_pay(),
+            Isa::Avx512 => crate::simd::Avx512Bf16::new().is_some_and(dot_bf16_chosen),
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => true,
             _ => false,
         }
     }
 
-    /// Runs `kernel` compiled for this instruction set.
+    /// Runs `task` compiled for this instruction set: a [`Kernel`](crate::simd::Kernel), or what asks tokens for more.
     ///
     /// # Panics
     /// If the CPU lacks it: a value from [`Isa::select`], [`Isa::best`] or [`Isa::available`] never does.
-    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+    pub(crate) fn run<Output>(self, task: impl TaskOnAny<Output>) -> Output {
         match self {
-            Isa::Portable => Portable.run(kernel),
+            Isa::Portable => Portable.run(task),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => crate::simd::Neon::new().unwrap_or_else(|| unsupported(self)).run(kernel),
+            Isa::Neon => crate::simd::Neon::new().unwrap_or_else(|| unsupported(self)).run(task),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => crate::simd::Avx2::new().unwrap_or_else(|| unsupported(self)).run(kernel),
+            Isa::Avx2 => crate::simd::Avx2::new().unwrap_or_else(|| unsupported(self)).run(task),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => crate::simd::Avx512::new().unwrap_or_else(|| unsupported(self)).run(kernel),
+            Isa::Avx512 => crate::simd::Avx512::new().unwrap_or_else(|| unsupported(self)).run(task),
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => crate::simd::Amx::new().unwrap_or_else(|| unsupported(self)).wide().run(kernel),
+            Isa::Amx => crate::simd::Amx::new().unwrap_or_else(|| unsupported(self)).wide().run(task),
             #[allow(unreachable_patterns)] // the arms above depend on the architecture
             _ => unsupported(self),
         }
     }
 
-    /// As [`Isa::run`], with the instructions for products of bf16 and of bytes where the CPU has them: for kernels of
+    /// As [`Isa::run`], with the instructions for products of bf16 and of bytes where the CPU has them: for tasks of
     /// those, which give the same results without (`simd/bf16.rs`).
-    pub(crate) fn run_narrow<K: Kernel>(self, kernel: K) -> K::Output {
+    pub(crate) fn run_low_precision<Output>(self, task: impl TaskOnAny<Output>) -> Output {
         #[cfg(target_arch = "x86_64")]
         match self {
-            Isa::Avx512 if let Some(token) = crate::simd::Avx512Bf16::new() => return token.run(kernel),
-            Isa::Amx if let Some(token) = crate::simd::Amx::new() => return token.narrow().run(kernel),
+            Isa::Avx512 if let Some(token) = crate::simd::Avx512Bf16::new() => return token.run(task),
+            Isa::Amx if let Some(token) = crate::simd::Amx::new() => return token.narrow().run(task),
             _ => {}
         }
-        self.run(kernel)
+        self.run(task)
     }
+}
+
+/// Whether bf16 is multiplied by its own instruction on [`Isa::Avx512`]: as [`BF16_DOT_VARIABLE`] says, or if that is faster. No
+/// result depends on the answer but for sums below the normal numbers (`simd/bf16.rs`).
+///
+/// # Panics
+/// If the variable is neither `0` nor `1`.
+#[cfg(target_arch = "x86_64")]
+fn dot_bf16_chosen(token: crate::simd::Avx512Bf16) -> bool {
+    static CHOSEN: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *CHOSEN.get_or_init(|| match env::var(BF16_DOT_VARIABLE).as_deref() {
+        Ok("1") => true,
+        Ok("0") => false,
+        Ok("") | Err(_) => token.dot_bf16_pays(),
+        Ok(other) => panic!("{BF16_DOT_VARIABLE} is 0 or 1, not `{other}`"),
+    })
 }
 
 #[cold]

@@ -5,10 +5,10 @@
 //! * [`Team`] owns threads; every parallel kernel takes one.
 //! * [`gemm`](mod@gemm), [`attention`](mod@attention), [`embedding`], [`norm`], [`activation`], [`rope`](mod@rope), [`pool`](mod@pool) and
 //!   [`softmax`](mod@softmax) are the kernels;
-//!   [`convert`] and [`mapped`] bring weights in; [`calibrate`] measures what the machine could do at best.
+//!   [`convert`] and [`mapped`] bring weights in; [`roofline`] measures what the machine could do at best.
 //! * A kernel is written once, generic over a token that proves what the CPU can do (`simd`), and compiled once for
 //!   each instruction set. Only `simd` names intrinsics (AMX has none yet: its instructions stand in `asm!`, in `simd/amx.rs`,
-//!   `gemm/amx/chain.rs` and `calibrate`); the other `unsafe` is pointer arithmetic of the two register tiles, disjoint writes
+//!   `simd/throughput.rs`, `gemm/amx/chain.rs` and `attention/tiles`); the other `unsafe` is pointer arithmetic of the two register tiles, disjoint writes
 //!   of tasks, and file maps.
 //!
 //! # Invariance
@@ -23,7 +23,7 @@
 //! # Adding an instruction set
 //! 1. A variant of [`Isa`] at its place in the order of preference, with its detection and dispatch in `isa.rs`.
 //! 2. A token in `simd/` whose constructor asks the CPU, implementing `Lanes` (sixteen lanes, however many registers) and
-//!    `PairProducts` (narrow numbers).
+//!    `LowPrecisionDot` (narrow numbers).
 //! 3. Its tile shapes: one line in `gemm/tile.rs` and one in `attention/products.rs`.
 //!
 //! ([`Isa::Amx`] is none of its own: it takes the vectors of AVX-512, and products of narrow numbers from `gemm/amx.rs`.)
@@ -35,7 +35,6 @@ mod arena;
 pub mod attention;
 pub mod block;
 mod buffer;
-pub mod calibrate;
 pub mod convert;
 pub mod embedding;
 pub mod gemm;
@@ -45,6 +44,7 @@ mod math;
 pub mod norm;
 mod pages;
 pub mod pool;
+pub mod roofline;
 pub mod rope;
 mod simd;
 pub mod softmax;
@@ -62,7 +62,7 @@ pub use embedding::embed;
 pub use gemm::{
     Operand, PackedMatrix, Quantisation, QuantisedRow, ReadingOrder, Scheme, Sharing, Store, gemm, rounded,
 };
-pub use isa::{ISA_VARIABLE, Isa, IsaError};
+pub use isa::{BF16_DOT_VARIABLE, ISA_VARIABLE, Isa, IsaError};
 pub use mapped::MappedFile;
 pub use math::EXP_ERROR;
 pub use norm::{Norm, layer_norm};

@@ -4,7 +4,7 @@
 
 use std::f32::consts::LOG2_E;
 
-use crate::simd::Simd;
+use crate::simd::Lanes;
 
 /// Most relative error of the exponential for normal results (subnormal ones are rounded once more): 1.5 half-ulps.
 /// Measured at every 257th f32: 8.1e-8 = 1.36 · 2⁻²⁴, of which the polynomial is 0.05.
@@ -19,7 +19,7 @@ const LN_2_LOW: f32 = -2.121_944_4e-4;
 
 /// eˣ. 0 below −103.98 (so −∞ gives exactly 0), ∞ above 88.73, NaN for NaN.
 #[inline(always)]
-pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
+pub(crate) fn exp<S: Lanes>(s: S, x: S::V) -> S::V {
     // Beyond these the result is 0 or ∞ anyway. The bound comes first, so that NaN passes.
     let x = s.min(s.splat(89.0), s.max(s.splat(-104.0), x));
     let rounder = s.splat(ROUNDER);
@@ -39,7 +39,7 @@ const EXP2_WEIGHT_ERROR: f64 = 3.5 / 16_777_216.0;
 
 /// 2ˣ for x ≤ 0, exactly 1 at 0; 0 below −126 (so −∞ gives 0), NaN for NaN.
 #[inline(always)]
-pub(crate) fn exp2_weight<S: Simd>(s: S, x: S::V) -> S::V {
+pub(crate) fn exp2_weight<S: Lanes>(s: S, x: S::V) -> S::V {
     let rounder = s.splat(ROUNDER);
     let n = s.sub(s.add(x, rounder), rounder);
     // 2ʳ = 1 + r·q(r) for |r| ≤ 1/2
@@ -56,7 +56,7 @@ const EXP2_COARSE_ERROR: f64 = 7.6e-5;
 
 /// 2ˣ for x ≤ 127, for what is rounded to bf16 (2⁻⁹) afterwards; 0 below −126 (so −∞ gives 0), NaN for NaN.
 #[inline(always)]
-pub(crate) fn exp2_coarse<S: Simd>(s: S, x: S::V) -> S::V {
+pub(crate) fn exp2_coarse<S: Lanes>(s: S, x: S::V) -> S::V {
     // 2ᶠ for 0 ≤ f < 1
     let f = s.fraction(x);
     s.scale_floor(polynomial(s, f, [7.802_452e-2, 2.260_671_6e-1, 6.958_335e-1, 9.999_252e-1]), x)
@@ -64,7 +64,7 @@ pub(crate) fn exp2_coarse<S: Simd>(s: S, x: S::V) -> S::V {
 
 /// Horner's rule, highest coefficient first.
 #[inline(always)]
-pub(crate) fn polynomial<S: Simd, const N: usize>(s: S, x: S::V, coefficients: [f32; N]) -> S::V {
+pub(crate) fn polynomial<S: Lanes, const N: usize>(s: S, x: S::V, coefficients: [f32; N]) -> S::V {
     let mut sum = s.splat(coefficients[0]);
     for &c in &coefficients[1..] {
         sum = s.mul_add(sum, x, s.splat(c));
@@ -73,7 +73,7 @@ pub(crate) fn polynomial<S: Simd, const N: usize>(s: S, x: S::V, coefficients: [
 }
 
 #[inline(always)]
-pub(crate) fn negate<S: Simd>(s: S, x: S::V) -> S::V {
+pub(crate) fn negate<S: Lanes>(s: S, x: S::V) -> S::V {
     s.sub(s.zero(), x)
 }
 
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
     use crate::{
         Isa,
-        simd::{Kernel, LANES},
+        simd::{Kernel, LANES, Simd},
         testing::each_isa,
     };
 
@@ -198,7 +198,7 @@ mod tests {
         };
         each_isa(|isa| {
             all(isa, &|x| isa.run(Exp2Coarse(x)));
-            all(isa, &|x| isa.run_narrow(Exp2Coarse(x)));
+            all(isa, &|x| isa.run_low_precision(Exp2Coarse(x)));
         });
     }
 

@@ -1,6 +1,6 @@
 //! Rows of words laid apart.
 
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Lanes};
 
 /// `[count, width]` to `[width, count]`, in blocks of 4 × 4, which the compiler turns into shuffles.
 #[inline(always)]
@@ -34,7 +34,7 @@ pub(crate) fn interleave(rows: &[u32], count: usize, width: usize, out: &mut [u3
 
 /// Sixteen rows of sixteen, transposed.
 #[inline(always)]
-pub(crate) fn transposed<S: Simd>(s: S, x: &[f32], stride: usize) -> [S::V; LANES] {
+pub(crate) fn transposed<S: Lanes>(s: S, x: &[f32], stride: usize) -> [S::V; LANES] {
     let mut rows = [s.zero(); LANES];
     for (i, row) in rows.iter_mut().enumerate() {
         *row = s.load(x[i * stride..].first_chunk().expect("whole vectors"));

@@ -224,7 +224,7 @@ fn fused_instruction_sets_agree_bit_for_bit() {
             // With VNNI, these are computed in another way.
             let first = &mut first[usize::from(wide && in_fixed_point(isa))];
             match first {
-                Some((other, want)) if isa.fused() || portable_too => {
+                Some((other, want)) if isa.has_fma() || portable_too => {
                     assert!(bits(&out) == bits(want), "{scheme} {isa} and {other}")
                 }
                 Some(_) => {}

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    KEY_BLOCK, Task,
+    KEY_BLOCK, QueryTask,
     few::few,
     format::{KvFormat, bytes},
     kv::KvHeads,
@@ -53,7 +53,7 @@ pub(crate) trait Arithmetic: Terms {
     fn put_seen<S: Simd>(s: S, pair: [S::V; 2], i: usize, out: &mut [f32], stride: usize);
 
     /// The same sums for a few queries.
-    fn few<S: Simd>(s: S, task: &Task<'_>, queries: Range<usize>, scratch: &mut [f32]);
+    fn few<S: Simd>(s: S, task: &QueryTask<'_>, queries: Range<usize>, scratch: &mut [f32]);
 }
 
 /// A block as operands: keys `[head_dim / TERMS, KEY_BLOCK]` and values `[KEY_BLOCK / TERMS, padded]`.
@@ -147,7 +147,7 @@ impl Arithmetic for F32 {
         Self::put(s, pair, i, out, stride);
     }
     #[inline(always)]
-    fn few<S: Simd>(s: S, task: &Task<'_>, queries: Range<usize>, scratch: &mut [f32]) {
+    fn few<S: Simd>(s: S, task: &QueryTask<'_>, queries: Range<usize>, scratch: &mut [f32]) {
         match task.format() {
             KvFormat::Bf16 => few::<S, Widened<false>>(s, task, queries, scratch),
             KvFormat::F32 | KvFormat::Int8 => few::<S, Self>(s, task, queries, scratch),
@@ -229,11 +229,11 @@ impl Terms for Bf16 {
     }
     #[inline(always)]
     fn add<S: Simd>(s: S, acc: S::V, a: S::Words, b: S::Words) -> S::V {
-        s.dot_pairs(acc, a, b)
+        s.dot_bf16(acc, a, b)
     }
     #[inline(always)]
     fn add_seen<S: Simd>(s: S, acc: S::V, [a, b]: [S::Words; 2], seen: S::Words) -> S::V {
-        s.dot_pairs(acc, s.and(a, seen), b)
+        s.dot_bf16(acc, s.and(a, seen), b)
     }
     #[inline(always)]
     fn pack<S: Simd>(s: S, x: &[f32], scale: f32, out: &mut [f32]) {
@@ -284,7 +284,7 @@ impl Arithmetic for Bf16 {
         Self::put(s, pair, i, out, stride);
     }
     #[inline(always)]
-    fn few<S: Simd>(s: S, task: &Task<'_>, queries: Range<usize>, scratch: &mut [f32]) {
+    fn few<S: Simd>(s: S, task: &QueryTask<'_>, queries: Range<usize>, scratch: &mut [f32]) {
         few::<S, Self>(s, task, queries, scratch);
     }
 }
@@ -337,7 +337,7 @@ impl Arithmetic for Halves {
         F32::put(s, [odd, even], i, out, stride);
     }
     #[inline(always)]
-    fn few<S: Simd>(s: S, task: &Task<'_>, queries: Range<usize>, scratch: &mut [f32]) {
+    fn few<S: Simd>(s: S, task: &QueryTask<'_>, queries: Range<usize>, scratch: &mut [f32]) {
         few::<S, Widened<true>>(s, task, queries, scratch);
     }
 }

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::{
-    KEY_BLOCK, Task,
+    KEY_BLOCK, QueryTask,
     arithmetic::{Block, Terms, vector, vector_mut},
     many::{finite, in_block, scaled, take},
 };
@@ -30,7 +30,7 @@ struct One<'a> {
 
 /// Attends with each of `queries` in turn, block by block.
 #[inline(always)]
-pub(super) fn few<S: Simd, A: Terms>(s: S, task: &Task<'_>, queries: Range<usize>, mut scratch: &mut [f32]) {
+pub(super) fn few<S: Simd, A: Terms>(s: S, task: &QueryTask<'_>, queries: Range<usize>, mut scratch: &mut [f32]) {
     let padded = task.sequence.kv.layout().padded();
     let left = &mut scratch;
     let mut states = [const { None }; MOST];

@@ -311,7 +311,7 @@ impl<'a> SharedKv<'a> {
     /// # Safety
     /// Nobody else may use these heads of the slot meanwhile, which is counted from that of the first position.
     unsafe fn write(&self, isa: Isa, heads: Range<usize>, slot: usize, source: KvRows<'_>, first_row: usize) {
-        isa.run_narrow(Write { kv: self, heads, slot, source, first_row });
+        isa.run_low_precision(Write { kv: self, heads, slot, source, first_row });
     }
 
     /// Writes the positions of one head, the first a multiple of [`KEY_BLOCK`], from rows that are rounded already,
@@ -329,7 +329,7 @@ impl<'a> SharedKv<'a> {
         for (block, (k, v)) in (first / KEY_BLOCK..).zip(pairs) {
             // SAFETY: the head is the caller's.
             let block = unsafe { self.slot(head, block % self.blocks) };
-            isa.run_narrow(Fill { layout, block, k, v });
+            isa.run_low_precision(Fill { layout, block, k, v });
         }
     }
 

@@ -7,9 +7,9 @@
 use std::{marker::PhantomData, mem, ops::Range, ptr};
 
 use super::{
-    KEY_BLOCK, Task,
+    KEY_BLOCK, QueryTask,
     arithmetic::{Arithmetic, Scales, vector, vector_mut},
-    products::Product,
+    products::{Product, Products},
 };
 use crate::{
     math::exp2_weight,
@@ -19,7 +19,7 @@ use crate::{
 
 /// Some vectors of queries on their way over the blocks.
 pub(super) struct Many<'a, A> {
-    task: &'a Task<'a>,
+    task: &'a QueryTask<'a>,
     /// Relative to the sequence's rows.
     queries: Range<usize>,
     /// Lanes: the queries, and what fills their last vector.
@@ -62,7 +62,12 @@ pub(super) fn take<'a>(left: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
 
 /// Attends with queries that fill at most [`Products::VECTORS`](super::Products::VECTORS) vectors.
 #[inline(always)]
-pub(super) fn many<S: Simd, A: Arithmetic>(s: S, task: &Task<'_>, queries: Range<usize>, mut scratch: &mut [f32]) {
+pub(super) fn many<S: Products, A: Arithmetic>(
+    s: S,
+    task: &QueryTask<'_>,
+    queries: Range<usize>,
+    mut scratch: &mut [f32],
+) {
     let (width, padded) = (queries.len().next_multiple_of(LANES), task.sequence.kv.layout().padded());
     let left = &mut scratch;
     let mut many = Many::<A> {
@@ -139,7 +144,7 @@ impl<A: Arithmetic> Many<'_, A> {
 
     /// One block of keys, of which some query sees each of the columns `union`; `next` is read after it.
     #[inline(always)]
-    fn visit<S: Simd>(&mut self, s: S, block: usize, union: Range<usize>, partial: bool, next: &[f32]) {
+    fn visit<S: Products>(&mut self, s: S, block: usize, union: Range<usize>, partial: bool, next: &[f32]) {
         let (width, vectors) = (self.width, self.width / LANES);
         let layout = self.task.sequence.kv.layout();
         let room = mem::take(&mut self.block);

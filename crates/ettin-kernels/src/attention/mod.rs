@@ -37,7 +37,7 @@ use half::bf16;
 use crate::{
     buffer::with_scratch,
     isa::Isa,
-    simd::{Kernel, LANES, Simd},
+    simd::{LANES, Simd, Task},
     team::{Shared, Team},
 };
 use arithmetic::{Arithmetic, vector};
@@ -192,7 +192,7 @@ fn attend(isa: Isa, team: &Team, args: Attention<'_>, rounded: Option<&[u32]>, o
         let sequence = &args.sequences[index];
         let first = (task - tiles[index]) * QUERY_TILE;
         let queries = first..(first + QUERY_TILE).min(sequence.rows.len());
-        Task { args, rounded, sequence, head, queries, heads_inside, out: &out }
+        QueryTask { args, rounded, sequence, head, queries, heads_inside, out: &out }
     };
     let narrow = |sequence: &Sequence<'_>| sequence.kv.layout().format != KvFormat::F32;
     let tasks = tasks * args.heads;
@@ -215,10 +215,10 @@ fn attend(isa: Isa, team: &Team, args: Attention<'_>, rounded: Option<&[u32]>, o
         let task = task(number);
         with_scratch(room, |scratch| {
             if args.precision == Precision::Bf16 && narrow(task.sequence) {
-                if isa.pairs() {
-                    isa.run_narrow(Run { task, scratch, arithmetic: PhantomData::<arithmetic::Bf16> });
+                if isa.has_fast_dot_bf16() {
+                    isa.run_low_precision(Run { task, scratch, arithmetic: PhantomData::<arithmetic::Bf16> });
                 } else {
-                    isa.run_narrow(Run { task, scratch, arithmetic: PhantomData::<arithmetic::Halves> });
+                    isa.run_low_precision(Run { task, scratch, arithmetic: PhantomData::<arithmetic::Halves> });
                 }
             } else {
                 isa.run(Run { task, scratch, arithmetic: PhantomData::<arithmetic::F32> });
@@ -276,7 +276,7 @@ impl Attention<'_> {
 }
 
 /// One task: some queries of a sequence, one head.
-pub(crate) struct Task<'a> {
+pub(crate) struct QueryTask<'a> {
     args: Attention<'a>,
     /// Queries that need no packing.
     rounded: Option<&'a [u32]>,
@@ -290,16 +290,16 @@ pub(crate) struct Task<'a> {
 }
 
 struct Run<'a, A> {
-    task: Task<'a>,
+    task: QueryTask<'a>,
     scratch: &'a mut [f32],
     arithmetic: PhantomData<A>,
 }
 
-impl<A: Arithmetic> Kernel for Run<'_, A> {
+impl<S: Products, A: Arithmetic> Task<S> for Run<'_, A> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run(self, s: S) {
         let mut queries = self.task.queries.clone();
         while !queries.is_empty() {
             let tile = queries.start..queries.end.min(queries.start + S::VECTORS * LANES);
@@ -313,7 +313,7 @@ impl<A: Arithmetic> Kernel for Run<'_, A> {
     }
 }
 
-impl Task<'_> {
+impl QueryTask<'_> {
     /// What a query sees.
     #[inline(always)]
     fn keys(&self, query: usize) -> Range<usize> {

@@ -33,7 +33,7 @@ pub(crate) struct Product {
 }
 
 /// The tiles that suit an instruction set.
-pub(crate) trait Products: Lanes {
+pub(crate) trait Products: Simd {
     /// Most vectors of queries of a tile.
     const VECTORS: usize;
     /// So many queries are cheaper one by one.

@@ -22,7 +22,7 @@ mod softmax;
 use std::{mem, ops::Range, ptr};
 
 use super::{
-    KEY_BLOCK, Task,
+    KEY_BLOCK, QueryTask,
     arithmetic::{Bf16, Terms},
     format::KvFormat,
     many::{in_block, take},
@@ -47,7 +47,7 @@ pub(super) fn suits(head_dim: usize) -> bool {
 }
 
 /// Runs tasks, each of at most [`MOST`] queries.
-pub(super) fn run<'a>(amx: Amx, tasks: impl Iterator<Item = Task<'a>>, scratch: &mut [f32]) {
+pub(super) fn run<'a>(amx: Amx, tasks: impl Iterator<Item = QueryTask<'a>>, scratch: &mut [f32]) {
     amx.narrow().run(All { amx, tasks, scratch });
 }
 
@@ -57,7 +57,7 @@ struct All<'s, T> {
     scratch: &'s mut [f32],
 }
 
-impl<'a, T: Iterator<Item = Task<'a>>> Kernel for All<'_, T> {
+impl<'a, T: Iterator<Item = QueryTask<'a>>> Kernel for All<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -75,8 +75,8 @@ impl<'a, T: Iterator<Item = Task<'a>>> Kernel for All<'_, T> {
 
 /// Does the queries of `spoiled`, counted in bits, once more.
 #[cold]
-fn repair<S: Simd>(s: S, task: &Task<'_>, registers: &mut TileRegisters, spoiled: u32, scratch: &mut [f32]) {
-    struct Repair<'a, 'b>(&'a Task<'b>, &'a mut TileRegisters, u32, &'a mut [f32]);
+fn repair<S: Simd>(s: S, task: &QueryTask<'_>, registers: &mut TileRegisters, spoiled: u32, scratch: &mut [f32]) {
+    struct Repair<'a, 'b>(&'a QueryTask<'b>, &'a mut TileRegisters, u32, &'a mut [f32]);
 
     impl Kernel for Repair<'_, '_> {
         type Output = ();
@@ -108,7 +108,7 @@ fn room(padded: usize) -> usize {
 
 /// Some queries on their way over the stretches.
 struct Walk<'a> {
-    task: &'a Task<'a>,
+    task: &'a QueryTask<'a>,
     /// Relative to the sequence's rows.
     queries: Range<usize>,
     /// Whether hidden values are replaced by zeros; for one query.
@@ -153,7 +153,7 @@ impl<'a> Walk<'a> {
     #[inline(always)]
     fn new<S: Simd>(
         s: S,
-        task: &'a Task<'a>,
+        task: &'a QueryTask<'a>,
         queries: Range<usize>,
         careful: bool,
         mut scratch: &'a mut [f32],

@@ -24,7 +24,7 @@ impl Gating<'_, '_> {
     /// Nobody else may write the cell's columns of its rows meanwhile.
     #[inline(always)]
     pub unsafe fn run(self, isa: Isa) {
-        isa.run_narrow(self);
+        isa.run_low_precision(self);
     }
 }
 

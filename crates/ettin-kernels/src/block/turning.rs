@@ -24,7 +24,7 @@ pub(super) struct Turning<'a> {
 impl Turning<'_> {
     #[inline(always)]
     pub fn run(self, isa: Isa) {
-        isa.run_narrow(self);
+        isa.run_low_precision(self);
     }
 }
 

@@ -181,7 +181,7 @@ impl<W: FixedForm> Form for Fixed<W> {
     }
     #[inline(always)]
     fn multiply<S: Simd>(s: S, chain: [S::Words; DIGITS], x: [S::Words; DIGITS], w: S::Words) -> [S::Words; DIGITS] {
-        [s.dot_quads(chain[0], w, x[0]), s.dot_quads(chain[1], w, x[1])]
+        [s.dot_i8(chain[0], w, x[0]), s.dot_i8(chain[1], w, x[1])]
     }
     #[inline(always)]
     unsafe fn open<S: Simd>(s: S, chain: [S::Words; DIGITS], group: *const u32, trailer: &[u32]) -> S::V {
@@ -234,11 +234,11 @@ fn fixed<S: Simd, W: FixedForm>(s: S, x: [S::V; 4], words: &mut [u32]) {
     // NaN where anything is not finite: the whole row then is NaN, not wrong.
     let most = s.largest(most) + s.sum(broken);
     let scale = if most < SMALLEST { 0.0 } else { LARGEST / most };
-    let digits = s.digits(x.map(|x| s.mul(x, s.splat(scale))));
+    let digits = s.high_low_bytes(x.map(|x| s.mul(x, s.splat(scale))));
     for (&digits, words) in digits.iter().zip(words.as_chunks_mut().0) {
         s.store_words(digits, words);
     }
-    let sums = digits.map(|digits| s.dot_quads(s.splat_word(0), s.splat_word(0x0101_0101), digits));
+    let sums = digits.map(|digits| s.dot_i8(s.splat_word(0), s.splat_word(0x0101_0101), digits));
     let mut steps = [0; LANES];
     s.store_words(s.add_shifted(sums[1], sums[0]), &mut steps);
     words[Edge::FACTOR] = (most / LARGEST).to_bits();

@@ -20,7 +20,7 @@ pub(crate) trait Form: Encode + Pack + Copy + Send + Sync + 'static {
     const WORDS: usize;
     /// Whether it multiplies bf16 or bytes, for which there are instructions.
     const NARROW: bool = false;
-    /// Whether it is for CPUs with [products of four bytes](crate::simd::PairProducts::QUADS) alone.
+    /// Whether it is for CPUs with [products of four bytes](crate::simd::LowPrecisionDot::HAS_DOT_I8) alone.
     const QUADS: bool = false;
     /// Most rows of a tile, where the instruction set would take more. If set, chains are so short, and have so many sums, that vectors of outputs
     /// take theirs one by one (or two by two, of few rows), not all at once.
@@ -204,7 +204,7 @@ impl<const PARTS: usize> Form for Split<PARTS> {
     fn multiply<S: Simd>(s: S, mut sum: S::V, x: [S::Words; PARTS], w: [S::Words; PARTS]) -> S::V {
         for order in (0..PARTS).rev() {
             for i in 0..=order {
-                sum = s.dot_pairs(sum, x[i], w[order - i]);
+                sum = s.dot_bf16(sum, x[i], w[order - i]);
             }
         }
         sum
@@ -221,7 +221,7 @@ impl Form for Halves {
     const STEPS: usize = 2;
     /// As there, for sums that begin with zeros of a sign.
     const PAD: usize = Split::<1>::PAD;
-    /// For [`round`](crate::simd::PairProducts::round).
+    /// For [`round`](crate::simd::LowPrecisionDot::round).
     const NARROW: bool = true;
 
     plain_sums!();
@@ -272,7 +272,7 @@ impl Form for Bytes {
     }
     #[inline(always)]
     fn multiply<S: Simd>(s: S, sum: S::Words, x: S::Words, w: S::Words) -> S::Words {
-        s.dot_quads(sum, x, w)
+        s.dot_i8(sum, x, w)
     }
     #[inline(always)]
     unsafe fn open<S: Simd>(_: S, block: S::Words, _: *const u32, _: &[u32]) -> S::Words {

@@ -9,10 +9,11 @@ use std::ops::Range;
 use super::{
     form::Form,
     scheme::{Scheme, WithForm},
+    tile::Tiles,
 };
 use crate::{
     isa::Isa,
-    simd::{Kernel, LANES, Simd},
+    simd::{LANES, Task},
     team::share,
 };
 
@@ -76,11 +77,11 @@ impl Layout {
 
 struct TileRows;
 
-impl Kernel for TileRows {
+impl<S: Tiles> Task<S> for TileRows {
     type Output = usize;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> usize {
+    fn run(self, _: S) -> usize {
         S::ROWS
     }
 }

@@ -43,7 +43,7 @@ pub(crate) use tile::{Tile, Tiles};
 use std::{marker::PhantomData, ops::Range};
 
 use crate::{
-    simd::{Kernel, LANES, Simd},
+    simd::{LANES, Task},
     team::{Shared, TASKS_PER_THREAD, Team, share},
 };
 
@@ -180,11 +180,11 @@ fn strip(w: &PackedMatrix, rows: &Rows<'_>) -> usize {
 
 struct Strip(usize);
 
-impl Kernel for Strip {
+impl<S: Tiles> Task<S> for Strip {
     type Output = usize;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> usize {
+    fn run(self, _: S) -> usize {
         S::strip(self.0)
     }
 }
@@ -315,18 +315,22 @@ impl WithForm for Product<'_> {
     #[inline(always)]
     fn run<F: form::Form>(self) {
         let isa = self.w.isa();
-        if F::NARROW { isa.run_narrow(Tiled::<F>(self, PhantomData)) } else { isa.run(Tiled::<F>(self, PhantomData)) }
+        if F::NARROW {
+            isa.run_low_precision(Tiled::<F>(self, PhantomData))
+        } else {
+            isa.run(Tiled::<F>(self, PhantomData))
+        }
     }
 }
 
 /// A product in a scheme. Built only by [`Product::run`], whose promise it relies on.
 struct Tiled<'a, F>(Product<'a>, PhantomData<F>);
 
-impl<F: form::Form> Kernel for Tiled<'_, F> {
+impl<S: Tiles, F: form::Form> Task<S> for Tiled<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
+    fn run(self, simd: S) {
         let mut product = self.0;
         let steps = Layout::steps::<F>(product.w.k());
         let step = product.sink.step();

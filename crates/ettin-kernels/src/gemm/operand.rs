@@ -219,7 +219,7 @@ impl Encoding<'_, '_> {
     /// # Safety
     /// Nobody else may use the words of these rows meanwhile.
     unsafe fn run(self) {
-        self.w.isa().run_narrow(EncodeOn(self));
+        self.w.isa().run_low_precision(EncodeOn(self));
     }
 }
 
@@ -316,7 +316,7 @@ impl<'a, 'x> Parts<'a, 'x> {
     /// # Safety
     /// Nobody else may write these columns meanwhile.
     pub(crate) unsafe fn put_all(&self, first: usize, x: &[f32]) {
-        self.w.isa().run_narrow(Columns { parts: self, first, x });
+        self.w.isa().run_low_precision(Columns { parts: self, first, x });
     }
 
     /// All of them.

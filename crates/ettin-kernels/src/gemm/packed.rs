@@ -9,12 +9,13 @@ use super::{
     quantise::{Panel, Parts, Vectors},
     scheme::{Scheme, WithForm},
     stored::{Quantisation, QuantisedRow},
+    tile::Tiles,
 };
 use crate::{
     arena::Region,
     buffer::{Buffer, as_words, with_scratch},
     isa::Isa,
-    simd::{Kernel, LANES, Simd},
+    simd::{Kernel, LANES, Simd, Task},
     team::{Shared, Team},
 };
 
@@ -61,7 +62,7 @@ impl PackedMatrix {
                     fill(row, out);
                 }
                 let panel = Panel { rows: scratch, count: rows.len(), k, vectors };
-                isa.run_narrow(Quantise { isa, scheme, panel, room: as_words(room), parts });
+                isa.run_low_precision(Quantise { isa, scheme, panel, room: as_words(room), parts });
             });
         })
     }
@@ -265,11 +266,11 @@ impl std::fmt::Debug for PackedMatrix {
 
 struct PanelWidth;
 
-impl Kernel for PanelWidth {
+impl<S: Tiles> Task<S> for PanelWidth {
     type Output = usize;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> usize {
+    fn run(self, _: S) -> usize {
         S::PANEL
     }
 }

@@ -241,7 +241,7 @@ impl Pack for Bytes {
             let mut sums = s.splat_word(0);
             for step in 0..at.steps {
                 let bytes = s.load_words(&words[at.at(step, vector)..].as_chunks().0[0]);
-                sums = s.dot_quads(sums, s.splat_word(0x0101_0101), bytes);
+                sums = s.dot_i8(sums, s.splat_word(0x0101_0101), bytes);
             }
             let offsets = &mut offsets[outputs].as_chunks_mut().0[0];
             s.store_words(sums, offsets);

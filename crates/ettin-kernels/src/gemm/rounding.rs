@@ -27,7 +27,7 @@ pub fn rounded(isa: Isa, scheme: Scheme, k: usize, rows: &mut [f32]) {
         let (room, words) = as_words(scratch).split_at_mut(room);
         for rows in rows.chunks_mut(LANES * k) {
             words.fill(0);
-            isa.run_narrow(Rounding { isa, scheme, k, rows, room: &mut *room, words: &mut *words });
+            isa.run_low_precision(Rounding { isa, scheme, k, rows, room: &mut *room, words: &mut *words });
         }
     });
 }

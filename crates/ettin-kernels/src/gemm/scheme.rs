@@ -60,13 +60,13 @@ impl Scheme {
     pub(crate) fn with<T: WithForm>(self, isa: Isa, task: T) -> T::Output {
         match self {
             Scheme::F32 => task.run::<Full>(),
-            Scheme::Bf16 if isa.pairs() => task.run::<Split<1>>(),
+            Scheme::Bf16 if isa.has_fast_dot_bf16() => task.run::<Split<1>>(),
             Scheme::Bf16 => task.run::<Halves>(),
             Scheme::Bf16x3 => task.run::<Split<2>>(),
             Scheme::Bf16x6 => task.run::<Split<3>>(),
             Scheme::Int8 => task.run::<Bytes>(),
-            Scheme::W8 if isa.quads() => task.run::<Fixed<Wide>>(),
-            Scheme::W4 if isa.quads() => task.run::<Fixed<Nibbles>>(),
+            Scheme::W8 if isa.has_dot_i8() => task.run::<Fixed<Wide>>(),
+            Scheme::W4 if isa.has_dot_i8() => task.run::<Fixed<Nibbles>>(),
             Scheme::W8 => task.run::<Wide>(),
             Scheme::W4 => task.run::<Nibbles>(),
         }

@@ -3,7 +3,7 @@
 use std::{marker::PhantomData, ops::Range};
 
 use super::{Store, form::Form, quantise::Vectors};
-use crate::simd::{Kernel, LANES, PairProducts, Portable, Simd};
+use crate::simd::{Kernel, LANES, Portable, Simd};
 
 /// How far ahead the weight is fetched by hand, in words: some 3 KiB, what L3 needs. Hardware prefetch alone leaves a
 /// fifth of the speed on the table, with many rows too (the first tile to meet a panel reads it from L3).
@@ -59,7 +59,7 @@ pub(crate) struct Tile<'a> {
 }
 
 /// The tile shapes of an instruction set.
-pub(crate) trait Tiles: PairProducts {
+pub(crate) trait Tiles: Simd {
     /// Most rows of a tile.
     const ROWS: usize;
     /// Outputs of a panel.
@@ -148,7 +148,7 @@ impl<'a> Tile<'a> {
 /// shapes of a scheme do not become one.
 #[inline(always)]
 fn micro<S: Simd, F: Form, const R: usize, const P: usize, const N: usize>(s: S, tile: Tile<'_>) {
-    assert!(S::QUADS || !F::QUADS, "a scheme for another instruction set");
+    assert!(S::HAS_DOT_I8 || !F::QUADS, "a scheme for another instruction set");
     if F::ROWS == usize::MAX {
         s.run(Micro::<F, R, P, N, P, N>(tile, PhantomData))
     } else if 2 * R <= F::ROWS {

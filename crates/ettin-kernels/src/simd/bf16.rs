@@ -2,7 +2,7 @@
 //!
 //! **One result everywhere.** A pair's two products enter the sum as two multiply-adds, the odd (upper) element first:
 //! the order of `vdpbf16ps` on the CPUs we could ask (AMD Zen 5, Intel Xeons). The instruction takes subnormal numbers for zero, on
-//! both ends. [`PairProducts::round`] never gives a subnormal, so instruction and emulation agree bit for bit while
+//! both ends. [`LowPrecisionDot::round`] never gives a subnormal, so instruction and emulation agree bit for bit while
 //! sums are normal or zero; a subnormal partial sum (below 2⁻¹²⁶) differs by at most itself. A product of two bf16
 //! is exact in f32 (eight bits by eight), so multiplying and adding apart, as [`Portable`] does, gives the same too,
 //! while products neither overflow nor underflow. Quads are exact.
@@ -20,12 +20,12 @@ pub(crate) use x86::Avx512Bf16;
 use super::{LANES, Lanes, Portable};
 
 /// Sixteen 32-bit lanes of narrow numbers, each two bf16 (the even element in the lower half) or four bytes.
-pub(crate) trait PairProducts: Lanes {
+pub(crate) trait LowPrecisionDot: Lanes {
     /// Sixteen lanes of 32 bits.
     type Words: Copy;
 
-    /// Whether [`dot_quads`](Self::dot_quads) is one instruction.
-    const QUADS: bool = false;
+    /// Whether [`dot_i8`](Self::dot_i8) is one instruction.
+    const HAS_DOT_I8: bool = false;
 
     fn load_words(self, x: &[u32; LANES]) -> Self::Words;
     fn store_words(self, v: Self::Words, out: &mut [u32; LANES]);
@@ -42,13 +42,13 @@ pub(crate) trait PairProducts: Lanes {
     /// 32 elements in order, as sixteen pairs: the nearest bf16, of two the even one; NaN stays NaN, subnormal numbers
     /// become zero of their sign.
     fn round(self, first: Self::V, second: Self::V) -> Self::Words;
-    /// Sixteen pairs of an element of each, rounded as by [`PairProducts::round`].
+    /// Sixteen pairs of an element of each, rounded as by [`LowPrecisionDot::round`].
     fn round_zip(self, even: Self::V, odd: Self::V) -> Self::Words;
     /// Sixteen bytes, their signs extended.
     fn load_bytes(self, x: &[i8; LANES]) -> Self::Words;
     fn and(self, a: Self::Words, b: Self::Words) -> Self::Words;
     /// `acc + Σ a[i]·b[i]` over four bytes per lane, unsigned times signed, wrapping.
-    fn dot_quads(self, acc: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words;
+    fn dot_i8(self, acc: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words;
     /// The lower or the upper four bits of every byte, as bytes.
     #[inline(always)]
     fn nibbles(self, v: Self::Words, upper: bool) -> Self::Words {
@@ -69,7 +69,7 @@ pub(crate) trait PairProducts: Lanes {
     }
     /// The nearest integers to 64 numbers, of 16 bits and no more than 127 · 257, as 256 · high + low: signed bytes, four to a lane.
     #[inline(always)]
-    fn digits(self, x: [Self::V; 4]) -> [Self::Words; 2] {
+    fn high_low_bytes(self, x: [Self::V; 4]) -> [Self::Words; 2] {
         let mut digits = [[0; LANES]; 2];
         let [high, low] = &mut digits;
         for (i, x) in x.into_iter().enumerate() {
@@ -100,7 +100,7 @@ pub(crate) trait PairProducts: Lanes {
 
     /// `acc + a.odd·b.odd`, then `+ a.even·b.even`, each a multiply-add.
     #[inline(always)]
-    fn dot_pairs(self, acc: Self::V, a: Self::Words, b: Self::Words) -> Self::V {
+    fn dot_bf16(self, acc: Self::V, a: Self::Words, b: Self::Words) -> Self::V {
         let acc = self.mul_add(self.odd(a), self.odd(b), acc);
         self.mul_add(self.even(a), self.even(b), acc)
     }
@@ -114,7 +114,7 @@ const SMALLEST: u32 = 0x0080_0000;
 const INFINITE: u32 = 0x7f80_0000;
 const MAGNITUDE: u32 = 0x7fff_ffff;
 
-impl PairProducts for Portable {
+impl LowPrecisionDot for Portable {
     type Words = [u32; LANES];
 
     #[inline(always)]
@@ -156,7 +156,7 @@ impl PairProducts for Portable {
         words
     }
     #[inline(always)]
-    fn dot_quads(self, mut acc: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words {
+    fn dot_i8(self, mut acc: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words {
         for (acc, (a, b)) in acc.iter_mut().zip(a.into_iter().zip(b)) {
             let products = a.to_le_bytes().into_iter().zip(b.to_le_bytes());
             let sum: i32 = products.map(|(a, b)| i32::from(a) * i32::from(b as i8)).sum();
@@ -189,7 +189,7 @@ impl PairProducts for Portable {
     }
 }
 
-/// The bits of the nearest bf16, by the rules of [`PairProducts::round`].
+/// The bits of the nearest bf16, by the rules of [`LowPrecisionDot::round`].
 #[inline(always)]
 pub(crate) fn round(x: f32) -> u32 {
     let bits = x.to_bits();

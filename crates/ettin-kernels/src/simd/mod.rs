@@ -17,6 +17,7 @@ mod bf16;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
+pub(crate) mod throughput;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -24,19 +25,21 @@ mod x86;
 pub(crate) use amx::{Amx, TileRegisters, tile_asm};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use bf16::Avx512Bf16;
-pub(crate) use bf16::{PairProducts, round as round_bf16};
+pub(crate) use bf16::{LowPrecisionDot, round as round_bf16};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{Avx2, Avx512};
 
-use crate::{attention::Products, gemm::Tiles};
-
 /// Lanes of a vector, on every instruction set.
 pub(crate) const LANES: usize = 16;
 
-/// A computation written once for all instruction sets.
+/// Everything that a token offers: lanes, and products of narrow numbers on them.
+pub(crate) trait Simd: LowPrecisionDot {}
+impl<S: LowPrecisionDot> Simd for S {}
+
+/// A computation written once for all instruction sets, from what every token offers.
 pub(crate) trait Kernel {
     type Output;
 
@@ -44,17 +47,50 @@ pub(crate) trait Kernel {
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
-/// Everything a kernel may ask of an instruction set: lanes, and the register-tile shapes that suit it.
-pub(crate) trait Simd: PairProducts + Tiles + Products {}
-impl<S: PairProducts + Tiles + Products> Simd for S {}
+/// A computation on the token `S`: what [`Lanes::run`] compiles.
+///
+/// Every [`Kernel`] is a task for every token. A computation that asks a token for more than lanes (the shapes of a register
+/// tile, say) implements this trait instead, for the tokens that have what it asks for: `impl<S: Tiles> Task<S> for …`.
+/// So this module knows nothing of those who build on it.
+pub(crate) trait Task<S> {
+    type Output;
+
+    /// Implementations are `#[inline(always)]`.
+    fn run(self, simd: S) -> Self::Output;
+}
+
+impl<S: Simd, K: Kernel> Task<S> for K {
+    type Output = K::Output;
+
+    #[inline(always)]
+    fn run(self, simd: S) -> K::Output {
+        Kernel::run(self, simd)
+    }
+}
+
+/// Declares [`TaskOnAny`] for the tokens of this architecture.
+macro_rules! task_on_any {
+    ($($token:ty),+) => {
+        /// A task for whichever token the CPU allows.
+        pub(crate) trait TaskOnAny<Output>: $(Task<$token, Output = Output> +)+ {}
+        impl<Output, T: $(Task<$token, Output = Output> +)+> TaskOnAny<Output> for T {}
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+task_on_any!(Portable, Avx2, Avx512, Avx512Bf16);
+#[cfg(target_arch = "aarch64")]
+task_on_any!(Portable, Neon);
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+task_on_any!(Portable);
 
 /// Operations on sixteen f32 lanes.
 pub(crate) trait Lanes: Copy + Send + Sync {
     /// Sixteen lanes.
     type V: Copy;
 
-    /// Runs `kernel` compiled for this instruction set.
-    fn run<K: Kernel>(self, kernel: K) -> K::Output;
+    /// Runs `task` compiled for this instruction set.
+    fn run<T: Task<Self>>(self, task: T) -> T::Output;
 
     fn splat(self, x: f32) -> Self::V;
     fn load(self, x: &[f32; LANES]) -> Self::V;

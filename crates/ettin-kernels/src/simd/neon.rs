@@ -7,7 +7,7 @@
 
 use std::{arch::aarch64::*, arch::is_aarch64_feature_detected, array};
 
-use super::{Kernel, LANES, Lanes};
+use super::{LANES, Lanes, Task};
 
 /// Proof that the CPU has NEON.
 #[derive(Clone, Copy)]
@@ -26,12 +26,12 @@ impl Lanes for Neon {
     type V = Quad;
 
     #[inline(always)]
-    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+    fn run<T: Task<Self>>(self, task: T) -> T::Output {
         #[target_feature(enable = "neon")]
-        fn compiled<K: Kernel>(simd: Neon, kernel: K) -> K::Output {
-            kernel.run(simd)
+        fn compiled<T: Task<Neon>>(simd: Neon, task: T) -> T::Output {
+            task.run(simd)
         }
-        unsafe { compiled(self, kernel) }
+        unsafe { compiled(self, task) }
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Plain Rust lanes: what every CPU runs, and what the others are compared with.
 
-use super::{Kernel, LANES, Lanes};
+use super::{LANES, Lanes, Task};
 
 /// The token that needs no capability.
 #[derive(Clone, Copy)]
@@ -39,8 +39,8 @@ fn power_of_two(n: i32) -> f32 {
 impl Lanes for Portable {
     type V = [f32; LANES];
 
-    fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        kernel.run(self)
+    fn run<T: Task<Self>>(self, task: T) -> T::Output {
+        task.run(self)
     }
 
     #[inline(always)]

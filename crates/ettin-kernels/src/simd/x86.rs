@@ -8,7 +8,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, LANES, Lanes};
+use super::{LANES, Lanes, Task};
 
 /// Proof that the CPU has AVX2 and FMA.
 #[derive(Clone, Copy)]
@@ -71,12 +71,12 @@ impl Lanes for Avx2 {
     type V = Pair;
 
     #[inline(always)]
-    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+    fn run<T: Task<Self>>(self, task: T) -> T::Output {
         #[target_feature(enable = "avx2,fma")]
-        fn compiled<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
-            kernel.run(simd)
+        fn compiled<T: Task<Avx2>>(simd: Avx2, task: T) -> T::Output {
+            task.run(simd)
         }
-        unsafe { compiled(self, kernel) }
+        unsafe { compiled(self, task) }
     }
 
     #[inline(always)]
@@ -191,12 +191,12 @@ impl Lanes for Avx512 {
     type V = __m512;
 
     #[inline(always)]
-    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+    fn run<T: Task<Self>>(self, task: T) -> T::Output {
         #[target_feature(enable = "avx512f,avx2,fma")]
-        fn compiled<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
-            kernel.run(simd)
+        fn compiled<T: Task<Avx512>>(simd: Avx512, task: T) -> T::Output {
+            task.run(simd)
         }
-        unsafe { compiled(self, kernel) }
+        unsafe { compiled(self, task) }
     }
 
     #[inline(always)]

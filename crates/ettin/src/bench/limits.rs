@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use ettin_kernels::Isa;
-use ettin_kernels::calibrate::{self, Operands};
+use ettin_kernels::roofline::{self, Operands};
 use serde::{Deserialize, Serialize};
 
 use super::workload::Cost;
@@ -173,14 +173,14 @@ impl Calibration {
         let peak = |operands: &Operands| {
             let known = self.peaks.entry((isa, threads, *operands));
             let better = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
-            once_or_again(known, again, || calibrate::peak(isa, &team, *operands), better)
+            once_or_again(known, again, || roofline::peak(isa, &team, *operands), better)
         };
         let Some(flops) = scheme.operands.iter().filter_map(peak).reduce(f64::max) else {
             return Ok(None);
         };
         let buffer = ((elements * weight_bytes) as usize).min(MOST_READ);
         let known = self.reads.entry((isa, threads, buffer));
-        let bytes = once_or_again(known, again, || calibrate::read_bandwidth(isa, &team, buffer), f64::max);
+        let bytes = once_or_again(known, again, || roofline::read_bandwidth(isa, &team, buffer), f64::max);
         Ok(Some(Limits { flops: flops / scheme.products, bytes, weight_bytes, cached_bytes: backend.kv_bytes() }))
     }
 }

@@ -110,7 +110,7 @@ impl Walk<'_> {
                     s.round(weights[0], weights[1])
                 } else {
                     let pairs = s.round(weights[0], weights[1]);
-                    sum = s.dot_pairs(sum, pairs, ones);
+                    sum = s.dot_bf16(sum, pairs, ones);
                     pairs
                 };
                 s.store_pairs(pairs, vector_mut(scores, column / 2));

@@ -8,7 +8,7 @@ use std::{arch::aarch64::*, array};
 
 use super::{super::Neon, *};
 
-impl PairProducts for Neon {
+impl LowPrecisionDot for Neon {
     type Words = [uint32x4_t; 4];
 
     #[inline(always)]
@@ -49,7 +49,7 @@ impl PairProducts for Neon {
         unsafe { [round_two(a, b), round_two(c, d), round_two(e, f), round_two(g, h)] }
     }
     #[inline(always)]
-    fn dot_quads(self, acc: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words {
+    fn dot_i8(self, acc: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words {
         array::from_fn(|i| unsafe {
             // Bytes 0 and 2, then 1 and 3, as sixteen bits.
             let (a, b) = (vreinterpretq_u16_u32(a[i]), vreinterpretq_s16_u32(b[i]));

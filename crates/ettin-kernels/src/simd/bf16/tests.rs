@@ -10,7 +10,7 @@ use crate::testing::each_isa;
 fn everywhere<K: Kernel + Copy>(kernel: K, mut check: impl FnMut(&str, K::Output)) {
     each_isa(|isa| {
         check(&isa.to_string(), isa.run(kernel));
-        check(&format!("{isa}, narrow"), isa.run_narrow(kernel));
+        check(&format!("{isa}, narrow"), isa.run_low_precision(kernel));
     });
 }
 
@@ -77,7 +77,7 @@ impl Kernel for Dot {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> [f32; LANES] {
         let mut out = [0.0; LANES];
-        s.store(s.dot_pairs(s.load(&self.acc), s.load_words(&self.a), s.load_words(&self.b)), &mut out);
+        s.store(s.dot_bf16(s.load(&self.acc), s.load_words(&self.a), s.load_words(&self.b)), &mut out);
         out
     }
 }
@@ -124,7 +124,7 @@ impl Kernel for Quads {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Self::Output {
         let [acc, a, b] = self.0;
-        let sums = s.dot_quads(s.load_words(&acc), s.load_words(&a), s.load_words(&b));
+        let sums = s.dot_i8(s.load_words(&acc), s.load_words(&a), s.load_words(&b));
         let mut out = ([0; LANES], [0.0; LANES]);
         s.store_words(sums, &mut out.0);
         s.store(s.integers(sums), &mut out.1);
@@ -163,7 +163,7 @@ impl Kernel for Digits {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Self::Output {
-        s.digits(self.0.map(|x| s.load(&x))).map(|words| {
+        s.high_low_bytes(self.0.map(|x| s.load(&x))).map(|words| {
             let mut out = [0; LANES];
             s.store_words(words, &mut out);
             out

@@ -7,11 +7,11 @@
 use std::{arch::x86_64::*, mem::transmute};
 
 use super::{
-    super::{Avx2, Avx512, Kernel},
+    super::{Avx2, Avx512, Task},
     *,
 };
 
-impl PairProducts for Avx2 {
+impl LowPrecisionDot for Avx2 {
     type Words = [__m256i; 2];
 
     #[inline(always)]
@@ -58,8 +58,8 @@ impl PairProducts for Avx2 {
         unsafe { [round_256(first[0], first[1]), round_256(second[0], second[1])] }
     }
     #[inline(always)]
-    fn dot_quads(self, acc: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words {
-        unsafe { [dot_quads_256(acc[0], a[0], b[0]), dot_quads_256(acc[1], a[1], b[1])] }
+    fn dot_i8(self, acc: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words {
+        unsafe { [dot_i8_256(acc[0], a[0], b[0]), dot_i8_256(acc[1], a[1], b[1])] }
     }
     #[inline(always)]
     fn integers(self, [low, high]: Self::Words) -> Self::V {
@@ -118,7 +118,7 @@ unsafe fn zip_half(even: __m256, odd: __m256) -> __m256i {
 /// Bytes 0 and 2, then 1 and 3, as sixteen bits: `vpmaddubsw` would saturate.
 #[inline(always)]
 #[cfg_attr(not(test), allow(dead_code))] // for the packed product
-unsafe fn dot_quads_256(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+unsafe fn dot_i8_256(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
     unsafe {
         let a_even = _mm256_and_si256(a, _mm256_set1_epi16(0xff));
         let b_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
@@ -192,7 +192,7 @@ macro_rules! words_of_avx512 {
     };
 }
 
-impl PairProducts for Avx512 {
+impl LowPrecisionDot for Avx512 {
     words_of_avx512!();
 
     #[inline(always)]
@@ -212,18 +212,18 @@ impl PairProducts for Avx512 {
         }
     }
     #[inline(always)]
-    fn dot_quads(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    fn dot_i8(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
         unsafe {
             let (acc, a, b) = (halves(acc), halves(a), halves(b));
-            whole([dot_quads_256(acc[0], a[0], b[0]), dot_quads_256(acc[1], a[1], b[1])])
+            whole([dot_i8_256(acc[0], a[0], b[0]), dot_i8_256(acc[1], a[1], b[1])])
         }
     }
 }
 
-impl PairProducts for Avx512Bf16 {
+impl LowPrecisionDot for Avx512Bf16 {
     words_of_avx512!();
 
-    const QUADS: bool = true;
+    const HAS_DOT_I8: bool = true;
 
     #[inline(always)]
     fn nibbles(self, v: __m512i, upper: bool) -> __m512i {
@@ -237,7 +237,7 @@ impl PairProducts for Avx512Bf16 {
         unsafe { _mm512_add_epi32(a, _mm512_slli_epi32::<8>(b)) }
     }
     #[inline(always)]
-    fn digits(self, x: [__m512; 4]) -> [__m512i; 2] {
+    fn high_low_bytes(self, x: [__m512; 4]) -> [__m512i; 2] {
         unsafe {
             let integers = x.map(|x| _mm512_cvtps_epi32(x));
             // Each fourth of a vector is packed apart: the words of a result are those of all four vectors by turns.
@@ -259,11 +259,11 @@ impl PairProducts for Avx512Bf16 {
         unsafe { _mm512_permutexvar_epi16(_mm512_loadu_si512(BY_TURNS.as_ptr().cast()), self.round(even, odd)) }
     }
     #[inline(always)]
-    fn dot_pairs(self, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
+    fn dot_bf16(self, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
         unsafe { _mm512_dpbf16_ps(acc, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b)) }
     }
     #[inline(always)]
-    fn dot_quads(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    fn dot_i8(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
         unsafe { _mm512_dpbusd_epi32(acc, a, b) }
     }
 }
@@ -289,6 +289,11 @@ impl Avx512Bf16 {
         let common = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512dq");
         Avx512::new().filter(|_| narrow && common).map(Self)
     }
+
+    /// The lanes without these products.
+    pub(crate) fn wide(self) -> Avx512 {
+        self.0
+    }
 }
 
 /// Methods that are those of the token inside.
@@ -305,12 +310,12 @@ impl Lanes for Avx512Bf16 {
     type V = __m512;
 
     #[inline(always)]
-    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+    fn run<T: Task<Self>>(self, task: T) -> T::Output {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16,avx512vnni,avx2,fma")]
-        fn compiled<K: Kernel>(simd: Avx512Bf16, kernel: K) -> K::Output {
-            kernel.run(simd)
+        fn compiled<T: Task<Avx512Bf16>>(simd: Avx512Bf16, task: T) -> T::Output {
+            task.run(simd)
         }
-        unsafe { compiled(self, kernel) }
+        unsafe { compiled(self, task) }
     }
 
     #[inline(always)]

@@ -1,4 +1,4 @@
-//! What this machine could do at best: rates of arithmetic and of reading memory, measured.
+//! The roofline of this machine, measured: its highest rates of arithmetic and of reading memory.
 //!
 //! A benchmark that only knows its own time cannot say whether it is good. These loops do nothing but the operation
 //! that bounds a product: multiply-adds that never leave the registers, or reads that are used for nothing else. Every
@@ -10,10 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(target_arch = "x86_64")]
+use crate::simd::throughput::x86;
 use crate::{
     buffer::Buffer,
     isa::Isa,
-    simd::{Kernel, LANES, Simd},
+    simd::{Kernel, LANES, Simd, throughput::MulAddChains},
     team::{Shared, Team, share},
 };
 
@@ -48,9 +50,6 @@ const RUNS: usize = 5;
 /// Length of one run, about: long enough that starting it does not count.
 const RUN: Duration = Duration::from_millis(8);
 
-/// Multiply-adds of one chain between two looks at the clock.
-const STEPS: usize = 4096;
-
 /// Operations per second (two for each multiply-add) of all threads of `team` together; `None` if `isa`, on this CPU, has
 /// no such instruction. Takes about a fifth of a second.
 pub fn peak(isa: Isa, team: &Team, operands: Operands) -> Option<f64> {
@@ -59,15 +58,15 @@ pub fn peak(isa: Isa, team: &Team, operands: Operands) -> Option<f64> {
         (Operands::F32, Isa::Avx512 | Isa::Amx) => &[chains_f32::<8>, chains_f32::<12>, chains_f32::<16>],
         (Operands::F32, _) => &[chains_f32::<2>, chains_f32::<4>, chains_f32::<6>],
         #[cfg(target_arch = "x86_64")]
-        (Operands::Bf16, Isa::Amx) if isa.supported() => &[x86::tiles_bf16],
+        (Operands::Bf16, Isa::Amx) if isa.supported() => &[|_| x86::tiles_bf16()],
         #[cfg(target_arch = "x86_64")]
-        (Operands::Int8, Isa::Amx) if isa.supported() => &[x86::tiles_int8],
+        (Operands::Int8, Isa::Amx) if isa.supported() => &[|_| x86::tiles_i8()],
         #[cfg(target_arch = "x86_64")]
-        (Operands::Bf16, Isa::Avx512) if is_x86_feature_detected!("avx512bf16") => &[x86::bf16],
+        (Operands::Bf16, Isa::Avx512) if is_x86_feature_detected!("avx512bf16") => &[|_| x86::dot_bf16()],
         #[cfg(target_arch = "x86_64")]
-        (Operands::Int8, Isa::Avx512) if is_x86_feature_detected!("avx512vnni") => &[x86::int8],
+        (Operands::Int8, Isa::Avx512) if is_x86_feature_detected!("avx512vnni") => &[|_| x86::dot_i8()],
         #[cfg(target_arch = "x86_64")]
-        (Operands::Int8, Isa::Avx2) if is_x86_feature_detected!("avxvnni") => &[x86::int8_short],
+        (Operands::Int8, Isa::Avx2) if is_x86_feature_detected!("avxvnni") => &[|_| x86::dot_i8_256()],
         _ => return None,
     };
     shapes.iter().map(|burst| best(team, |_| burst(isa))).reduce(f64::max)
@@ -100,34 +99,6 @@ pub fn read_bandwidth(isa: Isa, team: &Team, bytes: usize) -> f64 {
     })
 }
 
-/// The environment variable that says whether pairs of bf16 are multiplied by their instruction (`1`) or widened (`0`), where [AVX-512](Isa::Avx512)
-/// has it: for tests, and to compare the two. Without it, the faster one is taken.
-pub const PAIRS_VARIABLE: &str = "ETTIN_BF16_PAIRS";
-
-/// Whether `vdpbf16ps`, which this CPU must have, does more in a time than multiply-adds of f32: as found on two kinds of CPUs, it does twice as much or
-/// half as much, so that a short look is enough, taken once. No result depends on the answer but for sums below the normal numbers (`simd/bf16.rs`).
-///
-/// # Panics
-/// If [`PAIRS_VARIABLE`] says something else.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn pairs_pay() -> bool {
-    static PAY: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    let rate = |burst: Burst| {
-        let once = || {
-            let start = Instant::now();
-            burst(Isa::Avx512) / start.elapsed().as_secs_f64()
-        };
-        // What interrupts it can only lower it.
-        (0..RUNS).map(|_| once()).fold(0.0, f64::max)
-    };
-    *PAY.get_or_init(|| match std::env::var(PAIRS_VARIABLE).as_deref() {
-        Ok("1") => true,
-        Ok("0") => false,
-        Ok("") | Err(_) => rate(x86::bf16) > rate(chains_f32::<12>),
-        Ok(other) => panic!("{PAIRS_VARIABLE} is 0 or 1, not `{other}`"),
-    })
-}
-
 /// Operations done by one call on one thread.
 type Burst = fn(Isa) -> f64;
 
@@ -155,31 +126,7 @@ fn best(team: &Team, burst: impl Fn(usize) -> f64 + Sync) -> f64 {
 }
 
 fn chains_f32<const CHAINS: usize>(isa: Isa) -> f64 {
-    isa.run(Chains::<CHAINS>);
-    (2 * LANES * CHAINS * STEPS) as f64
-}
-
-/// `CHAINS` independent chains of [`STEPS`] multiply-adds on vectors.
-struct Chains<const CHAINS: usize>;
-
-impl<const CHAINS: usize> Kernel for Chains<CHAINS> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        // Towards a fixed point of 1: no value overflows or becomes subnormal, which would be slow.
-        let (factor, rest) = (simd.splat(black_box(0.5)), simd.splat(black_box(0.5)));
-        // Opaque as a whole: chains known to be equal would be computed once.
-        let mut sums = black_box([simd.splat(1.5); CHAINS]);
-        for _ in 0..STEPS {
-            for sum in &mut sums {
-                *sum = simd.mul_add(*sum, factor, rest);
-            }
-        }
-        for sum in sums {
-            black_box(simd.sum(sum));
-        }
-    }
+    isa.run(MulAddChains::<CHAINS>)
 }
 
 /// Reads a part of memory, a whole number of vectors.
@@ -209,82 +156,6 @@ impl Kernel for Read<'_> {
             total += simd.sum(sum);
         }
         total
-    }
-}
-
-/// The dot-product instructions of x86, which no kernel token stands for.
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::{arch::x86_64::*, hint::black_box};
-
-    use super::{Isa, STEPS};
-    use crate::simd::{Amx, TileRegisters, tile_asm};
-
-    /// Chains that hide the latency of these instructions on every CPU that has them, and fit on its registers.
-    const CHAINS: usize = 12;
-
-    macro_rules! burst {
-        ($name:ident, $features:literal, $per_step:literal, $zero:expr, $factor:expr, $step:ident) => {
-            /// Operations done by [`STEPS`] steps of every chain; only called where the CPU has the instruction.
-            pub(super) fn $name(_: Isa) -> f64 {
-                #[target_feature(enable = $features)]
-                fn compiled() {
-                    let factor = black_box($factor);
-                    // Opaque as a whole: chains known to be equal would be computed once.
-                    let mut sums = black_box([$zero; CHAINS]);
-                    for _ in 0..STEPS {
-                        for sum in &mut sums {
-                            *sum = $step(*sum, factor, factor);
-                        }
-                    }
-                    black_box(sums);
-                }
-                // SAFETY: `peak` calls this only after asking the CPU for the features.
-                unsafe { compiled() };
-                ($per_step * CHAINS * STEPS) as f64
-            }
-        };
-    }
-
-    burst!(bf16, "avx512f,avx512bf16", 64, _mm512_setzero_ps(), zeros(), _mm512_dpbf16_ps);
-    burst!(int8, "avx512f,avx512vnni", 128, _mm512_setzero_si512(), _mm512_set1_epi8(1), _mm512_dpbusd_epi32);
-    burst!(int8_short, "avx2,avxvnni", 64, _mm256_setzero_si256(), _mm256_set1_epi8(1), _mm256_dpbusd_avx_epi32);
-
-    /// Steps of four products of tiles, each a chain: as many as the products of `gemm` have.
-    macro_rules! tile_burst {
-        ($name:ident, $dot:literal, $per_product:literal) => {
-            /// Operations done by a quarter of [`STEPS`] steps; only called where there is AMX.
-            pub(super) fn $name(_: Isa) -> f64 {
-                let steps = STEPS / 4;
-                let Some(amx) = Amx::new() else { return 0.0 };
-                let mut tiles = TileRegisters::new(amx);
-                // Zeros: the instruction's speed does not depend on its operands.
-                tiles.shape(32);
-                // SAFETY: the tiles have shapes that fit together.
-                unsafe {
-                    tile_asm!(
-                        "2:",
-                        concat!($dot, " tmm0, tmm4, tmm6"),
-                        concat!($dot, " tmm1, tmm4, tmm7"),
-                        concat!($dot, " tmm2, tmm5, tmm6"),
-                        concat!($dot, " tmm3, tmm5, tmm7"),
-                        "dec {steps}",
-                        "jnz 2b",
-                        steps = inout(reg) steps => _,
-                    );
-                }
-                ($per_product * 4 * steps) as f64
-            }
-        };
-    }
-
-    tile_burst!(tiles_bf16, "tdpbf16ps", 16_384);
-    tile_burst!(tiles_int8, "tdpbusd", 32_768);
-
-    /// Thirty-two zeros: the instruction's speed does not depend on its operands.
-    fn zeros() -> __m512bh {
-        // SAFETY: all-zero bytes are a value of this vector type.
-        unsafe { std::mem::zeroed() }
     }
 }
 
