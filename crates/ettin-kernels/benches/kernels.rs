@@ -9,7 +9,7 @@ use ettin_kernels::{
     Activation, Aligned, Attention, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Norm, Operand, PackedMatrix, Precision,
     RopeRows, RopeTable, Scheme, Sequence, Span, Store, Team, attention,
     attention::store,
-    block::{AttentionMemory, Linear, Mlp, SelfAttention, Workspace, attend, mlp},
+    block::{AttentionPlan, Linear, Mlp, PackedSequences, SelfAttention, Workspace, mlp},
     geglu, gemm, layer_norm, rope, softmax,
 };
 
@@ -155,7 +155,7 @@ fn layers(c: &mut Criterion) {
             let rounds = scheme.rounds_activations();
             let table = RopeTable::new(160_000.0, 64, 128);
             let positions: Vec<u32> = (0..TASK as u32).map(|row| row % 128).collect();
-            let sequences = [0..TASK / 2, TASK / 2..TASK];
+            let offsets = [0, TASK / 2, TASK];
             let elements = |per_row: usize| Throughput::Elements((2 * TASK * count * per_row) as u64);
 
             group.throughput(elements(3 * hidden * hidden));
@@ -171,7 +171,7 @@ fn layers(c: &mut Criterion) {
             });
             group.throughput(elements(4 * hidden * hidden));
             group.bench_function(format!("attention-half-{size}"), |b| {
-                let (mut hidden_states, mut memory) = (Aligned::from(&x[..]), AttentionMemory::default());
+                let (mut hidden_states, mut memory) = (Aligned::from(&x[..]), Workspace::new());
                 b.iter(|| {
                     hidden_states.copy_from_slice(&x);
                     for (i, [qkv, out, ..]) in weights.iter().enumerate() {
@@ -187,7 +187,8 @@ fn layers(c: &mut Criterion) {
                             precision: if rounds { Precision::Bf16 } else { Precision::F32 },
                             kv: if rounds { KvFormat::Bf16 } else { KvFormat::F32 },
                         };
-                        attend(&team, &mut hidden_states, block, &positions, &sequences, &mut memory);
+                        let sequences = PackedSequences { offsets: &offsets, positions: &positions, caches: None };
+                        AttentionPlan::Heads.run(&team, &mut hidden_states, block, sequences, &mut memory);
                     }
                 });
             });

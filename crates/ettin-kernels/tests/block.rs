@@ -9,7 +9,7 @@ use ettin_kernels::{
     Activation, Attention, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Norm, PackedMatrix, Precision, RopeRows,
     RopeTable, Scheme, Sequence, Span, Team, attention,
     attention::store,
-    block::{self, AttentionMemory, Linear, Mlp, SelfAttention, Workspace},
+    block::{self, AttentionPlan, Linear, Mlp, PackedSequences, SelfAttention, Workspace},
     rope,
     testing::each_isa,
 };
@@ -122,7 +122,7 @@ fn rows_that_pass_in_parts_are_those_that_pass_together() {
 const HEADS: usize = 3;
 const HEAD_DIM: usize = 64;
 
-/// What [`block::attend`] and [`block::attend_cached`] do, by the kernels that do one thing each.
+/// [`block::self_attention`] by the kernels that do one thing each.
 fn step_by_step(x: &[f32], block: SelfAttention<'_>, positions: &[u32], sequences: &[Range<usize>]) -> Vec<f32> {
     let SelfAttention { norm, qkv, out, heads, head_dim, span, precision, kv, .. } = block;
     let isa = qkv.weight.isa();
@@ -156,6 +156,20 @@ fn step_by_step(x: &[f32], block: SelfAttention<'_>, positions: &[u32], sequence
 
 /// Rows of the sequences of the attention tests.
 const LENGTHS: [usize; 6] = [130, 1, 64, 300, 33, 200];
+
+/// Attends without caches, by heads.
+fn by_heads(
+    team: &Team,
+    x: &mut [f32],
+    block: SelfAttention<'_>,
+    positions: &[u32],
+    sequences: &[Range<usize>],
+    workspace: &mut Workspace,
+) {
+    let offsets: Vec<usize> = std::iter::once(0).chain(sequences.iter().map(|rows| rows.end)).collect();
+    let sequences = PackedSequences { offsets: &offsets, positions, caches: None };
+    AttentionPlan::Heads.run(team, x, block, sequences, workspace);
+}
 
 /// Sequences of [`LENGTHS`], end to end: their rows and positions.
 fn sequences() -> (Vec<Range<usize>>, Vec<u32>) {
@@ -208,8 +222,8 @@ fn teams() -> [Team; 3] {
 fn sequences_depend_neither_on_their_neighbours_nor_on_groups_of_heads_nor_on_threads() {
     let (teams, (sequences, positions)) = (teams(), sequences());
     each_block(Span { left: Some(64), right: Some(64) }, |name, block, x| {
-        let (mut memory, mut together) = (AttentionMemory::default(), x.to_vec());
-        block::attend(&teams[0], &mut together, block, &positions, &sequences, &mut memory);
+        let (mut memory, mut together) = (Workspace::new(), x.to_vec());
+        by_heads(&teams[0], &mut together, block, &positions, &sequences, &mut memory);
         assert!(together.iter().all(|x| x.is_finite()) && together != x, "{name}");
         assert_eq!(bits(&together), bits(&step_by_step(x, block, &positions, &sequences)), "{name}");
         for rows in &sequences {
@@ -217,9 +231,30 @@ fn sequences_depend_neither_on_their_neighbours_nor_on_groups_of_heads_nor_on_th
             let only: Vec<_> = std::iter::once(0..rows.len()).collect();
             for team in &teams {
                 let mut alone = x[elements.clone()].to_vec();
-                block::attend(team, &mut alone, block, &positions[rows.clone()], &only, &mut memory);
+                by_heads(team, &mut alone, block, &positions[rows.clone()], &only, &mut memory);
                 let what = format!("{name}, rows {rows:?}, {} threads", team.threads());
                 assert_eq!(bits(&together[elements.clone()]), bits(&alone), "{what}");
+            }
+        }
+    });
+}
+
+/// Every plan, and the one that is chosen, for whole sequences.
+#[test]
+fn plans_do_not_change_a_bit() {
+    let (teams, (sequences, positions)) = (teams(), sequences());
+    let offsets: Vec<usize> = std::iter::once(0).chain(sequences.iter().map(|rows| rows.end)).collect();
+    let packed = || PackedSequences { offsets: &offsets, positions: &positions, caches: None };
+    each_block(Span { left: Some(64), right: Some(64) }, |name, block, x| {
+        let want = step_by_step(x, block, &positions, &sequences);
+        for team in &teams {
+            let chosen = AttentionPlan::choose(&block, &packed(), team.threads());
+            let cuts = AttentionPlan::Sequences(vec![0, 1, 4, sequences.len()]);
+            let mut workspace = Workspace::new();
+            for plan in [AttentionPlan::Heads, AttentionPlan::Rows, cuts, chosen] {
+                let mut got = x.to_vec();
+                plan.run(team, &mut got, block, packed(), &mut workspace);
+                assert!(bits(&got) == bits(&want), "{name}, {plan:?}, {} threads", team.threads());
             }
         }
     });
@@ -233,22 +268,27 @@ fn cached_sequences_are_the_same_in_steps_of_any_length() {
         each_block(Span { left, right: Some(0) }, |name, block, x| {
             let want = step_by_step(x, block, &positions, &sequences);
             for (team, step) in teams.iter().zip([32, 7, 96]) {
-                let mut memory = AttentionMemory::default();
+                let mut workspace = Workspace::new();
                 let kept = |rows: &Range<usize>| left.map_or(rows.len(), |left| left + 1 + step);
                 let cache = |rows| KvBlocks::new(HEADS, HEAD_DIM, kept(rows), block.kv);
                 let mut caches: Vec<_> = sequences.iter().map(cache).collect();
                 for first in (0..300).step_by(step) {
-                    let (mut batch, mut at, mut writes, mut from) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+                    let (mut batch, mut at, mut stores, mut from) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+                    let mut offsets = vec![0];
                     for (kv, rows) in caches.iter_mut().zip(&sequences) {
                         let part = rows.start + first.min(rows.len())..rows.start + (first + step).min(rows.len());
                         if !part.is_empty() {
-                            writes.push(KvWrite { kv, position: first, rows: at.len()..at.len() + part.len() });
+                            stores.push(kv);
                             batch.extend_from_slice(&x[part.start * HIDDEN..part.end * HIDDEN]);
                             at.extend_from_slice(&positions[part.clone()]);
+                            offsets.push(at.len());
                             from.extend(part);
                         }
                     }
-                    block::attend_cached(team, &mut batch, block, &at, &mut writes, &mut memory);
+                    let caches = Some(&mut stores[..]);
+                    let sequences = PackedSequences { offsets: &offsets, positions: &at, caches };
+                    let plan = if first / step % 3 == 2 { AttentionPlan::Rows } else { AttentionPlan::Heads };
+                    plan.run(team, &mut batch, block, sequences, &mut workspace);
                     for (row, got) in from.into_iter().zip(batch.chunks_exact(HIDDEN)) {
                         let want = &want[row * HIDDEN..(row + 1) * HIDDEN];
                         let what = format!("{name}, left {left:?}, steps of {step}, row {row}");

@@ -185,10 +185,6 @@ impl<'a, 'b> LayerCache<'a, 'b> {
         Self { caches, layer }
     }
 
-    pub(crate) fn store(&self, sequence: usize) -> &KvStore {
-        &self.caches[sequence].layers[self.layer]
-    }
-
     pub(crate) fn store_mut(&mut self, sequence: usize) -> &mut KvStore {
         &mut self.caches[sequence].layers[self.layer]
     }

@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ettin_kernels::{
     Activation, Aligned, Isa, KvFormat, Operand, PackedMatrix, Pooled, Precision, ReadingOrder, Scheme, Sharing, Store,
-    Team, activate, block,
-    block::{AttentionMemory, Workspace},
-    gemm, layer_norm, pool, rounded,
+    Team, activate, block, block::Workspace, gemm, layer_norm, pool, rounded,
 };
 
 use super::{HeadParams, LinearParams, Matrix, MlpParams, NormParams, StoredRows, TableParams};
@@ -287,7 +285,6 @@ pub(super) struct Rows {
 struct Memory {
     hidden: Aligned, // [rows, size]
     buffers: Buffers,
-    attention: AttentionMemory,
     workspace: Workspace,
     /// For products outside blocks.
     operand: Operand,

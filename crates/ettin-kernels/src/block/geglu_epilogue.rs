@@ -1,4 +1,4 @@
-//! The step between the products of a feed-forward block, while a cell of the first one is in L1.
+//! The epilogue of the first product of a feed-forward block: GEGLU, while an output tile is in L1.
 
 use crate::{
     Activation, Isa,
@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A cell `[a | b]` on its way into the second product: `activation(a) ⊙ b`.
-pub(super) struct Gating<'a, 'p> {
+pub(super) struct GegluEpilogue<'a, 'p> {
     pub cell: Cell<'a>,
     pub activation: Activation,
     /// Whether a shorter polynomial serves.
@@ -19,7 +19,7 @@ pub(super) struct Gating<'a, 'p> {
     pub rows: Option<&'a Shared<'p, f32>>,
 }
 
-impl Gating<'_, '_> {
+impl GegluEpilogue<'_, '_> {
     /// # Safety
     /// Nobody else may write the cell's columns of its rows meanwhile.
     #[inline(always)]
@@ -28,33 +28,33 @@ impl Gating<'_, '_> {
     }
 }
 
-impl Kernel for Gating<'_, '_> {
+impl Kernel for GegluEpilogue<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.parts.w.scheme().with(self.parts.w.isa(), GatingAs(s, self))
+        self.parts.w.scheme().with(self.parts.w.isa(), GegluAs(s, self))
     }
 }
 
-struct GatingAs<'a, 'p, S>(S, Gating<'a, 'p>);
+struct GegluAs<'a, 'p, S>(S, GegluEpilogue<'a, 'p>);
 
-impl<S: Simd> WithForm for GatingAs<'_, '_, S> {
+impl<S: Simd> WithForm for GegluAs<'_, '_, S> {
     type Output = ();
 
     #[inline(always)]
     fn run<F: Form>(self) {
-        let Self(s, gating) = self;
-        gating.activation.with(gating.coarse, GatingBy(s, gating, std::marker::PhantomData::<F>));
+        let Self(s, epilogue) = self;
+        epilogue.activation.with(epilogue.coarse, GegluBy(s, epilogue, std::marker::PhantomData::<F>));
     }
 }
 
-struct GatingBy<'a, 'p, S, F>(S, Gating<'a, 'p>, std::marker::PhantomData<F>);
+struct GegluBy<'a, 'p, S, F>(S, GegluEpilogue<'a, 'p>, std::marker::PhantomData<F>);
 
-impl<S: Simd, F: Form> WithFunction for GatingBy<'_, '_, S, F> {
+impl<S: Simd, F: Form> WithFunction for GegluBy<'_, '_, S, F> {
     #[inline(always)]
     fn run<A: Function>(self, f: A) {
-        let Self(s, Gating { cell, parts, rows, .. }, _) = self;
+        let Self(s, GegluEpilogue { cell, parts, rows, .. }, _) = self;
         let (width, inner) = (cell.outputs.len(), parts.w.k());
         let (a, b) = (cell.values[0].as_chunks::<CELL>().0, cell.values[1].as_chunks::<CELL>().0);
         for (i, row) in cell.rows.clone().enumerate() {
@@ -65,7 +65,7 @@ impl<S: Simd, F: Form> WithFunction for GatingBy<'_, '_, S, F> {
                 s.store(s.mul(f.of(s, a), b), gated[half..].first_chunk_mut().expect("half a row"));
             }
             let first = cell.outputs.start;
-            // SAFETY: nobody else writes these columns, by the promise of `Gating::run`.
+            // SAFETY: nobody else writes these columns, by the promise of `GegluEpilogue::run`.
             unsafe {
                 match rows {
                     Some(rows) => {

@@ -11,7 +11,7 @@ use crate::{
 pub(super) const ROW: usize = CELL;
 
 /// A cell of a head's two halves on its way to attention.
-pub(super) struct Turning<'a> {
+pub(super) struct RopeEpilogue<'a> {
     pub cell: Cell<'a>,
     /// Angles, and the position of every row; none for values.
     pub angles: Option<(&'a RopeTable, &'a [u32])>,
@@ -21,14 +21,14 @@ pub(super) struct Turning<'a> {
     pub out: &'a mut [[u32; ROW]],
 }
 
-impl Turning<'_> {
+impl RopeEpilogue<'_> {
     #[inline(always)]
     pub fn run(self, isa: Isa) {
         isa.run_low_precision(self);
     }
 }
 
-impl Kernel for Turning<'_> {
+impl Kernel for RopeEpilogue<'_> {
     type Output = ();
 
     #[inline(always)]
