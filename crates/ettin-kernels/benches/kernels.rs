@@ -1,6 +1,7 @@
 //! Throughput of the kernels: products and attention in flops, the rest in elements per second.
 //!
-//! `cargo bench -p ettin-kernels --bench kernels -- gemm/avx512` runs a part; `layers/amx/bf16` are the halves of a layer.
+//! `cargo bench -p ettin-kernels --bench kernels -- gemm/avx512` runs a part; `layers/amx/bf16` are the halves of a
+//! layer.
 
 use std::{cell::LazyCell, hint::black_box};
 

@@ -1,11 +1,11 @@
-//! The two halves of a layer, fused: norm, product, rotation, attention, product, residual; norm, product, gate, product,
-//! residual.
+//! The two halves of a layer, fused: norm, product, rotation, attention, product, residual; norm, product, gate,
+//! product, residual.
 //!
 //! **Ways to cut.** With many rows, a task takes some of them through the whole chain on one thread: its intermediate
 //! results stay in that core's cache, and threads meet once a block. With few rows (decoding, short texts) every thread
-//! would read every weight, so each product is cut by outputs instead, and the threads meet between products. How a half is
-//! cut is a plan with a name: [`AttentionPlan`], and `MlpPlan` in `block/mlp.rs`. No plan changes a bit: every element is
-//! computed by the same operations.
+//! would read every weight, so each product is cut by outputs instead, and the threads meet between products. How a
+//! half is cut is a plan with a name: [`AttentionPlan`], and `MlpPlan` in `block/mlp.rs`. No plan changes a bit: every
+//! element is computed by the same operations.
 
 mod attention;
 mod cut;

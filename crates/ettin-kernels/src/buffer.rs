@@ -29,7 +29,7 @@ mod private {
 /// A growable buffer, a whole number of cache lines.
 pub(crate) struct Buffer<T = f32> {
     memory: Memory,
-    /// Lines in use; what is behind them is zero.
+    /// Lines in use. Those behind them are zero.
     lines: usize,
     element: PhantomData<T>,
 }
@@ -40,8 +40,8 @@ enum Memory {
     Pages(Pages, usize),
 }
 
-/// Bytes from which a buffer that grows takes whole huge pages. Such buffers are few: what a thread works in, not what is
-/// kept of each sequence.
+/// Bytes from which a buffer that grows takes whole huge pages. Such buffers are few: what a thread works in, not what
+/// is kept of each sequence.
 const PAGES_FROM: usize = 128 << 10;
 
 impl Memory {
@@ -85,8 +85,8 @@ impl<T> Default for Buffer<T> {
 }
 
 impl<T: Word> Buffer<T> {
-    /// At least `len` zeros, and not many more. Pages stay untouched until written, where the allocator hands out zeroed
-    /// ones.
+    /// At least `len` zeros, and not many more. Pages stay untouched until written, where the allocator hands out
+    /// zeroed ones.
     pub(crate) fn zeroed(len: usize) -> Self {
         let lines = len.div_ceil(LANES);
         // Whole huge pages where most of the memory is.
@@ -146,7 +146,7 @@ pub struct Aligned {
 }
 
 impl Aligned {
-    /// Makes it so long; what is new has undefined contents.
+    /// Makes it so long. New elements have undefined contents.
     pub fn resize(&mut self, len: usize) {
         self.data.grow(len);
         self.len = len;
@@ -232,6 +232,14 @@ pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R 
 pub fn recycled<T, U>(mut list: Vec<T>) -> Vec<U> {
     list.clear();
     list.into_iter().map(|_| unreachable!("it is empty")).collect()
+}
+
+/// The first `len` elements of the scratch that is left.
+#[inline(always)]
+pub(crate) fn take<'a>(left: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+    let (part, rest) = std::mem::take(left).split_at_mut(len);
+    *left = rest;
+    part
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ impl Isa {
         Isa::ALL.into_iter().rev().find(|isa| isa.supported()).unwrap_or(Isa::Portable)
     }
 
-    /// What to run: [`Isa::best`], or the one that `ETTIN_ISA` names.
+    /// The instruction set to run: [`Isa::best`], or the one that `ETTIN_ISA` names.
     ///
     /// # Errors
     /// If `ETTIN_ISA` names no instruction set, or one that this CPU lacks: never a silent fallback.
@@ -78,9 +78,9 @@ impl Isa {
         }
     }
 
-    /// Whether its kernels multiply and add with one rounding. All that do agree bit for bit, but for products of bf16 on
-    /// [`Isa::Amx`], which adds in an order of its own, and for [`Scheme::W8`](crate::Scheme::W8) and [`Scheme::W4`](crate::Scheme::W4), which are computed in another
-    /// way where a CPU has VNNI.
+    /// Whether its kernels multiply and add with one rounding. All that do agree bit for bit, but for products of bf16
+    /// on [`Isa::Amx`], which adds in an order of its own, and for [`Scheme::W8`](crate::Scheme::W8) and
+    /// [`Scheme::W4`](crate::Scheme::W4), which are computed in another way where a CPU has VNNI.
     pub fn has_fma(self) -> bool {
         self != Isa::Portable
     }
@@ -96,8 +96,8 @@ impl Isa {
         }
     }
 
-    /// Whether [`Isa::run_low_precision`] has an instruction for products of pairs of bf16 that is worth using: on some CPUs it takes as long as four
-    /// multiply-adds, of which two do the same on widened numbers.
+    /// Whether [`Isa::run_low_precision`] has an instruction for products of pairs of bf16 that is worth using: on some
+    /// CPUs it takes as long as four multiply-adds, of which two do the same on widened numbers.
     pub(crate) fn has_fast_dot_bf16(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -108,7 +108,8 @@ impl Isa {
         }
     }
 
-    /// Runs `task` compiled for this instruction set: a [`Kernel`](crate::simd::Kernel), or what asks tokens for more.
+    /// Runs `task` compiled for this instruction set: a [`Kernel`](crate::simd::Kernel), or a task that asks tokens for
+    /// more.
     ///
     /// # Panics
     /// If the CPU lacks it: a value from [`Isa::select`], [`Isa::best`] or [`Isa::available`] never does.
@@ -141,8 +142,8 @@ impl Isa {
     }
 }
 
-/// Whether bf16 is multiplied by its own instruction on [`Isa::Avx512`]: as [`BF16_DOT_VARIABLE`] says, or if that is faster. No
-/// result depends on the answer but for sums below the normal numbers (`simd/bf16.rs`).
+/// Whether bf16 is multiplied by its own instruction on [`Isa::Avx512`]: as [`BF16_DOT_VARIABLE`] says, or if that is
+/// faster. No result depends on the answer but for sums below the normal numbers (`simd/bf16.rs`).
 ///
 /// # Panics
 /// If the variable is neither `0` nor `1`.

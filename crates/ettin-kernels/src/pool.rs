@@ -1,4 +1,4 @@
-//! Many rows into one: what pooling asks of the rows of a sequence.
+//! Pooling: the rows of a sequence into one.
 
 use std::ops::Range;
 
@@ -22,14 +22,14 @@ pub enum Reduce {
     Max,
 }
 
-/// Some rows, and what becomes of them.
+/// Some rows, and how they are reduced to one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pooled {
     /// At least one.
     pub rows: Range<usize>,
     /// How they are brought together.
     pub reduce: Reduce,
-    /// What the result is divided by.
+    /// The divisor of the result.
     pub divisor: f32,
 }
 
@@ -53,11 +53,11 @@ pub fn pool(isa: Isa, team: &Team, x: &[f32], size: usize, parts: &[Pooled], out
         let columns = first..(first + COLUMNS).min(size);
         // SAFETY: every task has columns of a row of its own.
         let out = unsafe { out.slice(index * size + columns.start..index * size + columns.end) };
-        isa.run(Strip { x, size, part: &parts[index], columns, out });
+        isa.run(PoolStrip { x, size, part: &parts[index], columns, out });
     });
 }
 
-struct Strip<'a> {
+struct PoolStrip<'a> {
     x: &'a [f32],
     size: usize,
     part: &'a Pooled,
@@ -66,12 +66,12 @@ struct Strip<'a> {
     out: &'a mut [f32],
 }
 
-impl Kernel for Strip<'_> {
+impl Kernel for PoolStrip<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Strip { x, size, part: Pooled { rows, reduce, divisor }, columns, out } = self;
+        let PoolStrip { x, size, part: Pooled { rows, reduce, divisor }, columns, out } = self;
         let mut sums = [s.splat(if *reduce == Reduce::Max { f32::NEG_INFINITY } else { 0.0 }); COLUMNS / LANES];
         // NaN where anything was not finite, else 0: the largest of NaN and a number is the number.
         let mut broken = [s.zero(); COLUMNS / LANES];

@@ -2,8 +2,8 @@
 //!
 //! A benchmark that only knows its own time cannot say whether it is good. These loops do nothing but the operation
 //! that bounds a product: multiply-adds that never leave the registers, or reads that are used for nothing else. Every
-//! thread of the team takes part at the same time, so clocks and memory are shared as in real work. Rates are the best of
-//! several short runs: what else runs on the machine can only lower them.
+//! thread of the team takes part at the same time, so clocks and memory are shared as in real work. Rates are the best
+//! of several short runs: other programs can only lower them.
 
 use std::{
     hint::black_box,
@@ -50,8 +50,8 @@ const RUNS: usize = 5;
 /// Length of one run, about: long enough that starting it does not count.
 const RUN: Duration = Duration::from_millis(8);
 
-/// Operations per second (two for each multiply-add) of all threads of `team` together; `None` if `isa`, on this CPU, has
-/// no such instruction. Takes about a fifth of a second.
+/// Operations per second (two for each multiply-add) of all threads of `team` together; `None` if `isa`, on this CPU,
+/// has no such instruction. Takes about a fifth of a second.
 pub fn peak(isa: Isa, team: &Team, operands: Operands) -> Option<f64> {
     let shapes: &[Burst] = match (operands, isa) {
         // How many chains hide the latency depends on the CPU, and how many fit on the registers.
@@ -72,8 +72,8 @@ pub fn peak(isa: Isa, team: &Team, operands: Operands) -> Option<f64> {
     shapes.iter().map(|burst| best(team, |_| burst(isa))).reduce(f64::max)
 }
 
-/// Bytes per second at which all threads of `team` together read `bytes` of memory, each its own part, again and again. A
-/// small buffer comes from the caches, as weights do that fit there.
+/// Bytes per second at which all threads of `team` together read `bytes` of memory, each its own part, again and again.
+/// A small buffer comes from the caches, as weights do that fit there.
 ///
 /// # Panics
 /// If the buffer cannot be allocated.

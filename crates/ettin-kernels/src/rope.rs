@@ -140,13 +140,13 @@ impl Kernel for Rotate<'_> {
                 let vectors = a.len();
                 let (b, cos, sin) = (&mut b[..vectors], &cos[..vectors], &sin[..vectors]);
                 for i in 0..vectors {
-                    let (x, y) = turn(s, s.load(&a[i]), s.load(&b[i]), s.load(&cos[i]), s.load(&sin[i]));
+                    let (x, y) = rotate(s, s.load(&a[i]), s.load(&b[i]), s.load(&cos[i]), s.load(&sin[i]));
                     s.store(x, &mut a[i]);
                     s.store(y, &mut b[i]);
                 }
                 if !a_tail.is_empty() {
                     let (cos, sin) = (s.load_part(cos_tail), s.load_part(sin_tail));
-                    let (x, y) = turn(s, s.load_part(a_tail), s.load_part(b_tail), cos, sin);
+                    let (x, y) = rotate(s, s.load_part(a_tail), s.load_part(b_tail), cos, sin);
                     s.store_part(x, a_tail);
                     s.store_part(y, b_tail);
                 }
@@ -157,6 +157,6 @@ impl Kernel for Rotate<'_> {
 
 /// (a, b) rotated.
 #[inline(always)]
-pub(crate) fn turn<S: Simd>(s: S, a: S::V, b: S::V, cos: S::V, sin: S::V) -> (S::V, S::V) {
+pub(crate) fn rotate<S: Simd>(s: S, a: S::V, b: S::V, cos: S::V, sin: S::V) -> (S::V, S::V) {
     (s.mul_add(a, cos, s.mul(negate(s, b), sin)), s.mul_add(b, cos, s.mul(a, sin)))
 }

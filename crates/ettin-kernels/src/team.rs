@@ -1,12 +1,13 @@
 //! The one module that owns threads.
 //!
-//! A [`Team`] is a view on a rayon pool. Work is cut into tasks whose cut never changes results (the invariance
-//! rule); each thread starts with a run of its own, and draws from those of others when it is done, so uneven ones balance. The calling thread always works too. Called from
-//! inside any rayon pool, a team uses that pool's threads instead of its own: two pools are never busy for one call,
-//! and nothing waits on a pool that waits back. Threads that have worked stay awake for a while (`team/session.rs`), and
-//! between the calls of one that has [entered](Team::enter).
+//! A [`Team`] is a view on a rayon pool. Work is cut into tasks whose cut never changes results (the invariance rule).
+//! Each worker starts with a run of tasks of its own, and draws from the runs of others when it is done, so uneven ones
+//! balance. The calling thread is always a worker. Called from inside any rayon pool, a team uses that pool's threads
+//! instead of its own: two pools are never busy for one call, and nothing waits on a pool that waits back. Threads that
+//! have worked stay awake for a while (`team/region.rs`), and between the calls of a thread that has
+//! [entered](Team::enter).
 
-mod session;
+mod region;
 
 use std::{
     fmt,
@@ -19,8 +20,8 @@ use std::{
 };
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use session::Session;
-pub(crate) use session::while_waiting;
+use region::ParallelRegion;
+pub(crate) use region::while_waiting;
 
 /// Below this much work (flops or bytes) a call is cheaper than waking another thread (a few microseconds).
 const SOLO_WORK: usize = 1 << 19;
@@ -31,8 +32,8 @@ const ENTERED_SOLO_WORK: usize = 1 << 16;
 /// Tasks per thread where a kernel chooses the cut: enough to even out a late or slow thread.
 pub(crate) const TASKS_PER_THREAD: usize = 4;
 
-/// Runs of tasks that a call is cut into at most, one for each hand.
-const MOST_RUNS: usize = 16;
+/// Most runs of tasks that a call is cut into, one for each worker.
+const MAX_RUNS: usize = 16;
 
 /// In a cache line of its own: others do not wait for it.
 #[repr(align(64))]
@@ -40,7 +41,7 @@ struct Counter(AtomicUsize);
 
 /// Threads that share the work of one call.
 #[derive(Clone)]
-pub struct Team(Crew);
+pub struct Team(PoolKind);
 
 impl fmt::Debug for Team {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -49,19 +50,20 @@ impl fmt::Debug for Team {
 }
 
 #[derive(Clone)]
-enum Crew {
+enum PoolKind {
     Single,
     Global,
-    Pool(Arc<ThreadPool>, Arc<Session>),
+    Pool(Arc<ThreadPool>, Arc<ParallelRegion>),
 }
 
-/// That of rayon's global pool.
-static GLOBAL: LazyLock<Arc<Session>> = LazyLock::new(|| Arc::new(Session::new(rayon::current_num_threads(), true)));
+/// The region of rayon's global pool.
+static GLOBAL: LazyLock<Arc<ParallelRegion>> =
+    LazyLock::new(|| Arc::new(ParallelRegion::new(rayon::current_num_threads(), true)));
 
 impl Team {
     /// On rayon's global pool (`RAYON_NUM_THREADS`, else one thread per CPU).
     pub fn global() -> Team {
-        Team(Crew::Global)
+        Team(PoolKind::Global)
     }
 
     /// On a pool of its own with `n` threads; 0 means one per CPU.
@@ -78,24 +80,24 @@ impl Team {
 
     /// On a pool that exists already.
     pub fn on(pool: Arc<ThreadPool>) -> Team {
-        let session = Session::new(pool.current_num_threads(), true);
-        Team(Crew::Pool(pool, Arc::new(session)))
+        let region = ParallelRegion::new(pool.current_num_threads(), true);
+        Team(PoolKind::Pool(pool, Arc::new(region)))
     }
 
     /// The calling thread alone.
     pub fn single() -> Team {
-        Team(Crew::Single)
+        Team(PoolKind::Single)
     }
 
     /// How many threads a call made here may use.
     pub fn threads(&self) -> usize {
         let here = || rayon::current_num_threads();
         match &self.0 {
-            Crew::Single => 1,
-            _ if Session::entered() => Session::with(|session| session.map_or(1, Session::hands)),
-            Crew::Global => here(),
-            Crew::Pool(pool, _) if inside_a_pool() => pool.current_num_threads().min(here()),
-            Crew::Pool(pool, _) => pool.current_num_threads(),
+            PoolKind::Single => 1,
+            _ if ParallelRegion::entered() => ParallelRegion::with(|region| region.map_or(1, ParallelRegion::workers)),
+            PoolKind::Global => here(),
+            PoolKind::Pool(pool, _) if inside_a_pool() => pool.current_num_threads().min(here()),
+            PoolKind::Pool(pool, _) => pool.current_num_threads(),
         }
     }
 
@@ -103,50 +105,51 @@ impl Team {
     /// per forward. Inside an entered call or any rayon pool, and for a single thread, it just calls `f`.
     pub fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
         let threads = self.threads();
-        if threads <= 1 || Session::entered() || inside_a_pool() {
+        if threads <= 1 || ParallelRegion::entered() || inside_a_pool() {
             return f();
         }
-        let spawn = |session: Arc<Session>| match &self.0 {
-            Crew::Pool(pool, _) => pool.spawn(move || session.follow()),
-            _ => rayon::spawn(move || session.follow()),
+        let spawn = |region: Arc<ParallelRegion>| match &self.0 {
+            PoolKind::Pool(pool, _) => pool.spawn(move || region.follow()),
+            _ => rayon::spawn(move || region.follow()),
         };
         let kept = match &self.0 {
-            Crew::Pool(_, session) => session,
+            PoolKind::Pool(_, region) => region,
             _ => &*GLOBAL,
         };
         if let Some(lead) = kept.take_lead() {
-            kept.call(spawn);
+            kept.spawn_followers(spawn);
             return lead.run(f);
         }
         // Somebody else is in it.
-        let another = Arc::new(Session::new(threads, false));
+        let another = Arc::new(ParallelRegion::new(threads, false));
         let lead = another.take_lead();
-        another.call(spawn);
-        lead.map_or_else(|| unreachable!("a new session has no leader"), |lead| lead.run(f))
+        another.spawn_followers(spawn);
+        lead.map_or_else(|| unreachable!("a new region has no leader"), |lead| lead.run(f))
     }
 
     /// Runs `f` with no other thread in the calls that it makes.
     pub fn alone<R>(&self, f: impl FnOnce() -> R) -> R {
-        if Session::entered() {
+        if ParallelRegion::entered() {
             return f();
         }
-        let session = Session::new(1, false);
-        let lead = session.take_lead();
-        lead.map_or_else(|| unreachable!("a new session has no leader"), |lead| lead.run(f))
+        let region = ParallelRegion::new(1, false);
+        let lead = region.take_lead();
+        lead.map_or_else(|| unreachable!("a new region has no leader"), |lead| lead.run(f))
     }
 
     /// Runs `f(0)`, …, `f(tasks - 1)`, each exactly once, in any order. `work` is roughly the flops or bytes of the
     /// whole; where that is little, the caller does everything itself. A panic in `f` is passed on.
     pub fn run(&self, tasks: usize, work: usize, f: impl Fn(usize) + Sync) {
-        let entered = Session::entered();
+        let entered = ParallelRegion::entered();
         let solo = if entered { ENTERED_SOLO_WORK } else { SOLO_WORK };
-        let hands = if work < solo { 1 } else { self.threads().min(tasks) };
-        if hands <= 1 {
+        let workers = if work < solo { 1 } else { self.threads().min(tasks) };
+        if workers <= 1 {
             return (0..tasks).for_each(f);
         }
-        // Each hand has a run of tasks of its own, whose data follow each other in memory, and helps others when that is done.
-        let (runs, arrived) = (hands.min(MOST_RUNS), AtomicUsize::new(0));
-        let next = [const { Counter(AtomicUsize::new(0)) }; MOST_RUNS];
+        // Each worker has a run of tasks of its own, whose data follow each other in memory. When that is done, it
+        // helps others.
+        let (runs, arrived) = (workers.min(MAX_RUNS), AtomicUsize::new(0));
+        let next = [const { Counter(AtomicUsize::new(0)) }; MAX_RUNS];
         let draw = || {
             // Relaxed: the counters only hand out numbers; the scope's end orders the results.
             let own = arrived.fetch_add(1, Ordering::Relaxed);
@@ -159,15 +162,15 @@ impl Team {
             }
         };
         if entered {
-            // With more than one hand there is a session, and it is not in a step.
-            return Session::with(|session| session.map_or_else(draw, |session| session.step(&draw)));
+            // With more than one worker there is a region, and it is not in a step.
+            return ParallelRegion::with(|region| region.map_or_else(draw, |region| region.step(&draw)));
         }
         if !inside_a_pool() {
-            return self.enter(|| Session::with(|session| session.map_or_else(draw, |session| session.step(&draw))));
+            return self.enter(|| ParallelRegion::with(|region| region.map_or_else(draw, |region| region.step(&draw))));
         }
         // The pool that this thread belongs to.
         rayon::in_place_scope(|scope| {
-            (1..hands).for_each(|_| scope.spawn(|_| draw()));
+            (1..workers).for_each(|_| scope.spawn(|_| draw()));
             draw();
         });
     }
@@ -224,7 +227,7 @@ pub(crate) struct Shared<'a, T> {
     slice: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it only hands out parts of a `&mut [T]`, and `slice` demands that they be disjoint.
+// SAFETY: it only workers out parts of a `&mut [T]`, and `slice` demands that they be disjoint.
 unsafe impl<T: Send> Sync for Shared<'_, T> {}
 // SAFETY: as a `&mut [T]`.
 unsafe impl<T: Send> Send for Shared<'_, T> {}
@@ -436,7 +439,7 @@ mod tests {
     #[test]
     fn followers_wait_for_the_next_computation_but_not_for_ever() {
         let team = Team::with_threads(3).unwrap();
-        let Crew::Pool(_, session) = &team.0 else { panic!("{team:?} has no pool") };
+        let PoolKind::Pool(_, region) = &team.0 else { panic!("{team:?} has no pool") };
         let stayed = (0..200).filter(|_| {
             // All three have come, and whoever would not wait has left long before this looks.
             let all = std::sync::Barrier::new(3);
@@ -449,12 +452,12 @@ mod tests {
             while end.elapsed().as_micros() < 30 {
                 std::hint::spin_loop();
             }
-            session.called() == 2
+            region.spawned() == 2
         });
         assert!(stayed.count() > 50, "hardly anybody waited");
         let start = std::time::Instant::now();
-        while session.called() > 0 {
-            assert!(start.elapsed().as_secs() < 60, "{} followers do not leave", session.called());
+        while region.spawned() > 0 {
+            assert!(start.elapsed().as_secs() < 60, "{} followers do not leave", region.spawned());
             std::thread::yield_now();
         }
         let sum = AtomicUsize::new(0);

@@ -2,10 +2,9 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{KEY_BLOCK, KvRows, arithmetic::vector_mut};
 use crate::{
     buffer::{as_numbers, as_words, bits, numbers},
-    simd::{LANES, Simd, round_bf16},
+    simd::{LANES, Simd, round_bf16, vector_mut},
     transpose::{interleave, transposed},
 };
 
@@ -59,18 +58,34 @@ impl FromStr for KvFormat {
     }
 }
 
-/// What one block holds for one head, in units of 32 bits.
+/// Keys of a block. Part of the numerical definition: changing it changes results.
+pub const KEY_BLOCK: usize = 32;
+const _: () = assert!(KEY_BLOCK == 2 * LANES);
+
+/// Keys and values side by side: row r's are at `k[r·stride..]` and `v[r·stride..]`, `[heads, head_dim]` each. In a
+/// `[tokens, q | k | v]` buffer both are that buffer from their column on.
+#[derive(Clone, Copy, Debug)]
+pub struct KvRows<'a> {
+    /// Keys, already rotated.
+    pub k: &'a [f32],
+    /// Values.
+    pub v: &'a [f32],
+    /// Elements from one row to the next, in both.
+    pub stride: usize,
+}
+
+/// The contents of one block for one head, in units of 32 bits.
 ///
 /// f32: keys transposed `[head_dim, KEY_BLOCK]`, values `[KEY_BLOCK, padded]`. bf16: the same with pairs of elements of
-/// a key, and of values of neighbouring positions, in a word: `[head_dim / 2, KEY_BLOCK]` and `[KEY_BLOCK / 2, padded]`.
-/// int8: bytes in the places of f32, then the scales of the keys and those of the values.
+/// a key, and of values of neighbouring positions, in a word: `[head_dim / 2, KEY_BLOCK]` and `[KEY_BLOCK / 2,
+/// padded]`. int8: bytes in the places of f32, then the scales of the keys and those of the values.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layout {
+pub(super) struct KvLayout {
     pub format: KvFormat,
     pub head_dim: usize,
 }
 
-impl Layout {
+impl KvLayout {
     /// Elements from one value to the next: whole pairs of vectors.
     #[inline(always)]
     pub fn padded(self) -> usize {
@@ -102,7 +117,7 @@ impl Layout {
         self.keys() + self.values() + scales
     }
 
-    /// Asks for what [`write`](Self::write) touches: a line for each element of a key, or two.
+    /// Prefetches the lines that [`write`](Self::write) touches: one for each element of a key, or for two.
     #[inline(always)]
     pub fn fetch<S: Simd>(self, s: S, block: &[f32], column: usize) {
         // Of bytes, lines are shared by two elements.
@@ -165,8 +180,8 @@ impl Layout {
         }
     }
 
-    /// Writes a block's first `count` positions, of a block that holds no others: `rows` start at the first one's, at the
-    /// columns of the head. The bits are those of [`Layout::write`].
+    /// Writes a block's first `count` positions, of a block that holds no others: `rows` start at the first one's, at
+    /// the columns of the head. The bits are those of [`KvLayout::write`].
     #[inline(always)]
     pub fn write_first<S: Simd>(self, s: S, block: &mut [f32], rows: KvRows<'_>, count: usize) {
         let KvRows { k, v, stride } = rows;
@@ -202,8 +217,8 @@ impl Layout {
                 let words = as_numbers(words);
                 for step in (0..width).step_by(LANES) {
                     for column in (0..KEY_BLOCK).step_by(LANES) {
-                        let turned = transposed(s, &words[column * width + step..], width);
-                        for (i, &keys_of_step) in turned.iter().enumerate() {
+                        let columns = transposed(s, &words[column * width + step..], width);
+                        for (i, &keys_of_step) in columns.iter().enumerate() {
                             s.store(keys_of_step, vector_mut(keys, (step + i) * KEY_BLOCK + column));
                         }
                     }
@@ -229,7 +244,8 @@ impl Layout {
         }
     }
 
-    /// Writes a block's first positions, of a block that holds no others, from pairs of bf16: rows of whole vectors of them.
+    /// Writes a block's first positions, of a block that holds no others, from pairs of bf16: rows of whole vectors of
+    /// them.
     #[inline(always)]
     pub fn write_pairs<S: Simd>(self, s: S, block: &mut [f32], k: &[u32], v: &[u32]) {
         let (width, padded) = (self.head_dim / 2, self.padded());
@@ -237,7 +253,7 @@ impl Layout {
         let mut rows = [0.0; LANES * LANES];
         for (first, k) in (0..).step_by(LANES).zip(numbers(k).chunks(LANES * width)) {
             for step in (0..width).step_by(LANES) {
-                let turned = if k.len() == LANES * width {
+                let columns = if k.len() == LANES * width {
                     transposed(s, &k[step..], width)
                 } else {
                     for (k, row) in k.chunks_exact(width).zip(rows.chunks_exact_mut(LANES)) {
@@ -245,7 +261,7 @@ impl Layout {
                     }
                     transposed(s, &rows, LANES)
                 };
-                for (i, &keys_of_step) in turned.iter().enumerate() {
+                for (i, &keys_of_step) in columns.iter().enumerate() {
                     s.store(keys_of_step, vector_mut(keys, (step + i) * KEY_BLOCK + first));
                 }
             }
@@ -309,7 +325,7 @@ fn put_words<S: Simd>(s: S, v: S::Words, out: &mut [u32]) {
 /// Elements rounded before they are laid apart: loops that the compiler vectorises.
 const SLICE: usize = 64;
 
-/// What an integer stands for, and how many of them one is.
+/// The scale of a vector's integers, and its inverse.
 #[inline(always)]
 fn scale(x: &[f32]) -> (f32, f32) {
     // Magnitudes are ordered as their bits are, the infinite and NaN last.
@@ -320,8 +336,8 @@ fn scale(x: &[f32]) -> (f32, f32) {
 
 #[inline(always)]
 fn integer(x: f32, inverse: f32) -> i8 {
-    // Adding 1.5 · 2²³ rounds to the nearest integer, found in the low bits; what 0 · ∞ or NaN leaves there is of no
-    // matter to a scale that is 0 or NaN. Bounded before, as the scale of subnormal elements has an infinite inverse.
+    // Adding 1.5 · 2²³ rounds to the nearest integer, found in the low bits. 0 · ∞ or NaN may leave anything there,
+    // as the scale is then 0 or NaN. Bounded before, as the scale of subnormal elements has an infinite inverse.
     const ROUNDER: f32 = 12_582_912.0;
     let quotient = x * inverse;
     let bounded = if quotient > 127.0 { 127.0 } else { quotient };

@@ -2,10 +2,7 @@
 
 use std::{cell::Cell, ops::Range};
 
-use super::{
-    KEY_BLOCK,
-    format::{KvFormat, Layout},
-};
+use super::format::{KEY_BLOCK, KvFormat, KvLayout, KvRows};
 use crate::{
     buffer::{Buffer, recycled},
     isa::Isa,
@@ -15,16 +12,16 @@ use crate::{
 
 /// Keys and values in blocks of [`KEY_BLOCK`] positions that start at absolute multiples of it.
 ///
-/// Block b lives in slot `b % capacity`, so storage of a window's size serves a sequence of any length as a ring,
-/// and a position's place inside its block never depends on the ring's phase. A head's slots follow each other, so that threads
-/// can have heads of their own.
+/// Block b lives in slot `b % capacity`, so storage of a window's size serves a sequence of any length as a ring, and a
+/// position's place inside its block never depends on the ring's phase. A head's slots follow each other, so that
+/// threads can have heads of their own.
 ///
 /// Nothing here knows how long the sequence is; readers say which positions count ([`super::Sequence`]), so dropping
 /// the last tokens (rejected drafts) needs no call.
 #[derive(Clone)]
 pub struct KvBlocks {
     heads: usize,
-    layout: Layout,
+    layout: KvLayout,
     blocks: usize,
     /// Whether a position beyond the storage was written: from then on it is a ring.
     wrapped: bool,
@@ -38,7 +35,7 @@ impl KvBlocks {
     /// If there are no heads or they have no elements.
     pub fn new(heads: usize, head_dim: usize, capacity: usize, format: KvFormat) -> Self {
         assert!(heads > 0 && head_dim > 0, "{heads} heads of {head_dim}");
-        let layout = Layout { format, head_dim };
+        let layout = KvLayout { format, head_dim };
         let mut kv = Self { heads, layout, blocks: blocks_for(capacity), wrapped: false, data: Buffer::default() };
         kv.data = Buffer::zeroed(heads * kv.blocks * layout.len());
         kv
@@ -54,7 +51,7 @@ impl KvBlocks {
         self.layout.head_dim
     }
 
-    /// The number format of what is stored.
+    /// The number format of the stored keys and values.
     pub fn format(&self) -> KvFormat {
         self.layout.format
     }
@@ -70,7 +67,7 @@ impl KvBlocks {
     }
 
     /// Stores one position: `k` (already rotated) and `v` are `[heads, head_dim]`. The first position of a block drops
-    /// what the block held.
+    /// the block's old contents.
     ///
     /// # Panics
     /// If a length is wrong.
@@ -111,7 +108,8 @@ impl KvBlocks {
         }
     }
 
-    /// Room for sequences of these lengths in as many of `kept`, or more of it: what suits stays, whatever it holds.
+    /// Makes room for sequences of these lengths in as many of `kept`, or in more. Storage that suits stays, whatever
+    /// it holds.
     pub fn make_room(
         kept: &mut Vec<KvBlocks>,
         lengths: impl IntoIterator<Item = usize>,
@@ -154,7 +152,7 @@ impl std::fmt::Debug for KvBlocks {
 #[derive(Clone, Copy)]
 pub struct KvHeads<'a> {
     heads: usize,
-    layout: Layout,
+    layout: KvLayout,
     blocks: usize,
     data: &'a [f32],
 }
@@ -164,7 +162,7 @@ impl<'a> KvHeads<'a> {
         self.heads
     }
 
-    pub(super) fn layout(&self) -> Layout {
+    pub(super) fn layout(&self) -> KvLayout {
         self.layout
     }
 
@@ -182,7 +180,7 @@ impl<'a> KvHeads<'a> {
 
 impl std::fmt::Debug for KvHeads<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Layout { format, head_dim }, positions) = (self.layout, self.capacity());
+        let (KvLayout { format, head_dim }, positions) = (self.layout, self.capacity());
         write!(f, "keys and values of {} heads of {head_dim}, {positions} positions in {format}", self.heads)
     }
 }
@@ -190,18 +188,6 @@ impl std::fmt::Debug for KvHeads<'_> {
 /// Blocks that `capacity` consecutive positions can touch.
 fn blocks_for(capacity: usize) -> usize {
     if capacity == 0 { 1 } else { (capacity + KEY_BLOCK - 2) / KEY_BLOCK + 1 }
-}
-
-/// Keys and values side by side: row r's are at `k[r·stride..]` and `v[r·stride..]`, `[heads, head_dim]` each. In a
-/// `[tokens, q | k | v]` buffer both are that buffer from their column on.
-#[derive(Clone, Copy, Debug)]
-pub struct KvRows<'a> {
-    /// Keys, already rotated.
-    pub k: &'a [f32],
-    /// Values.
-    pub v: &'a [f32],
-    /// Elements from one row to the next, in both.
-    pub stride: usize,
 }
 
 /// Rows of a [`KvRows`] and where they go: row `rows.start + i` to position `position + i`.
@@ -233,10 +219,10 @@ pub fn store(isa: Isa, team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_
         let kv = SharedKv::new(kv, positions);
         tasks += kv.slots();
         elements += rows.len() * width;
-        targets.push(Target { first_task, first_row, kv });
+        targets.push(StoreTarget { first_task, first_row, kv });
     }
     team.run(tasks, 16 * elements, |task| {
-        let Target { first_task, first_row, kv } =
+        let StoreTarget { first_task, first_row, kv } =
             &targets[targets.partition_point(|target| target.first_task <= task) - 1];
         // SAFETY: each slot is one task of one sequence.
         unsafe { kv.write(isa, 0..kv.heads, task - first_task, source, *first_row) };
@@ -245,7 +231,7 @@ pub fn store(isa: Isa, team: &Team, source: KvRows<'_>, writes: &mut [KvWrite<'_
 }
 
 /// A sequence's storage, and where its rows and tasks begin.
-struct Target<'a> {
+struct StoreTarget<'a> {
     first_task: usize,
     first_row: usize,
     kv: SharedKv<'a>,
@@ -253,7 +239,7 @@ struct Target<'a> {
 
 thread_local!(
     /// Memory for [`store`].
-    static TARGETS: Cell<Vec<Target<'static>>> = const { Cell::new(Vec::new()) }
+    static TARGETS: Cell<Vec<StoreTarget<'static>>> = const { Cell::new(Vec::new()) }
 );
 
 /// How far ahead rows are brought into the cache.
@@ -262,7 +248,7 @@ const ROWS_AHEAD: usize = 8;
 /// One sequence's storage, of which tasks write and read parts of their own, and the positions that are to be written.
 pub(crate) struct SharedKv<'a> {
     heads: usize,
-    layout: Layout,
+    layout: KvLayout,
     blocks: usize,
     positions: Range<usize>,
     data: Shared<'a, f32>,
@@ -294,7 +280,8 @@ impl<'a> SharedKv<'a> {
         if start == end { 0 } else { (end.div_ceil(KEY_BLOCK) - start / KEY_BLOCK).min(self.blocks) }
     }
 
-    /// Writes the positions of some heads, from the rows of `source` from `first_row` on, in which these heads come first.
+    /// Writes the positions of some heads, from the rows of `source` from `first_row` on, in which these heads come
+    /// first.
     ///
     /// # Safety
     /// Nobody else may use these heads meanwhile.
@@ -388,7 +375,7 @@ impl Kernel for Write<'_> {
             for head in heads.clone() {
                 let tile = slot(head);
                 if start == base {
-                    // Nothing else is in the block yet, or what was has left the ring.
+                    // Nothing else is in the block yet, or its old positions have left the ring.
                     let from = row(start, head);
                     let rows = KvRows { k: &source.k[from..], v: &source.v[from..], ..*source };
                     layout.write_first(s, tile, rows, end - start);
@@ -410,7 +397,7 @@ impl Kernel for Write<'_> {
 
 /// A block of [`SharedKv::fill`].
 struct Fill<'a> {
-    layout: Layout,
+    layout: KvLayout,
     block: &'a mut [f32],
     k: &'a [u32],
     v: &'a [u32],

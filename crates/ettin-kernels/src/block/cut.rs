@@ -1,9 +1,9 @@
 //! Rows of a task: how many pass through a chain of products on one thread.
 //!
-//! A task's rows cost memory: the encoded input, the result of the first product, and the encoded input of the second. They
-//! should stay in L2 beside the panel that passes through. The more rows, the fewer times a weight comes from L3 or memory:
-//! at r rows, a weight of b bytes brings 2r / b flops a byte. Some tens of rows suffice to hide the stream behind the
-//! arithmetic (measured: 28 rows cost a tenth, 56 nothing).
+//! A task's rows cost memory: the encoded input, the result of the first product, and the encoded input of the second.
+//! They should stay in L2 beside the panel that passes through. The more rows, the fewer times a weight comes from L3
+//! or memory: at r rows, a weight of b bytes brings 2r / b flops a byte. Some tens of rows suffice to hide the stream
+//! behind the arithmetic (measured: 28 rows cost a tenth, 56 nothing).
 
 use crate::gemm::Layout;
 
@@ -16,8 +16,8 @@ const TASK_SCRATCH_AMX: usize = 3 << 17;
 /// Rows from which a task may read every weight, and rows from which the weights' way from L3 is hidden.
 const TASK_ROWS: RowBounds = RowBounds { min: 24, enough: 48 };
 
-/// The same on AMX, which multiplies several times faster than weights come (2 Tflop/s from L2, some 20 GB/s a core from L3):
-/// measured, 128 rows cost a tenth, and more than 256 gain little.
+/// The same on AMX, which multiplies several times faster than weights come (2 Tflop/s from L2, some 20 GB/s a core
+/// from L3): measured, 128 rows cost a tenth, and more than 256 gain little.
 const TASK_ROWS_AMX: RowBounds = RowBounds { min: 64, enough: 256 };
 
 struct RowBounds {

@@ -58,7 +58,7 @@ impl<S: Simd, F: Form> WithFunction for GegluBy<'_, '_, S, F> {
         let (width, inner) = (cell.outputs.len(), parts.w.k());
         let (a, b) = (cell.values[0].as_chunks::<CELL>().0, cell.values[1].as_chunks::<CELL>().0);
         for (i, row) in cell.rows.clone().enumerate() {
-            // Whole vectors: what is behind the outputs is gated in vain.
+            // Whole vectors: lanes behind the outputs are gated in vain.
             let mut gated = [0.0; CELL];
             for half in [0, LANES] {
                 let (a, b) = (s.load(vector(&a[i], half)), s.load(vector(&b[i], half)));

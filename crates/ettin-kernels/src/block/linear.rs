@@ -116,7 +116,8 @@ impl ByRows<'_> {
 pub(super) struct Encoded<'a>(pub(super) Rows<'a>);
 
 impl<'a> Encoded<'a> {
-    /// Elements that `rows` need, and a row's room for the norm. Whole cache lines: the next slice of scratch starts one.
+    /// Elements that `rows` need, and a row's room for the norm. Whole cache lines: the next slice of scratch starts
+    /// one.
     pub(super) fn scratch(w: &PackedMatrix, rows: usize) -> usize {
         (rows * (w.row_words() + 1)).next_multiple_of(LANES) + w.k().next_multiple_of(LANES)
     }

@@ -32,8 +32,8 @@ enum MlpPlan {
         /// Into which the rows are cut.
         tasks: usize,
     },
-    /// Each task has some outputs of the first product, and gates them at once. Tiles of AMX take panels one by one anyway. A
-    /// core reads a quarter of what it would read of others, and threads meet once less.
+    /// Each task has some outputs of the first product, and gates them at once. Tiles of AMX take panels one by one
+    /// anyway. A core reads a quarter as much of other cores' results, and threads meet once less.
     GatedOutputs,
     /// Each product is cut by outputs; the gate stands between.
     Outputs,
@@ -74,8 +74,8 @@ impl Mlp<'_> {
         }
     }
 
-    /// Elements of a gated row that must be whole before the second product can encode it; 0 where panels are encoded one by
-    /// one.
+    /// Elements of a gated row that must be whole before the second product can encode it; 0 where panels are encoded
+    /// one by one.
     fn whole_elements(&self) -> usize {
         if Parts::possible(self.wo.weight, self.wi.weight.width()) { 0 } else { self.wo.weight.k() }
     }
@@ -156,8 +156,8 @@ impl Mlp<'_> {
         gemm(team, operand, wo.weight, wo.bias, Store::Add, x);
     }
 
-    /// Some panels of the activated half and those of the gate, side by side, cell by cell, gated into `parts` or, where rows
-    /// must be whole, into `whole` `[rows, inner]`.
+    /// Some panels of the activated half and those of the gate, side by side, cell by cell, gated into `parts` or,
+    /// where rows must be whole, into `whole` `[rows, inner]`.
     ///
     /// # Safety
     /// Nobody else may write these panels' columns of the rows meanwhile.

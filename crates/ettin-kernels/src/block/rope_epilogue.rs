@@ -1,9 +1,10 @@
-//! The step between the projection and attention, while a head's cell is in L1: rotation, scale and rounding to bf16.
+//! The epilogue of the projection to queries, keys and values, while an output tile is in L1: rotation, scale and
+//! rounding to bf16.
 
 use crate::{
     Isa, RopeTable,
     gemm::{CELL, Cell},
-    rope::turn,
+    rope::rotate,
     simd::{Kernel, LANES, Simd},
 };
 
@@ -44,8 +45,8 @@ impl Kernel for RopeEpilogue<'_> {
             if let Some((table, positions)) = angles {
                 let (cos, sin) = table.angles(positions[rows.start + i] as usize);
                 let (cos, sin) = (cos.as_chunks().0, sin.as_chunks().0);
-                (a[0], b[0]) = turn(s, a[0], b[0], s.load(&cos[0]), s.load(&sin[0]));
-                (a[1], b[1]) = turn(s, a[1], b[1], s.load(&cos[1]), s.load(&sin[1]));
+                (a[0], b[0]) = rotate(s, a[0], b[0], s.load(&cos[0]), s.load(&sin[0]));
+                (a[1], b[1]) = rotate(s, a[1], b[1], s.load(&cos[1]), s.load(&sin[1]));
             }
             let [first, second] = halves_mut(&mut out[i]);
             s.store_words(s.round(s.mul(a[0], factor), s.mul(a[1], factor)), first);

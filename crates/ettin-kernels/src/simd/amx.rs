@@ -1,9 +1,9 @@
 //! AMX: whether tiles can be used, and their shapes.
 //!
-//! Three things must hold: the CPU has the instructions, the system keeps tiles when it switches threads, and the process
-//! has asked Linux for the memory which that takes (elsewhere nothing is known of how to ask, so there is no AMX). A thread
-//! says how large its tiles are before it uses them; [`TileRegisters`] takes that back when it is dropped, so no tile outlives the
-//! call that filled it, whoever owns the thread.
+//! Three things must hold: the CPU has the instructions, the system keeps tiles when it switches threads, and the
+//! process has asked Linux for the memory which that takes (elsewhere nothing is known of how to ask, so there is no
+//! AMX). A thread says how large its tiles are before it uses them; [`TileRegisters`] takes that back when it is
+//! dropped, so no tile outlives the call that filled it, whoever owns the thread.
 //!
 //! Tiles are not variables: a chain of tile instructions must stand in one `asm!`, which is why those of a product are
 //! written out in `gemm/amx.rs`.
@@ -109,7 +109,7 @@ fn emulated() -> bool {
     false
 }
 
-/// What `ldtilecfg` reads.
+/// The operand of `ldtilecfg`.
 #[repr(C, align(64))]
 struct Shapes {
     palette: u8,
@@ -121,8 +121,8 @@ struct Shapes {
 
 const _: () = assert!(size_of::<Shapes>() == 64);
 
-/// The tiles of this thread, for a product of two tiles of rows (4, 5) and two of weights (6, 7): sums of the first rows in
-/// 0 and 1, of the second in 2 and 3. They are given back when this is dropped.
+/// The tiles of this thread, for a product of two tiles of rows (4, 5) and two of weights (6, 7): sums of the first
+/// rows in 0 and 1, of the second in 2 and 3. They are given back when this is dropped.
 pub(crate) struct TileRegisters {
     rows: usize,
     /// It belongs to the thread.
@@ -135,8 +135,8 @@ impl TileRegisters {
         Self { rows: 0, thread: PhantomData }
     }
 
-    /// Shapes them for this many rows, at most 32: of sums, rows and weights. Sixteen rows or fewer have their sums in four tiles, too, for
-    /// twice the outputs, and three tiles for weights. All become zero if the shape changes.
+    /// Shapes them for this many rows, at most 32: of sums, rows and weights. Sixteen rows or fewer have their sums in
+    /// four tiles, too, for twice the outputs, and three tiles for weights. All become zero if the shape changes.
     pub(crate) fn shape(&mut self, rows: usize) {
         assert!((1..=2 * LANES).contains(&rows), "{rows} rows for two tiles");
         if rows == self.rows {

@@ -1,11 +1,11 @@
 //! Products of narrow numbers on sixteen lanes: pairs of bf16 into f32, quads of bytes into i32.
 //!
 //! **One result everywhere.** A pair's two products enter the sum as two multiply-adds, the odd (upper) element first:
-//! the order of `vdpbf16ps` on the CPUs we could ask (AMD Zen 5, Intel Xeons). The instruction takes subnormal numbers for zero, on
-//! both ends. [`LowPrecisionDot::round`] never gives a subnormal, so instruction and emulation agree bit for bit while
-//! sums are normal or zero; a subnormal partial sum (below 2⁻¹²⁶) differs by at most itself. A product of two bf16
-//! is exact in f32 (eight bits by eight), so multiplying and adding apart, as [`Portable`] does, gives the same too,
-//! while products neither overflow nor underflow. Quads are exact.
+//! the order of `vdpbf16ps` on the CPUs we could ask (AMD Zen 5, Intel Xeons). The instruction takes subnormal numbers
+//! for zero, on both ends. [`LowPrecisionDot::round`] never gives a subnormal, so instruction and emulation agree bit
+//! for bit while sums are normal or zero; a subnormal partial sum (below 2⁻¹²⁶) differs by at most itself. A product of
+//! two bf16 is exact in f32 (eight bits by eight), so multiplying and adding apart, as [`Portable`] does, gives the
+//! same too, while products neither overflow nor underflow. Quads are exact.
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -67,7 +67,8 @@ pub(crate) trait LowPrecisionDot: Lanes {
         }
         self.load_words(&sums)
     }
-    /// The nearest integers to 64 numbers, of 16 bits and no more than 127 · 257, as 256 · high + low: signed bytes, four to a lane.
+    /// The nearest integers to 64 numbers, of 16 bits and no more than 127 · 257, as 256 · high + low: signed bytes,
+    /// four to a lane.
     #[inline(always)]
     fn high_low_bytes(self, x: [Self::V; 4]) -> [Self::Words; 2] {
         let mut digits = [[0; LANES]; 2];
@@ -110,7 +111,7 @@ pub(crate) trait LowPrecisionDot: Lanes {
 const UPPER: u32 = 0xffff_0000;
 /// Bits of the smallest normal f32.
 const SMALLEST: u32 = 0x0080_0000;
-/// Bits of infinity: what is above is NaN.
+/// Bits of infinity; higher magnitudes are NaN.
 const INFINITE: u32 = 0x7f80_0000;
 const MAGNITUDE: u32 = 0x7fff_ffff;
 

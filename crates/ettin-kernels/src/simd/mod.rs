@@ -1,19 +1,40 @@
 //! Sixteen f32 lanes on every instruction set, behind a capability token.
 //!
-//! A token ([`Portable`], `Avx2`, `Avx512`, `Neon`) can only be built where the CPU has what it stands for, so its
-//! methods are safe to call: the safety argument of every intrinsic in this module is "the token exists".
-//! A [`Kernel`] is written once, generic over the token, and compiled once per instruction set inside a
-//! `#[target_feature]` wrapper ([`Lanes::run`]). Kernels and the functions they call are `#[inline(always)]`: code
-//! that is not inlined into the wrapper is compiled for the baseline CPU, with a call for every operation. For the
-//! same reason no closure handles lanes or calls what does: closures cannot be told to inline. (`nm` on a release binary shows no
-//! `core_arch` symbol when all is well.)
+//! # Lanes
+//! A vector holds [`LANES`] = 16 numbers, its *lanes*. [`Lanes`] is the trait of the operations on them: most work on
+//! each lane by itself (`add`, `mul_add`, `max`), some across lanes (`sum`, `zip`). Sixteen lanes are one register of
+//! AVX-512, two of AVX2 and four of NEON. They are sixteen everywhere, so a reduction across lanes has one order
+//! everywhere, and instruction sets that fuse multiply and add agree bit for bit. [`LowPrecisionDot`] adds dot products
+//! of bf16 and of bytes.
 //!
-//! All instruction sets have the same sixteen lanes (one AVX-512 register, two AVX2, four NEON), so lane-wise
-//! reductions have one order everywhere and the fused instruction sets agree bit for bit.
+//! # Tokens
+//! A token ([`Portable`], `Avx2`, `Avx512`, `Avx512Bf16`, `Neon`) is a value of size zero that proves an instruction
+//! set: its constructor asks the CPU, and there is no other way to have one. So the operations are methods of the token
+//! and safe to call. The safety argument of every intrinsic in this module is "the token exists".
+//!
+//! # Kernels and tasks
+//! A [`Kernel`] is a computation written once, generic over the token. [`Lanes::run`] compiles it once for each
+//! instruction set, inside a `#[target_feature]` function. Kernels and the functions they call are `#[inline(always)]`:
+//! code that is not inlined into that function is compiled for the baseline CPU, with a call for every operation. For
+//! the same reason no closure handles lanes, or calls a function that does: closures cannot be told to inline. (`nm` on
+//! a release binary shows no `core_arch` symbol when all is well.)
+//!
+//! A computation that asks a token for more than lanes is a [`Task`]. The shapes of register tiles are such a thing:
+//! they are traits of the modules that multiply, implemented for the tokens there. This module, `math` and `transpose`
+//! know nothing of the kernels above them; a test in this module reads their imports.
+//!
+//! # Example
+//! The polynomial x² + 3x of every element of a slice, of any length, and the sum of the results:
+//!
+//! ```ignore
+#![doc = include_str!("example.rs")]
+//! ```
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod bf16;
+#[cfg(test)]
+mod example;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
@@ -49,9 +70,9 @@ pub(crate) trait Kernel {
 
 /// A computation on the token `S`: what [`Lanes::run`] compiles.
 ///
-/// Every [`Kernel`] is a task for every token. A computation that asks a token for more than lanes (the shapes of a register
-/// tile, say) implements this trait instead, for the tokens that have what it asks for: `impl<S: Tiles> Task<S> for …`.
-/// So this module knows nothing of those who build on it.
+/// Every [`Kernel`] is a task for every token. A computation that asks a token for more than lanes (the shapes of a
+/// register tile, say) implements this trait instead, for the tokens that have what it asks for: `impl<S: Tiles>
+/// Task<S> for …`. So this module knows nothing of those who build on it.
 pub(crate) trait Task<S> {
     type Output;
 
@@ -109,7 +130,8 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     fn where_less(self, a: Self::V, b: Self::V, then: Self::V, otherwise: Self::V) -> Self::V;
     /// `v · 2^n` for integral `n` in −252..=254, rounded once (results may be subnormal or infinite).
     fn scale(self, v: Self::V, n: Self::V) -> Self::V;
-    /// `v · 2^n` for integral `n` in −126..=127. Any other `n`, NaN too, gives any number, or NaN for a `v` that is NaN.
+    /// `v · 2^n` for integral `n` in −126..=127. Any other `n`, NaN too, gives any number, or NaN for a `v` that is
+    /// NaN.
     fn scale_normal(self, v: Self::V, n: Self::V) -> Self::V;
     /// The lanes of two vectors by turns, `a` first: those of their lower halves, then of their upper.
     fn zip(self, a: Self::V, b: Self::V) -> [Self::V; 2];
@@ -208,4 +230,56 @@ fn floor<S: Lanes>(s: S, x: S::V) -> S::V {
     let rounder = s.splat(12_582_912.0);
     let nearest = s.sub(s.add(x, rounder), rounder);
     s.where_less(x, nearest, s.sub(nearest, s.splat(1.0)), nearest)
+}
+
+/// The vector of `x` that begins at `start`.
+///
+/// # Panics
+/// If `x` ends before it.
+#[inline(always)]
+pub(crate) fn vector(x: &[f32], start: usize) -> &[f32; LANES] {
+    x[start..].first_chunk().expect("whole vectors")
+}
+
+/// As [`vector`], to be written.
+#[inline(always)]
+pub(crate) fn vector_mut(x: &mut [f32], start: usize) -> &mut [f32; LANES] {
+    x[start..].first_chunk_mut().expect("whole vectors")
+}
+
+#[cfg(test)]
+mod tests {
+    /// Files below all kernels, and the modules that each may use of this crate, in which tests do not count.
+    const GROUND_FLOOR: [(&str, &[&str]); 3] =
+        [("simd", &["simd"]), ("math.rs", &["simd"]), ("transpose.rs", &["simd"])];
+
+    /// Without this, the lanes could not be read, tested or published without the kernels.
+    #[test]
+    fn the_lanes_know_nothing_of_the_kernels_above_them() {
+        let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut read = 0;
+        for (place, allowed) in GROUND_FLOOR {
+            for file in files(&source.join(place)) {
+                let text = std::fs::read_to_string(&file).unwrap();
+                let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+                for (line, imported) in text.lines().filter_map(|line| Some((line, line.split_once("crate::")?.1))) {
+                    let known = allowed.iter().any(|module| imported.starts_with(module)) || line.contains("//");
+                    assert!(known, "{}: `{}`", file.display(), line.trim());
+                }
+                // A list would hide names from the search above.
+                assert!(!text.contains("crate::{"), "{}: one import a line", file.display());
+                read += 1;
+            }
+        }
+        assert!(read > 10, "{read} files");
+    }
+
+    /// A file, or those of a folder and its folders, but for tests.
+    fn files(path: &std::path::Path) -> Vec<std::path::PathBuf> {
+        if path.is_file() {
+            return vec![path.to_owned()];
+        }
+        let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| !path.ends_with("tests.rs")).flat_map(|path| files(&path)).collect()
+    }
 }

@@ -1,4 +1,4 @@
-//! Plain Rust lanes: what every CPU runs, and what the others are compared with.
+//! Plain Rust lanes: every CPU runs them, and the others are compared with them.
 
 use super::{LANES, Lanes, Task};
 

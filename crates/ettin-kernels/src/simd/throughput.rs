@@ -1,7 +1,8 @@
-//! Loops that do nothing but the operation that bounds a product: multiply-adds and dot products that never leave the registers.
+//! Loops that do nothing but the operation that bounds a product: multiply-adds and dot products that never leave the
+//! registers.
 //!
-//! Each call does a fixed number of steps and returns the operations that it did (two for each multiply-add). The caller
-//! looks at the clock.
+//! Each call does a fixed number of steps and returns the operations that it did (two for each multiply-add). The
+//! caller looks at the clock.
 
 use std::hint::black_box;
 
@@ -121,8 +122,8 @@ pub(crate) mod x86 {
     }
 
     impl Avx512Bf16 {
-        /// Whether `vdpbf16ps` does more in a time than multiply-adds of f32. On the two kinds of CPUs that were tried it does
-        /// twice as much or half as much, so a short look is enough. It is taken once.
+        /// Whether `vdpbf16ps` does more in a time than multiply-adds of f32. On the two kinds of CPUs that were tried
+        /// it does twice as much or half as much, so a short look is enough. It is taken once.
         pub(crate) fn dot_bf16_pays(self) -> bool {
             static PAYS: OnceLock<bool> = OnceLock::new();
             const RUNS: usize = 5;

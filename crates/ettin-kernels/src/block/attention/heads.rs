@@ -1,14 +1,15 @@
 //! The attention half by heads: norm, projection, rotation, attention, output.
 //!
-//! **Heads in groups.** A task projects a few heads, attends with them, and encodes them as input of the output product. What
-//! passes through a group (queries, keys, values, results) stays in L2 beside the encoded rows, whatever the number of
-//! heads; for all heads at once it would go to L3 and back, at several times the cost. Threads share the groups of a batch:
-//! they meet three times a block, and read little of each other. No bit depends on the groups. With caches, a group writes
+//! **Heads in groups.** A task projects a few heads, attends with them, and encodes them as input of the output
+//! product. Its queries, keys, values and results stay in L2 beside the encoded rows, whatever the number of heads; for
+//! all heads at once it would go to L3 and back, at several times the cost. Threads share the groups of a batch: they
+//! meet three times a block, and read little of each other. No bit depends on the groups. With caches, a group writes
 //! its heads' keys and values into them and attends to what they hold.
 //!
-//! **Rounded in the epilogue.** Where attention is in bf16 on AMX, the two halves of a head, which rotation pairs, are two
-//! panels of the projection. Their output tile is rotated, scaled and rounded while it is in L1 ([`RopeEpilogue`]), into
-//! what the tiles of attention read. Attention would round the same numbers, so the bits are those of the separate steps.
+//! **Rounded in the epilogue.** Where attention is in bf16 on AMX, the two halves of a head, which rotation pairs, are
+//! two panels of the projection. Their output tile is rotated, scaled and rounded while it is in L1 ([`RopeEpilogue`]),
+//! into the operands of attention's tiles. Attention would round the same numbers, so the bits are those of the
+//! separate steps.
 
 use std::ops::Range;
 
@@ -199,7 +200,7 @@ impl Group {
             let queries = bits(&self.rounded[..rows * width / 2]);
             attention::of_rounded(&Team::single(), args, queries, &mut self.attended);
         } else {
-            attention(block.qkv.weight.isa(), &Team::single(), args, &mut *self.attended);
+            attention(block.qkv.weight.isa(), &Team::single(), args, &mut self.attended);
         }
         self.lists = recycled(list);
         self.kept = recycled(own);

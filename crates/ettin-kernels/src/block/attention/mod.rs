@@ -1,8 +1,8 @@
 //! The attention half of a layer: norm, projection, rotation, keys and values, attention, output, residual.
 //!
-//! A sequence attends to itself and to what is cached of it. [`AttentionPlan`] names the ways to cut the work and holds the
-//! policy; each way has a file: `heads.rs` computes groups of heads (for one task's sequences, or shared by all threads),
-//! `rows.rs` takes one step after the other over all rows.
+//! A sequence attends to itself and to what is cached of it. [`AttentionPlan`] names the ways to cut the work and holds
+//! the policy; each way has a file: `heads.rs` computes groups of heads (for one task's sequences, or shared by all
+//! threads), `rows.rs` takes one step after the other over all rows.
 
 mod heads;
 mod plan;
@@ -185,8 +185,8 @@ impl SelfAttention<'_> {
         (8 * size * size).saturating_mul(rows)
     }
 
-    /// Whether queries, keys and values can be rounded in the epilogue of the projection. Tiles of AMX take the halves of a
-    /// head, which rotation pairs, as two panels.
+    /// Whether queries, keys and values can be rounded in the epilogue of the projection. Tiles of AMX take the halves
+    /// of a head, which rotation pairs, as two panels.
     fn rounds_in_epilogue(&self) -> bool {
         let weight = self.qkv.weight;
         weight.layout() == Layout::TILES

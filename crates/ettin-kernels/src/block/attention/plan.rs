@@ -35,11 +35,12 @@ pub(super) const INPUT_BYTES: usize = 1 << 19;
 /// How the attention half of a layer is cut into tasks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttentionPlan {
-    /// A task takes some sequences through the whole half on one thread: for batches of many sequences. Queries, keys and
-    /// values stay in that core's cache, and threads meet once. These are the first sequences of the tasks, and the end.
+    /// A task takes some sequences through the whole half on one thread: for batches of many sequences. Queries, keys
+    /// and values stay in that core's cache, and threads meet once. These are the first sequences of the tasks, and the
+    /// end.
     Sequences(Vec<usize>),
-    /// Threads share groups of heads: for few rows (decoding, short texts), and on AMX for more. A task projects its heads,
-    /// attends, and encodes the input of the output product.
+    /// Threads share groups of heads: for few rows (decoding, short texts), and on AMX for more. A task projects its
+    /// heads, attends, and encodes the input of the output product.
     Heads,
     /// One step after the other over all rows, each on all threads: for many rows of few sequences.
     Rows,
@@ -57,8 +58,8 @@ impl AttentionPlan {
     }
 }
 
-/// First sequences of tasks, and the end; `None` where threads should share each step instead. Tasks are of nearly one size,
-/// and where sequences are equal, they make whole rounds.
+/// First sequences of tasks, and the end; `None` where threads should share each step instead. Tasks are of nearly one
+/// size, and where sequences are equal, they make whole rounds.
 fn sequence_tasks(offsets: &[usize], threads: usize) -> Option<Vec<usize>> {
     let longest = offsets.windows(2).map(|rows| rows[1] - rows[0]).max()?;
     let (start, sequences) = (offsets[0], offsets.len() - 1);

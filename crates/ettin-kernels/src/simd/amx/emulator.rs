@@ -1,9 +1,9 @@
 //! Executes AMX instructions on a CPU that has none: for tests, so that the machine code of the kernels runs as it is.
 //!
-//! Such a CPU takes them for undefined and raises a signal. The handler reads the instruction (`decode.rs`), does to this
-//! thread's tiles and memory what it says (`machine.rs`), and goes on behind it. What a real CPU would refuse (a tile
-//! without shape, shapes that do not fit) ends the process with a message. Any other undefined instruction is as fatal as
-//! before.
+//! Such a CPU takes them for undefined and raises a signal. The handler reads the instruction (`decode.rs`), does to
+//! this thread's tiles and memory what it says (`machine.rs`), and goes on behind it. An instruction that a real CPU
+//! would refuse (a tile without shape, shapes that do not fit) ends the process with a message. Any other undefined
+//! instruction is as fatal as before.
 //!
 //! The handler allocates nothing and takes no lock: the tiles are a thread-local constant until they are first written.
 
@@ -17,8 +17,8 @@ use machine::Machine;
 
 /// Whether the instructions are executed from now on. Called once.
 pub(super) fn install() -> bool {
-    // SAFETY: `sigaction` is plain data of which zeros are a value. The handler has the signature that `SA_SIGINFO` asks
-    // for, and does nothing that a signal handler must not.
+    // SAFETY: `sigaction` is plain data of which zeros are a value. The handler has the signature that `SA_SIGINFO`
+    // asks for, and does nothing that a signal handler must not.
     unsafe {
         let mut action: libc::sigaction = mem::zeroed();
         action.sa_sigaction = undefined_instruction as *const () as usize;
@@ -42,8 +42,8 @@ extern "C" fn undefined_instruction(_: i32, _: *mut libc::siginfo_t, context: *m
         match unsafe { decode::decode(registers) } {
             Ok(Decoded::Amx(instruction, length)) => {
                 let done = MACHINE.with(|machine| {
-                    // SAFETY: nobody else holds it (see `MACHINE`). The addresses are those that the interrupted code gave
-                    // to the CPU to read and write.
+                    // SAFETY: nobody else holds it (see `MACHINE`). The addresses are those that the interrupted code
+                    // gave to the CPU to read and write.
                     unsafe { (*machine.get()).execute(instruction) }
                 });
                 if let Err(reason) = done {

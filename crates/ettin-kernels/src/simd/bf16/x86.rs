@@ -138,7 +138,7 @@ unsafe fn whole([low, high]: [__m256i; 2]) -> __m512i {
     unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high) }
 }
 
-/// What AVX-512F has for words, whether or not it has the narrow products.
+/// Operations on words that AVX-512F has, with or without the narrow products.
 macro_rules! words_of_avx512 {
     () => {
         type Words = __m512i;
@@ -279,7 +279,8 @@ const BY_TURNS: [u16; 2 * LANES] = {
     places
 };
 
-/// Proof that the CPU has AVX-512F with the products of bf16 and of bytes (BF16 and VNNI), and BW and DQ, which come before.
+/// Proof that the CPU has AVX-512F with the products of bf16 and of bytes (BF16 and VNNI), and BW and DQ, which come
+/// before.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Bf16(Avx512);
 

@@ -2,7 +2,8 @@
 //!
 //! All of them have a VEX prefix of three bytes, opcode map 0F38, 128 bits, W = 0.
 
-/// Registers of the interrupted code, by their numbers in instructions (rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8 to r15).
+/// Registers of the interrupted code, by their numbers in instructions (rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8 to
+/// r15).
 #[derive(Clone, Copy)]
 pub(super) struct Registers {
     pub(super) general: [u64; 16],
@@ -64,7 +65,7 @@ pub(super) struct Operands {
     pub(super) weights: u8,
 }
 
-/// What stands at an address.
+/// The bytes at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decoded {
     /// With its length in bytes.
@@ -83,8 +84,8 @@ pub(super) enum Decoded {
 pub(super) unsafe fn decode(registers: Registers) -> Result<Decoded, &'static str> {
     let mut at = registers.instruction as *const u8;
     let mut next = || {
-        // SAFETY: within the instruction, by the caller's promise: no byte is read before those ahead of it say that the
-        // instruction has it.
+        // SAFETY: within the instruction, by the caller's promise: no byte is read before those ahead of it say that
+        // the instruction has it.
         let byte = unsafe { *at };
         at = at.wrapping_add(1);
         byte

@@ -1,10 +1,10 @@
-//! Tiles, and what the instructions do to them (Intel's Software Developer's Manual, volume 2; palette 1).
+//! Tiles, and the effects of the instructions on them (Intel's Software Developer's Manual, volume 2; palette 1).
 //!
-//! `tdpbf16ps` sums the products of even and of odd inputs of a row apart, each by multiply-adds from zero, adds the two,
-//! and adds that to the destination; every operation takes subnormal numbers for zero and gives zero for them, and rounds
-//! to nearest even. This is the manual's definition; it has not been compared with the bits of a CPU. (One difference
-//! is known: whether a result is subnormal is asked after rounding here, so that what rounds up to the least normal
-//! number stays.)
+//! `tdpbf16ps` sums the products of even and of odd inputs of a row apart, each by multiply-adds from zero, adds the
+//! two, and adds that to the destination; every operation takes subnormal numbers for zero and gives zero for them, and
+//! rounds to nearest even. This is the manual's definition; it has not been compared with the bits of a CPU. (One
+//! difference is known: whether a result is subnormal is asked after rounding here, so that what rounds up to the least
+//! normal number stays.)
 
 use std::ptr;
 
@@ -37,7 +37,7 @@ impl Machine {
     /// Where a CPU would raise an exception, and where the start row or a tile's width is not what a kernel sets.
     ///
     /// # Safety
-    /// What the instruction reads and writes must be readable and writable.
+    /// The memory that the instruction reads and writes must be readable and writable.
     pub(super) unsafe fn execute(&mut self, instruction: Instruction) -> Result<(), &'static str> {
         match instruction {
             Instruction::Configure { from } => {
@@ -154,7 +154,7 @@ impl Machine {
     }
 }
 
-/// Zero for what is subnormal.
+/// Zero for subnormal numbers.
 fn flushed(x: f32) -> f32 {
     if x.abs() < f32::MIN_POSITIVE { 0.0f32.copysign(x) } else { x }
 }

@@ -1,17 +1,21 @@
 //! Attention on AMX, in bf16: the rows of tiles are queries.
 //!
-//! **Order.** As elsewhere ([`super`]), but for the unit of the online softmax, which is a *stretch*: [`STRETCH`] keys from an
-//! absolute multiple of it on. Scores are one chain over the head's elements, 32 a step; weights are rounded to bf16, and
-//! an output element is one chain over the blocks of keys, 32 a step (`gemm/amx.rs` has the order inside a step). A
-//! query's weights are relative to its *shift*, which rises to the largest score of a stretch when that is more than
-//! [`SLACK`](softmax::SLACK) above it, and then what was summed is corrected. Their sum, in sixteen parts, is that of the rounded ones, so
-//! that the error of a weight that outweighs all others cancels. Where values have scales, it is that of the weights before
-//! scaling and rounding: rounded apart from the scaled ones, they would double the error. A query that sees nothing of a
-//! block or a stretch is not changed by it: its weights there are 0, and its correction is 1.
+//! **Order.** As elsewhere ([`super`]), but for the unit of the online softmax. It is a *softmax block* of
+//! [`SOFTMAX_BLOCK`] keys, which starts at an absolute multiple of its size. Scores are one chain over the head's
+//! elements, 32 a step. Weights are rounded to bf16. An output element is one chain over the blocks of keys, 32 a step
+//! (`gemm/amx.rs` has the order inside a step). A query's running maximum rises to the largest score of a softmax block
+//! only when that is more than [`SLACK`](softmax::SLACK) above it; then the sums so far are rescaled.
 //!
-//! **Work.** Keys and values pass once a task and are loaded past L1 (`tileloaddt1`), which scores, weights and sums fill. Products of
-//! the stretches before and after go beside the softmax of this one, a block at a time; finer steps gained nothing where
-//! they were tried, as loading and storing tiles are many small operations that fill what the CPU looks ahead at.
+//! **Row sum.** The weights are summed, in sixteen parts, after rounding to bf16, because the products use the rounded
+//! ones: if one weight dominates, its rounding error cancels in the quotient. Exception: int8 values. There a weight is
+//! multiplied by the value's scale before it is rounded, so the rounded copy carries an error of its own that would not
+//! cancel; the unrounded weights are summed instead. A block of which a query sees nothing does not change that query:
+//! its weights there are 0, and its rescale factor is 1.
+//!
+//! **Work.** Keys and values pass once a task. They are loaded past L1 (`tileloaddt1`), which scores, weights and sums
+//! fill. Products of the softmax blocks before and after run beside the softmax of this one, one block of keys at a
+//! time. Finer steps gained nothing: loading and storing tiles are many small operations that fill the CPU's reorder
+//! window.
 //!
 //! **Masking.** A hidden key's score is replaced by −∞. Its weight is 0, but 0 times a value that is not finite would
 //! be NaN: a query with such a result is done once more, alone and with zeros in place of hidden values.
@@ -22,42 +26,45 @@ mod softmax;
 use std::{mem, ops::Range, ptr};
 
 use super::{
-    KEY_BLOCK, QueryTask,
-    arithmetic::{Bf16, Terms},
-    format::KvFormat,
-    many::{in_block, take},
+    dot::{DotBf16, DotStep},
+    format::{KEY_BLOCK, KvFormat},
+    online_softmax::in_block,
+    task::QueryTask,
 };
-use crate::simd::{Amx, Kernel, LANES, Lanes, Simd, TileRegisters};
-use chain::{COLUMNS, Chain, Pair};
+use crate::{
+    buffer::take,
+    simd::{Amx, Kernel, LANES, Lanes, Simd, TileRegisters},
+};
+use chain::{COLUMNS, QueryPair, TileChain};
 
-/// Keys between two corrections. Part of the numerical definition.
-const STRETCH: usize = BLOCKS * KEY_BLOCK;
+/// Keys between two rescales. Part of the numerical definition.
+const SOFTMAX_BLOCK: usize = BLOCKS * KEY_BLOCK;
 /// The same in blocks.
 const BLOCKS: usize = 4;
 
 /// Queries of two tiles.
-const MOST: usize = 2 * LANES;
+const MAX_QUERIES: usize = 2 * LANES;
 
 /// Groups of 32 elements of the largest head.
-const GROUPS: usize = 16;
+const MAX_GROUPS: usize = 16;
 
 /// Whether heads of this size are for tiles.
 pub(super) fn suits(head_dim: usize) -> bool {
-    head_dim <= GROUPS * COLUMNS
+    head_dim <= MAX_GROUPS * COLUMNS
 }
 
-/// Runs tasks, each of at most [`MOST`] queries.
+/// Runs tasks, each of at most [`MAX_QUERIES`] queries.
 pub(super) fn run<'a>(amx: Amx, tasks: impl Iterator<Item = QueryTask<'a>>, scratch: &mut [f32]) {
-    amx.narrow().run(All { amx, tasks, scratch });
+    amx.narrow().run(RunAll { amx, tasks, scratch });
 }
 
-struct All<'s, T> {
+struct RunAll<'s, T> {
     amx: Amx,
     tasks: T,
     scratch: &'s mut [f32],
 }
 
-impl<'a, T: Iterator<Item = QueryTask<'a>>> Kernel for All<'_, T> {
+impl<'a, T: Iterator<Item = QueryTask<'a>>> Kernel for RunAll<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -65,7 +72,7 @@ impl<'a, T: Iterator<Item = QueryTask<'a>>> Kernel for All<'_, T> {
         let mut registers = TileRegisters::new(self.amx);
         for task in self.tasks.filter(|task| !task.queries.is_empty()) {
             let queries = task.queries.clone();
-            let spoiled = Walk::new(s, &task, queries, false, self.scratch).run(s, &mut registers);
+            let spoiled = FlashTile::new(s, &task, queries, false, self.scratch).run(s, &mut registers);
             if spoiled != 0 {
                 repair(s, &task, &mut registers, spoiled, self.scratch);
             }
@@ -85,7 +92,7 @@ fn repair<S: Simd>(s: S, task: &QueryTask<'_>, registers: &mut TileRegisters, sp
         fn run<S: Simd>(self, s: S) {
             let Self(task, registers, spoiled, scratch) = self;
             for query in task.queries.clone().filter(|query| spoiled >> (query - task.queries.start) & 1 == 1) {
-                Walk::new(s, task, query..query + 1, true, scratch).run(s, registers);
+                FlashTile::new(s, task, query..query + 1, true, scratch).run(s, registers);
             }
         }
     }
@@ -96,18 +103,18 @@ fn repair<S: Simd>(s: S, task: &QueryTask<'_>, registers: &mut TileRegisters, sp
 /// Scratch for a task.
 pub(super) fn scratch(head_dim: usize) -> usize {
     let padded = head_dim.next_multiple_of(KEY_BLOCK);
-    let a_query = padded / 2 + 2 * STRETCH + padded + LANES;
-    MOST * a_query + 2 * MOST + 2 * BLOCKS * room(padded)
+    let a_query = padded / 2 + 2 * SOFTMAX_BLOCK + padded + LANES;
+    MAX_QUERIES * a_query + 2 * MAX_QUERIES + 2 * BLOCKS * block_scratch(padded)
 }
 
-/// Scratch for a block whose keys or values are not used as they are stored: keys and values as pairs of bf16, then keys or
-/// values with zeros among them.
-fn room(padded: usize) -> usize {
+/// Scratch for a block whose keys or values are not used as they are stored: keys and values as pairs of bf16, and
+/// copies of them with zeros in places.
+fn block_scratch(padded: usize) -> usize {
     4 * padded * KEY_BLOCK / 2
 }
 
-/// Some queries on their way over the stretches.
-struct Walk<'a> {
+/// Some queries on their way over the softmax blocks.
+struct FlashTile<'a> {
     task: &'a QueryTask<'a>,
     /// Relative to the sequence's rows.
     queries: Range<usize>,
@@ -116,22 +123,23 @@ struct Walk<'a> {
     padded: usize,
     /// Packed queries, `[rows, padded / 2]`.
     packed: *const f32,
-    /// Scores of two stretches, `[rows, STRETCH]` each; then their weights as pairs, in the first half of each row.
+    /// Scores of two softmax blocks, `[rows, SOFTMAX_BLOCK]` each. Their weights as pairs replace them, in the first
+    /// half of each row.
     scores: [&'a mut [f32]; 2],
     /// Weighted sums of values, `[rows, padded]`.
     sums: &'a mut [f32],
-    /// Sums of weights, `[rows, LANES]`.
-    totals: &'a mut [f32],
-    /// What scores are relative to, or −∞ if nothing was seen, `[rows]`.
-    shifts: &'a mut [f32],
-    /// What was summed before is to be multiplied by, `[rows]`.
-    corrections: &'a mut [f32],
-    /// Room for each block of two stretches.
-    rooms: [&'a mut [f32]; 2],
+    /// Row sums *l*: the sums of weights, `[rows, LANES]`.
+    row_sums: &'a mut [f32],
+    /// Running maxima *m*, up to the slack; −∞ if nothing was seen, `[rows]`.
+    maxima: &'a mut [f32],
+    /// Rescale factors α: the sums so far are multiplied by them, `[rows]`.
+    rescales: &'a mut [f32],
+    /// Scratch for each block of two softmax blocks.
+    scratches: [&'a mut [f32]; 2],
 }
 
-/// The blocks of a stretch that some query sees, and where their keys and values are.
-struct Stretch<'a> {
+/// The blocks of a softmax block that some query sees, and where their keys and values are.
+struct SoftmaxBlock<'a> {
     blocks: Range<usize>,
     /// Which of the two buffers holds its scores.
     side: usize,
@@ -141,7 +149,7 @@ struct Stretch<'a> {
     value_scales: [Option<&'a [f32; KEY_BLOCK]>; BLOCKS],
 }
 
-impl Stretch<'_> {
+impl SoftmaxBlock<'_> {
     /// Where the scores of a block are in a row.
     #[inline(always)]
     fn column(block: usize) -> usize {
@@ -149,7 +157,7 @@ impl Stretch<'_> {
     }
 }
 
-impl<'a> Walk<'a> {
+impl<'a> FlashTile<'a> {
     #[inline(always)]
     fn new<S: Simd>(
         s: S,
@@ -166,9 +174,9 @@ impl<'a> Walk<'a> {
                 rounded.as_ptr().cast()
             }
             None => {
-                let packed = take(left, MOST * padded / 2);
+                let packed = take(left, MAX_QUERIES * padded / 2);
                 for (query, packed) in queries.clone().zip(packed.chunks_exact_mut(padded / 2)) {
-                    Bf16::pack(s, task.query(query), task.args.factor(), packed);
+                    DotBf16::pack(s, task.query(query), task.args.factor(), packed);
                     task.prefetch_next(s, query..query + 1);
                 }
                 packed.as_ptr()
@@ -180,22 +188,22 @@ impl<'a> Walk<'a> {
             careful,
             padded,
             packed,
-            scores: [take(left, MOST * STRETCH), take(left, MOST * STRETCH)],
-            sums: take(left, MOST * padded),
-            totals: take(left, MOST * LANES),
-            shifts: take(left, MOST),
-            corrections: take(left, MOST),
-            rooms: [take(left, BLOCKS * room(padded)), take(left, BLOCKS * room(padded))],
+            scores: [take(left, MAX_QUERIES * SOFTMAX_BLOCK), take(left, MAX_QUERIES * SOFTMAX_BLOCK)],
+            sums: take(left, MAX_QUERIES * padded),
+            row_sums: take(left, MAX_QUERIES * LANES),
+            maxima: take(left, MAX_QUERIES),
+            rescales: take(left, MAX_QUERIES),
+            scratches: [take(left, BLOCKS * block_scratch(padded)), take(left, BLOCKS * block_scratch(padded))],
         };
-        walk.totals.fill(0.0);
-        walk.shifts.fill(f32::NEG_INFINITY);
+        walk.row_sums.fill(0.0);
+        walk.maxima.fill(f32::NEG_INFINITY);
         walk
     }
 
     /// Attends, and returns which results are not finite, in bits.
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S, registers: &mut TileRegisters) -> u32 {
-        registers.shape(if self.two() { MOST } else { self.queries.len() });
+        registers.shape(if self.two() { MAX_QUERIES } else { self.queries.len() });
         let seen = self.keys(0).start..self.keys(self.queries.len() - 1).end;
         if seen.is_empty() {
             self.sums.fill(0.0);
@@ -203,14 +211,14 @@ impl<'a> Walk<'a> {
         }
         let blocks = seen.start / KEY_BLOCK..seen.end.div_ceil(KEY_BLOCK);
         let (first, end) = (blocks.start / BLOCKS, blocks.end.div_ceil(BLOCKS));
-        let stretch = |number: usize| blocks.start.max(number * BLOCKS)..blocks.end.min((number + 1) * BLOCKS);
-        // What tiles and vectors do is independent side by side: the products of the stretches before and after, and the
-        // softmax of this one.
-        let mut now = self.open(s, stretch(first), first % 2);
+        let range = |number: usize| blocks.start.max(number * BLOCKS)..blocks.end.min((number + 1) * BLOCKS);
+        // Tiles and vectors work independently side by side: the products of the softmax blocks before and after, and
+        // the softmax of this one.
+        let mut now = self.open(s, range(first), first % 2);
         for i in 0..now.blocks.len() {
             self.score(registers, &now, i);
         }
-        let mut before: Option<Stretch<'a>> = None;
+        let mut before: Option<SoftmaxBlock<'a>> = None;
         for number in first..end {
             let groups = self.queries.len().div_ceil(LANES);
             let mut raised = 0;
@@ -219,18 +227,18 @@ impl<'a> Walk<'a> {
                 for d in (0..self.padded).step_by(COLUMNS) {
                     self.weighted(registers, before, d, number > first + 1);
                     if raised < groups {
-                        rises |= self.raise(s, &now, raised * LANES);
+                        rises |= self.raise_max(s, &now, raised * LANES);
                         raised += 1;
                     }
                 }
             }
             for group in raised..groups {
-                rises |= self.raise(s, &now, group * LANES);
+                rises |= self.raise_max(s, &now, group * LANES);
             }
             if rises && before.is_some() {
-                self.correct(s);
+                self.rescale(s);
             }
-            let next = if number + 1 < end { Some(self.open(s, stretch(number + 1), (number + 1) % 2)) } else { None };
+            let next = if number + 1 < end { Some(self.open(s, range(number + 1), (number + 1) % 2)) } else { None };
             let rows = self.queries.len();
             for part in 0..BLOCKS {
                 if let Some(next) = next.as_ref().filter(|next| part < next.blocks.len()) {
@@ -261,18 +269,18 @@ impl<'a> Walk<'a> {
         self.queries.len() > LANES
     }
 
-    /// What the query of a row sees.
+    /// The keys that the query of a row sees.
     #[inline(always)]
     fn keys(&self, row: usize) -> Range<usize> {
         self.task.keys(self.queries.start + row)
     }
 
-    /// Finds or makes the operands of a stretch.
+    /// Finds or makes the operands of a softmax block.
     #[inline(always)]
-    fn open<S: Simd>(&mut self, s: S, blocks: Range<usize>, side: usize) -> Stretch<'a> {
+    fn open<S: Simd>(&mut self, s: S, blocks: Range<usize>, side: usize) -> SoftmaxBlock<'a> {
         let (padded, task) = (self.padded, self.task);
         let layout = task.sequence.kv.layout();
-        let mut stretch = Stretch {
+        let mut group = SoftmaxBlock {
             blocks: blocks.clone(),
             side,
             keys: [ptr::null(); BLOCKS],
@@ -281,8 +289,8 @@ impl<'a> Walk<'a> {
             value_scales: [None; BLOCKS],
         };
         for (i, block) in blocks.enumerate() {
-            let room = &mut self.rooms[side][i * room(padded)..][..room(padded)];
-            let (pairs, copies) = room.split_at_mut(padded * KEY_BLOCK);
+            let scratch = &mut self.scratches[side][i * block_scratch(padded)..][..block_scratch(padded)];
+            let (pairs, copies) = scratch.split_at_mut(padded * KEY_BLOCK);
             let (key_copy, value_copy) = copies.split_at_mut(padded * KEY_BLOCK / 2);
             if layout.format == KvFormat::Int8 {
                 let [keys, values] =
@@ -290,9 +298,9 @@ impl<'a> Walk<'a> {
                 else {
                     unreachable!("scales of keys and of values");
                 };
-                (stretch.key_scales[i], stretch.value_scales[i]) = (Some(keys), Some(values));
+                (group.key_scales[i], group.value_scales[i]) = (Some(keys), Some(values));
             }
-            let stored = Bf16::block(s, task.sequence.kv, block, task.head, pairs);
+            let stored = DotBf16::block(s, task.sequence.kv, block, task.head, pairs);
             let (mut keys, mut values) = (stored.keys, stored.values);
             if !layout.head_dim.is_multiple_of(COLUMNS) {
                 // Whole tiles.
@@ -305,62 +313,68 @@ impl<'a> Walk<'a> {
                 let columns = in_block(&task.keys(self.queries.start), block * KEY_BLOCK);
                 let rows = values.chunks_exact(padded).zip(value_copy.chunks_exact_mut(padded));
                 for (pair, (from, to)) in rows.enumerate() {
-                    let seen = Bf16::pair(&columns, pair);
+                    let seen = DotBf16::pair(&columns, pair);
                     from.iter().zip(to).for_each(|(from, to)| *to = f32::from_bits(from.to_bits() & seen));
                 }
                 values = value_copy;
             }
             assert!(keys.len() >= padded / 2 * KEY_BLOCK && values.len() >= KEY_BLOCK / 2 * padded);
-            (stretch.keys[i], stretch.values[i]) = (keys.as_ptr(), values.as_ptr());
+            (group.keys[i], group.values[i]) = (keys.as_ptr(), values.as_ptr());
         }
-        stretch
+        group
     }
 
-    /// Scores of a block of a stretch.
+    /// Scores of a block of keys.
     #[inline(always)]
-    fn score(&mut self, registers: &TileRegisters, stretch: &Stretch<'_>, i: usize) {
+    fn score(&mut self, registers: &TileRegisters, group: &SoftmaxBlock<'_>, i: usize) {
         let (padded, two) = (self.padded, self.two());
-        let (keys, groups) = (stretch.keys[i], padded / COLUMNS);
-        let out = self.scores[stretch.side][Stretch::column(stretch.blocks.start + i)..].as_mut_ptr();
-        // SAFETY: `run` has shaped the tiles for the queries, which `new` has found or packed, [rows, padded / 2]; scores are
-        // [MOST, STRETCH] with a block's columns from here on, keys [padded / 2, KEY_BLOCK], as `open` asserts.
+        let (keys, groups) = (group.keys[i], padded / COLUMNS);
+        let out = self.scores[group.side][SoftmaxBlock::column(group.blocks.start + i)..].as_mut_ptr();
+        // SAFETY: `run` has shaped the tiles for the queries, which `new` has found or packed, [rows, padded / 2].
+        // Scores are [MAX_QUERIES, SOFTMAX_BLOCK] with a block's columns from here on; keys are [padded / 2,
+        // KEY_BLOCK], as `open` asserts.
         unsafe {
             if two && groups == 2 {
-                let next = stretch.keys[..stretch.blocks.len()].get(i + 1).copied();
-                return Pair { registers, queries: self.packed, out, out_stride: STRETCH }.scores(i == 0, keys, next);
+                let next = group.keys[..group.blocks.len()].get(i + 1).copied();
+                return QueryPair { registers, queries: self.packed, out, out_stride: SOFTMAX_BLOCK }.scores(
+                    i == 0,
+                    keys,
+                    next,
+                );
             }
-            let mut list = [ptr::null(); GROUPS];
+            let mut list = [ptr::null(); MAX_GROUPS];
             for (group, place) in list[..groups].iter_mut().enumerate() {
                 *place = keys.wrapping_add(group * LANES * KEY_BLOCK);
             }
-            let chain = Chain {
+            let chain = TileChain {
                 a: self.packed,
                 a_stride: padded / 2,
                 b: &list[..groups],
                 b_stride: KEY_BLOCK,
                 out,
-                out_stride: STRETCH,
+                out_stride: SOFTMAX_BLOCK,
                 goes_on: false,
             };
             chain.run(registers, two);
         }
     }
 
-    /// Adds weighted values of a stretch to the sums of 32 elements.
+    /// Adds weighted values of a softmax block to the sums of 32 elements.
     #[inline(always)]
-    fn weighted(&mut self, registers: &TileRegisters, stretch: &Stretch<'_>, d: usize, goes_on: bool) {
-        let values = stretch.values.map(|values| values.wrapping_add(d));
-        let chain = Chain {
-            a: self.scores[stretch.side][Stretch::column(stretch.blocks.start) / 2..].as_ptr(),
-            a_stride: STRETCH,
-            b: &values[..stretch.blocks.len()],
+    fn weighted(&mut self, registers: &TileRegisters, group: &SoftmaxBlock<'_>, d: usize, goes_on: bool) {
+        let values = group.values.map(|values| values.wrapping_add(d));
+        let chain = TileChain {
+            a: self.scores[group.side][SoftmaxBlock::column(group.blocks.start) / 2..].as_ptr(),
+            a_stride: SOFTMAX_BLOCK,
+            b: &values[..group.blocks.len()],
             b_stride: self.padded,
             out: self.sums[d..].as_mut_ptr(),
             out_stride: self.padded,
             goes_on,
         };
-        // SAFETY: `run` has shaped the tiles. Weights are [MOST, STRETCH], sums [MOST, padded], of which columns d..d + 32
-        // exist; values of the scored blocks are [KEY_BLOCK / 2, padded], and still where `score` found or put them.
+        // SAFETY: `run` has shaped the tiles. Weights are [MAX_QUERIES, SOFTMAX_BLOCK], sums [MAX_QUERIES, padded], of
+        // which columns d..d + 32 exist. Values of the scored blocks are [KEY_BLOCK / 2, padded], and still where
+        // `score` found or put them.
         unsafe { chain.run(registers, self.two()) };
     }
 }

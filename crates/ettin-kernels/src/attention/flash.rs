@@ -1,28 +1,31 @@
-//! Many queries against blocks of keys: the lanes are queries.
+//! Many queries against blocks of keys, by query tile (flash attention): the lanes are queries.
 //!
-//! Scores, weights and sums of values stand transposed, `[keys, queries]` and `[head_dim, queries]`, so that whatever
-//! softmax does to a query happens in its lane: no sum or maximum across lanes, and a key hidden from some of the
-//! queries is a mask on a multiply-add.
+//! Scores, weights and sums of values stand transposed, `[keys, queries]` and `[head_dim, queries]`, so that the
+//! softmax of a query happens in its lane: no sum or maximum crosses lanes, and a key hidden from some of the queries
+//! is a mask on a multiply-add.
 
 use std::{marker::PhantomData, mem, ops::Range, ptr};
 
 use super::{
-    KEY_BLOCK, QueryTask,
-    arithmetic::{Arithmetic, Scales, vector, vector_mut},
-    products::{Product, Products},
+    dot::{BlockScales, FlashStep},
+    format::KEY_BLOCK,
+    online_softmax::{finite, in_block, scaled},
+    register_tile::{RegisterTiles, TileProduct},
+    task::QueryTask,
 };
 use crate::{
+    buffer::take,
     math::exp2_weight,
-    simd::{LANES, Simd},
+    simd::{LANES, Simd, Task, vector, vector_mut},
     transpose::transposed,
 };
 
 /// Some vectors of queries on their way over the blocks.
-pub(super) struct Many<'a, A> {
+pub(super) struct FlashQueries<'a, A> {
     task: &'a QueryTask<'a>,
     /// Relative to the sequence's rows.
     queries: Range<usize>,
-    /// Lanes: the queries, and what fills their last vector.
+    /// Lanes: the queries, and the rest of their last vector.
     width: usize,
     /// Packed queries, `[steps, width]`.
     packed: &'a mut [f32],
@@ -30,16 +33,16 @@ pub(super) struct Many<'a, A> {
     scores: &'a mut [f32],
     /// Their weights as operands, `[KEY_BLOCK / TERMS, width]`.
     weights: &'a mut [f32],
-    /// What is seen of them, of the same shape.
+    /// The mask of those that are seen, of the same shape.
     seen: &'a mut [f32],
     /// Weighted sums of values, `[padded, width]`.
     sums: &'a mut [f32],
-    /// Sums of weights, `[width]`.
-    totals: &'a mut [f32],
-    /// Largest scores so far, `[width]`.
-    largest: &'a mut [f32],
-    /// What the sums so far are to be multiplied by, `[width]`.
-    corrections: &'a mut [f32],
+    /// Row sums *l*: the sums of weights, `[width]`.
+    row_sums: &'a mut [f32],
+    /// Running maxima *m* of the scores, `[width]`.
+    running_max: &'a mut [f32],
+    /// Rescale factors α: the sums so far are multiplied by them, `[width]`.
+    rescale: &'a mut [f32],
     /// Room for a block in another format.
     block: &'a mut [f32],
     arithmetic: PhantomData<A>,
@@ -52,25 +55,35 @@ pub(super) fn scratch(vectors: usize, head_dim: usize) -> usize {
     width * (2 * padded + 3 * KEY_BLOCK + 3) + 2 * KEY_BLOCK * padded
 }
 
-/// The first `len` elements of what is left.
-#[inline(always)]
-pub(super) fn take<'a>(left: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
-    let (part, rest) = mem::take(left).split_at_mut(len);
-    *left = rest;
-    part
+/// Attends with queries that fill at most [`RegisterTiles::MAX_VECTORS`] vectors.
+pub(super) struct Flash<'a, A> {
+    task: &'a QueryTask<'a>,
+    queries: Range<usize>,
+    scratch: &'a mut [f32],
+    numbers: PhantomData<A>,
 }
 
-/// Attends with queries that fill at most [`Products::VECTORS`](super::Products::VECTORS) vectors.
+impl<'a, A> Flash<'a, A> {
+    pub fn new(task: &'a QueryTask<'a>, queries: Range<usize>, scratch: &'a mut [f32]) -> Self {
+        Self { task, queries, scratch, numbers: PhantomData }
+    }
+}
+
+impl<S: RegisterTiles, A: FlashStep> Task<S> for Flash<'_, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, s: S) {
+        let Self { task, queries, scratch, .. } = self;
+        flash::<S, A>(s, task, queries, scratch);
+    }
+}
+
 #[inline(always)]
-pub(super) fn many<S: Products, A: Arithmetic>(
-    s: S,
-    task: &QueryTask<'_>,
-    queries: Range<usize>,
-    mut scratch: &mut [f32],
-) {
+fn flash<S: RegisterTiles, A: FlashStep>(s: S, task: &QueryTask<'_>, queries: Range<usize>, mut scratch: &mut [f32]) {
     let (width, padded) = (queries.len().next_multiple_of(LANES), task.sequence.kv.layout().padded());
     let left = &mut scratch;
-    let mut many = Many::<A> {
+    let mut tile = FlashQueries::<A> {
         task,
         queries,
         width,
@@ -79,38 +92,32 @@ pub(super) fn many<S: Products, A: Arithmetic>(
         weights: take(left, KEY_BLOCK * width),
         seen: take(left, KEY_BLOCK * width),
         sums: take(left, padded * width),
-        totals: take(left, width),
-        largest: take(left, width),
-        corrections: take(left, width),
+        row_sums: take(left, width),
+        running_max: take(left, width),
+        rescale: take(left, width),
         block: scratch,
         arithmetic: PhantomData,
     };
-    many.begin(s);
-    let first = many.keys(0);
-    let last = many.keys(many.queries.len() - 1);
+    tile.begin(s);
+    let first = tile.keys(0);
+    let last = tile.keys(tile.queries.len() - 1);
     let blocks = first.start / KEY_BLOCK..last.end.div_ceil(KEY_BLOCK);
     for block in blocks.clone() {
-        // Both ends of what a query sees rise with its position.
+        // Both ends of the keys that a query sees rise with its position.
         let union = in_block(&(first.start..last.end), block * KEY_BLOCK);
         let partial = in_block(&(last.start..first.end), block * KEY_BLOCK) != (0..KEY_BLOCK);
         if !union.is_empty() {
             // After the last, the first of the next task, which most often is the same tile or the same head.
             let next = if block + 1 < blocks.end { block + 1 } else { blocks.start };
             let head = if block + 1 < blocks.end { task.head } else { task.next_head() };
-            many.visit(s, block, union, partial, task.sequence.kv.block(next, head));
+            tile.visit(s, block, union, partial, task.sequence.kv.block(next, head));
         }
     }
-    many.finish(s);
+    tile.finish(s);
 }
 
-/// The columns of the block at `base` that hold `keys`.
-#[inline(always)]
-pub(super) fn in_block(keys: &Range<usize>, base: usize) -> Range<usize> {
-    keys.start.saturating_sub(base).min(KEY_BLOCK)..keys.end.saturating_sub(base).min(KEY_BLOCK)
-}
-
-impl<A: Arithmetic> Many<'_, A> {
-    /// What a lane's query sees; lanes without one do as the last.
+impl<A: FlashStep> FlashQueries<'_, A> {
+    /// The keys that a lane's query sees. Lanes without a query see those of the last.
     #[inline(always)]
     fn keys(&self, lane: usize) -> Range<usize> {
         self.task.keys((self.queries.start + lane).min(self.queries.end - 1))
@@ -120,8 +127,8 @@ impl<A: Arithmetic> Many<'_, A> {
     #[inline(always)]
     fn begin<S: Simd>(&mut self, s: S) {
         self.sums.fill(0.0);
-        self.totals.fill(0.0);
-        self.largest.fill(f32::NEG_INFINITY);
+        self.row_sums.fill(0.0);
+        self.running_max.fill(f32::NEG_INFINITY);
         let steps = self.task.args.head_dim.div_ceil(A::TERMS).next_multiple_of(LANES);
         for first in (0..self.width).step_by(LANES) {
             let rows = &mut self.block[..LANES * steps];
@@ -133,9 +140,9 @@ impl<A: Arithmetic> Many<'_, A> {
                 }
             }
             for step in (0..steps).step_by(LANES) {
-                let turned = transposed(s, &rows[step..], steps);
-                for (i, turned) in turned.into_iter().enumerate() {
-                    s.store(turned, vector_mut(self.packed, (step + i) * self.width + first));
+                let column = transposed(s, &rows[step..], steps);
+                for (i, column) in column.into_iter().enumerate() {
+                    s.store(column, vector_mut(self.packed, (step + i) * self.width + first));
                 }
             }
         }
@@ -144,7 +151,7 @@ impl<A: Arithmetic> Many<'_, A> {
 
     /// One block of keys, of which some query sees each of the columns `union`; `next` is read after it.
     #[inline(always)]
-    fn visit<S: Products>(&mut self, s: S, block: usize, union: Range<usize>, partial: bool, next: &[f32]) {
+    fn visit<S: RegisterTiles>(&mut self, s: S, block: usize, union: Range<usize>, partial: bool, next: &[f32]) {
         let (width, vectors) = (self.width, self.width / LANES);
         let layout = self.task.sequence.kv.layout();
         let room = mem::take(&mut self.block);
@@ -152,7 +159,7 @@ impl<A: Arithmetic> Many<'_, A> {
 
         let rows = S::rows(vectors);
         let first = union.start / rows * rows;
-        let product = Product {
+        let product = TileProduct {
             rows: union.end.next_multiple_of(rows) - first,
             steps: layout.head_dim.next_multiple_of(A::GROUP) / A::TERMS,
             a: stored.keys[first..].as_ptr(),
@@ -192,7 +199,7 @@ impl<A: Arithmetic> Many<'_, A> {
         }
 
         let steps = union.start / A::GROUP * A::GROUP / A::TERMS..union.end.next_multiple_of(A::GROUP) / A::TERMS;
-        let product = Product {
+        let product = TileProduct {
             rows: layout.head_dim.next_multiple_of(rows),
             steps: steps.len(),
             a: stored.values[steps.start * layout.padded()..].as_ptr(),
@@ -201,7 +208,7 @@ impl<A: Arithmetic> Many<'_, A> {
             seen: if partial { self.seen[steps.start * width..].as_ptr() } else { ptr::null() },
             out: self.sums.as_mut_ptr(),
             stride: width,
-            correction: self.corrections.as_ptr(),
+            correction: self.rescale.as_ptr(),
             ahead: next.as_ptr(),
             lines: layout.keys() / LANES,
         };
@@ -211,20 +218,20 @@ impl<A: Arithmetic> Many<'_, A> {
         self.block = room;
     }
 
-    /// Scores of one vector of queries to weights, and what goes with them.
+    /// Scores of one vector of queries to weights; running maxima, rescale factors and row sums go with them.
     #[inline(always)]
-    fn weigh<S: Simd>(&mut self, s: S, lane: usize, pairs: Range<usize>, scales: Option<&Scales<'_>>) {
+    fn weigh<S: Simd>(&mut self, s: S, lane: usize, pairs: Range<usize>, scales: Option<&BlockScales<'_>>) {
         let width = self.width;
-        let old = s.load(vector(self.largest, lane));
-        let mut largest = old;
+        let old = s.load(vector(self.running_max, lane));
+        let mut running_max = old;
         for key in 2 * pairs.start..2 * pairs.end {
-            largest = s.max(s.load(vector(self.scores, key * width + lane)), largest); // not if it is NaN
+            running_max = s.max(s.load(vector(self.scores, key * width + lane)), running_max); // not if it is NaN
         }
-        s.store(largest, vector_mut(self.largest, lane));
-        let shift = finite(s, largest);
-        let correction = exp2_weight(s, s.sub(old, shift));
-        s.store(correction, vector_mut(self.corrections, lane));
-        let mut total = s.mul(s.load(vector(self.totals, lane)), correction);
+        s.store(running_max, vector_mut(self.running_max, lane));
+        let shift = finite(s, running_max);
+        let rescale = exp2_weight(s, s.sub(old, shift));
+        s.store(rescale, vector_mut(self.rescale, lane));
+        let mut total = s.mul(s.load(vector(self.row_sums, lane)), rescale);
         for i in pairs {
             let scores = [
                 s.load(vector(self.scores, 2 * i * width + lane)),
@@ -238,23 +245,23 @@ impl<A: Arithmetic> Many<'_, A> {
             }
             A::put(s, weights, i, &mut self.weights[lane..], width);
         }
-        s.store(total, vector_mut(self.totals, lane));
+        s.store(total, vector_mut(self.row_sums, lane));
     }
 
-    /// Turns the sums back and hands each query its own.
+    /// Transposes the sums back and hands each query its own.
     #[inline(always)]
     fn finish<S: Simd>(&mut self, s: S) {
         let padded = self.task.sequence.kv.layout().padded();
         for first in (0..self.queries.len()).step_by(LANES) {
             let rows = &mut self.block[..LANES * padded];
             for d in (0..padded).step_by(LANES) {
-                let turned = transposed(s, &self.sums[d * self.width + first..], self.width);
-                for (i, turned) in turned.into_iter().enumerate() {
-                    s.store(turned, vector_mut(rows, i * padded + d));
+                let column = transposed(s, &self.sums[d * self.width + first..], self.width);
+                for (i, column) in column.into_iter().enumerate() {
+                    s.store(column, vector_mut(rows, i * padded + d));
                 }
             }
             for (i, row) in rows.chunks_exact_mut(padded).enumerate().take(self.queries.len() - first) {
-                self.task.finish(s, self.queries.start + first + i, row, self.totals[first + i]);
+                self.task.finish(s, self.queries.start + first + i, row, self.row_sums[first + i]);
             }
         }
     }
@@ -262,7 +269,7 @@ impl<A: Arithmetic> Many<'_, A> {
 
 /// Puts −∞ in place of the scores of keys that are not between a lane's bounds, and writes which are.
 #[inline(always)]
-fn hide<S: Simd, A: Arithmetic>(
+fn hide<S: Simd, A: FlashStep>(
     s: S,
     bounds: &[[f32; LANES]; 2],
     pairs: Range<usize>,
@@ -283,16 +290,4 @@ fn hide<S: Simd, A: Arithmetic>(
         }
         A::put_seen(s, pair, i, seen, width);
     }
-}
-
-/// What to subtract from scores: their largest, or 0 where all are −∞, as subtracting that would give NaN.
-#[inline(always)]
-pub(super) fn finite<S: Simd>(s: S, largest: S::V) -> S::V {
-    s.where_less(largest, s.splat(f32::MIN), s.zero(), largest)
-}
-
-/// A weight times the scale of its value, 0 where the score is −∞ whatever the scale is.
-#[inline(always)]
-pub(super) fn scaled<S: Simd>(s: S, weight: S::V, scale: S::V, score: S::V) -> S::V {
-    s.where_less(score, s.splat(f32::MIN), s.zero(), s.mul(weight, scale))
 }

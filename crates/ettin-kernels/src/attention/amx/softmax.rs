@@ -1,33 +1,32 @@
-//! What happens to the scores of a stretch between the products of tiles.
+//! The online softmax of a softmax block, between the products of tiles.
 
 use std::ops::Range;
 
 use super::{
     super::{
-        KEY_BLOCK,
-        arithmetic::{vector, vector_mut},
-        many::{finite, in_block, scaled},
+        format::KEY_BLOCK,
+        online_softmax::{finite, hide_columns, in_block, scaled},
     },
-    STRETCH, Stretch, Walk,
+    FlashTile, SOFTMAX_BLOCK, SoftmaxBlock,
 };
 use crate::{
     math::exp2_coarse,
-    simd::{LANES, Simd},
+    simd::{LANES, Simd, vector, vector_mut},
 };
 
 /// Binary orders by which a weight may exceed 1.
 pub(super) const SLACK: f32 = 8.0;
 
-impl Walk<'_> {
-    /// Raises the shifts of sixteen rows to what their scores ask for, and returns whether any rose.
+impl FlashTile<'_> {
+    /// Raises the running maxima of sixteen rows where their scores ask for it, and returns whether any rose.
     #[inline(always)]
-    pub(super) fn raise<S: Simd>(&mut self, s: S, stretch: &Stretch<'_>, first: usize) -> bool {
+    pub(super) fn raise_max<S: Simd>(&mut self, s: S, group: &SoftmaxBlock<'_>, first: usize) -> bool {
         let end = self.queries.len().min(first + LANES);
-        self.hide(s, stretch, first..end);
-        let columns = Stretch::column(stretch.blocks.start);
+        self.hide(s, group, first..end);
+        let columns = SoftmaxBlock::column(group.blocks.start);
         let mut rows = [s.splat(f32::NEG_INFINITY); LANES];
         for (row, largest) in (first..end).zip(&mut rows) {
-            let scores = &self.scores[stretch.side][row * STRETCH + columns..][..stretch.blocks.len() * KEY_BLOCK];
+            let scores = &self.scores[group.side][row * SOFTMAX_BLOCK + columns..][..group.blocks.len() * KEY_BLOCK];
             for pair in scores.as_chunks::<KEY_BLOCK>().0 {
                 // Not if it is NaN.
                 *largest = s.max(s.load(vector(pair, 0)), *largest);
@@ -35,51 +34,48 @@ impl Walk<'_> {
             }
         }
         let largest = of_rows::<S, false>(s, rows);
-        let old = s.load(vector(self.shifts, first));
+        let old = s.load(vector(self.maxima, first));
         let limit = s.add(old, s.splat(SLACK));
         let new = s.where_less(limit, largest, largest, old);
         let correction = s.where_less(limit, largest, exp2_coarse(s, s.sub(old, new)), s.splat(1.0));
-        s.store(new, vector_mut(self.shifts, first));
-        s.store(correction, vector_mut(self.corrections, first));
+        s.store(new, vector_mut(self.maxima, first));
+        s.store(correction, vector_mut(self.rescales, first));
         // Those that are not 1 are much less.
         s.sum(correction) != LANES as f32
     }
 
     /// Scales the scores of keys that are integers, and puts −∞ in place of hidden ones.
     #[inline(always)]
-    fn hide<S: Simd>(&mut self, s: S, stretch: &Stretch<'_>, rows: Range<usize>) {
-        // Both ends of what a query sees rise with its position.
+    fn hide<S: Simd>(&mut self, s: S, group: &SoftmaxBlock<'_>, rows: Range<usize>) {
+        // Both ends of the keys that a query sees rise with its position.
         let seen_by_all = self.keys(rows.end - 1).start..self.keys(rows.start).end;
-        for (i, block) in stretch.blocks.clone().enumerate() {
+        for (i, block) in group.blocks.clone().enumerate() {
             let partial = in_block(&seen_by_all, block * KEY_BLOCK) != (0..KEY_BLOCK);
-            if !partial && stretch.key_scales[i].is_none() {
+            if !partial && group.key_scales[i].is_none() {
                 continue;
             }
             for row in rows.clone() {
                 let columns = in_block(&self.keys(row), block * KEY_BLOCK);
-                let (start, end) = (s.splat(columns.start as f32), s.splat(columns.end as f32));
-                let hidden = s.splat(f32::NEG_INFINITY);
                 for half in [0, LANES] {
-                    let out = vector_mut(self.scores[stretch.side], row * STRETCH + Stretch::column(block) + half);
+                    let out =
+                        vector_mut(self.scores[group.side], row * SOFTMAX_BLOCK + SoftmaxBlock::column(block) + half);
                     let mut score = s.load(out);
-                    if let Some(scales) = stretch.key_scales[i] {
+                    if let Some(scales) = group.key_scales[i] {
                         score = s.mul(score, s.load(vector(scales, half)));
                     }
-                    let numbers = s.load(vector(&NUMBERS, half));
-                    let before_end = s.where_less(numbers, end, score, hidden);
-                    s.store(s.where_less(numbers, start, hidden, before_end), out);
+                    s.store(hide_columns(s, score, half, &columns), out);
                 }
             }
         }
     }
 
-    /// Multiplies what was summed by the corrections.
+    /// Multiplies the sums so far by the rescale factors.
     #[inline(always)]
-    pub(super) fn correct<S: Simd>(&mut self, s: S) {
+    pub(super) fn rescale<S: Simd>(&mut self, s: S) {
         for row in 0..self.queries.len() {
-            if self.corrections[row] != 1.0 {
-                let correction = s.splat(self.corrections[row]);
-                let total = vector_mut(self.totals, row * LANES);
+            if self.rescales[row] != 1.0 {
+                let correction = s.splat(self.rescales[row]);
+                let total = vector_mut(self.row_sums, row * LANES);
                 s.store(s.mul(s.load(total), correction), total);
                 for sum in self.sums[row * self.padded..][..self.padded].as_chunks_mut().0 {
                     s.store(s.mul(s.load(sum), correction), sum);
@@ -88,22 +84,22 @@ impl Walk<'_> {
         }
     }
 
-    /// Scores of some rows to weights; the stretch has `N` blocks.
+    /// Scores of some rows to weights. There are `N` blocks of keys.
     #[inline(always)]
-    pub(super) fn weigh<S: Simd, const N: usize>(&mut self, s: S, stretch: &Stretch<'_>, rows: Range<usize>) {
+    pub(super) fn weigh<S: Simd, const N: usize>(&mut self, s: S, group: &SoftmaxBlock<'_>, rows: Range<usize>) {
         let ones = s.splat_word(0x3f80_3f80);
-        let first = Stretch::column(stretch.blocks.start);
-        let scores = &mut self.scores[stretch.side].as_chunks_mut::<STRETCH>().0[rows.clone()];
-        let (totals, shifts) = (&mut self.totals.as_chunks_mut().0[rows.clone()], &self.shifts[rows.clone()]);
+        let first = SoftmaxBlock::column(group.blocks.start);
+        let scores = &mut self.scores[group.side].as_chunks_mut::<SOFTMAX_BLOCK>().0[rows.clone()];
+        let (row_sums, maxima) = (&mut self.row_sums.as_chunks_mut().0[rows.clone()], &self.maxima[rows.clone()]);
         for row in 0..rows.len() {
-            let shift = finite(s, s.splat(shifts[row]));
-            let mut sum = s.load(&totals[row]);
+            let max = finite(s, s.splat(maxima[row]));
+            let mut sum = s.load(&row_sums[row]);
             let scores = &mut scores[row];
             for i in 0..N {
                 let column = first + i * KEY_BLOCK;
                 let pair = [s.load(vector(scores, column)), s.load(vector(scores, column + LANES))];
-                let mut weights = [exp2_coarse(s, s.sub(pair[0], shift)), exp2_coarse(s, s.sub(pair[1], shift))];
-                let pairs = if let Some(scales) = stretch.value_scales[i] {
+                let mut weights = [exp2_coarse(s, s.sub(pair[0], max)), exp2_coarse(s, s.sub(pair[1], max))];
+                let pairs = if let Some(scales) = group.value_scales[i] {
                     sum = s.add(s.add(sum, weights[0]), weights[1]);
                     weights[0] = scaled(s, weights[0], s.load(vector(scales, 0)), pair[0]);
                     weights[1] = scaled(s, weights[1], s.load(vector(scales, LANES)), pair[1]);
@@ -115,7 +111,7 @@ impl Walk<'_> {
                 };
                 s.store_pairs(pairs, vector_mut(scores, column / 2));
             }
-            s.store(sum, &mut totals[row]);
+            s.store(sum, &mut row_sums[row]);
         }
     }
 
@@ -125,7 +121,7 @@ impl Walk<'_> {
         let mut spoiled = 0;
         for first in (0..self.queries.len()).step_by(LANES) {
             let mut rows = [s.splat(1.0); LANES];
-            for (row, total) in rows.iter_mut().zip(self.totals[first * LANES..].as_chunks().0) {
+            for (row, total) in rows.iter_mut().zip(self.row_sums[first * LANES..].as_chunks().0) {
                 *row = s.load(total);
             }
             let total = of_rows::<S, true>(s, rows);
@@ -170,14 +166,3 @@ fn of_rows<S: Simd, const SUM: bool>(s: S, mut rows: [S::V; LANES]) -> S::V {
     }
     rows[0]
 }
-
-/// Numbers of the columns of a block.
-const NUMBERS: [f32; KEY_BLOCK] = {
-    let mut columns = [0.0; KEY_BLOCK];
-    let mut i = 0;
-    while i < KEY_BLOCK {
-        columns[i] = i as f32;
-        i += 1;
-    }
-    columns
-};

@@ -5,9 +5,9 @@ use crate::simd::{LANES, TileRegisters, tile_asm};
 /// Columns of a product.
 pub(super) const COLUMNS: usize = 2 * LANES;
 
-/// `out[r][c] = start + Σ a[r]·b[c]`: one chain per element, that adds the products of 32 elements a step. Strides are in
-/// words of 32 bits.
-pub(super) struct Chain<'a> {
+/// `out[r][c] = start + Σ a[r]·b[c]`: one chain per element, that adds the products of 32 elements a step. Strides are
+/// in words of 32 bits.
+pub(super) struct TileChain<'a> {
     /// Rows of pairs of bf16, sixteen words a step.
     pub a: *const f32,
     pub a_stride: usize,
@@ -21,13 +21,12 @@ pub(super) struct Chain<'a> {
     pub goes_on: bool,
 }
 
-impl Chain<'_> {
+impl TileChain<'_> {
     /// Runs it for as many rows as the tiles are shaped for: one tile of rows, or two.
     ///
-    /// # Safety
-    /// `tiles` must be shaped: for 32 rows if `two`, else for at most sixteen. `a` must be readable for these rows and all
-    /// steps, each of `b` for sixteen rows of 32 words; `out` must be writable for the rows, unaliased, and filled if the
-    /// chain goes on.
+    /// # Safety `tiles` must be shaped: for 32 rows if `two`, else for at most sixteen. `a` must be readable for these
+    /// rows and all steps, each of `b` for sixteen rows of 32 words; `out` must be writable for the rows, unaliased,
+    /// and filled if the chain goes on.
     #[inline(always)]
     pub unsafe fn run(self, _: &TileRegisters, two: bool) {
         if self.b.is_empty() {
@@ -48,9 +47,9 @@ impl Chain<'_> {
 macro_rules! chain {
     ($name:ident, [$($start:literal),+], [$($step:literal),+], [$($store:literal),+]) => {
         /// # Safety
-        /// As [`Chain::run`], with at least one step.
+        /// As [`TileChain::run`], with at least one step.
         #[inline(always)]
-        unsafe fn $name(chain: Chain<'_>) {
+        unsafe fn $name(chain: TileChain<'_>) {
             // SAFETY: the caller's promise.
             unsafe {
                 tile_asm!(
@@ -140,9 +139,9 @@ chain_of_two!(
 chain_of_one!(one_fresh, ["tilezero tmm0", "tilezero tmm1"]);
 chain_of_one!(one_on, ["tileloadd tmm0, [{out} + {out_stride}*1]", "tileloadd tmm1, [{out} + {out_stride}*1 + 64]"]);
 
-/// Scores of 32 queries of 64 elements: the same chains, of two steps, too short for what [`Chain`] does. There, a chain's first
-/// loads wait behind the stores of the chain before.
-pub(super) struct Pair<'t> {
+/// Scores of 32 queries of 64 elements: the same chains, of two steps. They are too short for [`TileChain`], where a
+/// chain's first loads wait behind the stores of the chain before.
+pub(super) struct QueryPair<'t> {
     #[expect(dead_code, reason = "it proves that there are tiles")]
     pub registers: &'t TileRegisters,
     /// `[32, 32]` words.
@@ -152,14 +151,14 @@ pub(super) struct Pair<'t> {
     pub out_stride: usize,
 }
 
-impl Pair<'_> {
-    /// The scores of a block of keys, `[32, 32]` words. The queries stay in four tiles from the first block on; sixteen keys are
-    /// in two, and those that come next, of this block or the next one, are loaded before scores are stored.
+impl QueryPair<'_> {
+    /// The scores of a block of keys, `[32, 32]` words. The queries stay in four tiles from the first block on; sixteen
+    /// keys are in two, and those that come next, of this block or the next one, are loaded before scores are stored.
     ///
     /// # Safety
-    /// Tiles must be shaped for 32 rows, and not be used for anything else between a first block and those that follow, whose
-    /// keys must be what the block before was told is next. Queries and keys must be readable; `out` must be writable for 32
-    /// rows, unaliased.
+    /// Tiles must be shaped for 32 rows, and not be used for anything else between a first block and those
+    /// that follow, whose keys must be those that the block before was given as next. Queries and keys must be
+    /// readable; `out` must be writable for 32 rows, unaliased.
     #[inline(always)]
     pub unsafe fn scores(self, first: bool, keys: *const f32, next: Option<*const f32>) {
         let Self { queries, out, out_stride, .. } = self;

@@ -1,15 +1,15 @@
-//! The register tile of attention: a few rows times vectors of queries.
+//! The register tile of attention: a few rows times vectors of queries, accumulators in registers.
 
 use std::marker::PhantomData;
 
-use super::{arithmetic::Arithmetic, few::MOST};
+use super::dot::FlashStep;
 use crate::simd::{Kernel, LANES, Lanes, Portable, Simd};
 
 /// `out[r][i] = start + Σ_t a[t][r] · b[t][i]` for rows r and the lanes i of `C` vectors of queries: one chain of
-/// steps over t per element. Operands are of an [`Arithmetic`].
+/// steps over t per element. Operands are those of a [`FlashStep`].
 #[derive(Clone, Copy)]
-pub(crate) struct Product {
-    /// A multiple of [`Products::rows`].
+pub(crate) struct TileProduct {
+    /// A multiple of [`RegisterTiles::rows`].
     pub(super) rows: usize,
     /// Operands of a sum.
     pub(super) steps: usize,
@@ -24,39 +24,38 @@ pub(crate) struct Product {
     pub(super) out: *mut f32,
     /// Elements from one row of `b`, `seen` and `out` to the next.
     pub(super) stride: usize,
-    /// Start from what `out` holds times this, one vector for all rows; from zero where null.
+    /// Sums start from `out` times this, one vector for all rows; from zero where null.
     pub(super) correction: *const f32,
-    /// Brought into the cache meanwhile, a line a step, as what comes next is read with strides: any address.
+    /// Prefetched meanwhile, a line a step, as the next operands are read with strides: any address.
     pub(super) ahead: *const f32,
     /// Lines of it.
     pub(super) lines: usize,
 }
 
 /// The tiles that suit an instruction set.
-pub(crate) trait Products: Simd {
+pub(crate) trait RegisterTiles: Simd {
     /// Most vectors of queries of a tile.
-    const VECTORS: usize;
-    /// So many queries are cheaper one by one.
-    const ALONE: usize;
+    const MAX_VECTORS: usize;
+    /// Up to so many queries are cheaper one by one.
+    const MAX_SINGLE: usize;
 
     /// Rows of a tile with so many vectors of queries; they divide a block.
     fn rows(vectors: usize) -> usize;
 
     /// # Safety
-    /// With `rows` and `steps` as in `product` and width 16 · `vectors` (at most [`Products::VECTORS`]): `a` must be
-    /// readable for `steps` rows of `rows`, `b` and `seen` (unless null) for `steps` rows of the width, `correction`
-    /// (unless null) for the width; `out` readable and writable, unaliased, for `rows` rows of the width.
-    unsafe fn product<A: Arithmetic>(self, product: Product, vectors: usize);
+    /// With `rows` and `steps` as in `product` and width 16 · `vectors` (at most
+    /// [`RegisterTiles::MAX_VECTORS`]): `a` must be readable for `steps` rows of `rows`, `b` and `seen` (unless null)
+    /// for `steps` rows of the width, `correction` (unless null) for the width; `out` readable and writable, unaliased,
+    /// for `rows` rows of the width.
+    unsafe fn product<A: FlashStep>(self, product: TileProduct, vectors: usize);
 }
 
 /// Vectors of queries of a tile and its rows.
-macro_rules! products {
+macro_rules! register_tiles {
     ($token:ty, $most:literal vectors, alone up to $alone:literal, { $($vectors:literal => $rows:literal),+ }) => {
-        const _: () = assert!($alone <= MOST);
-
-        impl Products for $token {
-            const VECTORS: usize = $most;
-            const ALONE: usize = $alone;
+        impl RegisterTiles for $token {
+            const MAX_VECTORS: usize = $most;
+            const MAX_SINGLE: usize = $alone;
 
             #[inline(always)]
             fn rows(vectors: usize) -> usize {
@@ -67,10 +66,10 @@ macro_rules! products {
             }
 
             #[inline(always)]
-            unsafe fn product<A: Arithmetic>(self, product: Product, vectors: usize) {
+            unsafe fn product<A: FlashStep>(self, product: TileProduct, vectors: usize) {
                 match (vectors, product.seen.is_null()) {
-                    $(($vectors, true) => self.run(Micro::<A, $rows, $vectors, false>(product, PhantomData)),
-                    ($vectors, false) => self.run(Micro::<A, $rows, $vectors, true>(product, PhantomData)),)+
+                    $(($vectors, true) => self.run(MicroProduct::<A, $rows, $vectors, false>(product, PhantomData)),
+                    ($vectors, false) => self.run(MicroProduct::<A, $rows, $vectors, true>(product, PhantomData)),)+
                     _ => unreachable!("{vectors} vectors of queries"),
                 }
             }
@@ -78,20 +77,20 @@ macro_rules! products {
     };
 }
 
-products!(Portable, 1 vectors, alone up to 3, { 1 => 2 });
+register_tiles!(Portable, 1 vectors, alone up to 3, { 1 => 2 });
 #[cfg(target_arch = "aarch64")]
-products!(crate::simd::Neon, 1 vectors, alone up to 4, { 1 => 4 });
+register_tiles!(crate::simd::Neon, 1 vectors, alone up to 4, { 1 => 4 });
 #[cfg(target_arch = "x86_64")]
-products!(crate::simd::Avx2, 1 vectors, alone up to 4, { 1 => 4 });
+register_tiles!(crate::simd::Avx2, 1 vectors, alone up to 4, { 1 => 4 });
 #[cfg(target_arch = "x86_64")]
-products!(crate::simd::Avx512, 2 vectors, alone up to 3, { 1 => 16, 2 => 8 });
+register_tiles!(crate::simd::Avx512, 2 vectors, alone up to 3, { 1 => 16, 2 => 8 });
 #[cfg(target_arch = "x86_64")]
-products!(crate::simd::Avx512Bf16, 2 vectors, alone up to 3, { 1 => 16, 2 => 8 });
+register_tiles!(crate::simd::Avx512Bf16, 2 vectors, alone up to 3, { 1 => 16, 2 => 8 });
 
-/// `R` rows and `C` vectors at a time. Built only by [`Products::product`], whose promise it relies on.
-struct Micro<A, const R: usize, const C: usize, const HIDES: bool>(Product, PhantomData<A>);
+/// `R` rows and `C` vectors at a time. Built only by [`RegisterTiles::product`], whose promise it relies on.
+struct MicroProduct<A, const R: usize, const C: usize, const HIDES: bool>(TileProduct, PhantomData<A>);
 
-impl<A: Arithmetic, const R: usize, const C: usize, const HIDES: bool> Kernel for Micro<A, R, C, HIDES> {
+impl<A: FlashStep, const R: usize, const C: usize, const HIDES: bool> Kernel for MicroProduct<A, R, C, HIDES> {
     type Output = ();
 
     #[inline(always)]

@@ -1,77 +1,74 @@
-//! In which numbers the products of attention are taken: f32, or pairs of bf16 added up in f32.
+//! The dot step of attention in its number formats: f32, or pairs of bf16 added up in f32.
 
 use std::ops::Range;
 
 use super::{
-    KEY_BLOCK, QueryTask,
-    few::few,
-    format::{KvFormat, bytes},
+    format::{KEY_BLOCK, KvFormat, bytes},
     kv::KvHeads,
 };
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, vector_mut};
 
-/// Steps of sums of products. Keys and values are words of 32 bits, in buffers that are typed f32 whatever they hold.
-pub(crate) trait Terms: Copy {
-    /// Sixteen operands.
-    type Operand<S: Simd>: Copy;
+/// A step of sums of products. Keys and values are words of 32 bits, in buffers that are typed f32 whatever they hold.
+pub(super) trait DotStep: Copy {
+    /// Sixteen factors of a step, each a word.
+    type Factors<S: Simd>: Copy;
 
     /// Terms of a sum that one step adds: elements of a word of keys or values.
     const TERMS: usize;
 
-    fn load<S: Simd>(s: S, x: &[f32; LANES]) -> Self::Operand<S>;
+    fn load<S: Simd>(s: S, x: &[f32; LANES]) -> Self::Factors<S>;
 
-    /// What a step multiplies those by, of what [`pack`](Self::pack) wrote.
-    fn nth<S: Simd>(s: S, packed: &[f32], step: usize) -> Self::Operand<S>;
+    /// The other factors of a step, out of the operands that [`pack`](Self::pack) wrote.
+    fn nth<S: Simd>(s: S, packed: &[f32], step: usize) -> Self::Factors<S>;
 
     /// `acc` and the products of the terms of `a` and `b`, in an order that is the same everywhere.
-    fn add<S: Simd>(s: S, acc: S::V, a: Self::Operand<S>, b: Self::Operand<S>) -> S::V;
+    fn add<S: Simd>(s: S, acc: S::V, a: Self::Factors<S>, b: Self::Factors<S>) -> S::V;
 
-    /// The same without the terms that `seen` hides, whatever they are in `a`; in `b` they are zero.
-    fn add_seen<S: Simd>(s: S, acc: S::V, ab: [Self::Operand<S>; 2], seen: Self::Operand<S>) -> S::V;
+    /// The same without the terms that `seen` hides. Hidden terms are anything in `a` and zero in `b`.
+    fn add_seen<S: Simd>(s: S, acc: S::V, ab: [Self::Factors<S>; 2], seen: Self::Factors<S>) -> S::V;
 
-    /// The `seen` of a step of which the terms in `range` are seen.
-    fn seen<S: Simd>(s: S, range: &Range<usize>, step: usize) -> Self::Operand<S>;
+    /// The mask `seen` of a step whose terms in `range` are seen.
+    fn seen<S: Simd>(s: S, range: &Range<usize>, step: usize) -> Self::Factors<S>;
 
     /// `x · scale` as operands, zeros after the end.
     fn pack<S: Simd>(s: S, x: &[f32], scale: f32, out: &mut [f32]);
 
     /// Keys and values of a block as operands: where they are, or made of them in `scratch`.
-    fn block<'a, S: Simd>(s: S, kv: KvHeads<'a>, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a>;
+    fn block<'a, S: Simd>(s: S, kv: KvHeads<'a>, block: usize, head: usize, scratch: &'a mut [f32]) -> DotBlock<'a>;
 }
 
-/// Numbers that the products of many queries are taken in: all operands are words.
-pub(crate) trait Arithmetic: Terms {
+/// A dot step for many queries at a time: its operands are written a vector of queries at a time.
+pub(super) trait FlashStep: DotStep {
     /// Neighbouring terms that stand in an order of their own.
     const GROUP: usize = Self::TERMS;
 
-    fn splat<S: Simd>(s: S, x: f32) -> Self::Operand<S>;
+    fn splat<S: Simd>(s: S, x: f32) -> Self::Factors<S>;
 
     /// Terms 2i and 2i + 1, a vector each, into the operands `out`, whose rows are `stride` apart.
     fn put<S: Simd>(s: S, pair: [S::V; 2], i: usize, out: &mut [f32], stride: usize);
 
-    /// The same for what shall be a `seen`, from ones and zeros.
+    /// Writes a mask `seen` in the same places, from ones and zeros.
     fn put_seen<S: Simd>(s: S, pair: [S::V; 2], i: usize, out: &mut [f32], stride: usize);
-
-    /// The same sums for a few queries.
-    fn few<S: Simd>(s: S, task: &QueryTask<'_>, queries: Range<usize>, scratch: &mut [f32]);
 }
 
 /// A block as operands: keys `[head_dim / TERMS, KEY_BLOCK]` and values `[KEY_BLOCK / TERMS, padded]`.
-pub(crate) struct Block<'a> {
+pub(super) struct DotBlock<'a> {
     pub(super) keys: &'a [f32],
     pub(super) values: &'a [f32],
-    /// What they are to be multiplied by, where they are integers.
-    pub(super) scales: Option<Scales<'a>>,
+    /// Scales of keys and values that are integers.
+    pub(super) scales: Option<BlockScales<'a>>,
 }
 
-pub(super) struct Scales<'a> {
+pub(super) struct BlockScales<'a> {
     pub keys: &'a [f32; KEY_BLOCK],
     pub values: &'a [f32; KEY_BLOCK],
 }
 
-impl<'a> Scales<'a> {
+impl<'a> BlockScales<'a> {
     fn new(scales: &'a [f32]) -> Option<Self> {
-        let [keys, values] = scales.as_chunks().0 else { return None };
+        let [keys, values] = scales.as_chunks().0 else {
+            return None;
+        };
         Some(Self { keys, values })
     }
 }
@@ -79,7 +76,7 @@ impl<'a> Scales<'a> {
 /// Terms that are taken one by one, in f32.
 macro_rules! one_term {
     () => {
-        type Operand<S: Simd> = S::V;
+        type Factors<S: Simd> = S::V;
 
         const TERMS: usize = 1;
 
@@ -104,9 +101,9 @@ macro_rules! one_term {
 
 /// f32, one term at a time.
 #[derive(Clone, Copy)]
-pub(crate) struct F32;
+pub(super) struct DotF32;
 
-impl Terms for F32 {
+impl DotStep for DotF32 {
     one_term!();
 
     #[inline(always)]
@@ -122,17 +119,17 @@ impl Terms for F32 {
     }
 
     #[inline(always)]
-    fn block<'a, S: Simd>(s: S, kv: KvHeads<'a>, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a> {
+    fn block<'a, S: Simd>(s: S, kv: KvHeads<'a>, block: usize, head: usize, scratch: &'a mut [f32]) -> DotBlock<'a> {
         let layout = kv.layout();
         if layout.format != KvFormat::F32 {
             return widened::<S, false>(s, kv, block, head, scratch);
         }
         let (keys, values) = kv.block(block, head).split_at(layout.keys());
-        Block { keys, values, scales: None }
+        DotBlock { keys, values, scales: None }
     }
 }
 
-impl Arithmetic for F32 {
+impl FlashStep for DotF32 {
     #[inline(always)]
     fn splat<S: Simd>(s: S, x: f32) -> S::V {
         s.splat(x)
@@ -146,23 +143,16 @@ impl Arithmetic for F32 {
     fn put_seen<S: Simd>(s: S, pair: [S::V; 2], i: usize, out: &mut [f32], stride: usize) {
         Self::put(s, pair, i, out, stride);
     }
-    #[inline(always)]
-    fn few<S: Simd>(s: S, task: &QueryTask<'_>, queries: Range<usize>, scratch: &mut [f32]) {
-        match task.format() {
-            KvFormat::Bf16 => few::<S, Widened<false>>(s, task, queries, scratch),
-            KvFormat::F32 | KvFormat::Int8 => few::<S, Self>(s, task, queries, scratch),
-        }
-    }
 }
 
-/// The terms of [`F32`] or of [`Halves`], which of each pair has the odd one first, with keys and values in pairs of bf16 that are widened as they are
-/// read: the same sums as of a block that was widened before.
+/// The steps of [`DotF32`] or, with `ODD_FIRST`, of [`DotBf16Emulated`], which takes the odd term of each pair first.
+/// Keys and values in pairs of bf16 are widened as they are read: the same sums as of a block that was widened before.
 #[derive(Clone, Copy)]
-struct Widened<const ODD_FIRST: bool>;
+pub(super) struct DotWidened<const ODD_FIRST: bool>;
 
-impl<const ODD_FIRST: bool> Terms for Widened<ODD_FIRST> {
+impl<const ODD_FIRST: bool> DotStep for DotWidened<ODD_FIRST> {
     /// The first of two terms and the second.
-    type Operand<S: Simd> = [S::V; 2];
+    type Factors<S: Simd> = [S::V; 2];
 
     const TERMS: usize = 2;
 
@@ -174,38 +164,38 @@ impl<const ODD_FIRST: bool> Terms for Widened<ODD_FIRST> {
     }
     #[inline(always)]
     fn nth<S: Simd>(s: S, packed: &[f32], step: usize) -> [S::V; 2] {
-        [F32::nth(s, packed, 2 * step), F32::nth(s, packed, 2 * step + 1)]
+        [DotF32::nth(s, packed, 2 * step), DotF32::nth(s, packed, 2 * step + 1)]
     }
     #[inline(always)]
     fn add<S: Simd>(s: S, acc: S::V, a: [S::V; 2], b: [S::V; 2]) -> S::V {
-        F32::add(s, F32::add(s, acc, a[0], b[0]), a[1], b[1])
+        DotF32::add(s, DotF32::add(s, acc, a[0], b[0]), a[1], b[1])
     }
     #[inline(always)]
     fn add_seen<S: Simd>(s: S, acc: S::V, [a, b]: [[S::V; 2]; 2], seen: [S::V; 2]) -> S::V {
-        let acc = F32::add_seen(s, acc, [a[0], b[0]], seen[0]);
-        F32::add_seen(s, acc, [a[1], b[1]], seen[1])
+        let acc = DotF32::add_seen(s, acc, [a[0], b[0]], seen[0]);
+        DotF32::add_seen(s, acc, [a[1], b[1]], seen[1])
     }
     #[inline(always)]
     fn pack<S: Simd>(s: S, x: &[f32], scale: f32, out: &mut [f32]) {
-        if ODD_FIRST { Halves::pack(s, x, scale, out) } else { F32::pack(s, x, scale, out) }
+        if ODD_FIRST { DotBf16Emulated::pack(s, x, scale, out) } else { DotF32::pack(s, x, scale, out) }
     }
     #[inline(always)]
     fn seen<S: Simd>(s: S, range: &Range<usize>, step: usize) -> [S::V; 2] {
         let odd = usize::from(ODD_FIRST);
-        [F32::seen(s, range, 2 * step + odd), F32::seen(s, range, 2 * step + 1 - odd)]
+        [DotF32::seen(s, range, 2 * step + odd), DotF32::seen(s, range, 2 * step + 1 - odd)]
     }
 
     #[inline(always)]
-    fn block<'a, S: Simd>(s: S, kv: KvHeads<'a>, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a> {
-        Bf16::block(s, kv, block, head, scratch)
+    fn block<'a, S: Simd>(s: S, kv: KvHeads<'a>, block: usize, head: usize, scratch: &'a mut [f32]) -> DotBlock<'a> {
+        DotBf16::block(s, kv, block, head, scratch)
     }
 }
 
 /// Pairs of bf16, added up in f32.
 #[derive(Clone, Copy)]
-pub(crate) struct Bf16;
+pub(super) struct DotBf16;
 
-impl Bf16 {
+impl DotBf16 {
     /// A word of `seen`.
     #[inline(always)]
     pub(super) fn pair(range: &Range<usize>, step: usize) -> u32 {
@@ -214,8 +204,8 @@ impl Bf16 {
     }
 }
 
-impl Terms for Bf16 {
-    type Operand<S: Simd> = S::Words;
+impl DotStep for DotBf16 {
+    type Factors<S: Simd> = S::Words;
 
     const TERMS: usize = 2;
 
@@ -251,23 +241,23 @@ impl Terms for Bf16 {
     }
 
     #[inline(always)]
-    fn block<'a, S: Simd>(s: S, kv: KvHeads<'a>, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a> {
+    fn block<'a, S: Simd>(s: S, kv: KvHeads<'a>, block: usize, head: usize, scratch: &'a mut [f32]) -> DotBlock<'a> {
         let stored = kv.block(block, head);
         let layout = kv.layout();
         let (keys, rest) = stored.split_at(layout.keys());
         let (values, scales) = rest.split_at(layout.values());
         assert!(layout.format != KvFormat::F32, "keys in f32 are multiplied in f32");
         if layout.format == KvFormat::Bf16 {
-            return Block { keys, values, scales: None };
+            return DotBlock { keys, values, scales: None };
         }
         let (pairs_of_keys, pairs_of_values) = scratch.split_at_mut(layout.head_dim.div_ceil(2) * KEY_BLOCK);
         pair_bytes(s, keys, KEY_BLOCK, pairs_of_keys);
         pair_bytes(s, values, layout.padded(), pairs_of_values);
-        Block { keys: pairs_of_keys, values: pairs_of_values, scales: Scales::new(scales) }
+        DotBlock { keys: pairs_of_keys, values: pairs_of_values, scales: BlockScales::new(scales) }
     }
 }
 
-impl Arithmetic for Bf16 {
+impl FlashStep for DotBf16 {
     #[inline(always)]
     fn splat<S: Simd>(s: S, x: f32) -> S::Words {
         s.splat_word(x.to_bits())
@@ -283,18 +273,14 @@ impl Arithmetic for Bf16 {
         let pair = [s.where_less(zero, even, ones, zero), s.where_less(zero, odd, ones, zero)];
         Self::put(s, pair, i, out, stride);
     }
-    #[inline(always)]
-    fn few<S: Simd>(s: S, task: &QueryTask<'_>, queries: Range<usize>, scratch: &mut [f32]) {
-        few::<S, Self>(s, task, queries, scratch);
-    }
 }
 
-/// The sums of [`Bf16`] one term at a time, bit for bit while they are normal or zero (`simd/bf16.rs`), for CPUs that have no fast instruction for two: of each
-/// pair of terms the odd one stands first.
+/// The sums of [`DotBf16`] one term at a time, for CPUs without a fast instruction for two: of each pair of terms the
+/// odd one stands first. Bits are equal while sums are normal or zero (`simd/bf16.rs`).
 #[derive(Clone, Copy)]
-pub(crate) struct Halves;
+pub(super) struct DotBf16Emulated;
 
-impl Terms for Halves {
+impl DotStep for DotBf16Emulated {
     one_term!();
 
     #[inline(always)]
@@ -311,16 +297,16 @@ impl Terms for Halves {
     }
     #[inline(always)]
     fn seen<S: Simd>(s: S, range: &Range<usize>, step: usize) -> S::V {
-        F32::seen(s, range, step ^ 1)
+        DotF32::seen(s, range, step ^ 1)
     }
 
     #[inline(always)]
-    fn block<'a, S: Simd>(s: S, kv: KvHeads<'a>, block: usize, head: usize, scratch: &'a mut [f32]) -> Block<'a> {
+    fn block<'a, S: Simd>(s: S, kv: KvHeads<'a>, block: usize, head: usize, scratch: &'a mut [f32]) -> DotBlock<'a> {
         widened::<S, true>(s, kv, block, head, scratch)
     }
 }
 
-impl Arithmetic for Halves {
+impl FlashStep for DotBf16Emulated {
     const GROUP: usize = 2;
 
     #[inline(always)]
@@ -330,26 +316,12 @@ impl Arithmetic for Halves {
     #[inline(always)]
     fn put<S: Simd>(s: S, [even, odd]: [S::V; 2], i: usize, out: &mut [f32], stride: usize) {
         let pairs = s.round_zip(even, odd);
-        F32::put(s, [s.odd(pairs), s.even(pairs)], i, out, stride);
+        DotF32::put(s, [s.odd(pairs), s.even(pairs)], i, out, stride);
     }
     #[inline(always)]
     fn put_seen<S: Simd>(s: S, [even, odd]: [S::V; 2], i: usize, out: &mut [f32], stride: usize) {
-        F32::put(s, [odd, even], i, out, stride);
+        DotF32::put(s, [odd, even], i, out, stride);
     }
-    #[inline(always)]
-    fn few<S: Simd>(s: S, task: &QueryTask<'_>, queries: Range<usize>, scratch: &mut [f32]) {
-        few::<S, Widened<true>>(s, task, queries, scratch);
-    }
-}
-
-#[inline(always)]
-pub(super) fn vector(x: &[f32], start: usize) -> &[f32; LANES] {
-    x[start..].first_chunk().expect("whole vectors")
-}
-
-#[inline(always)]
-pub(super) fn vector_mut(x: &mut [f32], start: usize) -> &mut [f32; LANES] {
-    x[start..].first_chunk_mut().expect("whole vectors")
 }
 
 /// A block of narrow numbers as f32, made in `scratch`; of each two terms, the odd one may stand first.
@@ -360,7 +332,7 @@ fn widened<'a, S: Simd, const ODD_FIRST: bool>(
     block: usize,
     head: usize,
     scratch: &'a mut [f32],
-) -> Block<'a> {
+) -> DotBlock<'a> {
     let layout = kv.layout();
     let (keys, rest) = kv.block(block, head).split_at(layout.keys());
     let (values, scales) = rest.split_at(layout.values());
@@ -376,7 +348,7 @@ fn widened<'a, S: Simd, const ODD_FIRST: bool>(
             widen_bytes::<S, ODD_FIRST>(s, values, layout.padded(), wide_values);
         }
     }
-    Block { keys: wide_keys, values: wide_values, scales: Scales::new(scales) }
+    DotBlock { keys: wide_keys, values: wide_values, scales: BlockScales::new(scales) }
 }
 
 /// Rows of pairs, `[rows, width]`, into `[2 · rows, width]`: the even elements, then the odd, or the other way round.
@@ -394,7 +366,8 @@ fn widen_pairs<S: Simd, const ODD_FIRST: bool>(s: S, pairs: &[f32], width: usize
     }
 }
 
-/// Rows of bytes, `[rows, width]`, to as many of f32, with a row of zeros that makes an odd number even; of two the odd one may be first.
+/// Rows of bytes, `[rows, width]`, to as many of f32, and a row of zeros after an odd number of them. Of two rows the
+/// odd one may be first.
 #[inline(always)]
 fn widen_bytes<S: Simd, const ODD_FIRST: bool>(s: S, words: &[f32], width: usize, out: &mut [f32]) {
     for (rows, out) in bytes(words).chunks(2 * width).zip(out.chunks_exact_mut(2 * width)) {
