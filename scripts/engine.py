@@ -38,7 +38,8 @@ class Engine:
         checkout meanwhile.
         """
         built_from = commit("docs", "scripts")
-        command = ["cargo", "build", "--release", "--quiet", "-p", "ettin", "--example", "states", "--message-format", "json"]
+        command = ["cargo", "build", "--release", "--quiet", "--message-format", "json"]
+        command += ["-p", "ettin-bench", "--example", "states"]
         try:
             messages = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
         except (OSError, subprocess.CalledProcessError) as error:

@@ -1,6 +1,6 @@
 """Measures this engine beside PyTorch on one CUDA device: the protocol, rows and gate of scripts/peers.
 
-    cargo build --release --features cuda -p ettin --example peer
+    cargo build --release --features cuda -p ettin-bench --example peer
     python scripts/gpu/bench.py --workdir DIR [--size 150m] [--dtypes bf16 f32] [--rows …] [--output FILE]
 
 Python needs torch with CUDA, transformers, tokenizers, safetensors and numpy. Checkpoints with random weights go to DIR. The

@@ -1,6 +1,6 @@
 """How this engine and PyTorch speed up with threads: the rows and the gate of run.py, at one number of threads after the other.
 
-    cargo build --release -p ettin --example peer
+    cargo build --release -p ettin-bench --example peer
     python scripts/peers/threads.py --workdir DIR [--threads 1 2 4 …] [--size 150m] [--dtype bf16] [--rows …] [--output FILE]
 
 Python needs torch, transformers, tokenizers, safetensors and numpy (requirements.txt has them). Checkpoints with random weights

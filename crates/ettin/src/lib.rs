@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
-pub mod bench;
 pub mod cache;
 pub mod config;
 mod error;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ettin::DeviceChoice;
-use ettin::bench::{Workload, numbers, shapes};
 use ettin::ops::Dtype;
+use ettin_bench::{Workload, numbers, shapes};
 
 use super::common::{HubArgs, QuietArgs, count, dtypes, threads};
 

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::Context;
-use ettin::bench::{self, Baseline, Build, Event, Machine, Plan, Settings};
+use ettin_bench::{self as bench, Baseline, Build, Event, Machine, Plan, Settings};
 
 use crate::args;
 use crate::device;

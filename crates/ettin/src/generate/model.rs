@@ -3,7 +3,7 @@
 use crate::{Error, KvCache, PackedBatch, Result};
 
 /// Rows that one step feeds at most, and so what a sequence's cache must be able to take at once.
-pub(crate) const STEP_ROWS: usize = 512;
+pub const STEP_ROWS: usize = 512;
 
 /// A model that reads tokens from left to right.
 pub(crate) trait CausalModel {

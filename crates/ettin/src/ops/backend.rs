@@ -265,7 +265,7 @@ impl Backend {
     }
 
     /// Bytes of one kept number of a key or value, but for scales.
-    pub(crate) fn kv_bytes(&self) -> f64 {
+    pub fn kv_bytes(&self) -> f64 {
         match &self.kind {
             Kind::Fused(cpu) => match cpu.kv {
                 KvFormat::F32 => 4.0,

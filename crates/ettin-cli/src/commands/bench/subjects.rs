@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use ettin::bench::{Source, Subject, Workload};
 use ettin::config::Objective;
 use ettin::hub::{HubOptions, cached};
 use ettin::suite::{Entry, Suite};
+use ettin_bench::{Source, Subject, Workload};
 
 use crate::args::{self, Bench, ModelArgs};
 use crate::exit::Usage;

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
-use ettin::bench::{Record, comparison, csv_head, csv_row, markdown_head, markdown_row};
+use ettin_bench::{Record, comparison, csv_head, csv_row, markdown_head, markdown_row};
 
 use crate::args::BenchFormat;
 use crate::output::{JsonArray, Sink, line, written};

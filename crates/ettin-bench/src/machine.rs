@@ -71,18 +71,18 @@ fn printed(program: &str, arguments: &[&str]) -> Option<String> {
 }
 
 /// Starts counting the peak of resident memory anew, where the system can (Linux).
-pub(super) fn reset_peak_memory() {
+pub(crate) fn reset_peak_memory() {
     // 5 resets the peak to what is resident now; elsewhere the file does not exist.
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
 /// The most bytes of memory that this process had resident since [`reset_peak_memory`]; `None` where the system does not say.
-pub(super) fn peak_memory() -> Option<u64> {
+pub(crate) fn peak_memory() -> Option<u64> {
     kibibytes("/proc/self/status", "VmHWM:")
 }
 
 /// Bytes of memory that this process has resident.
-pub(super) fn resident_memory() -> Option<u64> {
+pub(crate) fn resident_memory() -> Option<u64> {
     kibibytes("/proc/self/status", "VmRSS:")
 }
 
@@ -97,7 +97,7 @@ fn first_number<T: std::str::FromStr>(text: &str) -> Option<T> {
 }
 
 /// Now, in UTC: `2026-11-23T20:14:11Z`.
-pub(super) fn now() -> String {
+pub(crate) fn now() -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     timestamp(since.as_secs())
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use candle_core::Device;
 
-use super::workload::Workload;
-use crate::files::ModelFiles;
-use crate::suite::Entry;
-use crate::{Backend, Config, Dtype, Error, Result};
+use crate::workload::Workload;
+use ettin::files::ModelFiles;
+use ettin::suite::Entry;
+use ettin::{Backend, Config, Dtype, Error, Result};
 
 /// Every model in every number format on every number of threads does its workloads.
 #[derive(Debug, Clone)]
@@ -92,7 +92,7 @@ impl Default for Settings {
             repetitions: 5,
             warmup: 1,
             min_time: Duration::from_millis(300),
-            batch_tokens: crate::tasks::Options::default().batch_tokens,
+            batch_tokens: ettin::tasks::Options::default().batch_tokens,
             limits: true,
         }
     }
@@ -132,7 +132,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::suite::Suite;
+    use ettin::suite::Suite;
 
     fn plan(name: &str, workload: Workload) -> Plan {
         let entry = Suite::get().find(name).unwrap();

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use super::ranges::numbers;
-use crate::generate::STEP_ROWS;
-use crate::{Config, Error, Objective, Result, Span};
+use crate::ranges::numbers;
+use ettin::generate::STEP_ROWS;
+use ettin::tokenizer::{LimitOrigin, Side};
+use ettin::{Config, Error, Objective, Result, Span};
 
 /// One piece of work, in tokens: tokenisation and sampling are no part of any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -146,12 +147,15 @@ impl Workload {
             return Err(Error::input(format!("{self}: at most {STEP_ROWS} sequences generate at once")));
         }
         let (tokens, limit) = (self.length(), config.max_position_embeddings);
-        if tokens > limit { Err(Error::too_long(tokens, limit)) } else { Ok(()) }
+        if tokens > limit {
+            return Err(Error::TooLong { tokens, limit, origin: LimitOrigin::Positions, side: Side::Right });
+        }
+        Ok(())
     }
 
     /// The batches of an encoder's workload, as lengths of sequences; each of at most `batch_tokens` where texts are
     /// mixed.
-    pub(super) fn batches(self, batch_tokens: usize) -> Vec<Vec<usize>> {
+    pub(crate) fn batches(self, batch_tokens: usize) -> Vec<Vec<usize>> {
         match self {
             Workload::Encode { batch, length } => vec![vec![length; batch]],
             Workload::Mixed { texts } => {
@@ -222,7 +226,7 @@ pub fn pass_weights(config: &Config) -> f64 {
 }
 
 /// Tokens of each prompt that a step reads when several are read at once.
-pub(super) fn chunk(batch: usize) -> usize {
+pub(crate) fn chunk(batch: usize) -> usize {
     (STEP_ROWS / batch).max(1)
 }
 
@@ -256,7 +260,7 @@ fn keys(config: &Config, start: usize, count: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::suite::Suite;
+    use ettin::suite::Suite;
 
     fn config(name: &str) -> Config {
         Suite::get().find(name).unwrap().config().unwrap()

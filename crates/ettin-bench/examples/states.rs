@@ -6,7 +6,7 @@
 //! `--dtype`, f32 unless told otherwise.
 //!
 //! ```sh
-//! cargo run --release -p ettin --example states -- --model DIR --ids ids.json --output states.safetensors
+//! cargo run --release -p ettin-bench --example states -- --model DIR --ids ids.json --output states.safetensors
 //! ```
 
 use std::{collections::HashMap, error::Error, path::PathBuf};

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::Bound;
-use super::machine::Machine;
-use super::statistics::Statistics;
+use crate::limits::Bound;
+use crate::machine::Machine;
+use crate::statistics::Statistics;
 
 /// What is measured nowhere: said in every record.
 pub const EXCLUDED: &str = "tokenisation, sampling";

@@ -6,22 +6,22 @@ use std::time::Instant;
 use candle_core::Device;
 use ettin_kernels::Team;
 
-use super::limits::{Calibration, Limits};
-use super::machine::{self, Machine};
-use super::plan::{Plan, Settings, Source, Subject};
-use super::record::{Build, EXCLUDED, Limit, Memory, ModelInfo, Provenance, Record, Setting, Work};
-use super::statistics::Statistics;
-use super::workload::{Cost, Workload, chunk, pass_weights};
-use crate::generate::STEP_ROWS;
-use crate::heads::LanguageModel;
-use crate::weights::{Head, Weights};
-use crate::{Backend, Config, Error, KvCache, Objective, PackedBatch, Parameters, Pooling, Result, Trunk};
+use crate::limits::{Calibration, Limits};
+use crate::machine::{self, Machine};
+use crate::plan::{Plan, Settings, Source, Subject};
+use crate::record::{Build, EXCLUDED, Limit, Memory, ModelInfo, Provenance, Record, Setting, Work};
+use crate::statistics::Statistics;
+use crate::workload::{Cost, Workload, chunk, pass_weights};
+use ettin::generate::STEP_ROWS;
+use ettin::heads::LanguageModel;
+use ettin::weights::{Head, Weights};
+use ettin::{Backend, Config, Error, KvCache, Objective, PackedBatch, Parameters, Pooling, Result, Trunk};
 
 /// Random weights are the same in every run.
 const SEED: u64 = 0;
 
 /// Repetitions after which even the shortest workload is measured well enough.
-const MOST_SAMPLES: usize = 10_000;
+const MAX_SAMPLES: usize = 10_000;
 
 /// What a caller hears of a run.
 #[derive(Debug)]
@@ -245,16 +245,19 @@ impl Model {
             Objective::Encoder => Head::None,
             Objective::Decoder => Head::Language,
         };
-        let build = |parameters: Parameters<'_>| {
-            let backend = backend.for_stored(parameters.quantisation);
+        let build = |parameters: Parameters<'_>, backend: &Backend| {
             Ok(match config.objective {
-                Objective::Encoder => Model::Encoder(Trunk::build(parameters, config, &backend)?.into()),
-                Objective::Decoder => Model::Decoder(LanguageModel::build(parameters, config, &backend)?.into()),
+                Objective::Encoder => Model::Encoder(Trunk::build(parameters, config, backend)?.into()),
+                Objective::Decoder => Model::Decoder(LanguageModel::build(parameters, config, backend)?.into()),
             })
         };
         match &subject.source {
-            Source::Random => build(Parameters::random(config, head, SEED)),
-            Source::Files(files) => build(Parameters::from_weights(&Weights::open(files)?, config, head)?),
+            Source::Random => build(Parameters::random(config, head, SEED), backend),
+            Source::Files(files) => {
+                let weights = Weights::open(files)?;
+                let backend = backend.for_stored(weights.quantisation());
+                build(Parameters::from_weights(&weights, config, head)?, &backend)
+            }
         }
     }
 
@@ -316,7 +319,7 @@ fn repeat<T>(
     }
     let (mut samples, mut total) = (Vec::new(), 0.0);
     while samples.len() < settings.repetitions
-        || (total < settings.min_time.as_secs_f64() && samples.len() < MOST_SAMPLES)
+        || (total < settings.min_time.as_secs_f64() && samples.len() < MAX_SAMPLES)
     {
         let seconds = once()?;
         total += seconds;
@@ -402,7 +405,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::suite::Suite;
+    use ettin::suite::Suite;
 
     #[test]
     fn parameters_are_those_published() {

@@ -2,7 +2,7 @@
 //!
 //! ```
 //! use std::{ops::ControlFlow, time::Duration};
-//! use ettin::bench::{self, Build, Event, Plan, Settings, Subject};
+//! use ettin_bench::{self as bench, Build, Event, Plan, Settings, Subject};
 //! use ettin::{Dtype, files::ModelFiles};
 //!
 //! # fn main() -> ettin::Result<()> {
@@ -64,7 +64,7 @@ mod samples {
 
     /// A plausible record of `test` on a model of the suite, at so many tokens per second.
     pub(super) fn record(model: &str, workload: Workload, tokens_per_second: f64) -> Record {
-        let entry = crate::suite::Suite::get().find(model).unwrap();
+        let entry = ettin::suite::Suite::get().find(model).unwrap();
         let cost = workload.cost(&entry.config().unwrap(), 4096);
         let seconds = cost.tokens as f64 / tokens_per_second;
         let samples = vec![seconds * 0.98, seconds * 1.02];

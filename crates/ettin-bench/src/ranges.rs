@@ -1,15 +1,15 @@
 //! Lists and ranges of numbers as benchmarks take them: `1,2,8`, `16-64+16`, `128-4096*2`.
 
-use crate::{Error, Result};
+use ettin::{Error, Result};
 
 /// More values than anyone will wait for.
-const MOST: usize = 1000;
+const MAX_VALUES: usize = 1000;
 
 /// Numbers from a list of numbers and ranges, separated by commas, in the order given. `a-b` counts by one, `a-b+s`
 /// adds `s`, `a-b*m` multiplies by `m`; both ends belong to a range.
 ///
 /// ```
-/// use ettin::bench::numbers;
+/// use ettin_bench::numbers;
 ///
 /// assert_eq!(numbers("1,16-64*2")?, [1, 16, 32, 64]);
 /// # Ok::<(), ettin::Error>(())
@@ -48,8 +48,8 @@ fn range(text: &str) -> Result<Vec<usize>> {
     }
     let next = |value: &usize| value.checked_mul(multiply)?.checked_add(add);
     let values: Vec<usize> =
-        std::iter::successors(Some(first), next).take_while(|&value| value <= last).take(MOST + 1).collect();
-    if values.len() > MOST { Err(wrong(&format!("it has more than {MOST} values"))) } else { Ok(values) }
+        std::iter::successors(Some(first), next).take_while(|&value| value <= last).take(MAX_VALUES + 1).collect();
+    if values.len() > MAX_VALUES { Err(wrong(&format!("it has more than {MAX_VALUES} values"))) } else { Ok(values) }
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@
 
 use std::fmt::Write;
 
-use super::chart::labels;
-use super::record::Record;
-use super::table::{parameters, significant};
+use crate::chart::labels;
+use crate::record::Record;
+use crate::table::{parameters, significant};
 
 /// Colours that stay apart for colour-blind eyes (Okabe and Ito, 2008), without the yellow that white swallows.
 const COLOURS: [&str; 7] = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B5B5B"];
@@ -27,7 +27,7 @@ const BOTTOM: f64 = 58.0;
 const HEAD: f64 = 90.0;
 
 /// Lines with more neighbours than this go without their limits.
-const MOST_LIMITS: usize = 4;
+const MAX_DRAWN_LIMITS: usize = 4;
 
 /// The picture; with no timed record it says so.
 pub fn plot(records: &[Record]) -> String {
@@ -221,7 +221,7 @@ impl Panel {
     }
 
     fn draw(&self, svg: &mut String) {
-        let limits = self.series.len() <= MOST_LIMITS;
+        let limits = self.series.len() <= MAX_DRAWN_LIMITS;
         let heights = |point: Point| [Some(point.y), point.limit.filter(|_| limits)].into_iter().flatten();
         let x = Axis::new(self.points().map(|point| point.x), LEFT, WIDTH - RIGHT);
         let y = Axis::new(self.points().flat_map(heights), HEIGHT - BOTTOM, TOP);
@@ -439,8 +439,8 @@ fn attributes(svg: &mut String, style: &Style<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::encoded;
     use super::*;
+    use crate::samples::encoded;
 
     /// Where a circle is.
     fn place(circle: &str) -> (f64, f64) {

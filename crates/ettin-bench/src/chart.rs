@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::record::Record;
-use super::table::significant;
+use crate::record::Record;
+use crate::table::significant;
 
 /// Tokens per second as bars, at most `width` columns wide. Reading (`enc`, `mixed`, `pp`) and generating (`tg`) have a
 /// scale each: they differ by orders of magnitude.
@@ -52,7 +52,7 @@ fn bar(share: f64, room: usize) -> String {
 }
 
 /// What tells records apart: model and test, and of the setting what is not the same in all.
-pub(super) fn labels(records: &[&Record]) -> Vec<String> {
+pub(crate) fn labels(records: &[&Record]) -> Vec<String> {
     let parts: [fn(&Record) -> String; 6] = [
         |record| record.model.name.strip_prefix("ettin-").unwrap_or(&record.model.name).to_owned(),
         |record| record.test.clone(),
@@ -69,9 +69,9 @@ pub(super) fn labels(records: &[&Record]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Workload;
-    use super::super::samples::{encoded, record};
     use super::*;
+    use crate::Workload;
+    use crate::samples::{encoded, record};
 
     #[test]
     fn bars_have_their_length() {

@@ -4,8 +4,8 @@
 //! followed as everywhere.
 //!
 //! ```sh
-//! cargo run --release -p ettin --example peer -- --model DIR --dtype f32 [--device cuda]
-//! cargo run --release -p ettin --example peer -- --dtypes     # those this machine's CPU backend takes, and why not the others
+//! cargo run --release -p ettin-bench --example peer -- --model DIR --dtype f32 [--device cuda]
+//! cargo run --release -p ettin-bench --example peer -- --dtypes     # those this machine's CPU backend takes, and why not the others
 //! ```
 
 use std::{
@@ -20,13 +20,13 @@ use std::{
 use candle_core::Device;
 use ettin::{
     Backend, DeviceChoice, Dtype, KvCache, PackedBatch,
-    bench::{Bound, Calibration, Workload, pass_weights},
     files::ModelFiles,
     generate::{GenerateRequest, Sampler, Sampling, Scratch},
     heads::{EmbedOptions, Embedder, LanguageModel},
     tasks::{EmbedRequest, Generator, Options, TextEmbedder, Vector},
     tokenizer::Tokenizer,
 };
+use ettin_bench::{Bound, Calibration, Workload, pass_weights};
 use serde::Deserialize;
 use serde_json::{Value, json};
 

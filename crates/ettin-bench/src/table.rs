@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::limits::Bound;
-use super::record::{Limit, Record};
+use crate::limits::Bound;
+use crate::record::{Limit, Record};
 
 /// Columns of the Markdown table with their widths; numbers are aligned to the right.
 const COLUMNS: [(&str, usize, Align); 11] = [
@@ -201,13 +201,13 @@ fn share(limit: &Limit) -> String {
 }
 
 /// `16.8 M`, `1.03 B`.
-pub(super) fn parameters(count: u64) -> String {
+pub(crate) fn parameters(count: u64) -> String {
     let count = count as f64;
     if count >= 1e9 { format!("{:.2} B", count / 1e9) } else { format!("{:.1} M", count / 1e6) }
 }
 
 /// Three or more significant digits, none of them without meaning.
-pub(super) fn significant(value: f64) -> String {
+pub(crate) fn significant(value: f64) -> String {
     match value.abs() {
         ..1.0 => format!("{value:.4}"),
         ..10.0 => format!("{value:.3}"),
@@ -230,9 +230,9 @@ fn gibibytes(bytes: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::{encoded, record};
-    use super::super::{Earlier, Workload};
     use super::*;
+    use crate::samples::{encoded, record};
+    use crate::{Earlier, Workload};
 
     #[test]
     fn markdown() {

@@ -1,9 +1,9 @@
 //! This run beside an earlier one: ratios where the work is the same, refusal where it is not.
 
-use super::plan::{Plan, Subject};
-use super::record::{Earlier, Record};
-use super::workload::Workload;
-use crate::{Error, Result};
+use crate::plan::{Plan, Subject};
+use crate::record::{Earlier, Record};
+use crate::workload::Workload;
+use ettin::{Error, Result};
 
 /// Records of an earlier run.
 #[derive(Debug, Clone)]
@@ -136,9 +136,9 @@ fn changes(then: &Record, now: &Record) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::encoded;
     use super::*;
-    use crate::suite::Suite;
+    use crate::samples::encoded;
+    use ettin::suite::Suite;
 
     fn baseline(records: &[Record]) -> Baseline {
         Baseline::parse(&serde_json::to_string(records).unwrap(), "old.json").unwrap()
@@ -149,7 +149,7 @@ mod tests {
             subjects: vec![Subject::random(Suite::get().find(model).unwrap(), vec![workload]).unwrap()],
             device: candle_core::Device::Cpu,
             device_name: "cpu".into(),
-            dtypes: vec![crate::Dtype::F32],
+            dtypes: vec![ettin::Dtype::F32],
             threads: Vec::new(),
             settings: Default::default(),
         }

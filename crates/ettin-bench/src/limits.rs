@@ -11,11 +11,11 @@ use ettin_kernels::Isa;
 use ettin_kernels::roofline::{self, Operands};
 use serde::{Deserialize, Serialize};
 
-use super::workload::Cost;
-use crate::{Backend, Result};
+use crate::workload::Cost;
+use ettin::{Backend, Result};
 
 /// Read rates are measured on a buffer of the weights' size, but on no larger one: beyond every cache nothing changes.
-const MOST_READ: usize = 256 << 20;
+const MAX_READ: usize = 256 << 20;
 
 /// Times that limits are measured again for work that passes them.
 const MEASURED_AGAIN: usize = 2;
@@ -94,7 +94,7 @@ struct Scheme {
     weight_bytes: f64,
 }
 
-/// The scheme behind a [`Dtype`](crate::Dtype)'s name; without one no share of a limit is reported.
+/// The scheme behind a [`Dtype`](ettin::Dtype)'s name; without one no share of a limit is reported.
 fn scheme(dtype: &str) -> Option<Scheme> {
     const F32: &[Operands] = &[Operands::F32];
     const BF16: &[Operands] = &[Operands::Bf16, Operands::F32];
@@ -178,7 +178,7 @@ impl Calibration {
         let Some(flops) = scheme.operands.iter().filter_map(peak).reduce(f64::max) else {
             return Ok(None);
         };
-        let buffer = ((elements * weight_bytes) as usize).min(MOST_READ);
+        let buffer = ((elements * weight_bytes) as usize).min(MAX_READ);
         let known = self.reads.entry((isa, threads, buffer));
         let bytes = once_or_again(known, again, || roofline::read_bandwidth(isa, &team, buffer), f64::max);
         Ok(Some(Limits { flops: flops / scheme.products, bytes, weight_bytes, cached_bytes: backend.kv_bytes() }))
@@ -229,7 +229,7 @@ fn device_rates(device: &Device, dtype: DType, n: usize) -> Result<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Dtype;
+    use ettin::Dtype;
 
     #[test]
     fn the_slower_of_the_two_is_the_limit() {
