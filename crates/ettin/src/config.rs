@@ -8,7 +8,6 @@
 //! reads is checked by what has one ([`Config::check_classifier`]). docs/KEYS.md is the table.
 
 mod foreign;
-mod json;
 mod keys;
 mod labels;
 mod layers;
@@ -16,10 +15,10 @@ mod write;
 
 use serde_json::Value;
 
-use crate::weights::{FileSource, StoredDtype};
+use crate::dtype::StoredDtype;
+use crate::files::FileSource;
+use crate::json::parse_object;
 use crate::{Error, Result};
-pub use json::non_finite_at;
-pub(crate) use json::{parse_list, parse_object, read_object};
 pub(crate) use keys::Keys;
 
 pub use ettin_kernels::{Activation, Span};

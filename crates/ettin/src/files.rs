@@ -5,6 +5,10 @@
 //! that are themselves downloaded (the shards of an index, the folders of `modules.json`), so every name is checked here:
 //! a name that leaves the model's folder is an error.
 
+mod source;
+
+pub use source::{FileSource, Subfolder};
+
 use std::fmt;
 use std::io;
 use std::ops::{Deref, Range};

@@ -11,9 +11,10 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use crate::config::{Objective, parse_object};
+use crate::config::Objective;
 use crate::files::ModelFiles;
-use crate::weights::Subfolder;
+use crate::files::Subfolder;
+use crate::json::parse_object;
 use crate::{Error, Result};
 
 pub(crate) use contents::of_file;

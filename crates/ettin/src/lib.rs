@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod cache;
 pub mod config;
+mod dtype;
 mod error;
 pub mod files;
 mod finite;
@@ -11,6 +12,7 @@ pub mod generate;
 pub mod heads;
 pub mod hub;
 pub mod identity;
+pub mod json;
 pub mod model;
 pub mod ops;
 pub mod params;

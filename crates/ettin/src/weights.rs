@@ -28,12 +28,12 @@ pub use checkpoint::{Checkpoint, Head, HeadWeights, LayerWeights, Linear, Norm, 
 pub use convert::{ConvertOptions, Converted, convert};
 pub use kept::Kept;
 pub use save::save;
-pub use shards::{FileSource, Subfolder};
-pub use view::{Stack, StoredDtype, View};
+pub use view::{Stack, View};
 
 use crate::{Error, Result};
 
-pub use crate::files::FileData;
+pub use crate::dtype::StoredDtype;
+pub use crate::files::{FileData, FileSource, Subfolder};
 
 /// All tensors of one model (or of one module of it), by canonical name; owns the mapped files.
 pub struct Weights {

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use ettin::config::non_finite_at;
+use ettin::json::non_finite_at;
 use serde::de::IgnoredAny;
 
 use super::detect::{Plain, detect};

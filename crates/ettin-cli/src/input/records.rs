@@ -4,7 +4,7 @@ use serde::de::{self, DeserializeOwned, Deserializer, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use ettin::config::non_finite_at;
+use ettin::json::non_finite_at;
 use ettin::tasks::TextInput;
 
 use super::Texts;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::json::kind;
+use crate::json::kind;
 use crate::{Error, Result};
 
 /// One JSON object of a configuration file; a key that is `null` is absent.

@@ -6,9 +6,9 @@
 use serde_json::{Map, Value};
 
 use super::{GenerateRequest, Sampling, Shaping};
-use crate::config::read_object;
+use crate::files::FileSource;
 use crate::files::ModelFiles;
-use crate::weights::FileSource;
+use crate::json::read_object;
 use crate::{Error, Result};
 
 const FILE: &str = "generation_config.json";

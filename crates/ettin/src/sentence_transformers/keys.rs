@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use crate::config::{Keys, read_object};
-use crate::weights::FileSource;
+use crate::config::Keys;
+use crate::files::FileSource;
+use crate::json::read_object;
 use crate::{Error, Result};
 
 /// The file `name` of a repository as an object without its null keys; empty where there is no such file.

@@ -17,7 +17,7 @@ mod parts;
 mod settings;
 mod transformer;
 
-use crate::{Error, Result, weights::FileSource};
+use crate::{Error, Result, files::FileSource};
 
 pub(crate) use modules::{Class, module_classes, module_folders, trunk_folder};
 pub(crate) use parts::{DenseConfig, NormalizeConfig, PoolingConfig, Slot, check_dropout, check_layer_norm};

@@ -5,9 +5,10 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::keys::only;
-use crate::config::{Keys, parse_list};
+use crate::config::Keys;
+use crate::files::FileSource;
 use crate::files::check_name;
-use crate::weights::FileSource;
+use crate::json::parse_list;
 use crate::{Error, Result};
 
 /// The file that lists the modules of a chain.

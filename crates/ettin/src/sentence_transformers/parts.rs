@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::keys::{count, join, object, only, required};
 use crate::config::Keys;
-use crate::weights::FileSource;
+use crate::files::FileSource;
 use crate::{Error, Pooling, Result};
 
 /// The largest feature count a module may declare: a bound on hostile configurations.

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::keys::{count, object, only};
 use crate::config::Keys;
+use crate::files::FileSource;
 use crate::heads::Similarity;
-use crate::weights::FileSource;
 use crate::{Error, Result};
 
 const FILE: &str = "config_sentence_transformers.json";

@@ -2,8 +2,8 @@
 
 use super::keys::{count, join, object, only};
 use crate::config::Keys;
+use crate::files::FileSource;
 use crate::tokenizer::Side;
-use crate::weights::FileSource;
 use crate::{Error, Result};
 
 /// The file's names: all but the first are of version 0 of the library, and looked for in this order by 6.2 as well.

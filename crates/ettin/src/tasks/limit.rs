@@ -11,11 +11,12 @@
 //! So a library has two limits: what it computes, and what it cuts to where it cuts. The first decides what is an error here.
 
 use super::Options;
-use crate::config::{Keys, read_object};
+use crate::config::Keys;
 use crate::files::ModelFiles;
+use crate::files::{FileSource, Subfolder};
+use crate::json::read_object;
 use crate::sentence_transformers::{Role, Transformer};
 use crate::tokenizer::{Limit, LimitOrigin, Side, Truncate};
-use crate::weights::{FileSource, Subfolder};
 use crate::{Config, Result};
 
 /// What transformers takes for "none": it writes 1e30.

@@ -3,10 +3,10 @@
 use super::limit::Bounds;
 use super::{Options, Truncate};
 use crate::files::ModelFiles;
+use crate::files::Subfolder;
 use crate::heads::Settings;
 use crate::sentence_transformers::{Repository, Task, trunk_folder};
 use crate::tokenizer::Limit;
-use crate::weights::Subfolder;
 use crate::{Config, Result};
 
 /// How a model takes its texts, and what its files make of the result.

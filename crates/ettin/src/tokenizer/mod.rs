@@ -16,8 +16,8 @@ use tokenizers::utils::truncation::{TruncationDirection, TruncationParams, Trunc
 use tokenizers::{Decoder as _, ModelWrapper, Tokenizer as Inner};
 
 use crate::files::ModelFiles;
+use crate::files::{FileSource, Subfolder};
 use crate::sentence_transformers::trunk_folder;
-use crate::weights::{FileSource, Subfolder};
 use crate::{Error, Result};
 
 pub use encoding::Encoding;

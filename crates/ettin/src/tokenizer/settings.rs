@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer as Inner};
 
-use crate::config::read_object;
-use crate::weights::FileSource;
+use crate::files::FileSource;
+use crate::json::read_object;
 use crate::{Error, Result};
 
 const CONFIG: &str = "tokenizer_config.json";

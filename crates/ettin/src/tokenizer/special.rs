@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 use tokenizers::{ModelWrapper, Tokenizer as Inner};
 
 use super::settings::Settings;
+use crate::files::FileSource;
 use crate::generate::ends_of_files;
-use crate::weights::FileSource;
 use crate::{Error, Result};
 
 /// Ids of the special tokens, where the model has them.

@@ -10,8 +10,9 @@ use serde_json::Value;
 use super::checkpoint::{EMBEDDINGS, OUTPUT};
 use super::save::{Partial, save};
 use super::{FileSource, Stored, StoredDtype, Subfolder, View, Weights};
-use crate::config::{Config, parse_object};
+use crate::config::Config;
 use crate::identity::TELLING;
+use crate::json::parse_object;
 use crate::sentence_transformers::module_folders;
 use crate::{Error, Result};
 

@@ -4,7 +4,7 @@
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
 
 use super::{Data, FileData, Found, Stored, StoredDtype, quantised};
-use crate::config::parse_object;
+use crate::json::parse_object;
 use crate::{Error, Result};
 
 const LENGTH_BYTES: usize = 8;

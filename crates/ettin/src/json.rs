@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use crate::weights::FileSource;
+use crate::files::FileSource;
 use crate::{Error, Result};
 
 /// A configuration is a few kilobytes; a table of 50,000 labels stays below four megabytes.
