@@ -166,9 +166,7 @@ impl Peer {
         Ok(match work.draft.as_deref() {
             None => plain,
             Some("lookup") => plain.with_lookup(),
-            Some(dtype) => {
-                plain.with_draft_model(&self.files, &Options { dtype: dtype.parse()?, ..self.options.clone() })?
-            }
+            Some(dtype) => plain.with_draft_model(&self.files, &self.options.clone().with_dtype(dtype.parse()?))?,
         })
     }
 

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::advice;
+
 /// How a command that was carried out ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -61,6 +63,6 @@ pub(crate) fn message(result: &anyhow::Result<Status>) -> Option<String> {
         Ok(Status::BadRecords(1)) => Some("1 record was left out".into()),
         Ok(Status::BadRecords(count)) => Some(format!("{count} records were left out")),
         Err(error) if error.is::<ClosedPipe>() => None,
-        Err(error) => Some(format!("{error:#}")),
+        Err(error) => Some(format!("{error:#}{}", advice::behind(error))),
     }
 }

@@ -2,6 +2,7 @@
 //! (`commands`).
 #![forbid(unsafe_code)]
 
+mod advice;
 mod args;
 mod commands;
 mod device;

@@ -240,20 +240,22 @@ impl fmt::Display for Plan {
 
 /// How tasks are loaded and run.
 fn options(engine: &EngineArgs, length: &LengthArgs, notes: Notes) -> anyhow::Result<Options> {
-    let defaults = Options::default();
-    Ok(Options {
-        device: device::resolve(engine.device, notes)?,
-        dtype: engine.dtype,
-        kv_dtype: engine.kv_dtype,
-        max_length: length.max_length.map(NonZeroUsize::get),
-        truncate: match length.truncate {
-            TruncateSide::Error => Truncate::Error,
-            TruncateSide::Model => Truncate::Model,
-            TruncateSide::Right => Truncate::Right,
-            TruncateSide::Left => Truncate::Left,
-        },
-        batch_tokens: engine.batch_tokens.map_or(defaults.batch_tokens, NonZeroUsize::get),
-        notices: Notices::to(move |sentence| notes.note(sentence)),
+    let truncate = match length.truncate {
+        TruncateSide::Error => Truncate::Error,
+        TruncateSide::Model => Truncate::Model,
+        TruncateSide::Right => Truncate::Right,
+        TruncateSide::Left => Truncate::Left,
+    };
+    let options = Options::default()
+        .with_device(device::resolve(engine.device, notes)?)
+        .with_dtype(engine.dtype)
+        .with_kv_dtype(engine.kv_dtype)
+        .with_max_length(length.max_length.map(NonZeroUsize::get))
+        .with_truncate(truncate)
+        .with_notices(Notices::to(move |sentence| notes.note(sentence)));
+    Ok(match engine.batch_tokens {
+        Some(tokens) => options.with_batch_tokens(tokens.get()),
+        None => options,
     })
 }
 

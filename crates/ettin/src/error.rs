@@ -1,11 +1,12 @@
 //! The library's one error type: what was wrong, where, and what to do next.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::tokenizer::{LimitOrigin, Side};
 
-/// Everything that can go wrong in this crate.
-#[derive(Debug, thiserror::Error)]
+/// Everything that can go wrong in this crate. Cheap to clone, so that one failure can be told to several callers.
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A `config.json` (or another JSON file of the model) is malformed or inconsistent.
@@ -90,7 +91,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The operating system's reason.
-        reason: std::io::Error,
+        reason: Arc<std::io::Error>,
     },
     /// A model name that is neither a path, nor a model of the suite, nor a Hub id.
     #[error("unknown model {name:?}{hint}")]
@@ -156,15 +157,32 @@ pub enum Error {
         /// What to check.
         hint: &'static str,
     },
+    /// Worker threads cannot be started.
+    #[error(transparent)]
+    Threads(#[from] ettin_kernels::TeamError),
     /// candle refused an operation on a tensor or a device.
     #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+    Candle(Arc<candle_core::Error>),
+    /// A fault of the program, not of what it was given: of this crate, or of code that it calls back.
+    #[error("internal error: {0}; no input should cause this, so please report it")]
+    Internal(String),
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Error::Candle(Arc::new(error))
+    }
 }
 
 impl Error {
     /// An [`Error::Input`] from anything printable.
     pub fn input(message: impl Into<String>) -> Self {
         Error::Input(message.into())
+    }
+
+    /// An [`Error::Internal`] from anything printable.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Error::Internal(message.into())
     }
 
     /// An [`Error::TooLong`] of more tokens than the model has positions.
@@ -175,7 +193,7 @@ impl Error {
     /// An [`Error::Io`] that remembers which file it was about.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |reason| Error::Io { path, reason }
+        move |reason| Error::Io { path, reason: Arc::new(reason) }
     }
 }
 

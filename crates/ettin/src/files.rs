@@ -1,9 +1,9 @@
 //! Where a model's files are: a local folder, the Hugging Face cache, the Hub, or the binary itself.
 //!
 //! Everything above this module asks [`ModelFiles`] for a file by its name in the repository (`config.json`,
-//! `1_Pooling/config.json`) and gets [`FileData`], bytes that are mapped, read or compiled in. Names also come from files
-//! that are themselves downloaded (the shards of an index, the folders of `modules.json`), so every name is checked here:
-//! a name that leaves the model's folder is an error.
+//! `1_Pooling/config.json`) and gets [`FileData`], bytes that are mapped, read or compiled in. Names also come from
+//! files that are themselves downloaded (the shards of an index, the folders of `modules.json`), so every name is
+//! checked here: a name that leaves the model's folder is an error.
 
 mod source;
 
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use ettin_kernels::mapped::MappedFile;
 
-use crate::hub::HubFiles;
+use crate::hub::{self, HubFiles, HubOptions};
 use crate::{Error, Result, identity};
 
 /// The files of an embedded model: names as in a repository, with their bytes.
@@ -38,6 +38,29 @@ enum Origin {
 }
 
 impl ModelFiles {
+    /// A model by what a user would type: a local folder or weights file, a name of the [suite](crate::suite)
+    /// (`encoder-150m`), a Hub id (`organisation/name`), the latter two with a revision if wanted (`name@revision`).
+    ///
+    /// The cache, the token and the rest are those of the environment, as Python's hub client has them. A cached
+    /// model never touches the network; another is downloaded when a file is first asked for, in a build with the
+    /// feature `hub`. [`hub::resolve`](crate::hub::resolve) takes other settings.
+    ///
+    /// ```
+    /// use ettin::files::ModelFiles;
+    ///
+    /// let files = ModelFiles::open("encoder-150m")?;
+    /// assert_eq!(files.name(), "jhu-clsp/ettin-encoder-150m");
+    /// # Ok::<(), ettin::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::UnknownModel`] for a name that cannot be any of these, [`Error::Io`] for a path that does not exist.
+    /// That a model is not cached and cannot be downloaded is [`Error::NotCached`], from the first question for a
+    /// file.
+    pub fn open(name: &str) -> Result<Self> {
+        hub::resolve(name, None, &HubOptions::from_env())
+    }
+
     /// The model in a local folder, or the one whose weights file (`.safetensors`, `.bin`, or the `.index.json` of a
     /// sharded one) is given, with its configuration beside it.
     ///
@@ -148,8 +171,8 @@ impl ModelFiles {
         found.ok_or_else(|| Error::MissingFile { place: self.place(), file: file.to_owned() })
     }
 
-    /// Names of the files that are there now, those of one level of folders included (`onnx/model.onnx`), sorted; of a model
-    /// on the Hub what its repository is known to hold. Downloads nothing.
+    /// Names of the files that are there now, those of one level of folders included (`onnx/model.onnx`), sorted; of
+    /// a model on the Hub what its repository is known to hold. Downloads nothing.
     ///
     /// # Errors
     /// [`Error::Io`] when the folder cannot be read.

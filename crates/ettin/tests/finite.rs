@@ -39,7 +39,7 @@ impl Broken {
 }
 
 fn options(dtype: Dtype) -> Options {
-    Options { dtype, ..Options::default() }
+    Options::default().with_dtype(dtype)
 }
 
 const TEXTS: [&str; 2] = ["Ada Lovelace was born in London.", "Where was Apple founded?"];
@@ -56,19 +56,19 @@ fn embed(files: &ModelFiles, options: &Options, request: EmbedRequest) -> Vec<Re
 }
 
 fn pooled(files: &ModelFiles, options: &Options) -> Vec<Result<()>> {
-    embed(files, options, EmbedRequest { normalize: Some(true), ..EmbedRequest::default() })
+    embed(files, options, EmbedRequest::default().with_normalize(true))
 }
 
 fn largest(files: &ModelFiles, options: &Options) -> Vec<Result<()>> {
-    embed(files, options, EmbedRequest { pooling: Some(Pooling::Max), ..EmbedRequest::default() })
+    embed(files, options, EmbedRequest::default().with_pooling(Pooling::Max))
 }
 
 fn by_token(files: &ModelFiles, options: &Options) -> Vec<Result<()>> {
-    embed(files, options, EmbedRequest { per_token: true, ..EmbedRequest::default() })
+    embed(files, options, EmbedRequest::default().with_per_token(true))
 }
 
 fn second_layer(files: &ModelFiles, options: &Options) -> Vec<Result<()>> {
-    embed(files, options, EmbedRequest { layer: Some(2), ..EmbedRequest::default() })
+    embed(files, options, EmbedRequest::default().with_layer(2))
 }
 
 fn similarity(files: &ModelFiles, options: &Options) -> Vec<Result<()>> {
@@ -106,7 +106,7 @@ fn score(files: &ModelFiles, options: &Options) -> Vec<Result<()>> {
 
 fn score_left_to_right(files: &ModelFiles, options: &Options) -> Vec<Result<()>> {
     let inputs = TEXTS.map(|text| ScoreInput { text, context: None });
-    let request = ScoreRequest { method: Some(ScoreMethod::LeftToRight), ..ScoreRequest::default() };
+    let request = ScoreRequest::default().with_method(ScoreMethod::LeftToRight);
     ends(Scorer::load(files, options).unwrap().run(&inputs, &request).unwrap())
 }
 
@@ -239,7 +239,7 @@ fn only_the_input_that_meets_a_broken_number_fails() {
     let (model, dtype) = ("tiny-text-classify-multi", options(Dtype::F32));
     let good = ModelFiles::folder(root("models").join(model)).unwrap();
     let classifier = Classifier::load(&good, &dtype).unwrap();
-    let request = ClassifyRequest { top_k: None, raw: true, ..ClassifyRequest::default() };
+    let request = ClassifyRequest::default().with_top_k(None).with_raw(true);
     let inputs: Vec<TextInput<'_>> = [TEXTS[0], "zzz", TEXTS[1]].map(Into::into).to_vec();
     let expected = classifier.run(&inputs, &request).unwrap();
     let tokenizer = ettin::tokenizer::Tokenizer::load(&good).unwrap();
@@ -267,7 +267,7 @@ fn the_largest_over_tokens_hides_none_that_is_broken() {
     let broken = Broken::new("nano-decoder", "model.embeddings.tok_embeddings.weight", 256 * last as usize, f32::NAN);
     let embedder = TextEmbedder::load(&broken.files, &options(Dtype::F32)).unwrap();
     let vector = |pooling| {
-        let request = EmbedRequest { pooling: Some(pooling), ..EmbedRequest::default() };
+        let request = EmbedRequest::default().with_pooling(pooling);
         embedder.run(&["She slept."], &request).unwrap().remove(0)
     };
     for pooling in [Pooling::Max, Pooling::Mean, Pooling::WeightedMean] {

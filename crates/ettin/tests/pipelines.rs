@@ -95,7 +95,7 @@ fn check_within<T: Serialize>(tolerance: f64, outcomes: Outcomes<T>, group: &[Ca
 
 /// Small batches, so that inputs are packed, sorted and split.
 fn options() -> Options {
-    Options { batch_tokens: 64, ..Options::default() }
+    Options::default().with_batch_tokens(64)
 }
 
 fn texts(group: &[Case]) -> Vec<&str> {
@@ -123,7 +123,7 @@ fn classify() {
     for group in groups("classify") {
         let task = Classifier::load(&files(&group[0].model), &options()).unwrap();
         let given = &group[0].options;
-        let mut request = ClassifyRequest { raw: given["function_to_apply"] == "none", ..ClassifyRequest::default() };
+        let mut request = ClassifyRequest::default().with_raw(given["function_to_apply"] == "none");
         if let Some(top_k) = given.get("top_k") {
             request.top_k = top_k.as_u64().map(|k| k as usize);
         }
@@ -144,7 +144,9 @@ fn tag() {
             "max" => Aggregation::Max,
             other => panic!("{other}"),
         };
-        let request = TagRequest { aggregation, all: given["ignore_labels"] == serde_json::json!([]) };
+        let request = TagRequest::default()
+            .with_aggregation(aggregation)
+            .with_all(given["ignore_labels"] == serde_json::json!([]));
         check(task.run(&texts(&group), &request).unwrap(), &group);
     }
 }
@@ -181,7 +183,7 @@ fn answer_or_none() {
             .iter()
             .map(|case| Question { question: case.text("question"), context: case.text("context") })
             .collect();
-        let request = AnswerRequest { no_answer: true, ..AnswerRequest::default() };
+        let request = AnswerRequest::default().with_no_answer(true);
         check(task.run(&questions, &request).unwrap(), &group);
     }
     assert!(none > 0);
@@ -204,7 +206,7 @@ fn rerank() {
     for group in groups("rerank") {
         let task = Reranker::load(&files(&group[0].model), &options()).unwrap();
         let activation = (group[0].options["activation"] == "raw").then_some(Activation::Raw);
-        let request = RerankRequest { activation, ..RerankRequest::default() };
+        let request = RerankRequest::default().with_activation(activation);
         let inputs: Vec<RerankInput<'_>> = group
             .iter()
             .map(|case| {
@@ -239,7 +241,7 @@ fn scores(fixture: &str, join: bool) {
             other => panic!("{other}"),
         };
         let bos = given["bos"].as_bool().unwrap();
-        let request = ScoreRequest { method: Some(method), bos, join, ..ScoreRequest::default() };
+        let request = ScoreRequest::default().with_method(method).with_bos(bos).with_join(join);
         let inputs: Vec<ScoreInput<'_>> = group
             .iter()
             .map(|case| ScoreInput { text: case.text("text"), context: case.input["context"].as_str() })
@@ -265,14 +267,12 @@ fn embed_chains_and_compare() {
         let task = TextEmbedder::load(&files(&group[0].model), &options()).unwrap();
         assert_eq!(task.unconfigured_pooling(), None);
         let given = group[0].options.clone();
-        let request = EmbedRequest {
-            prompt: given["prompt_name"]
-                .as_str()
-                .map_or(PromptChoice::Default, |name| PromptChoice::Named(name.into())),
-            dimensions: given["truncate_dim"].as_u64().map(|size| size as usize),
-            normalize: given["normalize_embeddings"].as_bool(),
-            ..EmbedRequest::default()
-        };
+        let request = EmbedRequest::default()
+            .with_prompt(
+                given["prompt_name"].as_str().map_or(PromptChoice::Default, |name| PromptChoice::Named(name.into())),
+            )
+            .with_dimensions(given["truncate_dim"].as_u64().map(|size| size as usize))
+            .with_normalize(given["normalize_embeddings"].as_bool());
         if given.get("similarity").is_none() {
             // sentence-transformers leaves a normalised vector shorter when it cuts it; we scale it again.
             if request.dimensions.is_some() && task.chain().unwrap().normalizes() {
@@ -313,7 +313,7 @@ fn embed_with_every_pooling() {
                 "weightedmean" => "weighted-mean".into(),
                 name => name.to_owned(),
             };
-            let request = EmbedRequest { pooling: Some(pooling.parse().unwrap()), ..EmbedRequest::default() };
+            let request = EmbedRequest::default().with_pooling(pooling.parse::<ettin::Pooling>().unwrap());
             let one: Vec<Case> = group
                 .iter()
                 .map(|case| Case {

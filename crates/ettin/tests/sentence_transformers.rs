@@ -67,7 +67,7 @@ fn options(run: &Value) -> Options {
         Some("right") => Truncate::Right,
         Some(other) => panic!("{other}"),
     };
-    Options { truncate, batch_tokens: 64, ..Options::default() }
+    Options::default().with_truncate(truncate).with_batch_tokens(64)
 }
 
 fn prompt(run: &Value) -> PromptChoice {
@@ -92,12 +92,12 @@ fn collected<T: serde::Serialize>(outcomes: Outcomes<T>) -> (Vec<Value>, bool) {
 
 fn answer(files: &ModelFiles, run: &Value, options: &Options) -> (Value, bool) {
     let given = &run["options"];
-    let embed = || EmbedRequest {
-        prompt: prompt(run),
-        normalize: given["normalize_embeddings"].as_bool(),
-        dimensions: given["truncate_dim"].as_u64().map(|size| size as usize),
-        per_token: given["per_token"] == true,
-        ..EmbedRequest::default()
+    let embed = || {
+        EmbedRequest::default()
+            .with_prompt(prompt(run))
+            .with_normalize(given["normalize_embeddings"].as_bool())
+            .with_dimensions(given["truncate_dim"].as_u64().map(|size| size as usize))
+            .with_per_token(given["per_token"] == true)
     };
     match run["task"].as_str().unwrap() {
         "embed" => {
@@ -118,13 +118,13 @@ fn answer(files: &ModelFiles, run: &Value, options: &Options) -> (Value, bool) {
                 documents: texts(&run["input"]["documents"]),
             };
             let activation = (given["activation"] == "raw").then_some(Activation::Raw);
-            let request = RerankRequest { activation, prompt: prompt(run) };
+            let request = RerankRequest::default().with_activation(activation).with_prompt(prompt(run));
             let (values, cut) = collected(task.run(&[input], &request).unwrap());
             (values[0].clone(), cut)
         }
         "classify" => {
             let task = Classifier::load(files, options).unwrap();
-            let request = ClassifyRequest { top_k: None, raw: true, prompt: prompt(run) };
+            let request = ClassifyRequest::default().with_top_k(None).with_raw(true).with_prompt(prompt(run));
             let input = |value: &Value| (value["text"].as_str().unwrap().to_owned(), value["text_pair"].clone());
             let inputs: Vec<_> = run["input"].as_array().unwrap().iter().map(input).collect();
             let inputs: Vec<TextInput<'_>> =
@@ -134,7 +134,7 @@ fn answer(files: &ModelFiles, run: &Value, options: &Options) -> (Value, bool) {
         }
         "tag" => {
             let task = Tagger::load(files, options).unwrap();
-            let request = TagRequest { all: true, ..TagRequest::default() };
+            let request = TagRequest::default().with_all(true);
             let (values, cut) = collected(task.run(&texts(&run["input"]), &request).unwrap());
             (values.into(), cut)
         }
@@ -241,7 +241,7 @@ fn over_long_text_is_an_error_that_says_where_the_limit_is() {
     let task = TextEmbedder::load(&ModelFiles::folder(folder.path()).unwrap(), &Options::default()).unwrap();
     for name in ["query", "document"] {
         let long = case["runs"][0]["input"][1].as_str().unwrap();
-        let request = EmbedRequest { prompt: PromptChoice::Named(name.to_owned()), ..EmbedRequest::default() };
+        let request = EmbedRequest::default().with_prompt(PromptChoice::Named(name.to_owned()));
         let message = task.run(&[long], &request).unwrap().remove(0).unwrap_err().to_string();
         assert!(message.contains(&format!("{name}_length")), "{message}");
     }
@@ -262,7 +262,7 @@ fn a_plain_classifier_computes_texts_over_model_max_length() {
     std::fs::remove_file(folder.path().join("tokenizer_config.json")).unwrap();
     assert_eq!(whole, run(&Options::default()), "its tokenizer's limit changes nothing");
     put(folder.path(), "tokenizer_config.json", &case["files"]["tokenizer_config.json"]);
-    let cut = run(&Options { truncate: Truncate::Right, ..Options::default() });
+    let cut = run(&Options::default().with_truncate(Truncate::Right));
     assert!(cut.truncated && !whole.truncated && cut.value != whole.value);
 }
 
@@ -272,7 +272,7 @@ fn an_explicit_side_wins_over_the_model_s() {
     let folder = lay_out(&case);
     let files = ModelFiles::folder(folder.path()).unwrap();
     let run = &case["runs"][0];
-    let vectors = |truncate| answer(&files, run, &Options { truncate, ..Options::default() }).0;
+    let vectors = |truncate| answer(&files, run, &Options::default().with_truncate(truncate)).0;
     assert_eq!(vectors(Truncate::Model), vectors(Truncate::Left));
     assert_ne!(vectors(Truncate::Right), vectors(Truncate::Left));
 }
@@ -282,7 +282,7 @@ fn a_limit_asked_for_is_one_more_limit() {
     let folder = lay_out(&case("max_seq_length of the older layout"));
     let files = ModelFiles::folder(folder.path()).unwrap();
     for (asked, limit) in [(6, 6), (100, 12)] {
-        let options = Options { max_length: Some(asked), ..Options::default() };
+        let options = Options::default().with_max_length(asked);
         let task = TextEmbedder::load(&files, &options).unwrap();
         let long = "The ball was in the park. ".repeat(4);
         let error = task.run(&[long.as_str()], &EmbedRequest::default()).unwrap().remove(0).unwrap_err();
@@ -411,7 +411,7 @@ fn a_prompt_that_a_model_lacks_is_named_with_those_it_has() {
     let folder = lay_out(&case("one module, prompts"));
     let task = Reranker::load(&ModelFiles::folder(folder.path()).unwrap(), &Options::default()).unwrap();
     // Every embedder has prompts for queries and documents; a reranker has its own alone.
-    let request = RerankRequest { prompt: PromptChoice::Named("query".to_owned()), ..RerankRequest::default() };
+    let request = RerankRequest::default().with_prompt(PromptChoice::Named("query".to_owned()));
     let message = task.run(&[], &request).unwrap_err().to_string();
     assert!(message.contains("none, web"), "{message}");
 }
@@ -427,7 +427,7 @@ fn an_activation_that_is_not_implemented_is_refused_unless_another_is_asked_for(
     let input = RerankInput { query: "Who?", documents: vec!["Ada."] };
     let message = task.run(std::slice::from_ref(&input), &RerankRequest::default()).unwrap_err().to_string();
     assert!(message.contains("Hardtanh"), "{message}");
-    let raw = RerankRequest { activation: Some(Activation::Raw), ..RerankRequest::default() };
+    let raw = RerankRequest::default().with_activation(Activation::Raw);
     assert!(task.run(&[input], &raw).unwrap()[0].is_ok());
 }
 

@@ -234,7 +234,7 @@ fn heads(files: &ModelFiles, backend: &Backend, batch: &PackedBatch) -> Vec<(Str
     let of_tokens = TokenClassifier::load(files, backend).unwrap().logits(batch).unwrap();
     let embedder = Embedder::load(files, backend).unwrap();
     let vectors = Pooling::ALL.map(|(pooling, name)| {
-        let options = EmbedOptions { pooling: Some(pooling), ..EmbedOptions::default() };
+        let options = EmbedOptions::default().with_pooling(pooling);
         (format!("{name} vectors"), values(&embedder.embed(batch, &options).unwrap()))
     });
     let labels = [("labels of texts", of_texts), ("labels of tokens", of_tokens)];

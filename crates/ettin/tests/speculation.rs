@@ -13,7 +13,7 @@ use ettin::{Dtype, Error, Isa};
 use serde_json::Value;
 
 fn options(dtype: Dtype) -> Options {
-    Options { dtype, ..Options::default() }
+    Options::default().with_dtype(dtype)
 }
 
 fn plain(dtype: Dtype) -> Generator {

@@ -27,11 +27,11 @@ fn copy(model: &str, to: &Path) {
 }
 
 fn limited(max_length: usize, truncate: Truncate) -> Options {
-    Options { max_length: Some(max_length), truncate, ..Options::default() }
+    Options::default().with_max_length(max_length).with_truncate(truncate)
 }
 
 fn small_batches() -> Options {
-    Options { batch_tokens: 24, ..Options::default() }
+    Options::default().with_batch_tokens(24)
 }
 
 fn values<T>(outcomes: Outcomes<T>) -> Vec<T> {
@@ -48,9 +48,9 @@ const TEXTS: [&str; 5] = [
 
 #[test]
 fn batches_change_no_bit_of_any_result() {
-    let (alone, batched) = (Options { batch_tokens: 1, ..Options::default() }, Options::default());
+    let (alone, batched) = (Options::default().with_batch_tokens(1), Options::default());
     for model in ["nano-encoder", "nano-decoder"] {
-        let request = EmbedRequest { normalize: Some(true), ..EmbedRequest::default() };
+        let request = EmbedRequest::default().with_normalize(true);
         let embed = |options| TextEmbedder::load(&files(model), options).unwrap().run(&TEXTS, &request).unwrap();
         assert_eq!(values(embed(&alone)), values(embed(&batched)), "{model}");
         assert_eq!(values(embed(&alone)), values(embed(&small_batches())), "{model}");
@@ -151,7 +151,7 @@ fn cut_inputs_are_reported() {
         let cut = |flags: Vec<bool>| assert_eq!(flags, [false, true], "{truncate:?}");
 
         let embedder = TextEmbedder::load(&files("nano-encoder"), &options).unwrap();
-        let per_token = EmbedRequest { per_token: true, ..EmbedRequest::default() };
+        let per_token = EmbedRequest::default().with_per_token(true);
         let outcomes = embedder.run(&texts, &per_token).unwrap();
         cut(outcomes.iter().map(|outcome| outcome.as_ref().unwrap().truncated).collect());
         let lens: Vec<usize> = values(outcomes)
@@ -165,7 +165,7 @@ fn cut_inputs_are_reported() {
 
         let scorer = Scorer::load(&files("nano-encoder"), &options).unwrap();
         for method in [ScoreMethod::Pll, ScoreMethod::LeftToRight] {
-            let request = ScoreRequest { method: Some(method), ..ScoreRequest::default() };
+            let request = ScoreRequest::default().with_method(method);
             let inputs = texts.map(|text| ScoreInput { text, context: None });
             let outcomes = scorer.run(&inputs, &request).unwrap();
             cut(outcomes.iter().map(|outcome| outcome.as_ref().unwrap().truncated).collect());
@@ -183,7 +183,7 @@ fn cut_inputs_are_reported() {
 #[test]
 fn a_text_that_the_context_swallows_is_an_error_in_its_place() {
     let scorer = Scorer::load(&files("nano-decoder"), &Options::default()).unwrap();
-    let request = ScoreRequest { join: true, ..ScoreRequest::default() };
+    let request = ScoreRequest::default().with_join(true);
     // " playground" is one token, " playgro" alone is several.
     let input = |context, text| ScoreInput { text, context: Some(context) };
     let inputs = [input("The cat", " sat."), input(" playgro", "und"), input("The", "")];
@@ -252,7 +252,7 @@ fn scoring_methods_that_do_not_fit_are_refused() {
         ("nano-decoder", ScoreMethod::LeftToRight),
     ] {
         let scorer = Scorer::load(&files(model), &Options::default()).unwrap();
-        let request = ScoreRequest { method: Some(method), ..ScoreRequest::default() };
+        let request = ScoreRequest::default().with_method(method);
         assert!(matches!(scorer.run(&input, &request), Err(Error::Unsupported(_))), "{model} {method:?}");
     }
 }
@@ -264,7 +264,7 @@ fn encoders_that_were_decoders_are_read_one_position_earlier() {
     copy("nano-encoder", &converted);
     let input = [ScoreInput { text: " Paris.", context: Some("The capital of France is") }];
     let score = |files: &ModelFiles, read_earlier| {
-        let request = ScoreRequest { method: Some(ScoreMethod::LeftToRight), read_earlier, ..ScoreRequest::default() };
+        let request = ScoreRequest::default().with_method(ScoreMethod::LeftToRight).with_read_earlier(read_earlier);
         values(Scorer::load(files, &Options::default()).unwrap().run(&input, &request).unwrap()).remove(0)
     };
     let converted = ModelFiles::folder(converted).unwrap();
@@ -276,7 +276,7 @@ fn encoders_that_were_decoders_are_read_one_position_earlier() {
 #[test]
 fn prompts_are_known_by_name() {
     let plain = TextEmbedder::load(&files("nano-encoder"), &Options::default()).unwrap();
-    let named = |name: &str| EmbedRequest { prompt: PromptChoice::Named(name.into()), ..EmbedRequest::default() };
+    let named = |name: &str| EmbedRequest::default().with_prompt(PromptChoice::Named(name.into()));
     assert!(matches!(plain.run(&["A dog."], &named("passage")), Err(Error::Input(_))));
     assert_eq!(
         values(plain.run(&["A dog."], &named("query")).unwrap()),
@@ -290,12 +290,12 @@ fn requests_no_text_can_fulfil_are_refused_before_computing() {
     let embedder = TextEmbedder::load(&files("nano-encoder"), &Options::default()).unwrap();
     let base = EmbedRequest::default;
     for request in [
-        EmbedRequest { layer: Some(7), ..base() },
-        EmbedRequest { dimensions: Some(0), ..base() },
-        EmbedRequest { dimensions: Some(257), ..base() },
-        EmbedRequest { per_token: true, pooling: Some(ettin::Pooling::Cls), ..base() },
+        base().with_layer(7),
+        base().with_dimensions(0),
+        base().with_dimensions(257),
+        base().with_per_token(true).with_pooling(ettin::Pooling::Cls),
     ] {
         assert!(matches!(embedder.run(&["A dog."], &request), Err(Error::Input(_))), "{request:?}");
     }
-    assert!(embedder.run(&["A dog."], &EmbedRequest { layer: Some(6), dimensions: Some(256), ..base() }).is_ok());
+    assert!(embedder.run(&["A dog."], &base().with_layer(6).with_dimensions(256)).is_ok());
 }

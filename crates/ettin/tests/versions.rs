@@ -130,7 +130,7 @@ fn texts(values: &[Value]) -> Vec<&str> {
 
 /// The engine's answers to inputs in the fixtures' form.
 fn answers(files: &ModelFiles, task: &str, given: &Value, inputs: &[Value]) -> Answers {
-    let options = Options { truncate: Truncate::Right, ..Options::default() };
+    let options = Options::default().with_truncate(Truncate::Right);
     Ok(match task {
         "embed" => {
             let embedder = TextEmbedder::load(files, &options)?;
@@ -179,9 +179,8 @@ fn answers(files: &ModelFiles, task: &str, given: &Value, inputs: &[Value]) -> A
             let classifier = Classifier::load(files, &options)?;
             let inputs: Vec<TextInput<'_>> =
                 inputs.iter().map(|pair| (text(&pair[0]), text(&pair[1])).into()).collect();
-            let outcomes = classifier
-                .run(&inputs, &ClassifyRequest { top_k: None, raw: true, ..ClassifyRequest::default() })?
-                .into_iter();
+            let outcomes =
+                classifier.run(&inputs, &ClassifyRequest::default().with_top_k(None).with_raw(true))?.into_iter();
             let outcomes = outcomes.map(|outcome| {
                 let Outcome { value, truncated } = outcome?;
                 let score = |name: &String| value.iter().find(|label| label.label == *name).map(|label| label.score);
@@ -191,10 +190,7 @@ fn answers(files: &ModelFiles, task: &str, given: &Value, inputs: &[Value]) -> A
         }
         "classify" => {
             let inputs: Vec<TextInput<'_>> = texts(inputs).into_iter().map(TextInput::from).collect();
-            values(
-                Classifier::load(files, &options)?
-                    .run(&inputs, &ClassifyRequest { top_k: None, ..ClassifyRequest::default() })?,
-            )
+            values(Classifier::load(files, &options)?.run(&inputs, &ClassifyRequest::default().with_top_k(None))?)
         }
         "tag" => {
             let aggregation = match text(&given["aggregation_strategy"]) {
@@ -202,7 +198,10 @@ fn answers(files: &ModelFiles, task: &str, given: &Value, inputs: &[Value]) -> A
                 "simple" => Aggregation::Simple,
                 other => panic!("{other}"),
             };
-            values(Tagger::load(files, &options)?.run(&texts(inputs), &TagRequest { aggregation, all: false })?)
+            values(
+                Tagger::load(files, &options)?
+                    .run(&texts(inputs), &TagRequest::default().with_aggregation(aggregation).with_all(false))?,
+            )
         }
         "fill-mask" => {
             let top_k = given["top_k"].as_u64().map_or(3, |top_k| top_k as usize);

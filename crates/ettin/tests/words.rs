@@ -178,7 +178,12 @@ fn assert_tags(task: &Tagger, kind: &str, case: &Value) {
         other => panic!("{other}"),
     };
     let text = case["text"].as_str().unwrap();
-    let tags = task.run(&[text], &TagRequest { aggregation, all: true }).unwrap().remove(0).unwrap().value;
+    let tags = task
+        .run(&[text], &TagRequest::default().with_aggregation(aggregation).with_all(true))
+        .unwrap()
+        .remove(0)
+        .unwrap()
+        .value;
     let place = format!("{kind} {} {text:?}", case["strategy"]);
     let theirs = case["tags"].as_array().unwrap();
     assert_eq!(tags.len(), theirs.len(), "{place}: {tags:?} {theirs:?}");

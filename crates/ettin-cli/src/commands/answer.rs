@@ -14,7 +14,7 @@ pub(super) fn run(args: args::Answer) -> anyhow::Result<Status> {
     let plan = Plan::new(&args.run, Suited::NeedsHead("a question-answering head"))?;
     let job = plan.open()?;
     let task = driver::until_exit(Answerer::load(&job.files, &plan.options)?);
-    let request = AnswerRequest { no_answer: args.no_answer, ..AnswerRequest::default() };
+    let request = AnswerRequest::default().with_no_answer(args.no_answer);
     driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
         let questions: Vec<Question<'_>> = records
             .iter()

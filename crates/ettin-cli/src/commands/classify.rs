@@ -17,11 +17,10 @@ pub(super) fn run(args: args::Classify) -> anyhow::Result<Status> {
     let plan = Plan::new(&args.run, Suited::NeedsHead("a classification head"))?;
     let job = plan.open()?;
     let task = driver::until_exit(Classifier::load(&job.files, &plan.options)?);
-    let request = ClassifyRequest {
-        top_k: args.top_k.map(NonZeroUsize::get),
-        raw: args.raw,
-        prompt: embed::prompt(&args.prompt),
-    };
+    let request = ClassifyRequest::default()
+        .with_top_k(args.top_k.map(NonZeroUsize::get))
+        .with_raw(args.raw)
+        .with_prompt(embed::prompt(&args.prompt));
     driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
         let inputs: Vec<TextInput<'_>> = records.iter().map(|(_, record)| record.input()).collect();
         Ok(task.run(&inputs, &request)?)

@@ -2,6 +2,7 @@
 
 use ettin::tasks::{Outcome, Outcomes};
 
+use crate::advice;
 use crate::exit::Status;
 use crate::input::{ChunkSize, Item, Record, Texts};
 use crate::output::{Answered, Payload, Printer, Sink};
@@ -59,7 +60,7 @@ pub(super) fn each_chunk<T: Record, P>(
             let result = match std::mem::replace(&mut item.record, Err(String::new())) {
                 Ok(_) => match results.next() {
                     Some(Ok(outcome)) => Ok(outcome),
-                    Some(Err(error)) => Err(error.to_string()),
+                    Some(Err(error)) => Err(advice::told(&error)),
                     None => Err("no result".into()),
                 },
                 Err(error) => Err(error),

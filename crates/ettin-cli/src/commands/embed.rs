@@ -86,21 +86,21 @@ fn refuse_terminal(plan: &Plan) -> anyhow::Result<()> {
 
 /// What the flags ask for.
 pub(super) fn request(args: &VectorArgs) -> EmbedRequest {
-    EmbedRequest {
-        pooling: args.pooling.and_then(|pooling| match pooling {
-            PoolingChoice::Cls => Some(Pooling::Cls),
-            PoolingChoice::Mean => Some(Pooling::Mean),
-            PoolingChoice::Last => Some(Pooling::Last),
-            PoolingChoice::WeightedMean => Some(Pooling::WeightedMean),
-            PoolingChoice::Max => Some(Pooling::Max),
-            PoolingChoice::None => None,
-        }),
-        per_token: args.pooling == Some(PoolingChoice::None),
-        normalize: args.normalization(),
-        dimensions: args.dimensions.map(NonZeroUsize::get),
-        layer: args.layer,
-        prompt: prompt(&args.prompt),
-    }
+    let pooling = args.pooling.and_then(|pooling| match pooling {
+        PoolingChoice::Cls => Some(Pooling::Cls),
+        PoolingChoice::Mean => Some(Pooling::Mean),
+        PoolingChoice::Last => Some(Pooling::Last),
+        PoolingChoice::WeightedMean => Some(Pooling::WeightedMean),
+        PoolingChoice::Max => Some(Pooling::Max),
+        PoolingChoice::None => None,
+    });
+    EmbedRequest::default()
+        .with_pooling(pooling)
+        .with_per_token(args.pooling == Some(PoolingChoice::None))
+        .with_normalize(args.normalization())
+        .with_dimensions(args.dimensions.map(NonZeroUsize::get))
+        .with_layer(args.layer)
+        .with_prompt(prompt(&args.prompt))
 }
 
 /// Which prompt is asked for.

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use ettin::generate::{FinishReason, GenerateRequest, GenerationDefaults, Piece, Sampling, draw_seed};
-use ettin::tasks::{Drafted, Generated, Generator, Options, Outcomes, Timings};
+use ettin::tasks::{Drafted, Generated, Generator, Outcomes, Timings};
 
 use super::driver::{self, Numbered};
 use super::stream::Stream;
@@ -33,7 +33,7 @@ pub(super) fn run(mut args: args::Generate) -> anyhow::Result<Status> {
         task = match choice {
             DraftChoice::Lookup => task.with_lookup(),
             DraftChoice::Format(dtype) => {
-                task.with_draft_model(&job.files, &Options { dtype: *dtype, ..plan.options.clone() })?
+                task.with_draft_model(&job.files, &plan.options.clone().with_dtype(*dtype))?
             }
             DraftChoice::Model(name) => {
                 let files = plan.second_model(name, &args.run.model.hub, Suited::Nano(Nano::Decoder))?;

@@ -19,7 +19,7 @@ pub(super) fn run(args: args::Rerank) -> anyhow::Result<Status> {
         ActivationChoice::Raw => Activation::Raw,
         ActivationChoice::Sigmoid => Activation::Sigmoid,
     });
-    let request = RerankRequest { activation, prompt: embed::prompt(&args.prompt) };
+    let request = RerankRequest::default().with_activation(activation).with_prompt(embed::prompt(&args.prompt));
     let format = plan.output.format;
     driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
         let inputs: Vec<RerankInput<'_>> = records
@@ -29,10 +29,18 @@ pub(super) fn run(args: args::Rerank) -> anyhow::Result<Status> {
                 documents: record.documents.iter().map(String::as_str).collect(),
             })
             .collect();
-        let outcomes = task.run(&inputs, &request)?;
+        let outcomes = task.run(&inputs, &request).map_err(advised)?;
         let documents = records.iter().map(|(_, record)| (record.documents.as_slice(), record.numbers.as_deref()));
         Ok(Ranked::all(outcomes, documents, format))
     })
+}
+
+/// What to type about an activation of the model's that is not implemented: nothing else is found unsupported this late.
+fn advised(error: ettin::Error) -> anyhow::Error {
+    match error {
+        ettin::Error::Unsupported(_) => anyhow::anyhow!("{error} (--activation raw or sigmoid)"),
+        error => error.into(),
+    }
 }
 
 fn texts(

@@ -19,16 +19,12 @@ pub(super) fn run(args: args::Score) -> anyhow::Result<Status> {
     let plan = Plan::new(&args.run, Suited::Nano(suited))?;
     let job = plan.open()?;
     let task = driver::until_exit(Scorer::load(&job.files, &plan.options)?);
-    let request = ScoreRequest {
-        method: args.method.map(|method| match method {
-            MethodChoice::Causal => ScoreMethod::Causal,
-            MethodChoice::Pll => ScoreMethod::Pll,
-            MethodChoice::LeftToRight => ScoreMethod::LeftToRight,
-        }),
-        bos: !args.no_bos,
-        join: args.join,
-        ..ScoreRequest::default()
-    };
+    let method = args.method.map(|method| match method {
+        MethodChoice::Causal => ScoreMethod::Causal,
+        MethodChoice::Pll => ScoreMethod::Pll,
+        MethodChoice::LeftToRight => ScoreMethod::LeftToRight,
+    });
+    let request = ScoreRequest::default().with_method(method).with_bos(!args.no_bos).with_join(args.join);
     driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
         let inputs: Vec<ScoreInput<'_>> = records
             .iter()

@@ -15,16 +15,14 @@ pub(super) fn run(args: args::Tag) -> anyhow::Result<Status> {
     let plan = Plan::new(&args.run, Suited::NeedsHead("a token-classification head"))?;
     let job = plan.open()?;
     let task = driver::until_exit(Tagger::load(&job.files, &plan.options)?);
-    let request = TagRequest {
-        aggregation: match args.aggregation {
-            AggregationChoice::None => Aggregation::None,
-            AggregationChoice::Simple => Aggregation::Simple,
-            AggregationChoice::First => Aggregation::First,
-            AggregationChoice::Average => Aggregation::Average,
-            AggregationChoice::Max => Aggregation::Max,
-        },
-        all: args.all,
+    let aggregation = match args.aggregation {
+        AggregationChoice::None => Aggregation::None,
+        AggregationChoice::Simple => Aggregation::Simple,
+        AggregationChoice::First => Aggregation::First,
+        AggregationChoice::Average => Aggregation::Average,
+        AggregationChoice::Max => Aggregation::Max,
     };
+    let request = TagRequest::default().with_aggregation(aggregation).with_all(args.all);
     driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
         let texts: Vec<&str> = records.iter().map(|(_, record)| record.text.as_str()).collect();
         Ok(task.run(&texts, &request)?)

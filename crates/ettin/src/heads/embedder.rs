@@ -13,6 +13,7 @@ use crate::{
     params::Parameters,
     pooling::normalize,
     sentence_transformers::{Repository, Slot},
+    setters::setters,
     weights::{Head, Subfolder, Weights},
 };
 
@@ -25,6 +26,7 @@ pub struct Embedder {
 
 /// What to do differently from what the model's files say.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
 pub struct EmbedOptions {
     /// Another pooling than the chain's; without a chain, another than the objective's default.
     pub pooling: Option<Pooling>,
@@ -37,6 +39,19 @@ pub struct EmbedOptions {
     /// Leading tokens of each sequence left out of the pooling (a prompt with `include_prompt: false`).
     pub skip: Option<Vec<usize>>,
 }
+
+setters!(EmbedOptions {
+    /// With another pooling.
+    with_pooling(pooling: impl Into<Option<Pooling>>);
+    /// With vectors scaled to length 1, or not.
+    with_normalize(normalize: impl Into<Option<bool>>);
+    /// With the first values alone.
+    with_dimensions(dimensions: impl Into<Option<usize>>);
+    /// With another layer's output.
+    with_layer(layer: impl Into<Option<usize>>);
+    /// Without so many leading tokens of each sequence.
+    with_skip(skip: impl Into<Option<Vec<usize>>>);
+});
 
 impl Embedder {
     /// Loads the model that `files` hold, with its chain if there is a `modules.json`.

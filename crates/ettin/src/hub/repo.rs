@@ -107,7 +107,7 @@ impl HubFiles {
 
     /// Runs an action on the download, which is started at its first use; one at a time.
     fn with_download<T>(&self, file: &str, action: impl FnOnce(&Download) -> Result<T>) -> Result<T> {
-        let offline = "offline mode is on: unset HF_HUB_OFFLINE (or --offline), or fetch it with `pull` first";
+        let offline = "offline mode is on: leave it (HF_HUB_OFFLINE may set it), or fetch the model first";
         if let Some(reason) = self.options.offline.then_some(offline).or(download::REASON) {
             let revision = self.commit().unwrap_or(&self.revision);
             let there = self.cache.snapshots();
@@ -115,7 +115,7 @@ impl HubFiles {
                 Some(_) if !file.is_empty() => format!("{file} at {revision}"),
                 // Nothing leads to what is there: whoever laid it out knows which one is meant.
                 None if !there.is_empty() => {
-                    format!("{revision}; there are {}, each of which --revision would take", there.join(", "))
+                    format!("{revision}; there are {}, each of which would do as the revision", there.join(", "))
                 }
                 _ => revision.to_owned(),
             };

@@ -105,7 +105,7 @@ fn check_revision(revision: &str) -> Result<()> {
 fn unknown(name: &str) -> Error {
     let hint = match Suite::get().suggest(name) {
         Some(suggestion) => format!(": did you mean {suggestion}?"),
-        None => ": give a name that `models` lists, a Hub id (organisation/name), or a local folder".to_owned(),
+        None => ": give a name of the suite, a Hub id (organisation/name), or a local folder".to_owned(),
     };
     Error::UnknownModel { name: name.to_owned(), hint }
 }

@@ -3,16 +3,18 @@
 mod search;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::batching::{encode_all, merge, run_rows, split};
-use super::frontend::{Frontend, Need};
 use super::limit::Bounds;
-use super::{Options, Outcome, Outcomes};
+use super::spec::TaskSpec;
+use super::{Options, Outcome, Outcomes, Preprocessor};
+use crate::batching::{merge, run_rows, split};
 use crate::files::ModelFiles;
 use crate::finite::Traced;
 use crate::heads::QuestionAnswering;
+use crate::setters::setters;
 use crate::tokenizer::{Encoding, Limit, LimitOrigin};
 use crate::{Error, Result};
 use search::{Scores, Search};
@@ -26,8 +28,8 @@ const OVERLAP: usize = 128;
 ///
 /// The algorithm is that of the question-answering pipeline of transformers 4.57 (gone in 5) with its defaults: the
 /// context is read in windows of up to 384 tokens that overlap by 128, and the answer is the best span of at most
-/// [`AnswerRequest::max_answer_len`] tokens, widened to whole words. A context is never cut, so `truncate` does not apply;
-/// `max_length` sets the window. A question that leaves no room for the context is an error.
+/// [`AnswerRequest::max_answer_len`] tokens, widened to whole words. A context is never cut, so `truncate` does not
+/// apply; `max_length` sets the window. A question that leaves no room for the context is an error.
 ///
 /// ```no_run
 /// # fn main() -> ettin::Result<()> {
@@ -44,8 +46,8 @@ const OVERLAP: usize = 128;
 /// ```
 #[derive(Debug)]
 pub struct Answerer {
-    model: QuestionAnswering,
-    frontend: Frontend,
+    model: Arc<QuestionAnswering>,
+    preprocessor: Preprocessor,
 }
 
 /// A question and the text that answers it.
@@ -59,6 +61,7 @@ pub struct Question<'a> {
 
 /// How to search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AnswerRequest {
     /// The longest answer, in tokens.
     pub max_answer_len: usize,
@@ -67,6 +70,13 @@ pub struct AnswerRequest {
     /// end, in the window where this is least.
     pub no_answer: bool,
 }
+
+setters!(AnswerRequest {
+    /// With another longest answer.
+    with_max_answer_len(max_answer_len: usize);
+    /// With the empty answer among the candidates, or without.
+    with_no_answer(no_answer: bool);
+});
 
 impl Default for AnswerRequest {
     fn default() -> Self {
@@ -93,10 +103,24 @@ impl Answerer {
     /// # Errors
     /// What loading the model's files can meet; the two-label classifier's tensors must be there.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let need = Need { task: "answer", objective: None };
-        let (model, tokenizer) = need.load(files, options, QuestionAnswering::load)?;
-        let frontend = Frontend::new(tokenizer, options, Bounds::strict(files, model.config())?);
-        Ok(Self { model, frontend })
+        let spec = TaskSpec { task: "answer", objective: None };
+        let (model, preprocessor) = spec.load(files, options, QuestionAnswering::load, Bounds::strict)?;
+        Ok(Self::new(model, preprocessor))
+    }
+
+    /// An answerer of parts; the preprocessor's limit sets the window where it is less than 384 tokens.
+    pub fn new(model: impl Into<Arc<QuestionAnswering>>, preprocessor: Preprocessor) -> Self {
+        Self { model: model.into(), preprocessor }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<QuestionAnswering> {
+        &self.model
+    }
+
+    /// What turns texts into batches.
+    pub fn preprocessor(&self) -> &Preprocessor {
+        &self.preprocessor
     }
 
     /// The best answer to every question.
@@ -107,7 +131,8 @@ impl Answerer {
         let AnswerRequest { max_answer_len, no_answer } = *request;
         let search = Search { answers: 1, max_answer_len, no_answer };
         let found = self.search(questions, search)?.into_iter();
-        let best = |answers: Vec<Answer>| answers.into_iter().next().ok_or_else(|| Error::input("there is no answer"));
+        let none = || Error::internal("a search gave no answer");
+        let best = |answers: Vec<Answer>| answers.into_iter().next().ok_or_else(none);
         Ok(found.map(|answers| Ok(Outcome { value: best(answers?)?, truncated: false })).collect())
     }
 
@@ -116,12 +141,12 @@ impl Answerer {
         if search.max_answer_len == 0 {
             return Err(Error::input("an answer must be allowed at least one token"));
         }
-        let encoded = encode_all(questions, |question| self.windows(question));
+        let encoded = self.preprocessor.encode_all(questions, |question| self.windows(question));
         let (good, errors) = split(encoded.into_iter());
         let windows: Vec<&Encoding> = good.iter().flatten().collect();
         let lengths: Vec<usize> = windows.iter().map(|window| window.ids.len()).collect();
         let ids = |row: usize| Cow::Borrowed(&windows[row].ids[..]);
-        let mut scores = run_rows(&lengths, self.frontend.batch_tokens, ids, |batch, rows| {
+        let mut scores = run_rows(&lengths, self.preprocessor.batch_tokens, ids, |batch, rows| {
             let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
             let scores = rows.iter().enumerate().map(|(index, &row)| {
                 let scores = Scores::new(&logits[batch.rows(index)]);
@@ -130,7 +155,7 @@ impl Answerer {
             Ok(scores.collect())
         })?
         .into_iter();
-        let cls = self.frontend.tokenizer.special().cls;
+        let cls = self.preprocessor.tokenizer.special().cls;
         let asked = errors.iter().zip(questions).filter(|(error, _)| error.is_none()).map(|(_, question)| question);
         let answers: Vec<_> = good
             .iter()
@@ -152,12 +177,12 @@ impl Answerer {
                 return Err(Error::input(format!("the {name} is empty")));
             }
         }
-        let window = match self.frontend.limit {
+        let window = match self.preprocessor.limit {
             limit if limit.tokens > WINDOW => Limit { tokens: WINDOW, origin: LimitOrigin::Window, ..limit },
             limit => limit,
         };
         let overlap = OVERLAP.min(window.tokens / 2);
-        self.frontend.tokenizer.encode_windows(question.question, question.context, window, overlap)
+        self.preprocessor.tokenizer.encode_windows(question.question, question.context, window, overlap)
     }
 }
 

@@ -1,17 +1,20 @@
 //! Sequence classification.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
-use super::frontend::{Frontend, Need, of_repository};
 use super::limit::Bounds;
 use super::numbers::{descending, sigmoid, softmax};
 use super::prompt::{PromptChoice, Prompts};
-use super::{Options, Outcomes, TextInput};
+use super::spec::TaskSpec;
+use super::{Options, Outcomes, Preprocessor, TextInput};
 use crate::config::ProblemType;
 use crate::files::ModelFiles;
 use crate::finite::{Traced, is_comparable};
 use crate::heads::SequenceClassifier;
 use crate::sentence_transformers::{Repository, Task};
+use crate::setters::setters;
 use crate::{Config, Result};
 
 /// Labels whole texts or pairs of texts.
@@ -22,7 +25,7 @@ use crate::{Config, Result};
 /// use ettin::tasks::{Classifier, ClassifyRequest, Options};
 ///
 /// let classifier = Classifier::load(&ModelFiles::folder("sentiment")?, &Options::default())?;
-/// let request = ClassifyRequest { top_k: None, ..ClassifyRequest::default() };
+/// let request = ClassifyRequest::default().with_top_k(None);
 /// for outcome in classifier.run(&["A fine day.".into(), ("It rains.", "It is wet.").into()], &request)? {
 ///     for label in outcome?.value {
 ///         println!("{} {}", label.label, label.score);
@@ -33,13 +36,14 @@ use crate::{Config, Result};
 /// ```
 #[derive(Debug)]
 pub struct Classifier {
-    model: SequenceClassifier,
-    frontend: Frontend,
+    model: Arc<SequenceClassifier>,
+    preprocessor: Preprocessor,
     prompts: Prompts,
 }
 
 /// What to report.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ClassifyRequest {
     /// How many labels, best first; `None` for all of them.
     pub top_k: Option<usize>,
@@ -48,6 +52,15 @@ pub struct ClassifyRequest {
     /// The prompt put before every first text, of a model that sentence-transformers saved.
     pub prompt: PromptChoice,
 }
+
+setters!(ClassifyRequest {
+    /// With another number of labels.
+    with_top_k(top_k: impl Into<Option<usize>>);
+    /// With logits instead of probabilities, or not.
+    with_raw(raw: bool);
+    /// With another prompt.
+    with_prompt(prompt: PromptChoice);
+});
 
 impl Default for ClassifyRequest {
     fn default() -> Self {
@@ -73,24 +86,37 @@ enum Function {
 }
 
 impl Classifier {
-    /// Loads a sequence classifier.
+    /// Loads a classifier.
     ///
     /// # Errors
     /// What loading the model's files can meet; the classifier's tensors must be there.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let need = Need { task: "classify", objective: None };
-        // A chain is of no use here, and its trunk may have a classifier of its own beside it.
+        let spec = TaskSpec { task: "classify", objective: None };
+        // Any other chain is of no use here, and its trunk may have a classifier of its own beside it.
         let repository =
             Repository::load(files)?.filter(|repository| repository.transformer.task == Task::SequenceClassification);
         let Some(repository) = repository else {
-            let (model, tokenizer) = need.load(files, options, SequenceClassifier::load)?;
-            let frontend = Frontend::new(tokenizer, options, Bounds::lenient(files, model.config())?);
-            return Ok(Self { model, frontend, prompts: Prompts::default() });
+            let (model, preprocessor) = spec.load(files, options, SequenceClassifier::load, Bounds::lenient)?;
+            return Ok(Self::new(model, preprocessor));
         };
-        let (model, tokenizer) =
-            need.load(files, options, |files, backend| SequenceClassifier::of_repository(files, &repository, backend))?;
-        let frontend = of_repository(files, tokenizer, options, &repository.transformer, model.config())?;
-        Ok(Self { model, frontend, prompts: Prompts::new(&repository.settings) })
+        let load = |files: &ModelFiles, backend: &_| SequenceClassifier::of_repository(files, &repository, backend);
+        let (model, preprocessor) = spec.load_repository(files, options, &repository.transformer, load)?;
+        Ok(Self { prompts: Prompts::new(&repository.settings), ..Self::new(model, preprocessor) })
+    }
+
+    /// A classifier of parts; it has no prompts.
+    pub fn new(model: impl Into<Arc<SequenceClassifier>>, preprocessor: Preprocessor) -> Self {
+        Self { model: model.into(), preprocessor, prompts: Prompts::default() }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<SequenceClassifier> {
+        &self.model
+    }
+
+    /// What turns texts into batches.
+    pub fn preprocessor(&self) -> &Preprocessor {
+        &self.preprocessor
     }
 
     /// All label names in the order of the model's outputs.
@@ -105,8 +131,8 @@ impl Classifier {
     pub fn run(&self, inputs: &[TextInput<'_>], request: &ClassifyRequest) -> Result<Outcomes<Vec<Label>>> {
         let function = if request.raw { Function::Raw } else { Function::of(self.model.config()) };
         let prompt = self.prompts.text(&request.prompt)?;
-        let encode = |input: &TextInput<'_>| self.frontend.encode_behind(prompt, *input, self.frontend.limit);
-        self.frontend.run(inputs, encode, |batch, items| {
+        let encode = |input: &TextInput<'_>| self.preprocessor.encode_behind(prompt, *input, self.preprocessor.limit);
+        self.preprocessor.run(inputs, encode, |batch, items| {
             let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
             let labels = items.iter().zip(&logits).map(|(item, row)| {
                 let ranked = ranked(self.labels(), &function.apply(row), request.top_k);

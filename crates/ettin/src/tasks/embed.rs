@@ -1,17 +1,20 @@
 //! Embeddings and similarity.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::batching::Item;
-use super::frontend::{Frontend, Need, of_scores};
 use super::limit::Bounds;
 use super::prompt::{PromptChoice, Prompts};
-use super::{Options, Outcome, Outcomes};
+use super::spec::{TaskSpec, of_scores};
+use super::{Options, Outcome, Outcomes, Preprocessor};
 use crate::files::ModelFiles;
 use crate::finite::{self, Traced};
 use crate::heads::{Asked, Chain, EmbedOptions, Embedder, Embedding as Traceable, Similarity};
 use crate::pooling::Pooling;
 use crate::sentence_transformers::{ModelType, Role};
+use crate::setters::setters;
 use crate::tokenizer::Limit;
 use crate::{Error, PackedBatch, Result};
 
@@ -21,21 +24,20 @@ use crate::{Error, PackedBatch, Result};
 /// # fn main() -> ettin::Result<()> {
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/nano-encoder");
 /// use ettin::files::ModelFiles;
-/// use ettin::tasks::{EmbedRequest, Options, TextEmbedder, Vector};
+/// use ettin::tasks::{EmbedRequest, Options, TextEmbedder};
 ///
 /// let embedder = TextEmbedder::load(&ModelFiles::folder(folder)?, &Options::default())?;
-/// let request = EmbedRequest { normalize: Some(true), ..EmbedRequest::default() };
-/// for outcome in embedder.run(&["The cat sat on the mat.", "A kitten rested on the rug."], &request)? {
-///     let Vector::Pooled(vector) = outcome?.value.embedding else { unreachable!() };
-///     assert_eq!(vector.len(), 256);
-/// }
+/// let request = EmbedRequest::default().with_normalize(true);
+/// let vectors = embedder.embed_with(&["The cat sat on the mat.", "A kitten rested on the rug."], &request)?;
+/// assert_eq!(vectors.shape, [2, 256]);
+/// assert!((vectors[0].iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5);
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Debug)]
 pub struct TextEmbedder {
-    model: Embedder,
-    frontend: Frontend,
+    model: Arc<Embedder>,
+    frontend: Preprocessor,
     prompts: Prompts,
     /// Limits of texts on one side of a search.
     queries: Limit,
@@ -44,10 +46,11 @@ pub struct TextEmbedder {
 
 /// How to embed; the default leaves everything to the model's own files.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct EmbedRequest {
     /// Pooling instead of the model's.
     pub pooling: Option<Pooling>,
-    /// One vector per token instead of one per text (`--pooling none`); excludes `pooling`.
+    /// One vector per token instead of one per text; excludes `pooling`.
     pub per_token: bool,
     /// Scale to unit length, or not, instead of the model's choice.
     pub normalize: Option<bool>,
@@ -59,6 +62,21 @@ pub struct EmbedRequest {
     /// The prompt.
     pub prompt: PromptChoice,
 }
+
+setters!(EmbedRequest {
+    /// With a pooling instead of the model's.
+    with_pooling(pooling: impl Into<Option<Pooling>>);
+    /// With one vector per token, or one per text.
+    with_per_token(per_token: bool);
+    /// With vectors scaled to unit length, or not, instead of the model's choice.
+    with_normalize(normalize: impl Into<Option<bool>>);
+    /// With the first dimensions alone.
+    with_dimensions(dimensions: impl Into<Option<usize>>);
+    /// With hidden states of another layer.
+    with_layer(layer: impl Into<Option<usize>>);
+    /// With another prompt.
+    with_prompt(prompt: PromptChoice);
+});
 
 /// A vector per text, or one per token of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -112,11 +130,11 @@ impl TextEmbedder {
     /// # Errors
     /// [`Error::Unsupported`] for rerankers, late interaction and SPLADE; what loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let (model, tokenizer) = Need { task: "embed", objective: None }.load(files, options, Embedder::load)?;
+        let spec = TaskSpec { task: "embed", objective: None };
+        let (model, tokenizer) = spec.load_parts(files, options, Embedder::load)?;
         let Some(chain) = model.chain() else {
-            let frontend = Frontend::new(tokenizer, options, Bounds::lenient(files, model.config())?);
-            let (queries, documents) = (frontend.limit, frontend.limit);
-            return Ok(Self { model, frontend, prompts: Prompts::of_embedder(), queries, documents });
+            let preprocessor = Preprocessor::within(Bounds::lenient(files, model.config())?, tokenizer, options);
+            return Ok(Self::new(model, preprocessor));
         };
         if chain.settings().model_type == Some(ModelType::CrossEncoder) {
             return Err(Error::Unsupported(format!(
@@ -133,9 +151,27 @@ impl TextEmbedder {
         let side = tokenizer.truncation_side();
         let queries = bounds(Some(Role::Query))?.limit(options, side);
         let documents = bounds(Some(Role::Document))?.limit(options, side);
-        let prompts = Prompts::new(chain.settings());
-        let frontend = Frontend::new(tokenizer, options, bounds(None)?).with_special_tokens(transformer.special_tokens);
-        Ok(Self { model, frontend, prompts, queries, documents })
+        let preprocessor =
+            Preprocessor::within(bounds(None)?, tokenizer, options).with_special_tokens(transformer.special_tokens);
+        Ok(Self { queries, documents, ..Self::new(model, preprocessor) })
+    }
+
+    /// An embedder of parts; the preprocessor's limit holds for texts on either side of a search.
+    pub fn new(model: impl Into<Arc<Embedder>>, preprocessor: Preprocessor) -> Self {
+        let model = model.into();
+        let prompts = model.chain().map_or_else(Prompts::of_embedder, |chain| Prompts::new(chain.settings()));
+        let limit = preprocessor.limit;
+        Self { model, frontend: preprocessor, prompts, queries: limit, documents: limit }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Embedder> {
+        &self.model
+    }
+
+    /// What turns texts into batches.
+    pub fn preprocessor(&self) -> &Preprocessor {
+        &self.frontend
     }
 
     /// The pooling taken because the model's files configure none; worth telling the user once.

@@ -1,12 +1,14 @@
 //! Fill-mask: the most likely tokens at each mask.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::batching::Item;
-use super::frontend::{Frontend, Need};
 use super::limit::Bounds;
 use super::numbers::{softmax, top_k};
-use super::{Options, Outcomes};
+use super::spec::TaskSpec;
+use super::{Options, Outcomes, Preprocessor};
 use crate::files::ModelFiles;
 use crate::finite::Traced;
 use crate::heads::LanguageModel;
@@ -36,8 +38,8 @@ const MAX_LOGIT_ROWS: usize = 512;
 /// ```
 #[derive(Debug)]
 pub struct FillMask {
-    model: LanguageModel,
-    frontend: Frontend,
+    model: Arc<LanguageModel>,
+    frontend: Preprocessor,
     mask: u32,
 }
 
@@ -71,13 +73,34 @@ impl FillMask {
     /// # Errors
     /// [`Error::Unsupported`] for a decoder; what loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let need = Need { task: "fill-mask", objective: Some(Objective::Encoder) };
-        let (model, tokenizer) = need.load(files, options, LanguageModel::load)?;
-        let frontend = Frontend::new(tokenizer, options, Bounds::lenient(files, model.config())?);
-        let mask = frontend.tokenizer.special().mask.ok_or_else(|| {
+        let spec = TaskSpec { task: "fill-mask", objective: Some(Objective::Encoder) };
+        let (model, preprocessor) = spec.load(files, options, LanguageModel::load, Bounds::lenient)?;
+        Self::new(model, preprocessor)
+    }
+
+    /// A fill-mask of parts.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a decoder; [`Error::Tokenizer`] for a tokenizer without a mask token.
+    pub fn new(model: impl Into<Arc<LanguageModel>>, preprocessor: Preprocessor) -> Result<Self> {
+        let model = model.into();
+        if model.config().objective != Objective::Encoder {
+            return Err(Error::Unsupported("fill-mask with a decoder, which was trained on no masks".to_owned()));
+        }
+        let mask = preprocessor.tokenizer.special().mask.ok_or_else(|| {
             Error::Tokenizer("the model's files name no mask token, which fill-mask needs".to_owned())
         })?;
-        Ok(Self { model, frontend, mask })
+        Ok(Self { model, frontend: preprocessor, mask })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<LanguageModel> {
+        &self.model
+    }
+
+    /// What turns texts into batches.
+    pub fn preprocessor(&self) -> &Preprocessor {
+        &self.frontend
     }
 
     /// The tokenizer, for example for the mask's spelling.

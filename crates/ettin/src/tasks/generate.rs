@@ -1,13 +1,13 @@
 //! Text generation.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::batching::encode_all;
-use super::frontend::{Frontend, Need};
 use super::limit::Bounds;
-use super::{Options, Outcome, Outcomes};
+use super::spec::TaskSpec;
+use super::{Options, Outcome, Outcomes, Preprocessor};
 use crate::files::ModelFiles;
 use crate::finite::Traced;
 use crate::generate::{
@@ -51,8 +51,8 @@ use crate::{Error, KvCache, Objective, PackedBatch, Result};
 #[derive(Debug)]
 pub struct Generator {
     name: String,
-    model: LanguageModel,
-    frontend: Frontend,
+    model: Arc<LanguageModel>,
+    frontend: Preprocessor,
     draft: Draft,
     /// Why the tokens that end a text cannot be read in `generation_config.json`.
     no_ends: Option<Fault>,
@@ -129,16 +129,28 @@ impl Generator {
     /// # Errors
     /// [`Error::Unsupported`] for an encoder; what loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let need = Need { task: "generate", objective: Some(Objective::Decoder) };
-        let (model, tokenizer) = need.load(files, options, LanguageModel::load)?;
+        let spec = TaskSpec { task: "generate", objective: Some(Objective::Decoder) };
+        let (model, preprocessor) = spec.load(files, options, LanguageModel::load, Bounds::positions)?;
         let no_ends = match ends_of_files(files) {
             Ok(_) => None,
             // A request may name its own.
             Err(Error::Config { file, message }) => Some(Fault { file, message }),
             Err(error) => return Err(error),
         };
-        let frontend = Frontend::new(tokenizer, options, Bounds::positions(files, model.config())?);
-        Ok(Self { name: files.name().to_owned(), model, frontend, draft: Draft::None, no_ends })
+        Ok(Self { name: files.name().to_owned(), no_ends, ..Self::new(model, preprocessor)? })
+    }
+
+    /// A generator of parts. What ends a text is what a request and the tokenizer's special tokens say.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an encoder.
+    pub fn new(model: impl Into<Arc<LanguageModel>>, preprocessor: Preprocessor) -> Result<Self> {
+        let model = model.into();
+        if model.config().objective != Objective::Decoder {
+            return Err(Error::Unsupported("generation with an encoder, which sees what follows".to_owned()));
+        }
+        let name = "the model".to_owned();
+        Ok(Self { name, model, frontend: preprocessor, draft: Draft::None, no_ends: None })
     }
 
     /// Guesses ahead by looking up how the text's last words went on earlier in it: free, and good for texts that quote.
@@ -151,9 +163,9 @@ impl Generator {
     /// # Errors
     /// [`Error::Unsupported`] for an encoder or another vocabulary; what loading the model's files can meet.
     pub fn with_draft_model(self, files: &ModelFiles, options: &Options) -> Result<Self> {
-        let need = Need { task: "generate", objective: Some(Objective::Decoder) };
-        let (draft, tokenizer) = need.load(files, options, LanguageModel::load)?;
-        let ours = (self.model.config().vocab_size, &self.frontend.tokenizer);
+        let spec = TaskSpec { task: "generate", objective: Some(Objective::Decoder) };
+        let (draft, tokenizer) = spec.load_parts(files, options, LanguageModel::load)?;
+        let ours = (self.model.config().vocab_size, &*self.frontend.tokenizer);
         let theirs = (draft.config().vocab_size, &tokenizer);
         if let Some(difference) = difference(ours, theirs) {
             let (name, draft) = (&self.name, files.name());
@@ -188,12 +200,14 @@ impl Generator {
             return Err(Error::Config { file: file.clone(), message: message.clone() });
         }
         request.shaping.check_ids(self.model.config().vocab_size)?;
-        let engine = Engine::new(&self.model, &self.frontend.tokenizer, request, self.frontend.limit.tokens)?;
+        let engine = Engine::new(&*self.model, &self.frontend.tokenizer, request, self.frontend.limit.tokens)?;
         let mut truncated = vec![false; prompts.len()];
         let mut outputs: Vec<Option<Result<Outcome<Generated>>>> = Vec::new();
         outputs.resize_with(prompts.len() * request.samples, || None);
         let mut queue = Vec::with_capacity(prompts.len());
-        for (index, encoded) in encode_all(prompts, |prompt| self.encode(prompt, request)).into_iter().enumerate() {
+        for (index, encoded) in
+            self.frontend.encode_all(prompts, |prompt| self.encode(prompt, request)).into_iter().enumerate()
+        {
             let output = index * request.samples;
             match encoded {
                 Ok((ids, cut)) => {
@@ -227,7 +241,7 @@ impl Generator {
                 truncated: truncated[index],
             }));
         }
-        let missing = || Err(Error::input("the prompt was not continued"));
+        let missing = || Err(Error::internal("a prompt was not continued"));
         let outputs = outputs.into_iter().map(|output| output.unwrap_or_else(missing)).collect();
         Ok(Generations { seed: engine.seed(), outputs })
     }
@@ -276,7 +290,7 @@ impl Generator {
         if let Some(most) = request.max_length.filter(|&most| tokens >= most) {
             return Err(Error::input(format!(
                 "the prompt has {tokens} tokens, and prompt and continuation together may have {most} (max_length); \
-                 limit the continuation alone instead (--max-new-tokens)"
+                 limit the continuation alone instead (max_new_tokens)"
             )));
         }
         let cut = tokens > limit.tokens;

@@ -6,9 +6,11 @@
 //! | the same with a truncating call, `tag`, `answer`, `rerank` | that, and `model_max_length` of `tokenizer_config.json` | are cut |
 //! | `modules.json` | the first of: `max_length` of `processing_kwargs`, `query_length` or `document_length`, `model_max_length` of the tokenizer's arguments, `max_seq_length` (all of `sentence_bert_config.json`), and else as the line above | are cut |
 //!
-//! Under `truncation: false` of `processing_kwargs` nothing is cut, and the limit is the most positions that this engine computes.
+//! Under `truncation: false` of `processing_kwargs` nothing is cut, and the limit is the most positions that this
+//! engine computes.
 //!
-//! So a library has two limits: what it computes, and what it cuts to where it cuts. The first decides what is an error here.
+//! So a library has two limits: what it computes, and what it cuts to where it cuts. The first decides what is an
+//! error here.
 
 use super::Options;
 use crate::config::Keys;
@@ -46,7 +48,8 @@ impl Bound {
 }
 
 impl Bounds {
-    /// Of a task whose library computes whatever the model has positions for, and cuts to the tokenizer's limit when asked to.
+    /// Of a task whose library computes whatever the model has positions for, and cuts to the tokenizer's limit when
+    /// asked to.
     pub(super) fn lenient(files: &ModelFiles, config: &Config) -> Result<Self> {
         let tokenizer = TokenizerLimits::load(files)?;
         let positions = positions(config);

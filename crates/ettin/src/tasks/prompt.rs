@@ -19,7 +19,8 @@ pub enum PromptChoice {
 }
 
 impl PromptChoice {
-    /// The side of a search that it is for: `encode_query` and `encode_document` of sentence-transformers go by these names.
+    /// The side of a search that it is for: `encode_query` and `encode_document` of sentence-transformers go by these
+    /// names.
     pub(super) fn role(&self) -> Option<Role> {
         match self {
             PromptChoice::Named(name) if name == "query" => Some(Role::Query),

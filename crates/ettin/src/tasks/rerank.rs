@@ -1,22 +1,25 @@
 //! Reranking: how well documents answer a query.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
-use super::frontend::{Frontend, Need, of_repository, of_scores};
 use super::limit::Bounds;
 use super::numbers::{descending, sigmoid};
 use super::prompt::{PromptChoice, Prompts};
-use super::{IndexedScore, Options, Outcome, Outcomes, TextInput};
+use super::spec::{TaskSpec, of_repository, of_scores};
+use super::{IndexedScore, Options, Outcome, Outcomes, Preprocessor, TextInput};
 use crate::files::ModelFiles;
 use crate::finite::{Traced, is_finite};
 use crate::heads::{Asked, Chain, EmbedOptions, Embedder, Embedding, SequenceClassifier, TorchActivation};
 use crate::sentence_transformers::{ModelType, Repository, Settings, Task};
+use crate::setters::setters;
 use crate::{Config, Error, PackedBatch, Result};
 
 /// Scores documents against a query with a cross-encoder.
 ///
-/// Query and document are encoded as a pair, a prompt before the query; a pair over the limit is cut at its longer text first,
-/// as sentence-transformers does.
+/// Query and document are encoded as a pair, a prompt before the query; a pair over the limit is cut at its longer
+/// text first, as sentence-transformers does.
 ///
 /// ```no_run
 /// # fn main() -> ettin::Result<()> {
@@ -35,7 +38,7 @@ use crate::{Config, Error, PackedBatch, Result};
 #[derive(Debug)]
 pub struct Reranker {
     model: Model,
-    frontend: Frontend,
+    preprocessor: Preprocessor,
     prompts: Prompts,
     /// What the model's files ask for.
     activation: Configured,
@@ -43,9 +46,12 @@ pub struct Reranker {
 
 #[derive(Debug)]
 enum Model {
-    Chain(Box<Embedder>),
-    Classifier(Box<SequenceClassifier>),
+    Chain(Arc<Embedder>),
+    Classifier(Arc<SequenceClassifier>),
 }
+
+/// What messages call a model that comes without a name.
+const THE_MODEL: &str = "the model";
 
 /// A query and its documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,12 +73,20 @@ pub enum Activation {
 
 /// How to rerank; the default leaves everything to the model's own files.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct RerankRequest {
     /// What is applied to scores instead of the model's own activation.
     pub activation: Option<Activation>,
     /// The prompt put before every query.
     pub prompt: PromptChoice,
 }
+
+setters!(RerankRequest {
+    /// With an activation instead of the model's own.
+    with_activation(activation: impl Into<Option<Activation>>);
+    /// With another prompt.
+    with_prompt(prompt: PromptChoice);
+});
 
 /// The activation of the model's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,56 +102,89 @@ impl Reranker {
     /// Loads a reranker: a chain of sentence-transformers with one score, or a classifier with one label.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a model with several outputs or with modules that are not implemented; what loading the
-    /// model's files can meet.
+    /// [`Error::Unsupported`] for a model with several outputs or with modules that are not implemented; what loading
+    /// the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let need = Need { task: "rerank", objective: None };
+        let spec = TaskSpec { task: "rerank", objective: None };
         match Repository::load(files)? {
             None => {
-                let (model, tokenizer) = need.load(files, options, SequenceClassifier::load)?;
-                only_one(files, model.config().labels.len())?;
-                // The other files of sentence-transformers count in a repository of its own alone.
-                let activation = configured([model.config().activation_fn.as_deref()]);
-                let frontend = Frontend::new(tokenizer, options, Bounds::strict(files, model.config())?);
-                let model = Model::Classifier(Box::new(model));
-                Ok(Self { model, frontend, prompts: Prompts::default(), activation })
+                let (model, preprocessor) = spec.load(files, options, SequenceClassifier::load, Bounds::strict)?;
+                Self::from_classifier(files.name(), model.into(), preprocessor)
             }
             Some(repository) if repository.transformer.task == Task::SequenceClassification => {
-                let (model, tokenizer) = need.load(files, options, |files, backend| {
-                    SequenceClassifier::of_repository(files, &repository, backend)
-                })?;
-                only_one(files, model.config().labels.len())?;
-                let frontend = of_repository(files, tokenizer, options, &repository.transformer, model.config())?;
-                let activation = activation(&repository.settings, model.config());
-                let prompts = Prompts::new(&repository.settings);
-                Ok(Self { model: Model::Classifier(Box::new(model)), frontend, prompts, activation })
+                let load =
+                    |files: &ModelFiles, backend: &_| SequenceClassifier::of_repository(files, &repository, backend);
+                let (model, preprocessor) = spec.load_repository(files, options, &repository.transformer, load)?;
+                let settings = &repository.settings;
+                let (activation, prompts) = (activation(settings, model.config()), Prompts::new(settings));
+                let plain = Self::from_classifier(files.name(), model.into(), preprocessor)?;
+                Ok(Self { activation, prompts, ..plain })
             }
             Some(_) => {
-                let (model, tokenizer) = need.load(files, options, Embedder::load)?;
-                let Some((chain, scores)) = model.chain().and_then(|chain| Some((chain, chain.scores_size()?))) else {
-                    let hint = match model.chain().and_then(|chain| chain.settings().model_type) {
-                        // Which embed refuses by that name.
-                        Some(ModelType::CrossEncoder) => "",
-                        _ => "; try embed",
-                    };
-                    return Err(Error::Unsupported(format!(
-                        "rerank needs scores, and no module of {} writes any{hint}",
-                        files.name()
-                    )));
+                let (model, tokenizer) = spec.load_parts(files, options, Embedder::load)?;
+                // What has no chain is refused below.
+                let preprocessor = match model.chain() {
+                    Some(chain) => of_repository(files, tokenizer, options, chain.transformer(), model.config())?,
+                    None => Preprocessor::within(Bounds::strict(files, model.config())?, tokenizer, options),
                 };
-                if scores != 1 {
-                    return Err(Error::Unsupported(format!(
-                        "rerank needs a model with one score, and {} is {}",
-                        files.name(),
-                        of_scores(scores)
-                    )));
-                }
-                let frontend = of_repository(files, tokenizer, options, chain.transformer(), model.config())?;
-                let activation = activation(chain.settings(), model.config());
-                let prompts = Prompts::new(chain.settings());
-                Ok(Self { model: Model::Chain(Box::new(model)), frontend, prompts, activation })
+                Self::from_chain(files.name(), model.into(), preprocessor)
             }
         }
+    }
+
+    /// A reranker of parts: a classifier with one label.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a classifier with several.
+    pub fn new(model: impl Into<Arc<SequenceClassifier>>, preprocessor: Preprocessor) -> Result<Self> {
+        Self::from_classifier(THE_MODEL, model.into(), preprocessor)
+    }
+
+    /// A reranker of parts: a chain of sentence-transformers whose last module writes one score.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an embedder without scores, or with several.
+    pub fn of_embedder(model: impl Into<Arc<Embedder>>, preprocessor: Preprocessor) -> Result<Self> {
+        Self::from_chain(THE_MODEL, model.into(), preprocessor)
+    }
+
+    fn from_classifier(name: &str, model: Arc<SequenceClassifier>, preprocessor: Preprocessor) -> Result<Self> {
+        match model.config().labels.len() {
+            1 => {}
+            labels => {
+                return Err(Error::Unsupported(format!(
+                    "rerank needs a model with one output, and {name} has {labels}; try classify"
+                )));
+            }
+        }
+        // The other files of sentence-transformers count in a repository of its own alone.
+        let activation = configured([model.config().activation_fn.as_deref()]);
+        Ok(Self { model: Model::Classifier(model), preprocessor, prompts: Prompts::default(), activation })
+    }
+
+    fn from_chain(name: &str, model: Arc<Embedder>, preprocessor: Preprocessor) -> Result<Self> {
+        let Some((chain, scores)) = model.chain().and_then(|chain| Some((chain, chain.scores_size()?))) else {
+            let hint = match model.chain().and_then(|chain| chain.settings().model_type) {
+                // Which embed refuses by that name.
+                Some(ModelType::CrossEncoder) => "",
+                _ => "; try embed",
+            };
+            return Err(Error::Unsupported(format!("rerank needs scores, and no module of {name} writes any{hint}")));
+        };
+        if scores != 1 {
+            return Err(Error::Unsupported(format!(
+                "rerank needs a model with one score, and {name} is {}",
+                of_scores(scores)
+            )));
+        }
+        let activation = activation(chain.settings(), model.config());
+        let prompts = Prompts::new(chain.settings());
+        Ok(Self { model: Model::Chain(model), preprocessor, prompts, activation })
+    }
+
+    /// What turns texts into batches.
+    pub fn preprocessor(&self) -> &Preprocessor {
+        &self.preprocessor
     }
 
     /// What is applied unless the call says otherwise.
@@ -146,9 +193,9 @@ impl Reranker {
     /// [`Error::Unsupported`] when the model's files name an activation that is not implemented.
     fn activation(&self) -> Result<Configured> {
         match &self.activation {
-            Configured::Other(name) => Err(Error::Unsupported(format!(
-                "the model's activation {name}; ask for raw scores or for the sigmoid (--activation raw or sigmoid)"
-            ))),
+            Configured::Other(name) => {
+                Err(Error::Unsupported(format!("the model's activation {name}; ask for raw scores or for the sigmoid")))
+            }
             known => Ok(known.clone()),
         }
     }
@@ -165,7 +212,7 @@ impl Reranker {
         let prompt = self.prompts.text(&request.prompt)?;
         let skip = match &self.model {
             Model::Chain(model) if model.chain().is_some_and(Chain::skips_prompt) => {
-                self.frontend.prompt_tokens(prompt)?
+                self.preprocessor.prompt_tokens(prompt)?
             }
             _ => 0,
         };
@@ -174,8 +221,8 @@ impl Reranker {
             .iter()
             .flat_map(|input| input.documents.iter().map(|&document| pair(input.query, document)))
             .collect();
-        let encode = |pair: &TextInput<'_>| self.frontend.encode_behind(prompt, *pair, self.frontend.limit);
-        let scored = self.frontend.run(&pairs, encode, |batch, items| {
+        let encode = |pair: &TextInput<'_>| self.preprocessor.encode_behind(prompt, *pair, self.preprocessor.limit);
+        let scored = self.preprocessor.run(&pairs, encode, |batch, items| {
             let options =
                 EmbedOptions { skip: (skip > 0).then(|| vec![skip; batch.sequences()]), ..EmbedOptions::default() };
             let raw = self.scores(batch, &options)?;
@@ -228,8 +275,8 @@ fn activation(settings: &Settings, config: &Config) -> Configured {
     configured([settings.activation_fn.as_deref(), config.activation_fn.as_deref()])
 }
 
-/// The first Python class that the library would take, which is one of torch's; else the sigmoid, as for every model with one
-/// output.
+/// The first Python class that the library would take, which is one of torch's; else the sigmoid, as for every model
+/// with one output.
 fn configured<const N: usize>(classes: [Option<&str>; N]) -> Configured {
     let Some(class) = classes.into_iter().flatten().find(|class| class.starts_with("torch.")) else {
         return Configured::Known(Activation::Sigmoid);
@@ -239,16 +286,6 @@ fn configured<const N: usize>(classes: [Option<&str>; N]) -> Configured {
         Some(TorchActivation::Sigmoid) => Configured::Known(Activation::Sigmoid),
         Some(other) => Configured::Torch(other),
         None => Configured::Other(class.to_owned()),
-    }
-}
-
-fn only_one(files: &ModelFiles, labels: usize) -> Result<()> {
-    match labels {
-        1 => Ok(()),
-        _ => Err(Error::Unsupported(format!(
-            "rerank needs a model with one output, and {} has {labels}; try classify",
-            files.name()
-        ))),
     }
 }
 

@@ -4,16 +4,19 @@ mod causal;
 mod masked;
 mod pieces;
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
-use super::batching::{encode_all, merge, split};
-use super::frontend::{Frontend, Need};
+use super::batching::{merge, split};
 use super::limit::Bounds;
 use super::numbers::log_sum_exp;
-use super::{Options, Outcome, Outcomes};
+use super::spec::TaskSpec;
+use super::{Options, Outcome, Outcomes, Preprocessor};
 use crate::files::ModelFiles;
 use crate::finite::{Traced, is_comparable};
 use crate::heads::LanguageModel;
+use crate::setters::setters;
 use crate::{Error, Objective, Result};
 
 /// Scores texts with a causal or a masked language model.
@@ -39,8 +42,8 @@ use crate::{Error, Objective, Result};
 /// ```
 #[derive(Debug)]
 pub struct Scorer {
-    model: LanguageModel,
-    frontend: Frontend,
+    model: Arc<LanguageModel>,
+    frontend: Preprocessor,
     /// Whether the model is an encoder made from a decoder, by its name: its configuration does not say.
     from_decoder: bool,
 }
@@ -68,6 +71,7 @@ pub enum ScoreMethod {
 
 /// How to score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ScoreRequest {
     /// The method; causal for decoders and pll for encoders unless given.
     pub method: Option<ScoreMethod>,
@@ -81,6 +85,17 @@ pub struct ScoreRequest {
     /// before; known by the model's name (`enc-from-dec`) unless given.
     pub read_earlier: Option<bool>,
 }
+
+setters!(ScoreRequest {
+    /// With a method of one's own choice.
+    with_method(method: impl Into<Option<ScoreMethod>>);
+    /// With the bos token first, or without.
+    with_bos(bos: bool);
+    /// With context and text tokenised as one string, or not.
+    with_join(join: bool);
+    /// With left-to-right probabilities read one position before the mask, or at it.
+    with_read_earlier(read_earlier: impl Into<Option<bool>>);
+});
 
 impl Default for ScoreRequest {
     fn default() -> Self {
@@ -120,11 +135,27 @@ impl Scorer {
     /// # Errors
     /// What loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let (model, tokenizer) = Need { task: "score", objective: None }.load(files, options, LanguageModel::load)?;
-        let frontend = Frontend::new(tokenizer, options, Bounds::positions(files, model.config())?);
+        let spec = TaskSpec { task: "score", objective: None };
+        let (model, preprocessor) = spec.load(files, options, LanguageModel::load, Bounds::positions)?;
         let name = files.name();
         let from_decoder = ["enc-from-dec", "encoder-from-decoder"].iter().any(|part| name.contains(part));
-        Ok(Self { model, frontend, from_decoder })
+        Ok(Self { from_decoder, ..Self::new(model, preprocessor) })
+    }
+
+    /// A scorer of parts. Whether an encoder was a decoder before is not known of it: see
+    /// [`ScoreRequest::read_earlier`].
+    pub fn new(model: impl Into<Arc<LanguageModel>>, preprocessor: Preprocessor) -> Self {
+        Self { model: model.into(), frontend: preprocessor, from_decoder: false }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<LanguageModel> {
+        &self.model
+    }
+
+    /// What turns texts into batches.
+    pub fn preprocessor(&self) -> &Preprocessor {
+        &self.frontend
     }
 
     /// The method used unless a request names one.
@@ -143,7 +174,7 @@ impl Scorer {
     pub fn run(&self, inputs: &[ScoreInput<'_>], request: &ScoreRequest) -> Result<Outcomes<Scored>> {
         let method = request.method.unwrap_or_else(|| self.default_method());
         self.check(method)?;
-        let pieces = encode_all(inputs, |input| self.pieces(input, method, request));
+        let pieces = self.frontend.encode_all(inputs, |input| self.pieces(input, method, request));
         let (pieces, errors) = split(pieces.into_iter());
         let logprobs = match method {
             ScoreMethod::Causal => self.causal(&pieces)?,

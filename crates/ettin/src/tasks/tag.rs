@@ -2,17 +2,20 @@
 
 mod aggregate;
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
-use super::batching::Item;
-use super::frontend::{Frontend, Need};
 use super::limit::Bounds;
 use super::numbers::softmax;
-use super::{Options, Outcomes};
+use super::spec::TaskSpec;
+use super::{Options, Outcomes, Preprocessor};
 use crate::Result;
+use crate::batching::Item;
 use crate::files::ModelFiles;
 use crate::finite::{Traced, is_comparable};
 use crate::heads::TokenClassifier;
+use crate::setters::setters;
 use crate::tokenizer::Encoding;
 
 /// Labels the tokens of a text.
@@ -23,7 +26,7 @@ use crate::tokenizer::Encoding;
 /// use ettin::tasks::{Aggregation, Options, TagRequest, Tagger};
 ///
 /// let tagger = Tagger::load(&ModelFiles::folder("entities")?, &Options::default())?;
-/// let request = TagRequest { aggregation: Aggregation::Simple, all: false };
+/// let request = TagRequest::default().with_aggregation(Aggregation::Simple);
 /// for outcome in tagger.run(&["Ada Lovelace was born in London."], &request)? {
 ///     println!("{:?}", outcome?.value);
 /// }
@@ -32,8 +35,8 @@ use crate::tokenizer::Encoding;
 /// ```
 #[derive(Debug)]
 pub struct Tagger {
-    model: TokenClassifier,
-    frontend: Frontend,
+    model: Arc<TokenClassifier>,
+    preprocessor: Preprocessor,
 }
 
 /// How tokens are joined to entities.
@@ -54,12 +57,20 @@ pub enum Aggregation {
 
 /// What to report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct TagRequest {
     /// How tokens are joined.
     pub aggregation: Aggregation,
     /// Report the label `O` too.
     pub all: bool,
 }
+
+setters!(TagRequest {
+    /// With another way to join tokens.
+    with_aggregation(aggregation: Aggregation);
+    /// With the label `O`, or without.
+    with_all(all: bool);
+});
 
 /// One labelled token or entity. Offsets count Unicode scalars of the input.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -111,10 +122,24 @@ impl Tagger {
     /// # Errors
     /// What loading the model's files can meet; the classifier's tensors must be there.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
-        let need = Need { task: "tag", objective: None };
-        let (model, tokenizer) = need.load(files, options, TokenClassifier::load)?;
-        let frontend = Frontend::new(tokenizer, options, Bounds::strict(files, model.config())?);
-        Ok(Self { model, frontend })
+        let spec = TaskSpec { task: "tag", objective: None };
+        let (model, preprocessor) = spec.load(files, options, TokenClassifier::load, Bounds::strict)?;
+        Ok(Self::new(model, preprocessor))
+    }
+
+    /// A tagger of parts.
+    pub fn new(model: impl Into<Arc<TokenClassifier>>, preprocessor: Preprocessor) -> Self {
+        Self { model: model.into(), preprocessor }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<TokenClassifier> {
+        &self.model
+    }
+
+    /// What turns texts into batches.
+    pub fn preprocessor(&self) -> &Preprocessor {
+        &self.preprocessor
     }
 
     /// The tags of every text, in text order.
@@ -122,8 +147,8 @@ impl Tagger {
     /// # Errors
     /// Failures of the engine; a text's own failure is in its place.
     pub fn run(&self, texts: &[&str], request: &TagRequest) -> Result<Outcomes<Vec<Tag>>> {
-        let encode = |text: &&str| self.frontend.encode((*text).into());
-        self.frontend.run(texts, encode, |batch, items| {
+        let encode = |text: &&str| self.preprocessor.encode((*text).into());
+        self.preprocessor.run(texts, encode, |batch, items| {
             let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
             let tags = |(index, item): (usize, &Item<'_>)| {
                 let logits = &logits[batch.rows(index)];
@@ -136,11 +161,11 @@ impl Tagger {
     }
 
     fn tags(&self, text: &str, encoding: &Encoding, logits: &[Vec<f32>], request: &TagRequest) -> Result<Vec<Tag>> {
-        let unk = self.frontend.tokenizer.special().unk;
-        let marked = self.frontend.tokenizer.marks_continuations();
+        let unk = self.preprocessor.tokenizer.special().unk;
+        let marked = self.preprocessor.tokenizer.marks_continuations();
         let tokens = aggregate::tokens(text, encoding, unk, marked, |index| softmax(&logits[index]));
         let labels = &self.model.config().labels;
-        let mut tags = aggregate::tags(&tokens, labels, request.aggregation, &self.frontend.tokenizer)?;
+        let mut tags = aggregate::tags(&tokens, labels, request.aggregation, &self.preprocessor.tokenizer)?;
         if !request.all {
             tags.retain(|tag| tag.label() != "O");
         }

@@ -36,7 +36,7 @@ pub fn save(
     let fail = |message| Error::Tensors { file: path.display().to_string(), message };
     let header = header(tensors, dtype, metadata).map_err(fail)?;
     let partial = Partial::beside(path)?;
-    let io = |reason| Error::Io { path: path.to_owned(), reason };
+    let io = |reason| Error::io(path)(reason);
     let mut out = BufWriter::with_capacity(1 << 20, partial.create()?);
     out.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
     out.write_all(&header).map_err(io)?;

@@ -105,7 +105,7 @@ fn code_offered_beside_a_class_of_the_library_is_left_out_with_a_word() {
         let sentences = Arc::new(Mutex::new(Vec::new()));
         let listener = Arc::clone(&sentences);
         let notices = Notices::to(move |sentence| listener.lock().unwrap().push(sentence.to_owned()));
-        let options = Options { notices, ..Options::default() };
+        let options = Options::default().with_notices(notices);
         let files = ModelFiles::folder(folder.path()).unwrap();
         Classifier::load(&files, &options).unwrap();
         std::mem::take(&mut *sentences.lock().unwrap())
@@ -251,7 +251,7 @@ fn tensors_that_are_not_used_are_named_once_and_heads_of_other_tasks_are_not() {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let told = heard.clone();
         let notices = Notices::to(move |sentence| told.lock().unwrap().push(sentence.to_owned()));
-        let options = Options { notices, ..Options::default() };
+        let options = Options::default().with_notices(notices);
         TextEmbedder::load(&ModelFiles::folder(folder).unwrap(), &options).unwrap();
         heard.lock().unwrap().clone()
     };

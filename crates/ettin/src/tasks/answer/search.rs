@@ -47,8 +47,9 @@ impl Scores {
 }
 
 impl Search {
-    /// The best answers over all windows of one context, best first. Spans that name the same text count as one answer
-    /// with the sum of their scores. "None" is an answer of its own, and scores as in the window that believes in it least.
+    /// The best answers over all windows of one context, best first. Spans that name the same text count as one
+    /// answer with the sum of their scores. "None" is an answer of its own, and scores as in the window that believes
+    /// in it least.
     pub(super) fn answers(&self, context: &str, windows: &[(&Encoding, Scores)], cls: Option<u32>) -> Vec<Answer> {
         let scalars: Vec<char> = context.chars().collect();
         let mut answers: Vec<(Answer, f64)> = Vec::new();
@@ -74,8 +75,8 @@ impl Search {
         answers.into_iter().map(|(answer, score)| Answer { score: score as f32, ..answer }).collect()
     }
 
-    /// The best spans of one window, and the score of its first token, which stands for "no answer". More than asked for
-    /// are looked at, as several may name one text.
+    /// The best spans of one window, and the score of its first token, which stands for "no answer". More than asked
+    /// for are looked at, as several may name one text.
     fn spans(&self, encoding: &Encoding, scores: &Scores, cls: Option<u32>) -> (Vec<Span>, f32) {
         let keep = self.answers * 2 + 10;
         let len = encoding.ids.len();

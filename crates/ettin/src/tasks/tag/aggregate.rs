@@ -29,9 +29,9 @@ struct Labelled<'a> {
 
 /// The tokens of a text without the special ones of the template.
 ///
-/// Where the vocabulary marks tokens that continue a word (`marked`), a token does when it is spelled longer or shorter than its
-/// part of the text. Other tokenizers know no words: there a token continues one when there is no space at its start or just
-/// before it. Both are the pipeline's own heuristics.
+/// Where the vocabulary marks tokens that continue a word (`marked`), a token does when it is spelled longer or
+/// shorter than its part of the text. Other tokenizers know no words: there a token continues one when there is no
+/// space at its start or just before it. Both are the pipeline's own heuristics.
 pub(super) fn tokens(
     text: &str,
     encoding: &Encoding,

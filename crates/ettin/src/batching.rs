@@ -1,32 +1,79 @@
-//! From many encoded inputs to packed batches and back to input order.
+//! From many sequences to packed batches, and back to input order.
+//!
+//! Every task computes its inputs through here, and so can a head of your own: sequences are sorted by length, packed
+//! into batches of at most so many tokens, computed batch by batch, and their results return in the order of the
+//! inputs. There is no padding, and by the invariance rule a sequence's result does not depend on its neighbours, so
+//! the budget changes speed and memory and nothing else.
+//!
+//! [`run_rows`] takes token ids; [`run_encodings`] takes encoded texts, some of which may have failed.
+//! [`Preprocessor::run`](crate::tasks::Preprocessor::run) encodes texts first.
+//!
+//! ```
+//! # fn main() -> ettin::Result<()> {
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/nano-encoder");
+//! use std::borrow::Cow;
+//!
+//! use ettin::{Backend, batching, files::ModelFiles, heads::Embedder};
+//!
+//! // A head of our own, the length of each sequence's first vector, over token ids of our own.
+//! let model = Embedder::load(&ModelFiles::open(folder)?, &Backend::cpu()?)?;
+//! let sequences: Vec<Vec<u32>> = vec![vec![2, 300, 3], vec![2, 301, 302, 303, 3], vec![2, 304, 305, 3]];
+//! let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
+//! let norms = batching::run_rows(&lengths, 4096, |row| Cow::Borrowed(&sequences[row][..]), |batch, rows| {
+//!     let firsts = &batch.offsets()[..rows.len()];
+//!     let vectors = model.trunk().forward(batch)?.select(firsts)?.to_tensor()?; // [sequences, hidden]
+//!     Ok(vectors.sqr()?.sum(1)?.sqrt()?.to_vec1::<f32>()?)
+//! })?;
+//! assert_eq!(norms.len(), 3);
+//! # Ok(())
+//! # }
+//! ```
 
 use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use super::{Outcome, Outcomes};
 use crate::batch::PackedBatch;
+use crate::tasks::{Outcome, Outcomes};
 use crate::tokenizer::Encoding;
-use crate::{Error, Result};
+use crate::{Error, Result, Team};
+
+/// Tokens packed into one batch unless a caller says otherwise.
+pub const BATCH_TOKENS: usize = 4096;
 
 /// One sequence of a batch.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Item<'a> {
+#[non_exhaustive]
+pub struct Item<'a> {
     /// Index of the input that it belongs to.
-    pub(super) input: usize,
-    pub(super) encoding: &'a Encoding,
+    pub input: usize,
+    /// Its tokens.
+    pub encoding: &'a Encoding,
 }
 
-/// Encodes inputs in parallel.
-pub(super) fn encode_all<I: Sync, E: Send>(
+/// Encodes inputs in parallel: on the threads of `team`, or without one on rayon's global pool. Results are in input
+/// order.
+pub fn encode_all<I: Sync, E: Send>(
     inputs: &[I],
+    team: Option<&Team>,
     encode: impl Fn(&I) -> Result<E> + Sync + Send,
 ) -> Vec<Result<E>> {
-    inputs.par_iter().map(encode).collect()
+    let Some(team) = team else {
+        return inputs.par_iter().map(encode).collect();
+    };
+    let mut encoded: Vec<Option<Result<E>>> = inputs.iter().map(|_| None).collect();
+    // A text takes longer to encode than a thread to be woken.
+    team.run_rows(&mut encoded, 1, usize::MAX, |first, slots| {
+        for (slot, input) in slots.iter_mut().zip(&inputs[first..]) {
+            *slot = Some(encode(input));
+        }
+    });
+    let missing = || Err(Error::internal("an input was not encoded"));
+    encoded.into_iter().map(|encoded| encoded.unwrap_or_else(missing)).collect()
 }
 
 /// Indices in groups of similar length, the longest first; a group holds at most `budget` tokens or one row.
-pub(super) fn groups(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
+pub fn groups(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(lengths[index]));
     let mut groups: Vec<Vec<usize>> = Vec::new();
@@ -46,9 +93,13 @@ pub(super) fn groups(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
 
 /// Computes rows in packed groups and returns one value per row, in row order.
 ///
-/// `ids` gives the tokens of a row when its group's turn comes. `compute` gets the batch and its rows, sequence `i` of the
-/// batch being the `i`-th of them, and returns a value each.
-pub(super) fn run_rows<'a, T>(
+/// `ids` gives the tokens of a row when its group's turn comes. `compute` gets the batch and its rows, sequence `i`
+/// of the batch being the `i`-th of them, and returns a value each.
+///
+/// # Errors
+/// The first error of `compute`; [`Error::Input`] for a row without tokens; [`Error::Internal`] when `compute` returns
+/// another number of values than it got rows.
+pub fn run_rows<'a, T>(
     lengths: &[usize],
     budget: usize,
     ids: impl Fn(usize) -> Cow<'a, [u32]>,
@@ -58,19 +109,26 @@ pub(super) fn run_rows<'a, T>(
     for group in groups(lengths, budget) {
         let sequences: Vec<Cow<'_, [u32]>> = group.iter().map(|&row| ids(row)).collect();
         let computed = compute(&PackedBatch::new(&sequences)?, &group)?;
-        debug_assert_eq!(computed.len(), group.len());
+        if computed.len() != group.len() {
+            let message =
+                format!("the computation of a batch returned {} results for {} rows", computed.len(), group.len());
+            return Err(Error::Internal(message));
+        }
         for (row, value) in group.into_iter().zip(computed) {
             values[row] = Some(value);
         }
     }
-    let missing = || Error::input("a batch returned too few results");
+    let missing = || Error::internal("a row was in no batch");
     values.into_iter().map(|value| value.ok_or_else(missing)).collect()
 }
 
 /// As [`run_rows`] for inputs that encode to one row each: bad inputs keep their error and are not computed.
 ///
 /// `compute` may fail for single rows.
-pub(super) fn run_encodings<T>(
+///
+/// # Errors
+/// As [`run_rows`]; an input's own failure is in its place.
+pub fn run_encodings<T>(
     encodings: Vec<Result<Encoding>>,
     budget: usize,
     mut compute: impl FnMut(&PackedBatch, &[Item<'_>]) -> Result<Vec<Result<T>>>,
@@ -95,7 +153,7 @@ pub(super) fn run_encodings<T>(
 }
 
 /// Separates good inputs from bad; `errors[i]` is none where the next good one belongs.
-pub(super) fn split<T>(inputs: impl Iterator<Item = Result<T>>) -> (Vec<T>, Vec<Option<Error>>) {
+pub(crate) fn split<T>(inputs: impl Iterator<Item = Result<T>>) -> (Vec<T>, Vec<Option<Error>>) {
     let mut good = Vec::new();
     let mut errors = Vec::new();
     for input in inputs {
@@ -111,7 +169,7 @@ pub(super) fn split<T>(inputs: impl Iterator<Item = Result<T>>) -> (Vec<T>, Vec<
 }
 
 /// Undoes [`split`].
-pub(super) fn merge<T>(good: impl Iterator<Item = Result<T>>, errors: Vec<Option<Error>>) -> Vec<Result<T>> {
+pub(crate) fn merge<T>(good: impl Iterator<Item = Result<T>>, errors: Vec<Option<Error>>) -> Vec<Result<T>> {
     let mut good = good;
     errors
         .into_iter()
@@ -174,5 +232,23 @@ mod tests {
         let values: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().ok().map(|good| good.value)).collect();
         assert_eq!(values, [Some((0, 1)), None, Some((2, 4)), None, Some((4, 2)), None]);
         assert!(outcomes[4].as_ref().unwrap().truncated && !outcomes[0].as_ref().unwrap().truncated);
+    }
+
+    #[test]
+    fn a_computation_that_loses_a_result_is_named() {
+        let ids = |_| Cow::Borrowed(&[1, 2][..]);
+        let error = run_rows(&[2, 2], 8, ids, |_, _| Ok(vec![0])).unwrap_err();
+        assert!(matches!(error, Error::Internal(_)) && error.to_string().contains("1 results for 2 rows"), "{error}");
+    }
+
+    #[test]
+    fn a_team_encodes_every_input_in_its_place() {
+        let inputs: Vec<usize> = (0..100).collect();
+        let encode = |&input: &usize| if input == 7 { Err(Error::input("bad")) } else { Ok(input * 2) };
+        for team in [None, Some(Team::single()), Some(Team::with_threads(3).unwrap())] {
+            let encoded = encode_all(&inputs, team.as_ref(), encode);
+            let doubled: Vec<usize> = encoded.into_iter().map(|encoded| encoded.unwrap_or(14)).collect();
+            assert_eq!(doubled, inputs.iter().map(|input| input * 2).collect::<Vec<_>>());
+        }
     }
 }

@@ -1,97 +1,52 @@
-//! What every task does before and after its model: encode under the length limit, pack, explain failures.
+//! What a task needs of a model: loading it, or saying what the model is and what fits it.
 
-use super::batching::{Item, encode_all, run_encodings};
 use super::limit::Bounds;
-use super::prompt::prompted;
-use super::{Options, Outcomes, TextInput};
+use super::{Options, Preprocessor};
 use crate::files::ModelFiles;
 use crate::heads::Head;
 use crate::sentence_transformers::{ModelType, Repository, Task, Transformer};
-use crate::tokenizer::{Encoding, Limit, Tokenizer};
-use crate::{Backend, Config, Error, Objective, PackedBatch, Result, identity};
+use crate::tokenizer::Tokenizer;
+use crate::{Backend, Config, Error, Objective, Result, identity};
 
-/// A tokenizer with the limits of a task.
-#[derive(Debug)]
-pub(super) struct Frontend {
-    pub(super) tokenizer: Tokenizer,
-    pub(super) limit: Limit,
-    pub(super) batch_tokens: usize,
-    /// Whether the tokens of the tokenizer's template are put around inputs.
-    special_tokens: bool,
-}
-
-impl Frontend {
-    pub(super) fn new(tokenizer: Tokenizer, options: &Options, bounds: Bounds) -> Self {
-        let limit = bounds.limit(options, tokenizer.truncation_side());
-        Self { tokenizer, limit, batch_tokens: options.batch_tokens, special_tokens: true }
-    }
-
-    /// With the tokens of the tokenizer's template around inputs, or without.
-    pub(super) fn with_special_tokens(self, special_tokens: bool) -> Self {
-        Self { special_tokens, ..self }
-    }
-
-    pub(super) fn encode(&self, input: TextInput<'_>) -> Result<Encoding> {
-        self.encode_behind("", input, self.limit)
-    }
-
-    /// Encodes an input whose (first) text has a prompt before it, under a limit of its own.
-    pub(super) fn encode_behind(&self, prompt: &str, input: TextInput<'_>, limit: Limit) -> Result<Encoding> {
-        let encoding = self.tokenizer.within(&prompted(prompt, input.text), input.pair, self.special_tokens, limit)?;
-        match encoding.ids.is_empty() {
-            // Only where no special tokens are put around it.
-            true => Err(Error::input("the text has no tokens, and the model's files put none around it")),
-            false => Ok(encoding),
-        }
-    }
-
-    /// How many leading tokens of an input are its prompt's, with the special tokens before it, as sentence-transformers
-    /// counts them: the prompt is encoded alone, cut as a text would be, and a special token at its end is not counted.
-    pub(super) fn prompt_tokens(&self, prompt: &str) -> Result<usize> {
-        if prompt.is_empty() {
-            return Ok(0);
-        }
-        let encoding = self.tokenizer.encode(prompt, None, self.special_tokens)?;
-        let closing = encoding.ids.last().is_some_and(|&id| self.tokenizer.special().contains(id));
-        Ok(encoding.ids.len().min(self.limit.tokens) - usize::from(closing))
-    }
-
-    /// Encodes and computes inputs of one sequence each; see [`run_encodings`].
-    pub(super) fn run<I: Sync, T>(
-        &self,
-        inputs: &[I],
-        encode: impl Fn(&I) -> Result<Encoding> + Sync + Send,
-        compute: impl FnMut(&PackedBatch, &[Item<'_>]) -> Result<Vec<Result<T>>>,
-    ) -> Result<Outcomes<T>> {
-        run_encodings(encode_all(inputs, encode), self.batch_tokens, compute)
-    }
-}
-
-/// The frontend of a repository of sentence-transformers, for texts on no side of a search.
-pub(super) fn of_repository(
-    files: &ModelFiles,
-    tokenizer: Tokenizer,
-    options: &Options,
-    transformer: &Transformer,
-    config: &Config,
-) -> Result<Frontend> {
-    let bounds = Bounds::sentence_transformers(files, transformer, config, None)?;
-    Ok(Frontend::new(tokenizer, options, bounds).with_special_tokens(transformer.special_tokens))
-}
-
-/// What a task needs of a model, for messages.
+/// What a task needs of a model.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Need {
-    /// The task's name on the command line.
+pub(super) struct TaskSpec {
+    /// The task's name in messages.
     pub(super) task: &'static str,
     /// The objective that it needs, if only one serves.
     pub(super) objective: Option<Objective>,
 }
 
-impl Need {
-    /// Loads the task's model and its tokenizer, or says what the model is and what fits it. The tokenizer is read meanwhile:
-    /// alone, it would take longer than the weights of a small model.
+impl TaskSpec {
+    /// Loads the task's model, and its preprocessor within `bounds`.
     pub(super) fn load<T: Head>(
+        self,
+        files: &ModelFiles,
+        options: &Options,
+        load: impl FnOnce(&ModelFiles, &Backend) -> Result<T>,
+        bounds: impl FnOnce(&ModelFiles, &Config) -> Result<Bounds>,
+    ) -> Result<(T, Preprocessor)> {
+        let (model, tokenizer) = self.load_parts(files, options, load)?;
+        let bounds = bounds(files, model.trunk().config())?;
+        Ok((model, Preprocessor::within(bounds, tokenizer, options)))
+    }
+
+    /// The same for a repository of sentence-transformers and texts on no side of a search.
+    pub(super) fn load_repository<T: Head>(
+        self,
+        files: &ModelFiles,
+        options: &Options,
+        transformer: &Transformer,
+        load: impl FnOnce(&ModelFiles, &Backend) -> Result<T>,
+    ) -> Result<(T, Preprocessor)> {
+        let (model, tokenizer) = self.load_parts(files, options, load)?;
+        let preprocessor = of_repository(files, tokenizer, options, transformer, model.trunk().config())?;
+        Ok((model, preprocessor))
+    }
+
+    /// Loads the task's model and its tokenizer, or says what the model is and what fits it. The tokenizer is read
+    /// meanwhile: alone, it would take longer than the weights of a small model.
+    pub(super) fn load_parts<T: Head>(
         self,
         files: &ModelFiles,
         options: &Options,
@@ -121,11 +76,7 @@ impl Need {
         if let Some(config) = &config {
             self.check(files, config)?;
         }
-        let mut backend = Backend::new(&options.device, options.dtype)?;
-        if let Some(kv) = options.kv_dtype {
-            backend = backend.with_kv(kv)?;
-        }
-        load(files, &backend).map_err(|error| match (error, config) {
+        load(files, &options.backend()?).map_err(|error| match (error, config) {
             (Error::Tensors { file, message }, Some(config)) => Error::Tensors {
                 file,
                 message: match self.chain_hint(files).or_else(|| self.hint(&config)) {
@@ -142,7 +93,8 @@ impl Need {
         })
     }
 
-    /// What fits a chain of sentence-transformers, where this task does not run it as one: its `config.json` says nothing of it.
+    /// What fits a chain of sentence-transformers, where this task does not run it as one: its `config.json` says
+    /// nothing of it.
     fn chain_hint(self, files: &ModelFiles) -> Option<String> {
         if ["embed", "rerank"].contains(&self.task) {
             return None;
@@ -161,7 +113,8 @@ impl Need {
 
     fn check(self, files: &ModelFiles, config: &Config) -> Result<()> {
         let name = files.name();
-        // Their heads have tensors of the same names, so that each could be computed as another. A chain takes the trunk alone.
+        // Their heads have tensors of the same names, so that each could be computed as another. A chain takes the
+        // trunk alone.
         const LABELLED: [&str; 3] = ["ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"];
         if config.architecture().is_some_and(|class| LABELLED.iter().any(|end| class.ends_with(end)))
             && let Some(hint) = self.hint(config)
@@ -205,13 +158,25 @@ impl Need {
     }
 }
 
+/// The preprocessor of a repository of sentence-transformers, for texts on no side of a search.
+pub(super) fn of_repository(
+    files: &ModelFiles,
+    tokenizer: Tokenizer,
+    options: &Options,
+    transformer: &Transformer,
+    config: &Config,
+) -> Result<Preprocessor> {
+    let bounds = Bounds::sentence_transformers(files, transformer, config, None)?;
+    Ok(Preprocessor::within(bounds, tokenizer, options).with_special_tokens(transformer.special_tokens))
+}
+
 /// A cross-encoder whose modules give so many scores for a pair of texts, and what fits it.
 pub(super) fn of_scores(scores: usize) -> String {
     match scores {
         1 => "a reranker with one score per pair, which fits rerank".to_owned(),
         _ => format!(
-            "a cross-encoder with {scores} scores per pair, for which there is no task here yet; run it with CrossEncoder of \
-             sentence-transformers"
+            "a cross-encoder with {scores} scores per pair, for which there is no task here yet; run it with \
+             CrossEncoder of sentence-transformers"
         ),
     }
 }
