@@ -9,7 +9,7 @@ use std::{
 
 use crate::buffer::Buffer;
 
-/// Bytes of a chunk. What its last page leaves unused is never touched, and takes no memory.
+/// Bytes of a chunk. Unused bytes of its last page are never touched, and take no memory.
 const CHUNK: usize = 64 << 20;
 
 /// Words of a cache line: regions start one.

@@ -40,8 +40,8 @@ enum Memory {
     Pages(Pages, usize),
 }
 
-/// Bytes from which a buffer that grows takes whole huge pages. Such buffers are few: what a thread works in, not what
-/// is kept of each sequence.
+/// Bytes from which a buffer that grows takes whole huge pages. Such buffers are few: the scratch of threads, not the
+/// storage of each sequence.
 const PAGES_FROM: usize = 128 << 10;
 
 impl Memory {

@@ -1,8 +1,8 @@
 //! Zeroed memory on pages of 2 MiB, where the system has them.
 //!
 //! Weights and activations are read from end to end, again and again. With pages of 4 KiB the CPU stops fetching ahead
-//! at the end of each, looks up what a virtual machine must translate twice, and finds lines of neighbouring pages in
-//! one place of its L2: measured in loops of products, a fifth of the speed for weights, a third for what they write.
+//! at the end of each, translates an address (twice, in a virtual machine), and finds lines of neighbouring pages in
+//! one place of its L2: measured in loops of products, a fifth of the speed for weights, a third for results.
 
 use memmap2::MmapMut;
 

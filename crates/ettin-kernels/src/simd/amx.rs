@@ -1,7 +1,7 @@
 //! AMX: whether tiles can be used, and their shapes.
 //!
 //! Three things must hold: the CPU has the instructions, the system keeps tiles when it switches threads, and the
-//! process has asked Linux for the memory which that takes (elsewhere nothing is known of how to ask, so there is no
+//! process has asked Linux for the memory that it takes (on other systems no way to ask is known, so there is no
 //! AMX). A thread says how large its tiles are before it uses them; [`TileRegisters`] takes that back when it is
 //! dropped, so no tile outlives the call that filled it, whoever owns the thread.
 //!

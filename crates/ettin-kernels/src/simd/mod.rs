@@ -68,11 +68,10 @@ pub(crate) trait Kernel {
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
-/// A computation on the token `S`: what [`Lanes::run`] compiles.
+/// A computation on the token `S`, which [`Lanes::run`] compiles.
 ///
-/// Every [`Kernel`] is a task for every token. A computation that asks a token for more than lanes (the shapes of a
-/// register tile, say) implements this trait instead, for the tokens that have what it asks for: `impl<S: Tiles>
-/// Task<S> for …`. So this module knows nothing of those who build on it.
+/// Every [`Kernel`] is a task for every token. A computation that asks a token for more than lanes implements this trait
+/// itself, for the tokens that have it: `impl<S: Tiles> Task<S> for …`.
 pub(crate) trait Task<S> {
     type Output;
 

@@ -52,14 +52,14 @@ pub(super) enum Instruction {
     /// `tilestored`
     Store { tile: u8, to: u64, stride: u64 },
     /// `tdpbf16ps`
-    DotBf16(Operands),
+    DotBf16(DotOperands),
     /// `tdpbusd`
-    DotBytes(Operands),
+    DotBytes(DotOperands),
 }
 
 /// Tiles of `sums += rows · weights`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Operands {
+pub(super) struct DotOperands {
     pub(super) sums: u8,
     pub(super) rows: u8,
     pub(super) weights: u8,
@@ -116,8 +116,10 @@ pub(super) unsafe fn decode(registers: Registers) -> Result<Decoded, &'static st
         let instruction = match (opcode, prefix) {
             (0x49, p) if p == none && modes == 0xc0 => Instruction::Release,
             (0x49, p) if p == repeat_not && rm == 0 => Instruction::Zero { tile: reg },
-            (0x5c, p) if p == repeat => Instruction::DotBf16(Operands { sums: reg, rows: rm, weights: third }),
-            (0x5e, p) if p == operand_size => Instruction::DotBytes(Operands { sums: reg, rows: rm, weights: third }),
+            (0x5c, p) if p == repeat => Instruction::DotBf16(DotOperands { sums: reg, rows: rm, weights: third }),
+            (0x5e, p) if p == operand_size => {
+                Instruction::DotBytes(DotOperands { sums: reg, rows: rm, weights: third })
+            }
             _ => return Ok(Decoded::Other),
         };
         if r != 0 || b != 0 || third > 7 {

@@ -8,19 +8,19 @@
 
 use std::ptr;
 
-use super::decode::{Instruction, Operands};
+use super::decode::{DotOperands, Instruction};
 
 const TILES: usize = 8;
 const ROWS: usize = 16;
 /// Words of a row.
 const WORDS: usize = 16;
 
-type Tile = [[u32; WORDS]; ROWS];
+type TileWords = [[u32; WORDS]; ROWS];
 
 /// One thread's tiles. Words of a tile beyond its shape are zero.
 pub(super) struct Machine {
     shapes: Option<[Shape; TILES]>,
-    tiles: [Tile; TILES],
+    tiles: [TileWords; TILES],
 }
 
 #[derive(Clone, Copy)]
@@ -134,7 +134,11 @@ impl Machine {
         if shape.rows == 0 { Err("a tile without shape is used") } else { Ok(shape) }
     }
 
-    fn dot(&mut self, of: Operands, dot: fn(&mut Tile, &Tile, &Tile, [usize; 3])) -> Result<(), &'static str> {
+    fn dot(
+        &mut self,
+        of: DotOperands,
+        dot: fn(&mut TileWords, &TileWords, &TileWords, [usize; 3]),
+    ) -> Result<(), &'static str> {
         if of.sums == of.rows || of.sums == of.weights || of.rows == of.weights {
             return Err("the tiles of a product must differ");
         }
@@ -160,9 +164,9 @@ fn flushed(x: f32) -> f32 {
 }
 
 /// `[rows, columns, pairs]`
-fn dot_bf16(sums: &mut Tile, a: &Tile, b: &Tile, shape: [usize; 3]) {
+fn dot_bf16(sums: &mut TileWords, a: &TileWords, b: &TileWords, shape: [usize; 3]) {
     #[target_feature(enable = "avx512f,fma")]
-    fn compiled(sums: &mut Tile, a: &Tile, b: &Tile, [rows, columns, pairs]: [usize; 3]) {
+    fn compiled(sums: &mut TileWords, a: &TileWords, b: &TileWords, [rows, columns, pairs]: [usize; 3]) {
         let even = |pair: u32| flushed(f32::from_bits(pair << 16));
         let odd = |pair: u32| flushed(f32::from_bits(pair & 0xffff_0000));
         for (sums, a) in sums.iter_mut().zip(a).take(rows) {
@@ -184,7 +188,7 @@ fn dot_bf16(sums: &mut Tile, a: &Tile, b: &Tile, shape: [usize; 3]) {
 }
 
 /// `[rows, columns, fours]`
-fn dot_bytes(sums: &mut Tile, a: &Tile, b: &Tile, [rows, columns, fours]: [usize; 3]) {
+fn dot_bytes(sums: &mut TileWords, a: &TileWords, b: &TileWords, [rows, columns, fours]: [usize; 3]) {
     for (sums, a) in sums.iter_mut().zip(a).take(rows) {
         for (&a, b) in a.iter().zip(b).take(fours) {
             let a = a.to_le_bytes().map(i32::from);

@@ -5,12 +5,12 @@ use std::process::Command;
 use half::bf16;
 
 use super::{
-    decode::{Decoded, Instruction, Operands, Registers, decode},
+    decode::{Decoded, DotOperands, Instruction, Registers, decode},
     machine::Machine,
 };
 use crate::simd::amx::{Amx, permitted, present, tile_asm};
 
-const DOT: Operands = Operands { sums: 0, rows: 1, weights: 2 };
+const DOT: DotOperands = DotOperands { sums: 0, rows: 1, weights: 2 };
 
 /// A configuration of tiles `(rows, bytes of a row)`.
 fn shapes(tiles: &[(u8, u8)]) -> [u8; 64] {
@@ -166,9 +166,9 @@ fn what_a_cpu_refuses_is_refused() {
     refused(dot(&[(3, 4), (3, 16), (4, 8)], DOT), "other columns");
     refused(dot(&[(3, 8), (3, 12), (4, 8)], DOT), "do not fit");
     refused(dot(&[(3, 8), (3, 16)], DOT), "without shape");
-    refused(dot(&[(16, 64); 8], Operands { sums: 1, ..DOT }), "must differ");
-    refused(dot(&[(16, 64); 8], Operands { weights: 1, ..DOT }), "must differ");
-    refused(dot(&[(16, 64); 8], Operands { weights: 0, ..DOT }), "must differ");
+    refused(dot(&[(16, 64); 8], DotOperands { sums: 1, ..DOT }), "must differ");
+    refused(dot(&[(16, 64); 8], DotOperands { weights: 1, ..DOT }), "must differ");
+    refused(dot(&[(16, 64); 8], DotOperands { weights: 0, ..DOT }), "must differ");
 }
 
 /// As if register r held 1000 · (r + 1).
@@ -212,9 +212,9 @@ fn instructions_are_read_as_the_assembler_writes_them() {
     assert_eq!(amx(&no_base), load(6, 0x1000, 6000), "[rdx*2+0x1000]");
     let store = Instruction::Store { tile: 3, to: 8000 + 0x840, stride: 3000 };
     assert_eq!(amx(&[0xc4, 0xe2, 0x7a, 0x4b, 0x9c, 0x17, 0x40, 0x08, 0x00, 0x00]), store, "[rdi+rdx*1+0x840]");
-    let dot = Instruction::DotBf16(Operands { sums: 1, rows: 2, weights: 3 });
+    let dot = Instruction::DotBf16(DotOperands { sums: 1, rows: 2, weights: 3 });
     assert_eq!(amx(&[0xc4, 0xe2, 0x62, 0x5c, 0xca]), dot);
-    let dot = Instruction::DotBytes(Operands { sums: 6, rows: 7, weights: 5 });
+    let dot = Instruction::DotBytes(DotOperands { sums: 6, rows: 7, weights: 5 });
     assert_eq!(amx(&[0xc4, 0xe2, 0x51, 0x5e, 0xf7]), dot);
 }
 
