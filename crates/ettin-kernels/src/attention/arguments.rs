@@ -17,7 +17,7 @@ pub struct Sequence<'a> {
     pub kv: KvHeads<'a>,
 }
 
-/// The arguments of [`attention`].
+/// The arguments of [`attention`](fn@super::attention).
 #[derive(Clone, Copy, Debug)]
 pub struct Attention<'a> {
     /// Queries, already rotated: row r's heads are at `q[r·q_stride..]`, `[heads, head_dim]`.
@@ -44,8 +44,9 @@ pub enum Precision {
     /// f32.
     #[default]
     F32,
-    /// Queries and weights rounded to bf16, multiplied with keys and values of [`KvFormat::Bf16`] or
-    /// [`KvFormat::Int8`]. Keys and values kept in f32 are multiplied in f32.
+    /// Queries and weights rounded to bf16, multiplied with keys and values of
+    /// [`KvFormat::Bf16`](super::KvFormat::Bf16) or [`KvFormat::Int8`](super::KvFormat::Int8). Keys and values kept in
+    /// f32 are multiplied in f32.
     Bf16,
 }
 

@@ -23,7 +23,7 @@ pub struct ReadingOrder(Mutex<Option<Ends>>);
 pub enum Sharing {
     /// All of them.
     Outputs,
-    /// Queries, keys and values, each by heads ([`block::attend`](crate::block::attend)).
+    /// Queries, keys and values, each by heads ([`block::self_attention`](crate::block::self_attention)).
     Heads,
     /// The halves that gate each other: each where they are gated as they are multiplied, on AMX, else all
     /// ([`block::mlp`](crate::block::mlp)).
