@@ -4,16 +4,24 @@
 //! add, so that rows rejected after a step can be taken back without recomputing. What a step computes does not depend on
 //! how the tokens before it were cut into steps.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use crate::{Config, Error, Result, ops::Backend, ops::KvStore};
+use crate::{
+    Config, Error, Result,
+    model::Model,
+    ops::{Caches, KvShape, KvStore},
+};
 
 /// The cache of one sequence, for every layer of a model.
 #[derive(Debug, Clone)]
 pub struct KvCache {
     shape: Arc<Shape>,
     spare: Arc<Spare>,
-    layers: Vec<KvStore>,
+    layers: Box<dyn KvLayers>,
     len: usize,
     /// One past the highest position ever written since the cache was empty: older ring slots are gone.
     written: usize,
@@ -30,25 +38,79 @@ struct Shape {
 /// Memory of caches that are gone, for the next ones of the same model: of a sequence's first hundred tokens, the system
 /// would spend a tenth of the time on clearing pages for what was given back to it a moment before.
 #[derive(Debug, Default)]
-pub(crate) struct Spare(Mutex<Vec<(usize, Vec<KvStore>)>>);
+pub(crate) struct Spare(Mutex<Vec<(usize, Box<dyn KvLayers>)>>);
+
+/// The stores of every layer, of whichever backend.
+pub(crate) trait KvLayers: fmt::Debug + Any + Send + Sync {
+    fn reserve(&mut self, len: usize, max: usize);
+    fn clear(&mut self);
+    fn bytes(&self) -> usize;
+    fn reusable(&self) -> bool;
+    fn copy(&self) -> Box<dyn KvLayers>;
+}
+
+impl<S: KvStore> KvLayers for Vec<S> {
+    fn reserve(&mut self, len: usize, max: usize) {
+        self.iter_mut().for_each(|layer| layer.reserve(len, max));
+    }
+
+    fn clear(&mut self) {
+        self.iter_mut().for_each(S::clear);
+    }
+
+    fn bytes(&self) -> usize {
+        self.iter().map(S::bytes).sum()
+    }
+
+    fn reusable(&self) -> bool {
+        self.iter().all(S::reusable)
+    }
+
+    fn copy(&self) -> Box<dyn KvLayers> {
+        Box::new(self.clone())
+    }
+}
+
+/// What a cache that is being dropped leaves behind.
+impl KvLayers for () {
+    fn reserve(&mut self, _: usize, _: usize) {}
+    fn clear(&mut self) {}
+
+    fn bytes(&self) -> usize {
+        0
+    }
+
+    fn reusable(&self) -> bool {
+        false
+    }
+
+    fn copy(&self) -> Box<dyn KvLayers> {
+        Box::new(())
+    }
+}
+
+impl Clone for Box<dyn KvLayers> {
+    fn clone(&self) -> Self {
+        (**self).copy()
+    }
+}
 
 /// Bytes that are kept of caches that are gone, no more: some sequences of some hundred tokens.
 const KEPT: usize = 256 << 20;
 
 impl Spare {
     /// Layers of a cache of this `max_step`, empty.
-    fn take(&self, max_step: usize) -> Option<Vec<KvStore>> {
+    fn take(&self, max_step: usize) -> Option<Box<dyn KvLayers>> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let index = kept.iter().rposition(|(step, _)| *step == max_step)?;
         Some(kept.swap_remove(index).1)
     }
 
-    fn keep(&self, max_step: usize, mut layers: Vec<KvStore>) {
-        let bytes = |layers: &[KvStore]| layers.iter().map(KvStore::bytes).sum::<usize>();
+    fn keep(&self, max_step: usize, mut layers: Box<dyn KvLayers>) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let held: usize = kept.iter().map(|(_, layers)| bytes(layers)).sum();
-        if !layers.is_empty() && layers.iter().all(KvStore::reusable) && held + bytes(&layers) <= KEPT {
-            layers.iter_mut().for_each(KvStore::clear);
+        let held: usize = kept.iter().map(|(_, layers)| layers.bytes()).sum();
+        if layers.reusable() && held + layers.bytes() <= KEPT {
+            layers.clear();
             kept.push((max_step, layers));
         }
     }
@@ -56,13 +118,13 @@ impl Spare {
 
 impl Drop for KvCache {
     fn drop(&mut self) {
-        self.spare.keep(self.shape.max_step, std::mem::take(&mut self.layers));
+        self.spare.keep(self.shape.max_step, std::mem::replace(&mut self.layers, Box::new(())));
     }
 }
 
 impl KvCache {
     /// An empty cache for models of `config`, of which a step adds at most `max_step` rows; `spare` is the model's.
-    pub(crate) fn new(config: &Config, backend: &Backend, spare: &Arc<Spare>, max_step: usize) -> Result<Self> {
+    pub(crate) fn new(config: &Config, model: &dyn Model, spare: &Arc<Spare>, max_step: usize) -> Result<Self> {
         if max_step == 0 {
             return Err(Error::input("a step of a cache must allow at least one row"));
         }
@@ -73,11 +135,12 @@ impl KvCache {
             )));
         }
         let made = || {
-            let layers = config.layers.iter().map(|layer| {
-                let capacity = layer.span.left.map(|left| left + 1 + max_step);
-                backend.kv_store(config.num_heads, config.head_dim(), capacity)
+            let shapes = config.layers.iter().map(|layer| KvShape {
+                heads: config.num_heads,
+                head_dim: config.head_dim(),
+                ring: layer.span.left.map(|left| left + 1 + max_step),
             });
-            layers.collect()
+            model.kv_layers(&shapes.collect::<Vec<_>>())
         };
         Ok(Self {
             layers: spare.take(max_step).unwrap_or_else(made),
@@ -143,12 +206,17 @@ impl KvCache {
     pub fn clear(&mut self) {
         self.len = 0;
         self.written = 0;
-        self.layers.iter_mut().for_each(KvStore::clear);
+        self.layers.clear();
     }
 
     /// Bytes held by keys and values.
     pub fn bytes(&self) -> usize {
-        self.layers.iter().map(KvStore::bytes).sum()
+        self.layers.bytes()
+    }
+
+    /// Whether it was made by the model that has this spare memory.
+    pub(crate) fn is_of(&self, spare: &Arc<Spare>) -> bool {
+        Arc::ptr_eq(&self.spare, spare)
     }
 
     /// Makes room for `rows` more tokens; refuses more than a step or the model's positions allow.
@@ -163,7 +231,7 @@ impl KvCache {
         if end > self.shape.max_len {
             return Err(Error::too_long(end, self.shape.max_len));
         }
-        self.layers.iter_mut().for_each(|layer| layer.reserve(end, self.shape.max_len));
+        self.layers.reserve(end, self.shape.max_len);
         self.written = self.written.max(end);
         Ok(())
     }
@@ -174,24 +242,24 @@ impl KvCache {
     }
 }
 
-/// One layer of the caches of a batch's sequences.
-pub struct LayerCache<'a, 'b> {
-    caches: &'a mut [&'b mut KvCache],
-    layer: usize,
+/// The caches of a batch's sequences, for the blocks of the model that made them.
+pub(crate) struct CacheList<'a, 'b>(pub(crate) &'a mut [&'b mut KvCache]);
+
+impl<S: KvStore> Caches<S> for CacheList<'_, '_> {
+    fn store_mut(&mut self, layer: usize, sequence: usize) -> &mut S {
+        stores_mut(self.0[sequence], layer)
+    }
+
+    fn stores_mut<'s>(&'s mut self, layer: usize, show: &mut dyn FnMut(&'s mut S)) {
+        self.0.iter_mut().for_each(|cache| show(stores_mut(cache, layer)));
+    }
 }
 
-impl<'a, 'b> LayerCache<'a, 'b> {
-    pub(crate) fn new(caches: &'a mut [&'b mut KvCache], layer: usize) -> Self {
-        Self { caches, layer }
-    }
+fn stores_mut<S: KvStore>(cache: &mut KvCache, layer: usize) -> &mut S {
+    let stores: Option<&mut Vec<S>> = (&mut *cache.layers as &mut dyn Any).downcast_mut();
+    &mut stores.unwrap_or_else(foreign)[layer]
+}
 
-    pub(crate) fn store_mut(&mut self, sequence: usize) -> &mut KvStore {
-        &mut self.caches[sequence].layers[self.layer]
-    }
-
-    /// The layer's store of every sequence, in order.
-    pub(crate) fn stores_mut(&mut self) -> impl Iterator<Item = &mut KvStore> {
-        let layer = self.layer;
-        self.caches.iter_mut().map(move |cache| &mut cache.layers[layer])
-    }
+fn foreign<T>() -> T {
+    unreachable!("a step begins by refusing the caches of other models")
 }

@@ -6,7 +6,7 @@
 
 use candle_core::Tensor;
 
-use crate::{Dtype, Error, PackedBatch, Result, Trunk, ops::Hidden};
+use crate::{Dtype, Error, PackedBatch, Result, Trunk, ops::States};
 
 /// Whether all are numbers.
 pub(crate) fn is_finite(values: &[f32]) -> bool {
@@ -57,7 +57,7 @@ pub(crate) fn not_finite(place: impl Into<String>, dtype: Dtype) -> Error {
 }
 
 /// Fails where a step's result is not finite.
-pub(crate) fn check(place: impl FnOnce() -> String, step: &Hidden, dtype: Dtype) -> Result<()> {
+pub(crate) fn check(place: impl FnOnce() -> String, step: &dyn States, dtype: Dtype) -> Result<()> {
     if step.is_finite()? { Ok(()) } else { Err(not_finite(place(), dtype)) }
 }
 

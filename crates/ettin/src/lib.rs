@@ -112,6 +112,7 @@
 //! of threads and whatever is in the batch.
 #![forbid(unsafe_code)]
 
+mod backend;
 pub mod batch;
 pub mod batching;
 pub mod cache;
@@ -125,7 +126,7 @@ pub mod heads;
 pub mod hub;
 pub mod identity;
 pub mod json;
-pub mod model;
+mod model;
 pub mod ops;
 pub mod params;
 pub mod pooling;
@@ -133,9 +134,12 @@ mod sentence_transformers;
 mod setters;
 pub mod suite;
 pub mod tasks;
+pub mod tensors;
 pub mod tokenizer;
+mod trunk;
 pub mod weights;
 
+pub use backend::Backend;
 pub use batch::PackedBatch;
 pub use cache::KvCache;
 /// The tensors of this crate's API.
@@ -143,10 +147,10 @@ pub use candle_core as candle;
 pub use config::{Config, Objective};
 pub use error::{Error, Result};
 pub use ettin_kernels::{Activation, Isa, KvFormat, Quantisation, Scheme, Span, Team};
-pub use model::Trunk;
-pub use ops::{Backend, DeviceChoice, Dtype};
+pub use ops::{DeviceChoice, Dtype};
 pub use params::Parameters;
 pub use pooling::Pooling;
+pub use trunk::Trunk;
 
 /// The examples of the README, compiled.
 #[cfg(doctest)]

@@ -1,227 +1,254 @@
-//! The architecture: one trunk for encoders and decoders.
+//! The architecture: one network for encoders and decoders.
 //!
 //! Ettin's paired models (arXiv 2507.11412) are ModernBERT (arXiv 2412.13663) trained twice; an encoder and a decoder
 //! differ only in the [`Span`](crate::Span) of each layer, which is data in the [`Config`]. Read top to bottom: the
-//! embedding, the layer, the trunk.
+//! embedding, the layer, the head, the network. What a block computes is said in plain tensor code by
+//! `ops/reference.rs`; every other [`Compute`] gives the same numbers another way.
+
+mod erased;
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
 use crate::{
-    Config, Error, KvCache, PackedBatch, Result,
-    cache::{LayerCache, Spare},
-    finite,
-    ops::{self, Attention, Backend, Hidden, Mlp, Norm, Table},
-    params::Parameters,
-    weights::Report,
+    Config, Error, PackedBatch, Result,
+    config::LayerSpec,
+    ops::{
+        AttentionParams, Caches, Compute, HeadParams, LayerKv, Matrix, MlpParams, NormParams, States, Vector,
+        check_rows, refuse_training,
+    },
+    tensors::{HeadTensors, LayerTensors, Leaf, ModelTensors, NormTensors},
 };
+
+pub(crate) use erased::Model;
 
 /// Token vectors, normalised; there are no position embeddings.
 #[derive(Debug)]
-struct Embeddings {
-    tokens: Table,
-    norm: Norm,
-}
-
-impl Embeddings {
-    fn forward(&self, batch: &PackedBatch) -> Result<Hidden> {
-        ops::embed(&self.tokens, &self.norm, batch)
-    }
+struct Embeddings<C: Compute> {
+    tokens: C::Embedding,
+    norm: C::Norm,
 }
 
 /// One prenorm transformer layer.
 #[derive(Debug)]
-struct Layer {
-    attention: Attention,
-    mlp: Mlp,
+struct Layer<C: Compute> {
+    attention: C::Attention,
+    mlp: C::Mlp,
 }
 
-impl Layer {
-    fn forward(&self, hidden: &mut Hidden, batch: &PackedBatch, cache: Option<LayerCache<'_, '_>>) -> Result<()> {
-        ops::attention_block(hidden, &self.attention, batch, cache)?;
-        ops::mlp_block(hidden, &self.mlp)
+impl<C: Compute> Layer<C> {
+    fn forward(
+        &self,
+        compute: &C,
+        hidden: &mut C::Hidden,
+        batch: &PackedBatch,
+        cache: Option<LayerKv<'_, C::Kv>>,
+    ) -> Result<()> {
+        compute.attention_block(hidden, &self.attention, batch, cache)?;
+        compute.mlp_block(hidden, &self.mlp)
     }
 }
 
-/// Embedding, layers and final norm: token ids to hidden states.
+/// What stands on the trunk: a prediction head with an output matrix over the vocabulary (a language model) or over labels
+/// (a classifier), or nothing.
 #[derive(Debug)]
-pub struct Trunk {
-    embeddings: Embeddings,
-    layers: Vec<Layer>,
-    final_norm: Norm,
-    config: Config,
-    backend: Backend,
-    /// Memory of caches that are gone.
-    spare: Arc<Spare>,
-    report: Report,
+struct Head<C: Compute> {
+    prediction: Option<C::PredictionHead>,
+    /// `None` when the output matrix is the embedding.
+    output: Option<C::Embedding>,
+    bias: Option<C::Bias>,
+    classifier: Option<C::Linear>,
 }
 
-impl Trunk {
-    /// Builds the trunk from its parameters, taking them out of `parameters`.
-    ///
-    /// # Errors
-    /// When they cannot be put on the backend's device.
-    pub fn build(parameters: Parameters<'_>, config: &Config, backend: &Backend) -> Result<Self> {
-        let layers = parameters
-            .layers
-            .into_iter()
-            .map(|(attention, mlp)| Ok(Layer { attention: backend.attention(attention)?, mlp: backend.mlp(mlp)? }));
-        let mut report = parameters.report;
-        let computed = backend.dtype().to_string();
-        if let Some(stored) =
-            parameters.quantisation.map(|stored| stored.scheme().name()).filter(|&name| name != computed)
-        {
-            report.warnings.push(format!(
-                "the weights are stored in {stored} and computed in {computed}, which brings back nothing of what {stored} lost"
-            ));
-        }
-        Ok(Self {
-            embeddings: Embeddings {
-                tokens: backend.table(parameters.embeddings)?,
-                norm: backend.norm(parameters.embedding_norm)?,
-            },
-            layers: layers.collect::<Result<_>>()?,
-            final_norm: backend.norm(parameters.final_norm)?,
-            config: config.clone(),
-            backend: backend.clone(),
-            spare: Arc::default(),
-            report,
-        })
-    }
+/// Embedding, layers, final norm and head: token ids to hidden states, and to scores.
+#[derive(Debug)]
+pub(crate) struct Network<C: Compute> {
+    compute: Arc<C>,
+    embeddings: Embeddings<C>,
+    layers: Vec<Layer<C>>,
+    final_norm: C::Norm,
+    head: Head<C>,
+    /// Weights of a layer, and of the output matrix over the vocabulary.
+    layer_weights: usize,
+    output_weights: usize,
+}
 
-    /// What the loading noticed and did not refuse: unused tensors, an untied output matrix.
-    pub fn report(&self) -> &Report {
-        &self.report
-    }
-
-    /// The configuration it was built from.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
-    /// What computes it.
-    pub fn backend(&self) -> &Backend {
-        &self.backend
-    }
-
-    /// Final hidden states of whole sequences, `[tokens, hidden]`.
-    pub fn forward(&self, batch: &PackedBatch) -> Result<Hidden> {
-        self.check(batch)?;
-        self.backend.enter(batch.tokens(), &self.config, 0, || {
-            let mut hidden = self.embeddings.forward(batch)?;
-            for layer in &self.layers {
-                layer.forward(&mut hidden, batch, None)?;
+impl<C: Compute> Network<C> {
+    /// Final hidden states of whole sequences, `[tokens, hidden]`; of fewer `layers` than there are, the residual stream
+    /// behind the last of them.
+    pub(crate) fn forward(&self, batch: &PackedBatch, layers: usize) -> Result<C::Hidden> {
+        let count = layers.min(self.layers.len());
+        self.compute.enter(batch.tokens(), count * self.layer_weights, || {
+            let mut hidden = self.embed(batch)?;
+            for layer in &self.layers[..count] {
+                layer.forward(&self.compute, &mut hidden, batch, None)?;
             }
-            ops::norm(&hidden, &self.final_norm)
+            if count < self.layers.len() { Ok(hidden) } else { self.normalize(&hidden) }
         })
     }
 
     /// Final hidden states of the next tokens of sequences that `caches` hold the beginnings of, `[tokens, hidden]`.
-    ///
-    /// `batch` must start each sequence where its cache ends ([`PackedBatch::continuing`]). When the call fails, the
-    /// caches are as long as they were.
-    pub fn step(&self, batch: &PackedBatch, caches: &mut [&mut KvCache]) -> Result<Hidden> {
-        self.check(batch)?;
-        if caches.len() != batch.sequences() {
-            return Err(Error::input(format!("{} caches for {} sequences", caches.len(), batch.sequences())));
-        }
-        for (index, cache) in caches.iter_mut().enumerate() {
-            if batch.start(index) != cache.len() {
-                return Err(Error::input(format!(
-                    "sequence {index} starts at position {} but its cache holds {} tokens",
-                    batch.start(index),
-                    cache.len()
-                )));
-            }
-            cache.reserve(batch.rows(index).len())?;
-        }
-        self.backend.enter(batch.tokens(), &self.config, 0, || {
-            let mut hidden = self.embeddings.forward(batch)?;
+    pub(crate) fn step(&self, batch: &PackedBatch, caches: &mut dyn Caches<C::Kv>) -> Result<C::Hidden> {
+        self.compute.enter(batch.tokens(), self.layers.len() * self.layer_weights, || {
+            let mut hidden = self.embed(batch)?;
             for (index, layer) in self.layers.iter().enumerate() {
-                layer.forward(&mut hidden, batch, Some(LayerCache::new(caches, index)))?;
+                layer.forward(&self.compute, &mut hidden, batch, Some(LayerKv::new(caches, index)))?;
             }
-            for (index, cache) in caches.iter_mut().enumerate() {
-                cache.advance(batch.rows(index).len());
-            }
-            ops::norm(&hidden, &self.final_norm)
+            self.normalize(&hidden)
         })
     }
 
-    /// Hidden states after every layer, as transformers returns them: entry 0 is the embedding, entry `i` the output of
-    /// layer `i − 1`, and the last is normalised by the final norm; each `[tokens, hidden]`.
-    pub fn hidden_states(&self, batch: &PackedBatch) -> Result<Vec<Tensor>> {
-        let mut states = self.residuals(batch)?;
-        let last = states.pop().ok_or_else(|| Error::input("a model without layers"))?;
-        states.push(ops::norm(&self.backend.hidden(&last)?, &self.final_norm)?.to_tensor()?);
-        Ok(states)
-    }
-
-    /// The residual stream: the embedding, then the output of every layer before the final norm.
-    pub fn residuals(&self, batch: &PackedBatch) -> Result<Vec<Tensor>> {
-        let mut states = Vec::with_capacity(self.layers.len() + 1);
-        self.walk(batch, &mut |_, hidden| {
-            states.push(hidden.to_tensor()?);
-            Ok(())
-        })?;
-        Ok(states)
-    }
-
-    /// [`forward`](Self::forward) with a look at every step.
-    ///
-    /// # Errors
-    /// [`Error::NotFinite`] with the first step whose result is not finite.
-    pub(crate) fn trace(&self, batch: &PackedBatch) -> Result<Hidden> {
-        let hidden = self.trace_layers(batch, self.layers.len())?;
-        let normed = ops::norm(&hidden, &self.final_norm)?;
-        finite::check(|| "the final norm".to_owned(), &normed, self.backend.dtype())?;
-        Ok(normed)
-    }
-
-    /// The same for the output of a layer, of which the embedding is number 0, before the final norm.
-    pub(crate) fn trace_layers(&self, batch: &PackedBatch, last: usize) -> Result<Hidden> {
-        self.walk(batch, &mut |number, hidden| {
-            let place = || match number {
-                0 => "the embeddings".to_owned(),
-                number => format!("layer {number} of {}", self.layers.len()),
-            };
-            if number <= last { finite::check(place, hidden, self.backend.dtype()) } else { Ok(()) }
+    /// Scores over the vocabulary of some rows of what a step gives; `out` is replaced.
+    pub(crate) fn step_into(
+        &self,
+        batch: &PackedBatch,
+        caches: &mut dyn Caches<C::Kv>,
+        rows: &[usize],
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        let output = if rows.is_empty() { 0 } else { self.output_weights };
+        self.compute.enter(batch.tokens(), self.layers.len() * self.layer_weights + output, || {
+            let hidden = self.step(batch, caches)?;
+            if rows.is_empty() {
+                out.clear();
+                return Ok(());
+            }
+            let predicted = self.predict_rows(&hidden, rows)?;
+            self.compute.logits_into(&predicted, self.output(), self.head.bias.as_ref(), out)
         })
     }
 
     /// Shows the residual stream after the embedding, which is number 0, and after every layer.
-    fn walk(&self, batch: &PackedBatch, show: &mut dyn FnMut(usize, &Hidden) -> Result<()>) -> Result<Hidden> {
-        self.check(batch)?;
-        let mut hidden = self.embeddings.forward(batch)?;
+    pub(crate) fn walk(
+        &self,
+        batch: &PackedBatch,
+        show: &mut dyn FnMut(usize, &dyn States) -> Result<()>,
+    ) -> Result<C::Hidden> {
+        let mut hidden = self.embed(batch)?;
         show(0, &hidden)?;
         for (number, layer) in (1..).zip(&self.layers) {
-            layer.forward(&mut hidden, batch, None)?;
+            layer.forward(&self.compute, &mut hidden, batch, None)?;
             show(number, &hidden)?;
         }
         Ok(hidden)
     }
 
-    /// An empty key-value cache for one sequence, of which a step adds at most `max_step` rows.
-    pub fn cache(&self, max_step: usize) -> Result<KvCache> {
-        KvCache::new(&self.config, &self.backend, &self.spare, max_step)
+    /// Starts the residual stream, `[tokens, hidden]`.
+    fn embed(&self, batch: &PackedBatch) -> Result<C::Hidden> {
+        self.compute.embed(&self.embeddings.tokens, &self.embeddings.norm, batch)
     }
 
-    /// The token table, for language models whose output matrix is tied to it.
-    pub(crate) fn table(&self) -> &Table {
-        &self.embeddings.tokens
+    /// Ends it.
+    pub(crate) fn normalize(&self, hidden: &C::Hidden) -> Result<C::Hidden> {
+        self.compute.apply_norm(hidden, &self.final_norm)
     }
 
-    fn check(&self, batch: &PackedBatch) -> Result<()> {
-        let limit = self.config.max_position_embeddings;
-        if batch.max_len() > limit {
-            return Err(Error::too_long(batch.max_len(), limit));
-        }
-        match batch.ids().iter().find(|&&id| id as usize >= self.config.vocab_size) {
-            Some(id) => Err(Error::input(format!(
-                "token id {id} is outside the model's vocabulary of {}",
-                self.config.vocab_size
-            ))),
-            None => Ok(()),
-        }
+    /// The prediction head on final hidden states.
+    pub(crate) fn predict(&self, hidden: &C::Hidden) -> Result<C::Hidden> {
+        let head = self.head.prediction.as_ref().ok_or_else(|| missing("prediction head"))?;
+        self.compute.apply_head(hidden, head)
     }
+
+    /// The same on some rows.
+    pub(crate) fn predict_rows(&self, hidden: &C::Hidden, rows: &[usize]) -> Result<C::Hidden> {
+        check_rows(rows, hidden.rows())?;
+        self.predict(&hidden.select(rows)?)
+    }
+
+    /// Scores over the vocabulary, `[rows, vocabulary]`.
+    pub(crate) fn logits(&self, hidden: &C::Hidden, rows: &[usize]) -> Result<Tensor> {
+        let predicted = self.predict_rows(hidden, rows)?;
+        self.compute.logits(&predicted, self.output(), self.head.bias.as_ref())
+    }
+
+    /// Scores of labels, `[rows, labels]`.
+    pub(crate) fn classify(&self, hidden: &C::Hidden) -> Result<Tensor> {
+        let classifier = self.head.classifier.as_ref().ok_or_else(|| missing("classifier"))?;
+        self.compute.apply_linear(&self.predict(hidden)?, classifier)?.to_tensor()
+    }
+
+    /// The output matrix over the vocabulary.
+    fn output(&self) -> &C::Embedding {
+        self.head.output.as_ref().unwrap_or(&self.embeddings.tokens)
+    }
+}
+
+fn missing(part: &str) -> Error {
+    Error::input(format!("these parameters have no {part}"))
+}
+
+impl<C: Compute> Network<C> {
+    /// Builds every block, in the order that a forward reads weights in (from the head on, round and round).
+    ///
+    /// # Errors
+    /// When a block cannot be built, or is to be trained where it cannot be.
+    pub(crate) fn build(tensors: ModelTensors<Matrix<'_>, Vector>, config: &Config, compute: Arc<C>) -> Result<Self> {
+        refuse_training(&*compute, is_trainable(&tensors))?;
+        let norm = |norm: NormTensors<Vector>| norm_params(norm, config);
+        let head = Head {
+            prediction: tensors.head.map(|head| compute.prediction_head(head_params(head, config))).transpose()?,
+            output: tensors.output.map(|matrix| compute.embedding(matrix)).transpose()?,
+            bias: tensors.output_bias.map(|bias| compute.bias(bias)).transpose()?,
+            classifier: tensors.classifier.map(|linear| compute.linear(linear)).transpose()?,
+        };
+        let embeddings = Embeddings {
+            tokens: compute.embedding(tensors.embedding)?,
+            norm: compute.norm(norm(tensors.embedding_norm))?,
+        };
+        let layers = tensors.layers.into_iter().zip(&config.layers).map(|(layer, spec)| {
+            let (attention, mlp) = layer_params(layer, spec, config);
+            Ok(Layer { attention: compute.attention(attention)?, mlp: compute.mlp(mlp)? })
+        });
+        let Config { hidden_size: hidden, intermediate_size: inner, vocab_size: vocabulary, .. } = *config;
+        Ok(Self {
+            embeddings,
+            layers: layers.collect::<Result<_>>()?,
+            final_norm: compute.norm(norm(tensors.final_norm))?,
+            head,
+            layer_weights: hidden * (4 * hidden + 3 * inner),
+            output_weights: vocabulary * hidden,
+            compute,
+        })
+    }
+}
+
+/// Whether an optimiser means to change any of them.
+fn is_trainable(tensors: &ModelTensors<Matrix<'_>, Vector>) -> bool {
+    tensors.named().iter().any(|(_, tensor)| match tensor {
+        Leaf::Matrix(matrix) => matrix.is_trainable(),
+        Leaf::Vector(vector) => vector.is_trainable(),
+    })
+}
+
+fn norm_params(norm: NormTensors<Vector>, config: &Config) -> NormParams {
+    NormParams { weight: norm.weight, bias: norm.bias, eps: config.norm_eps }
+}
+
+fn head_params<'a>(head: HeadTensors<Matrix<'a>, Vector>, config: &Config) -> HeadParams<'a> {
+    HeadParams { dense: head.dense, activation: config.classifier_activation, norm: norm_params(head.norm, config) }
+}
+
+fn layer_params<'a>(
+    layer: LayerTensors<Matrix<'a>, Vector>,
+    spec: &LayerSpec,
+    config: &Config,
+) -> (AttentionParams<'a>, MlpParams<'a>) {
+    let attention = AttentionParams {
+        norm: layer.attention_norm.map(|norm| norm_params(norm, config)),
+        qkv: layer.qkv,
+        out: layer.attention_output,
+        heads: config.num_heads,
+        head_dim: config.head_dim(),
+        span: spec.span,
+        rope_theta: spec.rope_theta,
+        max_positions: config.max_position_embeddings,
+    };
+    let mlp = MlpParams {
+        norm: norm_params(layer.mlp_norm, config),
+        wi: layer.wi,
+        wo: layer.wo,
+        activation: config.hidden_activation,
+    };
+    (attention, mlp)
 }

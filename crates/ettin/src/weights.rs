@@ -14,6 +14,7 @@ mod quantised;
 mod safetensors;
 mod save;
 mod shards;
+mod tensors;
 mod torch;
 mod view;
 
@@ -24,10 +25,12 @@ use std::ops::Range;
 
 use ettin_kernels::Quantisation;
 
-pub use checkpoint::{Checkpoint, Head, HeadWeights, LayerWeights, Linear, Norm, Output, Report};
+pub use crate::tensors::Head;
+pub use checkpoint::{Checkpoint, Report};
 pub use convert::{ConvertOptions, Converted, convert};
 pub use kept::Kept;
 pub use save::save;
+pub(crate) use tensors::save_tensors;
 pub use view::{Stack, View};
 
 use crate::{Error, Result};

@@ -7,8 +7,8 @@ use candle_core::Tensor;
 
 use super::TorchActivation;
 use crate::{
-    Error, PackedBatch, Pooling, Result, finite,
-    ops::{self, Backend, Hidden, Linear, Norm, NormParams, Vector},
+    Backend, Error, PackedBatch, Pooling, Result, finite,
+    ops::{self, Hidden, Linear, Norm, NormParams, Vector},
     params,
     pooling::normalize,
     sentence_transformers::{

@@ -4,12 +4,12 @@ use candle_core::Tensor;
 
 use super::chain::{Chain, Look, Wanted};
 use crate::{
-    Config, Error, PackedBatch, Pooling, Result, Trunk,
+    Backend, Config, Error, PackedBatch, Pooling, Result, Trunk,
     config::Objective,
     files::ModelFiles,
     finite::{self, Traced},
     identity,
-    ops::{Backend, Hidden},
+    ops::Hidden,
     params::Parameters,
     pooling::normalize,
     sentence_transformers::{Repository, Slot},

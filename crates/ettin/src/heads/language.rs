@@ -2,25 +2,16 @@
 
 use candle_core::Tensor;
 
-use super::{open, prediction_head, trace_head};
+use super::{open, require, trace_head};
 use crate::{
-    Config, Error, KvCache, PackedBatch, Result, Trunk,
-    config::Objective,
-    files::ModelFiles,
-    finite::Traced,
-    ops::{self, Backend, Bias, Hidden, Table, TableParams},
-    params::Parameters,
-    weights,
+    Backend, Config, Error, KvCache, PackedBatch, Result, Trunk, config::Objective, files::ModelFiles, finite::Traced,
+    ops::Hidden, params::Parameters, weights,
 };
 
 /// A trunk with a prediction head and an output matrix over the vocabulary.
 #[derive(Debug)]
 pub struct LanguageModel {
     trunk: Trunk,
-    head: ops::Head,
-    /// `None` when the output matrix is the token table.
-    output: Option<Table>,
-    bias: Option<Bias>,
 }
 
 impl LanguageModel {
@@ -30,13 +21,9 @@ impl LanguageModel {
     }
 
     /// Builds the model from parameters with [`Head::Language`](weights::Head::Language).
-    pub fn build(mut parameters: Parameters<'_>, config: &Config, backend: &Backend) -> Result<Self> {
-        Ok(Self {
-            head: prediction_head(&mut parameters, backend)?,
-            output: parameters.output.take().map(|matrix| backend.table(TableParams::Matrix(matrix))).transpose()?,
-            bias: parameters.output_bias.take().map(|bias| backend.bias(bias)).transpose()?,
-            trunk: Trunk::build(parameters, config, backend)?,
-        })
+    pub fn build(parameters: Parameters<'_>, config: &Config, backend: &Backend) -> Result<Self> {
+        require(parameters.tensors.head.is_some(), "prediction head")?;
+        Ok(Self { trunk: Trunk::with_head(parameters, config, backend)? })
     }
 
     /// The configuration it was built from.
@@ -77,15 +64,7 @@ impl LanguageModel {
         rows: &[usize],
         logits: &mut Vec<f32>,
     ) -> Result<()> {
-        let head = if rows.is_empty() { 0 } else { self.config().vocab_size * self.config().hidden_size };
-        self.trunk.backend().enter(batch.tokens(), self.config(), head, || {
-            let hidden = self.trunk.step(batch, caches)?;
-            if rows.is_empty() {
-                logits.clear();
-                return Ok(());
-            }
-            ops::logits_into(&self.head(&hidden, rows)?, self.table(), self.bias.as_ref(), logits)
-        })
+        self.trunk.step_into(batch, caches, rows, logits)
     }
 
     /// Head and output matrix on some rows of final hidden states.
@@ -94,15 +73,7 @@ impl LanguageModel {
             let shape = (0, self.config().vocab_size);
             return Ok(Tensor::zeros(shape, candle_core::DType::F32, &candle_core::Device::Cpu)?);
         }
-        ops::logits(&self.head(hidden, rows)?, self.table(), self.bias.as_ref())
-    }
-
-    fn head(&self, hidden: &Hidden, rows: &[usize]) -> Result<Hidden> {
-        ops::head(&hidden.select(rows)?, &self.head)
-    }
-
-    fn table(&self) -> &Table {
-        self.output.as_ref().unwrap_or_else(|| self.trunk.table())
+        self.trunk.model().logits(hidden, rows)
     }
 }
 
@@ -114,6 +85,6 @@ impl Traced for LanguageModel {
     }
 
     fn trace(&self, batch: &PackedBatch) -> Result<()> {
-        trace_head(&self.trunk.trace(batch)?, &self.head, self.trunk.backend())
+        trace_head(&self.trunk.trace(batch)?, &self.trunk)
     }
 }

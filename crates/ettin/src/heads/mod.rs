@@ -18,13 +18,11 @@ pub use sequence::SequenceClassifier;
 pub use similarity::Similarity;
 pub use token::{QuestionAnswering, TokenClassifier};
 
-use candle_core::Tensor;
-
 use crate::{
-    Config, Error, Result, Trunk,
+    Backend, Config, Error, Result, Trunk,
     files::ModelFiles,
     finite, identity,
-    ops::{self, Backend, Hidden, Linear},
+    ops::Hidden,
     params::Parameters,
     weights::{self, Subfolder, Weights},
 };
@@ -80,47 +78,24 @@ fn open_in<T>(
     build(parameters, &config, &backend)
 }
 
-/// Prediction head and label matrix, shared by every classifier.
-#[derive(Debug)]
-struct Classifier {
-    head: ops::Head,
-    output: Linear,
+/// The classifier that its labels ask for.
+fn classifier(config: &Config) -> weights::Head {
+    weights::Head::Classifier { outputs: config.labels.len() }
 }
 
-impl Classifier {
-    /// The head that its parameters are looked up as.
-    fn parameters(config: &Config) -> weights::Head {
-        weights::Head::Classifier { outputs: config.labels.len() }
-    }
-
-    fn build(parameters: &mut Parameters<'_>, backend: &Backend) -> Result<Self> {
-        Ok(Self {
-            head: prediction_head(parameters, backend)?,
-            output: match parameters.classifier.take() {
-                Some(output) => backend.linear(output)?,
-                None => return Err(Error::input("these parameters have no classifier")),
-            },
-        })
-    }
-
-    /// Fails where the prediction head's result is not finite.
-    fn trace(&self, hidden: &Hidden, backend: &Backend) -> Result<()> {
-        trace_head(hidden, &self.head, backend)
-    }
-
-    /// `[rows, hidden]` to `[rows, labels]`.
-    fn logits(&self, hidden: &Hidden) -> Result<Tensor> {
-        ops::linear(&ops::head(hidden, &self.head)?, &self.output)?.to_tensor()
-    }
+/// A trunk with a classifier.
+fn build_classifier(parameters: Parameters<'_>, config: &Config, backend: &Backend) -> Result<Trunk> {
+    require(parameters.tensors.head.is_some(), "prediction head")?;
+    require(parameters.tensors.classifier.is_some(), "classifier")?;
+    Trunk::with_head(parameters, config, backend)
 }
 
-fn trace_head(hidden: &Hidden, head: &ops::Head, backend: &Backend) -> Result<()> {
-    finite::check(|| "the prediction head".to_owned(), &ops::head(hidden, head)?, backend.dtype())
+fn require(there: bool, part: &str) -> Result<()> {
+    if there { Ok(()) } else { Err(Error::input(format!("these parameters have no {part}"))) }
 }
 
-fn prediction_head(parameters: &mut Parameters<'_>, backend: &Backend) -> Result<ops::Head> {
-    match parameters.head.take() {
-        Some(head) => backend.head(head),
-        None => Err(Error::input("these parameters have no prediction head")),
-    }
+/// Fails where the prediction head's result is not finite.
+fn trace_head(hidden: &Hidden, trunk: &Trunk) -> Result<()> {
+    let predicted = trunk.model().predict(hidden)?;
+    finite::check(|| "the prediction head".to_owned(), predicted.states(), trunk.backend().dtype())
 }

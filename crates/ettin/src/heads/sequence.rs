@@ -2,14 +2,14 @@
 
 use candle_core::Tensor;
 
-use super::{Classifier, open, open_in};
+use super::{build_classifier, classifier, open, open_in, trace_head};
 use crate::{
-    Config, Error, PackedBatch, Pooling, Result, Trunk,
+    Backend, Config, Error, PackedBatch, Pooling, Result, Trunk,
     config::{ClassifierPooling, Objective},
     files::ModelFiles,
     finite::Traced,
     identity,
-    ops::{Backend, Hidden},
+    ops::Hidden,
     params::Parameters,
     sentence_transformers::{Repository, Task},
 };
@@ -21,13 +21,12 @@ use crate::{
 #[derive(Debug)]
 pub struct SequenceClassifier {
     trunk: Trunk,
-    classifier: Classifier,
 }
 
 impl SequenceClassifier {
     /// Loads the model that `files` hold.
     pub fn load(files: &ModelFiles, backend: &Backend) -> Result<Self> {
-        open(files, backend, Classifier::parameters, Self::build)
+        open(files, backend, classifier, Self::build)
     }
 
     /// Loads the classifier that is the one module of a repository of sentence-transformers.
@@ -48,15 +47,12 @@ impl SequenceClassifier {
             ));
         }
         identity::check(files, identity::Use::Vectors)?;
-        open_in(files, &transformer.folder, transformer.longest(), backend, Classifier::parameters, Self::build)
+        open_in(files, &transformer.folder, transformer.longest(), backend, classifier, Self::build)
     }
 
     /// Builds the model from parameters with [`Head::Classifier`](crate::weights::Head::Classifier).
-    pub fn build(mut parameters: Parameters<'_>, config: &Config, backend: &Backend) -> Result<Self> {
-        Ok(Self {
-            classifier: Classifier::build(&mut parameters, backend)?,
-            trunk: Trunk::build(parameters, config, backend)?,
-        })
+    pub fn build(parameters: Parameters<'_>, config: &Config, backend: &Backend) -> Result<Self> {
+        Ok(Self { trunk: build_classifier(parameters, config, backend)? })
     }
 
     /// The configuration it was built from; `labels` names the columns of the scores.
@@ -71,7 +67,7 @@ impl SequenceClassifier {
 
     /// Raw scores, `[sequences, labels]`.
     pub fn logits(&self, batch: &PackedBatch) -> Result<Tensor> {
-        self.classifier.logits(&self.pooled(&self.trunk.forward(batch)?, batch)?)
+        self.trunk.model().classify(&self.pooled(&self.trunk.forward(batch)?, batch)?)
     }
 
     /// One row for each sequence.
@@ -79,9 +75,7 @@ impl SequenceClassifier {
         match (self.config().objective, self.config().classifier_pooling) {
             (Objective::Decoder, _) => hidden.select(&self.last_rows(batch)),
             (Objective::Encoder, ClassifierPooling::Cls) => hidden.select(&batch.offsets()[..batch.sequences()]),
-            (Objective::Encoder, ClassifierPooling::Mean) => {
-                self.trunk.backend().hidden(&Pooling::Mean.pool(hidden, batch, None)?)
-            }
+            (Objective::Encoder, ClassifierPooling::Mean) => Ok(Hidden::new(Pooling::Mean.pool(hidden, batch, None)?)),
         }
     }
 
@@ -107,6 +101,6 @@ impl Traced for SequenceClassifier {
 
     fn trace(&self, batch: &PackedBatch) -> Result<()> {
         let pooled = self.pooled(&self.trunk.trace(batch)?, batch)?;
-        self.classifier.trace(&pooled, self.trunk.backend())
+        trace_head(&pooled, &self.trunk)
     }
 }

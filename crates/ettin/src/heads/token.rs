@@ -2,9 +2,9 @@
 
 use candle_core::Tensor;
 
-use super::{Classifier, open};
+use super::{build_classifier, classifier, open, trace_head};
 use crate::{
-    Config, Error, PackedBatch, Result, Trunk, files::ModelFiles, finite::Traced, ops::Backend, params::Parameters,
+    Backend, Config, Error, PackedBatch, Result, Trunk, files::ModelFiles, finite::Traced, params::Parameters,
 };
 
 /// A trunk that scores the labels of every token.
@@ -13,21 +13,17 @@ use crate::{
 #[derive(Debug)]
 pub struct TokenClassifier {
     trunk: Trunk,
-    classifier: Classifier,
 }
 
 impl TokenClassifier {
     /// Loads the model that `files` hold.
     pub fn load(files: &ModelFiles, backend: &Backend) -> Result<Self> {
-        open(files, backend, Classifier::parameters, Self::build)
+        open(files, backend, classifier, Self::build)
     }
 
     /// Builds the model from parameters with [`Head::Classifier`](crate::weights::Head::Classifier).
-    pub fn build(mut parameters: Parameters<'_>, config: &Config, backend: &Backend) -> Result<Self> {
-        Ok(Self {
-            classifier: Classifier::build(&mut parameters, backend)?,
-            trunk: Trunk::build(parameters, config, backend)?,
-        })
+    pub fn build(parameters: Parameters<'_>, config: &Config, backend: &Backend) -> Result<Self> {
+        Ok(Self { trunk: build_classifier(parameters, config, backend)? })
     }
 
     /// The configuration it was built from; `labels` names the columns of the scores.
@@ -42,7 +38,7 @@ impl TokenClassifier {
 
     /// Raw scores, `[tokens, labels]`.
     pub fn logits(&self, batch: &PackedBatch) -> Result<Tensor> {
-        self.classifier.logits(&self.trunk.forward(batch)?)
+        self.trunk.model().classify(&self.trunk.forward(batch)?)
     }
 }
 
@@ -53,7 +49,7 @@ pub struct QuestionAnswering(TokenClassifier);
 impl QuestionAnswering {
     /// Loads the model that `files` hold.
     pub fn load(files: &ModelFiles, backend: &Backend) -> Result<Self> {
-        open(files, backend, Classifier::parameters, Self::build)
+        open(files, backend, classifier, Self::build)
     }
 
     /// Builds the model from parameters with [`Head::Classifier`](crate::weights::Head::Classifier).
@@ -91,7 +87,7 @@ impl Traced for TokenClassifier {
     }
 
     fn trace(&self, batch: &PackedBatch) -> Result<()> {
-        self.classifier.trace(&self.trunk.trace(batch)?, self.trunk.backend())
+        trace_head(&self.trunk.trace(batch)?, &self.trunk)
     }
 }
 

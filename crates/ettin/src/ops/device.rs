@@ -7,16 +7,26 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
 use ettin_gpu::{AttentionShape, Cache, Kernels, Segment, Tiles};
-use ettin_kernels::{Activation, Pooled, RopeTable};
+use ettin_kernels::{Activation, Pooled, Reduce, RopeTable};
 
-use super::{AttentionParams, KvRepr, LinearParams, MlpParams, NormParams, reference};
-use crate::{Error, PackedBatch, Result, cache::LayerCache};
+use super::{
+    AttentionParams, Compute, Dtype, HeadParams, KvShape, KvStore, LayerKv, LinearParams, Matrix, MlpParams,
+    NormParams, Reference, States, Vector, reference, ropes::Ropes,
+};
+use crate::{Error, PackedBatch, Result};
+
+/// A device's own kernels in the trunk, candle's operations in heads; for inference alone.
+#[derive(Debug, Clone)]
+pub struct OnDevice(Arc<Gpu>);
 
 /// The device that everything of one model runs on.
 #[derive(Debug)]
-pub(super) struct Gpu {
+struct Gpu {
     kernels: Kernels,
     dtype: DType,
+    /// Computes what has no kernels of its own.
+    candle: Reference,
+    ropes: Ropes,
     /// Tables that are on the device already: layers of one base share them.
     angles: Mutex<Vec<(Arc<RopeTable>, Angles)>>,
 }
@@ -28,8 +38,9 @@ struct Angles {
     sin: Tensor,
 }
 
+/// Layer normalisation.
 #[derive(Debug)]
-pub(super) struct Norm {
+pub struct Norm {
     gpu: Arc<Gpu>,
     weight: Tensor,
     bias: Option<Tensor>,
@@ -42,8 +53,9 @@ struct Linear {
     bias: Option<Tensor>,
 }
 
+/// The attention half of a layer.
 #[derive(Debug)]
-pub(super) struct Attention {
+pub struct Attention {
     norm: Option<Norm>,
     qkv: Linear,
     out: Linear,
@@ -51,29 +63,139 @@ pub(super) struct Attention {
     angles: Angles,
 }
 
+/// The feed-forward half of a layer.
 #[derive(Debug)]
-pub(super) struct Mlp {
+pub struct Mlp {
     norm: Norm,
     wi: Linear,
     wo: Linear,
     activation: Activation,
 }
 
+impl OnDevice {
+    /// Computes with these kernels.
+    ///
+    /// # Errors
+    /// For number formats that devices do not have.
+    pub fn new(kernels: Kernels, dtype: Dtype) -> Result<Self> {
+        let dtype = dtype.float()?;
+        let candle = Reference::of(kernels.device(), dtype);
+        Ok(Self(Arc::new(Gpu { kernels, dtype, candle, ropes: Ropes::default(), angles: Mutex::default() })))
+    }
+}
+
+impl Compute for OnDevice {
+    type Hidden = Rows;
+    type Embedding = reference::Embedding;
+    type Bias = Tensor;
+    type Norm = Norm;
+    type Linear = reference::Linear;
+    type Attention = Attention;
+    type Mlp = Mlp;
+    type PredictionHead = reference::PredictionHead;
+    type Kv = KvRows;
+
+    fn device(&self) -> Device {
+        self.0.device().clone()
+    }
+
+    fn dtype(&self) -> Dtype {
+        Dtype::of_float(self.0.dtype)
+    }
+
+    fn describe(&self) -> String {
+        let Gpu { kernels, dtype, .. } = &*self.0;
+        format!("{}, {}, {}", super::device_name(kernels.device()), dtype.as_str(), kernels.describe(*dtype))
+    }
+
+    fn kv_bytes(&self) -> f64 {
+        self.0.dtype.size_in_bytes() as f64
+    }
+
+    fn hidden(&self, vectors: &Tensor) -> Result<Rows> {
+        vectors.dims2()?;
+        Ok(Rows::new(&self.0, vectors.to_device(self.0.device())?))
+    }
+
+    fn embedding(&self, matrix: Matrix<'_>) -> Result<reference::Embedding> {
+        self.0.candle.embedding(matrix)
+    }
+
+    fn bias(&self, vector: Vector) -> Result<Tensor> {
+        self.0.candle.bias(vector)
+    }
+
+    fn norm(&self, params: NormParams) -> Result<Norm> {
+        Norm::new(params, &self.0)
+    }
+
+    fn linear(&self, params: LinearParams<'_>) -> Result<reference::Linear> {
+        self.0.candle.linear(params)
+    }
+
+    fn attention(&self, params: AttentionParams<'_>) -> Result<Attention> {
+        let rope = self.0.ropes.of(&params);
+        Attention::new(params, &rope, &self.0)
+    }
+
+    fn mlp(&self, params: MlpParams<'_>) -> Result<Mlp> {
+        Mlp::new(params, &self.0)
+    }
+
+    fn prediction_head(&self, params: HeadParams<'_>) -> Result<reference::PredictionHead> {
+        self.0.candle.prediction_head(params)
+    }
+
+    fn kv_store(&self, shape: KvShape) -> KvRows {
+        KvRows::new(shape.ring)
+    }
+
+    fn look_up(&self, embedding: &reference::Embedding, ids: &[u32]) -> Result<Rows> {
+        Ok(Rows::new(&self.0, self.0.candle.look_up(embedding, ids)?))
+    }
+
+    fn embed(&self, embedding: &reference::Embedding, norm: &Norm, batch: &PackedBatch) -> Result<Rows> {
+        let vectors = self.0.candle.look_up(embedding, batch.ids())?;
+        Ok(Rows::new(&self.0, norm.forward(&vectors)?))
+    }
+
+    fn attention_block(
+        &self,
+        rows: &mut Rows,
+        attention: &Attention,
+        batch: &PackedBatch,
+        cache: Option<LayerKv<'_, KvRows>>,
+    ) -> Result<()> {
+        attention_block(rows, attention, batch, cache)
+    }
+
+    fn mlp_block(&self, rows: &mut Rows, mlp: &Mlp) -> Result<()> {
+        let wide = mlp.wi.forward(&rows.normed(&mlp.norm)?)?; // [rows, activated | gate]
+        let gated = self.0.kernels.geglu(&wide, mlp.activation)?;
+        rows.pending = Some(mlp.wo.forward(&gated)?);
+        Ok(())
+    }
+
+    fn apply_norm(&self, rows: &Rows, norm: &Norm) -> Result<Rows> {
+        Ok(Rows::new(&self.0, norm.forward(&rows.tensor()?)?))
+    }
+
+    fn apply_linear(&self, rows: &Rows, linear: &reference::Linear) -> Result<Rows> {
+        Ok(Rows::new(&self.0, self.0.candle.apply_linear(&rows.tensor()?, linear)?))
+    }
+
+    fn apply_head(&self, rows: &Rows, head: &reference::PredictionHead) -> Result<Rows> {
+        Ok(Rows::new(&self.0, self.0.candle.apply_head(&rows.tensor()?, head)?))
+    }
+
+    fn logits(&self, rows: &Rows, output: &reference::Embedding, bias: Option<&Tensor>) -> Result<Tensor> {
+        self.0.candle.logits(&rows.tensor()?, output, bias)
+    }
+}
+
 impl Gpu {
-    pub(super) fn new(kernels: Kernels, dtype: DType) -> Self {
-        Self { kernels, dtype, angles: Mutex::default() }
-    }
-
-    pub(super) fn device(&self) -> &Device {
+    fn device(&self) -> &Device {
         self.kernels.device()
-    }
-
-    pub(super) fn dtype(&self) -> DType {
-        self.dtype
-    }
-
-    pub(super) fn describe(&self) -> &'static str {
-        self.kernels.describe(self.dtype)
     }
 
     fn angles(&self, rope: &Arc<RopeTable>) -> Result<Angles> {
@@ -81,18 +203,15 @@ impl Gpu {
         if let Some((_, angles)) = known.iter().find(|(table, _)| Arc::ptr_eq(table, rope)) {
             return Ok(angles.clone());
         }
-        let shape = (rope.positions(), rope.head_dim() / 2);
-        let rows = (0..rope.positions()).map(|position| rope.angles(position));
-        let (cos, sin): (Vec<&[f32]>, Vec<&[f32]>) = rows.unzip();
-        let on_device = |rows: Vec<&[f32]>| Tensor::from_vec(rows.concat(), shape, self.device());
-        let angles = Angles { cos: on_device(cos)?, sin: on_device(sin)? };
+        let (cos, sin) = reference::angles(rope, self.device())?;
+        let angles = Angles { cos, sin };
         known.push((rope.clone(), angles.clone()));
         Ok(angles)
     }
 }
 
 impl Norm {
-    pub(super) fn new(params: NormParams, gpu: &Arc<Gpu>) -> Result<Self> {
+    fn new(params: NormParams, gpu: &Arc<Gpu>) -> Result<Self> {
         Ok(Self {
             gpu: gpu.clone(),
             weight: params.weight.tensor(gpu.device())?,
@@ -106,7 +225,7 @@ impl Norm {
     }
 
     /// Normalises every row of `x` in f32.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(self.gpu.kernels.norm(&x.contiguous()?, self.parts(), DType::F32)?)
     }
 }
@@ -131,7 +250,7 @@ impl Linear {
 }
 
 impl Attention {
-    pub(super) fn new(params: AttentionParams<'_>, rope: &Arc<RopeTable>, gpu: &Arc<Gpu>) -> Result<Self> {
+    fn new(params: AttentionParams<'_>, rope: &Arc<RopeTable>, gpu: &Arc<Gpu>) -> Result<Self> {
         if !Kernels::supports_head(params.head_dim) {
             return Err(Error::Unsupported(format!(
                 "heads of {} on this device, whose kernels take up to 128; ETTIN_REFERENCE=1 computes without them",
@@ -149,7 +268,7 @@ impl Attention {
 }
 
 impl Mlp {
-    pub(super) fn new(params: MlpParams<'_>, gpu: &Arc<Gpu>) -> Result<Self> {
+    fn new(params: MlpParams<'_>, gpu: &Arc<Gpu>) -> Result<Self> {
         Ok(Self {
             norm: Norm::new(params.norm, gpu)?,
             wi: Linear::new(params.wi, gpu)?,
@@ -161,7 +280,7 @@ impl Mlp {
 
 /// Rows of the residual stream, with what the blocks know of the batch.
 #[derive(Debug)]
-pub(super) struct Rows {
+pub struct Rows {
     gpu: Arc<Gpu>,
     residual: Tensor, // [rows, size] in f32
     /// What the last block adds to the residual, `[rows, size]`: the next norm does it on its way.
@@ -189,16 +308,12 @@ impl Plan {
 }
 
 impl Rows {
-    pub(super) fn new(gpu: &Arc<Gpu>, residual: Tensor) -> Self {
+    fn new(gpu: &Arc<Gpu>, residual: Tensor) -> Self {
         Self { gpu: gpu.clone(), residual, pending: None, plan: None }
     }
 
-    pub(super) fn dims(&self) -> &[usize] {
-        self.residual.dims()
-    }
-
     /// The residual stream, `[rows, size]`.
-    pub(super) fn tensor(&self) -> Result<Tensor> {
+    fn tensor(&self) -> Result<Tensor> {
         Ok(match &self.pending {
             Some(pending) => (&self.residual + pending.to_dtype(DType::F32)?)?,
             None => self.residual.clone(),
@@ -206,7 +321,7 @@ impl Rows {
     }
 
     /// Runs of rows brought together, `[runs, size]`.
-    pub(super) fn pool(&self, runs: &[Pooled]) -> Result<Tensor> {
+    fn pool(&self, runs: &[Pooled]) -> Result<Tensor> {
         Ok(self.gpu.kernels.pool(&self.tensor()?, runs, DType::F32)?)
     }
 
@@ -229,20 +344,40 @@ impl Rows {
     }
 }
 
-pub(super) fn embed(table: &reference::Table, norm: &Norm, batch: &PackedBatch) -> Result<Rows> {
-    let residual = norm.forward(&table.gather(batch.ids())?.to_dtype(DType::F32)?)?;
-    Ok(Rows::new(&norm.gpu, residual))
+impl States for Rows {
+    fn rows(&self) -> usize {
+        self.residual.dims()[0]
+    }
+
+    fn size(&self) -> usize {
+        self.residual.dims()[1]
+    }
+
+    fn to_tensor(&self) -> Result<Tensor> {
+        self.tensor()
+    }
+
+    fn select(&self, rows: &[usize]) -> Result<Self> {
+        Ok(Self::new(&self.gpu, self.tensor()?.select(rows)?))
+    }
+
+    fn reduce(&self, runs: &[Pooled]) -> Result<Option<Tensor>> {
+        let pooled = self.pool(runs)?;
+        if runs.iter().all(|run| run.reduce != Reduce::Max) {
+            return Ok(Some(pooled));
+        }
+        // The largest of NaN and a number is the number there; a sum is not.
+        let sums: Vec<Pooled> =
+            runs.iter().map(|run| Pooled { reduce: Reduce::Sum, divisor: 1.0, ..run.clone() }).collect();
+        Ok(Some(pooled.broadcast_mul(&((self.pool(&sums)? * 0.0)? + 1.0)?)?))
+    }
 }
 
-pub(super) fn norm(rows: &Rows, norm: &Norm) -> Result<Rows> {
-    Ok(Rows::new(&norm.gpu, norm.forward(&rows.tensor()?)?))
-}
-
-pub(super) fn attention_block(
+fn attention_block(
     rows: &mut Rows,
     block: &Attention,
     batch: &PackedBatch,
-    cache: Option<LayerCache<'_, '_>>,
+    cache: Option<LayerKv<'_, KvRows>>,
 ) -> Result<()> {
     let gpu = rows.gpu.clone();
     let mut plan = match rows.plan.take() {
@@ -289,7 +424,7 @@ impl Attention {
         gpu: &Gpu,
         plan: &mut Plan,
         qkv: &Tensor,
-        mut cache: LayerCache<'_, '_>,
+        mut cache: LayerKv<'_, KvRows>,
     ) -> Result<Tensor> {
         let size = self.shape.heads * self.shape.head_dim;
         let out = Tensor::zeros((qkv.dim(0)?, size), gpu.dtype, gpu.device())?;
@@ -300,10 +435,7 @@ impl Attention {
                 let tiles = || gpu.kernels.tiles(gpu.dtype, self.shape.head_dim, &[segment]);
                 plan.cached.push(if Kernels::splits_keys(rows.len()) { None } else { Some(tiles()?) });
             }
-            let KvRepr::Device(store) = &mut cache.store_mut(sequence).0 else {
-                return Err(super::mixed());
-            };
-            let cache = store.append(gpu, qkv, segment, size)?;
+            let cache = cache.store_mut(sequence).append(gpu, qkv, segment, size)?;
             let tiles = plan.cached[sequence].as_ref();
             gpu.kernels.attention_over_cache(&out, qkv, segment, tiles, cache, self.shape)?;
         }
@@ -311,16 +443,9 @@ impl Attention {
     }
 }
 
-pub(super) fn mlp_block(rows: &mut Rows, block: &Mlp) -> Result<()> {
-    let wide = block.wi.forward(&rows.normed(&block.norm)?)?; // [rows, activated | gate]
-    let gated = rows.gpu.kernels.geglu(&wide, block.activation)?;
-    rows.pending = Some(block.wo.forward(&gated)?);
-    Ok(())
-}
-
 /// Keys and values of one sequence and layer, `[capacity, k | v]`.
 #[derive(Debug, Clone)]
-pub(crate) struct KvRows {
+pub struct KvRows {
     /// Shared by forks until one of them writes.
     kv: Option<Arc<Tensor>>,
     capacity: usize,
@@ -329,19 +454,8 @@ pub(crate) struct KvRows {
 
 impl KvRows {
     /// A ring of so many positions, or all of them.
-    pub(super) fn new(ring: Option<usize>) -> Self {
+    fn new(ring: Option<usize>) -> Self {
         Self { kv: None, capacity: ring.unwrap_or(0), ring: ring.is_some() }
-    }
-
-    /// Room for `len` positions, doubling up to `max`; a ring has its size.
-    pub(super) fn reserve(&mut self, len: usize, max: usize) {
-        if !self.ring && self.capacity < len {
-            self.capacity = len.next_power_of_two().min(max);
-        }
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.kv.as_ref().map_or(0, |kv| kv.elem_count() * kv.dtype().size_in_bytes())
     }
 
     /// Writes the keys and values of a segment at their positions; gives all that are held, which a failure leaves as
@@ -360,5 +474,21 @@ impl KvRows {
         let cache = Cache { kv, ring: self.ring };
         gpu.kernels.append(cache, qkv, segment)?;
         Ok(cache)
+    }
+}
+
+impl KvStore for KvRows {
+    /// Room for `len` positions, doubling up to `max`; a ring has its size.
+    fn reserve(&mut self, len: usize, max: usize) {
+        if !self.ring && self.capacity < len {
+            self.capacity = len.next_power_of_two().min(max);
+        }
+    }
+
+    // Every position that a query sees was written since.
+    fn clear(&mut self) {}
+
+    fn bytes(&self) -> usize {
+        self.kv.as_ref().map_or(0, |kv| kv.elem_count() * kv.dtype().size_in_bytes())
     }
 }

@@ -5,23 +5,36 @@ mod attention;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ettin_kernels::{
-    Activation, Aligned, Isa, KvFormat, Operand, PackedMatrix, Pooled, Precision, ReadingOrder, Scheme, Sharing, Store,
-    Team, activate, block, block::Workspace, gemm, layer_norm, pool, rounded,
+    Activation, Aligned, Isa, KvBlocks, KvFormat, Operand, PackedMatrix, Pooled, Precision, Quantisation, ReadingOrder,
+    Scheme, Sharing, Store, Team, activate, block, block::Workspace, gemm, layer_norm, pool, rounded,
 };
 
-use super::{HeadParams, LinearParams, Matrix, MlpParams, NormParams, StoredRows, TableParams};
-use crate::{Error, Result};
-use attention::Buffers;
-pub(super) use attention::{Attention, attention_block};
+use candle_core::{Device, Tensor};
+
+use super::{
+    AttentionParams, Compute, Dtype, HeadParams, KvShape, KvStore, LayerKv, LinearParams, Matrix, MlpParams,
+    NormParams, States, StoredRows, Vector, ropes::Ropes,
+};
+use crate::{Error, PackedBatch, Result, finite};
+use attention::{Attention, Buffers, attention_block};
+
+/// The CPU's kernels on packed weights: deterministic, in any of their number formats, for inference alone.
+#[derive(Debug, Clone)]
+pub struct Fused(Arc<Cpu>);
 
 /// The instruction set, the number format and the threads that everything of one model runs on.
 #[derive(Debug, Clone)]
-pub(super) struct Cpu {
-    pub(super) isa: Isa,
-    pub(super) scheme: Scheme,
+struct Cpu {
+    isa: Isa,
+    scheme: Scheme,
+    /// Whether weights may choose the number format.
+    auto: bool,
     /// How keys and values are kept, by a cache or for the time of a layer.
-    pub(super) kv: KvFormat,
-    pub(super) team: Team,
+    kv: KvFormat,
+    /// Whether it was said how; else that follows the number format.
+    kv_given: bool,
+    team: Team,
+    ropes: Ropes,
     /// What forwards of few rows worked in, for the next one.
     spare: Arc<Mutex<Vec<Memory>>>,
     /// Weights in the order that they are built in, which is that of a forward.
@@ -47,12 +60,8 @@ const MOST_INPUTS_OF_BYTES: usize = 1 << 16;
 const KEPT: usize = 8;
 
 impl Cpu {
-    pub(super) fn new(isa: Isa, scheme: Scheme, kv: KvFormat, team: Team) -> Self {
-        Self { isa, scheme, kv, team, spare: Arc::default(), order: Arc::default() }
-    }
-
     /// Whether a pass of `tokens` rows over so many weights is worth waking threads for.
-    pub(super) fn shares(&self, tokens: usize, weights: usize) -> bool {
+    fn shares(&self, tokens: usize, weights: usize) -> bool {
         let work = 2 * tokens * weights;
         let bytes = match self.scheme {
             Scheme::Bf16 => 2,
@@ -77,18 +86,6 @@ impl Cpu {
         let packed = matrix.pack(self.isa, scheme, &self.team)?;
         self.order.push(&packed, sharing);
         Ok(packed)
-    }
-
-    pub(super) fn with_scheme(&self, scheme: Scheme) -> Self {
-        Self { scheme, ..self.clone() }
-    }
-
-    pub(super) fn with_kv(&self, kv: KvFormat) -> Self {
-        Self { kv, ..self.clone() }
-    }
-
-    pub(super) fn with_team(&self, team: Team) -> Self {
-        Self { team, ..self.clone() }
     }
 
     /// Memory with undefined contents.
@@ -118,78 +115,314 @@ impl Cpu {
     }
 }
 
-#[derive(Debug)]
-pub(super) struct Table {
-    cpu: Arc<Cpu>,
-    vectors: Vectors, // [vocabulary, hidden]
+/// Keys and values lose no more than what is multiplied with them, or than the weights that they come from.
+fn default_kv(scheme: Scheme) -> KvFormat {
+    match scheme {
+        Scheme::F32 | Scheme::Bf16x3 | Scheme::Bf16x6 => KvFormat::F32,
+        Scheme::Bf16 | Scheme::Int8 | Scheme::W8 | Scheme::W4 => KvFormat::Bf16,
+    }
 }
 
+impl Fused {
+    /// Kernels of a given instruction set and number format on given threads.
+    pub fn new(isa: Isa, scheme: Scheme, team: Team) -> Self {
+        Self(Arc::new(Cpu {
+            isa,
+            scheme,
+            auto: false,
+            kv: default_kv(scheme),
+            kv_given: false,
+            team,
+            ropes: Ropes::default(),
+            spare: Arc::default(),
+            order: Arc::default(),
+        }))
+    }
+
+    /// The same, but weights that are stored in few bits choose their own number format.
+    #[must_use]
+    pub fn auto(self) -> Self {
+        Self(Arc::new(Cpu { auto: true, ..(*self.0).clone() }))
+    }
+}
+
+impl Compute for Fused {
+    type Hidden = Rows;
+    type Embedding = Embedding;
+    type Bias = Vec<f32>;
+    type Norm = Norm;
+    type Linear = Linear;
+    type Attention = Attention;
+    type Mlp = Mlp;
+    type PredictionHead = PredictionHead;
+    type Kv = Kv;
+
+    fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    fn dtype(&self) -> Dtype {
+        Dtype::of(self.0.scheme)
+    }
+
+    fn describe(&self) -> String {
+        let Cpu { scheme, isa, team, .. } = &*self.0;
+        format!("cpu, {scheme}, {isa} kernels, {} threads", team.threads())
+    }
+
+    fn kv_bytes(&self) -> f64 {
+        match self.0.kv {
+            KvFormat::F32 => 4.0,
+            KvFormat::Bf16 => 2.0,
+            KvFormat::Int8 => 1.0,
+        }
+    }
+
+    fn isa(&self) -> Option<Isa> {
+        Some(self.0.isa)
+    }
+
+    fn team(&self) -> Team {
+        self.0.team.clone()
+    }
+
+    fn on_team(&self, team: Team) -> Option<Self> {
+        Some(Self(Arc::new(Cpu { team, ..(*self.0).clone() })))
+    }
+
+    fn with_kv(&self, kv: KvFormat) -> Option<Self> {
+        Some(Self(Arc::new(Cpu { kv, kv_given: true, ..(*self.0).clone() })))
+    }
+
+    fn for_stored(&self, quantisation: Quantisation) -> Option<Self> {
+        self.0.auto.then(|| {
+            let scheme = quantisation.scheme();
+            let kv = if self.0.kv_given { self.0.kv } else { default_kv(scheme) };
+            Self(Arc::new(Cpu { scheme, kv, ..(*self.0).clone() }))
+        })
+    }
+
+    fn enter<R>(&self, tokens: usize, weights: usize, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        match self.0.shares(tokens, weights) {
+            true => self.0.team.enter(work),
+            // A pass too short to be shared stays with the caller.
+            false => self.0.team.alone(work),
+        }
+    }
+
+    fn hidden(&self, vectors: &Tensor) -> Result<Rows> {
+        let (_, size) = vectors.dims2()?;
+        let mut rows = Rows::empty(&self.0, size);
+        rows.memory.hidden.extend_from_slice(&vectors.flatten_all()?.to_vec1::<f32>()?);
+        Ok(rows)
+    }
+
+    fn embedding(&self, matrix: Matrix<'_>) -> Result<Embedding> {
+        Embedding::new(matrix, &self.0)
+    }
+
+    fn bias(&self, vector: Vector) -> Result<Vec<f32>> {
+        vector.values()
+    }
+
+    fn norm(&self, params: NormParams) -> Result<Norm> {
+        Norm::new(params)
+    }
+
+    fn linear(&self, params: LinearParams<'_>) -> Result<Linear> {
+        Linear::exact(params, &self.0)
+    }
+
+    fn attention(&self, params: AttentionParams<'_>) -> Result<Attention> {
+        let rope = self.0.ropes.of(&params);
+        Attention::new(params, &rope, &self.0)
+    }
+
+    fn mlp(&self, params: MlpParams<'_>) -> Result<Mlp> {
+        Mlp::new(params, &self.0)
+    }
+
+    fn prediction_head(&self, params: HeadParams<'_>) -> Result<PredictionHead> {
+        PredictionHead::new(params, &self.0)
+    }
+
+    fn kv_store(&self, shape: KvShape) -> Kv {
+        let KvShape { heads, head_dim, ring } = shape;
+        Kv { blocks: KvBlocks::new(heads, head_dim, ring.unwrap_or(0), self.0.kv), grows: ring.is_none() }
+    }
+
+    fn look_up(&self, embedding: &Embedding, ids: &[u32]) -> Result<Rows> {
+        let mut rows = embedding.room(ids, &self.0)?;
+        embedding.look_up(ids, self.0.isa, &mut rows.memory.hidden);
+        Ok(rows)
+    }
+
+    fn embed(&self, embedding: &Embedding, norm: &Norm, batch: &PackedBatch) -> Result<Rows> {
+        let (cpu, ids) = (&self.0, batch.ids());
+        let mut rows = embedding.room(ids, cpu)?;
+        let look_up = |ids: &[u32], out: &mut [f32]| embedding.look_up(ids, cpu.isa, out);
+        ettin_kernels::embed(cpu.isa, &cpu.team, ids, &look_up, norm.kernel(), &mut rows.memory.hidden);
+        Ok(rows)
+    }
+
+    fn attention_block(
+        &self,
+        hidden: &mut Rows,
+        attention: &Attention,
+        batch: &PackedBatch,
+        cache: Option<LayerKv<'_, Kv>>,
+    ) -> Result<()> {
+        attention_block(hidden, attention, batch, cache);
+        Ok(())
+    }
+
+    fn mlp_block(&self, rows: &mut Rows, mlp: &Mlp) -> Result<()> {
+        let kernel = block::Mlp {
+            norm: mlp.norm.kernel(),
+            wi: mlp.wi.kernel(),
+            activation: mlp.activation,
+            wo: mlp.wo.kernel(),
+        };
+        block::mlp(&self.0.team, &mut rows.memory.hidden, kernel, &mut rows.memory.workspace);
+        Ok(())
+    }
+
+    fn apply_norm(&self, rows: &Rows, norm: &Norm) -> Result<Rows> {
+        let mut out = Rows::empty(&self.0, rows.size);
+        norm.apply(&self.0, rows.values(), &mut out.memory.hidden);
+        Ok(out)
+    }
+
+    fn apply_linear(&self, rows: &Rows, linear: &Linear) -> Result<Rows> {
+        let mut out = Rows::empty(&self.0, linear.weight.n());
+        let Memory { hidden, operand, .. } = &mut out.memory;
+        hidden.resize(rows.rows() * linear.weight.n());
+        self.product(rows, &linear.weight, linear.bias.as_deref(), operand, hidden);
+        Ok(out)
+    }
+
+    fn apply_head(&self, rows: &Rows, head: &PredictionHead) -> Result<Rows> {
+        let mut dense = self.apply_linear(rows, &head.dense)?;
+        activate(self.0.isa, &self.0.team, head.activation, &mut dense.memory.hidden);
+        self.apply_norm(&dense, &head.norm)
+    }
+
+    fn logits(&self, rows: &Rows, output: &Embedding, bias: Option<&Vec<f32>>) -> Result<Tensor> {
+        let mut out = Vec::new();
+        self.logits_into(rows, output, bias, &mut out)?;
+        let vocabulary = out.len() / rows.rows().max(1);
+        Ok(Tensor::from_vec(out, (rows.rows(), vocabulary), &Device::Cpu)?)
+    }
+
+    fn logits_into(&self, rows: &Rows, output: &Embedding, bias: Option<&Vec<f32>>, out: &mut Vec<f32>) -> Result<()> {
+        let matrix = output.matrix()?;
+        let mut memory = self.0.memory();
+        out.resize(rows.rows() * matrix.n(), 0.0);
+        self.product(rows, matrix, bias.map(Vec::as_slice), &mut memory.operand, out);
+        if rows.rows() <= KEPT_ROWS {
+            self.0.keep(memory);
+        }
+        Ok(())
+    }
+}
+
+impl Fused {
+    fn product(
+        &self,
+        rows: &Rows,
+        weight: &PackedMatrix,
+        bias: Option<&[f32]>,
+        operand: &mut Operand,
+        out: &mut [f32],
+    ) {
+        let team = &self.0.team;
+        operand.encode(team, weight, rows.values());
+        gemm(team, operand, weight, bias, Store::Write, out);
+    }
+}
+
+/// Token vectors, `[vocabulary, hidden]`, stored once: where they are only looked up, in their file.
 #[derive(Debug)]
-enum Vectors {
+pub enum Embedding {
+    /// As panels, to be multiplied by as well.
     Packed(PackedMatrix),
     /// Rows in their file, and what is done to them to be what packing would have made of them.
     Stored(StoredRows, Option<Scheme>),
 }
 
+/// Layer normalisation.
 #[derive(Debug)]
-pub(super) struct Norm {
+pub struct Norm {
     weight: Vec<f32>,
     bias: Option<Vec<f32>>,
     eps: f32,
 }
 
+/// A dense layer with packed weights.
 #[derive(Debug)]
-pub(super) struct Linear {
+pub struct Linear {
     weight: PackedMatrix, // [outputs, inputs]
     bias: Option<Vec<f32>>,
 }
 
+/// The feed-forward half of a layer.
 #[derive(Debug)]
-pub(super) struct Mlp {
+pub struct Mlp {
     norm: Norm,
     wi: Linear,
     wo: Linear,
     activation: Activation,
 }
 
+/// The prediction head.
 #[derive(Debug)]
-pub(super) struct Head {
+pub struct PredictionHead {
     dense: Linear,
     activation: Activation,
     norm: Norm,
 }
 
-impl Table {
-    pub(super) fn new(table: TableParams<'_>, cpu: &Arc<Cpu>) -> Result<Self> {
+impl Embedding {
+    fn new(matrix: Matrix<'_>, cpu: &Cpu) -> Result<Self> {
         let scheme = cpu.table_scheme();
-        let vectors = match table {
-            TableParams::Matrix(matrix) => Vectors::Packed(cpu.pack(matrix, scheme, Sharing::Outputs)?),
-            TableParams::Stored(rows) => {
+        Ok(match matrix {
+            Matrix::Stored(rows) => {
                 let rounding = rows.quantisation.is_none_or(|stored| stored.scheme() != scheme).then_some(scheme);
-                Vectors::Stored(rows, rounding)
+                Embedding::Stored(rows, rounding)
             }
-        };
-        Ok(Self { cpu: cpu.clone(), vectors })
+            matrix => Embedding::Packed(cpu.pack(matrix, scheme, Sharing::Outputs)?),
+        })
     }
 
     /// Vocabulary and hidden size.
     fn shape(&self) -> (usize, usize) {
-        match &self.vectors {
-            Vectors::Packed(matrix) => (matrix.n(), matrix.k()),
-            Vectors::Stored(rows, _) => (rows.outputs, rows.inputs),
+        match self {
+            Embedding::Packed(matrix) => (matrix.n(), matrix.k()),
+            Embedding::Stored(rows, _) => (rows.outputs, rows.inputs),
         }
     }
 
+    /// Room for the vectors of tokens that are all in the vocabulary.
+    fn room(&self, ids: &[u32], cpu: &Arc<Cpu>) -> Result<Rows> {
+        let (vocabulary, size) = self.shape();
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+            return Err(Error::input(format!("token id {id} is outside the vocabulary of {vocabulary}")));
+        }
+        let mut rows = Rows::empty(cpu, size);
+        rows.memory.hidden.resize(ids.len() * size);
+        Ok(rows)
+    }
+
     /// The vectors of some tokens of the vocabulary, `[ids, hidden]`.
-    fn look_up(&self, ids: &[u32], out: &mut [f32]) {
-        match &self.vectors {
-            Vectors::Packed(matrix) => matrix.rows(ids, out),
-            Vectors::Stored(rows, rounding) => {
+    fn look_up(&self, ids: &[u32], isa: Isa, out: &mut [f32]) {
+        match self {
+            Embedding::Packed(matrix) => matrix.rows(ids, out),
+            Embedding::Stored(rows, rounding) => {
                 for (&id, out) in ids.iter().zip(out.chunks_exact_mut(rows.inputs)) {
                     (rows.fill)(id as usize, out);
                 }
                 if let Some(scheme) = *rounding {
-                    rounded(self.cpu.isa, scheme, rows.inputs, out);
+                    rounded(isa, scheme, rows.inputs, out);
                 }
             }
         }
@@ -197,9 +430,9 @@ impl Table {
 
     /// The output matrix of a language model.
     fn matrix(&self) -> Result<&PackedMatrix> {
-        match &self.vectors {
-            Vectors::Packed(matrix) => Ok(matrix),
-            Vectors::Stored(..) => {
+        match self {
+            Embedding::Packed(matrix) => Ok(matrix),
+            Embedding::Stored(..) => {
                 Err(Error::input("these parameters are not a language model's: they have no output matrix"))
             }
         }
@@ -207,7 +440,7 @@ impl Table {
 }
 
 impl Norm {
-    pub(super) fn new(params: NormParams) -> Result<Self> {
+    fn new(params: NormParams) -> Result<Self> {
         Ok(Self {
             weight: params.weight.values()?,
             bias: params.bias.map(|bias| bias.values()).transpose()?,
@@ -227,7 +460,7 @@ impl Norm {
 
 impl Linear {
     /// A layer of its own: small ones that end a model are kept exact.
-    pub(super) fn exact(params: LinearParams<'_>, cpu: &Cpu) -> Result<Self> {
+    fn exact(params: LinearParams<'_>, cpu: &Cpu) -> Result<Self> {
         Self::of(params, Scheme::F32, Sharing::Outputs, cpu)
     }
 
@@ -252,7 +485,7 @@ impl Linear {
 }
 
 impl Mlp {
-    pub(super) fn new(params: MlpParams<'_>, cpu: &Cpu) -> Result<Self> {
+    fn new(params: MlpParams<'_>, cpu: &Cpu) -> Result<Self> {
         Ok(Self {
             norm: Norm::new(params.norm)?,
             wi: Linear::shared(params.wi, Sharing::Gates, cpu)?,
@@ -262,8 +495,8 @@ impl Mlp {
     }
 }
 
-impl Head {
-    pub(super) fn new(params: HeadParams<'_>, cpu: &Cpu) -> Result<Self> {
+impl PredictionHead {
+    fn new(params: HeadParams<'_>, cpu: &Cpu) -> Result<Self> {
         Ok(Self {
             dense: Linear::new(params.dense, cpu)?,
             activation: params.activation,
@@ -274,7 +507,7 @@ impl Head {
 
 /// Rows of the residual stream with the buffers that the blocks reuse from layer to layer.
 #[derive(Debug)]
-pub(super) struct Rows {
+pub struct Rows {
     cpu: Arc<Cpu>,
     size: usize,
     memory: Memory,
@@ -299,12 +532,6 @@ impl Drop for Rows {
 }
 
 impl Rows {
-    pub(super) fn new(cpu: &Arc<Cpu>, size: usize, hidden: &[f32]) -> Self {
-        let mut rows = Self::empty(cpu, size);
-        rows.memory.hidden.extend_from_slice(hidden);
-        rows
-    }
-
     /// Rows to be filled.
     fn empty(cpu: &Arc<Cpu>, size: usize) -> Self {
         let mut memory = cpu.memory();
@@ -312,90 +539,67 @@ impl Rows {
         Self { cpu: cpu.clone(), size, memory }
     }
 
-    pub(super) fn rows(&self) -> usize {
+    fn values(&self) -> &[f32] {
+        &self.memory.hidden
+    }
+}
+
+impl States for Rows {
+    fn rows(&self) -> usize {
         self.memory.hidden.len() / self.size
     }
 
-    pub(super) fn size(&self) -> usize {
+    fn size(&self) -> usize {
         self.size
     }
 
-    pub(super) fn values(&self) -> &[f32] {
-        &self.memory.hidden
+    fn to_tensor(&self) -> Result<Tensor> {
+        Ok(Tensor::from_slice(self.values(), (self.rows(), self.size), &Device::Cpu)?)
     }
 
-    pub(super) fn pool(&self, runs: &[Pooled]) -> Vec<f32> {
-        let mut out = vec![0.0; runs.len() * self.size];
-        pool(self.cpu.isa, &self.cpu.team, self.values(), self.size, runs, &mut out);
-        out
-    }
-
-    pub(super) fn select(&self, rows: &[usize]) -> Rows {
+    fn select(&self, rows: &[usize]) -> Result<Self> {
         let mut selected = Rows::empty(&self.cpu, self.size);
         for &row in rows {
             selected.memory.hidden.extend_from_slice(&self.values()[row * self.size..][..self.size]);
         }
-        selected
+        Ok(selected)
+    }
+
+    fn is_finite(&self) -> Result<bool> {
+        Ok(finite::is_finite(self.values()))
+    }
+
+    fn reduce(&self, runs: &[Pooled]) -> Result<Option<Tensor>> {
+        let mut out = vec![0.0; runs.len() * self.size];
+        pool(self.cpu.isa, &self.cpu.team, self.values(), self.size, runs, &mut out);
+        Ok(Some(Tensor::from_vec(out, (runs.len(), self.size), &Device::Cpu)?))
     }
 }
 
-pub(super) fn embed(table: &Table, norm: &Norm, ids: &[u32]) -> Result<Rows> {
-    let (vocabulary, size) = table.shape();
-    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
-        return Err(Error::input(format!("token id {id} is outside the vocabulary of {vocabulary}")));
+/// Keys and values of one sequence and layer, for the kernels.
+#[derive(Debug, Clone)]
+pub struct Kv {
+    blocks: KvBlocks,
+    /// Whether every position is kept; else the latest, in a ring of fixed size.
+    grows: bool,
+}
+
+impl KvStore for Kv {
+    fn reserve(&mut self, len: usize, max: usize) {
+        if self.grows && self.blocks.capacity() < len {
+            self.blocks.grow(len.next_power_of_two().min(max));
+        }
     }
-    let mut rows = Rows::empty(&table.cpu, size);
-    rows.memory.hidden.resize(ids.len() * size);
-    let look_up = |ids: &[u32], out: &mut [f32]| table.look_up(ids, out);
-    ettin_kernels::embed(table.cpu.isa, &table.cpu.team, ids, &look_up, norm.kernel(), &mut rows.memory.hidden);
-    Ok(rows)
-}
 
-pub(super) fn mlp_block(rows: &mut Rows, block: &Mlp) -> Result<()> {
-    let mlp = block::Mlp {
-        norm: block.norm.kernel(),
-        wi: block.wi.kernel(),
-        activation: block.activation,
-        wo: block.wo.kernel(),
-    };
-    block::mlp(&rows.cpu.team, &mut rows.memory.hidden, mlp, &mut rows.memory.workspace);
-    Ok(())
-}
-
-pub(super) fn norm(rows: &Rows, norm: &Norm) -> Result<Rows> {
-    let mut out = Rows::empty(&rows.cpu, rows.size);
-    norm.apply(&rows.cpu, rows.values(), &mut out.memory.hidden);
-    Ok(out)
-}
-
-pub(super) fn head(rows: &Rows, head: &Head) -> Result<Rows> {
-    let cpu = &rows.cpu;
-    let mut dense = linear(rows, &head.dense)?;
-    activate(cpu.isa, &cpu.team, head.activation, &mut dense.memory.hidden);
-    norm(&dense, &head.norm)
-}
-
-pub(super) fn linear(rows: &Rows, linear: &Linear) -> Result<Rows> {
-    let mut out = Rows::empty(&rows.cpu, linear.weight.n());
-    let Memory { hidden, operand, .. } = &mut out.memory;
-    hidden.resize(rows.rows() * linear.weight.n());
-    product(rows, &linear.weight, linear.bias.as_deref(), operand, hidden);
-    Ok(out)
-}
-
-pub(super) fn logits(rows: &Rows, table: &Table, bias: Option<&[f32]>, out: &mut Vec<f32>) -> Result<()> {
-    let matrix = table.matrix()?;
-    let mut memory = rows.cpu.memory();
-    out.resize(rows.rows() * matrix.n(), 0.0);
-    product(rows, matrix, bias, &mut memory.operand, out);
-    if rows.rows() <= KEPT_ROWS {
-        rows.cpu.keep(memory);
+    fn clear(&mut self) {
+        self.blocks.reset();
     }
-    Ok(())
-}
 
-fn product(rows: &Rows, weight: &PackedMatrix, bias: Option<&[f32]>, operand: &mut Operand, out: &mut [f32]) {
-    let team = &rows.cpu.team;
-    operand.encode(team, weight, rows.values());
-    gemm(team, operand, weight, bias, Store::Write, out);
+    fn bytes(&self) -> usize {
+        self.blocks.bytes()
+    }
+
+    fn reusable(&self) -> bool {
+        true
+    }
 }

@@ -1,11 +1,12 @@
-//! What a block is built from, before either form of it exists.
+//! What a block is built from, before any form of it exists.
 
 use std::fmt;
 
 use candle_core::{DType, Device, Tensor};
 use ettin_kernels::{Activation, Isa, PackedMatrix, Quantisation, QuantisedRow, Scheme, Span, Team};
 
-use crate::Result;
+use super::LowRank;
+use crate::{Error, Result, tensors::LinearTensors};
 
 /// Writes one row of a matrix, widened to f32.
 pub type Fill<'a> = Box<dyn Fn(usize, &mut [f32]) + Send + Sync + 'a>;
@@ -35,36 +36,79 @@ pub enum Matrix<'a> {
         /// Gives row `i`.
         row: QuantisedFill<'a>,
     },
-    /// A tensor that exists already, on the reference path (a `VarBuilder`'s variable, for training).
+    /// Rows that can be read for as long as a model lives: an embedding that is only looked up in stays where it is.
+    Stored(StoredRows),
+    /// A tensor that exists already. A variable, or what was computed from one, is for [training](Self::is_trainable).
     Tensor(Tensor),
+    /// A matrix and what an adapter adds to it: apart on the reference path, added up elsewhere.
+    Adapted {
+        /// The matrix without the adapter.
+        base: Box<Matrix<'a>>,
+        /// The adapter's part.
+        update: LowRank,
+    },
 }
 
 impl<'a> Matrix<'a> {
     /// Columns.
-    pub(super) fn inputs(&self) -> usize {
+    pub fn inputs(&self) -> usize {
         match self {
             Matrix::Rows { inputs, .. } | Matrix::Quantised { inputs, .. } => *inputs,
+            Matrix::Stored(rows) => rows.inputs,
             Matrix::Tensor(tensor) => tensor.dims().last().copied().unwrap_or(0),
+            Matrix::Adapted { base, .. } => base.inputs(),
         }
     }
 
-    /// The same matrix with rows of f32.
-    fn dequantised(self) -> Matrix<'a> {
+    /// Whether an optimiser means to change it: it is a variable or depends on one.
+    pub fn is_trainable(&self) -> bool {
         match self {
+            Matrix::Rows { .. } | Matrix::Quantised { .. } | Matrix::Stored(_) => false,
+            Matrix::Tensor(tensor) => tensor.track_op(),
+            Matrix::Adapted { base, update } => base.is_trainable() || update.is_trainable(),
+        }
+    }
+
+    /// The matrix as rows of f32: outputs, inputs, and what writes a row.
+    fn rows(self) -> Result<(usize, usize, Fill<'a>)> {
+        Ok(match self {
+            Matrix::Rows { outputs, inputs, fill } => (outputs, inputs, fill),
+            Matrix::Stored(StoredRows { outputs, inputs, fill, .. }) => (outputs, inputs, fill),
             Matrix::Quantised { quantisation, outputs, inputs, row } => {
                 let fill = move |index: usize, out: &mut [f32]| quantisation.dequantise(row(index), out);
-                Matrix::Rows { outputs, inputs, fill: Box::new(fill) }
+                (outputs, inputs, Box::new(fill))
             }
-            other => other,
-        }
+            Matrix::Tensor(tensor) => {
+                let (outputs, inputs) = tensor.dims2()?;
+                let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                let fill = move |row: usize, out: &mut [f32]| out.copy_from_slice(&values[row * inputs..][..inputs]);
+                (outputs, inputs, Box::new(fill))
+            }
+            Matrix::Adapted { base, update } => {
+                let (outputs, inputs, fill) = base.rows()?;
+                let add = update.rows(outputs, inputs)?;
+                let fill = move |row: usize, out: &mut [f32]| {
+                    fill(row, out);
+                    add(row, out);
+                };
+                (outputs, inputs, Box::new(fill))
+            }
+        })
     }
 
-    /// The matrix as a tensor on `device`.
-    pub(super) fn tensor(self, device: &Device, dtype: DType) -> Result<Tensor> {
+    /// The matrix as a tensor on `device`: a trainable one is itself, in its own dtype, so that an optimiser reaches it.
+    ///
+    /// # Errors
+    /// When it is trainable and elsewhere, or has a trainable adapter.
+    pub fn tensor(self, device: &Device, dtype: DType) -> Result<Tensor> {
+        if matches!(self, Matrix::Adapted { .. }) && self.is_trainable() {
+            return Err(Error::Unsupported("training the adapter of a matrix that is not a linear layer's".to_owned()));
+        }
         match self {
-            Matrix::Quantised { .. } => self.dequantised().tensor(device, dtype),
+            Matrix::Tensor(tensor) if tensor.track_op() => trained_on(tensor, device),
             Matrix::Tensor(tensor) => Ok(tensor.to_device(device)?.to_dtype(dtype)?),
-            Matrix::Rows { outputs, inputs, fill } => {
+            other => {
+                let (outputs, inputs, fill) = other.rows()?;
                 let mut values = vec![0f32; outputs * inputs];
                 for (row, values) in values.chunks_exact_mut(inputs).enumerate() {
                     fill(row, values);
@@ -81,19 +125,19 @@ impl<'a> Matrix<'a> {
             Matrix::Quantised { quantisation, outputs, inputs, row } if quantisation.scheme() == scheme => {
                 Ok(PackedMatrix::pack_quantised(isa, quantisation, team, outputs, inputs, row.as_ref()))
             }
-            Matrix::Quantised { .. } => self.dequantised().pack(isa, scheme, team),
-            Matrix::Rows { outputs, inputs, fill } => {
+            other => {
+                let (outputs, inputs, fill) = other.rows()?;
                 Ok(PackedMatrix::pack(isa, scheme, team, outputs, inputs, fill.as_ref()))
             }
-            Matrix::Tensor(tensor) => {
-                let (outputs, inputs) = tensor.dims2()?;
-                let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-                let fill = |row: usize, out: &mut [f32]| {
-                    out.copy_from_slice(&values[row * inputs..][..inputs]);
-                };
-                Ok(PackedMatrix::pack(isa, scheme, team, outputs, inputs, &fill))
-            }
         }
+    }
+}
+
+/// A variable cannot be copied to another device without losing its optimiser.
+fn trained_on(tensor: Tensor, device: &Device) -> Result<Tensor> {
+    match tensor.device().same_device(device) {
+        true => Ok(tensor),
+        false => Err(Error::input("a variable must be on the device that the model computes on; make it there")),
     }
 }
 
@@ -115,25 +159,6 @@ impl fmt::Debug for StoredRows {
     }
 }
 
-/// A token table on its way into a model.
-pub enum TableParams<'a> {
-    /// A matrix to be multiplied by, too.
-    Matrix(Matrix<'a>),
-    /// Rows that are only looked up: the CPU's kernels leave them where they are.
-    Stored(StoredRows),
-}
-
-impl<'a> TableParams<'a> {
-    /// The table as a tensor on `device`.
-    pub(super) fn tensor(self, device: &Device, dtype: DType) -> Result<Tensor> {
-        let matrix = match self {
-            TableParams::Matrix(matrix) => matrix,
-            TableParams::Stored(StoredRows { outputs, inputs, fill, .. }) => Matrix::Rows { outputs, inputs, fill },
-        };
-        matrix.tensor(device, dtype)
-    }
-}
-
 /// A vector (bias or norm weight) on its way into a block.
 pub enum Vector {
     /// Values read from stored bytes.
@@ -143,17 +168,28 @@ pub enum Vector {
 }
 
 impl Vector {
-    pub(super) fn tensor(self, device: &Device) -> Result<Tensor> {
+    /// Whether an optimiser means to change it.
+    pub fn is_trainable(&self) -> bool {
+        matches!(self, Vector::Tensor(tensor) if tensor.track_op())
+    }
+
+    /// The vector as a tensor on `device`: in f32, or a trainable one itself.
+    ///
+    /// # Errors
+    /// When it is trainable and elsewhere.
+    pub fn tensor(self, device: &Device) -> Result<Tensor> {
         Ok(match self {
             Vector::Values(values) => {
                 let len = values.len();
                 Tensor::from_vec(values, len, device)?
             }
+            Vector::Tensor(tensor) if tensor.track_op() => trained_on(tensor, device)?,
             Vector::Tensor(tensor) => tensor.to_device(device)?.to_dtype(DType::F32)?,
         })
     }
 
-    pub(super) fn values(self) -> Result<Vec<f32>> {
+    /// Its values in f32.
+    pub fn values(self) -> Result<Vec<f32>> {
         match self {
             Vector::Values(values) => Ok(values),
             Vector::Tensor(tensor) => Ok(tensor.to_dtype(DType::F32)?.to_vec1()?),
@@ -162,11 +198,13 @@ impl Vector {
 }
 
 /// Parts of a dense layer.
-pub struct LinearParams<'a> {
-    /// `[outputs, inputs]`.
-    pub weight: Matrix<'a>,
-    /// `[outputs]`.
-    pub bias: Option<Vector>,
+pub type LinearParams<'a> = LinearTensors<Matrix<'a>, Vector>;
+
+impl LinearParams<'_> {
+    /// Whether an optimiser means to change any of it.
+    pub fn is_trainable(&self) -> bool {
+        self.weight.is_trainable() || self.bias.as_ref().is_some_and(Vector::is_trainable)
+    }
 }
 
 /// Parts of a layer norm.
@@ -177,6 +215,13 @@ pub struct NormParams {
     pub bias: Option<Vector>,
     /// Added to the variance.
     pub eps: f32,
+}
+
+impl NormParams {
+    /// Whether an optimiser means to change any of it.
+    pub fn is_trainable(&self) -> bool {
+        self.weight.is_trainable() || self.bias.as_ref().is_some_and(Vector::is_trainable)
+    }
 }
 
 /// Parts of the attention half of a layer.

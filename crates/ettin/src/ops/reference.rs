@@ -1,38 +1,56 @@
-//! The blocks in plain candle operations: every device, differentiable, the oracle of the fused form.
+//! The blocks in plain candle operations: every device, differentiable, the oracle of the other forms. This file is the
+//! model as mathematics.
 //!
-//! The residual stream and the norms stay in f32; products run in the dtype of the weights.
-
-use std::sync::Arc;
+//! The residual stream and the norms stay in f32; products run in the number format of the backend. A variable is held
+//! as it is and cast where it is used: gradients reach it in every number format, and so does an optimiser's step.
 
 use candle_core::{D, DType, Device, Tensor};
 use ettin_kernels::{Activation, RopeTable, Span};
 
-use super::{AttentionParams, HeadParams, KvRepr, LinearParams, MlpParams, NormParams, TableParams};
-use crate::{PackedBatch, Result, cache::LayerCache};
+use super::{
+    AttentionParams, Compute, Dtype, HeadParams, KvShape, KvStore, LayerKv, LinearParams, LowRank, Matrix, MlpParams,
+    NormParams, States, Vector, ropes::Ropes,
+};
+use crate::{Error, PackedBatch, Result};
 
 /// Query rows attended to at a time: bounds the scores to `[heads, 256, keys]`.
 const QUERY_CHUNK: usize = 256;
 
-#[derive(Debug)]
-pub(super) struct Table {
-    weight: Tensor, // [vocabulary, hidden]
+/// candle's operations on any device.
+#[derive(Debug, Clone)]
+pub struct Reference {
+    device: Device,
+    dtype: DType,
+    ropes: Ropes,
 }
 
+/// Token vectors, `[vocabulary, hidden]`.
 #[derive(Debug)]
-pub(super) struct Norm {
+pub struct Embedding {
+    weight: Tensor,
+    dtype: DType,
+}
+
+/// Layer normalisation.
+#[derive(Debug)]
+pub struct Norm {
     weight: Tensor,
     bias: Option<Tensor>,
     eps: f64,
 }
 
+/// A dense layer, and adapters that are not merged into it.
 #[derive(Debug)]
-pub(super) struct Linear {
+pub struct Linear {
     weight: Tensor, // [outputs, inputs]
     bias: Option<Tensor>,
+    adapters: Vec<LowRank>,
+    dtype: DType,
 }
 
+/// The attention half of a layer.
 #[derive(Debug)]
-pub(super) struct Attention {
+pub struct Attention {
     norm: Option<Norm>,
     qkv: Linear,
     out: Linear,
@@ -43,98 +61,277 @@ pub(super) struct Attention {
     sin: Tensor,
 }
 
+/// The feed-forward half of a layer.
 #[derive(Debug)]
-pub(super) struct Mlp {
+pub struct Mlp {
     norm: Norm,
     wi: Linear,
     wo: Linear,
     activation: Activation,
 }
 
+/// The prediction head.
 #[derive(Debug)]
-pub(super) struct Head {
+pub struct PredictionHead {
     dense: Linear,
     activation: Activation,
     norm: Norm,
 }
 
-impl Table {
-    pub(super) fn new(table: TableParams<'_>, device: &Device, dtype: DType) -> Result<Self> {
-        Ok(Self { weight: table.tensor(device, dtype)? })
+impl Reference {
+    /// For inference on `device`.
+    ///
+    /// # Errors
+    /// For number formats that candle has no products in; for bf16 and f16 on the CPU, where every product would widen its
+    /// operands first: [`for_training`](Self::for_training) allows them.
+    pub fn new(device: &Device, dtype: Dtype) -> Result<Self> {
+        let reference = Self::for_training(device, dtype)?;
+        if device.is_cpu() && reference.dtype != DType::F32 {
+            return Err(Error::Unsupported(format!(
+                "dtype {dtype} on the reference path of the CPU, where it is slower than f32 and no smaller in memory \
+                 traffic; use f32, or Backend::training to train with products in {dtype}"
+            )));
+        }
+        Ok(reference)
     }
 
-    /// Rows of the given tokens, `[tokens, hidden]`, in the table's dtype.
-    pub(super) fn gather(&self, ids: &[u32]) -> Result<Tensor> {
-        let ids = Tensor::new(ids, self.weight.device())?;
-        Ok(self.weight.index_select(&ids, 0)?)
+    /// The same with bf16 and f16 on the CPU too: slow there, and right. For what trains, and for tests.
+    ///
+    /// # Errors
+    /// For number formats that candle has no products in.
+    pub fn for_training(device: &Device, dtype: Dtype) -> Result<Self> {
+        Ok(Self::of(device, dtype.float()?))
+    }
+
+    pub(super) fn of(device: &Device, dtype: DType) -> Self {
+        Self { device: device.clone(), dtype, ropes: Ropes::default() }
     }
 }
 
-impl Norm {
-    pub(super) fn new(params: NormParams, device: &Device) -> Result<Self> {
-        Ok(Self {
-            weight: params.weight.tensor(device)?,
-            bias: params.bias.map(|bias| bias.tensor(device)).transpose()?,
+impl States for Tensor {
+    fn rows(&self) -> usize {
+        self.dims()[0]
+    }
+
+    fn size(&self) -> usize {
+        self.dims()[1]
+    }
+
+    fn to_tensor(&self) -> Result<Tensor> {
+        Ok(self.clone())
+    }
+
+    fn select(&self, rows: &[usize]) -> Result<Self> {
+        let index: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+        let index = Tensor::from_vec(index, rows.len(), self.device())?;
+        Ok(self.index_select(&index, 0)?)
+    }
+}
+
+impl Compute for Reference {
+    /// In f32 whatever the dtype of the products: the residual of the larger models reaches 2e4.
+    type Hidden = Tensor;
+    type Embedding = Embedding;
+    type Bias = Tensor;
+    type Norm = Norm;
+    type Linear = Linear;
+    type Attention = Attention;
+    type Mlp = Mlp;
+    type PredictionHead = PredictionHead;
+    type Kv = KvTensors;
+
+    fn device(&self) -> Device {
+        self.device.clone()
+    }
+
+    fn dtype(&self) -> Dtype {
+        Dtype::of_float(self.dtype)
+    }
+
+    fn describe(&self) -> String {
+        format!("{}, {}, candle operations", super::device_name(&self.device), self.dtype.as_str())
+    }
+
+    fn trains(&self) -> bool {
+        true
+    }
+
+    fn kv_bytes(&self) -> f64 {
+        self.dtype.size_in_bytes() as f64
+    }
+
+    fn hidden(&self, vectors: &Tensor) -> Result<Tensor> {
+        vectors.dims2()?;
+        Ok(vectors.to_device(&self.device)?)
+    }
+
+    fn embedding(&self, matrix: Matrix<'_>) -> Result<Embedding> {
+        Ok(Embedding { weight: matrix.tensor(&self.device, self.dtype)?, dtype: self.dtype })
+    }
+
+    fn bias(&self, vector: Vector) -> Result<Tensor> {
+        vector.tensor(&self.device)
+    }
+
+    fn norm(&self, params: NormParams) -> Result<Norm> {
+        Ok(Norm {
+            weight: params.weight.tensor(&self.device)?,
+            bias: params.bias.map(|bias| bias.tensor(&self.device)).transpose()?,
             eps: f64::from(params.eps),
         })
     }
 
+    fn linear(&self, params: LinearParams<'_>) -> Result<Linear> {
+        let (mut weight, mut updates) = (params.weight, Vec::new());
+        while let Matrix::Adapted { base, update } = weight {
+            updates.push(update);
+            weight = *base;
+        }
+        let weight = weight.tensor(&self.device, self.dtype)?;
+        let (outputs, inputs) = weight.dims2()?;
+        Ok(Linear {
+            weight,
+            bias: params.bias.map(|bias| bias.tensor(&self.device)).transpose()?,
+            adapters: updates
+                .into_iter()
+                .map(|update| update.on(&self.device, outputs, inputs))
+                .collect::<Result<_>>()?,
+            dtype: self.dtype,
+        })
+    }
+
+    fn attention(&self, params: AttentionParams<'_>) -> Result<Attention> {
+        let (cos, sin) = angles(&self.ropes.of(&params), &self.device)?;
+        Ok(Attention {
+            norm: params.norm.map(|norm| self.norm(norm)).transpose()?,
+            qkv: self.linear(params.qkv)?,
+            out: self.linear(params.out)?,
+            heads: params.heads,
+            head_dim: params.head_dim,
+            span: params.span,
+            cos,
+            sin,
+        })
+    }
+
+    fn mlp(&self, params: MlpParams<'_>) -> Result<Mlp> {
+        Ok(Mlp {
+            norm: self.norm(params.norm)?,
+            wi: self.linear(params.wi)?,
+            wo: self.linear(params.wo)?,
+            activation: params.activation,
+        })
+    }
+
+    fn prediction_head(&self, params: HeadParams<'_>) -> Result<PredictionHead> {
+        Ok(PredictionHead {
+            dense: self.linear(params.dense)?,
+            activation: params.activation,
+            norm: self.norm(params.norm)?,
+        })
+    }
+
+    fn kv_store(&self, _: KvShape) -> KvTensors {
+        KvTensors::default()
+    }
+
+    fn look_up(&self, embedding: &Embedding, ids: &[u32]) -> Result<Tensor> {
+        Ok(embedding.gather(ids)?.to_dtype(DType::F32)?)
+    }
+
+    fn embed(&self, embedding: &Embedding, norm: &Norm, batch: &PackedBatch) -> Result<Tensor> {
+        norm.forward(&embedding.gather(batch.ids())?)
+    }
+
+    fn attention_block(
+        &self,
+        hidden: &mut Tensor,
+        attention: &Attention,
+        batch: &PackedBatch,
+        cache: Option<LayerKv<'_, KvTensors>>,
+    ) -> Result<()> {
+        attention_block(hidden, attention, batch, cache)
+    }
+
+    fn mlp_block(&self, hidden: &mut Tensor, mlp: &Mlp) -> Result<()> {
+        let x = mlp.wi.forward(&mlp.norm.forward(hidden)?)?;
+        let half = x.dim(1)? / 2;
+        let gated = (activate(mlp.activation, &x.narrow(1, 0, half)?)? * x.narrow(1, half, half)?)?;
+        *hidden = (&*hidden + mlp.wo.forward(&gated)?)?;
+        Ok(())
+    }
+
+    fn apply_norm(&self, hidden: &Tensor, norm: &Norm) -> Result<Tensor> {
+        norm.forward(hidden)
+    }
+
+    fn apply_linear(&self, hidden: &Tensor, linear: &Linear) -> Result<Tensor> {
+        linear.forward(hidden)
+    }
+
+    fn apply_head(&self, hidden: &Tensor, head: &PredictionHead) -> Result<Tensor> {
+        head.norm.forward(&activate(head.activation, &head.dense.forward(hidden)?)?)
+    }
+
+    fn logits(&self, hidden: &Tensor, output: &Embedding, bias: Option<&Tensor>) -> Result<Tensor> {
+        product(hidden, &output.weight, bias, output.dtype)
+    }
+}
+
+/// Cosines and sines of every position, `[positions, head_dim / 2]` in f32.
+pub(super) fn angles(rope: &RopeTable, device: &Device) -> Result<(Tensor, Tensor)> {
+    let shape = (rope.positions(), rope.head_dim() / 2);
+    let rows = (0..rope.positions()).map(|position| rope.angles(position));
+    let (cos, sin): (Vec<&[f32]>, Vec<&[f32]>) = rows.unzip();
+    Ok((Tensor::from_vec(cos.concat(), shape, device)?, Tensor::from_vec(sin.concat(), shape, device)?))
+}
+
+impl Embedding {
+    /// Rows of the given tokens, `[tokens, hidden]`, in the number format of products.
+    pub(super) fn gather(&self, ids: &[u32]) -> Result<Tensor> {
+        let ids = Tensor::new(ids, self.weight.device())?;
+        Ok(self.weight.index_select(&ids, 0)?.to_dtype(self.dtype)?)
+    }
+}
+
+impl Norm {
     /// `(x − mean) / √(variance + ε) · weight + bias` in f32. Composed here because candle's own layer norm is not
     /// differentiable in its fast form and looks for a bias in its checked one.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = x.to_dtype(DType::F32)?;
         let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
         let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
         let x = centred.broadcast_div(&(variance + self.eps)?.sqrt()?)?;
-        let x = x.broadcast_mul(&self.weight)?;
-        Ok(match &self.bias {
-            Some(bias) => x.broadcast_add(bias)?,
-            None => x,
-        })
+        let x = x.broadcast_mul(&self.weight.to_dtype(DType::F32)?)?;
+        with_bias(x, self.bias.as_ref())
     }
 }
 
 impl Linear {
-    pub(super) fn new(params: LinearParams<'_>, device: &Device, dtype: DType) -> Result<Self> {
-        Ok(Self {
-            weight: params.weight.tensor(device, dtype)?,
-            bias: params.bias.map(|bias| bias.tensor(device)).transpose()?,
-        })
-    }
-
     /// `[rows, inputs]` of any dtype to `[rows, outputs]` in f32.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = x.to_dtype(self.weight.dtype())?.matmul(&self.weight.t()?)?;
-        let x = x.to_dtype(DType::F32)?;
-        Ok(match &self.bias {
-            Some(bias) => x.broadcast_add(bias)?,
-            None => x,
-        })
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut y = product(x, &self.weight, self.bias.as_ref(), self.dtype)?;
+        for adapter in &self.adapters {
+            y = (y + adapter.forward(x, self.dtype)?)?;
+        }
+        Ok(y)
     }
 }
 
-impl Attention {
-    pub(super) fn new(
-        params: AttentionParams<'_>,
-        rope: &Arc<RopeTable>,
-        device: &Device,
-        dtype: DType,
-    ) -> Result<Self> {
-        let shape = (rope.positions(), params.head_dim / 2);
-        let angles = (0..rope.positions()).map(|position| rope.angles(position));
-        let (cos, sin): (Vec<&[f32]>, Vec<&[f32]>) = angles.unzip();
-        Ok(Self {
-            norm: params.norm.map(|norm| Norm::new(norm, device)).transpose()?,
-            qkv: Linear::new(params.qkv, device, dtype)?,
-            out: Linear::new(params.out, device, dtype)?,
-            heads: params.heads,
-            head_dim: params.head_dim,
-            span: params.span,
-            cos: Tensor::from_vec(cos.concat(), shape, device)?,
-            sin: Tensor::from_vec(sin.concat(), shape, device)?,
-        })
-    }
+/// `x · Wᵀ + b` in f32, with the product in `dtype`.
+fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, dtype: DType) -> Result<Tensor> {
+    let x = x.to_dtype(dtype)?.matmul(&weight.to_dtype(dtype)?.t()?)?;
+    with_bias(x.to_dtype(DType::F32)?, bias)
+}
 
+fn with_bias(x: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    Ok(match bias {
+        Some(bias) => x.broadcast_add(&bias.to_dtype(DType::F32)?)?,
+        None => x,
+    })
+}
+
+impl Attention {
     /// Rotates `[tokens, heads, head_dim]` in the half-split layout (transformers' `rotate_half`), in f32.
     fn rotate(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
         let half = self.head_dim / 2;
@@ -203,28 +400,7 @@ fn softmax(x: &Tensor) -> Result<Tensor> {
     Ok(x.broadcast_div(&x.sum_keepdim(D::Minus1)?)?)
 }
 
-impl Mlp {
-    pub(super) fn new(params: MlpParams<'_>, device: &Device, dtype: DType) -> Result<Self> {
-        Ok(Self {
-            norm: Norm::new(params.norm, device)?,
-            wi: Linear::new(params.wi, device, dtype)?,
-            wo: Linear::new(params.wo, device, dtype)?,
-            activation: params.activation,
-        })
-    }
-}
-
-impl Head {
-    pub(super) fn new(params: HeadParams<'_>, device: &Device, dtype: DType) -> Result<Self> {
-        Ok(Self {
-            dense: Linear::new(params.dense, device, dtype)?,
-            activation: params.activation,
-            norm: Norm::new(params.norm, device)?,
-        })
-    }
-}
-
-pub(super) fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
+fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
     Ok(match activation {
         Activation::Gelu => x.gelu_erf()?,
         Activation::GeluTanh => x.gelu()?,
@@ -234,15 +410,11 @@ pub(super) fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
     })
 }
 
-pub(super) fn embed(table: &Table, norm: &Norm, ids: &[u32]) -> Result<Tensor> {
-    norm.forward(&table.gather(ids)?)
-}
-
-pub(super) fn attention_block(
+fn attention_block(
     hidden: &mut Tensor,
     attention: &Attention,
     batch: &PackedBatch,
-    mut cache: Option<LayerCache<'_, '_>>,
+    mut cache: Option<LayerKv<'_, KvTensors>>,
 ) -> Result<()> {
     let (heads, head_dim) = (attention.heads, attention.head_dim);
     let x = match &attention.norm {
@@ -254,7 +426,7 @@ pub(super) fn attention_block(
     let cos = attention.cos.index_select(&positions, 0)?.unsqueeze(1)?; // [tokens, 1, head_dim / 2]
     let sin = attention.sin.index_select(&positions, 0)?.unsqueeze(1)?;
     let part = |index: usize| qkv.narrow(1, index, 1)?.squeeze(1);
-    let dtype = attention.qkv.weight.dtype();
+    let dtype = attention.qkv.dtype;
     let heads_first = |x: Tensor| x.to_dtype(dtype)?.transpose(0, 1); // [heads, tokens, head_dim]
     let q = heads_first(attention.rotate(&part(0)?, &cos, &sin)?)?;
     let k = heads_first(attention.rotate(&part(1)?, &cos, &sin)?)?;
@@ -266,9 +438,7 @@ pub(super) fn attention_block(
         let take = |x: &Tensor| x.narrow(1, rows.start, rows.len());
         let (mut keys, mut values, mut first) = (take(&k)?, take(&v)?, batch.start(sequence));
         if let Some(cache) = &mut cache {
-            let KvRepr::Reference(store) = &mut cache.store_mut(sequence).0 else {
-                return Err(super::mixed());
-            };
+            let store = cache.store_mut(sequence);
             (keys, values, first) = store.append(&keys, &values, first, attention.span.left)?;
         }
         outputs.push(attention.attend(&take(&q)?, batch.start(sequence), &keys, &values, first)?);
@@ -278,30 +448,9 @@ pub(super) fn attention_block(
     Ok(())
 }
 
-pub(super) fn mlp_block(hidden: &mut Tensor, mlp: &Mlp) -> Result<()> {
-    let x = mlp.wi.forward(&mlp.norm.forward(hidden)?)?;
-    let half = x.dim(1)? / 2;
-    let gated = (activate(mlp.activation, &x.narrow(1, 0, half)?)? * x.narrow(1, half, half)?)?;
-    *hidden = (&*hidden + mlp.wo.forward(&gated)?)?;
-    Ok(())
-}
-
-pub(super) fn head(hidden: &Tensor, head: &Head) -> Result<Tensor> {
-    head.norm.forward(&activate(head.activation, &head.dense.forward(hidden)?)?)
-}
-
-pub(super) fn logits(hidden: &Tensor, table: &Table, bias: Option<&Tensor>) -> Result<Tensor> {
-    let x = hidden.to_dtype(table.weight.dtype())?.matmul(&table.weight.t()?)?;
-    let x = x.to_dtype(DType::F32)?;
-    Ok(match bias {
-        Some(bias) => x.broadcast_add(bias)?,
-        None => x,
-    })
-}
-
 /// Keys and values of one sequence and layer as tensors `[heads, keys, head_dim]` from position `first`.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct KvTensors {
+pub struct KvTensors {
     first: usize,
     held: Option<(Tensor, Tensor)>,
 }
@@ -330,12 +479,16 @@ impl KvTensors {
         self.first = low;
         Ok(all)
     }
+}
 
-    pub(super) fn clear(&mut self) {
+impl KvStore for KvTensors {
+    fn reserve(&mut self, _: usize, _: usize) {}
+
+    fn clear(&mut self) {
         *self = Self::default();
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         let size = |x: &Tensor| x.elem_count() * x.dtype().size_in_bytes();
         self.held.as_ref().map_or(0, |(k, v)| size(k) + size(v))
     }

@@ -3,83 +3,79 @@
 //! Every number is a function of the seed, its matrix and its place, so that threads write any part in any order, and two
 //! runs compute with the same weights. Nothing is stored before it is packed.
 
+use std::convert::Infallible;
+
 use super::Parameters;
 use crate::{
     Config,
-    ops::{AttentionParams, HeadParams, LinearParams, Matrix, MlpParams, NormParams, TableParams, Vector},
-    weights::{Head, Report},
+    ops::{Matrix, Vector},
+    tensors::{Head, Kind, Part, Role, Source, walk},
 };
 
 /// Standard deviation of matrices, as transformers initialises them.
 const SPREAD: f32 = 0.02;
 
-impl Parameters<'static> {
-    /// Weights that no training produced, with the shapes that `config` and `head` ask for: matrices uniform with
-    /// standard deviation 0.02, norms 1, biases 0.
-    pub fn random(config: &Config, head: Head, seed: u64) -> Self {
-        let mut matrices = 0;
-        let mut matrix = |outputs: usize, inputs: usize| {
-            matrices += 1;
-            random_matrix(outputs, inputs, mix(seed ^ mix(matrices)))
-        };
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let norm = || NormParams {
-            weight: Vector::Values(vec![1.0; hidden]),
-            bias: config.norm_bias.then(|| zeros(hidden)),
-            eps: config.norm_eps,
-        };
-        let linear = |weight: Matrix<'static>, outputs: usize, bias: bool| LinearParams {
-            weight,
-            bias: bias.then(|| zeros(outputs)),
-        };
-        let layers = config.layers.iter().enumerate().map(|(index, spec)| {
-            let attention = AttentionParams {
-                norm: (index > 0).then(norm),
-                qkv: linear(matrix(3 * hidden, hidden), 3 * hidden, config.attention_bias),
-                out: linear(matrix(hidden, hidden), hidden, config.attention_bias),
-                heads: config.num_heads,
-                head_dim: config.head_dim(),
-                span: spec.span,
-                rope_theta: spec.rope_theta,
-                max_positions: config.max_position_embeddings,
-            };
-            let mlp = MlpParams {
-                norm: norm(),
-                wi: linear(matrix(2 * inner, hidden), 2 * inner, config.mlp_bias),
-                wo: linear(matrix(hidden, inner), hidden, config.mlp_bias),
-                activation: config.hidden_activation,
-            };
-            (attention, mlp)
-        });
-        let layers = layers.collect();
-        let language = head == Head::Language;
-        Self {
-            layers,
-            embeddings: TableParams::Matrix(matrix(config.vocab_size, hidden)),
-            embedding_norm: norm(),
-            final_norm: norm(),
-            head: (head != Head::None).then(|| HeadParams {
-                dense: linear(matrix(hidden, hidden), hidden, config.classifier_bias),
-                activation: config.classifier_activation,
-                norm: norm(),
-            }),
-            output: (language && !config.tie_word_embeddings).then(|| matrix(config.vocab_size, hidden)),
-            output_bias: (language && config.decoder_bias).then(|| zeros(config.vocab_size)),
-            classifier: match head {
-                Head::Classifier { outputs } => {
-                    let bias = config.classifier_has_bias();
-                    Some(linear(matrix(outputs, hidden), outputs, bias))
-                }
-                _ => None,
-            },
-            quantisation: None,
-            report: Report::default(),
+/// Matrices of a layer.
+const MATRICES: u64 = 4;
+
+/// Weights that no training produced: matrices uniform with standard deviation 0.02, norms 1, biases 0.
+#[derive(Debug, Clone, Copy)]
+pub struct Random {
+    seed: u64,
+    layers: u64,
+}
+
+impl Random {
+    /// Weights of a model of this configuration; another seed gives others.
+    pub fn new(config: &Config, seed: u64) -> Self {
+        Self { seed, layers: config.num_layers() as u64 }
+    }
+
+    /// The number of a matrix, from 1: those of the layers, then the rest.
+    fn number(&self, part: Part) -> u64 {
+        let layers = MATRICES * self.layers;
+        match part {
+            Part::Qkv(layer) => MATRICES * layer as u64 + 1,
+            Part::AttentionOutput(layer) => MATRICES * layer as u64 + 2,
+            Part::Wi(layer) => MATRICES * layer as u64 + 3,
+            Part::Wo(layer) => MATRICES * layer as u64 + 4,
+            Part::HeadDense(_) => layers + 2,
+            Part::Output | Part::Classifier => layers + 3,
+            Part::Embedding
+            | Part::EmbeddingNorm
+            | Part::AttentionNorm(_)
+            | Part::MlpNorm(_)
+            | Part::FinalNorm
+            | Part::HeadNorm(_) => layers + 1,
         }
     }
 }
 
-fn zeros(len: usize) -> Vector {
-    Vector::Values(vec![0.0; len])
+impl Source for Random {
+    type Matrix = Matrix<'static>;
+    type Vector = Vector;
+    type Error = Infallible;
+
+    fn matrix(&mut self, role: Role, [outputs, inputs]: [usize; 2]) -> Result<Matrix<'static>, Infallible> {
+        Ok(random_matrix(outputs, inputs, mix(self.seed ^ mix(self.number(role.part)))))
+    }
+
+    fn vector(&mut self, role: Role, len: usize) -> Result<Vector, Infallible> {
+        let norm = matches!(
+            role.part,
+            Part::EmbeddingNorm | Part::AttentionNorm(_) | Part::MlpNorm(_) | Part::FinalNorm | Part::HeadNorm(_)
+        );
+        let value = if norm && role.kind == Kind::Weight { 1.0 } else { 0.0 };
+        Ok(Vector::Values(vec![value; len]))
+    }
+}
+
+impl Parameters<'static> {
+    /// [`Random`] weights of the shapes that `config` and `head` ask for.
+    pub fn random(config: &Config, head: Head, seed: u64) -> Self {
+        let Ok(tensors) = walk(config, head, &mut Random::new(config, seed));
+        Self::from_tensors(tensors)
+    }
 }
 
 fn random_matrix(outputs: usize, inputs: usize, seed: u64) -> Matrix<'static> {

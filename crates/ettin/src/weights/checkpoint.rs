@@ -1,97 +1,19 @@
 //! A model's tensors by role, every one declared as must or may: what is missing or mis-shaped is reported all at once,
 //! what is stored and not used is listed.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 
 use super::{FileData, Problem, Stack, StoredDtype, View, Weights, names};
 use crate::config::{Config, Objective};
+use crate::tensors::{Head, HeadName, Kind, ModelTensors, Part, Role, Source, walk};
 use crate::{Error, Result};
-
-/// Which head's tensors to look for besides the trunk's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Head {
-    /// The trunk alone.
-    None,
-    /// The prediction head and the output projection: masked LM on encoders, causal LM on decoders.
-    Language,
-    /// The prediction head and a classifier with this many outputs: sequence, token, or question answering (2).
-    Classifier {
-        /// Rows of the classifier.
-        outputs: usize,
-    },
-}
-
-/// A layer norm over `[hidden]`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Norm<'a> {
-    /// Scale, `[hidden]`.
-    pub weight: View<'a>,
-    /// Shift, `[hidden]`, under `norm_bias`.
-    pub bias: Option<View<'a>>,
-}
-
-/// A linear layer `y = W x + b`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Linear<'a> {
-    /// `[out, in]`.
-    pub weight: Stack<'a>,
-    /// `[out]`.
-    pub bias: Option<Stack<'a>>,
-}
-
-/// The tensors of one layer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LayerWeights<'a> {
-    /// Norm before attention; the first layer has none.
-    pub attention_norm: Option<Norm<'a>>,
-    /// Query, key and value projections stacked, `[3·hidden, hidden]`, however they were stored.
-    pub qkv: Linear<'a>,
-    /// Attention output, `[hidden, hidden]`.
-    pub attention_output: Linear<'a>,
-    /// Norm before the MLP.
-    pub mlp_norm: Norm<'a>,
-    /// Both halves of the gated MLP's input, `[2·intermediate, hidden]`: the activated half first.
-    pub mlp_input: Linear<'a>,
-    /// MLP output, `[hidden, intermediate]`.
-    pub mlp_output: Linear<'a>,
-}
-
-/// The output projection onto the vocabulary.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Output<'a> {
-    /// `[vocabulary, hidden]`; `None` when it is the embedding's matrix.
-    pub weight: Option<View<'a>>,
-    /// `[vocabulary]`, under `decoder_bias`.
-    pub bias: Option<View<'a>>,
-}
-
-/// The tensors of a head.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HeadWeights<'a> {
-    /// `[hidden, hidden]`.
-    pub dense: Linear<'a>,
-    /// Norm after the activation.
-    pub norm: Norm<'a>,
-    /// Output projection, for [`Head::Language`].
-    pub output: Option<Output<'a>>,
-    /// `[outputs, hidden]`, for [`Head::Classifier`].
-    pub classifier: Option<Linear<'a>>,
-}
 
 /// A model's tensors by role, all of them present and of the right shape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint<'a> {
-    /// Token embedding, `[vocabulary, hidden]`.
-    pub embeddings: View<'a>,
-    /// Norm after the embedding.
-    pub embedding_norm: Norm<'a>,
-    /// First layer to last.
-    pub layers: Vec<LayerWeights<'a>>,
-    /// Norm after the last layer.
-    pub final_norm: Norm<'a>,
-    /// The head that was asked for.
-    pub head: Option<HeadWeights<'a>>,
+    /// The trunk's, and those of the head that was asked for. Query, key and value are stacked, however they are stored.
+    pub tensors: ModelTensors<Stack<'a>, Stack<'a>>,
     /// What was noticed on the way.
     pub report: Report,
 }
@@ -154,59 +76,85 @@ impl Weights {
 
     /// The checkpoint, and what is wrong with it; with a fault it holds views of nothing.
     pub(super) fn read(&self, config: &Config, head: Head) -> (Checkpoint<'_>, Vec<Problem>) {
-        let reader = Reader {
+        let mut reader = Reader {
             weights: self,
             config,
-            used: RefCell::default(),
-            problems: RefCell::default(),
-            warnings: RefCell::default(),
+            embedding: NOTHING,
+            used: BTreeSet::new(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
         };
-        let embeddings = reader.embeddings();
-        let checkpoint = Checkpoint {
-            embeddings,
-            embedding_norm: reader.norm("model.embeddings.norm"),
-            layers: (0..config.num_layers()).map(|index| reader.layer(index)).collect(),
-            final_norm: reader.norm("model.final_norm"),
-            head: reader.head(head, embeddings),
-            report: reader.report(),
-        };
-        (checkpoint, reader.problems.into_inner())
+        let Ok(tensors) = walk(config, head, &mut reader);
+        (Checkpoint { tensors, report: reader.report() }, reader.problems)
     }
 }
 
 /// Looks tensors up, remembers which were used and what was wrong with them.
 ///
-/// A tensor that must be there and is not is recorded and stood in for by an empty view, so that one pass finds every
+/// A tensor that must be there and is not is recorded and stood in for by an empty view, so that one walk finds every
 /// fault; [`Weights::checkpoint`] returns no checkpoint then.
 struct Reader<'a, 'c> {
     weights: &'a Weights,
     config: &'c Config,
-    used: RefCell<BTreeSet<&'a str>>,
-    problems: RefCell<Vec<Problem>>,
-    warnings: RefCell<Vec<String>>,
+    /// Once it was read.
+    embedding: View<'a>,
+    used: BTreeSet<&'a str>,
+    problems: Vec<Problem>,
+    warnings: Vec<String>,
 }
 
 const NOTHING: View<'static> = View { name: "", dtype: StoredDtype::F32, shape: &[0], bytes: &[], factors: &[] };
 
+impl<'a> Source for Reader<'a, '_> {
+    type Matrix = Stack<'a>;
+    type Vector = Stack<'a>;
+    type Error = Infallible;
+
+    fn matrix(&mut self, role: Role, shape: [usize; 2]) -> Result<Stack<'a>, Infallible> {
+        Ok(match role.part {
+            Part::Embedding => {
+                self.embedding = self.must(self.embedding_name(), &shape);
+                self.embedding.into()
+            }
+            _ => self.stack(role, &shape),
+        })
+    }
+
+    fn vector(&mut self, role: Role, len: usize) -> Result<Stack<'a>, Infallible> {
+        Ok(self.stack(role, &[len]))
+    }
+
+    fn tied_output(&mut self, _: Role, shape: [usize; 2]) -> Result<Option<Stack<'a>>, Infallible> {
+        let embedding = self.embedding;
+        let weight = self.may(OUTPUT, &shape).filter(|output| !output.same_values(&embedding));
+        if weight.is_some() && !embedding.is_empty() {
+            self.warnings.push(format!(
+                "`{OUTPUT}` differs from `{EMBEDDINGS}` although the configuration ties them; both are used as stored"
+            ));
+        }
+        Ok(weight.map(Stack::from))
+    }
+}
+
 impl<'a> Reader<'a, '_> {
-    fn must(&self, name: &str, shape: &[usize]) -> View<'a> {
+    fn must(&mut self, name: &str, shape: &[usize]) -> View<'a> {
         self.may(name, shape).unwrap_or_else(|| {
             // A fault of a tensor that is there was recorded by `may`.
             if !self.has(name) {
-                self.problems.borrow_mut().push(self.weights.missing(name, shape));
+                self.problems.push(self.weights.missing(name, shape));
             }
             NOTHING
         })
     }
 
-    fn may(&self, name: &str, shape: &[usize]) -> Option<View<'a>> {
+    fn may(&mut self, name: &str, shape: &[usize]) -> Option<View<'a>> {
         match self.weights.look_up(name, shape) {
             Ok(view) => {
-                self.used.borrow_mut().extend(view.map(|view| view.name));
+                self.used.extend(view.map(|view| view.name));
                 view
             }
             Err(problem) => {
-                self.problems.borrow_mut().push(problem);
+                self.problems.push(problem);
                 None
             }
         }
@@ -216,106 +164,68 @@ impl<'a> Reader<'a, '_> {
         self.weights.tensors.contains_key(name)
     }
 
-    fn norm(&self, name: &str) -> Norm<'a> {
-        let shape = [self.config.hidden_size];
-        Norm {
-            weight: self.must(&format!("{name}.weight"), &shape),
-            bias: self.config.norm_bias.then(|| self.must(&format!("{name}.bias"), &shape)),
+    /// A tensor under whichever of its spellings the file has.
+    fn stack(&mut self, role: Role, shape: &[usize]) -> Stack<'a> {
+        match role.part {
+            Part::Qkv(_) if self.separate(role.part) => {
+                let part = [&[shape[0] / 3], &shape[1..]].concat();
+                Stack::new(separate_names(role).iter().map(|name| self.must(name, &part)).collect())
+            }
+            part => self.must(&Role { part: self.stored_part(part), ..role }.to_string(), shape).into(),
         }
     }
 
-    fn linear(&self, name: &str, shape: [usize; 2], bias: bool) -> Linear<'a> {
-        Linear {
-            weight: self.must(&format!("{name}.weight"), &shape).into(),
-            bias: bias.then(|| self.must(&format!("{name}.bias"), &shape[..1]).into()),
+    /// Whether query, key and value are three projections (decoders) instead of one `Wqkv` (encoders); either form on either
+    /// type.
+    fn separate(&self, qkv: Part) -> bool {
+        let fused = self.has(&qkv.weight().to_string());
+        match self.config.objective {
+            Objective::Encoder => !fused && self.has(&separate_names(qkv.weight())[0]),
+            Objective::Decoder => !fused,
         }
     }
 
-    fn layer(&self, index: usize) -> LayerWeights<'a> {
-        let Config { hidden_size: hidden, intermediate_size: inner, .. } = *self.config;
-        let (attention, mlp) = (self.config.attention_bias, self.config.mlp_bias);
-        let name = |part: &str| format!("model.layers.{index}.{part}");
-        LayerWeights {
-            attention_norm: (index > 0).then(|| self.norm(&name("attn_norm"))),
-            qkv: self.qkv(&name("attn")),
-            attention_output: self.linear(&name("attn.Wo"), [hidden, hidden], attention),
-            mlp_norm: self.norm(&name("mlp_norm")),
-            mlp_input: self.linear(&name("mlp.Wi"), [2 * inner, hidden], mlp),
-            mlp_output: self.linear(&name("mlp.Wo"), [hidden, inner], mlp),
-        }
-    }
-
-    /// Fused `Wqkv` (encoders) or three projections (decoders); either form on either type.
-    fn qkv(&self, name: &str) -> Linear<'a> {
-        let hidden = self.config.hidden_size;
-        let bias = self.config.attention_bias;
-        let parts = ["q_proj", "k_proj", "v_proj"].map(|part| format!("{name}.{part}"));
-        let fused = format!("{name}.Wqkv");
-        let separate = match self.config.objective {
-            Objective::Encoder => !self.has(&format!("{fused}.weight")) && self.has(&format!("{}.weight", parts[0])),
-            Objective::Decoder => !self.has(&format!("{fused}.weight")),
+    /// A prediction head may be stored under the other objective's name.
+    fn stored_part(&self, part: Part) -> Part {
+        let stored = |name: HeadName| {
+            let other = match name {
+                HeadName::Head => HeadName::LmHead,
+                HeadName::LmHead => HeadName::Head,
+            };
+            let present = |name: HeadName| self.has(&Part::HeadDense(name).weight().to_string());
+            if !present(name) && present(other) { other } else { name }
         };
-        if !separate {
-            return self.linear(&fused, [3 * hidden, hidden], bias);
+        match part {
+            Part::HeadDense(name) => Part::HeadDense(stored(name)),
+            Part::HeadNorm(name) => Part::HeadNorm(stored(name)),
+            other => other,
         }
-        let stack = |kind: &str, shape: &[usize]| {
-            Stack::new(parts.iter().map(|part| self.must(&format!("{part}.{kind}"), shape)).collect())
-        };
-        Linear { weight: stack("weight", &[hidden, hidden]), bias: bias.then(|| stack("bias", &[hidden])) }
     }
 
     /// The embedding, which a tied file may hold under the output projection's name alone.
-    fn embeddings(&self) -> View<'a> {
-        let shape = [self.config.vocab_size, self.config.hidden_size];
-        let tied_name = self.config.tie_word_embeddings && !self.has(EMBEDDINGS) && self.has(OUTPUT);
-        self.must(if tied_name { OUTPUT } else { EMBEDDINGS }, &shape)
-    }
-
-    fn head(&self, head: Head, embeddings: View<'a>) -> Option<HeadWeights<'a>> {
-        let hidden = self.config.hidden_size;
-        let encoder = self.config.objective == Objective::Encoder;
-        // An encoder calls it `head` everywhere, a decoder `lm_head` before the vocabulary and `head` before a classifier.
-        let (ours, theirs) = match head {
-            Head::None => return None,
-            Head::Language if !encoder => ("lm_head", "head"),
-            _ => ("head", "lm_head"),
-        };
-        let present = |name: &str| self.has(&format!("{name}.dense.weight"));
-        let name = if !present(ours) && present(theirs) { theirs } else { ours };
-        Some(HeadWeights {
-            dense: self.linear(&format!("{name}.dense"), [hidden, hidden], self.config.classifier_bias),
-            norm: self.norm(&format!("{name}.norm")),
-            output: (head == Head::Language).then(|| self.output(embeddings)),
-            classifier: match head {
-                Head::Classifier { outputs } => {
-                    let bias = self.config.classifier_has_bias();
-                    Some(self.linear("classifier", [outputs, hidden], bias))
-                }
-                _ => None,
-            },
-        })
-    }
-
-    fn output(&self, embeddings: View<'a>) -> Output<'a> {
-        let Config { vocab_size: vocab, hidden_size: hidden, .. } = *self.config;
-        let weight = match self.config.tie_word_embeddings {
-            false => Some(self.must(OUTPUT, &[vocab, hidden])),
-            true => self.may(OUTPUT, &[vocab, hidden]).filter(|output| !output.same_values(&embeddings)),
-        };
-        if self.config.tie_word_embeddings && weight.is_some() && !embeddings.is_empty() {
-            self.warnings.borrow_mut().push(format!(
-                "`{OUTPUT}` differs from `{EMBEDDINGS}` although the configuration ties them; both are used as stored"
-            ));
+    fn embedding_name(&self) -> &'static str {
+        match self.config.tie_word_embeddings && !self.has(EMBEDDINGS) && self.has(OUTPUT) {
+            true => OUTPUT,
+            false => EMBEDDINGS,
         }
-        Output { weight, bias: self.config.decoder_bias.then(|| self.must("decoder.bias", &[vocab])) }
     }
 
-    fn report(&self) -> Report {
-        let used = self.used.borrow();
-        let unused = self.weights.names().filter(|name| !used.contains(name)).map(str::to_owned);
+    fn report(&mut self) -> Report {
+        let unused = self.weights.names().filter(|name| !self.used.contains(name)).map(str::to_owned);
         let (other_heads, unused) = unused.partition(|name| names::is_head(name));
-        Report { unused, other_heads, warnings: self.warnings.take() }
+        Report { unused, other_heads, warnings: std::mem::take(&mut self.warnings) }
     }
+}
+
+/// Names of the three projections that a `Wqkv` may be stored as.
+fn separate_names(qkv: Role) -> [String; 3] {
+    let kind = match qkv.kind {
+        Kind::Weight => "weight",
+        Kind::Bias => "bias",
+    };
+    let fused = qkv.part.to_string();
+    let attention = fused.strip_suffix("Wqkv").unwrap_or(&fused);
+    ["q_proj", "k_proj", "v_proj"].map(|part| format!("{attention}{part}.{kind}"))
 }
 
 pub(super) const EMBEDDINGS: &str = "model.embeddings.tok_embeddings.weight";

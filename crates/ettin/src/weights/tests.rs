@@ -103,7 +103,7 @@ fn unused_tensors_are_listed_and_other_heads_apart() {
     assert_eq!(report.unused, ["model.layers.9.attn.Wqkv.weight"]);
     assert!(report.other_heads.is_empty() && report.warnings.is_empty());
     let trunk = weights.checkpoint(&config(), Head::None).unwrap();
-    assert!(trunk.head.is_none());
+    assert!(trunk.tensors.head.is_none());
     assert_eq!(trunk.report.other_heads, ["decoder.bias", "head.dense.weight", "head.norm.weight"]);
 }
 
@@ -153,7 +153,7 @@ fn query_key_and_value_are_one_matrix_however_they_are_stored() {
         let config = Config::from_json(&layout(&format!("{folder}/config.json")), "config.json").unwrap();
         let (fused, separate) =
             (fused.checkpoint(&config, Head::None).unwrap(), separate.checkpoint(&config, Head::None).unwrap());
-        for (one, three) in fused.layers.iter().zip(&separate.layers) {
+        for (one, three) in fused.tensors.layers.iter().zip(&separate.tensors.layers) {
             let (one, three) = (&one.qkv.weight, &three.qkv.weight);
             assert_eq!((one.parts().len(), three.parts().len()), (1, 3));
             assert_eq!((one.shape(), one.rows()), (three.shape(), 3 * 32));

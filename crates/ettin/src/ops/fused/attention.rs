@@ -8,15 +8,15 @@ use ettin_kernels::{
     recycled,
 };
 
-use super::{Cpu, Linear, Memory, Norm, Rows};
+use super::{Cpu, Kv, Linear, Memory, Norm, Rows};
 use crate::{
     PackedBatch, Result,
-    cache::LayerCache,
-    ops::{AttentionParams, KvRepr, mixed},
+    ops::{AttentionParams, LayerKv},
 };
 
+/// The attention half of a layer.
 #[derive(Debug)]
-pub(in crate::ops) struct Attention {
+pub struct Attention {
     norm: Option<Norm>,
     qkv: Linear,
     out: Linear,
@@ -32,35 +32,29 @@ pub(super) struct Buffers {
     caches: Vec<&'static mut KvBlocks>,
 }
 
-pub(in crate::ops) fn attention_block(
+pub(super) fn attention_block(
     rows: &mut Rows,
     block: &Attention,
     batch: &PackedBatch,
-    cache: Option<LayerCache<'_, '_>>,
-) -> Result<()> {
+    cache: Option<LayerKv<'_, Kv>>,
+) {
     let cpu = rows.cpu.clone();
     let Memory { hidden, buffers, workspace, .. } = &mut rows.memory;
     let (offsets, positions) = (batch.offsets(), batch.positions());
     let Some(mut cache) = cache else {
         let sequences = PackedSequences { offsets, positions, caches: None };
         self_attention(&cpu.team, hidden, block.kernel(&cpu), sequences, workspace);
-        return Ok(());
+        return;
     };
     let mut caches = recycled(std::mem::take(&mut buffers.caches));
-    for store in cache.stores_mut() {
-        match &mut store.0 {
-            KvRepr::Fused(store, _) => caches.push(store),
-            KvRepr::Reference(_) | KvRepr::Device(_) => return Err(mixed()),
-        }
-    }
+    cache.stores_mut(&mut |store| caches.push(&mut store.blocks));
     let sequences = PackedSequences { offsets, positions, caches: Some(&mut caches) };
     self_attention(&cpu.team, hidden, block.kernel(&cpu), sequences, workspace);
     buffers.caches = recycled(caches);
-    Ok(())
 }
 
 impl Attention {
-    pub(in crate::ops) fn new(params: AttentionParams<'_>, rope: &Arc<RopeTable>, cpu: &Cpu) -> Result<Self> {
+    pub(super) fn new(params: AttentionParams<'_>, rope: &Arc<RopeTable>, cpu: &Cpu) -> Result<Self> {
         Ok(Self {
             norm: params.norm.map(Norm::new).transpose()?,
             qkv: Linear::shared(params.qkv, Sharing::Heads, cpu)?,

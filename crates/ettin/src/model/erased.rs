@@ -1,0 +1,99 @@
+//! A network whose backend is not known by type: what trunks and heads hold.
+
+use std::fmt;
+
+use candle_core::Tensor;
+
+use super::Network;
+use crate::{
+    KvCache, PackedBatch, Result,
+    cache::{CacheList, KvLayers},
+    ops::{Compute, Hidden, KvShape, States},
+};
+
+/// A [`Network`] over some [`Compute`]; each method is the network's of that name.
+pub(crate) trait Model: fmt::Debug + Send + Sync {
+    fn forward(&self, batch: &PackedBatch, layers: usize) -> Result<Hidden>;
+
+    /// Caches must be of this model, and have room.
+    fn step(&self, batch: &PackedBatch, caches: &mut [&mut KvCache]) -> Result<Hidden>;
+
+    fn step_into(
+        &self,
+        batch: &PackedBatch,
+        caches: &mut [&mut KvCache],
+        rows: &[usize],
+        out: &mut Vec<f32>,
+    ) -> Result<()>;
+
+    fn walk(&self, batch: &PackedBatch, show: &mut dyn FnMut(usize, &dyn States) -> Result<()>) -> Result<Hidden>;
+
+    fn normalize(&self, hidden: &Hidden) -> Result<Hidden>;
+
+    fn predict(&self, hidden: &Hidden) -> Result<Hidden>;
+
+    fn logits(&self, hidden: &Hidden, rows: &[usize]) -> Result<Tensor>;
+
+    fn classify(&self, hidden: &Hidden) -> Result<Tensor>;
+
+    /// The vectors of some tokens as they are stored, `[ids, hidden]`.
+    fn look_up(&self, ids: &[u32]) -> Result<Hidden>;
+
+    /// Every row against every token's vector, `[rows, vocabulary]`.
+    fn embedding_logits(&self, hidden: &Hidden) -> Result<Tensor>;
+
+    /// Stores for the keys and values of one sequence, a layer each.
+    fn kv_layers(&self, layers: &[KvShape]) -> Box<dyn KvLayers>;
+}
+
+impl<C: Compute> Model for Network<C> {
+    fn forward(&self, batch: &PackedBatch, layers: usize) -> Result<Hidden> {
+        Ok(Hidden::new(Network::forward(self, batch, layers)?))
+    }
+
+    fn step(&self, batch: &PackedBatch, caches: &mut [&mut KvCache]) -> Result<Hidden> {
+        Ok(Hidden::new(Network::step(self, batch, &mut CacheList(caches))?))
+    }
+
+    fn step_into(
+        &self,
+        batch: &PackedBatch,
+        caches: &mut [&mut KvCache],
+        rows: &[usize],
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        Network::step_into(self, batch, &mut CacheList(caches), rows, out)
+    }
+
+    fn walk(&self, batch: &PackedBatch, show: &mut dyn FnMut(usize, &dyn States) -> Result<()>) -> Result<Hidden> {
+        Ok(Hidden::new(Network::walk(self, batch, show)?))
+    }
+
+    fn normalize(&self, hidden: &Hidden) -> Result<Hidden> {
+        hidden.within(&*self.compute, |own| Ok(Hidden::new(Network::normalize(self, own)?)))
+    }
+
+    fn predict(&self, hidden: &Hidden) -> Result<Hidden> {
+        hidden.within(&*self.compute, |own| Ok(Hidden::new(Network::predict(self, own)?)))
+    }
+
+    fn logits(&self, hidden: &Hidden, rows: &[usize]) -> Result<Tensor> {
+        hidden.within(&*self.compute, |own| Network::logits(self, own, rows))
+    }
+
+    fn classify(&self, hidden: &Hidden) -> Result<Tensor> {
+        hidden.within(&*self.compute, |own| Network::classify(self, own))
+    }
+
+    fn look_up(&self, ids: &[u32]) -> Result<Hidden> {
+        Ok(Hidden::new(self.compute.look_up(&self.embeddings.tokens, ids)?))
+    }
+
+    fn embedding_logits(&self, hidden: &Hidden) -> Result<Tensor> {
+        hidden.within(&*self.compute, |own| self.compute.logits(own, &self.embeddings.tokens, None))
+    }
+
+    fn kv_layers(&self, layers: &[KvShape]) -> Box<dyn KvLayers> {
+        Box::new(layers.iter().map(|&shape| self.compute.kv_store(shape)).collect::<Vec<_>>())
+    }
+}
