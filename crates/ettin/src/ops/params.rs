@@ -49,6 +49,20 @@ pub enum Matrix<'a> {
     },
 }
 
+impl fmt::Debug for Matrix<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Matrix::Rows { outputs, inputs, .. } => write!(f, "Rows [{outputs}, {inputs}]"),
+            Matrix::Quantised { quantisation, outputs, inputs, .. } => {
+                write!(f, "{quantisation:?} [{outputs}, {inputs}]")
+            }
+            Matrix::Stored(rows) => rows.fmt(f),
+            Matrix::Tensor(tensor) => write!(f, "Tensor {:?}", tensor.dims()),
+            Matrix::Adapted { base, .. } => write!(f, "Adapted {base:?}"),
+        }
+    }
+}
+
 impl<'a> Matrix<'a> {
     /// Columns.
     pub fn inputs(&self) -> usize {
@@ -165,6 +179,15 @@ pub enum Vector {
     Values(Vec<f32>),
     /// A tensor that exists already.
     Tensor(Tensor),
+}
+
+impl fmt::Debug for Vector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Vector::Values(values) => write!(f, "Values [{}]", values.len()),
+            Vector::Tensor(tensor) => write!(f, "Tensor {:?}", tensor.dims()),
+        }
+    }
 }
 
 impl Vector {

@@ -132,6 +132,31 @@ mod tests {
     }
 
     #[test]
+    fn matrices_keep_their_numbers() {
+        // Recorded runs compute with these weights: the numbers choose them.
+        let text = include_bytes!("../../../../models/tiny-decoder-untied/config.json");
+        let config = Config::from_json(text, "config.json").unwrap();
+        let random = Random::new(&config, 7);
+        let layers = (0..config.num_layers())
+            .flat_map(|layer| [Part::Qkv(layer), Part::AttentionOutput(layer), Part::Wi(layer), Part::Wo(layer)]);
+        let head = Head::Language.name(config.objective);
+        let parts = layers.chain([Part::Embedding, Part::HeadDense(head), Part::Output]);
+        assert!(parts.map(|part| random.number(part)).eq(1..=4 * config.num_layers() as u64 + 3));
+        assert_eq!(random.number(Part::Classifier), random.number(Part::Output));
+        let Matrix::Rows { fill, .. } = Parameters::random(&config, Head::Language, 7).tensors.embedding else {
+            panic!("rows")
+        };
+        let (mut ours, mut expected) = (vec![0.0; config.hidden_size], vec![0.0; config.hidden_size]);
+        fill(3, &mut ours);
+        let seed = mix(7 ^ mix(4 * config.num_layers() as u64 + 1));
+        let Matrix::Rows { fill, .. } = random_matrix(config.vocab_size, config.hidden_size, seed) else {
+            panic!("rows")
+        };
+        fill(3, &mut expected);
+        assert_eq!(ours, expected);
+    }
+
+    #[test]
     fn spread_is_that_of_an_initialised_model() {
         let values: Vec<f64> = rows(&random_matrix(300, 500, 1)).concat().into_iter().map(f64::from).collect();
         let count = values.len() as f64;
