@@ -13,8 +13,8 @@ use crate::{
     tensors::ModelTensors,
 };
 
-/// What computes a model's blocks: the fused kernels on the CPU, a device's own kernels, candle's operations anywhere, or a
-/// [`Compute`] of the caller's.
+/// What computes a model's blocks: the fused kernels on the CPU, a device's own kernels, candle's operations
+/// anywhere, or a [`Compute`] of the caller's.
 #[derive(Debug, Clone)]
 pub struct Backend(Arc<dyn Platform>);
 
@@ -63,8 +63,8 @@ impl Backend {
         Ok(Self::custom(Reference::new(device, dtype)?))
     }
 
-    /// candle's operations with products in `dtype` on any device, the CPU included, where bf16 and f16 are slow: variables
-    /// stay in their own dtype, and are cast where they are used.
+    /// candle's operations with products in `dtype` on any device, the CPU included, where bf16 and f16 are slow:
+    /// variables stay in their own dtype, and are cast where they are used.
     ///
     /// # Errors
     /// For number formats that candle has no products in.
@@ -104,8 +104,8 @@ impl Backend {
         self.0.team()
     }
 
-    /// The backend for weights that are stored so: what [`Dtype::Auto`] comes to. Any other number format stays; what is
-    /// stored in few bits is then dequantised.
+    /// The backend for weights that are stored so: what [`Dtype::Auto`] comes to. Any other number format stays;
+    /// what is stored in few bits is then dequantised.
     #[must_use]
     pub fn for_stored(&self, quantisation: Option<Quantisation>) -> Self {
         quantisation.and_then(|quantisation| self.0.for_stored(quantisation)).unwrap_or_else(|| self.clone())
@@ -141,7 +141,8 @@ impl Backend {
         self.0.hidden(vectors)
     }
 
-    /// A dense layer outside the trunk; the fused kernels compute it in f32. [`ops::linear`](crate::ops::linear) runs it.
+    /// A dense layer outside the trunk; the fused kernels compute it in f32. [`ops::linear`](crate::ops::linear)
+    /// runs it.
     ///
     /// # Errors
     /// For variables where the backend cannot train.

@@ -1,8 +1,8 @@
 //! Keys and values of the tokens already computed: one cache per sequence.
 //!
-//! A global layer keeps everything. A local layer keeps a ring of `left + 1` positions plus the most rows one step may
-//! add, so that rows rejected after a step can be taken back without recomputing. What a step computes does not depend on
-//! how the tokens before it were cut into steps.
+//! A global layer keeps everything. A local layer keeps a ring of `left + 1` positions plus the most rows one step
+//! may add, so that rows rejected after a step can be taken back without recomputing. What a step computes does not
+//! depend on how the tokens before it were cut into steps.
 
 use std::{
     any::Any,
@@ -35,8 +35,8 @@ struct Shape {
     local: Option<usize>,
 }
 
-/// Memory of caches that are gone, for the next ones of the same model: of a sequence's first hundred tokens, the system
-/// would spend a tenth of the time on clearing pages for what was given back to it a moment before.
+/// Memory of caches that are gone, for the next ones of the same model: of a sequence's first hundred tokens, the
+/// system would spend a tenth of the time on clearing pages for what was given back to it a moment before.
 #[derive(Debug, Default)]
 pub(crate) struct Spare(Mutex<Vec<(usize, Box<dyn KvLayers>)>>);
 

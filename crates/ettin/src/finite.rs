@@ -1,8 +1,8 @@
 //! Results that are no numbers (NaN or infinite): kept back, and traced to the step they come from.
 //!
-//! Looked at are the few numbers that leave a model. Only when one of them is not finite is its sequence computed once more,
-//! alone, with a look at every step; by the invariance rule it then gives the same numbers. A broken weight that no
-//! input meets (the vector of a token that does not occur) is thus no error.
+//! Looked at are the few numbers that leave a model. Only when one of them is not finite is its sequence computed
+//! once more, alone, with a look at every step; by the invariance rule it then gives the same numbers. A broken
+//! weight that no input meets (the vector of a token that does not occur) is thus no error.
 
 use candle_core::Tensor;
 
@@ -66,8 +66,8 @@ pub(crate) fn check_vectors(place: impl FnOnce() -> String, vectors: &Tensor, dt
     if is_finite(&vectors.flatten_all()?.to_vec1::<f32>()?) { Ok(()) } else { Err(not_finite(place(), dtype)) }
 }
 
-/// `after`, with NaN in each row `[rows, size]` of which `before` holds what is not finite: for functions that hide it, as
-/// tanh(∞) is 1 and the largest of NaN and 0 is 0.
+/// `after`, with NaN in each row `[rows, size]` of which `before` holds what is not finite: for functions that hide
+/// it, as tanh(∞) is 1 and the largest of NaN and 0 is 0.
 pub(crate) fn passed_on(before: &Tensor, after: &Tensor) -> Result<Tensor> {
     // 0 · ∞ is NaN, and times 1 changes no number.
     let one_or_nan = ((before * 0.0)?.sum_keepdim(1)? + 1.0)?;

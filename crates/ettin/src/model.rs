@@ -50,8 +50,8 @@ impl<C: Compute> Layer<C> {
     }
 }
 
-/// What stands on the trunk: a prediction head with an output matrix over the vocabulary (a language model) or over labels
-/// (a classifier), or nothing.
+/// What stands on the trunk: a prediction head with an output matrix over the vocabulary (a language model) or over
+/// labels (a classifier), or nothing.
 #[derive(Debug)]
 struct Head<C: Compute> {
     prediction: Option<C::PredictionHead>,
@@ -75,8 +75,8 @@ pub(crate) struct Network<C: Compute> {
 }
 
 impl<C: Compute> Network<C> {
-    /// Final hidden states of whole sequences, `[tokens, hidden]`; of fewer `layers` than there are, the residual stream
-    /// behind the last of them.
+    /// Final hidden states of whole sequences, `[tokens, hidden]`; of fewer `layers` than there are, the residual
+    /// stream behind the last of them.
     pub(crate) fn forward(&self, batch: &PackedBatch, layers: usize) -> Result<C::Hidden> {
         let count = layers.min(self.layers.len());
         self.compute.enter(batch.tokens(), count * self.layer_weights, || {

@@ -1,8 +1,9 @@
 //! A model's parameters by role, on their way into blocks.
 //!
-//! A [`ModelTensors`] tree of matrices and vectors is filled by [`walk`] out of a [`Source`](crate::tensors::Source). Four are
-//! here: a checkpoint ([`Stored`]), candle's variables ([`Variables`]), random numbers ([`Random`]), and an adapter on top of
-//! another source ([`Adapted`]). Any other serves as well.
+//! A [`ModelTensors`] tree of matrices and vectors is filled by [`walk`] out of a
+//! [`Source`](crate::tensors::Source). Four are here: a checkpoint ([`Stored`]), candle's variables
+//! ([`Variables`]), random numbers ([`Random`]), and an adapter on top of another source ([`Adapted`]). Any other
+//! serves as well.
 
 mod adapter;
 mod random;
@@ -61,8 +62,8 @@ impl<'a> Parameters<'a> {
         Ok(Self { tensors, quantisation: weights.quantisation(), report: stored.report().clone() })
     }
 
-    /// Variables under the names that transformers gives an encoder or a decoder, with query, key and value always in one
-    /// `attn.Wqkv`; they must live on the device of a [reference](crate::Backend::reference) backend.
+    /// Variables under the names that transformers gives an encoder or a decoder, with query, key and value always
+    /// in one `attn.Wqkv`; they must live on the device of a [reference](crate::Backend::reference) backend.
     ///
     /// # Errors
     /// When a variable is missing or has another shape than `config` says.

@@ -1,8 +1,9 @@
 //! A model's tensors as one tree of roles, generic in what a matrix and a vector are.
 //!
-//! [`walk`] is the one place that knows which tensors a configuration asks for, and of which shapes. It fills the tree from a
-//! [`Source`]: a checkpoint's views, candle's variables, random numbers, another source with an adapter on top. Every tensor
-//! has a [`Role`] that spells its name, so that a tree can be listed ([`ModelTensors::named`]), saved and trained.
+//! [`walk`] is the one place that knows which tensors a configuration asks for, and of which shapes. It fills the
+//! tree from a [`Source`]: a checkpoint's views, candle's variables, random numbers, another source with an adapter
+//! on top. Every tensor has a [`Role`] that spells its name, so that a tree can be listed
+//! ([`ModelTensors::named`]), saved and trained.
 
 mod role;
 
@@ -36,8 +37,8 @@ impl Head {
 
 /// Where tensors come from.
 ///
-/// [`walk`] asks for every tensor that a model needs, once, trunk first. A source that has no such tensor fails, or notes it
-/// and gives something in its place.
+/// [`walk`] asks for every tensor that a model needs, once, trunk first. A source that has no such tensor fails, or
+/// notes it and gives something in its place.
 pub trait Source {
     /// A matrix `[outputs, inputs]`.
     type Matrix;
@@ -52,8 +53,8 @@ pub trait Source {
     /// The vector of this role and length.
     fn vector(&mut self, role: Role, len: usize) -> Result<Self::Vector, Self::Error>;
 
-    /// The output matrix of a model whose configuration ties it to the embedding: only a source that holds another one all
-    /// the same gives it.
+    /// The output matrix of a model whose configuration ties it to the embedding: only a source that holds another
+    /// one all the same gives it.
     fn tied_output(&mut self, _role: Role, _shape: [usize; 2]) -> Result<Option<Self::Matrix>, Self::Error> {
         Ok(None)
     }

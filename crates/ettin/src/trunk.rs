@@ -39,7 +39,8 @@ impl Trunk {
             parameters.quantisation.map(|stored| stored.scheme().name()).filter(|&name| name != computed)
         {
             report.warnings.push(format!(
-                "the weights are stored in {stored} and computed in {computed}, which brings back nothing of what {stored} lost"
+                "the weights are stored in {stored} and computed in {computed}, which brings back nothing of what \
+                 {stored} lost"
             ));
         }
         Ok(Self {
@@ -141,7 +142,7 @@ impl Trunk {
     /// layer `i − 1`, and the last is normalised by the final norm; each `[tokens, hidden]`.
     pub fn hidden_states(&self, batch: &PackedBatch) -> Result<Vec<Tensor>> {
         let mut states = self.residuals(batch)?;
-        let last = states.pop().ok_or_else(|| Error::input("a model without layers"))?;
+        let last = states.pop().ok_or_else(|| Error::internal("a model without layers"))?;
         states.push(self.model.normalize(&Hidden::new(last))?.to_tensor()?);
         Ok(states)
     }
@@ -165,8 +166,8 @@ impl Trunk {
         self.model.look_up(ids)
     }
 
-    /// Every row of `hidden` against every token's vector, `[rows, vocabulary]`: the output of a head that is tied to the
-    /// embedding.
+    /// Every row of `hidden` against every token's vector, `[rows, vocabulary]`: the output of a head that is tied
+    /// to the embedding.
     ///
     /// # Errors
     /// Where the embedding is only looked up in, and stays in its file: build the trunk within a language model then.

@@ -44,10 +44,10 @@ pub trait States: fmt::Debug + Send + Sync + 'static {
 
 /// Computes the blocks of a model, in types of its own.
 ///
-/// A model is a network over one `Compute`, chosen when it is built, so blocks of two of them cannot meet. The first half
-/// of the trait says what it is, the second builds blocks from parameters, the third runs them. [`Fused`](super::Fused),
-/// [`Reference`](super::Reference) and [`OnDevice`](super::OnDevice) are the ones of this crate; any other becomes a
-/// [`Backend`](crate::Backend) by [`Backend::custom`](crate::Backend::custom).
+/// A model is a network over one `Compute`, chosen when it is built, so blocks of two of them cannot meet. The
+/// first half of the trait says what it is, the second builds blocks from parameters, the third runs them.
+/// [`Fused`](super::Fused), [`Reference`](super::Reference) and [`OnDevice`](super::OnDevice) are the ones of this
+/// crate; any other becomes a [`Backend`](crate::Backend) by [`Backend::custom`](crate::Backend::custom).
 pub trait Compute: fmt::Debug + Send + Sync + Sized + 'static {
     /// The residual stream between blocks.
     type Hidden: States;
@@ -112,8 +112,8 @@ pub trait Compute: fmt::Debug + Send + Sync + Sized + 'static {
         None
     }
 
-    /// Runs `work`, which takes `tokens` rows through so many weights, among the threads that will share it, so that they
-    /// are called once and not for every block.
+    /// Runs `work`, which takes `tokens` rows through so many weights, among the threads that will share it, so
+    /// that they are called once and not for every block.
     fn enter<R>(&self, _tokens: usize, _weights: usize, work: impl FnOnce() -> Result<R>) -> Result<R> {
         work()
     }
@@ -157,8 +157,8 @@ pub trait Compute: fmt::Debug + Send + Sync + Sized + 'static {
     /// For an id outside the vocabulary.
     fn embed(&self, embedding: &Self::Embedding, norm: &Self::Norm, batch: &PackedBatch) -> Result<Self::Hidden>;
 
-    /// `hidden += Wo · attention(RoPE(q), RoPE(k), v)` of `norm(hidden)`, over each sequence's own span; with a cache, keys
-    /// of the batch are appended to it first and attended to together with those it held.
+    /// `hidden += Wo · attention(RoPE(q), RoPE(k), v)` of `norm(hidden)`, over each sequence's own span; with a
+    /// cache, keys of the batch are appended to it first and attended to together with those it held.
     fn attention_block(
         &self,
         hidden: &mut Self::Hidden,

@@ -1,5 +1,5 @@
-//! The blocks of the trunk on a device's own kernels (`ettin-gpu`): packed attention without padding or masks in memory,
-//! the norm fused with the residual addition before it, candle's matrix products between; inference-only.
+//! The blocks of the trunk on a device's own kernels (`ettin-gpu`): packed attention without padding or masks in
+//! memory, the norm fused with the residual addition before it, candle's matrix products between; inference-only.
 //!
 //! The residual stream and all statistics are f32; what goes into and comes out of a product is in the model's dtype.
 
@@ -414,7 +414,7 @@ impl Attention {
         }
         match &plan.packed {
             Some(tiles) => Ok(gpu.kernels.attention(qkv, tiles, self.shape)?),
-            None => Err(Error::input("a batch without tiles")),
+            None => Err(Error::internal("a batch without tiles")),
         }
     }
 

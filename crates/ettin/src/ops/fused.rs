@@ -44,9 +44,9 @@ struct Cpu {
 /// Floating-point operations of a forward pass, some tens of microseconds' worth, from which waking threads pays.
 const SHARED_WORK: usize = 1 << 22;
 
-/// The same on AMX, which is done with few rows by the time that another thread is awake and has read what it needs from
-/// this one: bytes of weights and operations of half a millisecond (measured: 16 tokens of the smallest model take a third
-/// longer on two threads than on one, 128 tokens a little less).
+/// The same on AMX, which is done with few rows by the time that another thread is awake and has read what it needs
+/// from this one: bytes of weights and operations of half a millisecond (measured: 16 tokens of the smallest model
+/// take a third longer on two threads than on one, 128 tokens a little less).
 const SHARED_ON_AMX: (usize, usize) = (12 << 20, 1 << 29);
 
 /// Rows up to which memory is kept for the next forward: a step of decoding should not wait for the allocator, nor a

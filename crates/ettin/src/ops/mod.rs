@@ -1,14 +1,15 @@
 //! The seam: the few blocks that a model is made of, and what computes them.
 //!
-//! [`Compute`] is the trait behind which a model's blocks are computed; `model.rs` calls nothing else. Three types implement
-//! it here. [`Fused`] runs on the CPU with packed weights and the kernels of `ettin-kernels`; it obeys the invariance rule (a
-//! token's result depends on its own sequence only, bit for bit) and is inference-only. [`Reference`] is plain candle
-//! operations: it runs on every device, is differentiable, and is the oracle of the others. [`OnDevice`] runs a GPU's own
-//! kernels between candle's matrix products. A [`Backend`](crate::Backend) is one of them, or a type of the user's own; a
-//! model is built over it once, as a type, and nothing outside this module looks at a device.
+//! [`Compute`] is the trait behind which a model's blocks are computed; `model.rs` calls nothing else. Three types
+//! implement it here. [`Fused`] runs on the CPU with packed weights and the kernels of `ettin-kernels`; it obeys
+//! the invariance rule (a token's result depends on its own sequence only, bit for bit) and is inference-only.
+//! [`Reference`] is plain candle operations: it runs on every device, is differentiable, and is the oracle of the
+//! others. [`OnDevice`] runs a GPU's own kernels between candle's matrix products. A [`Backend`](crate::Backend) is
+//! one of them, or a type of the user's own; a model is built over it once, as a type, and nothing outside this
+//! module looks at a device.
 //!
-//! Outside the trunk there are [`Linear`] and [`Norm`], the layers that heads are made of, over [`Hidden`] states of any
-//! backend.
+//! Outside the trunk there are [`Linear`] and [`Norm`], the layers that heads are made of, over [`Hidden`] states
+//! of any backend.
 
 mod choice;
 mod compute;

@@ -110,7 +110,8 @@ impl<'a> Matrix<'a> {
         })
     }
 
-    /// The matrix as a tensor on `device`: a trainable one is itself, in its own dtype, so that an optimiser reaches it.
+    /// The matrix as a tensor on `device`: a trainable one is itself, in its own dtype, so that an optimiser
+    /// reaches it.
     ///
     /// # Errors
     /// When it is trainable and elsewhere, or has a trainable adapter.

@@ -95,8 +95,8 @@ fn among_rows(update: &LowRank, first: usize, rows: usize) -> Result<LowRank> {
     Ok(LowRank { b: update.b.pad_with_zeros(0, first, after)?, ..update.clone() })
 }
 
-/// Another source with an adapter on top: each matrix that it changes is `base + scale · B · A`. The CPU's kernels pack the
-/// sum, computed row by row in f32; the reference path keeps the two apart.
+/// Another source with an adapter on top: each matrix that it changes is `base + scale · B · A`. The CPU's kernels
+/// pack the sum, computed row by row in f32; the reference path keeps the two apart.
 #[derive(Debug)]
 pub struct Adapted<'s, S> {
     base: S,

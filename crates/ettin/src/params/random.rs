@@ -1,7 +1,7 @@
 //! Random weights of exact dimensions: what a benchmark needs when the trained ones are not at hand.
 //!
-//! Every number is a function of the seed, its matrix and its place, so that threads write any part in any order, and two
-//! runs compute with the same weights. Nothing is stored before it is packed.
+//! Every number is a function of the seed, its matrix and its place, so that threads write any part in any order,
+//! and two runs compute with the same weights. Nothing is stored before it is packed.
 
 use std::convert::Infallible;
 

@@ -47,7 +47,7 @@ impl<'a> Stored<'a> {
 
     fn take(&mut self, role: Role) -> Result<Stack<'a>> {
         let stack = self.tensors.remove(&role);
-        stack.ok_or_else(|| Error::input(format!("`{role}` was not asked of this checkpoint, or twice")))
+        stack.ok_or_else(|| Error::internal(format!("`{role}` was not asked of this checkpoint, or twice")))
     }
 }
 

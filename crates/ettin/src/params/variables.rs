@@ -38,11 +38,11 @@ impl<'a> Source for Variables<'a> {
 }
 
 impl Parameters<'_> {
-    /// The parameters as variables on `device` to be trained, under transformers' names: f32 is what an optimiser wants,
-    /// whatever the number format of products.
+    /// The parameters as variables on `device` to be trained, under transformers' names: f32 is what an optimiser
+    /// wants, whatever the number format of products.
     ///
-    /// A tied output matrix is the embedding's variable. [`from_variables`](Parameters::from_variables) builds a model from
-    /// them, [`save_variables`] writes them.
+    /// A tied output matrix is the embedding's variable. [`from_variables`](Parameters::from_variables) builds a
+    /// model from them, [`save_variables`] writes them.
     pub fn into_variables(self, device: &Device, dtype: DType) -> Result<VarMap> {
         let map = VarMap::new();
         for (role, tensor) in self.tensors.into_named() {

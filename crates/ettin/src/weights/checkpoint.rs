@@ -12,7 +12,8 @@ use crate::{Error, Result};
 /// A model's tensors by role, all of them present and of the right shape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint<'a> {
-    /// The trunk's, and those of the head that was asked for. Query, key and value are stacked, however they are stored.
+    /// The trunk's, and those of the head that was asked for. Query, key and value are stacked, however they are
+    /// stored.
     pub tensors: ModelTensors<Stack<'a>, Stack<'a>>,
     /// What was noticed on the way.
     pub report: Report,
@@ -30,7 +31,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// What a user should hear, a sentence each. The heads that other tasks would use are as they should be, and not named.
+    /// What a user should hear, a sentence each. The heads that other tasks would use are as they should be, and
+    /// not named.
     pub fn sentences(&self) -> Vec<String> {
         /// The most names that are worth reading.
         const NAMED: usize = 3;
@@ -175,8 +177,8 @@ impl<'a> Reader<'a, '_> {
         }
     }
 
-    /// Whether query, key and value are three projections (decoders) instead of one `Wqkv` (encoders); either form on either
-    /// type.
+    /// Whether query, key and value are three projections (decoders) instead of one `Wqkv` (encoders); either form
+    /// on either type.
     fn separate(&self, qkv: Part) -> bool {
         let fused = self.has(&qkv.weight().to_string());
         match self.config.objective {

@@ -233,10 +233,6 @@ struct Pool<S> {
 }
 
 impl<S> Caches<S> for Pool<S> {
-    fn store(&self, layer: usize, sequence: usize) -> &S {
-        &self.stores[self.table[layer][sequence]]
-    }
-
     fn store_mut(&mut self, layer: usize, sequence: usize) -> &mut S {
         &mut self.stores[self.table[layer][sequence]]
     }

@@ -1,5 +1,5 @@
-//! The seam from outside the crate: a backend, a cache, adapters, training and heads of the caller's own, by public items
-//! alone.
+//! The seam from outside the crate: a backend, a cache, adapters, training and heads of the caller's own, by public
+//! items alone.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -32,12 +32,7 @@ pub(super) struct Buffers {
     caches: Vec<&'static mut KvBlocks>,
 }
 
-pub(super) fn attention_block(
-    rows: &mut Rows,
-    block: &Attention,
-    batch: &PackedBatch,
-    cache: Option<LayerKv<'_, Kv>>,
-) {
+pub(super) fn attention_block(rows: &mut Rows, block: &Attention, batch: &PackedBatch, cache: Option<LayerKv<'_, Kv>>) {
     let cpu = rows.cpu.clone();
     let Memory { hidden, buffers, workspace, .. } = &mut rows.memory;
     let (offsets, positions) = (batch.offsets(), batch.positions());
