@@ -59,6 +59,7 @@ impl Objective {
 
 /// What one layer's attention sees, and the base of its rotary positions.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct LayerSpec {
     /// Keys visible to a token, itself always included.
     pub span: Span,
@@ -88,6 +89,7 @@ pub enum ProblemType {
 
 /// A model's architecture, validated: every dimension is in bounds and every option is one this engine computes.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Config {
     /// What the model was trained to do.
     pub objective: Objective,

@@ -85,8 +85,7 @@ fn a_model_by_its_name() -> Result<()> {
     assert!(matches!(ModelFiles::open("./no/such/folder"), Err(Error::Io { .. })));
 
     // What is not cached is an error that names the cache and the way out, and no command line.
-    let mut hub = HubOptions::new("no-such-cache");
-    hub.offline = true;
+    let hub = HubOptions::new("no-such-cache").with_offline(true);
     let error = TextEmbedder::load(&resolve("encoder-17m", None, &hub)?, &Options::default()).unwrap_err();
     let message = error.to_string();
     assert!(matches!(error, Error::NotCached { .. }) && message.contains("no-such-cache"), "{message}");

@@ -35,7 +35,7 @@ pub(super) fn run(args: args::Convert) -> anyhow::Result<Status> {
         notes.note(told);
     }
     let bar = progress::spinner(notes, format!("converting {}", files.name()));
-    let options = ConvertOptions { dtype: Some(dtype), strip_prefix: args.strip_prefix.as_deref() };
+    let options = ConvertOptions::default().with_dtype(dtype).with_strip_prefix(args.strip_prefix.as_deref());
     let converted = weights::convert(&files, &args.output, options, &mut |file| {
         if let Some(bar) = &bar {
             bar.set_message(format!("writing {file}"));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Proxies;
+use crate::setters::setters;
 
 /// How far a download has come; given to [`HubOptions::progress`] at its start, as bytes arrive, and at its end.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +70,33 @@ pub struct HubOptions {
     /// How long to wait for a connection or for the next bytes.
     pub timeout: Duration,
 }
+
+setters!(HubOptions {
+    /// With caches of other tools to read.
+    with_other_caches(other_caches: Vec<PathBuf>);
+    /// With another Hub.
+    with_endpoint(endpoint: impl Into<String>);
+    /// With an access token.
+    with_token(token: impl Into<Option<String>>);
+    /// Without any connection, or with.
+    with_offline(offline: bool);
+    /// With branches and tags looked up anew, or not.
+    with_refresh(refresh: bool);
+    /// With links in snapshots, or files.
+    with_symlinks(symlinks: bool);
+    /// With trusted certificates of one's own.
+    with_certificates(certificates: Vec<CertificateSource>);
+    /// With other proxies.
+    with_proxies(proxies: Proxies);
+    /// With a listener for downloads.
+    with_progress(progress: impl Into<Option<ProgressFn>>);
+    /// With another number of repeated requests.
+    with_retries(retries: u32);
+    /// With another pause before the first of them.
+    with_backoff(backoff: Duration);
+    /// With another patience for connections and bytes.
+    with_timeout(timeout: Duration);
+});
 
 const ENDPOINT: &str = "https://huggingface.co";
 

@@ -39,12 +39,27 @@ const ADAPTER: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
 /// What a conversion changes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ConvertOptions<'a> {
     /// What weights are stored as; `None` keeps each as it is.
     pub dtype: Option<StoredDtype>,
     /// What is taken off the beginning of every tensor's name that has it (`module.`, say); wrappers of single layers
     /// (`_orig_mod.`, `_checkpoint_wrapped_module.`, `_fsdp_wrapped_module.`) go wherever they stand.
     pub strip_prefix: Option<&'a str>,
+}
+
+impl<'a> ConvertOptions<'a> {
+    /// With weights stored in another format, or each as it is.
+    #[must_use]
+    pub fn with_dtype(self, dtype: impl Into<Option<StoredDtype>>) -> Self {
+        Self { dtype: dtype.into(), ..self }
+    }
+
+    /// With something taken off the beginning of every tensor's name, or nothing.
+    #[must_use]
+    pub fn with_strip_prefix(self, strip_prefix: impl Into<Option<&'a str>>) -> Self {
+        Self { strip_prefix: strip_prefix.into(), ..self }
+    }
 }
 
 impl From<Option<StoredDtype>> for ConvertOptions<'_> {

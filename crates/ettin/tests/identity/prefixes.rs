@@ -29,7 +29,7 @@ fn mended(model: &str, prefix: &str, rename: impl Fn(&str) -> Option<String>) ->
     assert!(text.contains(&format!("`{prefix}`")) && text.contains(&command), "{text}");
     assert!(!text.contains("is missing"), "{text}");
     let out = tempfile::tempdir().unwrap();
-    let options = ConvertOptions { strip_prefix: Some(prefix), ..ConvertOptions::default() };
+    let options = ConvertOptions::default().with_strip_prefix(prefix);
     convert(&files, out.path(), options, &mut |_| {}).unwrap();
     (text, out)
 }
@@ -63,7 +63,7 @@ fn a_prefix_before_every_name_is_named_and_can_be_removed() {
     let folder = copied("tiny-text-chain-mean");
     rename_tensors(folder.path(), |name| Some(format!("model.model.{}", bare(name))));
     let out = tempfile::tempdir().unwrap();
-    let options = ConvertOptions { strip_prefix: Some("model.model."), ..ConvertOptions::default() };
+    let options = ConvertOptions::default().with_strip_prefix("model.model.");
     convert(&ModelFiles::folder(folder.path()).unwrap(), out.path(), options, &mut |_| {}).unwrap();
     assert_eq!(vector(&ModelFiles::folder(out.path()).unwrap()).unwrap(), expected);
 }
@@ -140,7 +140,7 @@ fn the_last_dot_of_a_prefix_may_be_left_out() {
     rename_tensors(folder.path(), |name| Some(format!("module.{}", bare(name))));
     let files = ModelFiles::folder(folder.path()).unwrap();
     let strip = |prefix, out: &tempfile::TempDir| {
-        let options = ConvertOptions { strip_prefix: Some(prefix), ..ConvertOptions::default() };
+        let options = ConvertOptions::default().with_strip_prefix(prefix);
         convert(&files, out.path(), options, &mut |_| {})
     };
     let out = tempfile::tempdir().unwrap();
@@ -197,7 +197,7 @@ fn a_prefix_that_is_not_there_or_leaves_two_of_a_name_is_refused() {
     let files = ModelFiles::folder(folder.path()).unwrap();
     let strip = |prefix| {
         let out = tempfile::tempdir().unwrap();
-        let options = ConvertOptions { strip_prefix: Some(prefix), ..ConvertOptions::default() };
+        let options = ConvertOptions::default().with_strip_prefix(prefix);
         convert(&files, out.path(), options, &mut |_| {}).unwrap_err()
     };
     assert!(matches!(strip("module."), Error::Input(_)));
