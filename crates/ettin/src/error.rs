@@ -49,7 +49,8 @@ pub enum Error {
     Tokenizer(String),
     /// An input is longer than the model's limit and truncation was not asked for.
     #[error(
-        "the input has {tokens} tokens, the limit is {limit} ({origin}); shorten it or choose a side to truncate (the model's own is {side})"
+        "the input has {tokens} tokens, the limit is {limit} ({origin}); shorten it or choose a side to truncate \
+         (the model's own is {side})"
     )]
     TooLong {
         /// Tokens of the input, special tokens included.
@@ -76,7 +77,8 @@ pub enum Error {
     Input(String),
     /// A result is NaN or infinite. It is not handed out: nothing that is made of it would be right.
     #[error(
-        "NaN or infinite numbers first appear in {place}: weights there are broken, or results are too large for {dtype}{}",
+        "NaN or infinite numbers first appear in {place}: weights there are broken, or results are too large for \
+         {dtype}{}",
         if dtype == "f32" { "" } else { "; try f32" }
     )]
     NotFinite {

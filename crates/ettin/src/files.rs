@@ -43,7 +43,7 @@ impl ModelFiles {
     ///
     /// The cache, the token and the rest are those of the environment, as Python's hub client has them. A cached
     /// model never touches the network; another is downloaded when a file is first asked for, in a build with the
-    /// feature `hub`. [`hub::resolve`](crate::hub::resolve) takes other settings.
+    /// feature `hub`. [`hub::resolve`] takes other settings.
     ///
     /// ```
     /// use ettin::files::ModelFiles;

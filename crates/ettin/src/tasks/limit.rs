@@ -1,10 +1,11 @@
 //! How long an input may be, as the model's files say, and what the library that they are for does about longer ones.
 //!
-//! | files | limit | longer inputs there |
-//! |---|---|---|
-//! | no `modules.json`, most tasks | `max_position_embeddings` of `config.json` | are computed |
-//! | the same with a truncating call, `tag`, `answer`, `rerank` | that, and `model_max_length` of `tokenizer_config.json` | are cut |
-//! | `modules.json` | the first of: `max_length` of `processing_kwargs`, `query_length` or `document_length`, `model_max_length` of the tokenizer's arguments, `max_seq_length` (all of `sentence_bert_config.json`), and else as the line above | are cut |
+//! * Without `modules.json`, most tasks: `max_position_embeddings` of `config.json`. Longer inputs are computed there.
+//! * The same with a truncating call, and for `tag`, `answer` and `rerank`: that, and `model_max_length` of
+//!   `tokenizer_config.json`. Longer inputs are cut.
+//! * With `modules.json`: the first that `sentence_bert_config.json` states of `max_length` of `processing_kwargs`,
+//!   `query_length` or `document_length`, `model_max_length` of the tokenizer's arguments, `max_seq_length`; and else as
+//!   above. Longer inputs are cut.
 //!
 //! Under `truncation: false` of `processing_kwargs` nothing is cut, and the limit is the most positions that this
 //! engine computes.
