@@ -48,6 +48,25 @@ fn no_result_is_written_that_is_not_finite() {
 }
 
 #[test]
+fn the_check_of_a_model_names_the_layer_and_fails() {
+    let sound = run(&["info", "--check", "-m", "nano-decoder", "--dtype", "w8", "--format", "jsonl"]);
+    let check = &sound.lines(0)[0]["check"];
+    assert_eq!(check["passed"], true, "{check}");
+    assert!(
+        check["verdict"].as_str().unwrap().starts_with("passed") && check.get("first_divergent").is_none(),
+        "{check}"
+    );
+    assert_eq!(check["steps"].as_array().unwrap().len(), 9, "{check}");
+    assert!(check["computing"].as_str().unwrap().contains("w8"), "{check}");
+
+    let folder = broken("nano-decoder", "model.layers.1.mlp.Wi.weight");
+    let failed = run(&["info", "--check", "-m", folder.path().to_str().unwrap(), "--format", "jsonl"]);
+    let check = &failed.lines(1)[0]["check"];
+    assert_eq!((&check["passed"], &check["first_divergent"]), (&false.into(), &"layer 2 of 6".into()), "{check}");
+    assert!(failed.err.contains("layer 2 of 6 has values that are not finite"), "{}", failed.err);
+}
+
+#[test]
 fn arrays_keep_the_place_of_what_is_not_finite_and_say_so() {
     let model = broken("nano-encoder", "model.embeddings.tok_embeddings.weight");
     // The token of number 0, which this text has and the other has not.

@@ -34,6 +34,7 @@ fn wrong_usage() {
         (&["tokenize", "--extra", "keep", "--format", "table"], "--format jsonl"),
         (&["embed", "--extra", "some"], "ignore"),
         (&["embed", "a", "--revision", "main"], "no revisions"),
+        (&["info", "--check"], "--model"),
         (&["pull"], "MODEL"),
         (&["pull", "nano-encoder"], "nothing to download"),
         (&["convert", "nano-encoder"], "--output"),

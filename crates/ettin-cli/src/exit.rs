@@ -5,13 +5,15 @@ use std::process::ExitCode;
 use crate::advice;
 
 /// How a command that was carried out ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Status {
     /// Everything was answered.
     Done,
     /// So many records were bad and left out; each was reported.
     BadRecords(usize),
+    /// A model is not computed as it should be; this says where.
+    CheckFailed(String),
 }
 
 /// The request makes no sense as it was typed.
@@ -42,7 +44,7 @@ pub(crate) const NOT_CACHED: u8 = 3;
 pub(crate) fn code(result: &anyhow::Result<Status>) -> ExitCode {
     let error = match result {
         Ok(Status::Done) => return ExitCode::SUCCESS,
-        Ok(Status::BadRecords(_)) => return ExitCode::from(FAILURE),
+        Ok(Status::BadRecords(_) | Status::CheckFailed(_)) => return ExitCode::from(FAILURE),
         Err(error) => error,
     };
     if error.is::<ClosedPipe>() {
@@ -62,6 +64,7 @@ pub(crate) fn message(result: &anyhow::Result<Status>) -> Option<String> {
         Ok(Status::Done) => None,
         Ok(Status::BadRecords(1)) => Some("1 record was left out".into()),
         Ok(Status::BadRecords(count)) => Some(format!("{count} records were left out")),
+        Ok(Status::CheckFailed(verdict)) => Some(verdict.clone()),
         Err(error) if error.is::<ClosedPipe>() => None,
         Err(error) => Some(format!("{error:#}{}", advice::behind(error))),
     }

@@ -116,6 +116,7 @@ mod backend;
 pub mod batch;
 pub mod batching;
 pub mod cache;
+pub mod check;
 pub mod config;
 mod dtype;
 mod error;

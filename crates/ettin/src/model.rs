@@ -134,6 +134,18 @@ impl<C: Compute> Network<C> {
         Ok(hidden)
     }
 
+    /// One layer alone, on a residual stream of whole sequences, `[tokens, hidden]`.
+    pub(crate) fn layer(&self, index: usize, residual: &C::Hidden, batch: &PackedBatch) -> Result<C::Hidden> {
+        let count = self.layers.len();
+        let layer = self.layers.get(index);
+        let layer = layer.ok_or_else(|| Error::input(format!("layer {index} was asked of a model with {count}")))?;
+        self.compute.enter(batch.tokens(), self.layer_weights, || {
+            let mut hidden = residual.select(&(0..residual.rows()).collect::<Vec<_>>())?;
+            layer.forward(&self.compute, &mut hidden, batch, None)?;
+            Ok(hidden)
+        })
+    }
+
     /// Starts the residual stream, `[tokens, hidden]`.
     fn embed(&self, batch: &PackedBatch) -> Result<C::Hidden> {
         self.compute.embed(&self.embeddings.tokens, &self.embeddings.norm, batch)

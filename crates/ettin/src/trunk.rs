@@ -143,7 +143,7 @@ impl Trunk {
     pub fn hidden_states(&self, batch: &PackedBatch) -> Result<Vec<Tensor>> {
         let mut states = self.residuals(batch)?;
         let last = states.pop().ok_or_else(|| Error::internal("a model without layers"))?;
-        states.push(self.model.normalize(&Hidden::new(last))?.to_tensor()?);
+        states.push(self.final_norm(&Hidden::new(last))?.to_tensor()?);
         Ok(states)
     }
 
@@ -156,6 +156,32 @@ impl Trunk {
             Ok(())
         })?;
         Ok(states)
+    }
+
+    /// One layer alone, number 0 first: what it makes of a residual stream `[tokens, hidden]` of whole sequences, which may
+    /// be another backend's.
+    ///
+    /// # Errors
+    /// When there is no such layer, or the stream is not of this batch and model.
+    pub fn layer(&self, index: usize, residual: &Hidden, batch: &PackedBatch) -> Result<Hidden> {
+        self.check(batch)?;
+        let (shape, expected) = ([residual.rows(), residual.size()], [batch.tokens(), self.config.hidden_size]);
+        if shape != expected {
+            return Err(Error::input(format!("a residual stream of shape {shape:?} where {expected:?} belongs")));
+        }
+        self.model.layer(index, residual, batch)
+    }
+
+    /// The final norm alone, of a residual stream `[rows, hidden]`.
+    ///
+    /// # Errors
+    /// When the stream is not of this model's size.
+    pub fn final_norm(&self, residual: &Hidden) -> Result<Hidden> {
+        if residual.size() != self.config.hidden_size {
+            let (size, expected) = (residual.size(), self.config.hidden_size);
+            return Err(Error::input(format!("a residual stream of size {size} where {expected} belongs")));
+        }
+        self.model.normalize(residual)
     }
 
     /// The vectors of some tokens, `[ids, hidden]`, before the norm.

@@ -12,13 +12,22 @@ use super::{EngineArgs, HubArgs, ModelArgs, OutputArgs, QuietArgs};
 /// A doctor: version, CPU features and the kernels they select, threads, devices compiled in and present, the
 /// cache folder. With --model also its configuration, the attention span of each layer, parameters, and the
 /// memory its weights take in each dtype.
+///
+/// --check is the first thing to do with a new model: it compares every layer, in the number format and on the
+/// device that were chosen, with plain f32 arithmetic on the CPU, names the first layer that differs, and ends
+/// with status 1 if one does.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   ettin-run info
   ettin-run info --model encoder-150m
-  ettin-run info --model ./my-model --format json")]
+  ettin-run info --model ./my-model --format json
+  ettin-run info --check --model ./my-model --dtype bf16")]
 pub(crate) struct Info {
+    /// Compare the model, layer by layer, with the reference path, and say whether it is computed as it should be
+    #[arg(long)]
+    pub(crate) check: bool,
+
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     #[command(flatten)]

@@ -1,5 +1,6 @@
-//! `info`: a doctor for this machine and this binary, and a description of a model.
+//! `info`: a doctor for this machine and this binary, and a description of a model, or a check of it.
 
+mod check;
 mod foreign;
 mod machine;
 mod model;
@@ -9,7 +10,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::args;
-use crate::exit::Status;
+use crate::exit::{Status, Usage};
 use crate::nano::Nano;
 use crate::output::{Format, line, table, written};
 use crate::plan::{Model, Output, Suited, hub_options, set_threads};
@@ -19,9 +20,16 @@ pub(super) fn run(args: args::Info) -> anyhow::Result<Status> {
     set_threads(args.engine.threads)?;
     let hub = hub_options(&args.model.hub, output.notes);
     let asked = args.model.model.as_deref().is_some_and(|name| !name.is_empty());
+    if args.check && !asked {
+        return Err(Usage::error("--check needs a model: choose one with --model"));
+    }
+    let mut check = None;
     let model = if asked {
         let model = Model::resolve(&args.model, Suited::Nano(Nano::Encoder), output.notes)?;
         let files = model.open(output.notes)?;
+        if args.check {
+            check = Some(check::Check::run(&files, &args.engine, output.notes)?);
+        }
         Some(match foreign::Other::read(&files)? {
             Some(other) => Description::Other(other),
             None => Description::Model(Box::new(model::Model::read(&files)?)),
@@ -32,6 +40,7 @@ pub(super) fn run(args: args::Info) -> anyhow::Result<Status> {
     let info = Info {
         machine: machine::Machine::look(&args.engine, &hub, model.as_ref().and_then(Description::quantisation))?,
         model,
+        check,
     };
     let mut sink = output.open()?;
     // One thing is described, so `json` is an object here and no array.
@@ -42,7 +51,10 @@ pub(super) fn run(args: args::Info) -> anyhow::Result<Status> {
     };
     written(printed)?;
     sink.finish()?;
-    Ok(Status::Done)
+    Ok(match info.check.as_ref().and_then(check::Check::failure) {
+        Some(failure) => Status::CheckFailed(failure.to_owned()),
+        None => Status::Done,
+    })
 }
 
 /// Everything there is to say.
@@ -52,6 +64,8 @@ struct Info {
     machine: machine::Machine,
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<Description>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check: Option<check::Check>,
 }
 
 /// A model, or what else the name stands for.
@@ -82,6 +96,7 @@ impl Info {
     fn rows(&self) -> Vec<Vec<String>> {
         let mut rows = self.machine.rows();
         rows.extend(self.model.iter().flat_map(Description::rows));
+        rows.extend(self.check.iter().flat_map(check::Check::rows));
         rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect()
     }
 }

@@ -65,9 +65,18 @@ impl Embedder {
         let weights = Weights::open(&trunk).map_err(|error| identity::explained(files, error))?;
         let parameters = Parameters::from_weights(&weights, &config, Head::None)?;
         let backend = backend.for_stored(parameters.quantisation);
-        let trunk = Trunk::build(parameters, &config, &backend)?;
         let chain = repository.map(|repository| Chain::load(files, repository, config.hidden_size, &backend));
-        Ok(Self { trunk, chain: chain.transpose()? })
+        Self::build(parameters, &config, &backend, chain.transpose()?)
+    }
+
+    /// Builds the model from parameters, with the chain behind its trunk.
+    pub(crate) fn build(
+        parameters: Parameters<'_>,
+        config: &Config,
+        backend: &Backend,
+        chain: Option<Chain>,
+    ) -> Result<Self> {
+        Ok(Self { trunk: Trunk::build(parameters, config, backend)?, chain })
     }
 
     /// The configuration of the trunk.
@@ -100,7 +109,21 @@ impl Embedder {
 
     /// The same with a look at what the pooling and the modules behind it give.
     fn vectors(&self, batch: &PackedBatch, options: &EmbedOptions, look: &mut Look<'_>) -> Result<Tensor> {
-        let tokens = self.hidden(batch, options.layer)?;
+        self.pooled(&self.hidden(batch, options.layer)?, batch, options, look)
+    }
+
+    /// One vector per sequence from final hidden states, `[sequences, size]`.
+    pub(crate) fn pool(&self, tokens: &Hidden, batch: &PackedBatch, options: &EmbedOptions) -> Result<Tensor> {
+        self.pooled(tokens, batch, options, &mut |_, _| Ok(()))
+    }
+
+    fn pooled(
+        &self,
+        tokens: &Hidden,
+        batch: &PackedBatch,
+        options: &EmbedOptions,
+        look: &mut Look<'_>,
+    ) -> Result<Tensor> {
         let skip = options.skip.as_deref();
         let mut normalized = options.normalize == Some(true);
         let mut vectors = match &self.chain {
@@ -108,11 +131,11 @@ impl Embedder {
                 let keep_normalize = options.normalize != Some(false);
                 normalized |= keep_normalize && chain.normalizes();
                 let wanted = Wanted { output: Slot::Sentence, pooling: options.pooling, keep_normalize };
-                chain.forward(&tokens, batch, skip, wanted, self.trunk.backend(), look)?
+                chain.forward(tokens, batch, skip, wanted, self.trunk.backend(), look)?
             }
             None => {
                 let pooling = options.pooling.unwrap_or_else(|| self.default_pooling());
-                let pooled = pooling.pool(&tokens, batch, skip)?;
+                let pooled = pooling.pool(tokens, batch, skip)?;
                 look((1, "Pooling"), &pooled)?;
                 pooled
             }

@@ -67,7 +67,12 @@ impl SequenceClassifier {
 
     /// Raw scores, `[sequences, labels]`.
     pub fn logits(&self, batch: &PackedBatch) -> Result<Tensor> {
-        self.trunk.model().classify(&self.pooled(&self.trunk.forward(batch)?, batch)?)
+        self.classify(&self.trunk.forward(batch)?, batch)
+    }
+
+    /// Raw scores from final hidden states.
+    pub(crate) fn classify(&self, hidden: &Hidden, batch: &PackedBatch) -> Result<Tensor> {
+        self.trunk.model().classify(&self.pooled(hidden, batch)?)
     }
 
     /// One row for each sequence.

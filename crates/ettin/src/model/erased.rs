@@ -28,6 +28,8 @@ pub(crate) trait Model: fmt::Debug + Send + Sync {
 
     fn walk(&self, batch: &PackedBatch, show: &mut dyn FnMut(usize, &dyn States) -> Result<()>) -> Result<Hidden>;
 
+    fn layer(&self, index: usize, residual: &Hidden, batch: &PackedBatch) -> Result<Hidden>;
+
     fn normalize(&self, hidden: &Hidden) -> Result<Hidden>;
 
     fn predict(&self, hidden: &Hidden) -> Result<Hidden>;
@@ -67,6 +69,10 @@ impl<C: Compute> Model for Network<C> {
 
     fn walk(&self, batch: &PackedBatch, show: &mut dyn FnMut(usize, &dyn States) -> Result<()>) -> Result<Hidden> {
         Ok(Hidden::new(Network::walk(self, batch, show)?))
+    }
+
+    fn layer(&self, index: usize, residual: &Hidden, batch: &PackedBatch) -> Result<Hidden> {
+        residual.within(&*self.compute, |own| Ok(Hidden::new(Network::layer(self, index, own, batch)?)))
     }
 
     fn normalize(&self, hidden: &Hidden) -> Result<Hidden> {

@@ -1,0 +1,150 @@
+//! The model that is checked, with the head that its files say it has.
+
+use candle_core::Tensor;
+
+use super::rounded::Rounded;
+use crate::files::{ModelFiles, Subfolder};
+use crate::heads::{Chain, EmbedOptions, Embedder, LanguageModel, SequenceClassifier, TokenClassifier};
+use crate::ops::Hidden;
+use crate::params::Stored;
+use crate::sentence_transformers::{Repository, Task};
+use crate::tensors::walk;
+use crate::weights::{self, Weights};
+use crate::{Backend, Config, PackedBatch, Parameters, Result, Trunk, identity};
+
+/// Every so many rows of a text get logits over the vocabulary: each costs as much as a small layer.
+const LOGIT_ROWS: usize = 16;
+
+/// An opened model, to be built more than once.
+pub(super) struct Subject<'a> {
+    files: &'a ModelFiles,
+    repository: Option<Repository>,
+    config: Config,
+    weights: Weights,
+    head: Head,
+}
+
+/// What stands on the trunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Head {
+    Language,
+    Sequence,
+    Tokens,
+    Vectors,
+}
+
+impl<'a> Subject<'a> {
+    pub(super) fn open(files: &'a ModelFiles) -> Result<Self> {
+        let repository = Repository::load(files)?;
+        let purpose = if repository.is_some() { identity::Use::Vectors } else { identity::Use::Head };
+        identity::check(files, purpose)?;
+        let folder = repository.as_ref().map_or("", |repository| &repository.transformer.folder);
+        let trunk = Subfolder { files, folder };
+        let mut config = Config::load(&trunk).map_err(|error| identity::explained(files, error))?;
+        config.allow_length(repository.as_ref().and_then(|repository| repository.transformer.longest()));
+        let weights = Weights::open(&trunk).map_err(|error| identity::explained(files, error))?;
+        let head = Head::of(repository.as_ref(), &config);
+        Ok(Self { files, repository, config, weights, head })
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(super) fn quantisation(&self) -> Option<ettin_kernels::Quantisation> {
+        self.weights.quantisation()
+    }
+
+    /// Builds the model; with matrices as the format of another backend keeps them, where one is given.
+    pub(super) fn build(&self, backend: &Backend, rounded_as: Option<&Backend>) -> Result<Model> {
+        let config = &self.config;
+        let head = match self.head {
+            Head::Language => weights::Head::Language,
+            Head::Vectors => weights::Head::None,
+            Head::Sequence | Head::Tokens => {
+                config.check_classifier()?;
+                weights::Head::Classifier { outputs: config.labels.len() }
+            }
+        };
+        let parameters = match rounded_as {
+            None => Parameters::from_weights(&self.weights, config, head)?,
+            Some(other) => {
+                let stored = Stored::new(&self.weights, config, head)?;
+                Parameters::from_tensors(walk(config, head, &mut Rounded::new(stored, other))?)
+            }
+        };
+        Ok(match self.head {
+            Head::Language => Model::Language(LanguageModel::build(parameters, config, backend)?),
+            Head::Sequence => Model::Sequence(SequenceClassifier::build(parameters, config, backend)?),
+            Head::Tokens => Model::Tokens(TokenClassifier::build(parameters, config, backend)?),
+            Head::Vectors => {
+                let chain = |repository| Chain::load(self.files, repository, config.hidden_size, backend);
+                let chain = self.repository.clone().map(chain).transpose()?;
+                Model::Vectors(Embedder::build(parameters, config, backend, chain)?)
+            }
+        })
+    }
+}
+
+impl Head {
+    fn of(repository: Option<&Repository>, config: &Config) -> Self {
+        if let Some(repository) = repository {
+            return match repository.transformer.task {
+                Task::SequenceClassification => Head::Sequence,
+                Task::FeatureExtraction => Head::Vectors,
+            };
+        }
+        let class = config.architecture().unwrap_or_default();
+        const HEADS: [(&str, Head); 5] = [
+            ("ForMaskedLM", Head::Language),
+            ("ForCausalLM", Head::Language),
+            ("ForSequenceClassification", Head::Sequence),
+            ("ForTokenClassification", Head::Tokens),
+            ("ForQuestionAnswering", Head::Tokens),
+        ];
+        HEADS.iter().find(|(end, _)| class.ends_with(end)).map_or(Head::Vectors, |(_, head)| *head)
+    }
+}
+
+/// A model with its head.
+pub(super) enum Model {
+    Language(LanguageModel),
+    Sequence(SequenceClassifier),
+    Tokens(TokenClassifier),
+    Vectors(Embedder),
+}
+
+impl Model {
+    pub(super) fn trunk(&self) -> &Trunk {
+        match self {
+            Model::Language(model) => model.trunk(),
+            Model::Sequence(model) => model.trunk(),
+            Model::Tokens(model) => model.trunk(),
+            Model::Vectors(model) => model.trunk(),
+        }
+    }
+
+    /// What the head gives, in words.
+    pub(super) fn result_name(&self) -> &'static str {
+        match self {
+            Model::Language(_) => "the logits",
+            Model::Sequence(_) => "the label scores",
+            Model::Tokens(_) => "the label scores of tokens",
+            Model::Vectors(_) => "the vectors",
+        }
+    }
+
+    /// What the head makes of final hidden states.
+    pub(super) fn result(&self, hidden: &Hidden, batch: &PackedBatch) -> Result<Tensor> {
+        match self {
+            Model::Language(model) => {
+                let sequences = (0..batch.sequences()).map(|index| batch.rows(index));
+                let rows: Vec<usize> = sequences.flat_map(|rows| rows.rev().step_by(LOGIT_ROWS)).collect();
+                model.project(hidden, &rows)
+            }
+            Model::Sequence(model) => model.classify(hidden, batch),
+            Model::Tokens(model) => model.trunk().model().classify(hidden),
+            Model::Vectors(model) => model.pool(hidden, batch, &EmbedOptions::default()),
+        }
+    }
+}
