@@ -169,7 +169,7 @@ fn refuse_both(input: &InputArgs, given: &str) -> anyhow::Result<()> {
 /// Where one input stood, for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// The so-manieth text among the arguments, from 1.
+    /// The number of the text among the arguments, from 1.
     Argument(usize),
     /// The line of the file or of stdin, from 1.
     Line(u64),

@@ -10,12 +10,10 @@ pub(crate) use json::{Answered, Cut, JsonArray, line};
 pub(crate) use sink::{Sink, written};
 pub(crate) use table::{number, shortened, table};
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use clap::ValueEnum;
 use serde::{Serialize, Serializer};
-
-use crate::args::OutputArgs;
 
 /// `--format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -35,13 +33,6 @@ pub(crate) enum Format {
 impl Format {
     /// The formats every command writes.
     pub(crate) const TEXT: [Format; 3] = [Format::Table, Format::Json, Format::Jsonl];
-
-    /// What was asked for, else a table for a person and JSON lines for a program.
-    pub(crate) fn resolve(output: &OutputArgs) -> Format {
-        output.format.unwrap_or_else(|| {
-            if output.output.is_none() && std::io::stdout().is_terminal() { Format::Table } else { Format::Jsonl }
-        })
-    }
 }
 
 /// A kind of result.

@@ -153,7 +153,7 @@ pub(crate) struct Output {
 impl Output {
     /// From the flags and the terminal.
     pub(crate) fn resolve(args: &OutputArgs) -> Output {
-        Output { format: Format::resolve(args), path: args.output.clone(), notes: Notes::new(args.quiet.quiet) }
+        Output { format: format(args), path: args.output.clone(), notes: Notes::new(args.quiet.quiet) }
     }
 
     /// Whether results appear on the terminal as they come.
@@ -236,6 +236,13 @@ impl fmt::Display for Plan {
         write!(f, " (longer: {truncate:?}), {batch_tokens} per batch; ")?;
         write!(f, "{}", self.output)
     }
+}
+
+/// The format asked for, else a table for a person and JSON lines for a program.
+fn format(output: &OutputArgs) -> Format {
+    output.format.unwrap_or_else(|| {
+        if output.output.is_none() && std::io::stdout().is_terminal() { Format::Table } else { Format::Jsonl }
+    })
 }
 
 /// How tasks are loaded and run.

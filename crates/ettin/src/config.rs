@@ -18,6 +18,7 @@ use serde_json::Value;
 use crate::dtype::StoredDtype;
 use crate::files::FileSource;
 use crate::json::parse_object;
+use crate::metadata::CONFIG;
 use crate::{Error, Result};
 pub(crate) use keys::Keys;
 
@@ -166,7 +167,7 @@ impl Config {
     /// # Errors
     /// [`Error::MissingFile`] when there is none, and what [`from_json`](Self::from_json) refuses.
     pub fn load(source: &dyn FileSource) -> Result<Self> {
-        let file = "config.json";
+        let file = CONFIG;
         match source.get(file)? {
             Some(data) => Self::from_json(&data, file),
             None => Err(Error::MissingFile { place: source.place(), file: file.to_owned() }),

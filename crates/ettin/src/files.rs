@@ -255,6 +255,11 @@ pub(crate) fn is_weights_file(name: &str) -> bool {
     [".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json"].iter().any(|end| name.ends_with(end))
 }
 
+/// Whether a name is that of a file in one folder: no way into another, no way out.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\\', ':', '\0'])
+}
+
 /// Refuses names that could leave the model's folder or mean something else on another system.
 pub(crate) fn check_name(file: &str) -> Result<()> {
     let fine = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', ':', '\0']);

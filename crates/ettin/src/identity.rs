@@ -15,6 +15,7 @@ use crate::config::Objective;
 use crate::files::ModelFiles;
 use crate::files::Subfolder;
 use crate::json::parse_object;
+use crate::metadata::{CONFIG, MODULES, SENTENCE_TRANSFORMERS};
 use crate::{Error, Result};
 
 pub(crate) use contents::of_file;
@@ -137,9 +138,9 @@ pub fn explained(files: &ModelFiles, error: Error) -> Error {
 /// Files that are asked for here bring a download on its way, with all that tells; the rest is looked at where it is
 /// there, so that a model whose use needs no more than is cached stays off the network.
 fn identify(files: &ModelFiles, purpose: Use) -> Result<Option<Foreign>> {
-    files.get("config.json")?;
+    files.get(CONFIG)?;
     if purpose == Use::Vectors {
-        files.get("modules.json")?;
+        files.get(MODULES)?;
     }
     if files.peek("gliner_config.json")?.is_some() {
         return Ok(Some(Foreign::new(
@@ -164,7 +165,7 @@ fn identify(files: &ModelFiles, purpose: Use) -> Result<Option<Foreign>> {
         return Ok(Some(classes::stanford("it has an artifact.metadata")));
     }
     let trunk = Subfolder { files, folder: trunk_folder(&modules, purpose) };
-    let file = trunk.path("config.json");
+    let file = trunk.path(CONFIG);
     if let Some(config) = object(files, &file)?
         && let Some(foreign) = by_configuration(&config, &file, !modules.is_empty())
     {
@@ -188,7 +189,7 @@ fn trunk_folder(modules: &[classes::Module], purpose: Use) -> &str {
 /// When a file is there and cannot be read.
 pub(crate) fn code_left_out(files: &ModelFiles) -> Result<Option<String>> {
     let modules = classes::modules(files)?;
-    let file = Subfolder { files, folder: trunk_folder(&modules, Use::Vectors) }.path("config.json");
+    let file = Subfolder { files, folder: trunk_folder(&modules, Use::Vectors) }.path(CONFIG);
     let config = object(files, &file)?;
     let code = config.as_ref().and_then(|config| config.get("auto_map")).and_then(Value::as_object);
     let code = code.and_then(|code| code.iter().find(|(auto, _)| auto.starts_with("AutoModel")));
@@ -200,7 +201,7 @@ pub(crate) fn code_left_out(files: &ModelFiles) -> Result<Option<String>> {
 
 /// `config_sentence_transformers.json` names the class that saved the model.
 fn model_type(files: &ModelFiles) -> Result<Option<Foreign>> {
-    let file = "config_sentence_transformers.json";
+    let file = SENTENCE_TRANSFORMERS;
     let config = object(files, file)?;
     let kind = config.as_ref().and_then(|config| config.get("model_type")).and_then(Value::as_str);
     let evidence = |kind: &str| format!("`model_type` of {file} is {kind}");

@@ -23,6 +23,17 @@ pub(crate) fn parse_object(bytes: &[u8], file: &str) -> Result<Map<String, Value
     }
 }
 
+/// The same, but of a key that appears twice the last one counts, as in Python.
+///
+/// # Errors
+/// As [`parse_object`], but for repeated keys.
+pub(crate) fn parse_object_of_last_keys(bytes: &[u8], file: &str) -> Result<Map<String, Value>> {
+    match parse_as::<Value>(bytes, file)? {
+        Value::Object(map) => Ok(map),
+        other => Err(unexpected(file, "object", &other)),
+    }
+}
+
 /// The object in a model's file; `None` where it has no such file.
 ///
 /// # Errors
@@ -47,21 +58,24 @@ fn unexpected(file: &str, expected: &str, found: &Value) -> Error {
 }
 
 fn parse(bytes: &[u8], file: &str) -> Result<Value> {
+    Ok(parse_as::<Unambiguous>(bytes, file)?.0)
+}
+
+fn parse_as<'a, T: Deserialize<'a>>(bytes: &'a [u8], file: &str) -> Result<T> {
     let fail = |message: String| Error::Config { file: file.to_owned(), message };
     if bytes.len() > MAX_BYTES {
         return Err(fail(format!("{} bytes are too many for a configuration (limit {MAX_BYTES})", bytes.len())));
     }
-    match serde_json::from_slice(bytes) {
-        Ok(Unambiguous(value)) => Ok(value),
-        Err(error) => Err(fail(match non_finite_at(bytes, &error) {
+    serde_json::from_slice(bytes).map_err(|error| {
+        fail(match non_finite_at(bytes, &error) {
             Some(word) => format!(
                 "{word} at line {} column {} is Python's notation, not JSON; write a finite number",
                 error.line(),
                 error.column()
             ),
             None => format!("not valid JSON: {error}"),
-        })),
-    }
+        })
+    })
 }
 
 /// What a value is, for error messages.
@@ -181,5 +195,7 @@ mod tests {
         assert!(parse_object(br#"{"a": 1, "a": 1}"#, "f").is_ok());
         assert!(message(r#"{"a": 1, "a": 2}"#).contains("`a` appears twice"));
         assert!(message(r#"{"o": {"a": 1, "a": 2}}"#).contains("`a` appears twice"));
+        let last = parse_object_of_last_keys(br#"{"a": 1, "a": 2}"#, "f").unwrap();
+        assert_eq!((last.len(), &last["a"]), (1, &Value::from(2)));
     }
 }

@@ -127,6 +127,7 @@ pub mod heads;
 pub mod hub;
 pub mod identity;
 pub mod json;
+mod metadata;
 mod model;
 pub mod ops;
 pub mod params;

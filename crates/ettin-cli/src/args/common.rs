@@ -49,7 +49,7 @@ pub(crate) struct EngineArgs {
     #[arg(long, env = "ETTIN_DEVICE", default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: DeviceChoice,
 
-    /// Numeric scheme; auto is what w8 or w4 weights are stored in, else the fastest of f32-level accuracy on this machine
+    /// Number format: auto is w8 or w4 where the weights are stored so, else f32, on every machine
     #[arg(
         long,
         env = "ETTIN_DTYPE",

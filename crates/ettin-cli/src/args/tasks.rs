@@ -207,13 +207,16 @@ pub(crate) struct Classify {
 /// group with --aggregation, as transformers' token-classification pipeline does. Offsets count Unicode
 /// characters. Needs a model with a token-classification head.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    after_help = "\
 JSONL fields:
   text, id
 
 Examples:
   ettin-run tag -m ./my-ner-model \"Ada Lovelace lived in London.\"
-  ettin-run tag -m ./my-ner-model --aggregation simple -f json -i lines.txt")]
+  ettin-run tag -m ./my-ner-model --aggregation simple -f json -i lines.txt",
+    visible_alias = "token-classification"
+)]
 pub(crate) struct Tag {
     /// Texts to label
     pub(crate) text: Vec<String>,
@@ -250,7 +253,8 @@ pub(crate) enum AggregationChoice {
 /// Gives {answer, score, start, end}, as transformers' question-answering pipeline does; offsets count Unicode
 /// characters of the context. Needs a model with a question-answering head.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    after_help = "\
 Input:
   With QUESTION alone, each line of --input or stdin is a context, or each text of a
   JSON array; records without a question of their own are asked it.
@@ -262,7 +266,9 @@ JSONL fields:
 Examples:
   ettin-run answer -m ./my-qa-model \"Who wrote it?\" \"Mary Shelley wrote it.\"
   ettin-run answer -m ./my-squad2-model --no-answer \"Who sang it?\" \"Mary wrote it.\"
-  ettin-run answer -m ./my-qa-model -i questions.jsonl > answers.jsonl")]
+  ettin-run answer -m ./my-qa-model -i questions.jsonl > answers.jsonl",
+    visible_alias = "question-answering"
+)]
 pub(crate) struct Answer {
     /// The question
     pub(crate) question: Option<String>,

@@ -5,6 +5,8 @@
 
 use serde_json::Value;
 
+use crate::metadata::CONFIG;
+
 use super::Objective;
 use super::keys::Keys;
 use crate::Result;
@@ -59,5 +61,5 @@ fn is_empty(keys: &Keys<'_>, key: &str) -> bool {
 /// Whether a list of configuration files holds any but `config.json`.
 fn names_another(keys: &Keys<'_>, key: &str) -> bool {
     let files = keys.get(key).and_then(Value::as_array);
-    files.is_some_and(|files| files.iter().any(|file| file != "config.json"))
+    files.is_some_and(|files| files.iter().any(|file| file != CONFIG))
 }

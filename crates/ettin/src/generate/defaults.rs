@@ -6,12 +6,9 @@
 use serde_json::{Map, Value};
 
 use super::{GenerateRequest, Sampling, Shaping};
-use crate::files::FileSource;
-use crate::files::ModelFiles;
-use crate::json::read_object;
+use crate::files::{FileSource, ModelFiles};
+use crate::metadata::{self, CONFIG, GENERATION as FILE};
 use crate::{Error, Result};
-
-const FILE: &str = "generation_config.json";
 
 /// What helps against a file that cannot be obeyed.
 const REMEDY: &str = "correct it, or generate without the file's settings (--ignore-generation-config)";
@@ -191,14 +188,14 @@ impl GenerationDefaults {
     /// # Errors
     /// [`Error::Config`] for a file that is no JSON object; what reading files can meet.
     pub fn load(files: &ModelFiles) -> Result<Self> {
-        let mut config = read_object(files, "config.json")?.unwrap_or_default();
+        let mut config = metadata::config(files)?.unwrap_or_default();
         let vocabulary = config.get("vocab_size").and_then(count);
         let (file, mut settings) = match generation_config(files)? {
             Some(settings) => (FILE, settings),
             None => {
                 // Other keys there are the model's.
                 config.retain(|key, _| OBEYED.contains(&key.as_str()) || REFUSED.iter().any(|(name, _)| name == key));
-                ("config.json", config)
+                (CONFIG, config)
             }
         };
         settings.retain(|_, value| !value.is_null());
@@ -512,7 +509,7 @@ fn ends(settings: &Map<String, Value>) -> Result<Vec<u32>> {
 
 /// `generation_config.json`, where the model has it.
 fn generation_config(files: &dyn FileSource) -> Result<Option<Map<String, Value>>> {
-    read_object(files, FILE).map_err(|error| match error {
+    metadata::generation(files).map_err(|error| match error {
         Error::Config { file, message } => Error::Config { file, message: format!("{message}; {REMEDY}") },
         other => other,
     })

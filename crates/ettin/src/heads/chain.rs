@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use super::TorchActivation;
 use crate::{
     Backend, Error, PackedBatch, Pooling, Result, finite,
+    metadata::MODULES,
     ops::{self, Hidden, Linear, Norm, NormParams, Vector},
     params,
     pooling::normalize,
@@ -173,7 +174,7 @@ impl Chain {
     /// The width of what a module reads.
     fn input(&self, slot: Slot, module: &Module) -> Result<usize> {
         self.width(slot).ok_or_else(|| Error::Config {
-            file: "modules.json".to_owned(),
+            file: MODULES.to_owned(),
             message: format!(
                 "the module {} in {:?} reads {}, which no module before it writes",
                 module.class,

@@ -14,9 +14,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::layout::{METADATA, WEIGHTS, module_folders, shards};
+use super::layout::{metadata, shards};
 use crate::Result;
 use crate::files::FileData;
+use crate::files::is_plain_name;
+use crate::metadata::{CONFIG, MODULES, TOKENIZER, WEIGHTS, is_index};
+use crate::sentence_transformers::module_folders;
 
 /// A repository's folder in the cache.
 #[derive(Clone, Debug)]
@@ -40,7 +43,7 @@ impl RepoCache {
         }
         let referred = std::fs::read_to_string(self.folder.join("refs").join(revision)).ok();
         let name = referred.as_deref().map_or(revision, str::trim);
-        (is_commit(name) || (is_plain(name) && self.snapshot(name).exists())).then(|| name.to_owned())
+        (is_commit(name) || (is_plain_name(name) && self.snapshot(name).exists())).then(|| name.to_owned())
     }
 
     /// Names of all snapshots, sorted.
@@ -127,23 +130,23 @@ impl Snapshot<'_> {
     /// A complete snapshot is taken as it is: a file it lacks is one that the model does not have.
     pub(super) fn is_complete(&self) -> bool {
         let there = |file: &str| self.has(file) || self.is_known_absent(file);
-        self.has("config.json") && there("tokenizer.json") && self.has_weights() && self.has_modules()
+        self.has(CONFIG) && there(TOKENIZER) && self.has_weights() && self.has_modules()
     }
 
     fn has_weights(&self) -> bool {
         WEIGHTS.iter().any(|form| {
             self.has(form)
-                && (!form.ends_with(".index.json")
+                && (!is_index(form)
                     || self.listed(form, shards).is_some_and(|all| all.iter().all(|shard| self.has(shard))))
         })
     }
 
     fn has_modules(&self) -> bool {
-        !self.has("modules.json")
-            || self.listed("modules.json", module_folders).is_some_and(|folders| {
+        !self.has(MODULES)
+            || self.listed(MODULES, module_folders).is_some_and(|folders| {
                 // A module without settings (Normalize) may have no folder at all, and is then marked so.
                 folders.iter().all(|folder| {
-                    let config = format!("{folder}/config.json");
+                    let config = format!("{folder}/{CONFIG}");
                     self.has(&config) || self.is_known_absent(&config) || folder.ends_with("Normalize")
                 })
             })
@@ -156,20 +159,15 @@ impl Snapshot<'_> {
 
     /// Bytes of the files this engine reads.
     pub(super) fn size(&self) -> u64 {
-        let mut files: Vec<String> = METADATA.iter().chain(&WEIGHTS).map(|&file| file.to_owned()).collect();
-        for index in WEIGHTS.iter().filter(|form| form.ends_with(".index.json")) {
+        let mut files: Vec<String> = metadata().chain(WEIGHTS).map(str::to_owned).collect();
+        for index in WEIGHTS.iter().filter(|form| is_index(form)) {
             files.extend(self.listed(index, shards).unwrap_or_default());
         }
-        for folder in self.listed("modules.json", module_folders).unwrap_or_default() {
-            files.extend(METADATA.iter().chain(&WEIGHTS).map(|file| format!("{folder}/{file}")));
+        for folder in self.listed(MODULES, module_folders).unwrap_or_default() {
+            files.extend(metadata().chain(WEIGHTS).map(|file| format!("{folder}/{file}")));
         }
         files.iter().filter_map(|file| self.path(file).metadata().ok()).map(|metadata| metadata.len()).sum()
     }
-}
-
-/// Whether a name is that of one folder, and does not lead out of the one it is in.
-fn is_plain(name: &str) -> bool {
-    !matches!(name, "" | "." | "..") && !name.contains(['/', '\\', ':', '\0'])
 }
 
 /// A full commit hash, which stands for itself; anything shorter is a branch or tag.

@@ -429,6 +429,11 @@ pub(super) fn encoded(part: &str, keep_slashes: bool) -> String {
     part.bytes().map(encode).collect()
 }
 
+/// Where the endpoint serves a file.
+pub(super) fn file_url(options: &HubOptions, id: &str, revision: &str, file: &str) -> String {
+    format!("{}/{id}/resolve/{}/{}", options.endpoint, encoded(revision, false), encoded(file, true))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

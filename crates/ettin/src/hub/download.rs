@@ -6,9 +6,11 @@ use serde::Deserialize;
 
 use super::HubOptions;
 use super::cache::{RepoCache, Snapshot, is_commit};
-use super::client::{Client, encoded};
-use super::layout::{METADATA, WEIGHTS, module_folders, shards};
+use super::client::{Client, encoded, file_url};
+use super::layout::{metadata, shards};
 use super::transfer::Transfer;
+use crate::metadata::{CONFIG, MODULES, WEIGHTS, is_index};
+use crate::sentence_transformers::module_folders;
 use crate::suite::Suite;
 use crate::{Error, Result};
 
@@ -106,12 +108,12 @@ impl Download {
     }
 
     fn fetch_metadata(&self) -> Result<()> {
-        for file in METADATA.iter().filter(|&&file| file != LAST) {
+        for file in metadata().filter(|&file| file != LAST) {
             self.fetch(file)?;
         }
-        if let Some(modules) = self.snapshot().open("modules.json")? {
+        if let Some(modules) = self.snapshot().open(MODULES)? {
             for folder in module_folders(modules.name(), &modules)? {
-                for file in METADATA {
+                for file in metadata() {
                     self.fetch(&format!("{folder}/{file}"))?;
                 }
                 self.fetch_weights(&format!("{folder}/"))?;
@@ -144,7 +146,7 @@ impl Download {
             if !self.fetch(&file)? {
                 continue;
             }
-            if let Some(index) = self.snapshot().open(&file)?.filter(|_| form.ends_with(".index.json")) {
+            if let Some(index) = self.snapshot().open(&file)?.filter(|_| is_index(form)) {
                 for shard in shards(index.name(), &index)? {
                     let shard = format!("{prefix}{shard}");
                     if !self.fetch(&shard)? {
@@ -181,7 +183,7 @@ fn list(client: &Client, id: &str, revision: &str, options: &HubOptions) -> Resu
 
 /// The commit of a revision by way of the file that every model has.
 fn commit_of_config(client: &Client, id: &str, revision: &str, options: &HubOptions) -> Result<String> {
-    let url = file_url(options, id, revision, "config.json");
+    let url = file_url(options, id, revision, CONFIG);
     let metadata = client.head(&url)?.ok_or_else(|| not_found(id, revision, false))?;
     let own = is_commit(revision).then(|| revision.to_owned());
     metadata.commit.or(own).ok_or_else(|| Error::Hub {
@@ -200,9 +202,4 @@ fn not_found(id: &str, revision: &str, revision_only: bool) -> Error {
         None => "check the name; if the model is private, set HF_TOKEN".to_owned(),
     };
     Error::NotFound { what: format!("model {id} (revision {revision})"), message }
-}
-
-/// Where the endpoint serves a file.
-pub(super) fn file_url(options: &HubOptions, id: &str, revision: &str, file: &str) -> String {
-    format!("{}/{id}/resolve/{}/{}", options.endpoint, encoded(revision, false), encoded(file, true))
 }

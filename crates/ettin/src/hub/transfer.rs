@@ -12,8 +12,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::cache::RepoCache;
-use super::client::{Client, Failure, Metadata, Rest};
-use super::download::file_url;
+use super::client::{Client, Failure, Metadata, Rest, file_url};
 use super::store::{create_parent, writer};
 use super::{HubOptions, Progress};
 use crate::{Error, Result};

@@ -3,6 +3,7 @@
 use super::Foreign;
 use crate::Result;
 use crate::files::ModelFiles;
+use crate::metadata::MODULES;
 use crate::sentence_transformers::module_classes;
 
 /// Heads that transformers has for ModernBERT, as the ends of class names.
@@ -108,7 +109,7 @@ impl Module {
 
 /// The entries of `modules.json`; none where there is no such file, or none that can be read: the chain says what is wrong.
 pub(super) fn modules(files: &ModelFiles) -> Result<Vec<Module>> {
-    let data = files.peek("modules.json")?;
+    let data = files.peek(MODULES)?;
     let modules = data.iter().flat_map(|data| module_classes(data));
     Ok(modules.filter(|(_, class)| !class.is_empty()).map(|(path, class)| Module { path, class }).collect())
 }

@@ -6,13 +6,10 @@ use serde_json::{Map, Value};
 
 use super::keys::only;
 use crate::config::Keys;
-use crate::files::FileSource;
-use crate::files::check_name;
+use crate::files::{FileSource, check_name};
 use crate::json::parse_list;
+pub(super) use crate::metadata::MODULES as FILE;
 use crate::{Error, Result};
-
-/// The file that lists the modules of a chain.
-pub(super) const FILE: &str = "modules.json";
 
 /// Where the library's own classes are; what comes from elsewhere is code that a repository brings along.
 const PACKAGE: &str = "sentence_transformers.";

@@ -5,12 +5,11 @@ use serde_json::Value;
 use super::keys::{count, join, object, only, required};
 use crate::config::Keys;
 use crate::files::FileSource;
+use crate::metadata::CONFIG as FILE;
 use crate::{Error, Pooling, Result};
 
 /// The largest feature count a module may declare: a bound on hostile configurations.
 const MAX_FEATURES: usize = 1 << 20;
-
-const FILE: &str = "config.json";
 
 /// What modules read and write, by the library's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,9 +8,8 @@ use super::keys::{count, object, only};
 use crate::config::Keys;
 use crate::files::FileSource;
 use crate::heads::Similarity;
+use crate::metadata::SENTENCE_TRANSFORMERS as FILE;
 use crate::{Error, Result};
-
-const FILE: &str = "config_sentence_transformers.json";
 
 /// No vector is longer.
 const MAX_WIDTH: usize = 1 << 20;

@@ -3,12 +3,13 @@
 use super::keys::{count, join, object, only};
 use crate::config::Keys;
 use crate::files::FileSource;
+use crate::metadata::SENTENCE_BERT;
 use crate::tokenizer::Side;
 use crate::{Error, Result};
 
 /// The file's names: all but the first are of version 0 of the library, and looked for in this order by 6.2 as well.
 const FILES: [&str; 7] = [
-    "sentence_bert_config.json",
+    SENTENCE_BERT,
     "sentence_roberta_config.json",
     "sentence_distilbert_config.json",
     "sentence_camembert_config.json",

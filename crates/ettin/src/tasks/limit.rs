@@ -17,7 +17,7 @@ use super::Options;
 use crate::config::Keys;
 use crate::files::ModelFiles;
 use crate::files::{FileSource, Subfolder};
-use crate::json::read_object;
+use crate::metadata::{TOKENIZER_CONFIG, tokenizer_config};
 use crate::sentence_transformers::{Role, Transformer};
 use crate::tokenizer::{Limit, LimitOrigin, Side, Truncate};
 use crate::{Config, Result};
@@ -121,8 +121,8 @@ struct TokenizerLimits {
 
 impl TokenizerLimits {
     fn load(files: &dyn FileSource) -> Result<Self> {
-        let file = "tokenizer_config.json";
-        let Some(map) = read_object(files, file)? else {
+        let file = TOKENIZER_CONFIG;
+        let Some(map) = tokenizer_config(files)? else {
             return Ok(Self { length: None, side: None });
         };
         let keys = Keys::new(&map, file);

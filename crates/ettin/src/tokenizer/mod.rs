@@ -15,8 +15,8 @@ use tokenizers::tokenizer::PostProcessor as _;
 use tokenizers::utils::truncation::{TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings};
 use tokenizers::{Decoder as _, ModelWrapper, Tokenizer as Inner};
 
-use crate::files::ModelFiles;
-use crate::files::{FileSource, Subfolder};
+use crate::files::{FileSource, ModelFiles, Subfolder};
+use crate::metadata::TOKENIZER;
 use crate::sentence_transformers::trunk_folder;
 use crate::{Error, Result};
 
@@ -66,14 +66,14 @@ impl Tokenizer {
         // Old sentence-transformers saves keep the trunk and its tokenizer in a folder of their own.
         let folder = trunk_folder(files)?;
         let files = Subfolder { files, folder: &folder };
-        let Some(bytes) = files.get("tokenizer.json")? else {
-            return Err(Error::MissingFile { place: files.place(), file: "tokenizer.json".to_owned() });
+        let Some(bytes) = files.get(TOKENIZER)? else {
+            return Err(Error::MissingFile { place: files.place(), file: TOKENIZER.to_owned() });
         };
         let Parsed { mut inner, pad, truncation_side } = parse(&bytes)?;
         let settings = Settings::load(&files, &inner, pad.as_deref())?;
         settings.apply(&mut inner)?;
         let (special, vocab_size) = special::load(&files, &inner, &settings)?;
-        let clean_up = special::clean_up(&files, &inner)?;
+        let clean_up = settings.cleans_up(&inner);
         let decoder = DecoderKind::of(inner.get_decoder());
         Ok(Self { inner, special, vocab_size, clean_up, truncation_side, decoder })
     }

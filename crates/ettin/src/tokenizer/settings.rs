@@ -9,15 +9,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::{Map, Value};
-use tokenizers::{AddedToken, Tokenizer as Inner};
+use tokenizers::{AddedToken, ModelWrapper, Tokenizer as Inner};
 
 use crate::files::FileSource;
 use crate::json::read_object;
+use crate::metadata::{ADDED_TOKENS as ADDED, SPECIAL_TOKENS as MAP, TOKENIZER_CONFIG as CONFIG};
 use crate::{Error, Result};
-
-const CONFIG: &str = "tokenizer_config.json";
-const MAP: &str = "special_tokens_map.json";
-const ADDED: &str = "added_tokens.json";
 
 /// The names that every tokenizer may give, in the order in which their tokens are added.
 const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -25,6 +22,10 @@ const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "p
 /// The key of further special tokens, and what it was before transformers 5.
 const EXTRA: &str = "extra_special_tokens";
 const EXTRA_BEFORE: &str = "additional_special_tokens";
+
+/// Keys of cleaning up.
+const CLEAN_UP: &str = "clean_up_tokenization_spaces";
+const CLEAN_UP_BPE: &str = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output";
 
 /// How a file says that an object is a token.
 const TYPE: &str = "__type";
@@ -47,6 +48,8 @@ pub(super) struct Settings {
     extra: Vec<Token>,
     /// Whether special tokens written in a text are text.
     split_special_tokens: bool,
+    /// Whether decoded text is cleaned up of spaces before punctuation, and whether that of BPE is, too.
+    clean_up: (bool, bool),
 }
 
 /// An added token as the files write it: a flag that is not written depends on what the token turns out to be.
@@ -97,7 +100,12 @@ impl Settings {
     pub(super) fn load(files: &dyn FileSource, inner: &Inner, pad: Option<&str>) -> Result<Self> {
         let mut config = object(files, CONFIG)?;
         refuse(&config)?;
-        let mut settings = Self { split_special_tokens: flag(&config, "split_special_tokens")?, ..Self::default() };
+        let is_true = |key: &str| config.get(key) == Some(&Value::Bool(true));
+        let mut settings = Self {
+            split_special_tokens: flag(&config, "split_special_tokens")?,
+            clean_up: (is_true(CLEAN_UP), is_true(CLEAN_UP_BPE)),
+            ..Self::default()
+        };
         let mut explicit = explicit(&mut config);
         match config.get("added_tokens_decoder") {
             Some(Value::Object(decoder)) => settings.decoder(decoder)?,
@@ -111,6 +119,13 @@ impl Settings {
         }
         settings.name(config, &explicit, pad)?;
         Ok(settings)
+    }
+
+    /// Whether decoded text is cleaned up of spaces before punctuation: where the model's files ask for it, but not for BPE,
+    /// unless they insist. As transformers 5.23, whose default is no.
+    pub(super) fn cleans_up(&self, inner: &Inner) -> bool {
+        let (asked, insists) = self.clean_up;
+        asked && (insists || !matches!(inner.get_model(), ModelWrapper::BPE(_)))
     }
 
     /// `added_tokens_decoder`: tokens by id.

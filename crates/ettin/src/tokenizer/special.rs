@@ -1,12 +1,12 @@
 //! Which ids are special: read from the model's own files, never assumed.
 
 use serde_json::{Map, Value};
-use tokenizers::{ModelWrapper, Tokenizer as Inner};
+use tokenizers::Tokenizer as Inner;
 
 use super::settings::Settings;
 use crate::files::FileSource;
 use crate::generate::ends_of_files;
-use crate::{Error, Result};
+use crate::{Result, metadata};
 
 /// Ids of the special tokens, where the model has them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -44,7 +44,7 @@ impl SpecialIds {
 /// configurations of small vocabularies keep the defaults of the large one.
 /// Generation ends at the ids of `generation_config.json` alone where there is one, else at those of `config.json`.
 pub(super) fn load(files: &dyn FileSource, inner: &Inner, settings: &Settings) -> Result<(SpecialIds, Option<usize>)> {
-    let config = object(files, "config.json")?;
+    let config = metadata::config_as_python_reads_it(files)?.unwrap_or_default();
     let vocab_size = config.get("vocab_size").and_then(Value::as_u64);
     let config = within(config, vocab_size);
     let one = |key: &str| {
@@ -91,24 +91,6 @@ pub(super) fn by_usual_names(inner: &Inner, vocab_size: Option<u64>) -> SpecialI
         eos: id("[SEP]").into_iter().collect(),
         eos_of_model: id("[SEP]").into_iter().collect(),
     }
-}
-
-/// Whether decoded text is cleaned up of spaces before punctuation: where the model's files ask for it, but not for BPE, unless
-/// they insist. As transformers 5.23, whose default is no.
-pub(super) fn clean_up(files: &dyn FileSource, inner: &Inner) -> Result<bool> {
-    let config = object(files, "tokenizer_config.json")?;
-    let is_true = |key: &str| config.get(key).is_some_and(|value| value == &Value::Bool(true));
-    let bpe = matches!(inner.get_model(), ModelWrapper::BPE(_));
-    let insists = is_true("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output");
-    Ok(is_true("clean_up_tokenization_spaces") && (!bpe || insists))
-}
-
-/// A JSON file of the model; empty where it has none.
-fn object(files: &dyn FileSource, file: &str) -> Result<Map<String, Value>> {
-    let Some(bytes) = files.get(file)? else {
-        return Ok(Map::new());
-    };
-    serde_json::from_slice(&bytes).map_err(|error| Error::Config { file: file.to_owned(), message: error.to_string() })
 }
 
 /// The id of a token, if there is one and the vocabulary holds it.

@@ -13,26 +13,12 @@ use super::{FileSource, Stored, StoredDtype, Subfolder, View, Weights};
 use crate::config::Config;
 use crate::identity::TELLING;
 use crate::json::parse_object;
+use crate::metadata::{BESIDE, CONFIG, MODULES};
 use crate::sentence_transformers::module_folders;
 use crate::{Error, Result};
 
-/// Files of a model that a conversion copies as they are, where they exist.
-const COPIED: [&str; 14] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "generation_config.json",
-    "chat_template.jinja",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "README.md",
-    "LICENSE",
-    "LICENSE.md",
-];
+/// Documents that go with a model.
+const DOCUMENTS: [&str; 3] = ["README.md", "LICENSE", "LICENSE.md"];
 
 /// Weights of an adapter, which go with its configuration.
 const ADAPTER: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
@@ -98,8 +84,8 @@ pub fn convert<'a>(
     progress: &mut dyn FnMut(&str),
 ) -> Result<Converted> {
     let options = options.into();
-    let mut folders = match source.get("modules.json")? {
-        Some(modules) => module_folders("modules.json", &modules)?,
+    let mut folders = match source.get(MODULES)? {
+        Some(modules) => module_folders(MODULES, &modules)?,
         None => Vec::new(),
     };
     folders.insert(0, String::new());
@@ -129,17 +115,17 @@ impl Conversion<'_> {
             Err(Error::MissingFile { file, .. }) if file.starts_with("weights") => None,
             Err(other) => return Err(other),
         };
-        let config = folder.get("config.json")?;
+        let config = folder.get(CONFIG)?;
         if let Some(weights) = &weights {
             self.weights(folder, weights, config.as_deref())?;
         }
         if let Some(config) = config {
             // A module's configuration says nothing about a dtype.
             let dtype = self.options.dtype.filter(|_| weights.is_some() && is_model(&config));
-            self.write(&folder.path("config.json"), &with_dtype(&config, dtype)?)?;
+            self.write(&folder.path(CONFIG), &with_dtype(&config, dtype)?)?;
         }
         // What tells that a model is of another kind stays, or the copy would pass for a plain one.
-        for name in COPIED.into_iter().chain(TELLING).chain(ADAPTER) {
+        for name in BESIDE.into_iter().chain(DOCUMENTS).chain(TELLING).chain(ADAPTER) {
             if let Some(file) = folder.get(name)? {
                 self.write(&folder.path(name), &file)?;
             }
@@ -158,7 +144,7 @@ impl Conversion<'_> {
     fn weights(&mut self, folder: Subfolder<'_>, weights: &Weights, config: Option<&[u8]>) -> Result<()> {
         weights.refuse_foreign()?;
         let tied = match config.filter(|config| is_model(config) || folder.folder.is_empty()) {
-            Some(config) => Config::from_json(config, &folder.path("config.json"))?.tie_word_embeddings,
+            Some(config) => Config::from_json(config, &folder.path(CONFIG))?.tie_word_embeddings,
             None => false,
         };
         weights.refuse_incomplete(tied)?;
@@ -201,7 +187,7 @@ impl Conversion<'_> {
 
 /// Whether a `config.json` is a model's, not a module's.
 fn is_model(config: &[u8]) -> bool {
-    parse_object(config, "config.json").is_ok_and(|map| map.contains_key("model_type"))
+    parse_object(config, CONFIG).is_ok_and(|map| map.contains_key("model_type"))
 }
 
 impl Weights {
@@ -242,7 +228,7 @@ impl Weights {
 
 /// `config.json` as it was, but for the dtype it claims and the weights file it names: the one written has the usual name.
 fn with_dtype(config: &[u8], dtype: Option<StoredDtype>) -> Result<Vec<u8>> {
-    let mut map = parse_object(config, "config.json")?;
+    let mut map = parse_object(config, CONFIG)?;
     let renamed = map.shift_remove("transformers_weights").is_some();
     match dtype {
         None if !renamed => return Ok(config.to_vec()),

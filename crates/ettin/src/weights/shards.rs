@@ -5,16 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::names;
-use crate::files::{FileData, FileSource, is_weights_file};
-use crate::json::parse_object;
+use crate::files::{FileData, FileSource, is_plain_name, is_weights_file};
+use crate::metadata::{self, CONFIG, ShardIndex, WEIGHTS, is_index};
 use crate::{Error, Result};
-
-/// Forms of weights, in order of preference: a whole file and the index of its shards.
-const FORMS: [(&str, &str); 2] =
-    [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")];
-
-/// An index of more files than this is no model's.
-const MAX_SHARDS: usize = 10_000;
 
 /// The files that were found.
 pub(super) struct Found {
@@ -77,47 +70,42 @@ pub(super) fn find(source: &dyn FileSource) -> Result<Found> {
     if let Some(name) = stated(source)? {
         return named(source, &name, source.require(&name)?);
     }
-    for name in FORMS.into_iter().flat_map(|(whole, index)| [whole, index]) {
+    for name in WEIGHTS {
         if let Some(file) = source.get(name)? {
             return named(source, name, file);
         }
     }
-    let names: Vec<&str> = FORMS.into_iter().flat_map(|(whole, index)| [whole, index]).collect();
-    Err(Error::MissingFile { place: source.place(), file: format!("weights (looked for {})", names.join(", ")) })
+    Err(Error::MissingFile { place: source.place(), file: format!("weights (looked for {})", WEIGHTS.join(", ")) })
 }
 
 /// The weights file that config.json names; transformers loads it before any other.
 fn stated(source: &dyn FileSource) -> Result<Option<String>> {
     const KEY: &str = "transformers_weights";
-    let file = "config.json";
-    let Some(config) = source.get(file)? else {
+    let Some(map) = metadata::config(source)? else {
         return Ok(None);
     };
-    let map = parse_object(&config, file)?;
     match map.get(KEY) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(name)) if is_plain_name(name) && is_weights_file(name) => Ok(Some(name.clone())),
         Some(other) => {
-            let message =
-                format!("`{KEY}` is {other}; supported: a weights file beside config.json (.safetensors, .bin)");
-            Err(Error::Config { file: file.to_owned(), message })
+            let message = format!("`{KEY}` is {other}; supported: a weights file beside {CONFIG} (.safetensors, .bin)");
+            Err(Error::Config { file: CONFIG.to_owned(), message })
         }
     }
 }
 
 /// A whole file, or the shards that an index names; one that is missing is remembered, unless all are.
 fn named(source: &dyn FileSource, name: &str, file: FileData) -> Result<Found> {
-    if !name.ends_with(".index.json") {
+    if !is_index(name) {
         return Ok(Found { shards: vec![file], index: None });
     }
-    let mut index = read_index(&file, name)?;
-    let names: BTreeSet<&String> = index.places.values().collect();
-    let (mut shards, mut first_missing) = (Vec::new(), None);
-    for name in names {
+    let index = ShardIndex::parse(name, &file)?;
+    let (mut shards, mut absent, mut first_missing) = (Vec::new(), BTreeSet::new(), None);
+    for name in index.files() {
         match source.require(name) {
             Ok(shard) => shards.push(shard),
             Err(error @ Error::MissingFile { .. }) => {
-                index.absent.insert(name.clone());
+                absent.insert(name.to_owned());
                 first_missing.get_or_insert(error);
             }
             Err(error) => return Err(error),
@@ -125,33 +113,6 @@ fn named(source: &dyn FileSource, name: &str, file: FileData) -> Result<Found> {
     }
     match first_missing {
         Some(error) if shards.is_empty() => Err(error),
-        _ => Ok(Found { shards, index: Some(index) }),
+        _ => Ok(Found { shards, index: Some(Index { file: name.to_owned(), places: index.places, absent }) }),
     }
-}
-
-fn read_index(file: &FileData, name: &str) -> Result<Index> {
-    let map = parse_object(file, name)?;
-    let fail = |message: String| Error::Weights { file: name.to_owned(), message };
-    let Some(Value::Object(places)) = map.get("weight_map") else {
-        return Err(fail("there is no `weight_map` object".to_owned()));
-    };
-    let mut index = Index { file: name.to_owned(), places: BTreeMap::new(), absent: BTreeSet::new() };
-    for (tensor, place) in places {
-        match place.as_str().filter(|place| is_plain_name(place)) {
-            Some(place) => index.places.insert(tensor.clone(), place.to_owned()),
-            None => {
-                return Err(fail(format!("`weight_map` puts `{tensor}` into {place}, which is no plain file name")));
-            }
-        };
-    }
-    let files = index.places.values().collect::<BTreeSet<_>>().len();
-    if files == 0 || files > MAX_SHARDS {
-        return Err(fail(format!("`weight_map` names {files} files")));
-    }
-    Ok(index)
-}
-
-/// Shards lie beside their index: no folder, no way out of it.
-fn is_plain_name(name: &str) -> bool {
-    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', ':', '\0'])
 }
