@@ -274,3 +274,17 @@ fn a_broken_label_map_stops_classifiers_by_name() {
         assert!(matches!(error, Error::Config { .. }) && error.to_string().contains(key), "{error}");
     }
 }
+
+#[test]
+fn a_key_of_config_json_that_appears_twice_stops_models_and_no_tokenizer() {
+    let folder = changed("models/tiny-text-classify-single", &json!({}));
+    let path = folder.path().join("config.json");
+    let config = std::fs::read_to_string(&path).unwrap();
+    // Python takes the last of the two; what is computed with either is not for us to guess.
+    let twice = format!("{{\"vocab_size\": 7, {}", config.trim_start().trim_start_matches('{'));
+    std::fs::write(&path, twice).unwrap();
+    let files = ModelFiles::folder(folder.path()).unwrap();
+    assert!(Tokenizer::load(&files).unwrap().encode("Some text.", None, true).unwrap().ids.len() > 2);
+    let error = SequenceClassifier::load(&files, &backend()).unwrap_err().to_string();
+    assert!(error.contains("`vocab_size` appears twice"), "{error}");
+}
