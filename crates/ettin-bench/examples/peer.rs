@@ -243,7 +243,7 @@ fn timed(work: impl FnOnce() -> Result<(usize, Vec<Vec<f32>>)>) -> Result<Done> 
 
 /// Greedy text behind one prompt after another, from its last logits on; beyond the end of text, so that all have one length.
 fn generate(generator: &Generator, work: &Work) -> Result<Done> {
-    let request = GenerateRequest { max_new_tokens: work.new_tokens, ignore_eos: true, ..GenerateRequest::default() };
+    let request = GenerateRequest::default().with_max_new_tokens(work.new_tokens).with_ignore_eos(true);
     let (mut seconds, mut generated) = (0.0, Generated::default());
     for prompt in &work.texts {
         for outcome in generator.run(&[prompt], &request, &mut |_| ControlFlow::Continue(()))?.outputs {

@@ -1,7 +1,6 @@
 //! Continues a text as it comes: `cargo run --example generate [MODEL] [PROMPT]`
 
 use std::io::Write;
-use std::ops::ControlFlow;
 
 use ettin::files::ModelFiles;
 use ettin::generate::GenerateRequest;
@@ -14,15 +13,15 @@ fn main() -> ettin::Result<()> {
     let prompt = words.next().unwrap_or_else(|| "Once upon a time".to_owned());
 
     let generator = Generator::load(&files, &Options::default())?;
-    let request = GenerateRequest { max_new_tokens: 32, ..GenerateRequest::default() };
+    let request = GenerateRequest::default().with_max_new_tokens(32);
     print!("{prompt}");
-    let generations = generator.run(&[&prompt], &request, &mut |piece| {
-        print!("{}", piece.text);
+    for piece in generator.stream(&prompt, &request)? {
+        print!("{}", piece?.text);
         // A reader that has gone away ends the generation.
-        if std::io::stdout().flush().is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
-    for outcome in generations.outputs {
-        println!("\n{:?}", outcome?.value.timings);
+        if std::io::stdout().flush().is_err() {
+            break;
+        }
     }
+    println!();
     Ok(())
 }

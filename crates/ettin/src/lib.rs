@@ -32,7 +32,9 @@
 //! | find answers | [`Answerer`](tasks::Answerer) | `answer` | `run` |
 //! | rank documents | [`Reranker`](tasks::Reranker) | `rerank` | `run` |
 //! | score texts | [`Scorer`](tasks::Scorer) | `score` | `run` |
-//! | continue texts | [`Generator`](tasks::Generator) | | `run` |
+//! | continue texts | [`Generator`](tasks::Generator) | `generate`, `stream` | `run` |
+//!
+//! A server continues token ids of requests that come and go with a [`generate::Engine`].
 //!
 //! The plain methods fail with the first input that fails. `run` gives every input a result of its own, and says which
 //! inputs were cut to the length limit.

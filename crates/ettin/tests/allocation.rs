@@ -8,7 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::model;
-use ettin::generate::{Sampler, Sampling, Scratch};
+use ettin::generate::{Engine, EngineSettings, Flow, Request, Sampler, Sampling, Scratch};
 use ettin::{Backend, KvCache, PackedBatch, Scheme, Team, heads::LanguageModel};
 
 /// The system's allocator with a count.
@@ -83,10 +83,33 @@ fn decode(model: &LanguageModel, batch_size: usize) -> usize {
     COUNT.load(Ordering::Relaxed) - before
 }
 
+/// Generates with an engine and returns how many allocations the counted steps made.
+fn generate(model: &LanguageModel, batch_size: usize) -> usize {
+    let mut engine = Engine::new(model, EngineSettings::default()).unwrap();
+    for (first, sampling) in (0..batch_size as u32).zip(samplings().iter().cycle()) {
+        let request = Request::new([first + 5]).with_sampling(sampling.clone()).with_max_new_tokens(WARM + COUNTED + 9);
+        engine.submit(request).unwrap();
+    }
+    let (mut before, mut tokens) = (0, 0);
+    for step in 0..WARM + COUNTED {
+        if step == WARM {
+            before = COUNT.load(Ordering::Relaxed);
+        }
+        engine
+            .step_with(&mut |_| {
+                tokens += 1;
+                Flow::Continue
+            })
+            .unwrap();
+    }
+    assert_eq!(tokens, batch_size * (WARM + COUNTED));
+    COUNT.load(Ordering::Relaxed) - before
+}
+
 fn samplings() -> [Sampling; 3] {
-    let drawn = Sampling { temperature: 0.8, seed: Some(1), ..Sampling::default() };
+    let drawn = Sampling::default().with_temperature(0.8).with_seed(Some(1));
     let all =
-        Sampling { top_k: Some(40), top_p: Some(0.9), min_p: Some(0.05), repetition_penalty: 1.1, ..drawn.clone() };
+        drawn.clone().with_top_k(Some(40)).with_top_p(Some(0.9)).with_min_p(Some(0.05)).with_repetition_penalty(1.1);
     [Sampling::default(), drawn, all]
 }
 
@@ -99,6 +122,11 @@ fn decoding_allocates_nothing() {
         for batch in [1, 8] {
             assert_eq!(decode(&alone, batch), 0, "{scheme}, {batch} sequences, one thread");
         }
+    }
+    // An engine's list of the caches of a step, whatever the number format.
+    let plain = LanguageModel::load(&files, &Backend::fused(isa, Scheme::ALL[0], Team::single())).unwrap();
+    for batch in [1, 8] {
+        assert_eq!(generate(&plain, batch), COUNTED, "an engine of {batch} sequences");
     }
     // What waking the others costs: rayon boxes what it hands to a thread, once a step, and its queue takes a block for
     // every 63 of these. The work itself costs nothing, on any thread.

@@ -111,7 +111,7 @@ fn score_left_to_right(files: &ModelFiles, options: &Options) -> Vec<Result<()>>
 }
 
 fn generate(files: &ModelFiles, options: &Options) -> Vec<Result<()>> {
-    let request = GenerateRequest { max_new_tokens: 4, ..GenerateRequest::default() };
+    let request = GenerateRequest::default().with_max_new_tokens(4);
     let generator = Generator::load(files, options).unwrap();
     ends(generator.run(&TEXTS, &request, &mut |_| ControlFlow::Continue(())).unwrap().outputs)
 }

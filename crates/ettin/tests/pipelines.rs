@@ -333,12 +333,10 @@ fn generate() {
     for group in groups("generate") {
         let task = Generator::load(&files(&group[0].model), &options()).unwrap();
         let given = &group[0].options;
-        let sampling = Sampling {
-            repetition_penalty: given["repetition_penalty"].as_f64().unwrap_or(1.0) as f32,
-            ..Sampling::default()
-        };
+        let sampling =
+            Sampling::default().with_repetition_penalty(given["repetition_penalty"].as_f64().unwrap_or(1.0) as f32);
         let max_new_tokens = given["max_new_tokens"].as_u64().unwrap() as usize;
-        let request = GenerateRequest { max_new_tokens, sampling, ..GenerateRequest::default() };
+        let request = GenerateRequest::default().with_max_new_tokens(max_new_tokens).with_sampling(sampling);
         let mut streamed = vec![String::new(); group.len()];
         let generations = task
             .run(&texts(&group), &request, &mut |piece| {

@@ -56,13 +56,16 @@ fn prompts() -> Vec<String> {
 }
 
 fn greedy() -> GenerateRequest {
-    GenerateRequest { max_new_tokens: 60, ignore_eos: true, ..GenerateRequest::default() }
+    GenerateRequest::default().with_max_new_tokens(60).with_ignore_eos(true)
 }
 
 fn sampled() -> GenerateRequest {
-    let sampling =
-        Sampling { temperature: 0.8, top_p: Some(0.95), repetition_penalty: 1.1, seed: Some(5), ..Sampling::default() };
-    GenerateRequest { sampling, ..greedy() }
+    let sampling = Sampling::default()
+        .with_temperature(0.8)
+        .with_top_p(Some(0.95))
+        .with_repetition_penalty(1.1)
+        .with_seed(Some(5));
+    greedy().with_sampling(sampling)
 }
 
 /// Tokens of every output, with how many were drafted and accepted in all.
@@ -106,7 +109,7 @@ fn speculative_equals_plain() {
             for (request, expected) in requests.iter().zip(&expected) {
                 // The long prompt once: reading it takes most of the time.
                 for (draft_tokens, count) in [(1, 2), (4, prompts.len()), (15, 2)] {
-                    let request = GenerateRequest { draft_tokens, ..request.clone() };
+                    let request = request.clone().with_draft_tokens(draft_tokens);
                     let (tokens, drafted, accepted) = run(generator, &prompts[..count], &request);
                     let what = format!("{dtype}, {name}, {draft_tokens} drafted: {accepted} of {drafted} accepted");
                     println!("{what}");
@@ -134,10 +137,10 @@ fn batched_equals_alone() {
     for dtype in formats() {
         let generator = plain(dtype).with_draft_model(&near, &options(dtype)).unwrap();
         for request in [greedy(), sampled()] {
-            let request = GenerateRequest { max_new_tokens: 20, samples: 2, ..request };
+            let request = request.with_max_new_tokens(20).with_samples(2);
             let together = run(&generator, &prompts, &request).0;
             let alone = prompts.iter().enumerate().flat_map(|(index, prompt)| {
-                let request = GenerateRequest { first_index: 2 * index, ..request.clone() };
+                let request = request.clone().with_first_index(2 * index);
                 run(&plain(dtype), std::slice::from_ref(prompt), &request).0
             });
             assert_eq!(together, alone.collect::<Vec<_>>(), "{dtype}");

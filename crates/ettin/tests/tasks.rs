@@ -73,11 +73,11 @@ fn batches_change_no_bit_of_any_result() {
 fn sampling_in_a_batch_equals_sampling_alone() {
     let generator = Generator::load(&files("nano-decoder"), &Options::default()).unwrap();
     let sampling =
-        Sampling { temperature: 0.9, top_k: Some(50), top_p: Some(0.95), seed: Some(3), ..Sampling::default() };
+        Sampling::default().with_temperature(0.9).with_top_k(Some(50)).with_top_p(Some(0.95)).with_seed(Some(3));
     let tokens = |first_index, prompts: &[&str]| {
         let sampling = sampling.clone();
-        let request =
-            GenerateRequest { max_new_tokens: 12, sampling, samples: 2, first_index, ..GenerateRequest::default() };
+        let request = GenerateRequest::default().with_max_new_tokens(12).with_sampling(sampling);
+        let request = request.with_samples(2).with_first_index(first_index);
         let generations = generator.run(prompts, &request, &mut |_| ControlFlow::Continue(())).unwrap();
         assert_eq!(generations.seed, Some(3));
         values(generations.outputs).into_iter().map(|generated| generated.tokens).collect::<Vec<_>>()
@@ -92,14 +92,38 @@ fn sampling_in_a_batch_equals_sampling_alone() {
 fn an_unset_seed_is_drawn_and_repeats() {
     let generator = Generator::load(&files("nano-decoder"), &Options::default()).unwrap();
     let run = |seed| {
-        let sampling = Sampling { temperature: 1.0, seed, ..Sampling::default() };
-        let request = GenerateRequest { max_new_tokens: 10, sampling, ..GenerateRequest::default() };
+        let sampling = Sampling::default().with_temperature(1.0).with_seed(seed);
+        let request = GenerateRequest::default().with_max_new_tokens(10).with_sampling(sampling);
         generator.run(&["Once"], &request, &mut |_| ControlFlow::Continue(())).unwrap()
     };
     let drawn = run(None);
     assert!(drawn.seed.is_some());
     let again = run(drawn.seed);
     assert_eq!(values(drawn.outputs)[0].tokens, values(again.outputs)[0].tokens);
+}
+
+#[test]
+fn text_that_is_streamed_is_the_text() {
+    let generator = Generator::load(&files("nano-decoder"), &Options::default()).unwrap().with_lookup();
+    let sampling = Sampling::default().with_temperature(0.9).with_seed(Some(3));
+    let request = GenerateRequest::default().with_max_new_tokens(12).with_sampling(sampling).with_samples(2);
+    let whole = values(generator.generate(&["Once upon a time"], &request).unwrap().outputs);
+    let mut streamed = [(String::new(), None), (String::new(), None)];
+    let mut stream = generator.stream("Once upon a time", &request).unwrap();
+    assert_eq!(stream.seed(), Some(3));
+    for piece in &mut stream {
+        let StreamPiece { sample, text, finish, .. } = piece.unwrap();
+        assert_eq!(streamed[sample].1, None, "a piece after the last");
+        streamed[sample].0 += &text;
+        streamed[sample].1 = finish;
+    }
+    assert!(stream.next().is_none());
+    let whole = whole.into_iter().map(|generated| (generated.text, Some(generated.finish_reason)));
+    assert_eq!(whole.collect::<Vec<_>>(), streamed);
+    // One that is dropped ends; the generator goes on.
+    assert!(generator.stream("Once", &request).unwrap().next().is_some());
+    assert!(generator.stream("", &request.clone().with_bos(false)).is_err());
+    assert!(generator.stream("Once", &request.with_samples(0)).is_err());
 }
 
 #[test]
@@ -119,7 +143,7 @@ fn a_bad_input_loses_no_other() {
     assert!(outcomes[0].is_err() && outcomes[1].is_ok() && outcomes[2].is_err());
 
     let generator = Generator::load(&files("nano-decoder"), &limited(16, Truncate::Error)).unwrap();
-    let request = GenerateRequest { max_new_tokens: 2, samples: 2, ..GenerateRequest::default() };
+    let request = GenerateRequest::default().with_max_new_tokens(2).with_samples(2);
     let prompts = ["Once", &long, "A dog"];
     let outputs = generator.run(&prompts, &request, &mut |_| ControlFlow::Continue(())).unwrap().outputs;
     let failed: Vec<bool> = outputs.iter().map(Result::is_err).collect();
@@ -172,7 +196,7 @@ fn cut_inputs_are_reported() {
         }
 
         let generator = Generator::load(&files("nano-decoder"), &options).unwrap();
-        let request = GenerateRequest { max_new_tokens: 4, ..GenerateRequest::default() };
+        let request = GenerateRequest::default().with_max_new_tokens(4);
         let outcomes = generator.run(&texts, &request, &mut |_| ControlFlow::Continue(())).unwrap().outputs;
         cut(outcomes.iter().map(|outcome| outcome.as_ref().unwrap().truncated).collect());
         let generated = &values(outcomes)[1];
@@ -202,7 +226,7 @@ fn a_text_that_the_context_swallows_is_an_error_in_its_place() {
 #[test]
 fn a_full_context_ends_a_generation() {
     let generator = Generator::load(&files("nano-decoder"), &limited(12, Truncate::Error)).unwrap();
-    let request = GenerateRequest { max_new_tokens: 100, ignore_eos: true, ..GenerateRequest::default() };
+    let request = GenerateRequest::default().with_max_new_tokens(100).with_ignore_eos(true);
     let outputs = generator.run(&["Once upon a time"], &request, &mut |_| ControlFlow::Continue(())).unwrap().outputs;
     let generated = &values(outputs)[0];
     assert_eq!((generated.finish_reason, generated.tokens.len()), (FinishReason::Context, 7));
@@ -211,7 +235,7 @@ fn a_full_context_ends_a_generation() {
 #[test]
 fn no_bos_needs_a_prompt() {
     let generator = Generator::load(&files("nano-decoder"), &Options::default()).unwrap();
-    let request = GenerateRequest { max_new_tokens: 1, bos: false, ..GenerateRequest::default() };
+    let request = GenerateRequest::default().with_max_new_tokens(1).with_bos(false);
     let outputs = generator.run(&["", "A"], &request, &mut |_| ControlFlow::Continue(())).unwrap().outputs;
     assert!(outputs[0].is_err() && outputs[1].is_ok());
 }

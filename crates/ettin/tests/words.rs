@@ -239,12 +239,10 @@ fn score_spells_tokens_as_the_library_decodes_them() {
 /// As the fixture was generated.
 fn lively(kind: &str) -> GenerateRequest {
     let known = tokenizer(kind).vocab_size() as u32;
-    GenerateRequest {
-        max_new_tokens: 24,
-        sampling: Sampling { repetition_penalty: 1.5, ..Sampling::default() },
-        shaping: Shaping { suppress: (known..VOCABULARY).collect(), ..Shaping::default() },
-        ..GenerateRequest::default()
-    }
+    GenerateRequest::default()
+        .with_max_new_tokens(24)
+        .with_sampling(Sampling::default().with_repetition_penalty(1.5))
+        .with_shaping(Shaping::default().with_suppress((known..VOCABULARY).collect()))
 }
 
 /// Continues one prompt and checks that the streamed text is the text.
@@ -295,7 +293,7 @@ fn stop_strings_may_hold_special_tokens() {
                     continue;
                 }
                 let stop = vec![case["stop"].as_str().unwrap().to_owned()];
-                let request = GenerateRequest { stop, ignore_eos: true, ..lively(kind) };
+                let request = lively(kind).with_stop(stop).with_ignore_eos(true);
                 let ours = generate(task, case["prompt"].as_str().unwrap(), &request);
                 let place = format!("{kind} {} {}", case["prompt"], case["stop"]);
                 assert_eq!(json!(ours.tokens), case["tokens"], "{place}");
@@ -330,7 +328,7 @@ fn generation_config_is_obeyed_as_generate_does() {
         for task in [task.with_lookup(), Generator::load(&same, &Options::default()).unwrap()] {
             let task = task.with_draft_model(&same, &Options::default()).unwrap();
             for draft_tokens in [1, 5] {
-                let request = GenerateRequest { draft_tokens, ..request.clone() };
+                let request = request.clone().with_draft_tokens(draft_tokens);
                 let drafted = generate(&task, prompt, &request);
                 assert_eq!((&drafted.tokens, &drafted.text), (&plain.tokens, &plain.text), "{}", case["config"]);
             }
@@ -348,7 +346,7 @@ fn cuts_of_the_distribution_are_the_librarys() {
         config["do_sample"] = json!(true);
         fs::write(folder.path().join("generation_config.json"), config.to_string()).unwrap();
         let sampling = GenerationDefaults::load(&files(&folder)).unwrap().request().unwrap().sampling;
-        let sampler = Sampler::new(&Sampling { seed: Some(7), ..sampling }).unwrap();
+        let sampler = Sampler::new(&sampling.with_seed(Some(7))).unwrap();
         let (mut counts, mut scratch): (BTreeMap<u32, usize>, _) = (BTreeMap::new(), Scratch::default());
         for sample in 0..20_000 {
             *counts.entry(sampler.choose(&logits, &[], sample, &mut scratch).unwrap()).or_default() += 1;
@@ -380,9 +378,9 @@ fn a_prompt_that_fills_max_length_is_an_error() {
 fn everything_forbidden_is_an_error_when_drawing() {
     let folder = folder("tiny-words-causal", "byte-level");
     let task = Generator::load(&files(&folder), &Options::default()).unwrap();
-    let sampling = Sampling { temperature: 1.0, seed: Some(1), ..Sampling::default() };
-    let shaping = Shaping { suppress: (0..VOCABULARY).collect(), ..Shaping::default() };
-    let request = GenerateRequest { sampling, shaping, ..GenerateRequest::default() };
+    let sampling = Sampling::default().with_temperature(1.0).with_seed(Some(1));
+    let shaping = Shaping::default().with_suppress((0..VOCABULARY).collect());
+    let request = GenerateRequest::default().with_sampling(sampling).with_shaping(shaping);
     let outputs = task.run(&["Once"], &request, &mut |_| ControlFlow::Continue(())).unwrap().outputs;
     assert!(outputs.into_iter().next().unwrap().unwrap_err().to_string().contains("no token is allowed"));
 }

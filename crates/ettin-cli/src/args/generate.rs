@@ -140,8 +140,8 @@ impl FromStr for DraftChoice {
 
 fn draft_tokens(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(count @ 1..=ettin::generate::MOST_DRAFTED) => Ok(count),
-        _ => Err(format!("must be between 1 and {}", ettin::generate::MOST_DRAFTED)),
+        Ok(count @ 1..=ettin::generate::MAX_DRAFTED) => Ok(count),
+        _ => Err(format!("must be between 1 and {}", ettin::generate::MAX_DRAFTED)),
     }
 }
 

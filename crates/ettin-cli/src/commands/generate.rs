@@ -181,16 +181,16 @@ fn requested(args: &args::Generate, defaults: &GenerationDefaults) -> anyhow::Re
         Some(tokens) => (tokens.get(), None),
         None => (base.max_new_tokens, base.max_length),
     };
-    Ok(GenerateRequest {
-        max_new_tokens,
-        max_length,
-        sampling: sampling(&args.sampling, &base.sampling, || Ok(defaults.sampled()?))?,
-        stop: if args.stop.is_empty() { base.stop } else { args.stop.clone() },
-        ignore_eos: args.ignore_eos,
-        bos: !args.no_bos,
-        draft_tokens: args.speculation.draft_tokens,
-        ..base
-    })
+    let sampling = sampling(&args.sampling, &base.sampling, || Ok(defaults.sampled()?))?;
+    let stop = if args.stop.is_empty() { base.stop.clone() } else { args.stop.clone() };
+    Ok(base
+        .with_max_new_tokens(max_new_tokens)
+        .with_max_length(max_length)
+        .with_sampling(sampling)
+        .with_stop(stop)
+        .with_ignore_eos(args.ignore_eos)
+        .with_bos(!args.no_bos)
+        .with_draft_tokens(args.speculation.draft_tokens))
 }
 
 /// A cut of the distribution without a temperature samples at that of the files, or at 1, and with the files' other cuts, which are
@@ -201,20 +201,18 @@ fn sampling(
     sampled: impl FnOnce() -> anyhow::Result<Sampling>,
 ) -> anyhow::Result<Sampling> {
     let cut = args.top_k.is_some() || args.top_p.is_some() || args.min_p.is_some();
-    let base = match (args.temperature, base.temperature > 0.0) {
-        (Some(0.0), _) => Sampling { repetition_penalty: base.repetition_penalty, ..Sampling::default() },
+    let mut sampling = match (args.temperature, base.temperature > 0.0) {
+        (Some(0.0), _) => Sampling::default().with_repetition_penalty(base.repetition_penalty),
         (temperature, false) if temperature.is_some() || cut => sampled()?,
         _ => base.clone(),
     };
-    Ok(Sampling {
-        temperature: args.temperature.unwrap_or(base.temperature),
-        top_k: args.top_k.map(NonZeroUsize::get).or(base.top_k),
-        top_p: args.top_p.or(base.top_p),
-        min_p: args.min_p.or(base.min_p),
-        repetition_penalty: args.repetition_penalty.unwrap_or(base.repetition_penalty),
-        seed: args.seed,
-        ..base
-    })
+    sampling.temperature = args.temperature.unwrap_or(sampling.temperature);
+    sampling.top_k = args.top_k.map(NonZeroUsize::get).or(sampling.top_k);
+    sampling.top_p = args.top_p.or(sampling.top_p);
+    sampling.min_p = args.min_p.or(sampling.min_p);
+    sampling.repetition_penalty = args.repetition_penalty.unwrap_or(sampling.repetition_penalty);
+    sampling.seed = args.seed;
+    Ok(sampling)
 }
 
 fn prompts<'a>(records: &[Numbered<'a, Prompt>]) -> Vec<&'a str> {
@@ -244,9 +242,7 @@ mod tests {
             arguments.extend(flags);
             match parse(arguments).unwrap().command {
                 Command::Generate(args) => {
-                    sampling(&args.sampling, &base, || Ok(Sampling { temperature: 1.0, ..base.clone() }))
-                        .unwrap()
-                        .temperature
+                    sampling(&args.sampling, &base, || Ok(base.clone().with_temperature(1.0))).unwrap().temperature
                 }
                 other => panic!("{other:?}"),
             }
@@ -260,14 +256,12 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_models_files() {
-        let files = Sampling {
-            temperature: 0.5,
-            top_k: Some(50),
-            top_p: Some(0.8),
-            repetition_penalty: 2.0,
-            ..Sampling::default()
-        };
-        let greedy = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
+        let files = Sampling::default()
+            .with_temperature(0.5)
+            .with_top_k(Some(50))
+            .with_top_p(Some(0.8))
+            .with_repetition_penalty(2.0);
+        let greedy = Sampling::default().with_repetition_penalty(2.0);
         let asked = |base: &Sampling, flags: &[&str]| {
             let mut arguments = vec!["ettin-run", "generate", "x"];
             arguments.extend(flags);
@@ -279,9 +273,9 @@ mod tests {
         for base in [&files, &greedy] {
             assert_eq!(asked(base, &[]), *base);
             assert_eq!(asked(base, &["--temperature", "0"]), greedy);
-            assert_eq!(asked(base, &["--temperature", "0.9"]), Sampling { temperature: 0.9, ..files.clone() });
-            assert_eq!(asked(base, &["--top-p", "1"]), Sampling { top_p: Some(1.0), ..files.clone() });
-            let unpenalised = Sampling { repetition_penalty: 1.0, ..base.clone() };
+            assert_eq!(asked(base, &["--temperature", "0.9"]), files.clone().with_temperature(0.9));
+            assert_eq!(asked(base, &["--top-p", "1"]), files.clone().with_top_p(Some(1.0)));
+            let unpenalised = base.clone().with_repetition_penalty(1.0);
             assert_eq!(asked(base, &["--repetition-penalty", "1"]), unpenalised);
         }
     }

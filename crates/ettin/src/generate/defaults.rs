@@ -165,10 +165,10 @@ impl Off {
 /// ```no_run
 /// # fn main() -> ettin::Result<()> {
 /// use ettin::files::ModelFiles;
-/// use ettin::generate::{GenerateRequest, GenerationDefaults};
+/// use ettin::generate::GenerationDefaults;
 ///
 /// let defaults = GenerationDefaults::load(&ModelFiles::folder("model")?)?;
-/// let request = GenerateRequest { draft_tokens: 4, ..defaults.request()? };
+/// let request = defaults.request()?.with_draft_tokens(4);
 /// # Ok(())
 /// # }
 /// ```

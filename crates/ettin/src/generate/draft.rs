@@ -1,231 +1,130 @@
-//! Speculative decoding: something cheap guesses the next tokens, and the model checks all guesses in one step.
+//! Speculative decoding: something cheap proposes the next tokens, and the model verifies all proposals in one step.
 //!
-//! The check is not a rule of its own. The model reads the guesses as further rows of its step, and the loop then chooses
-//! tokens from row after row, exactly as it would without guesses, for as long as what it chose is what had been guessed.
-//! As a row's logits do not depend on the rows beside it, and a choice is keyed by seed, sample and position, the result
-//! is the same token for token, sampling included; guesses decide only how many tokens a step yields.
+//! Verification is not a rule of its own. The model computes the proposals as further rows of its step, and the loop then
+//! chooses tokens from row after row, exactly as it would without proposals, for as long as what it chose is what had been
+//! proposed. As a row's logits do not depend on the rows beside it, and a choice is keyed by seed, sample and position, the
+//! result is the same token for token, sampling included; proposals decide only how many tokens a step yields.
 //!
-//! A model that guesses chooses with the very sampler and random numbers of the model it guesses for. That coupling accepts
+//! A model that proposes chooses with the very sampler and random numbers of the model it proposes for. That coupling accepts
 //! nearly as much as the accept-and-resample rule (Leviathan et al., arXiv 2211.17192), which gives only the same
 //! distribution: with total variation d between the two, at least (1 − d) / (1 + d) where that has 1 − d (Daliri et al.,
-//! arXiv 2408.07978). For guesses that are certain of themselves (greedy, looked up) the two accept alike.
+//! arXiv 2408.07978). For proposals that are certain of themselves (greedy, looked up) the two accept alike.
 
-use super::model::{Cache, CausalModel, STEP_ROWS};
+mod any;
+mod lookup;
+mod model;
+
+pub use any::AnyDraft;
+pub use lookup::Lookup;
+pub use model::ModelDraft;
+
 use super::sampler::{Chooser, Scratch};
 use super::shaping::Place;
-use crate::{Error, PackedBatch, Result};
+use crate::{Error, Result};
 
-/// Guesses the next tokens of sequences.
-pub(crate) trait Draft {
+/// Proposes the next tokens of sequences. Whatever it proposes, an engine's tokens are the same.
+pub trait Draft {
     /// What it remembers of one sequence.
-    type Memory;
+    type State;
 
     /// That of a sequence it knows nothing of.
-    fn memory(&self) -> Result<Self::Memory>;
+    ///
+    /// # Errors
+    /// Whatever the draft meets.
+    fn state(&self) -> Result<Self::State>;
 
     /// A copy that goes on independently.
-    fn fork(&self, memory: &Self::Memory) -> Self::Memory;
+    fn fork(&self, state: &Self::State) -> Self::State;
 
-    /// Appends at most `wanted` guesses to the tokens of every task; where none are wanted, only reads.
-    fn guess(&mut self, chooser: &Chooser<'_>, tasks: &mut [Task<'_, Self::Memory>]) -> Result<()>;
+    /// Proposes at most as many tokens for every request as it [wants](DraftRequest::wanted); for one that wants none, only
+    /// takes note of its tokens.
+    ///
+    /// # Errors
+    /// Whatever the draft meets beyond single requests, which [fail](DraftRequest::fail) alone.
+    fn propose(&mut self, requests: &mut [DraftRequest<'_, Self::State>]) -> Result<()>;
+
+    /// Whether it never proposes anything, and need not be asked.
+    fn is_off(&self) -> bool {
+        false
+    }
+
+    /// Bytes that it remembers for one token of a sequence.
+    fn bytes_per_token(&self) -> usize {
+        0
+    }
 }
 
-/// One sequence to guess for. All its tokens but the last are those of the call before, where that guessed them right.
-pub(crate) struct Task<'a, C> {
-    /// Prompt and continuation; guesses are appended.
-    pub(crate) tokens: &'a mut Vec<u32>,
-    /// Where it stands.
-    pub(crate) place: Place,
-    /// The most guesses that are of use.
-    pub(crate) wanted: usize,
-    pub(crate) memory: &'a mut C,
+/// One sequence to propose tokens for. All its tokens but the last are those of the call before, where that proposed them
+/// rightly.
+#[derive(Debug)]
+pub struct DraftRequest<'a, S> {
+    /// Prompt and continuation; proposals are appended.
+    pub(super) tokens: &'a mut Vec<u32>,
+    pub(super) wanted: usize,
+    pub(super) state: &'a mut S,
+    /// Where it stands, and how its tokens are chosen.
+    pub(super) place: Place,
+    pub(super) chooser: &'a Chooser,
+    pub(super) failure: &'a mut Option<Error>,
 }
 
-/// Never guesses: plain decoding.
-pub(crate) struct NoDraft;
+impl<S> DraftRequest<'_, S> {
+    /// Prompt and continuation, and what has been proposed behind them.
+    pub fn tokens(&self) -> &[u32] {
+        self.tokens
+    }
+
+    /// How many more proposals are of use.
+    pub fn wanted(&self) -> usize {
+        self.wanted
+    }
+
+    /// What the draft remembers of the sequence.
+    pub fn state(&mut self) -> &mut S {
+        self.state
+    }
+
+    /// Appends a proposal, unless no more are wanted.
+    pub fn propose(&mut self, token: u32) {
+        if self.wanted > 0 {
+            self.wanted -= 1;
+            self.tokens.push(token);
+        }
+    }
+
+    /// The token that the sequence's own settings and random numbers choose next from a draft's logits.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] for logits that are none; [`Error::Input`] where no token is allowed.
+    pub fn choose(&self, logits: &[f32], scratch: &mut Scratch) -> Result<u32> {
+        self.chooser.choose(logits, self.tokens, self.place, scratch)
+    }
+
+    /// Ends the sequence with an error. Other sequences go on.
+    pub fn fail(&mut self, error: Error) {
+        self.wanted = 0;
+        self.failure.get_or_insert(error);
+    }
+}
+
+/// Never proposes: plain decoding.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoDraft;
 
 impl Draft for NoDraft {
-    type Memory = ();
+    type State = ();
 
-    fn memory(&self) -> Result<()> {
+    fn state(&self) -> Result<()> {
         Ok(())
     }
 
     fn fork(&self, (): &()) {}
 
-    fn guess(&mut self, _: &Chooser<'_>, _: &mut [Task<'_, ()>]) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// Looks the end of the text up in what came before and guesses that it goes on as it did there: for texts that quote
-/// (Saxena, "Prompt lookup decoding", 2023).
-pub(crate) struct Lookup;
-
-impl Lookup {
-    /// Tokens that must agree: fewer are too often a coincidence.
-    const LEAST: usize = 2;
-    /// Agreement beyond this makes no guess better.
-    const MOST: usize = 8;
-
-    /// Where the text went on after the longest earlier match of its end, the latest of equals.
-    fn find(tokens: &[u32]) -> Option<usize> {
-        let (&last, before) = tokens.split_last()?;
-        let mut found = (Self::LEAST - 1, None);
-        for end in (1..tokens.len()).rev().filter(|&end| tokens[end - 1] == last) {
-            let pairs = tokens[..end - 1].iter().rev().zip(before.iter().rev());
-            let agreeing = 1 + pairs.take(Self::MOST - 1).take_while(|(a, b)| a == b).count();
-            if agreeing > found.0 {
-                found = (agreeing, Some(end));
-                if agreeing == Self::MOST {
-                    break;
-                }
-            }
-        }
-        found.1
-    }
-}
-
-impl Draft for Lookup {
-    type Memory = ();
-
-    fn memory(&self) -> Result<()> {
+    fn propose(&mut self, _: &mut [DraftRequest<'_, ()>]) -> Result<()> {
         Ok(())
     }
 
-    fn fork(&self, (): &()) {}
-
-    fn guess(&mut self, _: &Chooser<'_>, tasks: &mut [Task<'_, ()>]) -> Result<()> {
-        for task in tasks.iter_mut().filter(|task| task.wanted > 0) {
-            if let Some(start) = Self::find(task.tokens) {
-                // Behind the text's end follow the guesses themselves: a repetition goes on.
-                (start..start + task.wanted).for_each(|from| task.tokens.push(task.tokens[from]));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Guesses what another model would say.
-pub(crate) struct ModelDraft<'a, M> {
-    model: &'a M,
-    batch: PackedBatch,
-    rows: Vec<usize>,
-    logits: Vec<f32>,
-    scratch: Scratch,
-}
-
-impl<'a, M: CausalModel> ModelDraft<'a, M> {
-    pub(crate) fn new(model: &'a M) -> Self {
-        let (batch, rows, logits, scratch) = Default::default();
-        Self { model, batch, rows, logits, scratch }
-    }
-}
-
-impl<M: CausalModel> Draft for ModelDraft<'_, M> {
-    type Memory = M::Cache;
-
-    fn memory(&self) -> Result<M::Cache> {
-        self.model.cache()
-    }
-
-    fn fork(&self, memory: &M::Cache) -> M::Cache {
-        memory.fork()
-    }
-
-    fn guess(&mut self, chooser: &Chooser<'_>, tasks: &mut [Task<'_, M::Cache>]) -> Result<()> {
-        let mut open = Vec::with_capacity(tasks.len());
-        for task in tasks {
-            // The guess at the last place, if there was one, may have been wrong.
-            let agreed = task.tokens.len() - 1;
-            if task.memory.len() > agreed {
-                task.memory.truncate(agreed)?;
-            }
-            let goal = task.tokens.len() + task.wanted;
-            open.push((goal, task));
-        }
-        loop {
-            open.retain(|(goal, task)| {
-                let lacks = task.tokens.len() < *goal || task.memory.len() < task.tokens.len() && task.wanted == 0;
-                lacks && task.tokens.len() <= self.model.positions()
-            });
-            if open.is_empty() {
-                return Ok(());
-            }
-            self.batch.clear();
-            self.rows.clear();
-            let mut room = STEP_ROWS;
-            let (mut caches, mut fed) = (Vec::with_capacity(open.len()), 0);
-            for (_, task) in &mut open {
-                let unread = &task.tokens[task.memory.len()..];
-                let rows = unread.len().min(room);
-                if rows == 0 {
-                    break;
-                }
-                self.batch.push(&unread[..rows], task.memory.len())?;
-                if rows == unread.len() && task.wanted > 0 {
-                    self.rows.push(self.batch.tokens() - 1);
-                }
-                room -= rows;
-                fed += 1;
-                caches.push(&mut *task.memory);
-            }
-            self.model.step(&self.batch, &mut caches, &self.rows, &mut self.logits)?;
-            if self.rows.is_empty() {
-                continue;
-            }
-            let complete =
-                open[..fed].iter_mut().filter(|(_, task)| task.memory.len() == task.tokens.len() && task.wanted > 0);
-            for ((_, task), logits) in complete.zip(self.logits.chunks_exact(self.logits.len() / self.rows.len())) {
-                let guess = chooser.choose(logits, task.tokens, task.place, &mut self.scratch);
-                let guess = guess.map_err(|error| match error {
-                    Error::NotFinite { place, dtype } => {
-                        Error::NotFinite { place: format!("{place} of the draft"), dtype }
-                    }
-                    error => error,
-                })?;
-                task.tokens.push(guess);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn looked_up(tokens: &[u32], wanted: usize) -> Vec<u32> {
-        let mut all = tokens.to_vec();
-        let place = Place { sample: 0, prompt: 0, most: usize::MAX };
-        let task = Task { tokens: &mut all, place, wanted, memory: &mut () };
-        let (sampling, shaping) = Default::default();
-        Lookup.guess(&Chooser::new(&sampling, &shaping, Vec::new()).unwrap(), &mut [task]).unwrap();
-        all.split_off(tokens.len())
-    }
-
-    #[test]
-    fn the_longest_match_goes_on() {
-        assert_eq!(looked_up(&[1, 2, 3, 4, 9, 2, 3], 2), [4, 9]);
-        // Longer beats later, later beats earlier.
-        assert_eq!(looked_up(&[1, 2, 3, 7, 2, 3, 8, 1, 2, 3], 1), [7]);
-        assert_eq!(looked_up(&[2, 3, 7, 2, 3, 8, 2, 3], 1), [8]);
-        // Beyond eight tokens, later wins.
-        let long: Vec<u32> = (10..19).collect();
-        let tokens = [&long[..], &[7], &long[1..], &[8], &long[..]].concat();
-        assert_eq!(looked_up(&tokens, 1), [8]);
-    }
-
-    #[test]
-    fn one_token_or_none_is_no_match() {
-        for tokens in [&[][..], &[1], &[1, 1], &[1, 2, 3, 4, 1], &[5, 2, 6, 2]] {
-            assert_eq!(looked_up(tokens, 3), [0; 0], "{tokens:?}");
-        }
-        assert_eq!(looked_up(&[1, 2, 1, 2], 0), [0; 0]);
-    }
-
-    #[test]
-    fn a_repetition_goes_on_beyond_the_text() {
-        assert_eq!(looked_up(&[1, 2, 1, 2], 5), [1, 2, 1, 2, 1]);
-        assert_eq!(looked_up(&[6, 6, 6], 3), [6, 6, 6]);
+    fn is_off(&self) -> bool {
+        true
     }
 }

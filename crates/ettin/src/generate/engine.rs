@@ -1,150 +1,72 @@
-//! The generation loop: several prompts at once, each with its own cache, position and end.
-//!
-//! One step feeds every running sequence what its cache lacks: the last token of one that is generating and the guesses
-//! behind it, the next part of a prompt that is being read. Finished sequences leave and waiting prompts take their place.
-//! As a token's result depends on its own sequence alone, none of this changes what is generated.
+//! The generation loop, one step at a time: token ids in, token ids out.
 
 use std::collections::VecDeque;
-use std::ops::{ControlFlow, Range};
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 
-use super::draft::{Draft, Task};
-use super::model::{Cache, CausalModel, STEP_ROWS};
-use super::prefixes::{Prefixes, worth_keeping};
-use super::sampler::{Chooser, Scratch};
-use super::sequence::{Finished, Rules, Sequence};
-use super::{FinishReason, GenerateRequest, MOST_DRAFTED, Piece};
-use crate::tokenizer::Tokenizer;
-use crate::{Error, PackedBatch, Result};
+use super::draft::{Draft, DraftRequest, NoDraft};
+use super::event::{Event, Failed, FinishReason, Finished, Flow, Handle, NewToken};
+use super::logprobs::Logprobs;
+use super::model::{Cache, CausalModel};
+use super::prefix_cache::{PrefixCache, worth_keeping};
+use super::request::{Request, Rules};
+use super::sampler::Scratch;
+use super::sequence::Sequence;
+use super::settings::EngineSettings;
+use crate::{Error, Isa, PackedBatch, Result};
 
-/// Sequences that run at once; fewer than [`STEP_ROWS`], so that prompts are read while others generate.
-const MAX_RUNNING: usize = 32;
-
-/// A prompt and where its outputs go.
-#[derive(Debug)]
-pub(crate) struct Prompt {
-    /// Token ids; at least one.
-    pub(crate) ids: Vec<u32>,
-    /// Index of its first output; its other samples follow.
-    pub(crate) output: usize,
-}
-
-/// A result with the index of its output.
-pub(crate) type Output = (usize, Result<Finished>);
-
-/// Who hears of new text; a break ends the run.
-pub(crate) type OnPiece<'a> = dyn FnMut(Piece<'_>) -> ControlFlow<()> + 'a;
-
-/// A model with a request.
-pub(crate) struct Engine<'a, M> {
-    model: &'a M,
-    rules: Rules<'a>,
-}
-
-impl<'a, M: CausalModel> Engine<'a, M> {
-    /// `context` is the most tokens of a sequence, prompt included.
-    ///
-    /// # Errors
-    /// [`Error::Input`] for settings out of range.
-    pub(crate) fn new(
-        model: &'a M,
-        tokenizer: &'a Tokenizer,
-        request: &'a GenerateRequest,
-        context: usize,
-    ) -> Result<Self> {
-        if request.stop.iter().any(String::is_empty) {
-            return Err(Error::input("a stop string must not be empty"));
-        }
-        if request.samples == 0 {
-            return Err(Error::input("at least one sample per prompt must be asked for"));
-        }
-        if request.draft_tokens > MOST_DRAFTED {
-            return Err(Error::input(format!(
-                "at most {MOST_DRAFTED} tokens can be drafted at a time, not {}",
-                request.draft_tokens
-            )));
-        }
-        let ends = match (request.ignore_eos, &request.eos) {
-            (true, _) => Vec::new(),
-            (false, Some(ends)) => ends.clone(),
-            (false, None) => tokenizer.special().eos.clone(),
-        };
-        let chooser = Chooser::new(&request.sampling, &request.shaping, ends)?;
-        let context = context.min(model.positions());
-        Ok(Self { model, rules: Rules { tokenizer, request, chooser, context } })
-    }
-
-    /// The seed in use; none when nothing is drawn.
-    pub(crate) fn seed(&self) -> Option<u64> {
-        self.rules.chooser.seed()
-    }
-
-    /// Continues all prompts with the help of `draft`; results come in the order they end. A sequence that fails alone
-    /// (its logits are not finite) has its error, and the others go on.
-    pub(crate) fn run<D: Draft>(
-        &self,
-        draft: D,
-        prompts: Vec<Prompt>,
-        on_piece: &mut OnPiece<'_>,
-    ) -> Result<Vec<Output>> {
-        let mut run = Run {
-            engine: self,
-            draft,
-            waiting: prompts.into(),
-            running: Vec::new(),
-            prefixes: Prefixes::new(),
-            sink: Sink { on_piece, done: Vec::new(), cancelled: false },
-            batch: PackedBatch::default(),
-            rows: Vec::new(),
-            logits: Vec::new(),
-            scratch: Scratch::default(),
-        };
-        while run.admit()? {
-            run.guess()?;
-            run.step()?;
-            run.split()?;
-            run.extend()?;
-        }
-        run.cancel()
-    }
-}
-
-/// A sequence with what models remember of it.
-struct Running<'a, C, D> {
-    sequence: Sequence<'a>,
-    cache: C,
-    memory: D,
-    /// Tokens of its prompt of which waiting prompts want a copy.
-    shared: Option<usize>,
-    /// Tokens that the step feeds.
-    fed: usize,
-    /// Its rows of the step's logits.
-    logits: Range<usize>,
-    over: bool,
-}
-
-impl<C, D> Running<'_, C, D> {
-    /// Tokens that it feeds next, where its turn allows `room`.
-    fn rows(&self, room: usize) -> usize {
-        let read = self.sequence.read();
-        let until = self.shared.filter(|&shared| read < shared).map_or(usize::MAX, |shared| shared - read);
-        self.sequence.unread().len().min(until).min(room)
-    }
-
-    /// Whether it is reading a beginning that `prompt` wants a copy of.
-    fn reads_for(&self, prompt: &[u32]) -> bool {
-        let shared = self.shared.filter(|&shared| self.sequence.read() < shared);
-        shared.is_some_and(|shared| prompt.len() > shared && prompt.starts_with(&self.sequence.tokens()[..shared]))
-    }
-}
-
-/// One run of an engine.
-struct Run<'r, 'a, 'p, M: CausalModel, D: Draft> {
-    engine: &'r Engine<'a, M>,
+/// Continues many prompts at once. Requests come ([`submit`](Self::submit)) and go ([`cancel`](Self::cancel)) while others
+/// run.
+///
+/// One [`step`](Self::step) feeds every running sequence what its cache lacks: the last token of one that is generating and
+/// the proposals behind it, the next part of a prompt. Sequences that have ended leave, and requests that wait take their
+/// place: first come, first served, but that a prompt waits for a beginning that it shares with one being computed, and
+/// those behind it wait, too.
+///
+/// The tokens of a request are those it would have alone, bit for bit, whenever it comes, whatever runs beside it, whatever
+/// the draft and the settings, and whoever is cancelled; [`CausalModel`] says what a model must promise for that.
+///
+/// ```
+/// # fn main() -> ettin::Result<()> {
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/nano-decoder");
+/// use std::sync::Arc;
+///
+/// use ettin::files::ModelFiles;
+/// use ettin::generate::{Engine, EngineSettings, Event, Request, Sampling};
+/// use ettin::heads::LanguageModel;
+/// use ettin::tokenizer::Tokenizer;
+///
+/// let files = ModelFiles::folder(folder)?;
+/// let model = Arc::new(LanguageModel::load(&files, &ettin::Backend::cpu()?)?);
+/// let tokenizer = Tokenizer::load(&files)?;
+/// let mut engine = Engine::new(model, EngineSettings::default())?;
+///
+/// let greedy = engine.submit(Request::new(tokenizer.ids("Once upon a time")?).with_max_new_tokens(8))?;
+/// let sampling = Sampling::default().with_temperature(0.8).with_seed(Some(7));
+/// let drawn = engine.submit(Request::new(tokenizer.ids("The cat")?).with_sampling(sampling).with_max_new_tokens(8))?;
+/// while !engine.is_idle() {
+///     for event in engine.step()? {
+///         if let Event::Finished(finished) = event {
+///             assert!([greedy, drawn].contains(&finished.handle));
+///             println!("{}", tokenizer.decode(&finished.tokens, true)?);
+///         }
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Engine<M: CausalModel, D: Draft = NoDraft> {
+    model: M,
     draft: D,
-    waiting: VecDeque<Prompt>,
-    running: Vec<Running<'a, M::Cache, D::Memory>>,
-    prefixes: Prefixes<M::Cache, D::Memory>,
-    sink: Sink<'r, 'p>,
+    settings: EngineSettings,
+    /// That of log-probabilities.
+    isa: Isa,
+    /// The handle of the next request.
+    next: u64,
+    waiting: VecDeque<Waiting>,
+    running: Vec<Running<M::Cache, D::State>>,
+    prefixes: PrefixCache<M::Cache, D::State>,
     /// Used again for every step: what is fed, its rows with logits, the logits.
     batch: PackedBatch,
     rows: Vec<usize>,
@@ -152,72 +74,318 @@ struct Run<'r, 'a, 'p, M: CausalModel, D: Draft> {
     scratch: Scratch,
 }
 
-impl<M: CausalModel, D: Draft> Run<'_, '_, '_, M, D> {
-    /// Moves prompts from waiting to running; those that leave no room for a token end at once. Returns whether there is
-    /// anything to do.
-    fn admit(&mut self) -> Result<bool> {
-        let rules = &self.engine.rules;
-        let samples = rules.request.samples;
-        let outputs = |one: &Running<_, _>| if one.sequence.is_reading() { samples } else { 1 };
-        let mut taken: usize = self.running.iter().map(outputs).sum();
-        while taken == 0 || taken + samples <= MAX_RUNNING {
-            // A prompt waits for its beginning, and those behind it with it.
-            let is_read = |prompt: &mut Prompt| !self.running.iter().any(|one| one.reads_for(&prompt.ids));
-            let Some(Prompt { ids, output }) = self.waiting.pop_front_if(is_read) else {
-                break;
-            };
-            let waiting = self.waiting.iter().map(|prompt| prompt.ids.as_slice());
-            let (cache, memory) = match self.prefixes.find(&ids) {
-                Some(prefix) => (prefix.cache.fork(), self.draft.fork(&prefix.memory)),
-                None => (self.engine.model.cache()?, self.draft.memory()?),
-            };
-            let shared = worth_keeping(&ids, cache.len(), waiting.clone());
-            self.prefixes.forget(waiting);
-            let sequence = Sequence::new(rules, ids, cache.len(), output);
-            match sequence.is_full(rules) {
-                Some(reason) => {
-                    for mut sequence in self.engine.samples(sequence) {
-                        self.sink.piece(sequence.output, "", Some(reason));
-                        self.sink.finish(&mut sequence, reason);
-                    }
-                }
-                None => {
-                    taken += samples;
-                    self.running.push(Running { sequence, cache, memory, shared, fed: 0, logits: 0..0, over: false });
-                }
-            }
-        }
-        Ok(!self.running.is_empty() && !self.sink.cancelled)
+/// A sequence without a cache.
+struct Waiting {
+    sequence: Sequence,
+    /// How many it stands for.
+    samples: usize,
+}
+
+/// A sequence with what models remember of it.
+struct Running<C, S> {
+    sequence: Sequence,
+    /// How many it stands for: all samples of its request, until its prompt is computed.
+    samples: usize,
+    cache: C,
+    draft: S,
+    /// Tokens of its prompt of which waiting prompts want a copy.
+    shared: Option<usize>,
+    /// Tokens that the step feeds.
+    fed: usize,
+    /// Its rows of the step's logits.
+    logits: Range<usize>,
+    /// Why its draft cannot go on.
+    failure: Option<Error>,
+    over: bool,
+}
+
+impl<C, S> Running<C, S> {
+    fn new(Waiting { sequence, samples }: Waiting, cache: C, draft: S, shared: Option<usize>) -> Self {
+        Self { sequence, samples, cache, draft, shared, fed: 0, logits: 0..0, failure: None, over: false }
     }
 
-    /// Lets the draft guess behind every sequence that is generating.
-    fn guess(&mut self) -> Result<()> {
-        let rules = &self.engine.rules;
+    /// Tokens that it feeds next, where its turn allows `room`.
+    fn rows(&self, room: usize) -> usize {
+        let computed = self.sequence.computed();
+        let until = self.shared.filter(|&shared| computed < shared).map_or(usize::MAX, |shared| shared - computed);
+        self.sequence.pending().len().min(until).min(room)
+    }
+
+    /// Whether it is computing a beginning that `prompt` wants a copy of.
+    fn reads_for(&self, prompt: &[u32]) -> bool {
+        let shared = self.shared.filter(|&shared| self.sequence.computed() < shared);
+        shared.is_some_and(|shared| prompt.len() > shared && prompt.starts_with(&self.sequence.tokens()[..shared]))
+    }
+}
+
+/// Who is told of events, and whether that one has called a halt.
+struct Observer<'a> {
+    on_event: &'a mut dyn FnMut(Event) -> Flow,
+    halted: bool,
+}
+
+impl Observer<'_> {
+    fn tell(&mut self, event: Event) -> Flow {
+        let flow = (self.on_event)(event);
+        self.halted |= flow == Flow::Halt;
+        flow
+    }
+}
+
+impl<M: CausalModel> Engine<M> {
+    /// An engine that decodes plainly. It owns `model`, or shares what that points to.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for settings that allow nothing to run.
+    pub fn new(model: M, settings: EngineSettings) -> Result<Self> {
+        Self::with_draft(model, NoDraft, settings)
+    }
+}
+
+impl<M: CausalModel, D: Draft> Engine<M, D> {
+    /// An engine with the help of a draft: faster where proposals are cheap and often right, and always the same tokens.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for settings that allow nothing to run.
+    pub fn with_draft(model: M, draft: D, settings: EngineSettings) -> Result<Self> {
+        settings.check()?;
+        Ok(Self {
+            isa: Isa::select().map_err(|error| Error::Input(error.to_string()))?,
+            prefixes: PrefixCache::new(settings.prefix_caches),
+            model,
+            draft,
+            settings,
+            next: 0,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            batch: PackedBatch::default(),
+            rows: Vec::new(),
+            logits: Vec::new(),
+            scratch: Scratch::default(),
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// The limits.
+    pub fn settings(&self) -> &EngineSettings {
+        &self.settings
+    }
+
+    /// The most tokens of a sequence, prompt included: the model's positions, or fewer by the settings.
+    pub fn context(&self) -> usize {
+        self.settings.max_context.min(self.model.positions())
+    }
+
+    /// Bytes that keys and values of one token take, those of a draft included: times the tokens that a request may come to
+    /// and its samples, what it needs.
+    pub fn bytes_per_token(&self) -> usize {
+        self.model.bytes_per_token() + self.draft.bytes_per_token()
+    }
+
+    /// Sequences that wait, each sample of a request counted.
+    pub fn waiting(&self) -> usize {
+        self.waiting.iter().map(|one| one.samples).sum()
+    }
+
+    /// Sequences that run, each sample of a request counted.
+    pub fn running(&self) -> usize {
+        self.running.iter().map(|one| one.samples).sum()
+    }
+
+    /// Whether nothing waits and nothing runs: a step would do nothing.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// Puts a request behind those that wait. Nothing is computed yet.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a prompt without tokens, for ids beyond the vocabulary and for settings out of range;
+    /// [`Error::TooLong`] for a prompt of more tokens than the model has positions. A prompt that leaves no room by the
+    /// request's or the engine's own limits is none: it ends without a token.
+    pub fn submit(&mut self, request: Request) -> Result<Handle> {
+        let (vocabulary, positions) = (self.model.vocabulary(), self.model.positions());
+        if request.ids.is_empty() {
+            return Err(Error::input("the prompt is empty; it needs at least one token to go on from"));
+        }
+        if let Some(id) = request.ids.iter().find(|&&id| id as usize >= vocabulary) {
+            return Err(Error::input(format!(
+                "the prompt holds token {id}, and the model's vocabulary has {vocabulary}; name ids below that, made by \
+                 the model's own tokenizer"
+            )));
+        }
+        if request.ids.len() > positions {
+            return Err(Error::too_long(request.ids.len(), positions));
+        }
+        let rules = self.rules(&request)?;
+        self.next += 1;
+        let (handle, samples) = (rules.handle, rules.samples);
+        self.waiting.push_back(Waiting { sequence: Sequence::new(Arc::new(rules), request.ids), samples });
+        Ok(handle)
+    }
+
+    /// What a request would go by.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for settings out of range. The prompt's ids are not looked at.
+    pub(super) fn rules(&self, request: &Request) -> Result<Rules> {
+        Rules::new(Handle(self.next), request, &self.settings, self.model.vocabulary(), self.context())
+    }
+
+    /// Takes a request out, whether it waits, computes its prompt or generates. Returns what its samples came to that had
+    /// not ended, in order, with the reason [`FinishReason::Cancelled`]; none where it has ended or never was. There are no
+    /// further events of it, and nothing of it is kept.
+    pub fn cancel(&mut self, handle: Handle) -> Vec<Finished> {
+        let mut cancelled = Vec::new();
+        let mut stays = |sequence: &Sequence, samples: usize| {
+            let stays = sequence.rules.handle != handle;
+            if !stays {
+                cancelled.extend((0..samples).map(|sample| {
+                    let finished = sequence.finished(FinishReason::Cancelled);
+                    Finished { sample: finished.sample + sample, ..finished }
+                }));
+            }
+            stays
+        };
+        self.running.retain(|one| stays(&one.sequence, one.samples));
+        self.waiting.retain(|one| stays(&one.sequence, one.samples));
+        self.forget_prefixes();
+        cancelled.sort_by_key(|finished| finished.sample);
+        cancelled
+    }
+
+    /// Computes one step and tells what became of requests in it; nothing where there are none.
+    ///
+    /// # Errors
+    /// As [`step_with`](Self::step_with).
+    pub fn step(&mut self) -> Result<Vec<Event>> {
+        let mut events = Vec::new();
+        self.step_with(&mut |event| {
+            events.push(event);
+            Flow::Continue
+        })?;
+        Ok(events)
+    }
+
+    /// As [`step`](Self::step), with a say in how it goes on after every event: a sequence can be stopped at a token, where
+    /// its text holds a stop string.
+    ///
+    /// # Errors
+    /// What the model or the draft meets. No token is lost then, and no request: all sequences that ran wait again, before
+    /// the others, without their caches, and the next step begins to compute them anew. So a step may simply be tried
+    /// again, after some requests were cancelled perhaps. What fails for one request alone (logits that are not finite)
+    /// is no error of the step, but an [`Event::Failed`].
+    pub fn step_with(&mut self, on_event: &mut dyn FnMut(Event) -> Flow) -> Result<()> {
+        let stepped = self.advance(&mut Observer { on_event, halted: false });
+        if stepped.is_err() {
+            self.requeue();
+        }
+        self.forget_prefixes();
+        stepped
+    }
+
+    fn advance(&mut self, observer: &mut Observer<'_>) -> Result<()> {
+        self.admit(observer)?;
+        if observer.halted || self.running.is_empty() {
+            return Ok(());
+        }
+        self.propose(observer)?;
+        self.compute()?;
+        self.fork()?;
+        self.verify(observer)
+    }
+
+    /// Moves sequences from waiting to running; those that leave no room for a token end at once.
+    fn admit(&mut self, observer: &mut Observer<'_>) -> Result<()> {
+        let mut taken = self.running();
+        while let Some(next) = self.waiting.front() {
+            let (sequence, samples) = (&next.sequence, next.samples);
+            if taken > 0 && (taken + samples > self.settings.max_running || !self.has_memory(sequence, samples)) {
+                break;
+            }
+            // A prompt waits for its beginning, and those behind it with it.
+            if self.running.iter().any(|one| one.reads_for(sequence.tokens())) {
+                break;
+            }
+            if let Some(reason) = sequence.is_full() {
+                for sample in 0..samples {
+                    let finished = sequence.finished(reason);
+                    observer.tell(Event::Finished(Finished { sample: finished.sample + sample, ..finished }));
+                }
+                self.waiting.pop_front();
+                continue;
+            }
+            let (cache, draft) = match self.prefixes.find(sequence.tokens()) {
+                Some(prefix) => (prefix.cache.fork(), self.draft.fork(&prefix.draft)),
+                None => (self.model.cache(self.settings.step_rows)?, self.draft.state()?),
+            };
+            let Some(mut next) = self.waiting.pop_front() else {
+                break;
+            };
+            let shared = match self.settings.prefix_caches {
+                0 => None,
+                _ => worth_keeping(next.sequence.tokens(), cache.len(), prompts(&self.waiting)),
+            };
+            self.forget_prefixes();
+            next.sequence.start(cache.len());
+            taken += samples;
+            self.running.push(Running::new(next, cache, draft, shared));
+        }
+        Ok(())
+    }
+
+    /// Whether the caches of a sequence and its samples fit beside what is there, each as long as it may get.
+    fn has_memory(&self, sequence: &Sequence, samples: usize) -> bool {
+        let Some(most) = self.settings.max_cache_bytes else {
+            return true;
+        };
+        let running = self.running.iter().map(|one| (&one.sequence, one.samples)).chain([(sequence, samples)]);
+        let tokens: usize = running.map(|(sequence, samples)| samples.saturating_mul(sequence.max_tokens())).sum();
+        tokens.saturating_add(self.prefixes.tokens()).saturating_mul(self.bytes_per_token()) <= most
+    }
+
+    /// Lets the draft propose tokens behind every sequence that is generating.
+    fn propose(&mut self, observer: &mut Observer<'_>) -> Result<()> {
+        if self.draft.is_off() {
+            return Ok(());
+        }
         let generating = self.running.iter().filter(|one| !one.sequence.is_reading()).count();
-        // Guesses are rows like others: the more sequences share a step, the fewer each has.
-        let Some(share) = MOST_DRAFTED.checked_div(generating).map(|share| share.min(rules.request.draft_tokens))
-        else {
+        // Proposals are rows like others: the more sequences share a step, the fewer each has.
+        let rows = self.settings.max_drafted.min(self.settings.step_rows.saturating_sub(generating + 1));
+        let Some(share) = rows.checked_div(generating) else {
             return Ok(());
         };
-        let mut tasks = Vec::with_capacity(generating);
+        let mut requests = Vec::with_capacity(generating);
         for one in self.running.iter_mut().filter(|one| !one.sequence.is_reading()) {
-            let (tokens, place, useful) = one.sequence.guess_space(rules);
-            let wanted = useful.min(share);
+            let wanted = one.sequence.useful_proposals().min(share);
             if wanted > 0 {
-                tasks.push(Task { tokens, place, wanted, memory: &mut one.memory });
+                requests.push(one.sequence.draft_request(wanted, &mut one.draft, &mut one.failure));
             }
         }
-        self.draft.guess(&rules.chooser, &mut tasks)
+        self.draft.propose(&mut requests)?;
+        for one in &mut self.running {
+            if let Some(error) = one.failure.take() {
+                observer.tell(one.failed(error));
+            }
+        }
+        self.running.retain(|one| !one.over);
+        Ok(())
     }
 
     /// Feeds every sequence as much as fits in one step, those that generate first, and computes the logits after what
     /// was fed to those, or after a prompt's last token.
-    fn step(&mut self) -> Result<()> {
+    fn compute(&mut self) -> Result<()> {
         self.batch.clear();
         self.rows.clear();
-        let mut room = STEP_ROWS;
+        let mut room = self.settings.step_rows;
         let mut fed = Vec::with_capacity(self.running.len());
-        self.running.sort_by_key(|one| one.sequence.is_reading());
+        if !self.running.is_sorted_by_key(|one| one.sequence.is_reading()) {
+            self.running.sort_by_key(|one| one.sequence.is_reading());
+        }
         for one in &mut self.running {
             let rows = one.rows(room);
             (one.fed, one.logits) = (rows, 0..0);
@@ -225,136 +393,140 @@ impl<M: CausalModel, D: Draft> Run<'_, '_, '_, M, D> {
                 continue;
             }
             room -= rows;
-            self.batch.push(&one.sequence.unread()[..rows], one.sequence.read())?;
-            if rows == one.sequence.unread().len() {
+            self.batch.push(&one.sequence.pending()[..rows], one.sequence.computed())?;
+            if rows == one.sequence.pending().len() {
                 let end = self.batch.tokens();
-                let start = end - 1 - one.sequence.guesses();
+                let start = end - 1 - one.sequence.proposals();
                 one.logits = self.rows.len()..self.rows.len() + end - start;
                 self.rows.extend(start..end);
             }
             fed.push(&mut one.cache);
         }
-        self.engine.model.step(&self.batch, &mut fed, &self.rows, &mut self.logits)?;
+        if fed.is_empty() {
+            return Ok(());
+        }
+        self.model.step_into(&self.batch, &mut fed, &self.rows, &mut self.logits)?;
         self.running.iter_mut().for_each(|one| one.sequence.advance(one.fed));
         Ok(())
     }
 
-    /// Keeps beginnings that other prompts wait for. Gives the samples of a prompt that was just read a cache each.
-    fn split(&mut self) -> Result<()> {
-        let rules = &self.engine.rules;
+    /// Keeps beginnings that other prompts wait for. Gives the samples of a prompt that was just computed a cache each.
+    fn fork(&mut self) -> Result<()> {
         let mut samples = Vec::new();
         for one in &mut self.running {
-            let read = one.sequence.read();
-            let fork = !one.logits.is_empty() && one.sequence.is_fresh() && rules.request.samples > 1;
-            let keep = one.shared == Some(read);
+            let computed = one.sequence.computed();
+            let fork = !one.logits.is_empty() && one.samples > 1;
+            let keep = one.shared == Some(computed);
             if !fork && !keep {
                 continue;
             }
-            let mut tokens = one.sequence.tokens()[..read].to_vec();
-            let place = one.sequence.place(rules);
-            let task = Task { tokens: &mut tokens, place, wanted: 0, memory: &mut one.memory };
-            self.draft.guess(&rules.chooser, &mut [task])?;
+            let tokens = &one.sequence.tokens()[..computed];
+            if !self.draft.is_off() {
+                let (place, chooser) = (one.sequence.place(), &one.sequence.rules.chooser);
+                let (tokens, state, failure) = (&mut tokens.to_vec(), &mut one.draft, &mut one.failure);
+                self.draft.propose(&mut [DraftRequest { tokens, wanted: 0, state, place, chooser, failure }])?;
+            }
             if keep {
                 one.shared = None;
-                self.prefixes.keep(&tokens, one.cache.fork(), self.draft.fork(&one.memory));
+                self.prefixes.keep(tokens, one.cache.fork(), self.draft.fork(&one.draft));
             }
             if fork {
-                samples.extend((1..rules.request.samples).map(|sample| Running {
-                    sequence: one.sequence.sample(sample),
-                    cache: one.cache.fork(),
-                    memory: self.draft.fork(&one.memory),
-                    shared: None,
-                    fed: 0,
-                    logits: one.logits.clone(),
-                    over: false,
-                }));
+                for sample in 1..std::mem::replace(&mut one.samples, 1) {
+                    let other = Waiting { sequence: one.sequence.sample(sample), samples: 1 };
+                    let (cache, draft) = (one.cache.fork(), self.draft.fork(&one.draft));
+                    samples.push(Running { logits: one.logits.clone(), ..Running::new(other, cache, draft, None) });
+                }
             }
         }
         self.running.append(&mut samples);
         Ok(())
     }
 
-    /// Adds to every sequence that has logits a token, and one more for every guess that proves right. Those that end
+    /// Adds to every sequence that has logits a token, and one more for every proposal that proves right. Those that end
     /// leave.
-    fn extend(&mut self) -> Result<()> {
-        let rules = &self.engine.rules;
+    fn verify(&mut self, observer: &mut Observer<'_>) -> Result<()> {
         let vocabulary = self.logits.len() / self.rows.len().max(1);
         for one in self.running.iter_mut().filter(|one| !one.logits.is_empty()) {
-            let (drafted, mut accepted) = (one.sequence.guesses(), 0);
+            let (drafted, mut accepted) = (one.sequence.proposals(), 0);
             for row in one.logits.clone() {
-                if self.sink.cancelled {
+                if observer.halted {
                     break;
                 }
                 let logits = &self.logits[row * vocabulary..][..vocabulary];
-                match one.sequence.extend(rules, logits, &mut self.scratch) {
+                let chosen = match one.sequence.accept_next(logits, &mut self.scratch) {
+                    Ok(chosen) => chosen,
                     Err(error) => {
                         let error = match error {
-                            Error::NotFinite { .. } => self.engine.model.not_finite(one.sequence.settled()),
+                            Error::NotFinite { .. } => self.model.not_finite(one.sequence.accepted()),
                             error => error,
                         };
-                        self.sink.done.push((one.sequence.output, Err(error)));
-                        one.over = true;
+                        observer.tell(one.failed(error));
+                        break;
                     }
-                    Ok(extended) => {
-                        accepted += usize::from(extended.guessed);
-                        self.sink.piece(one.sequence.output, &extended.text, extended.finish);
-                        if let Some(reason) = extended.finish {
-                            one.sequence.checked(drafted, accepted);
-                            self.sink.finish(&mut one.sequence, reason);
-                            one.over = true;
-                        } else if extended.guessed {
-                            continue;
-                        }
-                    }
+                };
+                accepted += usize::from(chosen.proposed);
+                let rules = &one.sequence.rules;
+                let flow = observer.tell(Event::Token(NewToken {
+                    handle: rules.handle,
+                    sample: one.sequence.sample,
+                    id: chosen.token,
+                    drafted: chosen.proposed,
+                    logprobs: rules.logprobs.map(|count| Logprobs::of(self.isa, logits, chosen.token, count)),
+                    finish: chosen.finish,
+                }));
+                if let Some(reason) = chosen.finish.or((flow == Flow::Stop).then_some(FinishReason::Stop)) {
+                    one.sequence.verified(drafted, accepted);
+                    one.over = true;
+                    observer.tell(Event::Finished(one.sequence.finished(reason)));
+                    break;
                 }
-                break;
+                if !chosen.proposed {
+                    break;
+                }
             }
             if !one.over {
-                one.sequence.checked(drafted, accepted);
-                one.cache.truncate(one.sequence.read())?;
+                one.sequence.verified(drafted, accepted);
+                one.cache.truncate(one.sequence.computed())?;
             }
         }
         self.running.retain(|one| !one.over);
         Ok(())
     }
 
-    /// Ends what has not ended.
-    fn cancel(mut self) -> Result<Vec<Output>> {
-        let rules = &self.engine.rules;
-        let unread = self.waiting.into_iter().map(|prompt| Sequence::new(rules, prompt.ids, 0, prompt.output));
-        for sequence in self.running.into_iter().map(|one| one.sequence).chain(unread) {
-            for mut sequence in self.engine.samples(sequence) {
-                sequence.end(FinishReason::Cancelled)?;
-                self.sink.finish(&mut sequence, FinishReason::Cancelled);
-            }
-        }
-        Ok(self.sink.done)
-    }
-}
-
-impl<'a, M> Engine<'a, M> {
-    /// The samples of a sequence that has none yet, or the sequence itself.
-    fn samples(&self, sequence: Sequence<'a>) -> Vec<Sequence<'a>> {
-        let samples = if sequence.is_reading() { self.rules.request.samples } else { 1 };
-        (0..samples).map(|sample| sequence.sample(sample)).collect()
-    }
-}
-
-/// Where text and results go.
-struct Sink<'a, 'b> {
-    on_piece: &'a mut OnPiece<'b>,
-    done: Vec<Output>,
-    cancelled: bool,
-}
-
-impl Sink<'_, '_> {
-    fn piece(&mut self, index: usize, text: &str, finish: Option<FinishReason>) {
-        if !self.cancelled && (!text.is_empty() || finish.is_some()) {
-            self.cancelled = (self.on_piece)(Piece { index, text, finish }).is_break();
+    /// Lets all that runs wait again, before the others and in the order in which it came, without what was computed.
+    fn requeue(&mut self) {
+        self.running.retain(|one| !one.over);
+        self.running.sort_by_key(|one| std::cmp::Reverse((one.sequence.rules.handle, one.sequence.sample)));
+        for Running { mut sequence, samples, .. } in self.running.drain(..) {
+            sequence.restart();
+            self.waiting.push_front(Waiting { sequence, samples });
         }
     }
 
-    fn finish(&mut self, sequence: &mut Sequence<'_>, reason: FinishReason) {
-        self.done.push((sequence.output, Ok(sequence.finished(reason))));
+    /// Forgets beginnings that no one waits for.
+    fn forget_prefixes(&mut self) {
+        self.prefixes.forget(prompts(&self.waiting));
     }
+}
+
+impl<C, S> Running<C, S> {
+    /// Ends it with an error.
+    fn failed(&mut self, error: Error) -> Event {
+        self.over = true;
+        Event::Failed(Failed { handle: self.sequence.rules.handle, sample: self.sequence.sample, error })
+    }
+}
+
+impl<M: CausalModel, D: Draft> fmt::Debug for Engine<M, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (waiting, running) = (self.waiting(), self.running());
+        let mut engine = f.debug_struct("Engine");
+        engine.field("settings", &self.settings).field("waiting", &waiting).field("running", &running);
+        engine.finish_non_exhaustive()
+    }
+}
+
+/// The tokens of sequences that wait.
+fn prompts(waiting: &VecDeque<Waiting>) -> impl Iterator<Item = &[u32]> + Clone {
+    waiting.iter().map(|one| one.sequence.tokens())
 }

@@ -7,6 +7,7 @@
 //! lives on.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use super::random::{self, Draws};
 use super::shaping::{Place, Shaping, penalise};
@@ -35,17 +36,17 @@ pub struct Scratch {
 struct Ranks {
     /// Logits in the order of a selection.
     ranked: Vec<f32>,
-    candidates: Vec<Candidate>,
+    candidates: Vec<Contender>,
 }
 
 /// A token still in the running; the logit is at the temperature asked for, and 0 for the most likely one.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Candidate {
+pub(super) struct Contender {
     pub(super) id: u32,
     pub(super) logit: f32,
 }
 
-impl Candidate {
+impl Contender {
     /// Its probability as a share of the most likely token's.
     pub(super) fn weight(self) -> f64 {
         f64::from(self.logit.exp())
@@ -126,7 +127,7 @@ impl Sampler {
         let top_k = sampling.top_k.filter(|&k| 0 < k && k < logits.len());
         let kth = |ranked: &mut Vec<f32>, k: usize| *ranked.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1;
         candidates.clear();
-        let all = (0..).zip(logits).map(|(id, &logit)| Candidate { id, logit: warm(logit) });
+        let all = (0..).zip(logits).map(|(id, &logit)| Contender { id, logit: warm(logit) });
         if let Some(h) = sampling.top_h {
             candidates.extend(all);
             warpers::keep_top_h(candidates, h);
@@ -159,7 +160,7 @@ impl Sampler {
         if let Some(epsilon) = sampling.eta_cutoff.filter(|&epsilon| epsilon > 0.0) {
             warpers::cut_eta(candidates, epsilon);
         }
-        let likeliest = Candidate { id: best, logit: 0.0 };
+        let likeliest = Contender { id: best, logit: 0.0 };
         let first = match sampling.typical_p {
             // It may have left the likeliest out.
             Some(_) => candidates.iter().copied().min_by(by_rank).unwrap_or(likeliest),
@@ -171,20 +172,20 @@ impl Sampler {
 
 /// A sampler behind the changes to logits that a request asks for.
 #[derive(Debug, Clone)]
-pub(crate) struct Chooser<'a> {
+pub(crate) struct Chooser {
     sampler: Sampler,
     /// None where nothing is changed.
-    shaping: Option<&'a Shaping>,
+    shaping: Option<Arc<Shaping>>,
     /// Tokens that end a text.
     ends: Vec<u32>,
 }
 
-impl<'a> Chooser<'a> {
+impl Chooser {
     /// # Errors
     /// [`Error::Input`] for settings out of range.
-    pub(crate) fn new(sampling: &Sampling, shaping: &'a Shaping, ends: Vec<u32>) -> Result<Self> {
+    pub(crate) fn new(sampling: &Sampling, shaping: &Arc<Shaping>, ends: Vec<u32>) -> Result<Self> {
         shaping.check()?;
-        let shaping = Some(shaping).filter(|shaping| !shaping.is_empty());
+        let shaping = (!shaping.is_empty()).then(|| shaping.clone());
         Ok(Self { sampler: Sampler::new(sampling)?, shaping, ends })
     }
 
@@ -203,7 +204,7 @@ impl<'a> Chooser<'a> {
     /// # Errors
     /// [`Error::NotFinite`] as there; [`Error::Input`] where no token is allowed.
     pub(crate) fn choose(&self, logits: &[f32], tokens: &[u32], place: Place, scratch: &mut Scratch) -> Result<u32> {
-        let Some(shaping) = self.shaping else {
+        let Some(shaping) = &self.shaping else {
             return self.sampler.choose(logits, tokens, place.sample, scratch);
         };
         check(logits)?;
@@ -250,11 +251,11 @@ fn best(logits: &[f32]) -> u32 {
     logits.iter().position(|&logit| logit == max).unwrap_or(0) as u32
 }
 
-pub(super) fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
+pub(super) fn by_rank(a: &Contender, b: &Contender) -> Ordering {
     b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
 }
 
-fn keep_top_p(candidates: &mut Vec<Candidate>, p: f32) {
+fn keep_top_p(candidates: &mut Vec<Contender>, p: f32) {
     let total: f64 = candidates.iter().map(|candidate| candidate.weight()).sum();
     let wanted = f64::from(p) * total;
     // Few tokens usually hold the mass: rank only as many as it takes.
@@ -283,11 +284,11 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, p: f32) {
 
 /// Draws one of the candidates, of which `first` is the most likely: that of the largest `logit − ln e`, where `e` is the
 /// token's exponential random number (Gumbel-max: Gumbel 1954; Maddison et al., arXiv 1411.0030).
-fn race(candidates: &[Candidate], first: Candidate, draws: Draws) -> u32 {
+fn race(candidates: &[Contender], first: Contender, draws: Draws) -> u32 {
     // The likeliest is a good first mark: few others then need their logarithms.
     let (mut winner, mut mark) = (first.id, f64::from(first.logit) - time(number(&draws, first.id)).ln());
     let mut quad = (u32::MAX, [0; 4]);
-    for &Candidate { id, logit } in candidates {
+    for &Contender { id, logit } in candidates {
         let logit = f64::from(logit);
         // No number of 32 bits makes up for more than this.
         if logit + MOST <= mark {
@@ -388,7 +389,7 @@ mod tests {
         let logits: Vec<f32> = (0..3000).map(|i| ((i * 7919) % 3000) as f32 / 1000.0).collect();
         for p in [0.1f32, 0.5, 0.9, 0.999] {
             let mut kept: Vec<_> =
-                (0..).zip(&logits).map(|(id, &logit)| Candidate { id, logit: logit - 3.0 }).collect();
+                (0..).zip(&logits).map(|(id, &logit)| Contender { id, logit: logit - 3.0 }).collect();
             let mut sorted = kept.clone();
             sorted.sort_by(by_rank);
             let total: f64 = sorted.iter().map(|c| c.weight()).sum();
@@ -399,7 +400,7 @@ mod tests {
                 keep
             });
             keep_top_p(&mut kept, p);
-            let ids = |list: &[Candidate]| list.iter().map(|c| c.id).collect::<Vec<_>>();
+            let ids = |list: &[Contender]| list.iter().map(|c| c.id).collect::<Vec<_>>();
             assert_eq!(ids(&kept), ids(&sorted), "{p}");
         }
     }
@@ -456,11 +457,11 @@ mod tests {
     #[test]
     fn shortcuts_of_the_race_change_no_winner() {
         let logits: Vec<f32> = (0..3000).map(|i| -(((i * 7919) % 3000) as f32) / 70.0).collect();
-        let candidates: Vec<_> = (0..).zip(&logits).map(|(id, &logit)| Candidate { id, logit }).collect();
+        let candidates: Vec<_> = (0..).zip(&logits).map(|(id, &logit)| Contender { id, logit }).collect();
         let mut winners = std::collections::HashSet::new();
         for sample in 0..500 {
             let draws = Draws::new(3, sample, 9);
-            let score = |c: &Candidate| f64::from(c.logit) - time(number(&draws, c.id)).ln();
+            let score = |c: &Contender| f64::from(c.logit) - time(number(&draws, c.id)).ln();
             let slow = candidates.iter().max_by(|a, b| score(a).total_cmp(&score(b))).unwrap().id;
             assert_eq!(race(&candidates, candidates[0], draws), slow);
             winners.insert(slow);

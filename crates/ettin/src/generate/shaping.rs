@@ -5,10 +5,12 @@
 //! stands between the penalty on the prompt and the n-grams. Everything depends on the sequence alone, so that batches and
 //! guesses change nothing.
 
+use crate::setters::setters;
 use crate::{Error, Result};
 
 /// Changes to the logits. The default changes nothing.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
 pub struct Shaping {
     /// Added to the logit of a sequence's last token where the tokens before it are there (`sequence_bias`).
     pub sequence_bias: Vec<(Vec<u32>, f32)>,
@@ -47,6 +49,33 @@ pub(crate) struct Place {
     /// The most tokens that it may have by the request, prompt included.
     pub(crate) most: usize,
 }
+
+setters!(Shaping {
+    /// With these biases.
+    with_sequence_bias(sequence_bias: Vec<(Vec<u32>, f32)>);
+    /// With the logits of the prompt's tokens multiplied; 1 is off.
+    with_prompt_boost(prompt_boost: impl Into<Option<f64>>);
+    /// With no sequence of this many tokens twice.
+    with_no_repeat(no_repeat: impl Into<Option<usize>>);
+    /// With no sequence of this many tokens of the prompt.
+    with_no_repeat_of_prompt(no_repeat_of_prompt: impl Into<Option<usize>>);
+    /// Without these sequences of tokens.
+    with_bad_words(bad_words: Vec<Vec<u32>>);
+    /// With no end before prompt and continuation have this many tokens.
+    with_min_length(min_length: usize);
+    /// With no end before the continuation has this many tokens.
+    with_min_new_tokens(min_new_tokens: usize);
+    /// With this token behind a prompt of one token.
+    with_forced_bos(forced_bos: impl Into<Option<u32>>);
+    /// With any of these as the last token that the limits allow.
+    with_forced_eos(forced_eos: Vec<u32>);
+    /// With an end that grows likelier from so many new tokens on, by this factor.
+    with_end_growth(end_growth: impl Into<Option<(usize, f64)>>);
+    /// Without these tokens.
+    with_suppress(suppress: Vec<u32>);
+    /// Without these tokens as the first.
+    with_begin_suppress(begin_suppress: Vec<u32>);
+});
 
 impl Shaping {
     /// # Errors

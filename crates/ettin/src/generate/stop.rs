@@ -1,21 +1,22 @@
 //! Stop strings, found across the borders of tokens.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Lets text through up to the first stop string. Text that may be the beginning of one is held back.
 ///
 /// Spellings of special tokens are looked at and never let through: a stop string may be one, or reach from text into one.
 #[derive(Debug, Clone)]
-pub(super) struct StopFilter<'a> {
-    stops: &'a [String],
+pub(super) struct StopFilter {
+    stops: Arc<[String]>,
     held: String,
     /// Where in `held` special tokens are spelled, in order.
     hidden: Vec<Range<usize>>,
 }
 
-impl<'a> StopFilter<'a> {
+impl StopFilter {
     /// `stops` must not hold empty strings.
-    pub(super) fn new(stops: &'a [String]) -> Self {
+    pub(super) fn new(stops: Arc<[String]>) -> Self {
         Self { stops, held: String::new(), hidden: Vec::new() }
     }
 
@@ -97,8 +98,8 @@ mod tests {
 
     /// Text let through when it arrives in pieces, and whether it was stopped.
     fn through(stops: &[&str], pieces: &[&str]) -> (String, bool) {
-        let stops: Vec<String> = stops.iter().map(|stop| stop.to_string()).collect();
-        let mut filter = StopFilter::new(&stops);
+        let stops: Arc<[String]> = stops.iter().map(|stop| stop.to_string()).collect();
+        let mut filter = StopFilter::new(stops.clone());
         let mut text = String::new();
         for piece in pieces {
             let (passed, stopped) = filter.push(piece, "");
@@ -126,7 +127,7 @@ mod tests {
     #[test]
     fn beginnings_of_a_stop_string_are_held_and_returned() {
         let stops = [String::from("\n\n###")];
-        let mut filter = StopFilter::new(&stops);
+        let mut filter = StopFilter::new(stops.into());
         assert_eq!(filter.push("a\n", ""), ("a".into(), false));
         assert_eq!(filter.push("\n", ""), (String::new(), false));
         assert_eq!(filter.push("\n", ""), ("\n".into(), false));
@@ -145,8 +146,8 @@ mod tests {
 
     /// As [`through`], with special tokens between pieces.
     fn through_special(stops: &[&str], pieces: &[(&str, &str)]) -> (String, bool) {
-        let stops: Vec<String> = stops.iter().map(|stop| stop.to_string()).collect();
-        let mut filter = StopFilter::new(&stops);
+        let stops: Arc<[String]> = stops.iter().map(|stop| stop.to_string()).collect();
+        let mut filter = StopFilter::new(stops.clone());
         let mut text = String::new();
         for (piece, hidden) in pieces {
             let (passed, stopped) = filter.push(piece, hidden);
@@ -177,7 +178,7 @@ mod tests {
     #[test]
     fn uncertain_text_can_complete_a_stop_string() {
         let stops = [String::from("ab")];
-        let mut filter = StopFilter::new(&stops);
+        let mut filter = StopFilter::new(stops.into());
         assert_eq!(filter.push("xa", ""), ("x".into(), false));
         assert_eq!((filter.complete_with("c", ""), filter.waiting()), (None, 1));
         assert_eq!(filter.complete_with("b", ""), Some(String::new()));

@@ -1,17 +1,14 @@
 //! The loop against a model whose logits are a known function of the tokens it has read.
 
 mod drafts;
-mod prefixes;
+mod prefix_cache;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use super::draft::Draft;
-use super::model::Cache;
 use super::random::Draws;
-use super::sequence::Finished;
 use super::*;
 use crate::files::ModelFiles;
 use crate::tokenizer::Tokenizer;
@@ -110,11 +107,19 @@ impl CausalModel for Scripted {
         self.positions
     }
 
-    fn cache(&self) -> Result<Vec<u32>> {
+    fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    fn bytes_per_token(&self) -> usize {
+        4
+    }
+
+    fn cache(&self, _: usize) -> Result<Vec<u32>> {
         Ok(Vec::new())
     }
 
-    fn step(
+    fn step_into(
         &self,
         batch: &PackedBatch,
         caches: &mut [&mut Vec<u32>],
@@ -141,6 +146,18 @@ impl CausalModel for Scripted {
     }
 }
 
+/// An engine with texts, as the task has it.
+fn start<'a, D: Draft>(
+    draft: D,
+    model: &'a Scripted,
+    tokenizer: &'a Tokenizer,
+    request: &GenerateRequest,
+    context: usize,
+) -> Result<TextRun<'a, &'a Scripted, D>> {
+    let settings = EngineSettings::default().with_max_context(context);
+    TextRun::new(Engine::with_draft(model, draft, settings)?, tokenizer, request)
+}
+
 struct Run {
     text: String,
     streamed: String,
@@ -164,12 +181,13 @@ fn drafted(
     context: usize,
 ) -> Vec<Result<Run>> {
     let tokenizer = tokenizer();
-    let engine = Engine::new(model, &tokenizer, request, context).unwrap();
+    let mut engine = start(draft, model, &tokenizer, request, context).unwrap();
     let mut pieces: BTreeMap<usize, (String, usize)> = BTreeMap::new();
-    let prompts = prompts.iter().enumerate();
-    let prompts = prompts.map(|(i, ids)| Prompt { ids: ids.clone(), output: i * request.samples }).collect();
+    for (i, ids) in prompts.iter().enumerate() {
+        engine.submit(ids.clone(), i * request.samples).unwrap();
+    }
     let mut done = engine
-        .run(draft, prompts, &mut |piece| {
+        .run(&mut |piece| {
             let (text, finishes) = pieces.entry(piece.index).or_default();
             assert_eq!(*finishes, 0, "a piece after the last");
             text.push_str(piece.text);
@@ -183,7 +201,8 @@ fn drafted(
         .map(|(output, finished)| {
             let finished = finished?;
             let (streamed, finishes) = pieces.remove(&output).unwrap_or_default();
-            let Finished { text, tokens, reason, drafted, accepted, .. } = finished;
+            let Completion { text, reason, finished } = finished;
+            let Finished { tokens, drafted, accepted, .. } = finished;
             Ok(Run { text, streamed, tokens, reason, finishes, drafted, accepted })
         })
         .collect()
@@ -315,12 +334,12 @@ fn repetition_is_penalised_in_prompt_and_continuation() {
 fn reading_and_generating_are_timed_apart() {
     let slow = Duration::from_millis(30);
     let (tokenizer, model, request) = (tokenizer(), Scripted { slow, ..Scripted::noise() }, greedy(3));
-    let engine = Engine::new(&model, &tokenizer, &request, 1024).unwrap();
-    let prompts = vec![Prompt { ids: vec![7; 600], output: 0 }];
-    let mut done = engine.run(NoDraft, prompts, &mut |_| ControlFlow::Continue(())).unwrap();
+    let mut engine = start(NoDraft, &model, &tokenizer, &request, 1024).unwrap();
+    engine.submit(vec![7; 600], 0).unwrap();
+    let mut done = engine.run(&mut |_| ControlFlow::Continue(())).unwrap();
     let finished = done.pop().unwrap().1.unwrap();
     // Two steps each.
-    assert!(finished.prompt_ms >= 60.0 && finished.generate_ms >= 60.0, "{finished:?}");
+    assert!(finished.prompt_ms() >= 60.0 && finished.generate_ms() >= 60.0, "{finished:?}");
 }
 
 #[test]
@@ -337,19 +356,19 @@ fn a_break_cancels_what_is_not_finished() {
     let tokenizer = tokenizer();
     let model = Scripted::noise();
     let request = greedy(50);
-    let engine = Engine::new(&model, &tokenizer, &request, 1024).unwrap();
-    let prompts = (0..40).map(|i| Prompt { ids: vec![2, 5 + i as u32], output: i }).collect();
+    let mut engine = start(NoDraft, &model, &tokenizer, &request, 1024).unwrap();
+    (0..40).for_each(|i| engine.submit(vec![2, 5 + i as u32], i).unwrap());
     let mut pieces = 0;
     let done = engine
-        .run(NoDraft, prompts, &mut |_| {
+        .run(&mut |_| {
             pieces += 1;
             if pieces == 100 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
         .unwrap();
     assert_eq!((pieces, done.len()), (100, 40));
     for (_, finished) in done {
-        let finished = finished.unwrap();
-        assert_eq!(finished.reason, FinishReason::Cancelled);
+        let Completion { reason, finished, .. } = finished.unwrap();
+        assert_eq!(reason, FinishReason::Cancelled);
         assert!(finished.tokens.len() < 10);
     }
 }
@@ -357,7 +376,7 @@ fn a_break_cancels_what_is_not_finished() {
 #[test]
 fn requests_out_of_range_are_refused() {
     let (tokenizer, model) = (tokenizer(), Scripted::noise());
-    let refused = |request: GenerateRequest| Engine::new(&model, &tokenizer, &request, 9).is_err();
+    let refused = |request: GenerateRequest| start(NoDraft, &model, &tokenizer, &request, 9).is_err();
     assert!(refused(GenerateRequest { stop: vec![String::new()], ..greedy(1) }));
     assert!(refused(GenerateRequest { samples: 0, ..greedy(1) }));
     assert!(!refused(greedy(1)));

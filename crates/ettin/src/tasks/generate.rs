@@ -1,22 +1,24 @@
 //! Text generation.
 
+mod stream;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use serde::Serialize;
 
+pub use stream::{GenerationStream, StreamPiece};
+
 use super::limit::Bounds;
 use super::spec::TaskSpec;
 use super::{Options, Outcome, Outcomes, Preprocessor};
 use crate::files::ModelFiles;
-use crate::finite::Traced;
 use crate::generate::{
-    CausalModel, Engine, FinishReason, GenerateRequest, Lookup, ModelDraft, NoDraft, OnPiece, Output, Piece, Prompt,
-    STEP_ROWS, ends_of_files,
+    AnyDraft, Completion, Engine, EngineSettings, FinishReason, GenerateRequest, Piece, TextRun, ends_of_files,
 };
 use crate::heads::LanguageModel;
 use crate::tokenizer::{Side, Tokenizer};
-use crate::{Error, KvCache, Objective, PackedBatch, Result};
+use crate::{Error, Objective, Result};
 
 /// Continues prompts with a causal language model.
 ///
@@ -27,51 +29,48 @@ use crate::{Error, KvCache, Objective, PackedBatch, Result};
 /// ```
 /// # fn main() -> ettin::Result<()> {
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/nano-decoder");
-/// use std::ops::ControlFlow;
-///
 /// use ettin::files::ModelFiles;
 /// use ettin::generate::GenerateRequest;
 /// use ettin::tasks::{Generator, Options};
 ///
 /// let generator = Generator::load(&ModelFiles::folder(folder)?, &Options::default())?;
-/// let request = GenerateRequest { max_new_tokens: 16, ..GenerateRequest::default() };
-/// let generations = generator.run(&["Once upon a time"], &request, &mut |piece| {
-///     print!("{}", piece.text);
-///     ControlFlow::Continue(())
-/// })?;
-/// for outcome in generations.outputs {
+/// let request = GenerateRequest::default().with_max_new_tokens(16);
+/// for outcome in generator.generate(&["Once upon a time"], &request)?.outputs {
 ///     assert!(outcome?.value.text.starts_with(", there was a little girl"));
+/// }
+/// // The text as it comes; `run` does the same for several prompts at once.
+/// for piece in generator.stream("The cat", &request)? {
+///     print!("{}", piece?.text);
 /// }
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// A draft guesses tokens ahead, which the model then checks together: faster where guesses are cheap and often right, and
-/// always the same result, token for token.
+/// A draft proposes tokens ahead, which the model then verifies together: faster where proposals are cheap and often right,
+/// and always the same result, token for token.
+///
+/// What it is made of is public as well: an [`Engine`] that takes and gives token ids, and a
+/// [`TextSequence`](crate::generate::TextSequence) for each of its sequences.
 #[derive(Debug)]
 pub struct Generator {
     name: String,
     model: Arc<LanguageModel>,
     frontend: Preprocessor,
-    draft: Draft,
+    draft: Speculation,
     /// Why the tokens that end a text cannot be read in `generation_config.json`.
-    no_ends: Option<Fault>,
+    no_ends: Option<Error>,
 }
 
-/// A file and what is wrong with it.
+/// What proposes tokens ahead of a generator's model.
 #[derive(Debug)]
-struct Fault {
-    file: String,
-    message: String,
-}
-
-/// What guesses ahead of a generator's model.
-#[derive(Debug)]
-enum Draft {
+enum Speculation {
     None,
     Lookup,
     Model(Box<LanguageModel>),
 }
+
+/// One call's engine, with its texts.
+type GeneratorRun<'a> = TextRun<'a, &'a LanguageModel, AnyDraft<&'a LanguageModel>>;
 
 /// How long a generation took.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -84,17 +83,17 @@ pub struct Timings {
     pub generated_tokens: usize,
     /// From the prompt's last logits until the end, in milliseconds.
     pub generate_ms: f64,
-    /// What a draft guessed; none without a draft.
+    /// What a draft proposed; none without a draft.
     #[serde(flatten)]
     pub draft: Option<Drafted>,
 }
 
-/// What a draft guessed.
+/// What a draft proposed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Drafted {
-    /// Tokens guessed.
+    /// Tokens proposed.
     pub drafted_tokens: usize,
-    /// Tokens guessed that proved right.
+    /// Those of them that proved right.
     pub accepted_tokens: usize,
 }
 
@@ -134,7 +133,7 @@ impl Generator {
         let no_ends = match ends_of_files(files) {
             Ok(_) => None,
             // A request may name its own.
-            Err(Error::Config { file, message }) => Some(Fault { file, message }),
+            Err(error @ Error::Config { .. }) => Some(error),
             Err(error) => return Err(error),
         };
         Ok(Self { name: files.name().to_owned(), no_ends, ..Self::new(model, preprocessor)? })
@@ -150,15 +149,15 @@ impl Generator {
             return Err(Error::Unsupported("generation with an encoder, which sees what follows".to_owned()));
         }
         let name = "the model".to_owned();
-        Ok(Self { name, model, frontend: preprocessor, draft: Draft::None, no_ends: None })
+        Ok(Self { name, model, frontend: preprocessor, draft: Speculation::None, no_ends: None })
     }
 
-    /// Guesses ahead by looking up how the text's last words went on earlier in it: free, and good for texts that quote.
+    /// Proposes tokens by looking up how the text's last words went on earlier in it: free, and good for texts that quote.
     pub fn with_lookup(self) -> Self {
-        Self { draft: Draft::Lookup, ..self }
+        Self { draft: Speculation::Lookup, ..self }
     }
 
-    /// Guesses ahead with another model of the same vocabulary: a smaller one, or the same one in a cheaper number format.
+    /// Proposes tokens with another model of the same vocabulary: a smaller one, or the same one in a cheaper number format.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for an encoder or another vocabulary; what loading the model's files can meet.
@@ -174,7 +173,7 @@ impl Generator {
                  tokenizer of {name}"
             )));
         }
-        Ok(Self { draft: Draft::Model(Box::new(draft)), ..self })
+        Ok(Self { draft: Speculation::Model(Box::new(draft)), ..self })
     }
 
     /// The tokenizer.
@@ -182,95 +181,98 @@ impl Generator {
         &self.frontend.tokenizer
     }
 
+    /// Continues every prompt.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn generate(&self, prompts: &[&str], request: &GenerateRequest) -> Result<Generations> {
+        self.run(prompts, request, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// Continues a prompt, and gives its text as it comes. Dropping the iterator ends the generation.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and those of the prompt itself.
+    pub fn stream(&self, prompt: &str, request: &GenerateRequest) -> Result<GenerationStream<'_>> {
+        let mut run = self.start(request)?;
+        let (ids, _) = self.encode(prompt, request)?;
+        run.submit(ids, 0)?;
+        Ok(GenerationStream::new(run))
+    }
+
     /// Continues every prompt. `on_piece` sees the text as it comes; when it breaks, generation ends at once and
     /// the unfinished prompts have the finish reason `cancelled`.
     ///
     /// # Errors
-    /// [`Error::Input`] for settings out of range and ids beyond the vocabulary; [`Error::Config`] where `generation_config.json` is to say what
-    /// ends a text and cannot be read; failures of the engine. A prompt's own failure is in its place.
+    /// [`Error::Input`] for settings out of range and ids beyond the vocabulary; [`Error::Config`] where
+    /// `generation_config.json` is to say what ends a text and cannot be read; failures of the engine. A prompt's own
+    /// failure is in its place.
     pub fn run(
         &self,
         prompts: &[&str],
         request: &GenerateRequest,
         on_piece: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
     ) -> Result<Generations> {
-        if let Some(Fault { file, message }) =
-            self.no_ends.as_ref().filter(|_| request.eos.is_none() && !request.ignore_eos)
-        {
-            return Err(Error::Config { file: file.clone(), message: message.clone() });
-        }
-        request.shaping.check_ids(self.model.config().vocab_size)?;
-        let engine = Engine::new(&*self.model, &self.frontend.tokenizer, request, self.frontend.limit.tokens)?;
+        let mut run = self.start(request)?;
+        let seed = run.seed();
         let mut truncated = vec![false; prompts.len()];
         let mut outputs: Vec<Option<Result<Outcome<Generated>>>> = Vec::new();
         outputs.resize_with(prompts.len() * request.samples, || None);
-        let mut queue = Vec::with_capacity(prompts.len());
-        for (index, encoded) in
-            self.frontend.encode_all(prompts, |prompt| self.encode(prompt, request)).into_iter().enumerate()
-        {
+        let encoded = self.frontend.encode_all(prompts, |prompt| self.encode(prompt, request));
+        for (index, encoded) in encoded.into_iter().enumerate() {
             let output = index * request.samples;
-            match encoded {
-                Ok((ids, cut)) => {
-                    truncated[index] = cut;
-                    queue.push(Prompt { ids, output });
-                }
-                Err(error) => {
-                    self.refuse(&mut outputs[output..output + request.samples], prompts[index], error, request)
-                }
+            let submitted = encoded.and_then(|(ids, cut)| {
+                truncated[index] = cut;
+                run.submit(ids, output)
+            });
+            if let Err(error) = submitted {
+                outputs[output..output + request.samples].fill_with(|| Some(Err(error.clone())));
             }
         }
-        for (output, finished) in self.generate(&engine, queue, on_piece)? {
+        for (output, completed) in run.run(on_piece)? {
             let index = output / request.samples;
-            outputs[output] = Some(finished.map(|finished| Outcome {
-                value: Generated {
-                    prompt: prompts[index].to_owned(),
-                    text: finished.text,
-                    finish_reason: finished.reason,
-                    timings: Timings {
-                        prompt_tokens: finished.prompt_tokens,
-                        prompt_ms: finished.prompt_ms,
-                        generated_tokens: finished.tokens.len(),
-                        generate_ms: finished.generate_ms,
-                        draft: match self.draft {
-                            Draft::None => None,
-                            _ => Some(Drafted { drafted_tokens: finished.drafted, accepted_tokens: finished.accepted }),
-                        },
-                    },
-                    tokens: finished.tokens,
-                },
+            outputs[output] = Some(completed.map(|completion| Outcome {
+                value: self.generated(prompts[index], completion),
                 truncated: truncated[index],
             }));
         }
         let missing = || Err(Error::internal("a prompt was not continued"));
         let outputs = outputs.into_iter().map(|output| output.unwrap_or_else(missing)).collect();
-        Ok(Generations { seed: engine.seed(), outputs })
+        Ok(Generations { seed, outputs })
     }
 
-    fn generate(
-        &self,
-        engine: &Engine<'_, LanguageModel>,
-        prompts: Vec<Prompt>,
-        on_piece: &mut OnPiece<'_>,
-    ) -> Result<Vec<Output>> {
-        match &self.draft {
-            Draft::None => engine.run(NoDraft, prompts, on_piece),
-            Draft::Lookup => engine.run(Lookup, prompts, on_piece),
-            Draft::Model(model) => engine.run(ModelDraft::new(&**model), prompts, on_piece),
+    /// An engine for one call.
+    fn start(&self, request: &GenerateRequest) -> Result<GeneratorRun<'_>> {
+        if let Some(error) = self.no_ends.as_ref().filter(|_| request.eos.is_none() && !request.ignore_eos) {
+            return Err(error.clone());
         }
+        let draft = match &self.draft {
+            Speculation::None => AnyDraft::None,
+            Speculation::Lookup => AnyDraft::Lookup,
+            Speculation::Model(model) => AnyDraft::model(&**model),
+        };
+        let settings = EngineSettings::default().with_max_context(self.frontend.limit.tokens);
+        TextRun::new(Engine::with_draft(&*self.model, draft, settings)?, &self.frontend.tokenizer, request)
     }
 
-    /// Every sample of a prompt that cannot be read has an error; it is read again for each, as errors cannot be copied.
-    fn refuse(
-        &self,
-        outputs: &mut [Option<Result<Outcome<Generated>>>],
-        prompt: &str,
-        error: Error,
-        request: &GenerateRequest,
-    ) {
-        let mut error = Some(error);
-        for output in outputs {
-            let error = error.take().or_else(|| self.encode(prompt, request).err());
-            *output = error.map(Err);
+    fn generated(&self, prompt: &str, completion: Completion) -> Generated {
+        let (prompt_ms, generate_ms) = (completion.prompt_ms(), completion.generate_ms());
+        let Completion { text, reason, finished } = completion;
+        Generated {
+            prompt: prompt.to_owned(),
+            text,
+            finish_reason: reason,
+            timings: Timings {
+                prompt_tokens: finished.prompt_tokens,
+                prompt_ms,
+                generated_tokens: finished.tokens.len(),
+                generate_ms,
+                draft: match self.draft {
+                    Speculation::None => None,
+                    _ => Some(Drafted { drafted_tokens: finished.drafted, accepted_tokens: finished.accepted }),
+                },
+            },
+            tokens: finished.tokens,
         }
     }
 
@@ -322,30 +324,4 @@ fn difference(ours: (usize, &Tokenizer), theirs: (usize, &Tokenizer)) -> Option<
         .into_iter()
         .find(|(_, ours, theirs)| ours != theirs)
         .map(|(id, ours, theirs)| format!("token {id} is {} there and {} here", spelled(theirs), spelled(ours)))
-}
-
-impl CausalModel for LanguageModel {
-    type Cache = KvCache;
-
-    fn positions(&self) -> usize {
-        self.config().max_position_embeddings
-    }
-
-    fn cache(&self) -> Result<KvCache> {
-        LanguageModel::cache(self, STEP_ROWS)
-    }
-
-    fn step(
-        &self,
-        batch: &PackedBatch,
-        caches: &mut [&mut KvCache],
-        rows: &[usize],
-        logits: &mut Vec<f32>,
-    ) -> Result<()> {
-        self.step_into(batch, caches, rows, logits)
-    }
-
-    fn not_finite(&self, ids: &[u32]) -> Error {
-        Traced::not_finite(self, ids)
-    }
 }

@@ -38,7 +38,7 @@ pub use classify::{Classifier, ClassifyRequest, Label};
 pub use embed::{EmbedRequest, Embedding, IndexedScore, SimilarityInput, TextEmbedder, Vector};
 pub use embeddings::Embeddings;
 pub use fill_mask::{Candidate, FillMask, Fills};
-pub use generate::{Drafted, Generated, Generations, Generator, Timings};
+pub use generate::{Drafted, Generated, GenerationStream, Generations, Generator, StreamPiece, Timings};
 pub use options::{Notices, Options};
 pub use preprocessor::Preprocessor;
 pub use profile::{ChainProfile, Profile};

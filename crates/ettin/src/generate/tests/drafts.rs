@@ -1,7 +1,5 @@
 //! Speculation: whatever is guessed, the result is that of plain decoding.
 
-use super::super::draft::Task;
-use super::super::sampler::Chooser;
 use super::*;
 
 /// Everything but the speed.
@@ -61,8 +59,8 @@ fn without_tokens_to_draft_it_is_plain() {
     let runs = drafted(ModelDraft::new(&near), &model, &request, &prompts(), 1024);
     assert_eq!((counts(&runs), near.steps.borrow().len()), ((0, 0), 0));
     assert_eq!(results(runs), results(run(&model, &request, &prompts(), 1024)));
-    let (tokenizer, too_many) = (tokenizer(), GenerateRequest { draft_tokens: MOST_DRAFTED + 1, ..greedy(9) });
-    assert!(Engine::new(&model, &tokenizer, &too_many, 9).is_err());
+    let (tokenizer, too_many) = (tokenizer(), GenerateRequest { draft_tokens: MAX_DRAFTED + 1, ..greedy(9) });
+    assert!(start(NoDraft, &model, &tokenizer, &too_many, 9).is_err());
 }
 
 #[test]
@@ -147,37 +145,37 @@ fn a_break_ends_between_the_tokens_of_one_step() {
     let tokenizer = tokenizer();
     let words = tokenizer.ids(" one two three four five six seven").unwrap();
     let (model, request) = (Scripted::new(&words), greedy(50));
-    let engine = Engine::new(&model, &tokenizer, &request, 1024).unwrap();
     for wanted in 1..20 {
         let mut pieces = 0;
-        let prompt = Prompt { ids: vec![words[0]], output: 0 };
+        let mut engine = start(ModelDraft::new(&model), &model, &tokenizer, &request, 1024).unwrap();
+        engine.submit(vec![words[0]], 0).unwrap();
         let mut done = engine
-            .run(ModelDraft::new(&model), vec![prompt], &mut |_| {
+            .run(&mut |_| {
                 pieces += 1;
                 if pieces == wanted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })
             .unwrap();
-        let finished = done.pop().unwrap().1.unwrap();
-        assert_eq!((pieces, finished.tokens.len(), finished.reason), (wanted, wanted, FinishReason::Cancelled));
-        assert_eq!(finished.text, tokenizer.decode(&finished.tokens, true).unwrap());
+        let Completion { text, reason, finished } = done.pop().unwrap().1.unwrap();
+        assert_eq!((pieces, finished.tokens.len(), reason), (wanted, wanted, FinishReason::Cancelled));
+        assert_eq!(text, tokenizer.decode(&finished.tokens, true).unwrap());
     }
 }
 
-/// Guesses the same tokens every time.
+/// Proposes the same tokens every time.
 struct Fixed(Vec<u32>);
 
 impl Draft for Fixed {
-    type Memory = ();
+    type State = ();
 
-    fn memory(&self) -> Result<()> {
+    fn state(&self) -> Result<()> {
         Ok(())
     }
 
     fn fork(&self, (): &()) {}
 
-    fn guess(&mut self, _: &Chooser<'_>, tasks: &mut [Task<'_, ()>]) -> Result<()> {
-        for task in tasks {
-            task.tokens.extend(self.0.iter().take(task.wanted));
+    fn propose(&mut self, requests: &mut [DraftRequest<'_, ()>]) -> Result<()> {
+        for request in requests {
+            self.0.iter().for_each(|&token| request.propose(token));
         }
         Ok(())
     }

@@ -3,42 +3,51 @@
 use super::model::Cache;
 
 /// Tokens from which sharing pays: below, copying keys and values costs about as much as computing them.
-const LEAST: usize = 64;
-
-/// Beginnings kept at once, for their memory.
-const KEPT: usize = 4;
+const MIN_SHARED: usize = 64;
 
 /// Waiting prompts that are looked at.
 const WINDOW: usize = 64;
 
-/// Beginnings that were read, with what came of it.
-pub(super) struct Prefixes<C, D> {
-    kept: Vec<Prefix<C, D>>,
+/// Beginnings that were computed, with the caches behind them.
+pub(super) struct PrefixCache<C, D> {
+    kept: Vec<CachedPrefix<C, D>>,
+    /// How many are kept at once, for their memory.
+    capacity: usize,
 }
 
-pub(super) struct Prefix<C, D> {
+/// One of them; `draft` is what a draft remembers of it.
+pub(super) struct CachedPrefix<C, D> {
     ids: Vec<u32>,
     pub(super) cache: C,
-    pub(super) memory: D,
+    pub(super) draft: D,
 }
 
-impl<C: Cache, D> Prefixes<C, D> {
-    pub(super) fn new() -> Self {
-        Self { kept: Vec::new() }
+impl<C: Cache, D> PrefixCache<C, D> {
+    /// Room for `capacity` of them.
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { kept: Vec::new(), capacity }
+    }
+
+    /// Tokens whose keys and values are kept.
+    pub(super) fn tokens(&self) -> usize {
+        self.kept.iter().map(|prefix| prefix.ids.len()).sum()
     }
 
     /// The longest one that `prompt` begins with and goes on after: a prompt's last token is always read for its logits.
-    pub(super) fn find(&self, prompt: &[u32]) -> Option<&Prefix<C, D>> {
-        let fits = |prefix: &&Prefix<C, D>| prefix.ids.len() < prompt.len() && prompt.starts_with(&prefix.ids);
+    pub(super) fn find(&self, prompt: &[u32]) -> Option<&CachedPrefix<C, D>> {
+        let fits = |prefix: &&CachedPrefix<C, D>| prefix.ids.len() < prompt.len() && prompt.starts_with(&prefix.ids);
         self.kept.iter().filter(fits).max_by_key(|prefix| prefix.ids.len())
     }
 
     /// Keeps one more, in place of the oldest when there are enough.
-    pub(super) fn keep(&mut self, ids: &[u32], cache: C, memory: D) {
-        if self.kept.len() == KEPT {
+    pub(super) fn keep(&mut self, ids: &[u32], cache: C, draft: D) {
+        if self.capacity == 0 {
+            return;
+        }
+        if self.kept.len() == self.capacity {
             self.kept.remove(0);
         }
-        self.kept.push(Prefix { ids: ids.to_vec(), cache, memory });
+        self.kept.push(CachedPrefix { ids: ids.to_vec(), cache, draft });
     }
 
     /// Forgets those that no waiting prompt begins with.
@@ -58,7 +67,8 @@ pub(super) fn worth_keeping<'p>(
         let common = prompt.iter().zip(other).take_while(|(a, b)| a == b).count();
         common.min(prompt.len() - 1).min(other.len() - 1)
     };
-    let mut lengths: Vec<usize> = waiting.take(WINDOW).map(shared).filter(|&shared| shared >= known + LEAST).collect();
+    let mut lengths: Vec<usize> =
+        waiting.take(WINDOW).map(shared).filter(|&shared| shared >= known + MIN_SHARED).collect();
     lengths.sort_unstable_by(|a, b| b.cmp(a));
     let saved = lengths.iter().zip(1..).map(|(&length, prompts)| ((length - known) * prompts, length));
     saved.max().map(|(_, length)| length)
@@ -81,13 +91,13 @@ mod tests {
     #[test]
     fn the_length_that_saves_most() {
         assert_eq!(worth(0, &[]), None);
-        assert_eq!(worth(0, &[LEAST - 1]), None);
-        assert_eq!(worth(0, &[LEAST]), Some(LEAST));
+        assert_eq!(worth(0, &[MIN_SHARED - 1]), None);
+        assert_eq!(worth(0, &[MIN_SHARED]), Some(MIN_SHARED));
         assert_eq!(worth(0, &[300, 200, 100, 5]), Some(200));
         assert_eq!(worth(0, &[90; WINDOW * 2]), Some(90));
         // What is known need not be kept again.
         assert_eq!(worth(150, &[300, 200, 200]), Some(300));
-        assert_eq!(worth(200, &[200 + LEAST - 1]), None);
+        assert_eq!(worth(200, &[200 + MIN_SHARED - 1]), None);
     }
 
     #[test]
@@ -117,11 +127,11 @@ mod tests {
     #[test]
     fn the_longest_fit_is_found_and_the_oldest_goes() {
         let all: Vec<u32> = (0..100).collect();
-        let mut prefixes = Prefixes::new();
+        let mut prefixes = PrefixCache::new(4);
         for len in [30, 10, 20] {
             prefixes.keep(&all[..len], len, ());
         }
-        let found = |prefixes: &Prefixes<usize, ()>, len| prefixes.find(&all[..len]).map(|prefix| prefix.cache);
+        let found = |prefixes: &PrefixCache<usize, ()>, len| prefixes.find(&all[..len]).map(|prefix| prefix.cache);
         assert_eq!([10, 11, 20, 31].map(|len| found(&prefixes, len)), [None, Some(10), Some(10), Some(30)]);
         prefixes.keep(&[9], 1, ());
         prefixes.keep(&[8], 1, ());
