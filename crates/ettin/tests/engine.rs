@@ -1,5 +1,5 @@
-//! The engine of generation through its public API: whatever comes, runs and goes beside a request, its tokens are those it
-//! has alone.
+//! The engine of generation through its public API: whatever comes, runs and goes beside a request, its tokens are
+//! those it has alone.
 
 mod common;
 

@@ -71,7 +71,8 @@ pub(super) fn run(mut args: args::Generate) -> anyhow::Result<Status> {
     Ok(status)
 }
 
-/// One call: all prompts of a chunk, their text shown by `show` as it comes. The request is then that of the next chunk.
+/// One call: all prompts of a chunk, their text shown by `show` as it comes. The request is then that of the next
+/// chunk.
 fn generate(
     task: &Generator,
     request: &mut GenerateRequest,
@@ -193,8 +194,8 @@ fn requested(args: &args::Generate, defaults: &GenerationDefaults) -> anyhow::Re
         .with_draft_tokens(args.speculation.draft_tokens))
 }
 
-/// A cut of the distribution without a temperature samples at that of the files, or at 1, and with the files' other cuts, which are
-/// `sampled`.
+/// A cut of the distribution without a temperature samples at that of the files, or at 1, and with the files' other
+/// cuts, which are `sampled`.
 fn sampling(
     args: &SamplingArgs,
     base: &Sampling,

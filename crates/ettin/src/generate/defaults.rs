@@ -1,7 +1,8 @@
-//! What a model's own files ask of a generation: `generation_config.json`, or the same keys of `config.json` where there is none.
+//! What a model's own files ask of a generation: `generation_config.json`, or the same keys of `config.json` where
+//! there is none.
 //!
-//! Names and meaning are those of `generate()` of transformers 5.23. Every key is obeyed, without effect on the text here
-//! as there, or refused by its name.
+//! Names and meaning are those of `generate()` of transformers 5.23. Every key is obeyed, without effect on the text
+//! here as there, or refused by its name.
 
 use serde_json::{Map, Value};
 
@@ -64,8 +65,8 @@ const REFUSED: [(&str, Off); 14] = [
     ("cache_implementation", Off::Not("quantized")),
 ];
 
-/// Keys without an effect on the text: other tokens than the ends, beams that are not used, the speed, what else is returned, guesses that
-/// are checked, and what every file has.
+/// Keys without an effect on the text: other tokens than the ends, beams that are not used, the speed, what else is
+/// returned, proposals that are checked, and what every file has.
 const HARMLESS: [&str; 41] = [
     "_from_model_config",
     "_commit_hash",
@@ -116,8 +117,8 @@ const HARMLESS: [&str; 41] = [
 const OF_SAMPLING: [&str; 8] =
     ["temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"];
 
-/// Numbers that mean what a missing key does to `generate()`; files of transformers 4 spell them all out. Its `max_length` of 20 is
-/// missing, as a text without a limit of its own is longer here.
+/// Numbers that mean what a missing key does to `generate()`; files of transformers 4 spell them all out. Its
+/// `max_length` of 20 is missing, as a text without a limit of its own is longer here.
 const USUAL: [(&str, f64); 12] = [
     ("min_length", 0.0),
     ("min_new_tokens", 0.0),
@@ -182,8 +183,8 @@ pub struct GenerationDefaults {
 }
 
 impl GenerationDefaults {
-    /// Reads `generation_config.json`, or where the model has none the keys of the same names in `config.json`, where older models
-    /// keep them.
+    /// Reads `generation_config.json`, or where the model has none the keys of the same names in `config.json`, where
+    /// older models keep them.
     ///
     /// # Errors
     /// [`Error::Config`] for a file that is no JSON object; what reading files can meet.
@@ -202,7 +203,8 @@ impl GenerationDefaults {
         Ok(Self { file, settings, vocabulary })
     }
 
-    /// The settings without these keys: those that a caller decides about. The file's values for them are then not even checked.
+    /// The settings without these keys: those that a caller decides about. The file's values for them are then not even
+    /// checked.
     pub fn without(mut self, keys: &[&str]) -> Self {
         self.settings.retain(|key, _| !keys.contains(&key.as_str()));
         self
@@ -218,7 +220,8 @@ impl GenerationDefaults {
         self.settings().next().is_none()
     }
 
-    /// Keys and values that have an effect here or in transformers, those left out that say what a missing key means there.
+    /// Keys and values that have an effect here or in transformers, those left out that say what a missing key means
+    /// there.
     pub fn settings(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.known().filter(|(key, value)| !is_usual(key, value))
     }
@@ -251,12 +254,12 @@ impl GenerationDefaults {
         held.map(|(key, _)| key.as_str()).filter(move |key| !known(key))
     }
 
-    /// The request that the files ask for; what they leave open is as in [`GenerateRequest::default`]. Values of sampling are looked at only
-    /// where the files ask for it (`do_sample`).
+    /// The request that the files ask for; what they leave open is as in [`GenerateRequest::default`]. Values of
+    /// sampling are looked at only where the files ask for it (`do_sample`).
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a setting that is not implemented; [`Error::Config`] for a value out of range, an id that the
-    /// vocabulary does not hold where one must be chosen or biased, or ends that are no token ids.
+    /// [`Error::Unsupported`] for a setting that is not implemented; [`Error::Config`] for a value out of range, an id
+    /// that the vocabulary does not hold where one must be chosen or biased, or ends that are no token ids.
     pub fn request(&self) -> Result<GenerateRequest> {
         let refused: Vec<String> = self
             .settings
@@ -294,7 +297,8 @@ impl GenerationDefaults {
     /// Cuts and temperature that hold when tokens are drawn, whether or not the files ask for drawing (`do_sample`).
     ///
     /// # Errors
-    /// [`Error::Config`] for a value that transformers refuses to draw with; one that turns a cut off there does here, too.
+    /// [`Error::Config`] for a value that transformers refuses to draw with; one that turns a cut off there does here,
+    /// too.
     pub fn sampled(&self) -> Result<Sampling> {
         let temperature = self.number("temperature", "above 0", |t| t > 0.0)?.unwrap_or(1.0);
         let top_p = self.number("top_p", "0 or more", |p| p >= 0.0)?.filter(|&p| p <= 1.0);
@@ -486,8 +490,8 @@ impl GenerationDefaults {
     }
 }
 
-/// The tokens that end a text by `generation_config.json`, where the model has that file: none where it names none. Ids that are no
-/// tokens (−1 in some files) end nothing.
+/// The tokens that end a text by `generation_config.json`, where the model has that file: none where it names none. Ids
+/// that are no tokens (−1 in some files) end nothing.
 ///
 /// # Errors
 /// [`Error::Config`] for a file that is no JSON object or names no ids; what reading files can meet.
@@ -528,7 +532,8 @@ fn is_usual(key: &str, value: &Value) -> bool {
     }
 }
 
-/// Whether it is true to Python, which is what `generate()` asks: any number but 0 and any text but the empty one are, "false" too.
+/// Whether it is true to Python, which is what `generate()` asks: any number but 0 and any text but the empty one are,
+/// "false" too.
 fn is_true(value: &Value) -> bool {
     match value {
         Value::Bool(flag) => *flag,

@@ -1,14 +1,15 @@
 //! Speculative decoding: something cheap proposes the next tokens, and the model verifies all proposals in one step.
 //!
-//! Verification is not a rule of its own. The model computes the proposals as further rows of its step, and the loop then
-//! chooses tokens from row after row, exactly as it would without proposals, for as long as what it chose is what had been
-//! proposed. As a row's logits do not depend on the rows beside it, and a choice is keyed by seed, sample and position, the
-//! result is the same token for token, sampling included; proposals decide only how many tokens a step yields.
+//! Verification is not a rule of its own. The model computes the proposals as further rows of its step, and the loop
+//! then chooses tokens from row after row, exactly as it would without proposals, for as long as what it chose is what
+//! had been proposed. As a row's logits do not depend on the rows beside it, and a choice is keyed by seed, sample and
+//! position, the result is the same token for token, sampling included; proposals decide only how many tokens a step
+//! yields.
 //!
-//! A model that proposes chooses with the very sampler and random numbers of the model it proposes for. That coupling accepts
-//! nearly as much as the accept-and-resample rule (Leviathan et al., arXiv 2211.17192), which gives only the same
-//! distribution: with total variation d between the two, at least (1 − d) / (1 + d) where that has 1 − d (Daliri et al.,
-//! arXiv 2408.07978). For proposals that are certain of themselves (greedy, looked up) the two accept alike.
+//! A model that proposes chooses with the very sampler and random numbers of the model it proposes for. That coupling
+//! accepts nearly as much as the accept-and-resample rule (Leviathan et al., arXiv 2211.17192), which gives only the
+//! same distribution: with total variation d between the two, at least (1 − d) / (1 + d) where that has 1 − d (Daliri
+//! et al., arXiv 2408.07978). For proposals that are certain of themselves (greedy, looked up) the two accept alike.
 
 mod any;
 mod lookup;
@@ -36,8 +37,8 @@ pub trait Draft {
     /// A copy that goes on independently.
     fn fork(&self, state: &Self::State) -> Self::State;
 
-    /// Proposes at most as many tokens for every request as it [wants](DraftRequest::wanted); for one that wants none, only
-    /// takes note of its tokens.
+    /// Proposes at most as many tokens for every request as it [wants](DraftRequest::wanted); for one that wants none,
+    /// only takes note of its tokens.
     ///
     /// # Errors
     /// Whatever the draft meets beyond single requests, which [fail](DraftRequest::fail) alone.
@@ -54,8 +55,8 @@ pub trait Draft {
     }
 }
 
-/// One sequence to propose tokens for. All its tokens but the last are those of the call before, where that proposed them
-/// rightly.
+/// One sequence to propose tokens for. All its tokens but the last are those of the call before, where that proposed
+/// them rightly.
 #[derive(Debug)]
 pub struct DraftRequest<'a, S> {
     /// Prompt and continuation; proposals are appended.

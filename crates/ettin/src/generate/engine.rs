@@ -2,30 +2,31 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::draft::{Draft, DraftRequest, NoDraft};
-use super::event::{Event, Failed, FinishReason, Finished, Flow, Handle, NewToken};
+use super::event::{Event, FinishReason, Finished, Flow, Handle, NewToken};
 use super::logprobs::Logprobs;
 use super::model::{Cache, CausalModel};
 use super::prefix_cache::{PrefixCache, worth_keeping};
 use super::request::{Request, Rules};
+use super::running::{Running, Waiting};
 use super::sampler::Scratch;
 use super::sequence::Sequence;
 use super::settings::EngineSettings;
 use crate::{Error, Isa, PackedBatch, Result};
 
-/// Continues many prompts at once. Requests come ([`submit`](Self::submit)) and go ([`cancel`](Self::cancel)) while others
-/// run.
+/// Continues many prompts at once. Requests come ([`submit`](Self::submit)) and go ([`cancel`](Self::cancel)) while
+/// others run.
 ///
-/// One [`step`](Self::step) feeds every running sequence what its cache lacks: the last token of one that is generating and
-/// the proposals behind it, the next part of a prompt. Sequences that have ended leave, and requests that wait take their
-/// place: first come, first served, but that a prompt waits for a beginning that it shares with one being computed, and
-/// those behind it wait, too.
+/// One [`step`](Self::step) feeds every running sequence what its cache lacks: the last token of one that is generating
+/// and the proposals behind it, the next part of a prompt. Sequences that have ended leave, and requests that wait take
+/// their place: first come, first served, but that a prompt waits for a beginning that it shares with one being
+/// computed, and those behind it wait, too.
 ///
-/// The tokens of a request are those it would have alone, bit for bit, whenever it comes, whatever runs beside it, whatever
-/// the draft and the settings, and whoever is cancelled; [`CausalModel`] says what a model must promise for that.
+/// The tokens of a request are those it would have alone, bit for bit, whenever it comes, whatever runs beside it,
+/// whatever the draft and the settings, and whoever is cancelled; [`CausalModel`] says what a model must promise for
+/// that.
 ///
 /// ```
 /// # fn main() -> ettin::Result<()> {
@@ -74,50 +75,6 @@ pub struct Engine<M: CausalModel, D: Draft = NoDraft> {
     scratch: Scratch,
 }
 
-/// A sequence without a cache.
-struct Waiting {
-    sequence: Sequence,
-    /// How many it stands for.
-    samples: usize,
-}
-
-/// A sequence with what models remember of it.
-struct Running<C, S> {
-    sequence: Sequence,
-    /// How many it stands for: all samples of its request, until its prompt is computed.
-    samples: usize,
-    cache: C,
-    draft: S,
-    /// Tokens of its prompt of which waiting prompts want a copy.
-    shared: Option<usize>,
-    /// Tokens that the step feeds.
-    fed: usize,
-    /// Its rows of the step's logits.
-    logits: Range<usize>,
-    /// Why its draft cannot go on.
-    failure: Option<Error>,
-    over: bool,
-}
-
-impl<C, S> Running<C, S> {
-    fn new(Waiting { sequence, samples }: Waiting, cache: C, draft: S, shared: Option<usize>) -> Self {
-        Self { sequence, samples, cache, draft, shared, fed: 0, logits: 0..0, failure: None, over: false }
-    }
-
-    /// Tokens that it feeds next, where its turn allows `room`.
-    fn rows(&self, room: usize) -> usize {
-        let computed = self.sequence.computed();
-        let until = self.shared.filter(|&shared| computed < shared).map_or(usize::MAX, |shared| shared - computed);
-        self.sequence.pending().len().min(until).min(room)
-    }
-
-    /// Whether it is computing a beginning that `prompt` wants a copy of.
-    fn reads_for(&self, prompt: &[u32]) -> bool {
-        let shared = self.shared.filter(|&shared| self.sequence.computed() < shared);
-        shared.is_some_and(|shared| prompt.len() > shared && prompt.starts_with(&self.sequence.tokens()[..shared]))
-    }
-}
-
 /// Who is told of events, and whether that one has called a halt.
 struct Observer<'a> {
     on_event: &'a mut dyn FnMut(Event) -> Flow,
@@ -143,7 +100,8 @@ impl<M: CausalModel> Engine<M> {
 }
 
 impl<M: CausalModel, D: Draft> Engine<M, D> {
-    /// An engine with the help of a draft: faster where proposals are cheap and often right, and always the same tokens.
+    /// An engine with the help of a draft: faster where proposals are cheap and often right, and always the same
+    /// tokens.
     ///
     /// # Errors
     /// [`Error::Input`] for settings that allow nothing to run.
@@ -180,8 +138,8 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
         self.settings.max_context.min(self.model.positions())
     }
 
-    /// Bytes that keys and values of one token take, those of a draft included: times the tokens that a request may come to
-    /// and its samples, what it needs.
+    /// Bytes that keys and values of one token take, those of a draft included: times the tokens that a request may
+    /// come to and its samples, what it needs.
     pub fn bytes_per_token(&self) -> usize {
         self.model.bytes_per_token() + self.draft.bytes_per_token()
     }
@@ -236,9 +194,9 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
         Rules::new(Handle(self.next), request, &self.settings, self.model.vocabulary(), self.context())
     }
 
-    /// Takes a request out, whether it waits, computes its prompt or generates. Returns what its samples came to that had
-    /// not ended, in order, with the reason [`FinishReason::Cancelled`]; none where it has ended or never was. There are no
-    /// further events of it, and nothing of it is kept.
+    /// Takes a request out, whether it waits, computes its prompt or generates. Returns what its samples came to that
+    /// had not ended, in order, with the reason [`FinishReason::Cancelled`]; none where it has ended or never was.
+    /// There are no further events of it, and nothing of it is kept.
     pub fn cancel(&mut self, handle: Handle) -> Vec<Finished> {
         let mut cancelled = Vec::new();
         let mut stays = |sequence: &Sequence, samples: usize| {
@@ -271,14 +229,14 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
         Ok(events)
     }
 
-    /// As [`step`](Self::step), with a say in how it goes on after every event: a sequence can be stopped at a token, where
-    /// its text holds a stop string.
+    /// As [`step`](Self::step), with a say in how it goes on after every event: a sequence can be stopped at a token,
+    /// where its text holds a stop string.
     ///
     /// # Errors
-    /// What the model or the draft meets. No token is lost then, and no request: all sequences that ran wait again, before
-    /// the others, without their caches, and the next step begins to compute them anew. So a step may simply be tried
-    /// again, after some requests were cancelled perhaps. What fails for one request alone (logits that are not finite)
-    /// is no error of the step, but an [`Event::Failed`].
+    /// What the model or the draft meets. No token is lost then, and no request: all sequences that ran wait again,
+    /// before the others, without their caches, and the next step begins to compute them anew. So a step may simply be
+    /// tried again, after some requests were cancelled perhaps. What fails for one request alone (logits that are not
+    /// finite) is no error of the step, but an [`Event::Failed`].
     pub fn step_with(&mut self, on_event: &mut dyn FnMut(Event) -> Flow) -> Result<()> {
         let stepped = self.advance(&mut Observer { on_event, halted: false });
         if stepped.is_err() {
@@ -442,8 +400,8 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
         Ok(())
     }
 
-    /// Adds to every sequence that has logits a token, and one more for every proposal that proves right. Those that end
-    /// leave.
+    /// Adds to every sequence that has logits a token, and one more for every proposal that proves right. Those that
+    /// end leave.
     fn verify(&mut self, observer: &mut Observer<'_>) -> Result<()> {
         let vocabulary = self.logits.len() / self.rows.len().max(1);
         for one in self.running.iter_mut().filter(|one| !one.logits.is_empty()) {
@@ -506,14 +464,6 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
     /// Forgets beginnings that no one waits for.
     fn forget_prefixes(&mut self) {
         self.prefixes.forget(prompts(&self.waiting));
-    }
-}
-
-impl<C, S> Running<C, S> {
-    /// Ends it with an error.
-    fn failed(&mut self, error: Error) -> Event {
-        self.over = true;
-        Event::Failed(Failed { handle: self.sequence.rules.handle, sample: self.sequence.sample, error })
     }
 }
 

@@ -6,7 +6,8 @@ use super::clock::Times;
 use super::logprobs::Logprobs;
 use crate::Error;
 
-/// A request that was submitted to an [`Engine`](super::Engine); no two of one engine are equal, and later ones are larger.
+/// A request that was submitted to an [`Engine`](super::Engine); no two of one engine are equal, and later ones are
+/// larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Handle(pub(super) u64);
 
@@ -70,7 +71,8 @@ pub struct Finished {
     pub drafted: usize,
     /// Those of them that proved right.
     pub accepted: usize,
-    /// The seed that its tokens were drawn with: the one asked for, or the one drawn; none where nothing is drawn (greedy).
+    /// The seed that its tokens were drawn with: the one asked for, or the one drawn; none where nothing is drawn
+    /// (greedy).
     pub seed: Option<u64>,
     /// How long it took.
     pub times: Times,

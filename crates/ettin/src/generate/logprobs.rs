@@ -4,15 +4,16 @@ use ettin_kernels::softmax;
 
 use crate::Isa;
 
-/// Log-probabilities of a token and of the likeliest tokens at its place: the log-softmax of the model's own logits, before
-/// anything that a request asks for (penalties, temperature, cuts) changes them. A token that the model excludes has −∞.
+/// Log-probabilities of a token and of the likeliest tokens at its place: the log-softmax of the model's own logits,
+/// before anything that a request asks for (penalties, temperature, cuts) changes them. A token that the model excludes
+/// has −∞.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Logprobs {
     /// That of the token.
     pub token: f32,
-    /// The likeliest tokens with theirs, the likeliest first, the lower id first of equals. The token is among them only
-    /// where it is one of them.
+    /// The likeliest tokens with theirs, the likeliest first, the lower id first of equals. The token is among them
+    /// only where it is one of them.
     pub top: Vec<(u32, f32)>,
 }
 

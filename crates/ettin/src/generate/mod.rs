@@ -1,8 +1,8 @@
 //! Autoregressive generation.
 //!
-//! [`Engine`] is the loop: token ids in, token ids out, any number of requests at once, with sampling, speculation and limits
-//! of their own. Text stands one layer up: a [`TextSequence`] turns the tokens of one sequence into pieces of text and finds
-//! stop strings. [`tasks::Generator`](crate::tasks::Generator) is both of them with a tokenizer.
+//! [`Engine`] is the loop: token ids in, token ids out, any number of requests at once, with sampling, speculation and
+//! limits of their own. Text stands one layer up: a [`TextSequence`] turns the tokens of one sequence into pieces of
+//! text and finds stop strings. [`tasks::Generator`](crate::tasks::Generator) is both of them with a tokenizer.
 
 mod clock;
 mod defaults;
@@ -14,6 +14,7 @@ mod model;
 mod prefix_cache;
 mod random;
 mod request;
+mod running;
 mod sampler;
 mod sampling;
 mod sequence;

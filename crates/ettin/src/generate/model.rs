@@ -13,9 +13,9 @@ pub const STEP_ROWS: usize = 512;
 ///
 /// An [`Engine`](super::Engine) owns one, or shares it: references and `Arc`s of a model are models.
 ///
-/// What an engine promises (a request's tokens do not depend on what runs beside it) holds where the logits of a row depend
-/// on nothing but the tokens of its sequence up to that row, bit for bit: not on the other sequences of a batch, and not
-/// on how the sequence is cut into steps.
+/// What an engine promises (a request's tokens do not depend on what runs beside it) holds where the logits of a row
+/// depend on nothing but the tokens of its sequence up to that row, bit for bit: not on the other sequences of a batch,
+/// and not on how the sequence is cut into steps.
 pub trait CausalModel {
     /// Keys and values of one sequence.
     type Cache: Cache;
@@ -26,8 +26,8 @@ pub trait CausalModel {
     /// How many tokens there are: ids lie below.
     fn vocabulary(&self) -> usize;
 
-    /// Bytes that keys and values of one token take in all layers. A cache may come to more, as it may grow ahead, and to
-    /// less, as local layers forget.
+    /// Bytes that keys and values of one token take in all layers. A cache may come to more, as it may grow ahead, and
+    /// to less, as local layers forget.
     fn bytes_per_token(&self) -> usize;
 
     /// An empty cache that takes up to `max_step` tokens in one step.

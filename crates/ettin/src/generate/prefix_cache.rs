@@ -33,7 +33,8 @@ impl<C: Cache, D> PrefixCache<C, D> {
         self.kept.iter().map(|prefix| prefix.ids.len()).sum()
     }
 
-    /// The longest one that `prompt` begins with and goes on after: a prompt's last token is always read for its logits.
+    /// The longest one that `prompt` begins with and goes on after: a prompt's last token is always read for its
+    /// logits.
     pub(super) fn find(&self, prompt: &[u32]) -> Option<&CachedPrefix<C, D>> {
         let fits = |prefix: &&CachedPrefix<C, D>| prefix.ids.len() < prompt.len() && prompt.starts_with(&prefix.ids);
         self.kept.iter().filter(fits).max_by_key(|prefix| prefix.ids.len())
@@ -56,8 +57,8 @@ impl<C: Cache, D> PrefixCache<C, D> {
     }
 }
 
-/// How many tokens of `prompt` are worth keeping for the prompts that wait, where the first `known` need not be read: the
-/// length that saves most.
+/// How many tokens of `prompt` are worth keeping for the prompts that wait, where the first `known` need not be read:
+/// the length that saves most.
 pub(super) fn worth_keeping<'p>(
     prompt: &[u32],
     known: usize,

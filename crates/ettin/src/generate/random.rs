@@ -1,8 +1,8 @@
 //! Counter-based random numbers: a draw depends on its key alone, never on what was drawn before.
 //!
-//! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011). The seed is the key; the sample's
-//! index, the token's absolute position and its id are the counter. Sequences share nothing, so sampling in a batch equals
-//! sampling alone, and a continuation can be drawn again from any position.
+//! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011). The seed is the key; the
+//! sample's index, the token's absolute position and its id are the counter. Sequences share nothing, so sampling in a
+//! batch equals sampling alone, and a continuation can be drawn again from any position.
 
 use std::hash::{BuildHasher, RandomState};
 

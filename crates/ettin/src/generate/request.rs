@@ -8,8 +8,8 @@ use super::{EngineSettings, Sampling, Shaping};
 use crate::setters::setters;
 use crate::{Error, Result};
 
-/// One prompt, and how it is to be continued. Everything is the request's own: requests that run together need not agree in
-/// anything.
+/// One prompt, and how it is to be continued. Everything is the request's own: requests that run together need not
+/// agree in anything.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Request {
@@ -28,11 +28,11 @@ pub struct Request {
     pub max_length: Option<usize>,
     /// Continuations; 1 by default. The prompt is computed once for all of them.
     pub samples: usize,
-    /// Number of the first sample among all that share a seed; the others follow. Random numbers are keyed by the seed, this
-    /// number and the token's position.
+    /// Number of the first sample among all that share a seed; the others follow. Random numbers are keyed by the seed,
+    /// this number and the token's position.
     pub first_sample: u64,
-    /// The most tokens drafted ahead for one sequence, where the engine has a draft; fewer are while few prove right, or
-    /// while many sequences run. It changes the speed, never a token. 8 by default.
+    /// The most tokens drafted ahead for one sequence, where the engine has a draft; fewer are while few prove right,
+    /// or while many sequences run. It changes the speed, never a token. 8 by default.
     pub draft_tokens: usize,
     /// Whether tokens come with log-probabilities, and those of how many of the likeliest tokens beside.
     pub logprobs: Option<usize>,

@@ -1,10 +1,10 @@
 //! From a row of logits to the next token.
 //!
-//! Semantics and order are those of transformers 5.23's logits processors: repetition penalty, temperature, top-h, top-k
-//! (ties with the k-th stay), top-p (the token that crosses p stays), min-p, typical-p, epsilon, eta. What is left is drawn by
-//! a race (Gumbel-max): every token has an exponential random number of its own, and the one that is smallest for its
-//! probability wins. Two models that nearly agree therefore mostly draw the same token, which is what speculative decoding
-//! lives on.
+//! Semantics and order are those of transformers 5.23's logits processors: repetition penalty, temperature, top-h,
+//! top-k (ties with the k-th stay), top-p (the token that crosses p stays), min-p, typical-p, epsilon, eta. What is
+//! left is drawn by a race (Gumbel-max): every token has an exponential random number of its own, and the one that is
+//! smallest for its probability wins. Two models that nearly agree therefore mostly draw the same token, which is what
+//! speculative decoding lives on.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -91,8 +91,8 @@ impl Sampler {
         self.sampling.temperature == 0.0
     }
 
-    /// The token that follows `history`, which is the whole sequence, in sample `sample`: the logits are those after its
-    /// last token.
+    /// The token that follows `history`, which is the whole sequence, in sample `sample`: the logits are those after
+    /// its last token.
     ///
     /// # Errors
     /// [`Error::NotFinite`] for logits of which one is NaN or +∞, or all are −∞.
@@ -282,8 +282,8 @@ fn keep_top_p(candidates: &mut Vec<Contender>, p: f32) {
     }
 }
 
-/// Draws one of the candidates, of which `first` is the most likely: that of the largest `logit − ln e`, where `e` is the
-/// token's exponential random number (Gumbel-max: Gumbel 1954; Maddison et al., arXiv 1411.0030).
+/// Draws one of the candidates, of which `first` is the most likely: that of the largest `logit − ln e`, where `e` is
+/// the token's exponential random number (Gumbel-max: Gumbel 1954; Maddison et al., arXiv 1411.0030).
 fn race(candidates: &[Contender], first: Contender, draws: Draws) -> u32 {
     // The likeliest is a good first mark: few others then need their logarithms.
     let (mut winner, mut mark) = (first.id, f64::from(first.logit) - time(number(&draws, first.id)).ln());
@@ -469,8 +469,8 @@ mod tests {
         assert!(winners.len() > 100);
     }
 
-    /// Total variation d between two models: of all couplings the best agrees with probability 1 − d, and this one with at
-    /// least (1 − d) / (1 + d) (Daliri et al., arXiv 2408.07978).
+    /// Total variation d between two models: of all couplings the best agrees with probability 1 − d, and this one with
+    /// at least (1 − d) / (1 + d) (Daliri et al., arXiv 2408.07978).
     #[test]
     fn near_distributions_mostly_draw_the_same_token() {
         let sampler = sampler(warm());

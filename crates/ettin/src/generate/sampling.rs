@@ -4,8 +4,8 @@ use crate::setters::setters;
 
 /// How the next token is chosen.
 ///
-/// Order of the steps, as in transformers: repetition penalty, temperature, top-h, top-k, top-p, min-p, typical-p, epsilon,
-/// eta.
+/// Order of the steps, as in transformers: repetition penalty, temperature, top-h, top-k, top-p, min-p, typical-p,
+/// epsilon, eta.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Sampling {

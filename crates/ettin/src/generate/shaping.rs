@@ -1,9 +1,9 @@
-//! What a request changes about logits before a token is chosen from them: biases, penalties, tokens that are forbidden or
-//! forced at some place.
+//! What a request changes about logits before a token is chosen from them: biases, penalties, tokens that are forbidden
+//! or forced at some place.
 //!
-//! Formulas and order are those of transformers 5.23's logits processors; the repetition penalty of [`Sampling`](super::Sampling)
-//! stands between the penalty on the prompt and the n-grams. Everything depends on the sequence alone, so that batches and
-//! guesses change nothing.
+//! Formulas and order are those of transformers 5.23's logits processors; the repetition penalty of
+//! [`Sampling`](super::Sampling) stands between the penalty on the prompt and the n-grams. Everything depends on the
+//! sequence alone, so that batches and proposals change nothing.
 
 use crate::setters::setters;
 use crate::{Error, Result};
@@ -14,14 +14,15 @@ use crate::{Error, Result};
 pub struct Shaping {
     /// Added to the logit of a sequence's last token where the tokens before it are there (`sequence_bias`).
     pub sequence_bias: Vec<(Vec<u32>, f32)>,
-    /// Multiplies positive and divides negative logits of the prompt's tokens (`encoder_repetition_penalty`, which for a decoder is about
-    /// its prompt); 1 is off. In f64, as its inverse is what is applied.
+    /// Multiplies positive and divides negative logits of the prompt's tokens (`encoder_repetition_penalty`, which for
+    /// a decoder is about its prompt); 1 is off. In f64, as its inverse is what is applied.
     pub prompt_boost: Option<f64>,
     /// No sequence of this many tokens comes twice (`no_repeat_ngram_size`).
     pub no_repeat: Option<usize>,
     /// No sequence of this many tokens of the prompt comes again (`encoder_no_repeat_ngram_size`).
     pub no_repeat_of_prompt: Option<usize>,
-    /// Sequences of tokens that are never completed (`bad_words_ids`). An end-of-text token alone may come nevertheless.
+    /// Sequences of tokens that are never completed (`bad_words_ids`). An end-of-text token alone may come
+    /// nevertheless.
     pub bad_words: Vec<Vec<u32>>,
     /// No end before prompt and continuation have this many tokens.
     pub min_length: usize,
@@ -29,9 +30,11 @@ pub struct Shaping {
     pub min_new_tokens: usize,
     /// What follows a prompt of one token.
     pub forced_bos: Option<u32>,
-    /// Any of these is the last token that `max_new_tokens` or `max_length` allows; none is forced where there are none.
+    /// Any of these is the last token that `max_new_tokens` or `max_length` allows; none is forced where there are
+    /// none.
     pub forced_eos: Vec<u32>,
-    /// From this many new tokens on, an end grows likelier by this factor with every token (`exponential_decay_length_penalty`).
+    /// From this many new tokens on, an end grows likelier by this factor with every token
+    /// (`exponential_decay_length_penalty`).
     pub end_growth: Option<(usize, f64)>,
     /// Tokens that never come.
     pub suppress: Vec<u32>,
@@ -99,8 +102,8 @@ impl Shaping {
         }
     }
 
-    /// A token that is to be chosen, forbidden by its word or biased although a vocabulary of `size` does not hold it, with the name of its
-    /// setting. Suppressed ones may be missing: what is no token never comes.
+    /// A token that is to be chosen, forbidden by its word or biased although a vocabulary of `size` does not hold it,
+    /// with the name of its setting. Suppressed ones may be missing: what is no token never comes.
     pub(super) fn beyond(&self, size: usize) -> Option<(&'static str, u32)> {
         let biased = self.sequence_bias.iter().flat_map(|(ids, _)| ids);
         let named: [(&str, Vec<u32>); 4] = [

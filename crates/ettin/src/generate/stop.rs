@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 /// Lets text through up to the first stop string. Text that may be the beginning of one is held back.
 ///
-/// Spellings of special tokens are looked at and never let through: a stop string may be one, or reach from text into one.
+/// Spellings of special tokens are looked at and never let through: a stop string may be one, or reach from text into
+/// one.
 #[derive(Debug, Clone)]
 pub(super) struct StopFilter {
     stops: Arc<[String]>,
@@ -25,8 +26,8 @@ impl StopFilter {
         self.stops.is_empty()
     }
 
-    /// Takes text, and the spelling of a special token behind it if there is one; returns what is certain to come before any
-    /// stop string, and whether one was found.
+    /// Takes text, and the spelling of a special token behind it if there is one; returns what is certain to come
+    /// before any stop string, and whether one was found.
     pub(super) fn push(&mut self, text: &str, hidden: &str) -> (String, bool) {
         if self.is_off() {
             return (text.to_owned(), false);

@@ -21,8 +21,8 @@ fn tokenizer() -> Tokenizer {
     Tokenizer::load(&ModelFiles::folder(folder).unwrap()).unwrap()
 }
 
-/// Continues along a script: after token `i` of it comes token `i + 1`; or pseudo-random logits of all tokens read. Cache =
-/// the tokens read.
+/// Continues along a script: after token `i` of it comes token `i + 1`; or pseudo-random logits of all tokens read.
+/// Cache = the tokens read.
 #[derive(Clone)]
 struct Scripted {
     script: Vec<u32>,

@@ -9,8 +9,9 @@ use crate::{Error, Result};
 
 /// The text of one sequence of an [`Engine`](super::Engine), token by token, up to the first stop string.
 ///
-/// Text that is not certain is held back: characters that are not complete, and what may be the beginning of a stop string.
-/// The engine is to [stop](super::Flow::Stop) the sequence at the token with which [`push`](Self::push) says that it ends.
+/// Text that is not certain is held back: characters that are not complete, and what may be the beginning of a stop
+/// string. The engine is to [stop](super::Flow::Stop) the sequence at the token with which [`push`](Self::push) says
+/// that it ends.
 #[derive(Debug, Clone)]
 pub struct TextSequence<'a> {
     stream: TextStream<'a>,
@@ -77,8 +78,8 @@ impl<'a> TextSequence<'a> {
         }
     }
 
-    /// Ends the text at an end-of-text token. Its own spelling ends nothing that has not ended, but a stop string may begin
-    /// before it.
+    /// Ends the text at an end-of-text token. Its own spelling ends nothing that has not ended, but a stop string may
+    /// begin before it.
     fn end_at(&mut self, token: u32) -> Result<Text> {
         if self.stop.is_off() {
             return self.finish(FinishReason::Eos);
@@ -99,8 +100,8 @@ impl<'a> TextSequence<'a> {
         Ok(Text::ends(text, reason))
     }
 
-    /// Ends the text for `reason`, without a token, unless what was held back turns out to complete a stop string. Returns
-    /// what is left of it.
+    /// Ends the text for `reason`, without a token, unless what was held back turns out to complete a stop string.
+    /// Returns what is left of it.
     ///
     /// # Errors
     /// As [`Tokenizer::decode`].

@@ -5,7 +5,8 @@ use crate::setters::setters;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
-/// What to generate. What a model's files ask for is a [`GenerationDefaults`]; nothing of it but the ends is obeyed unasked.
+/// What to generate. What a model's files ask for is a [`GenerationDefaults`]; nothing of it but the ends is obeyed
+/// unasked.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct GenerateRequest {
@@ -17,8 +18,8 @@ pub struct GenerateRequest {
     pub sampling: Sampling,
     /// What changes logits before a token is chosen.
     pub shaping: Shaping,
-    /// Strings that end the text, which then ends before them. They may hold spellings of special tokens, which the text
-    /// leaves out, and are looked for in the continuation only.
+    /// Strings that end the text, which then ends before them. They may hold spellings of special tokens, which the
+    /// text leaves out, and are looked for in the continuation only.
     pub stop: Vec<String>,
     /// Tokens that end the text; none asks the model's files ([`SpecialIds::eos`](crate::tokenizer::SpecialIds::eos)).
     pub eos: Option<Vec<u32>>,
@@ -28,8 +29,8 @@ pub struct GenerateRequest {
     pub bos: bool,
     /// Continuations per prompt.
     pub samples: usize,
-    /// Index of the first output among all that share a seed. Every output has random numbers of its own; calls for parts of
-    /// a list of prompts draw what one call for all would, when each counts on from the one before.
+    /// Index of the first output among all that share a seed. Every output has random numbers of its own; calls for
+    /// parts of a list of prompts draw what one call for all would, when each counts on from the one before.
     pub first_index: usize,
     /// The most tokens drafted ahead for one sequence, at most [`MAX_DRAFTED`], where the generator has a draft; fewer
     /// are while few prove right. It changes the speed, never the result.
@@ -80,9 +81,9 @@ setters!(GenerateRequest {
 });
 
 impl GenerateRequest {
-    /// What an engine is asked for: the continuation of a prompt's ids, which hold the bos token where it is wanted, by all of
-    /// these settings but the stop strings, which a [`TextSequence`](super::TextSequence) finds. The first sample is number
-    /// `first_index`.
+    /// What an engine is asked for: the continuation of a prompt's ids, which hold the bos token where it is wanted, by
+    /// all of these settings but the stop strings, which a [`TextSequence`](super::TextSequence) finds. The first
+    /// sample is number `first_index`.
     pub fn to_request(&self, ids: impl Into<Vec<u32>>, tokenizer: &Tokenizer) -> Request {
         let eos = match (self.ignore_eos, &self.eos) {
             (true, _) => Vec::new(),

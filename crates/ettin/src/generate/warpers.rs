@@ -1,4 +1,5 @@
-//! Cuts of the distribution that look at more than rank: top-h, typical-p, and the cut-offs epsilon and eta of transformers 5.23.
+//! Cuts of the distribution that look at more than rank: top-h, typical-p, and the cut-offs epsilon and eta of
+//! transformers 5.23.
 //!
 //! Candidates are tokens still in the running; each cut takes the distribution that the cuts before it left.
 
@@ -7,7 +8,8 @@ use super::sampler::{Contender, by_rank};
 /// Top-h looks at this many tokens.
 const TOP_H_TOKENS: usize = 100;
 
-/// Keeps the likeliest tokens as long as their entropy in all stays within the share `h` of the hundred likeliest ones' entropy.
+/// Keeps the likeliest tokens as long as their entropy in all stays within the share `h` of the hundred likeliest ones'
+/// entropy.
 pub(super) fn keep_top_h(candidates: &mut Vec<Contender>, h: f32) {
     if candidates.len() > TOP_H_TOKENS {
         candidates.select_nth_unstable_by(TOP_H_TOKENS - 1, by_rank);
@@ -25,8 +27,8 @@ pub(super) fn keep_top_h(candidates: &mut Vec<Contender>, h: f32) {
     candidates.truncate(kept);
 }
 
-/// Keeps the tokens whose surprise is nearest to the expected one, until they hold the probability `mass` (Meister et al.,
-/// arXiv 2202.00666). Equals of the last one stay.
+/// Keeps the tokens whose surprise is nearest to the expected one, until they hold the probability `mass` (Meister et
+/// al., arXiv 2202.00666). Equals of the last one stay.
 pub(super) fn keep_typical(candidates: &mut Vec<Contender>, mass: f32) {
     let entropy: f64 = surprises(candidates).map(|(p, surprise)| p * surprise).sum();
     let mut ranked: Vec<(f64, f64)> =

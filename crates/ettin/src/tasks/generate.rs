@@ -23,8 +23,8 @@ use crate::{Error, Objective, Result};
 /// Continues prompts with a causal language model.
 ///
 /// Prompts are encoded without special tokens behind the bos token. The limit (the model's positions, or `max_length`)
-/// holds for prompt and continuation together; a longer prompt is cut so that `max_new_tokens` fit behind it, or half the
-/// limit where that is less.
+/// holds for prompt and continuation together; a longer prompt is cut so that `max_new_tokens` fit behind it, or half
+/// the limit where that is less.
 ///
 /// ```
 /// # fn main() -> ettin::Result<()> {
@@ -46,8 +46,8 @@ use crate::{Error, Objective, Result};
 /// # }
 /// ```
 ///
-/// A draft proposes tokens ahead, which the model then verifies together: faster where proposals are cheap and often right,
-/// and always the same result, token for token.
+/// A draft proposes tokens ahead, which the model then verifies together: faster where proposals are cheap and often
+/// right, and always the same result, token for token.
 ///
 /// What it is made of is public as well: an [`Engine`] that takes and gives token ids, and a
 /// [`TextSequence`](crate::generate::TextSequence) for each of its sequences.
@@ -102,8 +102,8 @@ pub struct Drafted {
 pub struct Generated {
     /// The prompt as given.
     pub prompt: String,
-    /// The continuation, without the prompt, the stop string and special tokens: its tokens decoded as a text of their own, with
-    /// the space in front that stands between it and the prompt.
+    /// The continuation, without the prompt, the stop string and special tokens: its tokens decoded as a text of their
+    /// own, with the space in front that stands between it and the prompt.
     pub text: String,
     /// The continuation's token ids, with the final eos or the tokens that completed the stop string.
     pub tokens: Vec<u32>,
@@ -152,12 +152,14 @@ impl Generator {
         Ok(Self { name, model, frontend: preprocessor, draft: Speculation::None, no_ends: None })
     }
 
-    /// Proposes tokens by looking up how the text's last words went on earlier in it: free, and good for texts that quote.
+    /// Proposes tokens by looking up how the text's last words went on earlier in it: free, and good for texts that
+    /// quote.
     pub fn with_lookup(self) -> Self {
         Self { draft: Speculation::Lookup, ..self }
     }
 
-    /// Proposes tokens with another model of the same vocabulary: a smaller one, or the same one in a cheaper number format.
+    /// Proposes tokens with another model of the same vocabulary: a smaller one, or the same one in a cheaper number
+    /// format.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for an encoder or another vocabulary; what loading the model's files can meet.

@@ -5,7 +5,8 @@ use crate::generate::model::{Cache, CausalModel, STEP_ROWS};
 use crate::generate::sampler::Scratch;
 use crate::{Error, PackedBatch, Result};
 
-/// Proposes what another model of the same vocabulary would say, by the settings and the random numbers of each request.
+/// Proposes what another model of the same vocabulary would say, by the settings and the random numbers of each
+/// request.
 #[derive(Debug)]
 pub struct ModelDraft<M> {
     model: M,

@@ -1,4 +1,4 @@
-//! Speculation: whatever is guessed, the result is that of plain decoding.
+//! Speculation: whatever is proposed, the result is that of plain decoding.
 
 use super::*;
 
@@ -43,8 +43,8 @@ fn speculative_equals_plain() {
                 let request = GenerateRequest { draft_tokens, ..request.clone() };
                 let (model, near) = (Scripted::noise(), near());
                 let runs = drafted(ModelDraft::new(&near), &model, &request, &prompts(), 715);
-                let (guesses, accepted) = counts(&runs);
-                assert!(0 < accepted && accepted < guesses, "{accepted} of {guesses}");
+                let (proposals, accepted) = counts(&runs);
+                assert!(0 < accepted && accepted < proposals, "{accepted} of {proposals}");
                 assert!(model.steps.borrow().len() < steps, "no step was saved");
                 assert_eq!(results(runs), plain, "{draft_tokens} drafts");
             }
@@ -68,9 +68,9 @@ fn a_perfect_draft_is_never_rejected() {
     for request in [greedy(40), sampled(4, 40), penalised(sampled(5, 40))] {
         let (model, same) = (Scripted::noise(), Scripted::noise());
         let runs = drafted(ModelDraft::new(&same), &model, &request, &[vec![2, 7]], 1024);
-        let (guesses, accepted) = counts(&runs);
-        assert_eq!(guesses, accepted);
-        // 2, 4 and then 8 guesses a step, and one token more.
+        let (proposals, accepted) = counts(&runs);
+        assert_eq!(proposals, accepted);
+        // 2, 4 and then 8 proposals a step, and one token more.
         assert_eq!(*model.steps.borrow(), [2, 3, 5, 9, 9, 9, 4]);
         assert_eq!(results(runs), results(run(&model, &request, &[vec![2, 7]], 1024)));
     }
@@ -84,25 +84,25 @@ fn lookup_quotes_what_was_said_before() {
     let plain = results(run(&model, &request, std::slice::from_ref(&script), 1024));
     let plain_steps = model.steps.take().len();
     let runs = drafted(Lookup, &model, &request, std::slice::from_ref(&script), 1024);
-    let (guesses, accepted) = counts(&runs);
-    assert_eq!(guesses, accepted);
+    let (proposals, accepted) = counts(&runs);
+    assert_eq!(proposals, accepted);
     assert_eq!(results(runs), plain);
     assert!(4 * model.steps.borrow().len() < plain_steps);
-    // Where guesses are wrong.
+    // Where proposals are wrong.
     let model = Scripted { vocabulary: 12, ..Scripted::noise() };
     for request in [greedy(90), sampled(9, 90)] {
         let request = GenerateRequest { ignore_eos: true, ..request };
         let prompt = [9, 8, 7].repeat(9);
         let plain = results(run(&model, &request, std::slice::from_ref(&prompt), 1024));
         let runs = drafted(Lookup, &model, &request, &[prompt], 1024);
-        let (guesses, accepted) = counts(&runs);
-        assert!(accepted < guesses, "{accepted} of {guesses}");
+        let (proposals, accepted) = counts(&runs);
+        assert!(accepted < proposals, "{accepted} of {proposals}");
         assert_eq!(results(runs), plain);
     }
 }
 
 #[test]
-fn guesses_behind_the_end_are_dropped() {
+fn proposals_behind_the_end_are_dropped() {
     let words = tokenizer().ids(" one two three four five six seven").unwrap();
     let text = [&[2], &words[..], &[3]].concat();
     // The draft knows the text to the end and goes on; the model ends at each of its limits.

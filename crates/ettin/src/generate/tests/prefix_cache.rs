@@ -28,7 +28,7 @@ fn a_shared_beginning_is_read_once() {
         let (model, draft) = (Scripted::noise(), Scripted::noise());
         let runs = drafted(ModelDraft::new(&draft), &model, &request, &prompts, 4096);
         assert_eq!(tokens(runs), alone(&request, &prompts));
-        // The beginning, the own tokens of each, and per sample one generated token and two guesses.
+        // The beginning, the own tokens of each, and per sample one generated token and two proposals.
         let rows = 700 + 100 * 3;
         for model in [&model, &draft] {
             let read: usize = model.steps.borrow().iter().sum();
@@ -46,7 +46,8 @@ fn beginnings_within_beginnings_are_shared_too() {
     let model = Scripted::noise();
     assert_eq!(tokens(run(&model, &greedy(1), &all, 4096)), alone(&greedy(1), &all));
     let read: usize = model.steps.borrow().iter().sum();
-    // The first leaves a copy of 200 tokens, as most share that many; the second of each group one of its own beginning.
+    // The first leaves a copy of 200 tokens, as most share that many; the second of each group one of its own
+    // beginning.
     assert_eq!(read, (200 + 103) + (100 + 3) + 4 * 3 + 90 + (200 + 3) + 5 * 3);
 }
 

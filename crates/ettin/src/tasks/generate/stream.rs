@@ -10,8 +10,8 @@ use crate::generate::FinishReason;
 
 /// The text of one prompt's continuation as it comes, from [`Generator::stream`](super::Generator::stream).
 ///
-/// Pieces of several samples alternate. A sample that fails gives its error in place of its last piece; a failure of the engine
-/// ends the iterator.
+/// Pieces of several samples alternate. A sample that fails gives its error in place of its last piece; a failure of
+/// the engine ends the iterator.
 pub struct GenerationStream<'a> {
     run: GeneratorRun<'a>,
     /// What a step gave and has not been taken.
