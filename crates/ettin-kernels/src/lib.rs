@@ -9,7 +9,7 @@
 //!   on it.
 //! * [`Team`] owns threads; every parallel kernel takes one. `buffer`, `arena` and `pages` own memory, [`mapped`]
 //!   files.
-//! * [`norm`], [`activation`], [`rope`](mod@rope), [`pool`](mod@pool), [`softmax`](mod@softmax) and [`embedding`] work
+//! * [`norm`], [`activation`], [`rope`](mod@rope), [`pool`](mod@pool), [`vocabulary`] and [`embedding`] work
 //!   row by row.
 //! * [`gemm`](mod@gemm) multiplies with packed weights; [`attention`](mod@attention) attends to stored keys and values.
 //! * [`block`] fuses them into the two halves of a layer.
@@ -57,10 +57,10 @@ pub mod pool;
 pub mod roofline;
 pub mod rope;
 mod simd;
-pub mod softmax;
 mod team;
 pub mod testing;
 mod transpose;
+pub mod vocabulary;
 
 pub use activation::{Activation, activate, geglu};
 pub use attention::{
@@ -78,5 +78,4 @@ pub use math::EXP_ERROR;
 pub use norm::{Norm, layer_norm};
 pub use pool::{Pooled, Reduce, pool};
 pub use rope::{RopeRows, RopeTable, rope};
-pub use softmax::{log_softmax, log_sum_exp, softmax, top_k};
 pub use team::{Team, TeamError};

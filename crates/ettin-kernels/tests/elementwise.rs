@@ -1,11 +1,10 @@
-//! Norm, activations, RoPE, softmax and conversions: accuracy, tails, alignment, threads.
+//! Norm, activations, RoPE and conversions: accuracy, tails, alignment, threads.
 
 mod common;
 
 use common::{Random, bits, relative_error};
 use ettin_kernels::{
-    Activation, EXP_ERROR, Half, Isa, Norm, RopeRows, RopeTable, Team, activate, geglu, layer_norm, log_softmax,
-    log_sum_exp, rope, softmax, testing::each_isa, top_k, widen,
+    Activation, Half, Isa, Norm, RopeRows, RopeTable, Team, activate, geglu, layer_norm, rope, testing::each_isa, widen,
 };
 
 fn teams() -> [Team; 3] {
@@ -320,82 +319,6 @@ fn rope_rotates_its_columns_only_on_any_team() {
     });
 }
 
-// ---- softmax
-
-#[test]
-fn softmax_agrees_with_f64_and_sums_to_one() {
-    each_isa(|isa| {
-        let mut random = Random::new(6);
-        for len in (1..=70).chain([512, 1000, 50_368]) {
-            for gain in [1.0, 20.0, 200.0] {
-                let x: Vec<f32> = random.vector(len).iter().map(|x| x * gain).collect();
-                let largest = x.iter().fold(f64::NEG_INFINITY, |a, &x| a.max(f64::from(x)));
-                let sum: f64 = x.iter().map(|&x| (f64::from(x) - largest).exp()).sum();
-                let want: Vec<f64> = x.iter().map(|&x| (f64::from(x) - largest).exp() / sum).collect();
-                let got = misaligned(&x, |x| softmax(isa, x));
-                // e^(x − max) with |x − max| ≤ 400: the difference is rounded to 2⁻²⁴ of its size, though only
-                // terms of size matter. Plus the exponential's own error, its sum's, and a division.
-                assert!(relative_error(&got, &want) <= 6.0 * EXP_ERROR, "{isa} length {len} gain {gain}");
-                let total: f64 = got.iter().map(|&p| f64::from(p)).sum();
-                assert!((total - 1.0).abs() < 1e-6, "{isa} length {len}: {total}");
-
-                let log = misaligned(&x, |x| log_softmax(isa, x));
-                let exact_log = largest + sum.ln();
-                for (&got, &x) in log.iter().zip(&x) {
-                    let want = f64::from(x) - exact_log;
-                    assert!(
-                        (f64::from(got) - want).abs() <= 2e-7 * (1.0 + want.abs() + sum.ln()),
-                        "{isa}: {got} {want}"
-                    );
-                }
-                assert!((log_sum_exp(isa, &x) - exact_log).abs() <= 2e-7, "{isa} length {len}");
-            }
-        }
-    });
-}
-
-#[test]
-fn softmax_of_special_rows() {
-    each_isa(|isa| {
-        softmax(isa, &mut []);
-        log_softmax(isa, &mut []);
-        assert_eq!(log_sum_exp(isa, &[]), f64::NEG_INFINITY);
-        let mut masked = [f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY, 1.0];
-        softmax(isa, &mut masked);
-        assert_eq!(masked, [0.0, 0.5, 0.0, 0.5], "{isa}");
-        for special in [[f32::NEG_INFINITY; 3], [0.0, f32::NAN, 1.0], [f32::INFINITY, 0.0, 1.0]] {
-            let mut x = special;
-            softmax(isa, &mut x);
-            assert!(x.iter().any(|x| x.is_nan()), "{isa} {special:?}: {x:?}");
-        }
-    });
-}
-
-#[test]
-fn top_k_is_a_sort_cut_short() {
-    let mut random = Random::new(7);
-    for len in [0, 1, 2, 15, 16, 17, 100, 1000] {
-        for k in [0, 1, 2, 5, 16, 17, 2000] {
-            for levels in [3.0, 1e6] {
-                // Few levels make many ties.
-                let mut row: Vec<f32> = random.vector(len).iter().map(|x| (x * levels).round()).collect();
-                if len > 10 {
-                    row[3] = f32::NAN;
-                    row[7] = f32::NEG_INFINITY;
-                    row[len - 1] = f32::INFINITY;
-                }
-                row.iter_mut().for_each(|x| *x += 0.0); // no −0: `total_cmp` tells it from 0
-                let mut want: Vec<_> = row.iter().copied().enumerate().filter(|(_, x)| !x.is_nan()).collect();
-                want.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-                want.truncate(k);
-                assert_eq!(top_k(&row, k), want, "length {len}, k {k}");
-            }
-        }
-    }
-    assert_eq!(top_k(&[-0.0, 0.0, -0.0], 2), [(0, -0.0), (1, 0.0)]);
-    assert_eq!(top_k(&[f32::NAN; 20], 3), []);
-}
-
 // ---- conversions
 
 #[test]
@@ -457,7 +380,6 @@ fn fused_instruction_sets_agree_bit_for_bit() {
             all.extend(y);
         }
         let mut y = x.clone();
-        softmax(isa, &mut y);
         rope(isa, &team, &table, &[0, 1, 2, 3, 4], RopeRows { rows: &mut y, stride: 391, offset: 1, heads: 13 });
         all.extend(y);
         bits(&all)
