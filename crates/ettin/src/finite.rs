@@ -61,11 +61,6 @@ pub(crate) fn check(place: impl FnOnce() -> String, step: &dyn States, dtype: Dt
     if step.is_finite()? { Ok(()) } else { Err(not_finite(place(), dtype)) }
 }
 
-/// [`check`] for vectors `[rows, size]`.
-pub(crate) fn check_vectors(place: impl FnOnce() -> String, vectors: &Tensor, dtype: Dtype) -> Result<()> {
-    if is_finite(&vectors.flatten_all()?.to_vec1::<f32>()?) { Ok(()) } else { Err(not_finite(place(), dtype)) }
-}
-
 /// `after`, with NaN in each row `[rows, size]` of which `before` holds what is not finite: for functions that hide
 /// it, as tanh(∞) is 1 and the largest of NaN and 0 is 0.
 pub(crate) fn passed_on(before: &Tensor, after: &Tensor) -> Result<Tensor> {

@@ -134,6 +134,7 @@ mod model;
 pub mod ops;
 pub mod params;
 pub mod pooling;
+pub mod readout;
 mod sentence_transformers;
 mod setters;
 pub mod suite;

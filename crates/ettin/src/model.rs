@@ -16,8 +16,9 @@ use crate::{
     config::LayerSpec,
     ops::{
         AttentionParams, Caches, Compute, HeadParams, LayerKv, Matrix, MlpParams, NormParams, States, Vector,
-        check_rows, refuse_training,
+        Vocabulary, check_rows, refuse_training,
     },
+    readout::TopTokens,
     tensors::{HeadTensors, LayerTensors, Leaf, ModelTensors, NormTensors},
 };
 
@@ -72,6 +73,7 @@ pub(crate) struct Network<C: Compute> {
     /// Weights of a layer, and of the output matrix over the vocabulary.
     layer_weights: usize,
     output_weights: usize,
+    vocabulary: usize,
 }
 
 impl<C: Compute> Network<C> {
@@ -174,6 +176,38 @@ impl<C: Compute> Network<C> {
         self.compute.logits(&predicted, self.output(), self.head.bias.as_ref())
     }
 
+    /// The best tokens at some rows of final hidden states.
+    pub(crate) fn top_k(&self, hidden: &C::Hidden, rows: &[usize], k: usize) -> Result<Vec<TopTokens>> {
+        check_rows(rows, hidden.rows())?;
+        let vocabulary = self.vocabulary()?;
+        self.compute.enter(rows.len(), self.output_weights, || self.compute.top_k(hidden, &vocabulary, rows, k))
+    }
+
+    /// Log-probabilities of tokens at rows of final hidden states.
+    pub(crate) fn log_probs(&self, hidden: &C::Hidden, targets: &[(usize, u32)]) -> Result<Vec<f32>> {
+        let vocabulary = self.vocabulary()?;
+        vocabulary.check(targets, hidden.rows())?;
+        let work = || self.compute.log_probs(hidden, &vocabulary, targets);
+        self.compute.enter(targets.len(), self.output_weights, work)
+    }
+
+    /// The weights of learned sparse retrieval, `[sequences, vocabulary]`.
+    pub(crate) fn splade(&self, hidden: &C::Hidden, batch: &PackedBatch) -> Result<Tensor> {
+        let vocabulary = self.vocabulary()?;
+        let work = || self.compute.splade(hidden, &vocabulary, batch);
+        self.compute.enter(batch.tokens(), self.output_weights, work)
+    }
+
+    /// What turns final hidden states into scores over the vocabulary.
+    fn vocabulary(&self) -> Result<Vocabulary<'_, C>> {
+        Ok(Vocabulary {
+            head: self.head.prediction.as_ref().ok_or_else(|| missing("prediction head"))?,
+            output: self.output(),
+            bias: self.head.bias.as_ref(),
+            size: self.vocabulary,
+        })
+    }
+
     /// Scores of labels, `[rows, labels]`.
     pub(crate) fn classify(&self, hidden: &C::Hidden) -> Result<Tensor> {
         let classifier = self.head.classifier.as_ref().ok_or_else(|| missing("classifier"))?;
@@ -220,6 +254,7 @@ impl<C: Compute> Network<C> {
             head,
             layer_weights: hidden * (4 * hidden + 3 * inner),
             output_weights: vocabulary * hidden,
+            vocabulary,
             compute,
         })
     }

@@ -41,7 +41,7 @@ impl Pooling {
     ///
     /// `skip[i]` leading tokens of sequence `i` (a prompt) are left out; position weights still count them, as in
     /// sentence-transformers. A sequence of which nothing would be left pools all its tokens.
-    pub fn pool(self, tokens: &Hidden, batch: &PackedBatch, skip: Option<&[usize]>) -> Result<Tensor> {
+    pub fn pool(self, tokens: &Hidden, batch: &PackedBatch, skip: Option<&[usize]>) -> Result<Hidden> {
         if tokens.rows() != batch.tokens() {
             let (rows, tokens) = (tokens.rows(), batch.tokens());
             return Err(Error::input(format!("{rows} token vectors for a batch of {tokens} tokens")));
@@ -57,7 +57,7 @@ impl Pooling {
         }
         let tokens = tokens.to_tensor()?;
         let pooled = kept.map(|(rows, first)| self.pool_rows(&tokens, rows, first)).collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::cat(&pooled, 0)?)
+        Ok(Hidden::new(Tensor::cat(&pooled, 0)?))
     }
 
     /// One sequence for the kernels.

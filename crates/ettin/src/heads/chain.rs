@@ -69,7 +69,7 @@ enum Residual {
 }
 
 /// Sees what every module of a chain gives, by its place in the chain and its class.
-pub(crate) type Look<'a> = dyn FnMut((usize, &'static str), &Tensor) -> Result<()> + 'a;
+pub(crate) type Look<'a> = dyn FnMut((usize, &'static str), &Hidden) -> Result<()> + 'a;
 
 /// What can be asked of [`Chain::forward`] beyond what its files say.
 #[derive(Debug, Clone, Copy)]
@@ -215,60 +215,51 @@ impl Chain {
         self.steps.iter().any(|(_, step)| matches!(step, Step::Pooling { include_prompt: false, .. }))
     }
 
-    /// Token vectors `[tokens, hidden]` as the chain leaves them; `None` where it does not touch them.
-    pub(crate) fn tokens(&self, tokens: &Hidden, backend: &Backend) -> Result<Option<Tensor>> {
-        let mut steps = self.steps.iter().filter(|(_, step)| step.output() == Slot::Tokens).peekable();
-        if steps.peek().is_none() {
-            return Ok(None);
+    /// Token vectors `[tokens, hidden]` as the chain leaves them.
+    pub(crate) fn tokens(&self, mut tokens: Hidden) -> Result<Hidden> {
+        for (_, step) in self.steps.iter().filter(|(_, step)| step.output() == Slot::Tokens) {
+            tokens = step.forward(&tokens)?;
         }
-        let mut vectors = tokens.to_tensor()?;
-        for (_, step) in steps {
-            vectors = step.vectors(vectors, backend)?;
-        }
-        Ok(Some(vectors))
+        Ok(tokens)
     }
 
     /// `[tokens, hidden]` to `[sequences, size]` of the slot that is wanted.
     pub(crate) fn forward(
         &self,
-        tokens: &Hidden,
+        tokens: Hidden,
         batch: &PackedBatch,
         skip: Option<&[usize]>,
         wanted: Wanted,
-        backend: &Backend,
         look: &mut Look<'_>,
-    ) -> Result<Tensor> {
-        // Token vectors stay where the trunk left them until a module changes them.
-        let mut changed: Option<Hidden> = None;
-        let mut values: [Option<Tensor>; Slot::ALL.len()] = [None, None, None];
+    ) -> Result<Hidden> {
+        let mut values = [Some(tokens), None, None];
         for (number, step) in &self.steps {
-            let vectors = match step {
+            if !wanted.keep_normalize && matches!(step, Step::Normalize { input: Slot::Sentence, .. }) {
+                continue;
+            }
+            let input = values[step.input() as usize].as_ref().ok_or_else(|| missing(step.input()))?;
+            let output = match step {
                 Step::Pooling { modes, include_prompt } => {
                     let one = wanted.pooling.as_slice();
                     let modes = if one.is_empty() { modes.as_slice() } else { one };
-                    let skip = skip.filter(|_| !include_prompt);
-                    let tokens = changed.as_ref().unwrap_or(tokens);
-                    let pooled = modes.iter().map(|mode| mode.pool(tokens, batch, skip)).collect::<Result<Vec<_>>>()?;
-                    Tensor::cat(&pooled, 1)?
+                    pooled(input, batch, modes, skip.filter(|_| !include_prompt))?
                 }
-                Step::Normalize { input: Slot::Sentence, .. } if !wanted.keep_normalize => continue,
-                step if step.input() == Slot::Tokens => {
-                    let tokens = changed.as_ref().unwrap_or(tokens);
-                    let vectors = step.vectors(tokens.to_tensor()?, backend)?;
-                    look((*number, step.class()), &vectors)?;
-                    changed = Some(backend.hidden(&vectors)?);
-                    continue;
-                }
-                step => {
-                    let input = values[step.input() as usize].clone();
-                    step.vectors(input.ok_or_else(|| missing(step.input()))?, backend)?
-                }
+                step => step.forward(input)?,
             };
-            look((*number, step.class()), &vectors)?;
-            values[step.output() as usize] = Some(vectors);
+            look((*number, step.class()), &output)?;
+            values[step.output() as usize] = Some(output);
         }
         values[wanted.output as usize].take().ok_or_else(|| missing(wanted.output))
     }
+}
+
+/// The vectors of several poolings side by side, `[sequences, size · modes]`.
+fn pooled(tokens: &Hidden, batch: &PackedBatch, modes: &[Pooling], skip: Option<&[usize]>) -> Result<Hidden> {
+    if let [mode] = modes {
+        return mode.pool(tokens, batch, skip);
+    }
+    let pooled = modes.iter().map(|mode| mode.pool(tokens, batch, skip)?.to_tensor()).collect::<Result<Vec<_>>>()?;
+    Ok(Hidden::new(Tensor::cat(&pooled, 1)?))
 }
 
 impl Step {
@@ -298,13 +289,13 @@ impl Step {
         }
     }
 
-    /// `[rows, size]` to `[rows, size]`; pooling is no such step.
-    fn vectors(&self, vectors: Tensor, backend: &Backend) -> Result<Tensor> {
+    /// `[rows, size]` to `[rows, size]`. A pooling, which needs a batch, leaves them as they are.
+    fn forward(&self, vectors: &Hidden) -> Result<Hidden> {
         match self {
-            Step::Pooling { .. } => Ok(vectors),
-            Step::Dense(dense) => dense.forward(&vectors, backend),
-            Step::LayerNorm(norm) => ops::norm(&backend.hidden(&vectors)?, norm)?.to_tensor(),
-            Step::Normalize { .. } => normalize(&vectors),
+            Step::Pooling { .. } => Ok(Hidden::new(vectors.to_tensor()?)),
+            Step::Dense(dense) => dense.forward(vectors),
+            Step::LayerNorm(norm) => ops::norm(vectors, norm),
+            Step::Normalize { .. } => Ok(Hidden::new(normalize(&vectors.to_tensor()?)?)),
         }
     }
 }
@@ -342,16 +333,22 @@ impl Dense {
         Ok(Self { linear, activation, residual, input: config.input, output: config.output })
     }
 
-    fn forward(&self, vectors: &Tensor, backend: &Backend) -> Result<Tensor> {
-        let hidden = backend.hidden(vectors)?;
-        let dense = ops::linear(&hidden, &self.linear)?.to_tensor()?;
-        let output = finite::passed_on(&dense, &self.activation.apply(&dense)?)?;
+    fn forward(&self, vectors: &Hidden) -> Result<Hidden> {
+        let mut output = ops::linear(vectors, &self.linear)?;
+        if self.activation != TorchActivation::Identity {
+            let dense = output.to_tensor()?;
+            output = Hidden::new(finite::passed_on(&dense, &self.activation.apply(&dense)?)?);
+        }
         Ok(match &self.residual {
             Residual::None => output,
-            Residual::Input => (output + hidden.to_tensor()?)?,
-            Residual::Projected(linear) => (output + ops::linear(&hidden, linear)?.to_tensor()?)?,
+            Residual::Input => sum(&output, vectors)?,
+            Residual::Projected(linear) => sum(&output, &ops::linear(vectors, linear)?)?,
         })
     }
+}
+
+fn sum(a: &Hidden, b: &Hidden) -> Result<Hidden> {
+    Ok(Hidden::new((a.to_tensor()? + b.to_tensor()?)?))
 }
 
 fn missing(slot: Slot) -> Error {

@@ -109,93 +109,99 @@ impl Embedder {
 
     /// The same with a look at what the pooling and the modules behind it give.
     fn vectors(&self, batch: &PackedBatch, options: &EmbedOptions, look: &mut Look<'_>) -> Result<Tensor> {
-        self.pooled(&self.hidden(batch, options.layer)?, batch, options, look)
+        self.pooled(self.hidden(batch, options.layer)?, batch, options, look)
     }
 
     /// One vector per sequence from final hidden states, `[sequences, size]`.
-    pub(crate) fn pool(&self, tokens: &Hidden, batch: &PackedBatch, options: &EmbedOptions) -> Result<Tensor> {
+    pub(crate) fn pool(&self, tokens: Hidden, batch: &PackedBatch, options: &EmbedOptions) -> Result<Tensor> {
         self.pooled(tokens, batch, options, &mut |_, _| Ok(()))
     }
 
     fn pooled(
         &self,
-        tokens: &Hidden,
+        tokens: Hidden,
         batch: &PackedBatch,
         options: &EmbedOptions,
         look: &mut Look<'_>,
     ) -> Result<Tensor> {
         let skip = options.skip.as_deref();
         let mut normalized = options.normalize == Some(true);
-        let mut vectors = match &self.chain {
+        let vectors = match &self.chain {
             Some(chain) => {
                 let keep_normalize = options.normalize != Some(false);
                 normalized |= keep_normalize && chain.normalizes();
                 let wanted = Wanted { output: Slot::Sentence, pooling: options.pooling, keep_normalize };
-                chain.forward(tokens, batch, skip, wanted, self.trunk.backend(), look)?
+                chain.forward(tokens, batch, skip, wanted, look)?
             }
             None => {
                 let pooling = options.pooling.unwrap_or_else(|| self.default_pooling());
-                let pooled = pooling.pool(tokens, batch, skip)?;
+                let pooled = pooling.pool(&tokens, batch, skip)?;
                 look((1, "Pooling"), &pooled)?;
                 pooled
             }
         };
-        if let Some(size) = options.dimensions {
-            let full = vectors.dim(1)?;
-            if !(1..=full).contains(&size) {
-                return Err(Error::input(format!("{size} dimensions were asked of vectors that have {full}")));
-            }
-            vectors = vectors.narrow(1, 0, size)?;
-        } else if let Some(size) = self.chain.as_ref().and_then(|chain| chain.settings().truncate_dim) {
-            let full = vectors.dim(1)?;
-            if size < full {
-                // Behind every module, so that what they normalised stays as it was cut.
-                vectors = vectors.narrow(1, 0, size)?;
-                normalized = options.normalize == Some(true);
-            }
+        let mut size = options.dimensions;
+        if size.is_none()
+            && let Some(truncated) = self.chain.as_ref().and_then(|chain| chain.settings().truncate_dim)
+            && truncated < vectors.size()
+        {
+            // Behind every module, so that what they normalised stays as it was cut.
+            size = Some(truncated);
+            normalized = options.normalize == Some(true);
         }
-        if normalized { normalize(&vectors) } else { Ok(vectors.contiguous()?) }
+        finished(vectors, size, normalized)
     }
 
     /// The scores of a reranker's chain, `[sequences, scores]`; `skip` as in [`EmbedOptions`].
     pub(crate) fn scores(&self, batch: &PackedBatch, skip: Option<&[usize]>) -> Result<Tensor> {
-        self.scored(batch, skip, &mut |_, _| Ok(()))
+        self.scored(batch, skip, &mut |_, _| Ok(()))?.to_tensor()
     }
 
     /// The same with a look at what the modules give.
-    fn scored(&self, batch: &PackedBatch, skip: Option<&[usize]>, look: &mut Look<'_>) -> Result<Tensor> {
+    fn scored(&self, batch: &PackedBatch, skip: Option<&[usize]>, look: &mut Look<'_>) -> Result<Hidden> {
         let Some(chain) = &self.chain else {
             return Err(Error::input("an embedder without a chain has no scores"));
         };
         let wanted = Wanted { output: Slot::Scores, pooling: None, keep_normalize: true };
-        let tokens = self.trunk.forward(batch)?;
-        chain.forward(&tokens, batch, skip, wanted, self.trunk.backend(), look)
+        chain.forward(self.trunk.forward(batch)?, batch, skip, wanted, look)
     }
 
     /// The vector of every token, `[tokens, size]`: the final hidden states, or another layer's, and what the modules of a
-    /// chain make of them.
-    pub fn token_embeddings(&self, batch: &PackedBatch, layer: Option<usize>) -> Result<Tensor> {
-        let hidden = self.hidden(batch, layer)?;
-        let changed = match &self.chain {
-            Some(chain) => chain.tokens(&hidden, self.trunk.backend())?,
-            None => None,
+    /// chain make of them; cut and scaled as `options` say.
+    pub fn token_vectors(&self, batch: &PackedBatch, options: &EmbedOptions) -> Result<Tensor> {
+        let hidden = self.hidden(batch, options.layer)?;
+        let vectors = match &self.chain {
+            Some(chain) => chain.tokens(hidden)?,
+            None => hidden,
         };
-        changed.map_or_else(|| hidden.to_tensor(), Ok)
+        finished(vectors, options.dimensions, options.normalize == Some(true))
+    }
+
+    /// [`token_vectors`](Self::token_vectors), neither cut nor scaled.
+    pub fn token_embeddings(&self, batch: &PackedBatch, layer: Option<usize>) -> Result<Tensor> {
+        self.token_vectors(batch, &EmbedOptions::default().with_layer(layer))
     }
 
     /// The final hidden states, or another layer's, `[tokens, hidden]`.
     fn hidden(&self, batch: &PackedBatch, layer: Option<usize>) -> Result<Hidden> {
-        let layers = self.config().layers.len();
         match layer {
             None => self.trunk.forward(batch),
-            Some(layer) if layer <= layers => {
-                self.trunk.backend().hidden(&self.trunk.hidden_states(batch)?.swap_remove(layer))
-            }
-            Some(layer) => {
-                Err(Error::input(format!("layer {layer} was asked of a model with {layers}; 0 is the embedding")))
-            }
+            Some(layer) => self.trunk.forward_to(batch, layer),
         }
     }
+}
+
+/// Vectors `[rows, size]` as they are handed out: of the first dimensions alone, scaled to length 1.
+fn finished(vectors: Hidden, dimensions: Option<usize>, normalized: bool) -> Result<Tensor> {
+    let full = vectors.size();
+    let mut vectors = vectors.to_tensor()?;
+    if let Some(size) = dimensions {
+        if !(1..=full).contains(&size) {
+            return Err(Error::input(format!("{size} dimensions were asked of vectors that have {full}")));
+        }
+        vectors = vectors.narrow(1, 0, size)?;
+    }
+    if normalized { normalize(&vectors) } else { Ok(vectors.contiguous()?) }
 }
 
 /// An embedder with what is asked of it.
@@ -231,12 +237,12 @@ impl Traced for Embedding<'_> {
             _ => trunk.trace(batch)?,
         };
         let dtype = trunk.backend().dtype();
-        let mut look = |(number, class): (usize, &str), vectors: &Tensor| {
+        let mut look = |(number, class): (usize, &str), vectors: &Hidden| {
             let place = || match self.model.chain {
                 Some(_) => format!("module {number} of the chain ({class})"),
                 None => "the pooling".to_owned(),
             };
-            finite::check_vectors(place, vectors, dtype)
+            finite::check(place, vectors.states(), dtype)
         };
         match self.result {
             Asked::Pooled => self.model.vectors(batch, self.options, &mut look).map(drop),

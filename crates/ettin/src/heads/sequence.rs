@@ -80,7 +80,7 @@ impl SequenceClassifier {
         match (self.config().objective, self.config().classifier_pooling) {
             (Objective::Decoder, _) => hidden.select(&self.last_rows(batch)),
             (Objective::Encoder, ClassifierPooling::Cls) => hidden.select(&batch.offsets()[..batch.sequences()]),
-            (Objective::Encoder, ClassifierPooling::Mean) => Ok(Hidden::new(Pooling::Mean.pool(hidden, batch, None)?)),
+            (Objective::Encoder, ClassifierPooling::Mean) => Pooling::Mean.pool(hidden, batch, None),
         }
     }
 

@@ -9,6 +9,7 @@ use crate::{
     KvCache, PackedBatch, Result,
     cache::{CacheList, KvLayers},
     ops::{Compute, Hidden, KvShape, States},
+    readout::TopTokens,
 };
 
 /// A [`Network`] over some [`Compute`]; each method is the network's of that name.
@@ -35,6 +36,12 @@ pub(crate) trait Model: fmt::Debug + Send + Sync {
     fn predict(&self, hidden: &Hidden) -> Result<Hidden>;
 
     fn logits(&self, hidden: &Hidden, rows: &[usize]) -> Result<Tensor>;
+
+    fn top_k(&self, hidden: &Hidden, rows: &[usize], k: usize) -> Result<Vec<TopTokens>>;
+
+    fn log_probs(&self, hidden: &Hidden, targets: &[(usize, u32)]) -> Result<Vec<f32>>;
+
+    fn splade(&self, hidden: &Hidden, batch: &PackedBatch) -> Result<Tensor>;
 
     fn classify(&self, hidden: &Hidden) -> Result<Tensor>;
 
@@ -85,6 +92,18 @@ impl<C: Compute> Model for Network<C> {
 
     fn logits(&self, hidden: &Hidden, rows: &[usize]) -> Result<Tensor> {
         hidden.within(&*self.compute, |own| Network::logits(self, own, rows))
+    }
+
+    fn top_k(&self, hidden: &Hidden, rows: &[usize], k: usize) -> Result<Vec<TopTokens>> {
+        hidden.within(&*self.compute, |own| Network::top_k(self, own, rows, k))
+    }
+
+    fn log_probs(&self, hidden: &Hidden, targets: &[(usize, u32)]) -> Result<Vec<f32>> {
+        hidden.within(&*self.compute, |own| Network::log_probs(self, own, targets))
+    }
+
+    fn splade(&self, hidden: &Hidden, batch: &PackedBatch) -> Result<Tensor> {
+        hidden.within(&*self.compute, |own| Network::splade(self, own, batch))
     }
 
     fn classify(&self, hidden: &Hidden) -> Result<Tensor> {

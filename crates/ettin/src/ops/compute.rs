@@ -7,8 +7,9 @@ use ettin_kernels::{Isa, KvFormat, Pooled, Quantisation, Team};
 
 use super::{
     AttentionParams, Dtype, HeadParams, KvShape, KvStore, LayerKv, LinearParams, Matrix, MlpParams, NormParams, Vector,
+    vocabulary::{self, Vocabulary},
 };
-use crate::{Error, PackedBatch, Result, finite};
+use crate::{Error, PackedBatch, Result, finite, readout::TopTokens};
 
 /// A block that is built once and shared between threads.
 pub trait Block: fmt::Debug + Send + Sync + 'static {}
@@ -37,7 +38,10 @@ pub trait States: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Runs of rows brought together, `[runs, size]`, where there are kernels for it; elsewhere `None`.
-    fn reduce(&self, _runs: &[Pooled]) -> Result<Option<Tensor>> {
+    fn reduce(&self, _runs: &[Pooled]) -> Result<Option<Self>>
+    where
+        Self: Sized,
+    {
         Ok(None)
     }
 }
@@ -192,6 +196,33 @@ pub trait Compute: fmt::Debug + Send + Sync + Sized + 'static {
     ) -> Result<()> {
         *out = self.logits(hidden, output, bias)?.flatten_all()?.to_vec1()?;
         Ok(())
+    }
+
+    /// The `k` best tokens at each of `rows`, which are below the number of rows; see [`TopK`](crate::readout::TopK).
+    fn top_k(
+        &self,
+        hidden: &Self::Hidden,
+        vocabulary: &Vocabulary<'_, Self>,
+        rows: &[usize],
+        k: usize,
+    ) -> Result<Vec<TopTokens>> {
+        vocabulary::top_k(self, hidden, vocabulary, rows, k)
+    }
+
+    /// Log-probabilities of tokens at rows, both of which exist; see [`LogProbs`](crate::readout::LogProbs).
+    fn log_probs(
+        &self,
+        hidden: &Self::Hidden,
+        vocabulary: &Vocabulary<'_, Self>,
+        targets: &[(usize, u32)],
+    ) -> Result<Vec<f32>> {
+        vocabulary::log_probs(self, hidden, vocabulary, targets)
+    }
+
+    /// `max ln(1 + relu(logits))` over each sequence's rows, `[sequences, vocabulary]`; see
+    /// [`Splade`](crate::readout::Splade).
+    fn splade(&self, hidden: &Self::Hidden, vocabulary: &Vocabulary<'_, Self>, batch: &PackedBatch) -> Result<Tensor> {
+        vocabulary::splade(self, hidden, vocabulary, batch)
     }
 }
 

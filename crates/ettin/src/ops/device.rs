@@ -361,15 +361,16 @@ impl States for Rows {
         Ok(Self::new(&self.gpu, self.tensor()?.select(rows)?))
     }
 
-    fn reduce(&self, runs: &[Pooled]) -> Result<Option<Tensor>> {
+    fn reduce(&self, runs: &[Pooled]) -> Result<Option<Self>> {
         let pooled = self.pool(runs)?;
         if runs.iter().all(|run| run.reduce != Reduce::Max) {
-            return Ok(Some(pooled));
+            return Ok(Some(Self::new(&self.gpu, pooled)));
         }
         // The largest of NaN and a number is the number there; a sum is not.
         let sums: Vec<Pooled> =
             runs.iter().map(|run| Pooled { reduce: Reduce::Sum, divisor: 1.0, ..run.clone() }).collect();
-        Ok(Some(pooled.broadcast_mul(&((self.pool(&sums)? * 0.0)? + 1.0)?)?))
+        let pooled = pooled.broadcast_mul(&((self.pool(&sums)? * 0.0)? + 1.0)?)?;
+        Ok(Some(Self::new(&self.gpu, pooled)))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The blocks on the CPU: packed weights, deterministic kernels, one reused workspace; inference-only.
 
 mod attention;
+mod vocabulary;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,9 +14,9 @@ use candle_core::{Device, Tensor};
 
 use super::{
     AttentionParams, Compute, Dtype, HeadParams, KvShape, KvStore, LayerKv, LinearParams, Matrix, MlpParams,
-    NormParams, States, StoredRows, Vector, ropes::Ropes,
+    NormParams, States, StoredRows, Vector, Vocabulary, ropes::Ropes,
 };
-use crate::{Error, PackedBatch, Result, finite};
+use crate::{Error, PackedBatch, Result, finite, readout::TopTokens};
 use attention::{Attention, Buffers, attention_block};
 
 /// The CPU's kernels on packed weights: deterministic, in any of their number formats, for inference alone.
@@ -324,6 +325,28 @@ impl Compute for Fused {
         }
         Ok(())
     }
+    fn top_k(
+        &self,
+        hidden: &Rows,
+        vocabulary: &Vocabulary<'_, Self>,
+        rows: &[usize],
+        k: usize,
+    ) -> Result<Vec<TopTokens>> {
+        self.best_tokens(hidden, vocabulary, rows, k)
+    }
+
+    fn log_probs(
+        &self,
+        hidden: &Rows,
+        vocabulary: &Vocabulary<'_, Self>,
+        targets: &[(usize, u32)],
+    ) -> Result<Vec<f32>> {
+        self.chosen_log_probs(hidden, vocabulary, targets)
+    }
+
+    fn splade(&self, hidden: &Rows, vocabulary: &Vocabulary<'_, Self>, batch: &PackedBatch) -> Result<Tensor> {
+        self.largest_weights(hidden, vocabulary, batch)
+    }
 }
 
 impl Fused {
@@ -569,10 +592,11 @@ impl States for Rows {
         Ok(finite::is_finite(self.values()))
     }
 
-    fn reduce(&self, runs: &[Pooled]) -> Result<Option<Tensor>> {
-        let mut out = vec![0.0; runs.len() * self.size];
-        pool(self.cpu.isa, &self.cpu.team, self.values(), self.size, runs, &mut out);
-        Ok(Some(Tensor::from_vec(out, (runs.len(), self.size), &Device::Cpu)?))
+    fn reduce(&self, runs: &[Pooled]) -> Result<Option<Self>> {
+        let mut pooled = Rows::empty(&self.cpu, self.size);
+        pooled.memory.hidden.resize(runs.len() * self.size);
+        pool(self.cpu.isa, &self.cpu.team, self.values(), self.size, runs, &mut pooled.memory.hidden);
+        Ok(Some(pooled))
     }
 }
 

@@ -17,11 +17,17 @@ pub struct Hidden(Box<dyn Erased>);
 /// States of some backend.
 trait Erased: States + Any {
     fn select_erased(&self, rows: &[usize]) -> Result<Hidden>;
+
+    fn reduce_erased(&self, runs: &[Pooled]) -> Result<Option<Hidden>>;
 }
 
 impl<S: States> Erased for S {
     fn select_erased(&self, rows: &[usize]) -> Result<Hidden> {
         Ok(Hidden::new(self.select(rows)?))
+    }
+
+    fn reduce_erased(&self, runs: &[Pooled]) -> Result<Option<Hidden>> {
+        Ok(self.reduce(runs)?.map(Hidden::new))
     }
 }
 
@@ -65,8 +71,8 @@ impl Hidden {
     }
 
     /// Runs of rows brought together, `[runs, size]`, where there are kernels for it; elsewhere `None`.
-    pub(crate) fn reduce(&self, runs: impl Iterator<Item = Pooled>) -> Result<Option<Tensor>> {
-        self.0.reduce(&runs.collect::<Vec<_>>())
+    pub(crate) fn reduce(&self, runs: impl Iterator<Item = Pooled>) -> Result<Option<Hidden>> {
+        self.0.reduce_erased(&runs.collect::<Vec<_>>())
     }
 
     /// The given rows alone, in the given order: heads compute only what is asked.

@@ -23,6 +23,7 @@ mod low_rank;
 mod params;
 mod reference;
 mod ropes;
+mod vocabulary;
 
 pub use choice::DeviceChoice;
 pub(crate) use compute::refuse_training;
@@ -38,6 +39,7 @@ pub use layers::{Linear, Norm, linear, norm};
 pub use low_rank::LowRank;
 pub use params::{AttentionParams, HeadParams, LinearParams, Matrix, MlpParams, NormParams, StoredRows, Vector};
 pub use reference::Reference;
+pub use vocabulary::Vocabulary;
 
 use candle_core::Device;
 

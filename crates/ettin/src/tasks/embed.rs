@@ -16,7 +16,7 @@ use crate::pooling::Pooling;
 use crate::sentence_transformers::{ModelType, Role};
 use crate::setters::setters;
 use crate::tokenizer::Limit;
-use crate::{Error, PackedBatch, Result};
+use crate::{Error, Result};
 
 /// Turns texts into vectors.
 ///
@@ -210,8 +210,10 @@ impl TextEmbedder {
                 layer: request.layer,
                 skip: (skip > 0).then(|| vec![skip; items.len()]),
             };
-            let vectors = if request.per_token {
-                self.token_vectors(batch, items, request)?
+            let vectors: Vec<Vector> = if request.per_token {
+                let mut rows = self.model.token_vectors(batch, &options)?.to_vec2()?.into_iter();
+                let of_text = |item: &Item<'_>| Vector::Tokens(rows.by_ref().take(item.encoding.ids.len()).collect());
+                items.iter().map(of_text).collect()
             } else {
                 self.model.embed(batch, &options)?.to_vec2()?.into_iter().map(Vector::Pooled).collect()
             };
@@ -269,29 +271,6 @@ impl TextEmbedder {
         }
         Ok(())
     }
-
-    /// One vector per token, cut and scaled as a pooled one would be.
-    fn token_vectors(&self, batch: &PackedBatch, items: &[Item<'_>], request: &EmbedRequest) -> Result<Vec<Vector>> {
-        let mut vectors: Vec<Vec<f32>> = self.model.token_embeddings(batch, request.layer)?.to_vec2()?;
-        if let Some(dimensions) = request.dimensions {
-            let size = vectors.first().map_or(dimensions, Vec::len);
-            if dimensions > size {
-                return Err(Error::input(format!("{dimensions} dimensions were asked of vectors that have {size}")));
-            }
-            vectors.iter_mut().for_each(|vector| vector.truncate(dimensions));
-        }
-        if request.normalize == Some(true) {
-            vectors.iter_mut().for_each(|vector| normalize(vector));
-        }
-        let mut rows = vectors.into_iter();
-        Ok(items.iter().map(|item| Vector::Tokens(rows.by_ref().take(item.encoding.ids.len()).collect())).collect())
-    }
-}
-
-/// Scales to length 1; zeros stay.
-fn normalize(vector: &mut [f32]) {
-    let norm = vector.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt().max(1e-12);
-    vector.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
 }
 
 /// The first embedding against each of the others.

@@ -6,17 +6,14 @@ use serde::Serialize;
 
 use super::batching::Item;
 use super::limit::Bounds;
-use super::numbers::{softmax, top_k};
 use super::spec::TaskSpec;
 use super::{Options, Outcomes, Preprocessor};
 use crate::files::ModelFiles;
 use crate::finite::Traced;
 use crate::heads::LanguageModel;
+use crate::readout::{TopK, TopTokens};
 use crate::tokenizer::{Encoding, Tokenizer};
 use crate::{Error, Objective, PackedBatch, Result};
-
-/// Rows of logits held at once: 100 MB over Ettin's vocabulary.
-const MAX_LOGIT_ROWS: usize = 512;
 
 /// Predicts the masked tokens of a text with a masked language model.
 ///
@@ -121,37 +118,30 @@ impl FillMask {
     }
 
     fn compute(&self, batch: &PackedBatch, rows: &[Item<'_>], top_k: usize) -> Result<Vec<Result<Fills>>> {
-        let hidden = self.model.trunk().forward(batch)?;
         let is_mask = |row: &usize| batch.ids()[*row] == self.mask;
         let masks: Vec<usize> = (0..batch.tokens()).filter(is_mask).collect();
-        let mut best = Vec::with_capacity(masks.len());
-        for masks in masks.chunks(MAX_LOGIT_ROWS) {
-            for logits in self.model.project(&hidden, masks)?.to_vec2::<f32>()? {
-                best.push(best_tokens(&logits, top_k));
-            }
-        }
+        let best = self.model.read(batch, &TopK { rows: &masks, k: top_k })?;
         let mut best = best.into_iter();
         Ok(rows
             .iter()
             .map(|Item { encoding, .. }| {
                 let masks = encoding.ids.iter().filter(|&&id| id == self.mask).count();
                 let best: Vec<_> = best.by_ref().take(masks).collect();
-                // A score that is not finite leaves no probability that is.
-                let finite = best.iter().flatten().all(|(_, score)| score.is_finite());
+                let finite = best.iter().all(|best| best.log_sum_exp.is_finite());
                 self.fills(&encoding.ids, self.model.finite(finite, best, &encoding.ids)?)
             })
             .collect())
     }
 
-    /// `best` holds the tokens of each mask with their probabilities.
-    fn fills(&self, ids: &[u32], best: Vec<Vec<(u32, f32)>>) -> Result<Fills> {
+    /// `best` holds the tokens of each mask.
+    fn fills(&self, ids: &[u32], best: Vec<TopTokens>) -> Result<Fills> {
         let single = best.len() == 1;
         let positions = (0..ids.len()).filter(|&position| ids[position] == self.mask);
         let mut lists = positions
             .zip(best)
             .map(|(position, best)| {
                 let candidate = |(token, score)| self.candidate(ids, position, token, score, single);
-                best.into_iter().map(candidate).collect::<Result<Vec<_>>>()
+                best.probabilities().map(candidate).collect::<Result<Vec<_>>>()
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(match (single, lists.pop()) {
@@ -184,11 +174,4 @@ impl FillMask {
             false => format!("the text has no {mask} to fill"),
         })
     }
-}
-
-/// The likeliest tokens of a row with their probabilities.
-fn best_tokens(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
-    let probabilities = softmax(logits);
-    // Ranked by logit: distinct logits may round to one probability.
-    top_k(logits, count).into_iter().map(|token| (token as u32, probabilities[token])).collect()
 }

@@ -1,4 +1,4 @@
-//! Small functions over rows of logits. Sums run in f64 and in a fixed order.
+//! Small functions over the scores of labels and answers. Sums run in f64 and in a fixed order.
 
 use std::cmp::Ordering;
 
@@ -8,13 +8,6 @@ pub(super) fn softmax(logits: &[f32]) -> Vec<f32> {
     let exps: Vec<f64> = logits.iter().map(|&logit| f64::from(logit - max).exp()).collect();
     let sum: f64 = exps.iter().sum();
     exps.iter().map(|exp| (exp / sum) as f32).collect()
-}
-
-/// `log Σ exp(logits)`.
-pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
-    let max = max(logits);
-    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - max).exp()).sum();
-    f64::from(max) + sum.ln()
 }
 
 /// The logistic function.
@@ -28,21 +21,6 @@ pub(super) fn argmax(values: &[f32]) -> usize {
         if values[index] > values[best] { index } else { best }
     };
     (1..values.len()).fold(0, better)
-}
-
-/// Indices of the `k` largest values, best first; the lower index of equals.
-pub(super) fn top_k(values: &[f32], k: usize) -> Vec<usize> {
-    let order = |a: &usize, b: &usize| descending(values[*a], values[*b]).then(a.cmp(b));
-    let mut indices: Vec<usize> = (0..values.len()).collect();
-    if k == 0 {
-        return Vec::new();
-    }
-    if k < indices.len() {
-        indices.select_nth_unstable_by(k - 1, order);
-        indices.truncate(k);
-    }
-    indices.sort_unstable_by(order);
-    indices
 }
 
 /// Larger first.
@@ -62,7 +40,6 @@ mod tests {
     fn softmax_of_large_logits_is_finite() {
         let probabilities = softmax(&[1e4, 1e4, -1e4]);
         assert_eq!(probabilities, [0.5, 0.5, 0.0]);
-        assert!((log_sum_exp(&[1e4, 1e4]) - (1e4 + 2f64.ln())).abs() < 1e-9);
     }
 
     #[test]
@@ -71,12 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn top_k_is_sorted_and_takes_the_lower_index_of_equals() {
-        let values = [1.0, 3.0, 3.0, 2.0, 3.0];
-        assert_eq!(top_k(&values, 0), [0usize; 0]);
-        assert_eq!(top_k(&values, 2), [1, 2]);
-        assert_eq!(top_k(&values, 4), [1, 2, 4, 3]);
-        assert_eq!(top_k(&values, 9), [1, 2, 4, 3, 0]);
-        assert_eq!(argmax(&values), 1);
+    fn the_first_of_equals_is_the_largest() {
+        assert_eq!(argmax(&[1.0, 3.0, 3.0, 2.0, 3.0]), 1);
     }
 }

@@ -10,11 +10,10 @@ use serde::Serialize;
 
 use super::batching::{merge, split};
 use super::limit::Bounds;
-use super::numbers::log_sum_exp;
 use super::spec::TaskSpec;
 use super::{Options, Outcome, Outcomes, Preprocessor};
 use crate::files::ModelFiles;
-use crate::finite::{Traced, is_comparable};
+use crate::finite::Traced;
 use crate::heads::LanguageModel;
 use crate::setters::setters;
 use crate::{Error, Objective, Result};
@@ -220,13 +219,9 @@ impl Scorer {
 }
 
 impl Scorer {
-    /// Natural logarithm of a token's probability; `ids` is the sequence that the logits are of.
-    fn logprob(&self, logits: &[f32], token: u32, ids: &[u32]) -> Result<f32> {
-        let &logit = logits.get(token as usize).ok_or_else(|| {
-            Error::Tokenizer(format!("token {token} is outside the model's vocabulary of {}", logits.len()))
-        })?;
-        let logprob = (f64::from(logit) - log_sum_exp(logits)) as f32;
-        if logprob == f32::NEG_INFINITY && is_comparable(logits) {
+    /// A token's log-probability, unless it is no number; `ids` is the sequence that the model read.
+    fn checked(&self, logprob: f32, token: u32, ids: &[u32]) -> Result<f32> {
+        if logprob == f32::NEG_INFINITY {
             return Err(Error::input(format!(
                 "the model excludes token {token} here (its logit is -∞): the logarithm of its probability is no number"
             )));

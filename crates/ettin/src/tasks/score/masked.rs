@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use super::Scorer;
 use super::pieces::Pieces;
 use crate::Result;
+use crate::readout::LogProbs;
 use crate::tasks::batching::run_rows;
 
 /// One scored token.
@@ -58,16 +59,18 @@ impl Scorer {
         let lengths: Vec<usize> = probes.iter().map(|probe| probe.len).collect();
         let sequence = |row: usize| Cow::Owned(ids(&pieces[probes[row].input], probes[row].token));
         let scores = run_rows(&lengths, self.frontend.batch_tokens, sequence, |batch, group| {
-            let places = group.iter().enumerate().map(|(index, &row)| {
+            let targets = group.iter().enumerate().map(|(index, &row)| {
                 let Probe { input, token, .. } = probes[row];
+                let Pieces { before, text, .. } = &pieces[input];
                 // `before` starts with cls, so one position back is in the sequence.
-                batch.rows(index).start + pieces[input].before.len() + token - back
+                (batch.rows(index).start + before.len() + token - back, text[token])
             });
-            let logits = self.model.logits(batch, &places.collect::<Vec<_>>())?.to_vec2::<f32>()?;
-            let scored = group.iter().enumerate().zip(logits).map(|((index, &row), logits)| {
-                let token = pieces[probes[row].input].text[probes[row].token];
-                self.logprob(&logits, token, &batch.ids()[batch.rows(index)])
-            });
+            let targets: Vec<(usize, u32)> = targets.collect();
+            let logprobs = self.model.read(batch, &LogProbs { targets: &targets })?;
+            let scored =
+                logprobs.into_iter().zip(&targets).enumerate().map(|(index, (logprob, &(_, token)))| {
+                    self.checked(logprob, token, &batch.ids()[batch.rows(index)])
+                });
             Ok(scored.collect())
         })?;
         let mut scores = scores.into_iter();
