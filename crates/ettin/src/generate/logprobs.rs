@@ -1,6 +1,6 @@
 //! Log-probabilities of chosen tokens.
 
-use ettin_kernels::softmax;
+use ettin_kernels::vocabulary;
 
 use crate::Isa;
 
@@ -20,12 +20,12 @@ pub struct Logprobs {
 impl Logprobs {
     /// Those of `token` and the `count` likeliest in a row of logits.
     pub(super) fn of(isa: Isa, logits: &[f32], token: u32, count: usize) -> Self {
-        let sum = softmax::log_sum_exp(isa, logits);
+        let sum = vocabulary::log_sum_exp(isa, logits);
         // One formula, so that a token has the same number in both places.
         let logprob = |logit: f32| (f64::from(logit) - sum) as f32;
         Self {
             token: logits.get(token as usize).map_or(f32::NEG_INFINITY, |&logit| logprob(logit)),
-            top: softmax::top_k(logits, count).into_iter().map(|(id, logit)| (id as u32, logprob(logit))).collect(),
+            top: vocabulary::top_k(logits, count).into_iter().map(|(id, logit)| (id as u32, logprob(logit))).collect(),
         }
     }
 }
