@@ -144,7 +144,10 @@ impl Model {
             }
             Model::Sequence(model) => model.classify(hidden, batch),
             Model::Tokens(model) => model.trunk().model().classify(hidden),
-            Model::Vectors(model) => model.pool(hidden, batch, &EmbedOptions::default()),
+            Model::Vectors(model) => {
+                let rows: Vec<usize> = (0..hidden.rows()).collect();
+                model.pool(hidden.select(&rows)?, batch, &EmbedOptions::default())
+            }
         }
     }
 }
