@@ -48,21 +48,24 @@ struct Worst {
 
 impl Worst {
     fn relative(&self) -> f64 {
-        if self.difference == 0.0 { 0.0 } else { self.difference / self.scale }
+        match self.difference {
+            0.0 => 0.0,
+            difference if difference.is_finite() => difference / self.scale,
+            _ => f64::INFINITY,
+        }
     }
 
     /// The worse of two, each beside its own largest value.
     fn see(&mut self, difference: f64, scale: f64, text: &str) {
         let seen = Worst { difference, scale, text: text.to_owned() };
-        // NaN, of a reference that is not finite, is the worst of all.
-        if self.text.is_empty() || !(seen.relative() <= self.relative()) {
+        if self.text.is_empty() || seen.relative() > self.relative() {
             *self = seen;
         }
     }
 
     /// The worst difference, beside the largest value of all.
     fn gather(&mut self, difference: f64, scale: f64, text: &str) {
-        if self.text.is_empty() || !(difference <= self.difference) {
+        if self.text.is_empty() || difference > self.difference {
             (self.difference, self.text) = (difference, text.to_owned());
         }
         self.scale = self.scale.max(scale);

@@ -80,7 +80,7 @@ impl<'a> Subject<'a> {
             Head::Vectors => {
                 let chain = |repository| Chain::load(self.files, repository, config.hidden_size, backend);
                 let chain = self.repository.clone().map(chain).transpose()?;
-                Model::Vectors(Embedder::build(parameters, config, backend, chain)?)
+                Model::Vectors(Embedder::build(parameters, config, backend, chain)?.into())
             }
         })
     }
@@ -111,7 +111,7 @@ pub(super) enum Model {
     Language(LanguageModel),
     Sequence(SequenceClassifier),
     Tokens(TokenClassifier),
-    Vectors(Embedder),
+    Vectors(Box<Embedder>),
 }
 
 impl Model {
