@@ -1,11 +1,12 @@
 //! This engine's worker for the comparison with other engines: our half of `scripts/peers/`.
 //!
-//! Speaks the protocol of `scripts/peers/README.md` on standard input and output. `ETTIN_ISA` and `RAYON_NUM_THREADS` are
-//! followed as everywhere.
+//! Speaks the protocol of `scripts/peers/README.md` on standard input and output. `ETTIN_ISA` and `RAYON_NUM_THREADS`
+//! are followed as everywhere.
 //!
 //! ```sh
 //! cargo run --release -p ettin-bench --example peer -- --model DIR --dtype f32 [--device cuda]
-//! cargo run --release -p ettin-bench --example peer -- --dtypes     # those this machine's CPU backend takes, and why not the others
+//! # The number formats that this machine's CPU backend takes, and why not the others:
+//! cargo run --release -p ettin-bench --example peer -- --dtypes
 //! ```
 
 use std::{
@@ -170,8 +171,8 @@ impl Peer {
         })
     }
 
-    /// The least seconds that this machine, as it is at this moment, needs for `work`, why, and the bytes of the weights that
-    /// one pass over the model reads; none for other than decoders' work.
+    /// The least seconds that this machine, as it is at this moment, needs for `work`, why, and the bytes of the
+    /// weights that one pass over the model reads; none for other than decoders' work.
     fn limit(&self, work: &Work) -> Result<Option<(f64, Bound, f64)>> {
         let batch = work.sequences.len();
         let length = work.sequences.first().map_or(0, Vec::len);
@@ -241,7 +242,8 @@ fn timed(work: impl FnOnce() -> Result<(usize, Vec<Vec<f32>>)>) -> Result<Done> 
     Ok(Done { seconds: started.elapsed().as_secs_f64(), tokens, vectors, generated: None })
 }
 
-/// Greedy text behind one prompt after another, from its last logits on; beyond the end of text, so that all have one length.
+/// Greedy text behind one prompt after another, from its last logits on; beyond the end of text, so that all have one
+/// length.
 fn generate(generator: &Generator, work: &Work) -> Result<Done> {
     let request = GenerateRequest::default().with_max_new_tokens(work.new_tokens).with_ignore_eos(true);
     let (mut seconds, mut generated) = (0.0, Generated::default());

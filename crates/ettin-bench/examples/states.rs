@@ -1,9 +1,9 @@
 //! Writes the hidden states of every layer and the logits of a language model for given token ids.
 //!
-//! Our half of `scripts/parity.py`. The ids file holds a JSON list of lists of token ids; the output holds, for sequence
-//! `i`, `hidden.{i}.{l}` (`[tokens, hidden]`: the embedding, then the residual stream after each layer), `final.{i}`
-//! (after the final norm) and `logits.{i}` (`[tokens, vocabulary]`, or only the last rows under `--logit-rows`). Computed in
-//! `--dtype`, f32 unless told otherwise.
+//! Our half of `scripts/parity.py`. The ids file holds a JSON list of lists of token ids; the output holds, for
+//! sequence `i`, `hidden.{i}.{l}` (`[tokens, hidden]`: the embedding, then the residual stream after each layer),
+//! `final.{i}` (after the final norm) and `logits.{i}` (`[tokens, vocabulary]`, or only the last rows under
+//! `--logit-rows`). Computed in `--dtype`, f32 unless told otherwise.
 //!
 //! ```sh
 //! cargo run --release -p ettin-bench --example states -- --model DIR --ids ids.json --output states.safetensors

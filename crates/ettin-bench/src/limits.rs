@@ -1,7 +1,7 @@
 //! What the hardware could do at best, measured in the same run, and how near a time comes to it.
 //!
-//! A piece of work takes at least as long as its operations take at the peak rate, and at least as long as its weights and
-//! cached keys take to be read. The longer of the two is the limit.
+//! A piece of work takes at least as long as its operations take at the peak rate, and at least as long as its weights
+//! and cached keys take to be read. The longer of the two is the limit.
 
 use std::collections::{HashMap, hash_map::Entry};
 use std::time::Instant;
@@ -55,8 +55,8 @@ impl Limits {
         Limits { flops: self.flops.max(other.flops), bytes: self.bytes.max(other.bytes), ..*self }
     }
 
-    /// These limits, and whether they can be trusted for work that took so many seconds. Where it was faster than they say is
-    /// possible, they were measured while something else ran: they are measured `again`, some times at most.
+    /// These limits, and whether they can be trusted for work that took so many seconds. Where it was faster than they
+    /// say is possible, they were measured while something else ran: they are measured `again`, some times at most.
     ///
     /// # Errors
     /// When measuring fails.
@@ -202,8 +202,8 @@ fn once_or_again<K, V: Copy>(
     }
 }
 
-/// Operations per second of a product of square matrices of `n` rows, and bytes per second (read and written) of a copy of
-/// such a matrix sixteen times over, on a device: the best of several.
+/// Operations per second of a product of square matrices of `n` rows, and bytes per second (read and written) of a copy
+/// of such a matrix sixteen times over, on a device: the best of several.
 fn device_rates(device: &Device, dtype: DType, n: usize) -> Result<(f64, f64)> {
     const RUNS: usize = 8;
     let best = |work: &dyn Fn() -> candle_core::Result<Tensor>| -> Result<f64> {

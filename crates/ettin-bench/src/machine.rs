@@ -76,7 +76,8 @@ pub(crate) fn reset_peak_memory() {
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
-/// The most bytes of memory that this process had resident since [`reset_peak_memory`]; `None` where the system does not say.
+/// The most bytes of memory that this process had resident since [`reset_peak_memory`]; `None` where the system does
+/// not say.
 pub(crate) fn peak_memory() -> Option<u64> {
     kibibytes("/proc/self/status", "VmHWM:")
 }
@@ -105,8 +106,8 @@ pub(crate) fn now() -> String {
 /// A time in seconds since 1970 by the Gregorian calendar.
 fn timestamp(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Years that begin in March have their leap day at the end, so that a day's number gives year and month by division:
-    // 146,097 days in 400 years, and 153 in every five months from March.
+    // Years that begin in March have their leap day at the end, so that a day's number gives year and month by
+    // division: 146,097 days in 400 years, and 153 in every five months from March.
     let days = days + 719_468; // from 0000-03-01
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;

@@ -102,8 +102,8 @@ impl Plan {
     /// Refuses, before any time is spent, what could not be run.
     ///
     /// # Errors
-    /// [`Error::Input`] for workloads that a model cannot do or for nothing to do, [`Error::Unsupported`] for a number format
-    /// that the device has not.
+    /// [`Error::Input`] for workloads that a model cannot do or for nothing to do, [`Error::Unsupported`] for a number
+    /// format that the device has not.
     pub fn check(&self) -> Result<()> {
         if self.settings.repetitions == 0 {
             return Err(Error::input("at least one repetition is needed"));

@@ -95,8 +95,8 @@ pub struct Limit {
     pub bound: Bound,
     /// Least seconds over the mean of the seconds taken; 1 is perfect.
     pub share: f64,
-    /// Whether the share is below 1. What took less than the least has a limit that was measured too low, again and again:
-    /// on a machine that did other work, most likely.
+    /// Whether the share is below 1. What took less than the least has a limit that was measured too low, again and
+    /// again: on a machine that did other work, most likely.
     #[serde(default = "trusted")]
     pub trusted: bool,
     /// Tokens per second at the limit.

@@ -216,7 +216,8 @@ impl Workload {
     }
 }
 
-/// Matrix elements that one pass over a model reads: the buffer on which its read rate is [measured](super::Calibration).
+/// Matrix elements that one pass over a model reads: the buffer on which its read rate is
+/// [measured](super::Calibration).
 pub fn pass_weights(config: &Config) -> f64 {
     let size = Size::of(config);
     match config.objective {

@@ -1,12 +1,14 @@
 //! A self-check: does this engine, on this machine, compute *this* model as its reference path does?
 //!
-//! The kernels were tested on other weights than yours. Here the reference path, plain tensor operations in f32 on the CPU,
-//! runs beside the path that tasks take, on fixed texts of several lengths. The reference gets every matrix as the number
-//! format keeps it, so that what a format costs by rounding weights is no difference. Each step is looked at in three ways:
+//! The kernels were tested on other weights than yours. Here the reference path, plain tensor operations in f32 on the
+//! CPU, runs beside the path that tasks take, on fixed texts of several lengths. The reference gets every matrix as the
+//! number format keeps it, so that what a format costs by rounding weights is no difference. Each step is looked at in
+//! three ways:
 //!
 //! * **alone**: the step gets the reference's result of the step before. A fault shows where it is, and nowhere behind;
 //! * **chained**: a whole run gives what its steps give one by one. State that leaks from step to step shows here;
-//! * **drift**: how far a whole run is from the reference's. Some weights amplify any rounding, so this is told, not judged.
+//! * **drift**: how far a whole run is from the reference's. Some weights amplify any rounding, so this is told, not
+//!   judged.
 //!
 //! ```
 //! use ettin::check::{CheckOptions, check};
@@ -145,8 +147,8 @@ impl Report {
 
 /// Compares the model of `files` with its reference on fixed texts.
 ///
-/// Which head is compared follows the model's files: a chain of sentence-transformers, else the class that `config.json`
-/// names, else mean or last-token pooling. Memory is that of the model and of a second one in f32.
+/// Which head is compared follows the model's files: a chain of sentence-transformers, else the class that
+/// `config.json` names, else mean or last-token pooling. Memory is that of the model and of a second one in f32.
 ///
 /// # Errors
 /// What loading the model or opening a backend can meet. A difference is no error: the report has it.

@@ -2,10 +2,10 @@
 //!
 //! The older dialect (on the Hub today) says `global_attn_every_n_layers`, `global_rope_theta`, `local_rope_theta`; the
 //! newer one (saved by transformers 5) says `layer_types` and `rope_parameters`. Absent keys take the defaults of
-//! transformers 5.23's `ModernBertConfig` and `ModernBertDecoderConfig`; a key that is `null` is absent, but for a token
-//! id, of which there is then none. A key that would change numbers and is not implemented is an error that names it; a key
-//! that changes nothing at inference (dropout, initialisers, objects of other tools, …) is ignored. What only a classifier
-//! reads is checked by what has one ([`Config::check_classifier`]). docs/KEYS.md is the table.
+//! transformers 5.23's `ModernBertConfig` and `ModernBertDecoderConfig`; a key that is `null` is absent, but for a
+//! token id, of which there is then none. A key that would change numbers and is not implemented is an error that names
+//! it; a key that changes nothing at inference (dropout, initialisers, objects of other tools, …) is ignored. What only
+//! a classifier reads is checked by what has one ([`Config::check_classifier`]). docs/KEYS.md is the table.
 
 mod foreign;
 mod keys;
@@ -228,8 +228,9 @@ impl Config {
         Ok(config)
     }
 
-    /// Accepts texts of `length` tokens where that is more than the file's own positions: they are rotary, so their number is
-    /// a choice, and sentence-transformers' explicit limits are not bounded by it. No more than a file could have asked for.
+    /// Accepts texts of `length` tokens where that is more than the file's own positions: they are rotary, so their
+    /// number is a choice, and sentence-transformers' explicit limits are not bounded by it. No more than a file could
+    /// have asked for.
     pub(crate) fn allow_length(&mut self, length: Option<usize>) {
         let length = length.unwrap_or(0).min(MAX_POSITIONS);
         self.max_position_embeddings = self.max_position_embeddings.max(length);
@@ -253,8 +254,8 @@ impl Config {
 
     /// Whether labels, problem type, pooling and activation of a classifier are ones that can be used.
     ///
-    /// Reading a configuration does not ask: most models have no classifier, and what their files say of one is no reason
-    /// not to load them. Where they are unusable, the fields hold what a file without those keys means.
+    /// Reading a configuration does not ask: most models have no classifier, and what their files say of one is no
+    /// reason not to load them. Where they are unusable, the fields hold what a file without those keys means.
     ///
     /// # Errors
     /// [`Error::Config`] naming key, value and what is supported.
@@ -384,8 +385,8 @@ fn classifier_pooling(keys: &Keys<'_>, objective: Objective) -> Result<Classifie
     }
 }
 
-/// One token id, or none. An id that the vocabulary does not hold is no token: configurations of small vocabularies keep
-/// the defaults of the large one, and transformers only warns.
+/// One token id, or none. An id that the vocabulary does not hold is no token: configurations of small vocabularies
+/// keep the defaults of the large one, and transformers only warns.
 fn token_id(keys: &Keys<'_>, key: &str, default: Option<u32>, vocab: usize) -> Result<Option<u32>> {
     if !keys.has(key) {
         return Ok(default.filter(|&id| (id as usize) < vocab));
@@ -418,9 +419,9 @@ fn stored_dtype(keys: &Keys<'_>) -> Option<StoredDtype> {
     StoredDtype::from_name(name.as_str()?)
 }
 
-/// Where sentence-transformers keeps a cross-encoder's activation: nested since version 4, a key of its own before. The nested
-/// key decides where it is there, and null then means the default: version 6.2 asks for its presence, not for its value
-/// (`CrossEncoder.get_default_activation_fn`).
+/// Where sentence-transformers keeps a cross-encoder's activation: nested since version 4, a key of its own before. The
+/// nested key decides where it is there, and null then means the default: version 6.2 asks for its presence, not for
+/// its value (`CrossEncoder.get_default_activation_fn`).
 fn activation_fn(keys: &Keys<'_>) -> Result<Option<String>> {
     let name = match keys.object("sentence_transformers")? {
         Some(nested) if nested.has("activation_fn") => nested.text("activation_fn")?,

@@ -1,8 +1,8 @@
 //! What a folder says it is, where that is not a model this engine runs.
 //!
-//! A trunk can be computed out of many folders that are more, or something else, than a trunk: a late-interaction model, an
-//! adapter's base, a class of the repository's own code. Their own files say so; here it is read, and named instead of
-//! a vector that means nothing. Settings of a kind that is supported are judged where they are used.
+//! A trunk can be computed out of many folders that are more, or something else, than a trunk: a late-interaction
+//! model, an adapter's base, a class of the repository's own code. Their own files say so; here it is read, and named
+//! instead of a vector that means nothing. Settings of a kind that is supported are judged where they are used.
 
 mod classes;
 mod contents;
@@ -87,12 +87,12 @@ pub fn describe(files: &ModelFiles) -> Result<Option<Foreign>> {
     contents(files)
 }
 
-/// What to tell before a model is converted: of another kind than those that are run, it is converted none the less where the
-/// copy is whole, and then of the same kind.
+/// What to tell before a model is converted: of another kind than those that are run, it is converted none the less
+/// where the copy is whole, and then of the same kind.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a kind that would lose parts: routes, code, or weights that lie elsewhere; when a file is there
-/// and cannot be read.
+/// [`Error::Unsupported`] for a kind that would lose parts: routes, code, or weights that lie elsewhere; when a file is
+/// there and cannot be read.
 pub fn before_conversion(files: &ModelFiles) -> Result<Option<String>> {
     match identify(files, Use::Vectors)? {
         None => Ok(None),
@@ -212,8 +212,8 @@ fn model_type(files: &ModelFiles) -> Result<Option<Foreign>> {
     })
 }
 
-/// What `config.json` says of the class that the weights belong to. A chain beside it takes the trunk whatever class it was
-/// saved from.
+/// What `config.json` says of the class that the weights belong to. A chain beside it takes the trunk whatever class it
+/// was saved from.
 fn by_configuration(config: &Map<String, Value>, file: &str, chain: bool) -> Option<Foreign> {
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
     if model_type == "extractor" {
@@ -236,7 +236,8 @@ fn by_configuration(config: &Map<String, Value>, file: &str, chain: bool) -> Opt
     class.map(|class| classes::architecture(class, file))
 }
 
-/// An adapter changes the weights beside it, or needs weights that are elsewhere. Who names a weights file wants that one.
+/// An adapter changes the weights beside it, or needs weights that are elsewhere. Who names a weights file wants that
+/// one.
 fn adapter(files: &ModelFiles, trunk: &Subfolder<'_>) -> Result<Option<Foreign>> {
     let file = trunk.path("adapter_config.json");
     if files.weights_file().is_some() {

@@ -90,8 +90,9 @@ pub(crate) fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// The word of Python's `json` for a number that is not finite (`NaN`, `Infinity`, `-Infinity`) which `error`, a parser's for
-/// `bytes`, stopped at, so that it can be named instead of "expected value"; none where it is something else.
+/// The word of Python's `json` for a number that is not finite (`NaN`, `Infinity`, `-Infinity`) which `error`, a
+/// parser's for `bytes`, stopped at, so that it can be named instead of "expected value"; none where it is something
+/// else.
 pub fn non_finite_at(bytes: &[u8], error: &serde_json::Error) -> Option<&'static str> {
     let line = bytes.split(|&b| b == b'\n').nth(error.line().checked_sub(1)?)?;
     let column = error.column();

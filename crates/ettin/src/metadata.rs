@@ -1,7 +1,7 @@
 //! The small files of a repository: each one's name and its reader, here alone.
 //!
-//! What the files of sentence-transformers mean is `sentence_transformers`, what `config.json` means is `config`, what the
-//! tokenizer's files mean is `tokenizer`. This module is below them all.
+//! What the files of sentence-transformers mean is `sentence_transformers`, what `config.json` means is `config`, what
+//! the tokenizer's files mean is `tokenizer`. This module is below them all.
 
 mod index;
 
@@ -64,8 +64,8 @@ pub(crate) fn config(files: &dyn FileSource) -> Result<Option<Map<String, Value>
     json::read_object(files, CONFIG)
 }
 
-/// The same for what needs a key or two of it and must not fail where Python would not: of a key that appears twice the last
-/// one counts.
+/// The same for what needs a key or two of it and must not fail where Python would not: of a key that appears twice the
+/// last one counts.
 ///
 /// # Errors
 /// As [`json::parse_object`], but for repeated keys.

@@ -13,9 +13,9 @@ use super::common::{HubArgs, QuietArgs, count, dtypes, threads};
 
 /// Measure speed, memory, and how near both come to what this machine can do
 ///
-/// Times encoders (enc), reading prompts (pp) and generating (tg), in tokens per second: mean ± standard deviation after
-/// a warm-up. Tokenisation and sampling are not in the times. Short calibrations in the same run measure the peak of
-/// arithmetic and of reading memory, and every row says what share of the nearer limit was reached.
+/// Times encoders (enc), reading prompts (pp) and generating (tg), in tokens per second: mean ± standard deviation
+/// after a warm-up. Tokenisation and sampling are not in the times. Short calibrations in the same run measure the peak
+/// of arithmetic and of reading memory, and every row says what share of the nearer limit was reached.
 ///
 /// Nothing has to be downloaded: an Ettin model that is not cached gets random weights in its exact shapes, which take
 /// the same time, and its records say "random".
@@ -143,8 +143,8 @@ pub(crate) struct Bench {
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub(crate) output: Option<PathBuf>,
 
-    /// Set the results beside those of an earlier run (json or jsonl), as the ratio of the mean times of a repetition; a row
-    /// that was other work under the same name is refused, rows that the earlier run lacks are named
+    /// Set the results beside those of an earlier run (json or jsonl), as the ratio of the mean times of a repetition;
+    /// a row that was other work under the same name is refused, rows that the earlier run lacks are named
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) compare: Option<PathBuf>,
 

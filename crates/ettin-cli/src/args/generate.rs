@@ -72,8 +72,8 @@ pub(crate) struct Generate {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
-    /// Sampling temperature; 0 is greedy [default: 0, or 1 with --top-p, --top-k or --min-p, unless generation_config.json
-    /// says otherwise]
+    /// Sampling temperature; 0 is greedy [default: 0, or 1 with --top-p, --top-k or --min-p, unless
+    /// generation_config.json says otherwise]
     #[arg(short, long, value_name = "T", value_parser = temperature)]
     pub(crate) temperature: Option<f32>,
 

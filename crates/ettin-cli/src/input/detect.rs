@@ -1,7 +1,8 @@
 //! What an input is, by its beginning: plain lines, JSONL records, or one JSON array.
 //!
-//! Looking ends as soon as it is clear, mostly at the first byte that is no white space, so that a slow pipe is answered line
-//! by line. Behind a '[' it can take a few tokens, and the beginning of the line behind the array ([`array`]).
+//! Looking ends as soon as it is clear, mostly at the first byte that is no white space, so that a slow pipe is
+//! answered line by line. Behind a '[' it can take a few tokens, and the beginning of the line behind the array
+//! ([`array`]).
 
 mod array;
 

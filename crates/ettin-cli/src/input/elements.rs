@@ -1,5 +1,5 @@
-//! The elements of one JSON array, one at a time: an array of any length is read in little memory, and a bad element loses
-//! no other.
+//! The elements of one JSON array, one at a time: an array of any length is read in little memory, and a bad element
+//! loses no other.
 
 use std::io::BufRead;
 
@@ -92,7 +92,8 @@ impl<R: BufRead> Elements<R> {
         }
     }
 
-    /// Reads from the first byte of an element to the comma or bracket behind it. What is between is split, not checked.
+    /// Reads from the first byte of an element to the comma or bracket behind it. What is between is split, not
+    /// checked.
     fn element(&mut self, first: u8) -> anyhow::Result<Element> {
         self.number += 1;
         let at = self.at;

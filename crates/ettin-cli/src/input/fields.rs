@@ -75,8 +75,8 @@ struct Fields<'a, I> {
     rule: ExtraFields,
     reserved: &'static [&'static str],
     kept: &'a mut Extra,
-    /// The first field that the output has no room for. That is told when nothing else is wrong: with a field of the task
-    /// missing, it may be that one under another name.
+    /// The first field that the output has no room for. That is told when nothing else is wrong: with a field of the
+    /// task missing, it may be that one under another name.
     refused: &'a mut Option<String>,
 }
 

@@ -2,8 +2,8 @@
 
 use std::io::{self, BufRead, Read};
 
-/// The longest line, or element of a JSON array, that is kept, in bytes. No text that a model can read comes near; a file
-/// without line ends must not fill the memory.
+/// The longest line, or element of a JSON array, that is kept, in bytes. No text that a model can read comes near; a
+/// file without line ends must not fill the memory.
 pub(super) const LONGEST: u64 = 64 << 20;
 
 /// What some programs put before UTF-8.

@@ -13,9 +13,9 @@ use crate::input::{Extra, Id};
 
 /// A result with what is said about its input.
 ///
-/// An object gets `id` as its first key, kept fields behind it, and `truncated` as its last key. A list has no keys: with an id
-/// or kept fields it becomes `{"id": …, "result": […], "truncated": true}`, without them it stays a list, and `truncated`
-/// is the last key of each entry. So the shape goes by the record and never by the length of its texts.
+/// An object gets `id` as its first key, kept fields behind it, and `truncated` as its last key. A list has no keys:
+/// with an id or kept fields it becomes `{"id": …, "result": […], "truncated": true}`, without them it stays a list,
+/// and `truncated` is the last key of each entry. So the shape goes by the record and never by the length of its texts.
 #[derive(Debug, Clone)]
 pub(crate) struct Answered<P> {
     /// The record's `id`.

@@ -18,8 +18,8 @@ enum Rounding {
     Half,
 }
 
-/// Another source, with every matrix as a backend keeps it, still f32. A model of it on the reference path differs from one on
-/// that backend by what is rounded while it computes, not by what was rounded when it was loaded.
+/// Another source, with every matrix as a backend keeps it, still f32. A model of it on the reference path differs from
+/// one on that backend by what is rounded while it computes, not by what was rounded when it was loaded.
 #[derive(Debug)]
 pub(super) struct Rounded<S> {
     source: S,

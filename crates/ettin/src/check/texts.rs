@@ -5,12 +5,13 @@ use crate::tokenizer::Tokenizer;
 use crate::{Config, Error, Result};
 
 /// Plain English prose, repeated where a text must be longer.
-const PASSAGE: &str = "The harbour was quiet at that hour. Two boats lay at the quay, their ropes slack, and a gull walked \
-    along the edge of the water as if it had been asked to count the stones. In 1894 the same place had held forty ships; \
-    the old clerk, Mr. Harlan, kept their names in a book that nobody opened now. \"You see,\" he said, \"a list is a kind of \
-    memory: it holds what it was given, no more and no less.\" He turned a page. The price of salt had been 3.75 a barrel, \
-    rope cost twice that, and the pilots were paid by the tide. Outside, rain began, first on the roofs and then on the \
-    sea, until both had the same grey colour and one could not say where the town ended. ";
+const PASSAGE: &str = "\
+    The harbour was quiet at that hour. Two boats lay at the quay, their ropes slack, and a gull walked along the \
+    edge of the water as if it had been asked to count the stones. In 1894 the same place had held forty ships; the \
+    old clerk, Mr. Harlan, kept their names in a book that nobody opened now. \"You see,\" he said, \"a list is a \
+    kind of memory: it holds what it was given, no more and no less.\" He turned a page. The price of salt had been \
+    3.75 a barrel, rope cost twice that, and the pilots were paid by the tide. Outside, rain began, first on the \
+    roofs and then on the sea, until both had the same grey colour and one could not say where the town ended. ";
 
 /// Tokens of a short text.
 const SHORT: usize = 9;

@@ -4,12 +4,12 @@ use ettin_kernels::KvFormat;
 
 use crate::Dtype;
 
-/// The largest difference of a step that is allowed in a number format, with keys and values in `kv` or as the format keeps
-/// them; beside the largest value of the reference, or the largest that a layer adds.
+/// The largest difference of a step that is allowed in a number format, with keys and values in `kv` or as the format
+/// keeps them; beside the largest value of the reference, or the largest that a layer adds.
 ///
 /// Weights are rounded on both sides, and a step has the reference's input: so this is what one step loses by rounding
-/// activations, keys and values. It is at least three times what the committed models show (docs/CHECK.md has the figures).
-/// In f32 it is the engine's contract with transformers.
+/// activations, keys and values. It is at least three times what the committed models show (docs/CHECK.md has the
+/// figures). In f32 it is the engine's contract with transformers.
 pub fn tolerance(dtype: Dtype, kv: Option<KvFormat>) -> f64 {
     let format: f64 = match dtype {
         Dtype::Auto | Dtype::F32 | Dtype::Bf16x6 => 1e-4,

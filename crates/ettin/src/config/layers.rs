@@ -62,8 +62,8 @@ impl Objective {
     }
 }
 
-/// Half of the local window. `local_attention` is the whole of it; `sliding_window`, where present, the half, and it counts:
-/// transformers sets it last, and saves both when a decoder's window was changed.
+/// Half of the local window. `local_attention` is the whole of it; `sliding_window`, where present, the half, and it
+/// counts: transformers sets it last, and saves both when a decoder's window was changed.
 fn half_window(keys: &Keys<'_>) -> Result<usize> {
     let whole = keys.size("local_attention", LOCAL_ATTENTION, MAX_WINDOW)?;
     match keys.stated_size("sliding_window", MAX_WINDOW / 2)? {

@@ -9,7 +9,8 @@ impl Config {
     /// The configuration in the dialect of transformers 5, pretty-printed. Reading it back gives the same `Config`.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for layers that the dialect cannot say: windows or bases that differ within one kind of layer.
+    /// [`Error::Unsupported`] for layers that the dialect cannot say: windows or bases that differ within one kind of
+    /// layer.
     pub fn to_json(&self) -> Result<String> {
         let kinds = Kinds::of(self)?;
         let mut out = json!({

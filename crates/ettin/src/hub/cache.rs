@@ -35,8 +35,8 @@ impl RepoCache {
 
     /// The snapshot that a revision stands for in the cache: itself, or what `refs` says.
     ///
-    /// Snapshots that were laid out by hand may have any name, and stand for themselves as a commit does, where no ref of
-    /// that name leads elsewhere; Python finds them so, too.
+    /// Snapshots that were laid out by hand may have any name, and stand for themselves as a commit does, where no ref
+    /// of that name leads elsewhere; Python finds them so, too.
     pub(super) fn commit(&self, revision: &str) -> Option<String> {
         if is_commit(revision) {
             return Some(revision.to_ascii_lowercase());
@@ -90,8 +90,8 @@ impl Snapshot<'_> {
         self.repo.folder.join(".no_exist").join(self.commit).join(file)
     }
 
-    /// Whether it is a commit's, by its name. What was laid out by hand under another name is no commit of the Hub: nothing
-    /// can be added to it from there.
+    /// Whether it is a commit's, by its name. What was laid out by hand under another name is no commit of the Hub:
+    /// nothing can be added to it from there.
     pub(super) fn is_commit(&self) -> bool {
         is_commit(self.commit)
     }

@@ -1,7 +1,9 @@
-//! Which certificate authorities are trusted: those of the environment's files, else the system's, else the built-in ones.
+//! Which certificate authorities are trusted: those of the environment's files, else the system's, else the built-in
+//! ones.
 //!
 //! Python's hub client takes `SSL_CERT_FILE`, else `SSL_CERT_DIR`, else the system's store; before version 1 it took
-//! `REQUESTS_CA_BUNDLE`, else `CURL_CA_BUNDLE`. Here all that are set count together, so that what works for either works.
+//! `REQUESTS_CA_BUNDLE`, else `CURL_CA_BUNDLE`. Here all that are set count together, so that what works for either
+//! works.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -129,7 +131,8 @@ fn named(sources: &[CertificateSource]) -> Result<(Vec<CertificateDer<'static>>,
     }
 }
 
-/// All certificates of the files of some folders, which are separated as in `PATH`. What is no certificate is passed over.
+/// All certificates of the files of some folders, which are separated as in `PATH`. What is no certificate is passed
+/// over.
 fn directory(paths: &Path) -> Vec<CertificateDer<'static>> {
     let folders: Vec<PathBuf> = std::env::split_paths(paths).collect();
     let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
@@ -158,8 +161,8 @@ fn usual(line: &[u8]) -> &[u8] {
     }
 }
 
-/// A certificate alone: in a `TRUSTED CERTIFICATE` what it is trusted for follows it, which is not looked at, as Python's
-/// `ssl` asks for servers only and OpenSSL trusts a bundle's authorities for these.
+/// A certificate alone: in a `TRUSTED CERTIFICATE` what it is trusted for follows it, which is not looked at, as
+/// Python's `ssl` asks for servers only and OpenSSL trusts a bundle's authorities for these.
 fn leading(der: CertificateDer<'static>) -> CertificateDer<'static> {
     match sequence(&der) {
         Some(length) if length < der.len() => CertificateDer::from(der[..length].to_vec()),
@@ -187,7 +190,8 @@ const FILES: [&str; 5] = [
     "/etc/ssl/ca-bundle.pem",
 ];
 
-/// The system's certificates. Where it has none (a bare container), none: the built-in ones of Mozilla's program then count.
+/// The system's certificates. Where it has none (a bare container), none: the built-in ones of Mozilla's program then
+/// count.
 fn system() -> (Vec<CertificateDer<'static>>, String) {
     let mut found = rustls_native_certs::load_native_certs().certs;
     if found.is_empty() {
@@ -203,8 +207,9 @@ fn system() -> (Vec<CertificateDer<'static>>, String) {
     (found, described.to_owned())
 }
 
-/// webpki's verification, and besides the server certificates that are trusted as they are: OpenSSL, and so Python, accepts
-/// a self-signed one that is named, which webpki refuses where it is marked as an authority (as `openssl req -x509` does).
+/// webpki's verification, and besides the server certificates that are trusted as they are: OpenSSL, and so Python,
+/// accepts a self-signed one that is named, which webpki refuses where it is marked as an authority (as `openssl req
+/// -x509` does).
 #[derive(Debug)]
 struct Verifier {
     inner: Arc<WebPkiServerVerifier>,

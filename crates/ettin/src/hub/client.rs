@@ -1,8 +1,8 @@
 //! Requests to the Hub: redirects, credentials, repetition, and what each refusal means.
 //!
-//! Redirects are followed here and not by the HTTP library, because three things depend on each hop: the access token goes to
-//! the endpoint alone, the ETag that names a blob is the Hub's and not that of the storage it redirects to, and a
-//! secure address never leads to an insecure one.
+//! Redirects are followed here and not by the HTTP library, because three things depend on each hop: the access token
+//! goes to the endpoint alone, the ETag that names a blob is the Hub's and not that of the storage it redirects to, and
+//! a secure address never leads to an insecure one.
 
 use std::time::Duration;
 

@@ -1,7 +1,8 @@
 //! Models by name: the Hugging Face cache, shared with Python, and downloads from the Hub.
 //!
-//! [`resolve`] turns what a user types into [`ModelFiles`](crate::files::ModelFiles). Reading the cache is plain file-system code and
-//! always compiled; downloading is behind the feature `hub` (blocking, rustls: no async runtime, no OpenSSL).
+//! [`resolve`] turns what a user types into [`ModelFiles`](crate::files::ModelFiles). Reading the cache is plain
+//! file-system code and always compiled; downloading is behind the feature `hub` (blocking, rustls: no async runtime,
+//! no OpenSSL).
 //!
 //! # When the network is used
 //! **A cached model never touches the network.** A revision is looked up once: a 40-digit commit stands for itself,
@@ -19,18 +20,18 @@
 //!    taken for a complete snapshot.
 //!
 //! # Caches of others
-//! Whatever Python finds offline is found: snapshots that were laid out by hand under names that are no commit, through a ref
-//! or by their own name (`main`), real files in the place of links, `SENTENCE_TRANSFORMERS_HOME`. Such a snapshot is
-//! taken as it is: nothing of the Hub is added to it.
+//! Whatever Python finds offline is found: snapshots that were laid out by hand under names that are no commit, through
+//! a ref or by their own name (`main`), real files in the place of links, `SENTENCE_TRANSFORMERS_HOME`. Such a snapshot
+//! is taken as it is: nothing of the Hub is added to it.
 //!
 //! # Connections
-//! Proxies ([`Proxies`]) and certificate authorities ([`CertificateSource`]) are those of the environment, as Python's hub
-//! client reads it; without a word on certificates the system's store counts.
+//! Proxies ([`Proxies`]) and certificate authorities ([`CertificateSource`]) are those of the environment, as Python's
+//! hub client reads it; without a word on certificates the system's store counts.
 //!
 //! # Downloads
 //! A file arrives in `blobs/<etag>.incomplete` under a lock shared between processes, is checked (length; SHA-256 for
-//! files in large-file storage) and renamed; killing the process at any point leaves the cache valid. Large files resume
-//! where they stopped.
+//! files in large-file storage) and renamed; killing the process at any point leaves the cache valid. Large files
+//! resume where they stopped.
 
 mod cache;
 #[cfg(feature = "hub")]

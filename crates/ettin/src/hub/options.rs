@@ -121,11 +121,12 @@ impl HubOptions {
     }
 
     /// Options as the environment has them: `HF_HOME`, `HF_HUB_CACHE` (or its old name `HUGGINGFACE_HUB_CACHE`),
-    /// `XDG_CACHE_HOME`, `SENTENCE_TRANSFORMERS_HOME` (which sentence-transformers uses as a cache), `HF_ENDPOINT`, `HF_TOKEN` or else the file `HF_TOKEN_PATH` or `$HF_HOME/token`,
-    /// `HF_HUB_DISABLE_IMPLICIT_TOKEN`, `HF_HUB_OFFLINE` (or `TRANSFORMERS_OFFLINE`), `HF_HUB_DISABLE_SYMLINKS`,
-    /// `HF_HUB_DOWNLOAD_TIMEOUT` (seconds), `SSL_CERT_FILE`, `SSL_CERT_DIR`, `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`, and
-    /// the variables of [`Proxies`]. In paths a leading `~` stands for the home folder and
-    /// `$NAME` or `${NAME}` for a variable. Empty variables count as unset.
+    /// `XDG_CACHE_HOME`, `SENTENCE_TRANSFORMERS_HOME` (which sentence-transformers uses as a cache), `HF_ENDPOINT`,
+    /// `HF_TOKEN` or else the file `HF_TOKEN_PATH` or `$HF_HOME/token`, `HF_HUB_DISABLE_IMPLICIT_TOKEN`,
+    /// `HF_HUB_OFFLINE` (or `TRANSFORMERS_OFFLINE`), `HF_HUB_DISABLE_SYMLINKS`, `HF_HUB_DOWNLOAD_TIMEOUT` (seconds),
+    /// `SSL_CERT_FILE`, `SSL_CERT_DIR`, `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`, and the variables of [`Proxies`]. In
+    /// paths a leading `~` stands for the home folder and `$NAME` or `${NAME}` for a variable. Empty variables count as
+    /// unset.
     pub fn from_env() -> Self {
         Self::from_lookup(|name| std::env::var(name).ok())
     }

@@ -205,7 +205,8 @@ mod tests {
         assert_eq!(chosen(&[("HTTPS_PROXY", " ")], "https"), None);
     }
 
-    /// What httpx2 2.16.2 does with the same entries, but for the last of those with a port: it takes 443 for no port at all.
+    /// What httpx2 2.16.2 does with the same entries, but for the last of those with a port: it takes 443 for no port
+    /// at all.
     #[test]
     fn exceptions_are_those_of_python() {
         for (list, host, port, excepted) in [

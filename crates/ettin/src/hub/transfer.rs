@@ -1,8 +1,8 @@
 //! The transfer of one file into the cache.
 //!
 //! Bytes are appended to `blobs/<etag>.incomplete` by whoever holds the file's lock; the finished file is checked and
-//! renamed to `blobs/<etag>`, and only then linked into the snapshot. A crash leaves an incomplete file, which
-//! nobody reads as a model. What an earlier process left is resumed only where the whole can be checked afterwards: the ETag
+//! renamed to `blobs/<etag>`, and only then linked into the snapshot. A crash leaves an incomplete file, which nobody
+//! reads as a model. What an earlier process left is resumed only where the whole can be checked afterwards: the ETag
 //! of a file in large-file storage is its SHA-256. Other files are small and start over.
 
 use std::fs::{File, OpenOptions};
@@ -239,7 +239,8 @@ impl<'a> Partial<'a> {
         self.expected.is_none_or(|expected| expected.eq_ignore_ascii_case(&digest()))
     }
 
-    /// Gives the finished file its name. It reaches the disk first, so that a power failure cannot leave the name alone.
+    /// Gives the finished file its name. It reaches the disk first, so that a power failure cannot leave the name
+    /// alone.
     fn finish(self, blob: &Path) -> Result<()> {
         self.file.sync_data().map_err(Error::io(&self.path))?;
         drop(self.file);

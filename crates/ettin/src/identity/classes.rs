@@ -107,7 +107,8 @@ impl Module {
     }
 }
 
-/// The entries of `modules.json`; none where there is no such file, or none that can be read: the chain says what is wrong.
+/// The entries of `modules.json`; none where there is no such file, or none that can be read: the chain says what is
+/// wrong.
 pub(super) fn modules(files: &ModelFiles) -> Result<Vec<Module>> {
     let data = files.peek(MODULES)?;
     let modules = data.iter().flat_map(|data| module_classes(data));

@@ -7,9 +7,9 @@
 //! | `sentence_bert_config.json` | how text becomes tokens, lengths included | [`transformer`] |
 //! | `N_Class/config.json` | one module's settings | [`parts`] |
 //!
-//! Versions 1 to 6.2 of the library wrote these files. Every one goes through the strict JSON door of `config`, a key that is
-//! null counts as absent, a key that changes nothing here is known to, and any other is refused by name: the library gives
-//! every key of these files a meaning.
+//! Versions 1 to 6.2 of the library wrote these files. Every one goes through the strict JSON door of `config`, a key
+//! that is null counts as absent, a key that changes nothing here is known to, and any other is refused by name: the
+//! library gives every key of these files a meaning.
 
 mod keys;
 mod modules;
@@ -48,8 +48,8 @@ impl Repository {
     /// Reads what a repository with a `modules.json` says of itself; `None` for one without.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for modules and kinds of model that are not implemented, [`Error::Config`] for malformed files
-    /// and keys that are not known.
+    /// [`Error::Unsupported`] for modules and kinds of model that are not implemented, [`Error::Config`] for malformed
+    /// files and keys that are not known.
     pub(crate) fn load(files: &dyn FileSource) -> Result<Option<Self>> {
         let Some(entries) = modules::entries(files)? else {
             return Ok(None);
@@ -75,7 +75,8 @@ impl Repository {
 }
 
 impl Repository {
-    /// How many scores the modules give for a pair of texts; none where they make embeddings, or the trunk has labels itself.
+    /// How many scores the modules give for a pair of texts; none where they make embeddings, or the trunk has labels
+    /// itself.
     ///
     /// # Errors
     /// What reading the settings of a Dense module finds wrong.

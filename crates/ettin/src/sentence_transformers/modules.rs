@@ -78,8 +78,8 @@ pub(crate) fn module_folders(name: &str, modules: &[u8]) -> Result<Vec<String>> 
     Ok(folders.filter(|folder| !folder.is_empty()).collect())
 }
 
-/// Folder and class of every module, from the bytes of a `modules.json`; none of what is no list of modules, as whoever needs the
-/// list says what is wrong with it.
+/// Folder and class of every module, from the bytes of a `modules.json`; none of what is no list of modules, as whoever
+/// needs the list says what is wrong with it.
 pub(crate) fn module_classes(modules: &[u8]) -> impl Iterator<Item = (String, String)> + use<> {
     let entries = parse(FILE, modules).unwrap_or_default();
     entries.into_iter().map(|entry| (entry.folder, entry.path))
@@ -115,8 +115,9 @@ fn folder(path: &str) -> Option<String> {
 }
 
 impl Entry {
-    /// The class, if this engine runs it; class paths were moved twice by their library (`sentence_transformers.models.Pooling`,
-    /// `….models.Pooling.Pooling`, `….sentence_transformer.modules.pooling.Pooling`), so its package and last component count.
+    /// The class, if this engine runs it; class paths were moved twice by their library
+    /// (`sentence_transformers.models.Pooling`, `….models.Pooling.Pooling`,
+    /// `….sentence_transformer.modules.pooling.Pooling`), so its package and last component count.
     pub(super) fn class(&self) -> Result<Class> {
         // `kwargs` names what a caller may hand on to the module: nobody hands on anything here.
         only(&Keys::new(&self.map, FILE), &["idx", "name", "path", "type", "kwargs"])?;

@@ -14,8 +14,8 @@ use crate::{Error, Result};
 /// No vector is longer.
 const MAX_WIDTH: usize = 1 << 20;
 
-/// Keys that are read, and keys that change nothing here: `__version__` and `requirements` are about Python packages, and
-/// `keep_in_fp32_modules` about a dtype that is this engine's anyway.
+/// Keys that are read, and keys that change nothing here: `__version__` and `requirements` are about Python packages,
+/// and `keep_in_fp32_modules` about a dtype that is this engine's anyway.
 const KNOWN: [&str; 9] = [
     "model_type",
     "prompts",

@@ -21,8 +21,8 @@ const FILES: [&str; 7] = [
 /// No limit is higher; the library has none that is.
 const MAX_LENGTH: usize = 1 << 30;
 
-/// The longest text where none is cut; the library knows no bound. Eight times the positions of the published models: some
-/// backends make tables of all positions that are allowed.
+/// The longest text where none is cut; the library knows no bound. Eight times the positions of the published models:
+/// some backends make tables of all positions that are allowed.
 const LONGEST_UNCUT: usize = 1 << 16;
 
 /// What the trunk's weights are loaded with.
@@ -195,8 +195,8 @@ impl Transformer {
         Ok(())
     }
 
-    /// The longest text that these settings let through whole, where they set a limit themselves or say that none is cut: the
-    /// library then hands on texts of any length, over the model's positions as well.
+    /// The longest text that these settings let through whole, where they set a limit themselves or say that none is
+    /// cut: the library then hands on texts of any length, over the model's positions as well.
     pub(crate) fn longest(&self) -> Option<usize> {
         if !self.truncates {
             return Some(LONGEST_UNCUT);

@@ -1,7 +1,7 @@
 //! `clean_up_tokenization_spaces` of transformers: spaces before punctuation and English contractions go.
 //!
-//! The library replaces one pattern after another in the whole text. [`Cleaner`] does the same to a text that comes in pieces: each
-//! pattern is a stage that holds back what may be the pattern's beginning.
+//! The library replaces one pattern after another in the whole text. [`Cleaner`] does the same to a text that comes in
+//! pieces: each pattern is a stage that holds back what may be the pattern's beginning.
 
 /// Patterns in their order, as transformers 5.23 has them.
 const PATTERNS: [(&str, &str); 10] = [
@@ -64,7 +64,8 @@ mod tests {
 
     #[test]
     fn pieces_are_cleaned_as_the_whole() {
-        // Every text of eight characters over those that patterns are made of would be many: a counter walks a part of them.
+        // Every text of eight characters over those that patterns are made of would be many: a counter walks a part of
+        // them.
         let alphabet = [" ", " ", "'", ".", "n", "t", "m", "v", "e", "r", "a"];
         let mut state = 7u64;
         for _ in 0..20_000 {

@@ -5,9 +5,10 @@
 pub struct Encoding {
     /// Token ids.
     pub ids: Vec<u32>,
-    /// The tokens as the vocabulary spells them ([`Tokenizer::token`](super::Tokenizer::token) of the ids), not as the text does:
-    /// an unknown word is the unknown token, an added token is without the spaces that it took in. An id that the vocabulary
-    /// lacks, which only a template can add, has the template's spelling. What the text has there is at `offsets`.
+    /// The tokens as the vocabulary spells them ([`Tokenizer::token`](super::Tokenizer::token) of the ids), not as the
+    /// text does: an unknown word is the unknown token, an added token is without the spaces that it took in. An id
+    /// that the vocabulary lacks, which only a template can add, has the template's spelling. What the text has there
+    /// is at `offsets`.
     pub tokens: Vec<String>,
     /// Start and end in the token's own text, in Unicode scalars; `(0, 0)` for special tokens of the template.
     pub offsets: Vec<(usize, usize)>,
@@ -22,7 +23,8 @@ pub struct Encoding {
 }
 
 impl Encoding {
-    /// `spelling` is the vocabulary's, by id: the encoding itself has what an added or unknown token matched in the text.
+    /// `spelling` is the vocabulary's, by id: the encoding itself has what an added or unknown token matched in the
+    /// text.
     pub(super) fn new(
         encoding: &tokenizers::Encoding,
         truncated: bool,

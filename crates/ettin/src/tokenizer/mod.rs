@@ -1,7 +1,7 @@
 //! Text to token ids and back: thin over the `tokenizers` crate.
 //!
-//! Padding and truncation settings inside `tokenizer.json` are ignored but for the side that is cut: batches are packed, and
-//! the length policy is the caller's. What the files beside it add to it is `settings`.
+//! Padding and truncation settings inside `tokenizer.json` are ignored but for the side that is cut: batches are
+//! packed, and the length policy is the caller's. What the files beside it add to it is `settings`.
 
 mod check;
 mod cleanup;
@@ -57,8 +57,8 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Loads `tokenizer.json` with what `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` add to it, as
-    /// transformers 5.23 loads a tokenizer of this model type.
+    /// Loads `tokenizer.json` with what `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` add
+    /// to it, as transformers 5.23 loads a tokenizer of this model type.
     ///
     /// # Errors
     /// [`Error::MissingFile`] without `tokenizer.json`; [`Error::Tokenizer`] or [`Error::Config`] for a malformed file.
@@ -89,8 +89,8 @@ impl Tokenizer {
         Ok(Self { inner, special, vocab_size: None, clean_up: false, truncation_side, decoder })
     }
 
-    /// The side of a longer text that `tokenizer.json` itself would cut, where it says one: transformers keeps its tokenizer's
-    /// side there.
+    /// The side of a longer text that `tokenizer.json` itself would cut, where it says one: transformers keeps its
+    /// tokenizer's side there.
     pub(crate) fn truncation_side(&self) -> Option<Side> {
         self.truncation_side
     }
@@ -122,8 +122,8 @@ impl Tokenizer {
     /// Of a pair the longer text is cut first (`longest_first` of transformers).
     ///
     /// # Errors
-    /// [`Error::TooLong`] for an input over the limit under [`Truncate::Error`], [`Error::NoRoom`] when the limit leaves
-    /// none beside the special tokens; otherwise as [`encode`](Self::encode).
+    /// [`Error::TooLong`] for an input over the limit under [`Truncate::Error`], [`Error::NoRoom`] when the limit
+    /// leaves none beside the special tokens; otherwise as [`encode`](Self::encode).
     pub fn encode_within(&self, text: &str, pair: Option<&str>, limit: Limit) -> Result<Encoding> {
         self.within(text, pair, true, limit)
     }
@@ -245,8 +245,8 @@ impl Tokenizer {
         TextStream::new(self, &[])
     }
 
-    /// As [`stream`](Self::stream), for a text that goes on behind another one: its first word has the space in front that
-    /// stands between the two, where a decoder would leave it out at a text's beginning.
+    /// As [`stream`](Self::stream), for a text that goes on behind another one: its first word has the space in front
+    /// that stands between the two, where a decoder would leave it out at a text's beginning.
     pub fn stream_behind(&self, ids: &[u32]) -> TextStream<'_> {
         TextStream::new(self, ids)
     }

@@ -1,10 +1,10 @@
 //! What stands beside `tokenizer.json` and changes what it does: the keys of `tokenizer_config.json`,
 //! `special_tokens_map.json` and `added_tokens.json` that transformers 5.23 honours for this model type (docs/KEYS.md).
 //!
-//! Tokens are added in its order, so that new ones get its ids: first those of `added_tokens_decoder` by id, then the named
-//! ones, then the extra ones. A `special_tokens_map.json` and an `added_tokens.json` count only where there is no
-//! `added_tokens_decoder`, and the map then precedes `tokenizer_config.json`. A key that is `null` is absent, but for the two
-//! keys of extra tokens, where it is an empty list that others do not fill.
+//! Tokens are added in its order, so that new ones get its ids: first those of `added_tokens_decoder` by id, then the
+//! named ones, then the extra ones. A `special_tokens_map.json` and an `added_tokens.json` count only where there is no
+//! `added_tokens_decoder`, and the map then precedes `tokenizer_config.json`. A key that is `null` is absent, but for
+//! the two keys of extra tokens, where it is an empty list that others do not fill.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -39,8 +39,8 @@ const PLAIN: [&str; 3] = ["PreTrainedTokenizerFast", "PreTrainedTokenizer", "Tok
 pub(super) struct Settings {
     /// Tokens of `added_tokens_decoder` or the files that were before it, by id.
     added: BTreeMap<i64, Token>,
-    /// Tokens of `added_tokens.json` that lost their id to another one: none of them is added unless a file names it, and then it
-    /// has the flags that it had there.
+    /// Tokens of `added_tokens.json` that lost their id to another one: none of them is added unless a file names it,
+    /// and then it has the flags that it had there.
     displaced: Vec<Token>,
     /// Tokens by name: those of [`NAMES`] in that order, then others as the files name them.
     named: Vec<(String, Token)>,
@@ -121,8 +121,8 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Whether decoded text is cleaned up of spaces before punctuation: where the model's files ask for it, but not for BPE,
-    /// unless they insist. As transformers 5.23, whose default is no.
+    /// Whether decoded text is cleaned up of spaces before punctuation: where the model's files ask for it, but not for
+    /// BPE, unless they insist. As transformers 5.23, whose default is no.
     pub(super) fn cleans_up(&self, inner: &Inner) -> bool {
         let (asked, insists) = self.clean_up;
         asked && (insists || !matches!(inner.get_model(), ModelWrapper::BPE(_)))
@@ -139,8 +139,8 @@ impl Settings {
         Ok(())
     }
 
-    /// What transformers before 4.34 wrote instead: `added_tokens.json`, completed by `tokenizer.json` itself. Its tokens have no
-    /// flags: those of `special` are special and the others normalized.
+    /// What transformers before 4.34 wrote instead: `added_tokens.json`, completed by `tokenizer.json` itself. Its
+    /// tokens have no flags: those of `special` are special and the others normalized.
     fn before_decoders(&mut self, file: &Map<String, Value>, special: &HashSet<String>, inner: &Inner) -> Result<()> {
         for (content, id) in file {
             let id = id.as_i64().ok_or_else(|| refusal(ADDED, content, id, "an id"))?;
@@ -245,8 +245,8 @@ fn is_plain(class: Option<&Value>) -> bool {
     class.is_none_or(|class| class.as_str().is_some_and(|class| PLAIN.contains(&class)))
 }
 
-/// Takes a model's own named tokens out of `tokenizer_config.json`: keys that end in `_token`, and extra tokens by name; where
-/// there are none, those that stand there under a key of their own.
+/// Takes a model's own named tokens out of `tokenizer_config.json`: keys that end in `_token`, and extra tokens by
+/// name; where there are none, those that stand there under a key of their own.
 fn explicit(config: &mut Map<String, Value>) -> Vec<(String, Value)> {
     if is_empty(config.get(EXTRA))
         && let Some(before) = config.shift_remove(EXTRA_BEFORE)

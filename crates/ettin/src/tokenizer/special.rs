@@ -23,8 +23,8 @@ pub struct SpecialIds {
     pub mask: Option<u32>,
     /// Put before a text that is continued or scored.
     pub bos: Option<u32>,
-    /// Any of these ends a generation: those of `generation_config.json` where the model has one, which may be none. Where that file
-    /// cannot be read they are the model's, and a generation that asks for them fails.
+    /// Any of these ends a generation: those of `generation_config.json` where the model has one, which may be none.
+    /// Where that file cannot be read they are the model's, and a generation that asks for them fails.
     pub eos: Vec<u32>,
     /// Those without regard to `generation_config.json`.
     pub eos_of_model: Vec<u32>,
@@ -40,9 +40,9 @@ impl SpecialIds {
 
 /// The special ids of a model, and its vocabulary size if `config.json` states one.
 ///
-/// A name in the tokenizer's files wins over an id in `config.json`. An id that the vocabulary does not hold is no token:
-/// configurations of small vocabularies keep the defaults of the large one.
-/// Generation ends at the ids of `generation_config.json` alone where there is one, else at those of `config.json`.
+/// A name in the tokenizer's files wins over an id in `config.json`. An id that the vocabulary does not hold is no
+/// token: configurations of small vocabularies keep the defaults of the large one. Generation ends at the ids of
+/// `generation_config.json` alone where there is one, else at those of `config.json`.
 pub(super) fn load(files: &dyn FileSource, inner: &Inner, settings: &Settings) -> Result<(SpecialIds, Option<usize>)> {
     let config = metadata::config_as_python_reads_it(files)?.unwrap_or_default();
     let vocab_size = config.get("vocab_size").and_then(Value::as_u64);

@@ -35,13 +35,14 @@ impl DecoderKind {
     }
 }
 
-/// Turns tokens into text as they come. The pieces add up to what decoding all tokens at once gives, special tokens left out.
+/// Turns tokens into text as they come. The pieces add up to what decoding all tokens at once gives, special tokens
+/// left out.
 ///
-/// What is not certain is held back: a character whose bytes are not all there, and, with a byte-fallback decoder, a run of
-/// byte tokens until another token ends it, as one wrong byte makes the library replace all of the run.
+/// What is not certain is held back: a character whose bytes are not all there, and, with a byte-fallback decoder, a
+/// run of byte tokens until another token ends it, as one wrong byte makes the library replace all of the run.
 ///
-/// Decoders treat a text's first token otherwise than the rest (Metaspace leaves its space out, WordPiece its join), so a token
-/// is decoded behind the one before it: the work for a token does not grow with the text.
+/// Decoders treat a text's first token otherwise than the rest (Metaspace leaves its space out, WordPiece its join), so
+/// a token is decoded behind the one before it: the work for a token does not grow with the text.
 #[derive(Debug, Clone)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
@@ -65,8 +66,8 @@ pub(crate) struct Said {
 }
 
 impl<'a> TextStream<'a> {
-    /// A text of its own, or one that goes on behind the tokens of another one. Its first word then has the space in front that
-    /// stands between the two.
+    /// A text of its own, or one that goes on behind the tokens of another one. Its first word then has the space in
+    /// front that stands between the two.
     pub(super) fn new(tokenizer: &'a Tokenizer, behind: &[u32]) -> Self {
         let behind = match tokenizer.decoder_kind().free {
             true => None,
@@ -94,8 +95,8 @@ impl<'a> TextStream<'a> {
         if !(kind.byte_level && text.ends_with(char::REPLACEMENT_CHARACTER)) {
             return self.release(self.held.len(), text);
         }
-        // It has at most three bytes, and so tokens. What comes before is final where decoding it alone changes nothing:
-        // bytes that never become a character are not held forever.
+        // It has at most three bytes, and so tokens. What comes before is final where decoding it alone changes
+        // nothing: bytes that never become a character are not held forever.
         let Some(certain) = self.held.len().checked_sub(3).filter(|&certain| certain > 0) else {
             return Ok(String::new());
         };

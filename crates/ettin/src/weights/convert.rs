@@ -67,16 +67,17 @@ pub struct Converted {
     pub dropped: Vec<String>,
 }
 
-/// Writes the model in `source` to the folder `out_dir` as safetensors, all weights as one dtype when one is given (with `w8`
-/// and `w4` the large matrices; what is stored so already can become any dtype again, without what it lost); the name of
-/// each file goes to `progress` before it is written. Files that exist are replaced, each one when its successor is complete.
+/// Writes the model in `source` to the folder `out_dir` as safetensors, all weights as one dtype when one is given
+/// (with `w8` and `w4` the large matrices; what is stored so already can become any dtype again, without what it lost);
+/// the name of each file goes to `progress` before it is written. Files that exist are replaced, each one when its
+/// successor is complete.
 ///
-/// A sentence-transformers model is converted with all its modules. Tensors keep the names they were stored under, but for
-/// a prefix that is to go.
+/// A sentence-transformers model is converted with all its modules. Tensors keep the names they were stored under, but
+/// for a prefix that is to go.
 ///
 /// # Errors
-/// What reading or writing finds wrong: see [`Weights::open`], [`Config::from_json`] and [`save`]; [`Error::Input`] for a
-/// prefix that no tensor's name has.
+/// What reading or writing finds wrong: see [`Weights::open`], [`Config::from_json`] and [`save`]; [`Error::Input`] for
+/// a prefix that no tensor's name has.
 pub fn convert<'a>(
     source: &dyn FileSource,
     out_dir: &Path,
@@ -226,7 +227,8 @@ impl Weights {
     }
 }
 
-/// `config.json` as it was, but for the dtype it claims and the weights file it names: the one written has the usual name.
+/// `config.json` as it was, but for the dtype it claims and the weights file it names: the one written has the usual
+/// name.
 fn with_dtype(config: &[u8], dtype: Option<StoredDtype>) -> Result<Vec<u8>> {
     let mut map = parse_object(config, CONFIG)?;
     let renamed = map.shift_remove("transformers_weights").is_some();

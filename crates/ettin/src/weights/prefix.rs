@@ -1,8 +1,8 @@
 //! Names with parts that no model of this type has: what `torch.compile`, DDP, Lightning and state dicts of a larger
 //! module put before every name, and what wrappers of single layers put into it.
 //!
-//! transformers does not load such files either, so they stay an error; it names the prefix and the command that removes
-//! it.
+//! transformers does not load such files either, so they stay an error; it names the prefix and the command that
+//! removes it.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
@@ -104,8 +104,8 @@ fn origin(prefix: &str) -> &'static str {
 }
 
 impl Weights {
-    /// The prefix, or the wrappers, that keep the tensors of the trunk from being found, if there are such; where the trunk is
-    /// there, the wrappers that keep those of `head` from it.
+    /// The prefix, or the wrappers, that keep the tensors of the trunk from being found, if there are such; where the
+    /// trunk is there, the wrappers that keep those of `head` from it.
     pub(super) fn hiding_prefix(&self, config: &Config, head: Head) -> Option<Prefix> {
         let trunk = self.read(config, Head::None).1.is_empty();
         let candidates = if trunk { Vec::new() } else { self.leading() };
@@ -152,8 +152,8 @@ impl Weights {
         candidates.into_iter().map(str::to_owned).collect()
     }
 
-    /// The same tensors under names without `prefix`, whose last dot may be left out: a wrapper of single layers in it goes
-    /// wherever it stands, the rest from the beginning of names. Those that have nothing of it keep theirs.
+    /// The same tensors under names without `prefix`, whose last dot may be left out: a wrapper of single layers in it
+    /// goes wherever it stands, the rest from the beginning of names. Those that have nothing of it keep theirs.
     ///
     /// # Errors
     /// [`Error::Input`] when no name has it, [`Error::Tensors`] when two tensors would get one name.

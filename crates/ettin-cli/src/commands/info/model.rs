@@ -125,7 +125,8 @@ impl Model {
     /// Reads the configuration and the weights' headers.
     pub(super) fn read(files: &ModelFiles) -> anyhow::Result<Self> {
         let Profile { folder, config, limit, chain, refused } = Profile::read(files)?;
-        // Every configuration has label names, if only by default; a classifier's may be unusable, as the task then says.
+        // Every configuration has label names, if only by default; a classifier's may be unusable, as the task then
+        // says.
         let classifies = config.architecture().is_some_and(|name| name.contains("Classification"));
         let classifies = classifies && config.check_classifier().is_ok();
         let weights = Weights::open(&Subfolder { files, folder: &folder })?;

@@ -3,16 +3,18 @@
 //! The tokens of the beginning are looked at, and the first of these rules that says something decides:
 //!
 //! 1. `{` with a key behind it (`[{"`, `[{name:`) is JSON: no sentence begins so.
-//! 2. Where the array closes, what follows decides: JSON when nothing but white space does, or another line that is an array
-//!    or an object, whose reader then names it; else text: `[1] A footnote`, `["a", "b"] is a list`.
-//! 3. What no array has in that place makes it a text: `[MASK] is`, `["Never," she said`, `["Never", she said`. But where the
-//!    first value is a text, a second text without a comma, two commas, or two good values before are an array with a fault.
-//! 4. An array that runs over line ends is JSON at the comma behind its second value, one in a single line where it is still
-//!    good after [`ENOUGH`] bytes.
-//! 5. Where the input ends, it is an array cut off when its first value is a text or two of its values are good; else text.
+//! 2. Where the array closes, what follows decides: JSON when nothing but white space does, or another line that is an
+//!    array or an object, whose reader then names it; else text: `[1] A footnote`, `["a", "b"] is a list`.
+//! 3. What no array has in that place makes it a text: `[MASK] is`, `["Never," she said`, `["Never", she said`. But
+//!    where the first value is a text, a second text without a comma, two commas, or two good values before are an
+//!    array with a fault.
+//! 4. An array that runs over line ends is JSON at the comma behind its second value, one in a single line where it is
+//!    still good after [`ENOUGH`] bytes.
+//! 5. Where the input ends, it is an array cut off when its first value is a text or two of its values are good; else
+//!    text.
 //!
-//! A line end inside a text is a fault of JSON, and may be the quoted beginning of a text: there rules 2 and 4 alone speak for
-//! an array.
+//! A line end inside a text is a fault of JSON, and may be the quoted beginning of a text: there rules 2 and 4 alone
+//! speak for an array.
 
 use std::io::{self, BufRead};
 
