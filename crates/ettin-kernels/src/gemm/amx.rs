@@ -23,13 +23,17 @@
 //! panels at once, as two streams of weights are faster than one (7 % at 16 rows, 150m in bf16). Those of small models come from L3, where one stream
 //! is all that a core takes: two were a tenth slower at K = 256, 3 % at 512.
 
-mod chain;
+#[macro_use]
+pub(super) mod chain;
 
 use std::{cell::RefCell, marker::PhantomData, ops::Range};
 
 use super::{
-    CELL, CellMemory, Layout, PackedMatrix, Product, Scheme, Sink, Store,
-    form::{Bytes, Split},
+    formats::{bf16::Split, int8::Bytes},
+    output::{CELL, CellMemory, Sink, Store},
+    packed::PackedMatrix,
+    product::Product,
+    scheme::Scheme,
     tile::Tile,
 };
 use crate::simd::{Amx, Kernel, LANES, Lanes, Simd, TileRegisters};
@@ -202,7 +206,7 @@ unsafe fn finish<S: Simd, F: Chained>(
     out: (*mut f32, usize, Store),
     sums: &Sums,
 ) {
-    let steps = Layout::steps::<F>(product.w.k());
+    let steps = F::steps(product.w.k());
     let tile = product.tile::<F>(steps, panel..panel + 1, tile, out);
     // SAFETY: the caller's promise.
     unsafe {
@@ -265,7 +269,7 @@ fn products_of<F: Chained>(
     tiles: &mut TileRegisters,
     sums: &mut [Sums; 2],
 ) {
-    let steps = Layout::steps::<F>(product.w.k());
+    let steps = F::steps(product.w.k());
     let passed = tile - product.tiles.start;
     let of = |panel: usize| product.tile::<F>(steps, panel..panel + 1, tile, (std::ptr::null_mut(), 0, Store::Write));
     let first = of(panels.first);
@@ -285,7 +289,7 @@ mod tests {
     use half::bf16;
 
     use super::*;
-    use crate::{Isa, Operand, PackedMatrix, Team, gemm};
+    use crate::{Isa, Operand, Team, gemm};
 
     /// The parts of a number, large ones first.
     fn parts(x: f32) -> [f32; 3] {

@@ -7,15 +7,11 @@
 use std::ops::Range;
 
 use super::{
-    form::Form,
-    scheme::{Scheme, WithForm},
-    tile::Tiles,
+    formats::Form,
+    scheme::{Scheme, with_form},
+    tile::TileShape,
 };
-use crate::{
-    isa::Isa,
-    simd::{LANES, Task},
-    team::share,
-};
+use crate::{isa::Isa, simd::LANES, team::share};
 
 /// Tiles of rows for the products of a scheme on an instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,29 +27,15 @@ impl Layout {
     pub(crate) const TILES: Layout = Layout { rows: 2 * LANES, unit: LANES };
 
     pub(crate) fn of(isa: Isa, scheme: Scheme) -> Self {
-        if isa == Isa::Amx && scheme.tiled() {
+        if isa == Isa::Amx && with_form!(scheme, isa, F => F::TILED) {
             return Layout::TILES;
         }
-        Layout { rows: isa.run(TileRows).min(scheme.with(isa, MostRows)), unit: 1 }
-    }
-
-    /// Steps of a row, filled up with zeros.
-    #[inline(always)]
-    pub(super) fn steps<F: Form>(k: usize) -> usize {
-        k.next_multiple_of(F::PAD) / F::UNIT
+        Layout { rows: TileShape::of(isa, 1).rows.min(with_form!(scheme, isa, F => F::ROWS)), unit: 1 }
     }
 
     /// Words of one encoded row.
     pub(super) fn words(isa: Isa, scheme: Scheme, k: usize) -> usize {
-        struct Words(usize);
-        impl WithForm for Words {
-            type Output = usize;
-            #[inline(always)]
-            fn run<F: Form>(self) -> usize {
-                Layout::steps::<F>(self.0) * F::WORDS
-            }
-        }
-        scheme.with(isa, Words(k))
+        with_form!(scheme, isa, F => F::steps(k) * F::WORDS)
     }
 
     /// Tiles that `rows` make.
@@ -72,29 +54,6 @@ impl Layout {
     pub(crate) fn share(self, rows: usize, parts: usize, part: usize) -> Range<usize> {
         let units = share(rows.div_ceil(self.unit), parts, part);
         (units.start * self.unit).min(rows)..(units.end * self.unit).min(rows)
-    }
-}
-
-struct TileRows;
-
-impl<S: Tiles> Task<S> for TileRows {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run(self, _: S) -> usize {
-        S::ROWS
-    }
-}
-
-/// [`Form::ROWS`].
-struct MostRows;
-
-impl WithForm for MostRows {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<F: Form>(self) -> usize {
-        F::ROWS
     }
 }
 

@@ -13,43 +13,40 @@
 //! (decoding) take several panels at once to hide the latency of the chains.
 
 #[cfg(target_arch = "x86_64")]
+#[macro_use]
 mod amx;
-mod fixed;
-mod form;
+mod formats;
 mod layout;
+mod next_read;
 mod operand;
-mod order;
+mod output;
 mod packed;
-mod quantise;
+mod product;
+mod quantisation;
+mod reading_order;
 mod rounding;
 mod scheme;
-mod stored;
 mod tile;
 
-pub(crate) use form::Form;
+pub(crate) use formats::Form;
+pub use formats::{K_BLOCK, QuantisedRow, w4::GROUP};
 pub(crate) use layout::Layout;
 pub use operand::Operand;
 pub(crate) use operand::{Parts, Rows};
-pub use order::{ReadingOrder, Sharing};
+pub use output::Store;
+pub(crate) use output::{CELL, Cell, Sink};
 pub use packed::PackedMatrix;
-pub use quantise::GROUP;
+pub(crate) use product::Product;
+pub use quantisation::Quantisation;
+pub use reading_order::{ReadingOrder, Sharing};
 pub use rounding::rounded;
 pub use scheme::Scheme;
-pub(crate) use scheme::WithForm;
-pub use stored::{Quantisation, QuantisedRow};
-use tile::Pass;
-pub(crate) use tile::{Tile, Tiles};
+pub(crate) use scheme::{WithForm, with_form};
+use tile::TileShape;
 
-use std::{marker::PhantomData, ops::Range};
+use std::ops::Range;
 
-use crate::{
-    simd::{LANES, Task},
-    team::{Shared, TASKS_PER_THREAD, Team, share},
-};
-
-/// Length of a chain of multiply-adds where the scheme does not say otherwise. Part of the numerical definition: changing
-/// it changes results.
-pub const K_BLOCK: usize = 256;
+use crate::team::{Shared, TASKS_PER_THREAD, Team, share};
 
 /// Activations that one task keeps while it runs over the weight: a quarter of a common L2, which leaves room for a
 /// panel and for the one fetched ahead. Twice as much measured slower.
@@ -61,15 +58,6 @@ const AT_ONCE: usize = 704 << 10;
 
 /// Rows per task below which re-reading the weight from L3 would cost more than it balances.
 const MIN_ROWS: usize = 112;
-
-/// What becomes of the product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Store {
-    /// `out = x·Wᵀ + bias`
-    Write,
-    /// `out = out + (x·Wᵀ + bias)`, as a residual connection
-    Add,
-}
 
 /// `x` `[m, k]`, encoded for `w`, times the transpose of `w` `[n, k]`, plus `bias` `[n]`, into `out` `[m, n]`, row-major.
 ///
@@ -174,74 +162,11 @@ fn strip(w: &PackedMatrix, rows: &Rows<'_>) -> usize {
     match w.layout() {
         #[cfg(target_arch = "x86_64")]
         Layout::TILES => amx::panels_at_once(w, rows.rows),
-        _ => w.isa().run(Strip(rows.rows.div_ceil(rows.tiles().max(1)))),
+        _ => TileShape::of(w.isa(), rows.rows.div_ceil(rows.tiles().max(1))).strip,
     }
 }
 
-struct Strip(usize);
-
-impl<S: Tiles> Task<S> for Strip {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run(self, _: S) -> usize {
-        S::strip(self.0)
-    }
-}
-
-/// Some tiles of rows times some panels, on the calling thread.
-pub(crate) struct Product<'a> {
-    pub(crate) rows: Rows<'a>,
-    pub(crate) w: &'a PackedMatrix,
-    /// `[n]`
-    pub(crate) bias: Option<&'a [f32]>,
-    pub(crate) tiles: Range<usize>,
-    pub(crate) panels: Range<usize>,
-    pub(crate) sink: Sink<'a>,
-}
-
-/// Where results go.
-pub(crate) enum Sink<'a> {
-    /// Into rows: where row 0 and output 0 of the whole product go, and how far rows are apart.
-    Rows { out: *mut f32, stride: usize, store: Store },
-    /// To somebody who takes them cell by cell, while they are in L1: a tile of rows by a panel, or by two panels that
-    /// are `apart`. Then only the first of them are in the product's range; neighbours both are.
-    Cells { apart: Option<usize>, take: &'a mut dyn FnMut(Cell<'_>) },
-}
-
-impl Sink<'_> {
-    /// What is left where a sink was taken.
-    const NOWHERE: Self = Sink::Rows { out: std::ptr::null_mut(), stride: 0, store: Store::Write };
-
-    /// Panels from one that is visited to the next.
-    fn step(&self) -> usize {
-        if matches!(self, Sink::Cells { apart: Some(1), .. }) { 2 } else { 1 }
-    }
-}
-
-/// Some rows of a panel's outputs, or of two panels' side by side.
-pub(crate) struct Cell<'a> {
-    pub(crate) rows: Range<usize>,
-    /// Of the first panel.
-    pub(crate) outputs: Range<usize>,
-    /// Of the first panel and the second, each `[rows, CELL]` with its outputs first.
-    pub(crate) values: [&'a [f32]; 2],
-}
-
-/// Elements from one row of a cell's panel to the next: the widest panel of any instruction set.
-pub(crate) const CELL: usize = 2 * LANES;
-
-/// Memory of a cell: the rows of a tile of any instruction set, of two panels.
-#[repr(C, align(64))]
-struct CellMemory([[f32; 2 * LANES * CELL]; 2]);
-
-impl Default for CellMemory {
-    fn default() -> Self {
-        Self([[0.0; 2 * LANES * CELL]; 2])
-    }
-}
-
-impl<'a> Product<'a> {
+impl Product<'_> {
     /// # Safety
     /// Of [`Sink::Rows`]: the rows of `tiles` times the outputs of `panels` must be writable at `out`, and not be touched by
     /// others.
@@ -251,121 +176,7 @@ impl<'a> Product<'a> {
             // SAFETY: the same promise.
             return unsafe { amx::run(self) };
         }
-        self.w.scheme().with(self.w.isa(), self)
-    }
-
-    /// A tile of rows, of so many steps, times a strip of panels, into rows of `out` that are `stride` apart.
-    #[inline(always)]
-    fn tile<F: form::Form>(
-        &self,
-        steps: usize,
-        panels: Range<usize>,
-        tile: usize,
-        (out, stride, store): (*mut f32, usize, Store),
-    ) -> Tile<'a> {
-        let Product { rows, w, .. } = *self;
-        let width = steps * F::WORDS;
-        let range = rows.layout.tile(rows.rows, tile);
-        let columns = panels.start * w.width()..(panels.end * w.width()).min(w.n());
-        let pass = match (self.tiles.len(), tile - self.tiles.start) {
-            _ if size_of_val(w.panel(0..1)) <= tile::SMALL => Pass::Any,
-            (2, 0) => Pass::First,
-            (2, _) => Pass::Second,
-            _ => Pass::Any,
-        };
-        Tile {
-            rows: range.len(),
-            pass,
-            steps,
-            a: &rows.words[range.start * width..range.end * width],
-            row_factors: &rows.factors[range.clone()],
-            b: w.panel(panels.clone()),
-            factors: w.factors(&panels),
-            offsets: w.offsets(&panels),
-            bias: self.bias.map(|bias| &bias[columns.clone()]),
-            columns: columns.len(),
-            store,
-            out,
-            out_stride: stride,
-        }
-    }
-
-    /// The first element of a tile in the rows at `out`.
-    #[inline(always)]
-    fn place(&self, panel: usize, tile: usize, out: *mut f32, stride: usize) -> *mut f32 {
-        let first = self.rows.layout.tile(self.rows.rows, tile).start;
-        out.wrapping_add(first * stride + panel * self.w.width())
-    }
-
-    /// What is said of a cell.
-    #[inline(always)]
-    fn cell<'c>(&self, panel: usize, tile: usize, values: [&'c [f32]; 2]) -> Cell<'c> {
-        let width = self.w.width();
-        Cell {
-            rows: self.rows.layout.tile(self.rows.rows, tile),
-            outputs: panel * width..((panel + 1) * width).min(self.w.n()),
-            values,
-        }
-    }
-}
-
-impl WithForm for Product<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<F: form::Form>(self) {
-        let isa = self.w.isa();
-        if F::NARROW {
-            isa.run_low_precision(Tiled::<F>(self, PhantomData))
-        } else {
-            isa.run(Tiled::<F>(self, PhantomData))
-        }
-    }
-}
-
-/// A product in a scheme. Built only by [`Product::run`], whose promise it relies on.
-struct Tiled<'a, F>(Product<'a>, PhantomData<F>);
-
-impl<S: Tiles, F: form::Form> Task<S> for Tiled<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, simd: S) {
-        let mut product = self.0;
-        let steps = Layout::steps::<F>(product.w.k());
-        let step = product.sink.step();
-        // Loops, not iterators in chains: those would not be inlined, and hand tiles over through memory.
-        match std::mem::replace(&mut product.sink, Sink::NOWHERE) {
-            Sink::Rows { out, stride, store } => {
-                let strip = S::strip(product.rows.rows.div_ceil(product.rows.tiles().max(1)));
-                for first in product.panels.clone().step_by(strip) {
-                    let panels = first..(first + strip).min(product.panels.end);
-                    for tile in product.tiles.clone() {
-                        let out = product.place(first, tile, out, stride);
-                        // SAFETY: rows and outputs are writable and ours, by the promise of `Product::run`.
-                        unsafe {
-                            simd.tile::<F>(product.tile::<F>(steps, panels.clone(), tile, (out, stride, store)));
-                        }
-                    }
-                }
-            }
-            Sink::Cells { apart, take } => {
-                let mut memory = CellMemory::default();
-                for panel in product.panels.clone().step_by(step) {
-                    for tile in product.tiles.clone() {
-                        for (half, panel) in
-                            [Some(panel), apart.map(|apart| panel + apart)].into_iter().flatten().enumerate()
-                        {
-                            let out = (memory.0[half].as_mut_ptr(), CELL, Store::Write);
-                            let tile = product.tile::<F>(steps, panel..panel + 1, tile, out);
-                            // SAFETY: a tile has at most 2 · LANES rows, and a panel at most CELL outputs.
-                            unsafe { simd.tile::<F>(tile) };
-                        }
-                        let [first, second] = &memory.0;
-                        take(product.cell(panel, tile, [first, second]));
-                    }
-                }
-            }
-        }
+        // SAFETY: the same promise.
+        unsafe { self.run_by_vectors() }
     }
 }

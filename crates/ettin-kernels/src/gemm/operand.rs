@@ -3,154 +3,18 @@
 use std::ops::Range;
 
 use super::{
-    PackedMatrix,
-    form::{Bytes, Form, Full, Halves, Nibbles, Split, Wide},
+    formats::{Encode, Form, Place},
     layout::Layout,
-    scheme::{Scheme, WithForm},
+    packed::PackedMatrix,
+    scheme::{Scheme, with_form},
 };
 use crate::{
-    buffer::{Buffer, as_numbers, with_scratch},
+    buffer::{Buffer, with_scratch},
     isa::Isa,
     norm::{Norm, normalised},
     simd::{Kernel, LANES, Simd},
     team::{Shared, TASKS_PER_THREAD, Team, share},
 };
-
-/// Where a row lies in its tile: the words of its group g start at `first + g · stride`.
-pub(crate) struct Place<'a> {
-    words: &'a Shared<'a, u32>,
-    first: usize,
-    stride: usize,
-}
-
-impl<'a> Place<'a> {
-    /// # Safety
-    /// Nobody else may use the row's words meanwhile.
-    #[inline(always)]
-    pub(super) unsafe fn new(words: &'a Shared<'a, u32>, first: usize, stride: usize) -> Self {
-        Self { words, first, stride }
-    }
-
-    /// The words of a group of steps, `[parts, steps]` or as the scheme says.
-    #[inline(always)]
-    pub(super) fn group<F: Form>(&mut self, group: usize) -> &mut [u32] {
-        let start = self.first + group * self.stride;
-        // SAFETY: the promise of `new`.
-        unsafe { self.words.slice(start..start + F::WORDS * LANES) }
-    }
-}
-
-/// How a scheme writes one row of activations.
-pub(crate) trait Encode {
-    /// Whether what is written depends on the whole row, by its factor. If not, parts of a row can be written one by one,
-    /// each a whole number of groups.
-    const FACTOR: bool = false;
-
-    /// Writes a row, filled up with zeros to whole groups, and gives its factor.
-    fn row<S: Simd>(s: S, x: &[f32], place: Place<'_>) -> f32;
-}
-
-macro_rules! encode_as_f32 {
-    ($($form:ty),+) => {
-        $(impl Encode for $form {
-            #[inline(always)]
-            fn row<S: Simd>(s: S, x: &[f32], mut place: Place<'_>) -> f32 {
-                for group in 0..Layout::steps::<$form>(x.len()) / LANES {
-                    let x = x.get(group * LANES..x.len().min((group + 1) * LANES)).unwrap_or(&[]);
-                    let words = as_numbers(place.group::<$form>(group));
-                    s.store(s.load_part(x), &mut words.as_chunks_mut().0[0]);
-                }
-                1.0
-            }
-        })+
-    };
-}
-
-encode_as_f32!(Full, Wide, Nibbles);
-
-impl<const PARTS: usize> Encode for Split<PARTS> {
-    #[inline(always)]
-    fn row<S: Simd>(s: S, x: &[f32], mut place: Place<'_>) -> f32 {
-        let (groups, rest) = x.as_chunks::<{ 2 * LANES }>();
-        for (group, numbers) in groups.iter().enumerate() {
-            let [low, high] = numbers.as_chunks().0 else { unreachable!("{} numbers are two vectors", 2 * LANES) };
-            split::<S, PARTS>(s, [s.load(low), s.load(high)], place.group::<Self>(group));
-        }
-        if !rest.is_empty() {
-            let (low, high) = rest.split_at(rest.len().min(LANES));
-            split::<S, PARTS>(s, [s.load_part(low), s.load_part(high)], place.group::<Self>(groups.len()));
-        }
-        1.0
-    }
-}
-
-impl Encode for Halves {
-    #[inline(always)]
-    fn row<S: Simd>(s: S, x: &[f32], mut place: Place<'_>) -> f32 {
-        for pair in 0..Layout::steps::<Self>(x.len()) / (2 * LANES) {
-            let x = &x[pair * 2 * LANES..x.len().min((pair + 1) * 2 * LANES)];
-            let (low, high) = x.split_at(x.len().min(LANES));
-            let rounded = s.round(s.load_part(low), s.load_part(high));
-            let [low, high] = s.zip(s.even(rounded), s.odd(rounded));
-            s.store(low, &mut as_numbers(place.group::<Self>(2 * pair)).as_chunks_mut().0[0]);
-            s.store(high, &mut as_numbers(place.group::<Self>(2 * pair + 1)).as_chunks_mut().0[0]);
-        }
-        1.0
-    }
-}
-
-/// Thirty-two numbers as parts.
-#[inline(always)]
-fn split<S: Simd, const PARTS: usize>(s: S, mut rest: [S::V; 2], words: &mut [u32]) {
-    let parts = &mut words.as_chunks_mut().0[..PARTS];
-    for (part, words) in parts.iter_mut().enumerate() {
-        let pairs = s.round(rest[0], rest[1]);
-        s.store_words(pairs, words);
-        if part + 1 < PARTS {
-            let taken = s.zip(s.even(pairs), s.odd(pairs));
-            rest = [s.sub(rest[0], taken[0]), s.sub(rest[1], taken[1])];
-        }
-    }
-}
-
-/// 1.5 · 2²³: added to a small number, it leaves the nearest integer in the lowest bits.
-pub(super) const TO_INTEGER: f32 = 12_582_912.0;
-
-/// Magnitude of the largest byte.
-pub(super) const BYTE: f32 = 127.0;
-
-impl Encode for Bytes {
-    const FACTOR: bool = true;
-
-    #[inline(always)]
-    fn row<S: Simd>(s: S, x: &[f32], mut place: Place<'_>) -> f32 {
-        let (mut most, mut broken) = (s.zero(), s.zero());
-        let (vectors, rest) = x.as_chunks::<LANES>();
-        for i in 0..=vectors.len() {
-            let x = if i < vectors.len() { s.load(&vectors[i]) } else { s.load_part(rest) };
-            most = s.max(most, s.max(x, s.sub(s.zero(), x)));
-            broken = s.mul_add(x, s.zero(), broken);
-        }
-        // NaN where anything is not finite: the whole row then is NaN, not wrong.
-        let most = s.largest(most) + s.sum(broken);
-        let scale = if most == 0.0 { 0.0 } else { BYTE / most };
-        let (scale, to_integer) = (s.splat(scale), s.splat(TO_INTEGER));
-        // Sixteen inputs are four words, four times a group.
-        for i in 0..x.len().next_multiple_of(4 * LANES) / LANES {
-            let x = match vectors.get(i) {
-                Some(x) => s.load(x),
-                None if i == vectors.len() => s.load_part(rest),
-                None => s.zero(),
-            };
-            let bytes = s.low_bytes(s.add(s.mul(x, scale), to_integer));
-            let words = &mut place.group::<Self>(i / 4).as_chunks_mut::<{ LANES / 4 }>().0[i % 4];
-            for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
-                *word = u32::from_le_bytes(*bytes) ^ 0x8080_8080;
-            }
-        }
-        most / BYTE
-    }
-}
 
 /// Encoded rows in memory of somebody.
 #[derive(Clone, Copy)]
@@ -192,7 +56,7 @@ impl<'a> Rows<'a> {
             let (words, tiles) = (Shared::new(&mut *words), 0..w.layout().tiles(rows));
             // SAFETY: the words are borrowed for it.
             unsafe {
-                Encoding { w, x, norm, range: 0..rows, rows, tiles, words: &words, factors: &mut *factors }.run()
+                Encoding { w, x, norm, range: 0..rows, rows, tiles, words: &words, factors: &mut *factors }.write()
             };
         }
         Self { words, factors, rows, layout: w.layout() }
@@ -218,38 +82,20 @@ struct Encoding<'a, 'x> {
 impl Encoding<'_, '_> {
     /// # Safety
     /// Nobody else may use the words of these rows meanwhile.
-    unsafe fn run(self) {
-        self.w.isa().run_low_precision(EncodeOn(self));
+    unsafe fn write(self) {
+        self.w.isa().run_low_precision(self);
     }
-}
-
-/// Built only by [`Encoding::run`], whose promise it relies on.
-struct EncodeOn<'a, 'x>(Encoding<'a, 'x>);
-
-impl Kernel for EncodeOn<'_, '_> {
-    type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        self.0.w.scheme().with(self.0.w.isa(), EncodeAs(s, self.0))
-    }
-}
-
-struct EncodeAs<'a, 'x, S>(S, Encoding<'a, 'x>);
-
-impl<S: Simd> WithForm for EncodeAs<'_, '_, S> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<F: Form>(self) {
-        let Self(s, Encoding { w, x, mut norm, range, rows, tiles, words, factors }) = self;
+    fn rows<S: Simd, F: Form>(self, s: S) {
+        let Self { w, x, mut norm, range, rows, tiles, words, factors } = self;
         let (k, layout, unit) = (w.k(), w.layout(), LANES * F::WORDS);
-        let width = Layout::steps::<F>(k) * F::WORDS;
+        let width = F::steps(k) * F::WORDS;
         for tile in tiles {
             let tile = layout.tile(rows, tile);
             for row in tile.start.max(range.start)..tile.end.min(range.end) {
                 let first = tile.start * width + (row - tile.start) * unit;
-                // SAFETY: the promise of `Encoding::run`.
+                // SAFETY: the promise of `write`.
                 let place = unsafe { Place::new(words, first, tile.len() * unit) };
                 let index = row - range.start;
                 let x = &x[index * k..(index + 1) * k];
@@ -262,6 +108,16 @@ impl<S: Simd> WithForm for EncodeAs<'_, '_, S> {
                 };
             }
         }
+    }
+}
+
+/// Run only by [`Encoding::write`], whose promise it relies on.
+impl Kernel for Encoding<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        with_form!(self.w.scheme(), self.w.isa(), F => self.rows::<S, F>(s));
     }
 }
 
@@ -286,16 +142,10 @@ impl<'a, 'x> Parts<'a, 'x> {
 
     /// Whether `columns` at a time can be encoded for products with `w`.
     pub(crate) fn possible(w: &PackedMatrix, columns: usize) -> bool {
-        struct Whole(usize);
-        impl WithForm for Whole {
-            type Output = bool;
-            #[inline(always)]
-            fn run<F: Form>(self) -> bool {
-                !F::FACTOR && self.0.is_multiple_of(F::PAD)
-            }
-        }
         // What fills up the last group is then written, too: nothing.
-        w.scheme().with(w.isa(), Whole(columns)) && w.scheme().with(w.isa(), Padding(w.k())) == 0
+        with_form!(w.scheme(), w.isa(), F => {
+            !F::FACTOR && columns.is_multiple_of(F::PAD) && w.k().is_multiple_of(F::PAD)
+        })
     }
 
     /// Encodes columns from `first` on of a row.
@@ -304,7 +154,7 @@ impl<'a, 'x> Parts<'a, 'x> {
     /// Nobody else may use these columns of the row meanwhile.
     #[inline(always)]
     pub(crate) unsafe fn put<S: Simd, F: Form>(&self, s: S, tile: Range<usize>, row: usize, first: usize, x: &[f32]) {
-        let (width, unit) = (Layout::steps::<F>(self.w.k()) * F::WORDS, LANES * F::WORDS);
+        let (width, unit) = (F::steps(self.w.k()) * F::WORDS, LANES * F::WORDS);
         let stride = tile.len() * unit;
         let start = tile.start * width + first / (F::UNIT * LANES) * stride + (row - tile.start) * unit;
         // SAFETY: these columns are the caller's.
@@ -339,40 +189,19 @@ impl Kernel for Columns<'_, '_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.parts.w.scheme().with(self.parts.w.isa(), ColumnsAs(s, self))
-    }
-}
-
-struct ColumnsAs<'a, 'p, 'x, S>(S, Columns<'a, 'p, 'x>);
-
-impl<S: Simd> WithForm for ColumnsAs<'_, '_, '_, S> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<F: Form>(self) {
-        let Self(s, Columns { parts, first, x }) = self;
+        let Self { parts, first, x } = self;
         let (layout, rows) = (parts.w.layout(), parts.rows);
         let columns = x.len() / rows.max(1);
-        for tile in 0..layout.tiles(rows) {
-            let range = layout.tile(rows, tile);
-            for row in range.clone() {
-                let x = &x[row * columns..(row + 1) * columns];
-                // SAFETY: the promise of `Parts::put_all`.
-                unsafe { parts.put::<S, F>(s, range.clone(), row, first, x) };
+        with_form!(parts.w.scheme(), parts.w.isa(), F => {
+            for tile in 0..layout.tiles(rows) {
+                let range = layout.tile(rows, tile);
+                for row in range.clone() {
+                    let x = &x[row * columns..(row + 1) * columns];
+                    // SAFETY: the promise of `Parts::put_all`.
+                    unsafe { parts.put::<S, F>(s, range.clone(), row, first, x) };
+                }
             }
-        }
-    }
-}
-
-/// Zeros that fill up a row of k inputs.
-struct Padding(usize);
-
-impl WithForm for Padding {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<F: Form>(self) -> usize {
-        self.0.next_multiple_of(F::PAD) - self.0
+        });
     }
 }
 
@@ -417,7 +246,7 @@ impl Operand {
             let norm = norm.map(|norm| (norm, room));
             let x = &x[range.start * k..range.end * k];
             // SAFETY: rows are shared out.
-            unsafe { Encoding { w, x, norm, range, rows, tiles, words, factors }.run() };
+            unsafe { Encoding { w, x, norm, range, rows, tiles, words, factors }.write() };
         });
     }
 
@@ -435,7 +264,7 @@ impl Operand {
             let x = &mut x[..range.len() * k];
             fill(range.clone(), x);
             // SAFETY: rows are shared out.
-            unsafe { Encoding { w, x, norm: None, range, rows, tiles, words, factors }.run() };
+            unsafe { Encoding { w, x, norm: None, range, rows, tiles, words, factors }.write() };
         });
     }
 

@@ -3,19 +3,18 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{
-    form::Form,
+    formats::{Form, Pack, Panel, Parts, QuantisedRow, Vectors},
     layout::Layout,
-    order::Words,
-    quantise::{Panel, Parts, Vectors},
-    scheme::{Scheme, WithForm},
-    stored::{Quantisation, QuantisedRow},
-    tile::Tiles,
+    next_read::NextRead,
+    quantisation::Quantisation,
+    scheme::{Scheme, with_form},
+    tile::TileShape,
 };
 use crate::{
     arena::Region,
     buffer::{Buffer, as_words, with_scratch},
     isa::Isa,
-    simd::{Kernel, LANES, Simd, Task},
+    simd::{Kernel, LANES, Simd},
     team::{Shared, Team},
 };
 
@@ -37,7 +36,7 @@ pub struct PackedMatrix {
     /// One per output, where the scheme has them.
     offsets: Buffer<u32>,
     /// What is read next, as far as it is known.
-    next: Arc<Words>,
+    next: Arc<NextRead>,
 }
 
 impl PackedMatrix {
@@ -83,8 +82,7 @@ impl PackedMatrix {
         Self::pack_panels(isa, quantisation.scheme(), team, n, k, &|rows, vectors, Parts { words, factors, .. }| {
             for (output, row) in rows.map(row).enumerate() {
                 quantisation.check(k, row.codes, row.factors);
-                let place = PlaceRow { row, k, vectors, output, words: &mut *words, factors: &mut *factors };
-                quantisation.scheme().with(isa, place);
+                with_form!(quantisation.scheme(), isa, F => F::place(row, k, vectors, output, words, factors));
             }
         })
     }
@@ -98,10 +96,11 @@ impl PackedMatrix {
         k: usize,
         fill: &(dyn Fn(Range<usize>, usize, Parts<'_>) + Sync),
     ) -> Self {
-        assert!(scheme != Scheme::Int8 || k <= 1 << 16, "{k} inputs are too many for sums of bytes");
-        let (layout, width) = (Layout::of(isa, scheme), isa.run(PanelWidth));
+        let (most, has_factors, has_offsets) = with_form!(scheme, isa, F => (F::MOST, F::FACTORS, F::OFFSETS));
+        assert!(k <= most, "{k} inputs are too many for sums of {scheme}");
+        let (layout, width) = (Layout::of(isa, scheme), TileShape::of(isa, 1).panel);
         let panels = n.div_ceil(width);
-        let panel_words = scheme.with(isa, PanelWords { vectors: width / LANES, k });
+        let panel_words = panel_words(isa, scheme, width / LANES, k);
         let per_output = |wanted: bool| if wanted { panels * width } else { 0 };
         let mut packed = Self {
             isa,
@@ -112,8 +111,8 @@ impl PackedMatrix {
             width,
             panel_words,
             data: Region::zeroed(panels * panel_words),
-            factors: Buffer::zeroed(per_output(matches!(scheme, Scheme::Int8 | Scheme::W8))),
-            offsets: Buffer::zeroed(per_output(scheme == Scheme::Int8)),
+            factors: Buffer::zeroed(per_output(has_factors)),
+            offsets: Buffer::zeroed(per_output(has_offsets)),
             next: Arc::default(),
         };
         let lengths = (packed.factors.len(), packed.offsets.len());
@@ -184,16 +183,8 @@ impl PackedMatrix {
         assert_eq!(out.len(), self.k);
         let factor = self.factors.get(n).copied().unwrap_or(1.0);
         let panel = n / self.width;
-        self.scheme.with(
-            self.isa,
-            Row {
-                panel: self.panel(panel..panel + 1),
-                vectors: self.width / LANES,
-                output: n % self.width,
-                factor,
-                out,
-            },
-        );
+        let (words, vectors, output) = (self.panel(panel..panel + 1), self.width / LANES, n % self.width);
+        with_form!(self.scheme, self.isa, F => F::unpack(words, vectors, output, factor, out));
     }
 
     /// Asks for row `n` ahead of its use: its weights lie in as many cache lines as it has pairs or so of them.
@@ -215,7 +206,7 @@ impl PackedMatrix {
         outputs.start / self.width..outputs.end.div_ceil(self.width)
     }
 
-    pub(super) fn next(&self) -> &Arc<Words> {
+    pub(super) fn next(&self) -> &Arc<NextRead> {
         &self.next
     }
 
@@ -264,30 +255,9 @@ impl std::fmt::Debug for PackedMatrix {
     }
 }
 
-struct PanelWidth;
-
-impl<S: Tiles> Task<S> for PanelWidth {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run(self, _: S) -> usize {
-        S::PANEL
-    }
-}
-
 /// Words of a panel.
-pub(super) struct PanelWords {
-    pub(super) vectors: usize,
-    pub(super) k: usize,
-}
-
-impl WithForm for PanelWords {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<F: Form>(self) -> usize {
-        Vectors::<F>::new(self.vectors, Layout::steps::<F>(self.k)).words()
-    }
+pub(super) fn panel_words(isa: Isa, scheme: Scheme, vectors: usize, k: usize) -> usize {
+    with_form!(scheme, isa, F => Vectors::<F>::new(vectors, F::steps(k)).words())
 }
 
 struct Quantise<'a> {
@@ -303,55 +273,7 @@ impl Kernel for Quantise<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.scheme.with(self.isa, QuantiseOn(s, self));
-    }
-}
-
-struct QuantiseOn<'a, S>(S, Quantise<'a>);
-
-impl<S: Simd> WithForm for QuantiseOn<'_, S> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<F: Form>(self) {
-        let Self(s, Quantise { panel, room, parts, .. }) = self;
-        F::pack(s, panel, room, parts);
-    }
-}
-
-/// A row that is quantised already, to be put into a panel.
-struct PlaceRow<'a> {
-    row: QuantisedRow<'a>,
-    k: usize,
-    vectors: usize,
-    output: usize,
-    words: &'a mut [u32],
-    factors: &'a mut [f32],
-}
-
-impl WithForm for PlaceRow<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<F: Form>(self) {
-        F::place(self.row, self.k, self.vectors, self.output, self.words, self.factors);
-    }
-}
-
-struct Row<'a> {
-    panel: &'a [u32],
-    vectors: usize,
-    output: usize,
-    factor: f32,
-    out: &'a mut [f32],
-}
-
-impl WithForm for Row<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<F: Form>(self) {
-        F::unpack(self.panel, self.vectors, self.output, self.factor, self.out);
+        with_form!(self.scheme, self.isa, F => F::pack(s, self.panel, self.room, self.parts));
     }
 }
 
@@ -367,23 +289,14 @@ impl Kernel for Ahead<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.w.scheme.with(self.w.isa, AheadOn(s, self));
-    }
-}
-
-struct AheadOn<'a, S>(S, Ahead<'a>);
-
-impl<S: Simd> WithForm for AheadOn<'_, S> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<F: Form>(self) {
-        let Self(s, Ahead { w, panel, vector }) = self;
-        let at = Vectors::<F>::new(w.width / LANES, Layout::steps::<F>(w.k));
-        for step in (0..at.steps).step_by(F::STEPS) {
-            for line in (0..F::STORED).step_by(LANES) {
-                s.prefetch(panel.as_ptr().wrapping_add(at.at(step, vector) + line).cast());
+        let Self { w, panel, vector } = self;
+        with_form!(w.scheme, w.isa, F => {
+            let at = Vectors::<F>::new(w.width / LANES, F::steps(w.k));
+            for step in (0..at.steps).step_by(F::STEPS) {
+                for line in (0..F::STORED).step_by(LANES) {
+                    s.prefetch(panel.as_ptr().wrapping_add(at.at(step, vector) + line).cast());
+                }
             }
-        }
+        });
     }
 }

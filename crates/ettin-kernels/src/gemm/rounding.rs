@@ -1,11 +1,10 @@
 //! What packing leaves of rows, for such as are not packed.
 
 use super::{
-    form::Form,
+    formats::{Pack, Panel, Parts},
     layout::Layout,
-    packed::PanelWords,
-    quantise::{Panel, Parts},
-    scheme::{Scheme, WithForm},
+    packed::panel_words,
+    scheme::{Scheme, with_form},
 };
 use crate::{
     buffer::{as_words, with_scratch},
@@ -22,7 +21,7 @@ pub fn rounded(isa: Isa, scheme: Scheme, k: usize, rows: &mut [f32]) {
     if scheme == Scheme::F32 || rows.is_empty() {
         return;
     }
-    let (room, words) = (LANES * Layout::words(isa, scheme, k), scheme.with(isa, PanelWords { vectors: 1, k }));
+    let (room, words) = (LANES * Layout::words(isa, scheme, k), panel_words(isa, scheme, 1, k));
     with_scratch(room + words, |scratch| {
         let (room, words) = as_words(scratch).split_at_mut(room);
         for rows in rows.chunks_mut(LANES * k) {
@@ -47,23 +46,13 @@ impl Kernel for Rounding<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.scheme.with(self.isa, RoundingOn(s, self));
-    }
-}
-
-struct RoundingOn<'a, S>(S, Rounding<'a>);
-
-impl<S: Simd> WithForm for RoundingOn<'_, S> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<F: Form>(self) {
-        let Self(s, Rounding { k, rows, room, words, .. }) = self;
+        let Self { isa, scheme, k, rows, room, words } = self;
         let (mut factors, mut offsets) = ([1.0; LANES], [0; LANES]);
         let panel = Panel { rows, count: rows.len() / k, k, vectors: 1 };
-        F::pack(s, panel, room, Parts { words: &mut *words, factors: &mut factors, offsets: &mut offsets });
+        let parts = Parts { words: &mut *words, factors: &mut factors, offsets: &mut offsets };
+        with_form!(scheme, isa, F => F::pack(s, panel, room, parts));
         for (output, row) in rows.chunks_exact_mut(k).enumerate() {
-            F::unpack(words, 1, output, factors[output], row);
+            with_form!(scheme, isa, F => F::unpack(words, 1, output, factors[output], row));
         }
     }
 }

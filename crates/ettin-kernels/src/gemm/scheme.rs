@@ -2,10 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{
-    fixed::Fixed,
-    form::{Bytes, Form, Full, Halves, Nibbles, Split, Wide},
-};
+use super::formats::Form;
 use crate::isa::Isa;
 
 /// How a weight is stored and its product computed. Sums are f32 everywhere but in [`Scheme::Int8`], whose sums are exact.
@@ -49,28 +46,6 @@ impl Scheme {
     pub fn rounds_activations(self) -> bool {
         matches!(self, Scheme::Bf16 | Scheme::Int8)
     }
-
-    /// Whether AMX has products of it.
-    pub(crate) fn tiled(self) -> bool {
-        matches!(self, Scheme::Bf16 | Scheme::Bf16x3 | Scheme::Bf16x6 | Scheme::Int8)
-    }
-
-    /// Runs `task` with the scheme, on an instruction set, as a type.
-    #[inline(always)]
-    pub(crate) fn with<T: WithForm>(self, isa: Isa, task: T) -> T::Output {
-        match self {
-            Scheme::F32 => task.run::<Full>(),
-            Scheme::Bf16 if isa.has_fast_dot_bf16() => task.run::<Split<1>>(),
-            Scheme::Bf16 => task.run::<Halves>(),
-            Scheme::Bf16x3 => task.run::<Split<2>>(),
-            Scheme::Bf16x6 => task.run::<Split<3>>(),
-            Scheme::Int8 => task.run::<Bytes>(),
-            Scheme::W8 if isa.has_dot_i8() => task.run::<Fixed<Wide>>(),
-            Scheme::W4 if isa.has_dot_i8() => task.run::<Fixed<Nibbles>>(),
-            Scheme::W8 => task.run::<Wide>(),
-            Scheme::W4 => task.run::<Nibbles>(),
-        }
-    }
 }
 
 impl fmt::Display for Scheme {
@@ -93,4 +68,43 @@ pub(crate) trait WithForm {
 
     /// Implementations are `#[inline(always)]`.
     fn run<F: Form>(self) -> Self::Output;
+}
+
+/// Evaluates an expression with the form of a scheme on an instruction set as a type: `with_form!(scheme, isa, F => F::steps(k))`.
+/// This is the one place that says which form computes what.
+macro_rules! with_form {
+    ($scheme:expr, $isa:expr, $form:ident => $do:expr) => {{
+        use $crate::gemm::{Scheme, formats};
+        match $scheme {
+            Scheme::F32 => $crate::gemm::with_form!(@ $form = formats::f32::Full => $do),
+            Scheme::Bf16 if $isa.has_fast_dot_bf16() => {
+                $crate::gemm::with_form!(@ $form = formats::bf16::Split<1> => $do)
+            }
+            Scheme::Bf16 => $crate::gemm::with_form!(@ $form = formats::bf16_widened::Halves => $do),
+            Scheme::Bf16x3 => $crate::gemm::with_form!(@ $form = formats::bf16::Split<2> => $do),
+            Scheme::Bf16x6 => $crate::gemm::with_form!(@ $form = formats::bf16::Split<3> => $do),
+            Scheme::Int8 => $crate::gemm::with_form!(@ $form = formats::int8::Bytes => $do),
+            Scheme::W8 if $isa.has_dot_i8() => {
+                $crate::gemm::with_form!(@ $form = formats::integer_activations::Fixed<formats::w8::Wide> => $do)
+            }
+            Scheme::W4 if $isa.has_dot_i8() => {
+                $crate::gemm::with_form!(@ $form = formats::integer_activations::Fixed<formats::w4::Nibbles> => $do)
+            }
+            Scheme::W8 => $crate::gemm::with_form!(@ $form = formats::w8::Wide => $do),
+            Scheme::W4 => $crate::gemm::with_form!(@ $form = formats::w4::Nibbles => $do),
+        }
+    }};
+    (@ $form:ident = $type:ty => $do:expr) => {{
+        type $form = $type;
+        $do
+    }};
+}
+pub(crate) use with_form;
+
+impl Scheme {
+    /// Runs `task` with the scheme, on an instruction set, as a type.
+    #[inline(always)]
+    pub(crate) fn with<T: WithForm>(self, isa: Isa, task: T) -> T::Output {
+        with_form!(self, isa, F => task.run::<F>())
+    }
 }

@@ -2,8 +2,14 @@
 
 use std::{marker::PhantomData, ops::Range};
 
-use super::{Store, form::Form, quantise::Vectors};
-use crate::simd::{Kernel, LANES, Portable, Simd};
+use super::{
+    formats::{Form, Vectors},
+    output::Store,
+};
+use crate::{
+    isa::Isa,
+    simd::{Kernel, LANES, Portable, Simd, Task},
+};
 
 /// How far ahead the weight is fetched by hand, in words: some 3 KiB, what L3 needs. Hardware prefetch alone leaves a
 /// fifth of the speed on the table, with many rows too (the first tile to meet a panel reads it from L3).
@@ -71,6 +77,32 @@ pub(crate) trait Tiles: Simd {
     /// # Safety
     /// `tile.out` must be valid for `rows` rows of `columns`, unaliased. `rows` is in `1..=ROWS`.
     unsafe fn tile<F: Form>(self, tile: Tile<'_>);
+}
+
+/// What an instruction set does at once.
+#[derive(Clone, Copy)]
+pub(super) struct TileShape {
+    /// Most rows of a tile.
+    pub(super) rows: usize,
+    /// Outputs of a panel.
+    pub(super) panel: usize,
+    /// Panels that a tile of some rows takes.
+    pub(super) strip: usize,
+}
+
+impl TileShape {
+    /// Of an instruction set, for tiles of so many rows.
+    pub(super) fn of(isa: Isa, rows: usize) -> Self {
+        struct OfRows(usize);
+        impl<S: Tiles> Task<S> for OfRows {
+            type Output = TileShape;
+            #[inline(always)]
+            fn run(self, _: S) -> TileShape {
+                TileShape { rows: S::ROWS, panel: S::PANEL, strip: S::strip(self.0) }
+            }
+        }
+        isa.run(OfRows(rows))
+    }
 }
 
 /// `rows => strip`: enough accumulators to hide the latency of a multiply-add (4 cycles × 2 per cycle), few enough

@@ -1,27 +1,24 @@
 //! Chains of tile instructions: what a product of tiles does with a panel, or two.
 
-use super::super::{
-    form::{Bytes, Form, Split},
-    tile::Tile,
-};
+use super::super::{formats::Form, tile::Tile};
 use crate::{
     buffer::numbers,
-    simd::{LANES, Simd, tile_asm},
+    simd::{LANES, Simd},
 };
 
 /// Rows and outputs of a product of tiles.
-pub(super) const SIDE: usize = 2 * LANES;
+pub(in crate::gemm) const SIDE: usize = 2 * LANES;
 
 /// Bytes of a panel that stay in L1 while tiles of rows pass: half of 48 KiB.
 const NEAR: usize = 24 << 10;
 
 /// Sums of rows × outputs, bit for bit.
 #[repr(C, align(64))]
-pub(super) struct Sums(pub(super) [[u32; SIDE]; SIDE]);
+pub(in crate::gemm) struct Sums(pub(in crate::gemm) [[u32; SIDE]; SIDE]);
 
 impl Sums {
     /// Where they are numbers.
-    pub(super) fn numbers(&self) -> &[f32] {
+    pub(in crate::gemm) fn numbers(&self) -> &[f32] {
         numbers(self.0.as_flattened())
     }
 }
@@ -53,7 +50,7 @@ fn x_step<F: Chained>(tile: &Tile<'_>) -> usize {
 /// The sums of up to 16 rows and two panels, which are fetched side by side, and behind them the ones `next` panels
 /// further, if it is not 0.
 #[inline(always)]
-pub(super) fn pair<F: Chained>([first, second]: [&Tile<'_>; 2], next: usize, sums: &mut [Sums; 2]) {
+pub(in crate::gemm) fn pair<F: Chained>([first, second]: [&Tile<'_>; 2], next: usize, sums: &mut [Sums; 2]) {
     let groups = groups::<F>(first);
     assert!(first.rows <= LANES && second.b.len() == first.b.len());
     let w = [first.b.as_ptr(), second.b.as_ptr()];
@@ -79,7 +76,7 @@ pub(super) fn pair<F: Chained>([first, second]: [&Tile<'_>; 2], next: usize, sum
 /// The sums of a tile of rows, behind so many that have passed over this panel; the next one is `next` panels further, if it
 /// is not 0.
 #[inline(always)]
-pub(super) fn one<F: Chained>(tile: &Tile<'_>, passed: usize, next: usize, sums: &mut Sums) {
+pub(in crate::gemm) fn one<F: Chained>(tile: &Tile<'_>, passed: usize, next: usize, sums: &mut Sums) {
     let groups = groups::<F>(tile);
     let first = passed == 0;
     let ahead = if first {
@@ -112,39 +109,39 @@ pub(super) fn one<F: Chained>(tile: &Tile<'_>, passed: usize, next: usize, sums:
 }
 
 /// Where a chain reads and writes.
-pub(super) struct Chain<'a> {
-    x: *const u32,
+pub(in crate::gemm) struct Chain<'a> {
+    pub(in crate::gemm) x: *const u32,
     /// Bytes from one group of the rows to the next.
-    x_step: usize,
-    w: *const u32,
-    groups: usize,
-    start: &'a [u32; SIDE],
+    pub(in crate::gemm) x_step: usize,
+    pub(in crate::gemm) w: *const u32,
+    pub(in crate::gemm) groups: usize,
+    pub(in crate::gemm) start: &'a [u32; SIDE],
     /// What is fetched beside the work; any address.
-    ahead: *const u32,
-    sums: &'a mut Sums,
+    pub(in crate::gemm) ahead: *const u32,
+    pub(in crate::gemm) sums: &'a mut Sums,
 }
 
 /// Where two chains of up to 16 rows read and write.
-pub(super) struct PairChain<'a> {
-    x: *const u32,
+pub(in crate::gemm) struct PairChain<'a> {
+    pub(in crate::gemm) x: *const u32,
     /// Bytes from one group of the rows to the next.
-    x_step: usize,
-    w: [*const u32; 2],
-    groups: usize,
-    pair: &'a Pair<'a>,
-    sums: &'a mut [Sums; 2],
+    pub(in crate::gemm) x_step: usize,
+    pub(in crate::gemm) w: [*const u32; 2],
+    pub(in crate::gemm) groups: usize,
+    pub(in crate::gemm) pair: &'a Pair<'a>,
+    pub(in crate::gemm) sums: &'a mut [Sums; 2],
 }
 
 /// What is read once of two chains, in the order that their instructions know.
 #[repr(C)]
-pub(super) struct Pair<'a> {
+pub(in crate::gemm) struct Pair<'a> {
     /// The panels behind these; any addresses.
-    next: [*const u32; 2],
+    pub(in crate::gemm) next: [*const u32; 2],
     /// What is fetched first; any addresses.
-    ahead: [*const u32; 2],
+    pub(in crate::gemm) ahead: [*const u32; 2],
     /// Groups until `next` is.
-    left: usize,
-    start: [&'a [u32; SIDE]; 2],
+    pub(in crate::gemm) left: usize,
+    pub(in crate::gemm) start: [&'a [u32; SIDE]; 2],
 }
 
 /// Groups that each panel of a pair is fetched ahead of its use, of numbers in one part. It hardly matters.
@@ -155,13 +152,13 @@ const AHEAD: usize = 768;
 
 /// Words from one line of the next panel that is asked for to the following one: three lines. In the loop, two and four
 /// gave 3 % less, six nothing.
-const APART: usize = 3 * LANES;
+pub(in crate::gemm) const APART: usize = 3 * LANES;
 
 /// A scheme that AMX multiplies.
 ///
 /// # Safety
 /// Tiles must be shaped for the rows; `x` must hold that many, and `w` a panel, of `groups` groups, at least one.
-pub(super) trait Chained: Form {
+pub(in crate::gemm) trait Chained: Form {
     /// The chains of 17 to 32 rows, behind others that passed over the panel.
     ///
     /// # Safety
@@ -211,10 +208,10 @@ pub(super) trait Chained: Form {
 macro_rules! chain {
     ($name:ident, $parts:literal, $fetch:ident, [$($start:expr),+], [$($step:expr),+], [$($store:literal),+]) => {
         #[inline(always)]
-        unsafe fn $name(chain: Chain<'_>) {
+        unsafe fn $name(chain: $crate::gemm::amx::chain::Chain<'_>) {
             // SAFETY: the caller's promise.
             unsafe {
-                tile_asm!(
+                $crate::simd::tile_asm!(
                     "/* from zeros, or {start} */",
                     $($start,)+
                     "2:",
@@ -235,7 +232,7 @@ macro_rules! chain {
                     ahead = inout(reg) chain.ahead => _,
                     sums = in(reg) chain.sums,
                     parts = const $parts,
-                    apart = const APART * size_of::<u32>(),
+                    apart = const $crate::gemm::amx::chain::APART * size_of::<u32>(),
                 )
             }
         }
@@ -389,10 +386,10 @@ macro_rules! chain_of_one {
 macro_rules! chains_of_pair {
     ($start:ident, $dot:literal, $parts:literal, $(($step:ident $x:literal $w:literal))+) => {
         #[inline(always)]
-        unsafe fn pair(chain: PairChain<'_>) {
+        unsafe fn pair(chain: $crate::gemm::amx::chain::PairChain<'_>) {
             // SAFETY: the caller's promise.
             unsafe {
-                tile_asm!(
+                $crate::simd::tile_asm!(
                     "mov {start}, [{pair} + {starts}]",
                     starts!($start 0 1),
                     "mov {start}, [{pair} + {starts} + 8]",
@@ -426,7 +423,7 @@ macro_rules! chains_of_pair {
                     pair = in(reg) chain.pair,
                     sums = in(reg) chain.sums,
                     parts = const $parts,
-                    starts = const std::mem::offset_of!(Pair<'_>, start),
+                    starts = const std::mem::offset_of!($crate::gemm::amx::chain::Pair<'_>, start),
                 )
             }
         }
@@ -436,7 +433,7 @@ macro_rules! chains_of_pair {
 /// Parts, and products of parts in order: what is loaded, part of the rows, part of the weights.
 macro_rules! chained {
     ($form:ty, $start:ident, $dot:literal, $parts:literal, $load:ident, $done:literal: $($step:tt)+) => {
-        impl Chained for $form {
+        impl $crate::gemm::amx::chain::Chained for $form {
             const DONE: bool = $done;
 
             chain_of_two!(two, $start, $dot, $parts, behind, "tileloaddt1", "tileloaddt1", $($step)+);
@@ -454,18 +451,13 @@ macro_rules! chained {
     };
 }
 
-chained!(Split<1>, zeros, "tdpbf16ps", 1, plain, true: (both 0 0));
-chained!(Split<2>, zeros, "tdpbf16ps", 2, plain, true: (both 0 1) (weights 0 0) (rows 1 0));
-chained!(Split<3>, zeros, "tdpbf16ps", 3, plain, true: (both 0 2) (weights 0 1) (rows 1 1) (weights 1 0) (rows 2 0) (rows 0 0));
-chained!(Bytes, offsets, "tdpbusd", 1, exact, false: (both 0 0));
-
 #[inline(always)]
-fn plain<S: Simd>(s: S, sums: &[u32; LANES]) -> S::V {
+pub(in crate::gemm) fn plain_sums<S: Simd>(s: S, sums: &[u32; LANES]) -> S::V {
     s.load(&numbers(sums).as_chunks().0[0])
 }
 
 #[inline(always)]
-fn exact<S: Simd>(s: S, sums: &[u32; LANES]) -> S::Words {
+pub(in crate::gemm) fn exact_sums<S: Simd>(s: S, sums: &[u32; LANES]) -> S::Words {
     s.load_words(sums)
 }
 
@@ -473,7 +465,11 @@ fn exact<S: Simd>(s: S, sums: &[u32; LANES]) -> S::Words {
 mod tests {
     use super::*;
     use crate::{
-        gemm::{Pass, Store},
+        gemm::{
+            formats::{bf16::Split, int8::Bytes},
+            output::Store,
+            tile::Pass,
+        },
         simd::{Amx, TileRegisters},
     };
 

@@ -3,16 +3,10 @@
 //! Between products of few rows (decoding), threads wait for the one that does what is not worth sharing: of small weights, a third of
 //! the time. Which weights they read next is known by then, so they bring them into their cache.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicPtr, AtomicUsize, Ordering},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Layout, PackedMatrix};
-use crate::team::{share, while_waiting};
-
-/// Bytes that a thread fetches of the next weights at most: a quarter of a common L2.
-const MOST: usize = 512 << 10;
+use super::{layout::Layout, next_read::NextRead, packed::PackedMatrix};
+use crate::team::share;
 
 /// Weights that are read one after the other, again and again.
 #[derive(Debug, Default)]
@@ -32,18 +26,9 @@ pub enum Sharing {
 
 #[derive(Debug)]
 struct Ends {
-    first: Words,
+    first: NextRead,
     /// What is read after the last.
-    next: Arc<Words>,
-}
-
-/// Where the words of a weight are, or were: nothing but addresses to fetch from is made of it.
-#[derive(Debug, Default)]
-pub(super) struct Words {
-    start: AtomicPtr<u32>,
-    len: AtomicUsize,
-    /// Equal parts, of each of which a thread reads its share, one after the other.
-    parts: AtomicUsize,
+    next: Arc<NextRead>,
 }
 
 impl ReadingOrder {
@@ -56,35 +41,13 @@ impl ReadingOrder {
         };
         let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let ends = ends.get_or_insert_with(|| {
-            let (first, next) = (Words::default(), w.next().clone());
+            let (first, next) = (NextRead::default(), w.next().clone());
             first.set(w.words(), parts);
             Ends { first, next }
         });
         ends.next.set(w.words(), parts);
         w.next().set_as(&ends.first);
         ends.next = w.next().clone();
-    }
-}
-
-impl Words {
-    fn set(&self, words: &[u32], parts: usize) {
-        self.start.store(words.as_ptr().cast_mut(), Ordering::Relaxed);
-        self.len.store(words.len(), Ordering::Relaxed);
-        self.parts.store(parts, Ordering::Relaxed);
-    }
-
-    fn set_as(&self, other: &Words) {
-        self.start.store(other.start.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.len.store(other.len.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.parts.store(other.parts.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-
-    /// Has this thread fetch what one of several threads begins with, when it next waits.
-    fn fetch_while_waiting(&self, hand: usize, hands: usize) {
-        let part = self.len.load(Ordering::Relaxed) / self.parts.load(Ordering::Relaxed).max(1);
-        let part = share(part, hands, hand);
-        let start = self.start.load(Ordering::Relaxed).wrapping_add(part.start);
-        while_waiting(start.cast(), (part.len() * size_of::<u32>()).min(MOST));
     }
 }
 

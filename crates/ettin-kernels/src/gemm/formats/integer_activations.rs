@@ -16,13 +16,7 @@
 
 use std::marker::PhantomData;
 
-use super::{
-    form::{Form, Nibbles, Wide},
-    layout::Layout,
-    operand::{Encode, Place},
-    quantise::{Pack, Panel, Parts, Vectors, place_all},
-    stored::{Quantisation, QuantisedRow},
-};
+use super::{Encode, Form, Pack, Panel, Parts, Place, QuantisedRow, Stored, Vectors, place_all};
 use crate::simd::{LANES, Simd};
 
 /// Weights of [`Wide`] or [`Nibbles`], activations in fixed point.
@@ -52,15 +46,16 @@ impl Edge {
 }
 
 /// What differs between the two.
-pub(crate) trait FixedForm: Copy + Send + Sync + 'static {
+pub(crate) trait FixedForm: Stored + Copy + Send + Sync + 'static {
     /// Inputs of a block: those that share a factor of the weights, and no more than a group.
     const BLOCK: usize;
     /// Steps of four inputs in a word of weights.
     const STEPS: usize;
+    /// Whether outputs have factors outside the panel.
+    const FACTORS: bool;
     const TRAILER: usize;
     /// What weights are kept with.
     const ZERO: i32;
-    const QUANTISATION: Quantisation;
 
     /// The weights of a step in a word of each output.
     fn quads<S: Simd>(s: S, words: S::Words, step: usize) -> S::Words;
@@ -78,74 +73,18 @@ pub(crate) trait FixedForm: Copy + Send + Sync + 'static {
 
     /// The weight of an input, by its place in a word.
     fn weight(word: u32, input: usize) -> i32;
-}
 
-impl FixedForm for Wide {
-    const BLOCK: usize = GROUP;
-    const STEPS: usize = 1;
-    const TRAILER: usize = 0;
-    const ZERO: i32 = 128;
-    const QUANTISATION: Quantisation = Quantisation::W8;
-    const ZEROS: u8 = 0;
+    /// Puts an output's factors where the panel, or the weight, keeps them.
+    fn put_factors<F: Form>(at: Vectors<F>, words: &mut [u32], own: &mut [f32], output: usize, factors: &[u8]);
 
-    #[inline(always)]
-    fn quads<S: Simd>(_: S, words: S::Words, _: usize) -> S::Words {
-        words
-    }
-    #[inline(always)]
-    fn scale<S: Simd>(_: S, row: S::V, _: &[u32]) -> S::V {
-        row
-    }
-    #[inline(always)]
-    fn finish<S: Simd>(s: S, sum: S::V, factors: &[f32]) -> S::V {
-        s.mul(sum, s.load(&factors.as_chunks().0[0]))
-    }
-    fn word(codes: [u8; 4]) -> u32 {
-        u32::from_le_bytes(codes) ^ 0x8080_8080
-    }
-    fn weight(word: u32, input: usize) -> i32 {
-        i32::from(word.to_le_bytes()[input]) - Self::ZERO
-    }
-}
-
-impl FixedForm for Nibbles {
-    const BLOCK: usize = super::quantise::GROUP;
-    const STEPS: usize = 2;
-    const TRAILER: usize = LANES / 2;
-    const ZERO: i32 = 8;
-    const QUANTISATION: Quantisation = Quantisation::W4;
-    const ZEROS: u8 = super::stored::ZEROS;
-
-    #[inline(always)]
-    fn quads<S: Simd>(s: S, words: S::Words, step: usize) -> S::Words {
-        s.nibbles(words, step == 1)
-    }
-    #[inline(always)]
-    fn scale<S: Simd>(s: S, row: S::V, trailer: &[u32]) -> S::V {
-        s.mul(row, s.widen_halves(&trailer.as_chunks().0[0]))
-    }
-    #[inline(always)]
-    fn finish<S: Simd>(_: S, sum: S::V, _: &[f32]) -> S::V {
-        sum
-    }
-    /// The first four weights in the lower halves of the bytes, the last four in the upper.
-    fn word(codes: [u8; 4]) -> u32 {
-        let word = u32::from_le_bytes(codes);
-        let swap = |word: u32, distance: u32, mask: u32| {
-            let apart = (word ^ word >> distance) & mask;
-            word ^ apart ^ apart << distance
-        };
-        swap(swap(word, 8, 0x0000_ff00), 4, 0x00f0_00f0)
-    }
-    fn weight(word: u32, input: usize) -> i32 {
-        let byte = word.to_le_bytes()[input % 4];
-        i32::from(if input < 4 { byte & 15 } else { byte >> 4 }) - Self::ZERO
-    }
+    /// An output's factor at a step: of the panel, or its own.
+    fn factor<F: Form>(at: Vectors<F>, words: &[u32], own: f32, output: usize, step: usize) -> f32;
 }
 
 impl<W: FixedForm> Form for Fixed<W> {
     const UNIT: usize = 4;
     const BLOCK: usize = W::BLOCK;
+    const FACTORS: bool = W::FACTORS;
     const STEPS: usize = W::STEPS;
     const WORDS: usize = DIGITS + 1;
     const NARROW: bool = true;
@@ -211,7 +150,7 @@ impl<W: FixedForm> Form for Fixed<W> {
 impl<W: FixedForm> Encode for Fixed<W> {
     #[inline(always)]
     fn row<S: Simd>(s: S, x: &[f32], mut place: Place<'_>) -> f32 {
-        for group in 0..Layout::steps::<Self>(x.len()) / LANES {
+        for group in 0..Self::steps(x.len()) / LANES {
             let x = x.get(group * GROUP..x.len().min((group + 1) * GROUP)).unwrap_or(&[]);
             let mut vectors = [s.zero(); 4];
             for (vector, x) in vectors.iter_mut().zip(x.chunks(LANES)) {
@@ -251,11 +190,11 @@ fn fixed<S: Simd, W: FixedForm>(s: S, x: [S::V; 4], words: &mut [u32]) {
 impl<W: FixedForm> Pack for Fixed<W> {
     #[inline(always)]
     fn pack<S: Simd>(_: S, panel: Panel<'_>, _: &mut [u32], parts: Parts<'_>) {
-        place_all::<Self>(W::QUANTISATION, panel, parts);
+        place_all::<Self, W>(panel, parts);
     }
 
     fn place(row: QuantisedRow<'_>, k: usize, vectors: usize, output: usize, words: &mut [u32], factors: &mut [f32]) {
-        let at = Vectors::<Self>::new(vectors, Layout::steps::<Self>(k));
+        let at = Vectors::<Self>::new(vectors, Self::steps(k));
         let mut rounds = row.codes.chunks(4);
         for step in (0..at.steps).step_by(W::STEPS) {
             let mut codes = [W::ZEROS; 4];
@@ -263,25 +202,15 @@ impl<W: FixedForm> Pack for Fixed<W> {
             codes[..row.len()].copy_from_slice(row);
             words[at.at(step, output / LANES) + output % LANES] = W::word(codes);
         }
-        match W::QUANTISATION {
-            Quantisation::W8 => {
-                for factor in row.factors.as_chunks().0 {
-                    factors[output] = f32::from_le_bytes(*factor);
-                }
-            }
-            Quantisation::W4 => at.put_factors(words, output, row.factors),
-        }
+        W::put_factors(at, words, factors, output, row.factors);
     }
 
     fn unpack(panel: &[u32], vectors: usize, output: usize, factor: f32, out: &mut [f32]) {
-        let at = Vectors::<Self>::new(vectors, Layout::steps::<Self>(out.len()));
+        let at = Vectors::<Self>::new(vectors, Self::steps(out.len()));
         for (round, out) in out.chunks_mut(4 * W::STEPS).enumerate() {
             let step = round * W::STEPS;
             let word = panel[at.at(step, output / LANES) + output % LANES];
-            let factor = match W::QUANTISATION {
-                Quantisation::W8 => factor,
-                Quantisation::W4 => at.factor(panel, output, step),
-            };
+            let factor = W::factor(at, panel, factor, output, step);
             for (i, out) in out.iter_mut().enumerate() {
                 *out = W::weight(word, i) as f32 * factor;
             }
@@ -291,7 +220,10 @@ impl<W: FixedForm> Pack for Fixed<W> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{w4::Nibbles, w8::Wide},
+        *,
+    };
     use crate::simd::Portable;
 
     /// The factor of a group, its integers, and where the sums of its blocks start.
