@@ -7,8 +7,8 @@ use std::{cell::LazyCell, hint::black_box};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ettin_kernels::{
-    Activation, Aligned, Attention, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Norm, Operand, PackedMatrix, Precision,
-    RopeRows, RopeTable, Scheme, Sequence, Span, Store, Team, attention,
+    Activation, Aligned, Attention, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Norm, PackedActivations, PackedWeight,
+    Precision, RopeRows, RopeTable, Scheme, Sequence, Span, Store, Team, attention,
     attention::store,
     block::{AttentionPlan, Linear, Mlp, PackedSequences, SelfAttention, Workspace, mlp},
     geglu, gemm, layer_norm, rope, vocabulary,
@@ -48,9 +48,9 @@ fn products(c: &mut Criterion) {
                 let mut group = c.benchmark_group(format!("gemm/{isa}/{scheme}/{}t", team.threads()));
                 for (m, k, n) in PRODUCTS {
                     let w = data(k);
-                    let w = PackedMatrix::pack(isa, scheme, &team, n, k, &|_, out| out.copy_from_slice(&w));
+                    let w = PackedWeight::pack(isa, scheme, &team, n, k, &|_, out| out.copy_from_slice(&w));
                     let x = data(m * k);
-                    let mut operand = Operand::new();
+                    let mut operand = PackedActivations::new();
                     let mut out = vec![0.0; m * n];
                     group.throughput(Throughput::Elements((2 * m * k * n) as u64));
                     group.bench_function(format!("{m}x{k}x{n}"), |b| {
@@ -130,7 +130,7 @@ const LAYERS: [(&str, usize, usize, usize); 2] = [("17m", 256, 384, 7), ("150m",
 const TASK: usize = 256;
 
 /// The weights of a layer: `qkv`, `out`, `wi`, `wo`.
-type LayerWeights = [PackedMatrix; 4];
+type LayerWeights = [PackedWeight; 4];
 
 /// All layers of a model, so that weights come from where they do in a forward pass: the halves of a layer, and its
 /// projection alone. Flops are those of products of weights.
@@ -143,7 +143,7 @@ fn layers(c: &mut Criterion) {
                 let row = data(inner.max(hidden));
                 let pack = |n: usize, k: usize| {
                     let fill = |_: usize, out: &mut [f32]| out.iter_mut().zip(&row).for_each(|(o, x)| *o = 0.05 * x);
-                    PackedMatrix::pack(isa, scheme, &team, n, k, &fill)
+                    PackedWeight::pack(isa, scheme, &team, n, k, &fill)
                 };
                 let layer =
                     || [pack(3 * hidden, hidden), pack(hidden, hidden), pack(2 * inner, hidden), pack(hidden, inner)];
@@ -161,7 +161,7 @@ fn layers(c: &mut Criterion) {
 
             group.throughput(elements(3 * hidden * hidden));
             group.bench_function(format!("projection-{size}"), |b| {
-                let (mut operand, mut out) = (Operand::new(), Aligned::default());
+                let (mut operand, mut out) = (PackedActivations::new(), Aligned::default());
                 out.resize(TASK * 3 * hidden);
                 operand.encode(&team, &weights[0][0], &x);
                 b.iter(|| {

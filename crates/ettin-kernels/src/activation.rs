@@ -81,15 +81,15 @@ pub(crate) trait Function: Copy {
 }
 
 #[derive(Clone, Copy)]
-struct Gelu;
+pub(crate) struct Gelu;
 #[derive(Clone, Copy)]
-struct CoarseGelu;
+pub(crate) struct CoarseGelu;
 #[derive(Clone, Copy)]
-struct GeluTanh;
+pub(crate) struct GeluTanh;
 #[derive(Clone, Copy)]
-struct Silu;
+pub(crate) struct Silu;
 #[derive(Clone, Copy)]
-struct Relu;
+pub(crate) struct Relu;
 
 impl Function for Gelu {
     /// Two forms of Φ, for a = |x|. Up to 1: ½ + x·R(x²), R of relative error 5e-10, as the other would lose three
@@ -189,24 +189,25 @@ impl Function for Relu {
     }
 }
 
-/// What is done with a [`Function`].
-pub(crate) trait WithFunction {
-    fn run<F: Function>(self, f: F);
-}
-
-impl Activation {
-    /// Chooses the function; `coarse` where the result is rounded to bf16 or less, so that a shorter polynomial serves.
-    #[inline(always)]
-    pub(crate) fn with<W: WithFunction>(self, coarse: bool, with: W) {
-        match self {
-            Activation::Gelu if coarse => with.run(CoarseGelu),
-            Activation::Gelu => with.run(Gelu),
-            Activation::GeluTanh => with.run(GeluTanh),
-            Activation::Silu => with.run(Silu),
-            Activation::Relu => with.run(Relu),
+/// Evaluates an expression with the function of an activation: `with_function!(activation, coarse, f => f.of(s, x))`; `coarse`
+/// where the result is rounded to bf16 or less, so that a shorter polynomial serves.
+macro_rules! with_function {
+    ($activation:expr, $coarse:expr, $f:ident => $do:expr) => {{
+        use $crate::activation::{Activation, CoarseGelu, Gelu, GeluTanh, Relu, Silu};
+        match $activation {
+            Activation::Gelu if $coarse => $crate::activation::with_function!(@ $f = CoarseGelu => $do),
+            Activation::Gelu => $crate::activation::with_function!(@ $f = Gelu => $do),
+            Activation::GeluTanh => $crate::activation::with_function!(@ $f = GeluTanh => $do),
+            Activation::Silu => $crate::activation::with_function!(@ $f = Silu => $do),
+            Activation::Relu => $crate::activation::with_function!(@ $f = Relu => $do),
         }
-    }
+    }};
+    (@ $f:ident = $function:expr => $do:expr) => {{
+        let $f = $function;
+        $do
+    }};
 }
+pub(crate) use with_function;
 
 struct Activate<'a> {
     act: Activation,
@@ -218,31 +219,23 @@ impl Kernel for Activate<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.act.with(false, Map(s, self.x))
+        let (vectors, tail) = self.x.as_chunks_mut();
+        with_function!(self.act, false, f => {
+            for v in vectors {
+                s.store(f.of(s, s.load(v)), v);
+            }
+            s.store_part(f.of(s, s.load_part(tail)), tail);
+        });
     }
 }
 
-struct Map<'a, S>(S, &'a mut [f32]);
-
-impl<S: Simd> WithFunction for Map<'_, S> {
-    #[inline(always)]
-    fn run<F: Function>(self, f: F) {
-        let Self(s, x) = self;
-        let (vectors, tail) = x.as_chunks_mut();
-        for v in vectors {
-            s.store(f.of(s, s.load(v)), v);
-        }
-        s.store_part(f.of(s, s.load_part(tail)), tail);
-    }
-}
-
-pub(crate) struct Gated<'a> {
-    pub(crate) act: Activation,
+struct Gated<'a> {
+    act: Activation,
     /// Whether the result is rounded to bf16 or less, so that a shorter polynomial serves.
-    pub(crate) coarse: bool,
-    pub(crate) a: &'a [f32],
-    pub(crate) b: &'a [f32],
-    pub(crate) out: &'a mut [f32],
+    coarse: bool,
+    a: &'a [f32],
+    b: &'a [f32],
+    out: &'a mut [f32],
 }
 
 impl Kernel for Gated<'_> {
@@ -250,28 +243,21 @@ impl Kernel for Gated<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.act.with(self.coarse, GatedBy(s, self))
-    }
-}
-
-struct GatedBy<'a, S>(S, Gated<'a>);
-
-impl<S: Simd> WithFunction for GatedBy<'_, S> {
-    #[inline(always)]
-    fn run<F: Function>(self, f: F) {
-        let Self(s, Gated { a, b, out, .. }) = self;
+        let Self { act, coarse, a, b, out } = self;
         let (a, a_tail) = a.as_chunks();
         let (b, b_tail) = b.as_chunks();
         let (out, tail) = out.as_chunks_mut();
         // By index: iterators side by side would be kept in memory, and waited for.
         let vectors = out.len();
         let (a, b) = (&a[..vectors], &b[..vectors]);
-        for i in 0..vectors {
-            s.store(s.mul(f.of(s, s.load(&a[i])), s.load(&b[i])), &mut out[i]);
-        }
-        if !tail.is_empty() {
-            s.store_part(s.mul(f.of(s, s.load_part(a_tail)), s.load_part(b_tail)), tail);
-        }
+        with_function!(act, coarse, f => {
+            for i in 0..vectors {
+                s.store(s.mul(f.of(s, s.load(&a[i])), s.load(&b[i])), &mut out[i]);
+            }
+            if !tail.is_empty() {
+                s.store_part(s.mul(f.of(s, s.load_part(a_tail)), s.load_part(b_tail)), tail);
+            }
+        });
     }
 }
 

@@ -18,13 +18,13 @@ pub use attention::{AttentionPlan, PackedSequences, SelfAttention, self_attentio
 pub use linear::{add, project};
 pub use mlp::{Mlp, mlp};
 
-use crate::{Norm, Operand, PackedMatrix, buffer::Aligned};
+use crate::{Norm, PackedActivations, PackedWeight, buffer::Aligned};
 
 /// A dense layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear<'a> {
     /// `[n, k]`
-    pub weight: &'a PackedMatrix,
+    pub weight: &'a PackedWeight,
     /// `[n]`
     pub bias: Option<&'a [f32]>,
 }
@@ -32,8 +32,8 @@ pub struct Linear<'a> {
 /// Buffers that blocks reuse from call to call.
 #[derive(Debug, Default)]
 pub struct Workspace {
-    operand: Operand,
-    gated: Operand,
+    operand: PackedActivations,
+    gated: PackedActivations,
     wide: Aligned,
     attention: attention::AttentionMemory,
 }

@@ -70,7 +70,11 @@ pub use buffer::{Aligned, recycled};
 pub use convert::{Half, widen};
 pub use embedding::embed;
 pub use gemm::{
-    Operand, PackedMatrix, Quantisation, QuantisedRow, ReadingOrder, Scheme, Sharing, Store, gemm, rounded,
+    PackedActivations as Operand, PackedWeight as PackedMatrix, Quantization as Quantisation,
+    QuantizedRow as QuantisedRow,
+};
+pub use gemm::{
+    PackedActivations, PackedWeight, Quantization, QuantizedRow, ReadingOrder, Scheme, Sharing, Store, gemm, rounded,
 };
 pub use isa::{BF16_DOT_VARIABLE, ISA_VARIABLE, Isa, IsaError};
 pub use mapped::MappedFile;

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use common::{Random, bits};
 use ettin_kernels::{
-    Activation, Attention, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Norm, PackedMatrix, Precision, RopeRows,
+    Activation, Attention, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Norm, PackedWeight, Precision, RopeRows,
     RopeTable, Scheme, Sequence, Span, Team, attention,
     attention::store,
     block::{self, AttentionPlan, Linear, Mlp, PackedSequences, SelfAttention, Workspace},
@@ -25,9 +25,9 @@ struct Results {
 
 struct Layer {
     norm: Vec<f32>,
-    qkv: PackedMatrix,
-    wi: PackedMatrix,
-    wo: PackedMatrix,
+    qkv: PackedWeight,
+    wi: PackedWeight,
+    wo: PackedWeight,
     bias: Vec<f32>,
 }
 
@@ -37,7 +37,7 @@ impl Layer {
         let mut pack = |n: usize, k: usize| {
             let w = random.vector(n * k);
             let fill = |row: usize, out: &mut [f32]| out.copy_from_slice(&w[row * k..(row + 1) * k]);
-            PackedMatrix::pack(isa, scheme, &Team::single(), n, k, &fill)
+            PackedWeight::pack(isa, scheme, &Team::single(), n, k, &fill)
         };
         let (qkv, wi, wo) = (pack(100, HIDDEN), pack(2 * INNER, HIDDEN), pack(HIDDEN, INNER));
         Self { norm: random.vector(HIDDEN), qkv, wi, wo, bias: random.vector(2 * INNER) }
@@ -95,7 +95,7 @@ fn rows_that_pass_in_parts_are_those_that_pass_together() {
             let mut random = Random::new(7);
             let mut pack = |n: usize, k: usize| {
                 let w = random.vector(n * k);
-                PackedMatrix::pack(isa, scheme, &team, n, k, &|row, out| out.copy_from_slice(&w[row * k..][..k]))
+                PackedWeight::pack(isa, scheme, &team, n, k, &|row, out| out.copy_from_slice(&w[row * k..][..k]))
             };
             let (wi, wo) = (pack(2 * WIDE, HIDDEN), pack(HIDDEN, WIDE));
             let weight = [1.0; HIDDEN];
@@ -193,7 +193,7 @@ fn each_block(span: Span, mut test: impl FnMut(&str, SelfAttention<'_>, &[f32]))
         for scheme in Scheme::ALL {
             let pack = |w: &[f32], n: usize, k: usize| {
                 let fill = |row: usize, out: &mut [f32]| out.copy_from_slice(&w[row * k..(row + 1) * k]);
-                PackedMatrix::pack(isa, scheme, &Team::single(), n, k, &fill)
+                PackedWeight::pack(isa, scheme, &Team::single(), n, k, &fill)
             };
             let (qkv, out) = (pack(&qkv, 3 * SIZE, HIDDEN), pack(&out, HIDDEN, SIZE));
             let rounds = scheme.rounds_activations();

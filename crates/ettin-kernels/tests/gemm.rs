@@ -4,8 +4,8 @@ mod common;
 
 use common::{Random, bits, relative_error};
 use ettin_kernels::{
-    Isa, Operand, PackedMatrix, Quantisation, QuantisedRow, Scheme, Store, Team, gemm, rounded as rounded_rows,
-    testing::each_isa,
+    Isa, PackedActivations, PackedWeight, Quantization, QuantizedRow, Scheme, Store, Team, gemm,
+    rounded as rounded_rows, testing::each_isa,
 };
 use half::bf16;
 
@@ -38,17 +38,17 @@ fn each(mut test: impl FnMut(Isa, Scheme)) {
     each_isa(|isa| Scheme::ALL.into_iter().for_each(|scheme| test(isa, scheme)));
 }
 
-fn pack(isa: Isa, scheme: Scheme, team: &Team, w: &[f32], n: usize, k: usize) -> PackedMatrix {
-    PackedMatrix::pack(isa, scheme, team, n, k, &|row, out| out.copy_from_slice(&w[row * k..(row + 1) * k]))
+fn pack(isa: Isa, scheme: Scheme, team: &Team, w: &[f32], n: usize, k: usize) -> PackedWeight {
+    PackedWeight::pack(isa, scheme, team, n, k, &|row, out| out.copy_from_slice(&w[row * k..(row + 1) * k]))
 }
 
-fn multiply(team: &Team, x: &[f32], m: usize, w: &PackedMatrix, bias: Option<&[f32]>, store: Store, out: &mut [f32]) {
-    let (mut operand, k) = (Operand::new(), w.k());
+fn multiply(team: &Team, x: &[f32], m: usize, w: &PackedWeight, bias: Option<&[f32]>, store: Store, out: &mut [f32]) {
+    let (mut operand, k) = (PackedActivations::new(), w.k());
     operand.produce(team, w, m, &|rows, out| out.copy_from_slice(&x[rows.start * k..rows.end * k]));
     gemm(team, &operand, w, bias, store, out);
 }
 
-fn product(team: &Team, x: &[f32], w: &PackedMatrix, m: usize) -> Vec<f32> {
+fn product(team: &Team, x: &[f32], w: &PackedWeight, m: usize) -> Vec<f32> {
     let mut out = vec![f32::NAN; m * w.n()];
     multiply(team, x, m, w, None, Store::Write, &mut out);
     out
@@ -72,7 +72,7 @@ fn rounded(isa: Isa, scheme: Scheme, x: &[f32], k: usize) -> Vec<f64> {
     x.chunks(k.max(1)).flat_map(row).collect()
 }
 
-fn oracle(x: &[f32], w: &PackedMatrix, bias: &[f32], before: &[f32]) -> Vec<f64> {
+fn oracle(x: &[f32], w: &PackedWeight, bias: &[f32], before: &[f32]) -> Vec<f64> {
     let (n, k) = (w.n(), w.k());
     let x = rounded(w.isa(), w.scheme(), x, k);
     let mut stored = vec![vec![0.0f32; k]; n];
@@ -234,18 +234,18 @@ fn fused_instruction_sets_agree_bit_for_bit() {
     }
 }
 
-/// `w8` and `w4` with VNNI, number by number: a block's exact sum of integers, rounded, times the factors, added in f32.
+/// `w8` and `w4` with VNNI, number by number: a block's exact sum of integers, rounded, times the scales, added in f32.
 #[test]
 fn fixed_point_products_are_what_their_definition_says() {
     let mut random = Random::new(19);
     let (m, n, k) = (9, 50, 200);
     let (x, w) = (random.vector(m * k), random.vector(n * k));
-    for (scheme, quantisation) in [(Scheme::W8, Quantisation::W8), (Scheme::W4, Quantisation::W4)] {
+    for (scheme, quantization) in [(Scheme::W8, Quantization::W8), (Scheme::W4, Quantization::W4)] {
         let mut want = vec![0.0f32; m * n];
         for (i, want) in want.iter_mut().enumerate() {
             let (x, w) = (&x[i / n * k..][..k], &w[i % n * k..][..k]);
-            let (mut codes, mut factors) = (vec![0; quantisation.code_bytes(k)], vec![0; quantisation.factor_bytes(k)]);
-            quantisation.quantise(w, &mut codes, &mut factors);
+            let (mut codes, mut scales) = (vec![0; quantization.code_bytes(k)], vec![0; quantization.scale_bytes(k)]);
+            quantization.quantize(w, &mut codes, &mut scales);
             let block = if scheme == Scheme::W8 { 64 } else { 32 };
             let weight = |i: usize| match scheme {
                 Scheme::W8 => i64::from(codes[i] as i8),
@@ -261,12 +261,12 @@ fn fixed_point_products_are_what_their_definition_says() {
                 let row = most / LARGEST;
                 let factor = match scheme {
                     Scheme::W8 => row,
-                    _ => row * bf16::from_le_bytes([factors[first / 16], factors[first / 16 + 1]]).to_f32(),
+                    _ => row * bf16::from_le_bytes([scales[first / 16], scales[first / 16 + 1]]).to_f32(),
                 };
                 sum = number.mul_add(factor, sum);
             }
             *want = match scheme {
-                Scheme::W8 => sum * f32::from_le_bytes(factors[..4].try_into().unwrap()),
+                Scheme::W8 => sum * f32::from_le_bytes(scales[..4].try_into().unwrap()),
                 _ => sum,
             };
         }
@@ -309,7 +309,7 @@ fn a_row_comes_back_as_well_as_the_scheme_keeps_it() {
         let (n, k) = (75, 130);
         let w = random.vector(n * k);
         let calls = std::sync::atomic::AtomicUsize::new(0);
-        let packed = PackedMatrix::pack(isa, scheme, &Team::with_threads(2).unwrap(), n, k, &|row, out| {
+        let packed = PackedWeight::pack(isa, scheme, &Team::with_threads(2).unwrap(), n, k, &|row, out| {
             calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             out.copy_from_slice(&w[row * k..(row + 1) * k]);
         });
@@ -406,7 +406,7 @@ fn rows_of_another_scheme_are_refused() {
         pack(Isa::best(), Scheme::F32, &team, &[0.0; 6], 3, 2),
         pack(Isa::best(), Scheme::Bf16, &team, &[0.0; 6], 3, 2),
     );
-    let mut operand = Operand::new();
+    let mut operand = PackedActivations::new();
     operand.encode(&team, &a, &[0.0; 4]);
     gemm(&team, &operand, &b, None, Store::Write, &mut [0.0; 6]);
 }
@@ -414,30 +414,30 @@ fn rows_of_another_scheme_are_refused() {
 #[test]
 fn stored_rows_pack_as_the_weights_they_were_made_of() {
     let team = Team::with_threads(2).unwrap();
-    for (quantisation, scheme) in [(Quantisation::W8, Scheme::W8), (Quantisation::W4, Scheme::W4)] {
+    for (quantization, scheme) in [(Quantization::W8, Scheme::W8), (Quantization::W4, Scheme::W4)] {
         for (n, k) in [(1, 1), (5, 31), (33, 32), (40, 67), (64, 160)] {
             let w = Random::new(3).vector(n * k);
-            let (code_bytes, factor_bytes) = (quantisation.code_bytes(k), quantisation.factor_bytes(k));
-            let (mut codes, mut factors) = (vec![0; n * code_bytes], vec![0; n * factor_bytes]);
+            let (code_bytes, scale_bytes) = (quantization.code_bytes(k), quantization.scale_bytes(k));
+            let (mut codes, mut scales) = (vec![0; n * code_bytes], vec![0; n * scale_bytes]);
             for row in 0..n {
                 let codes = &mut codes[row * code_bytes..][..code_bytes];
-                quantisation.quantise(&w[row * k..][..k], codes, &mut factors[row * factor_bytes..][..factor_bytes]);
+                quantization.quantize(&w[row * k..][..k], codes, &mut scales[row * scale_bytes..][..scale_bytes]);
             }
-            assert!(quantisation.is_finite(&factors));
-            let row = |row: usize| QuantisedRow {
+            assert!(quantization.is_finite(&scales));
+            let row = |row: usize| QuantizedRow {
                 codes: &codes[row * code_bytes..][..code_bytes],
-                factors: &factors[row * factor_bytes..][..factor_bytes],
+                scales: &scales[row * scale_bytes..][..scale_bytes],
             };
             each_isa(|isa| {
                 let what = format!("{isa}, {scheme}, [{n}, {k}]");
                 let packed = pack(isa, scheme, &team, &w, n, k);
-                let stored = PackedMatrix::pack_quantised(isa, quantisation, &team, n, k, &row);
+                let stored = PackedWeight::pack_quantized(isa, quantization, &team, n, k, &row);
                 let x = Random::new(4).vector(3 * k);
                 assert_eq!(product(&team, &x, &packed, 3), product(&team, &x, &stored, 3), "{what}");
                 let (mut ours, mut theirs) = (vec![0.0; k], vec![0.0; k]);
                 for i in 0..n {
                     packed.row(i, &mut ours);
-                    quantisation.dequantise(row(i), &mut theirs);
+                    quantization.dequantize(row(i), &mut theirs);
                     assert_eq!(ours, theirs, "{what}, row {i}");
                 }
             });
@@ -447,14 +447,13 @@ fn stored_rows_pack_as_the_weights_they_were_made_of() {
 
 #[test]
 fn stored_rows_show_that_a_weight_was_not_finite() {
-    for quantisation in [Quantisation::W8, Quantisation::W4] {
+    for quantization in [Quantization::W8, Quantization::W4] {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut row = Random::new(5).vector(70);
             row[40] = bad;
-            let (mut codes, mut factors) =
-                (vec![0; quantisation.code_bytes(70)], vec![0; quantisation.factor_bytes(70)]);
-            quantisation.quantise(&row, &mut codes, &mut factors);
-            assert!(!quantisation.is_finite(&factors), "{quantisation:?}, {bad}");
+            let (mut codes, mut scales) = (vec![0; quantization.code_bytes(70)], vec![0; quantization.scale_bytes(70)]);
+            quantization.quantize(&row, &mut codes, &mut scales);
+            assert!(!quantization.is_finite(&scales), "{quantization:?}, {bad}");
         }
     }
 }

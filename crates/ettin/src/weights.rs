@@ -10,7 +10,7 @@ mod kept;
 mod names;
 mod pickle;
 mod prefix;
-mod quantised;
+mod quantized;
 mod safetensors;
 mod save;
 mod shards;
@@ -23,7 +23,7 @@ use std::collections::btree_map::Entry as Slot;
 use std::fmt;
 use std::ops::Range;
 
-use ettin_kernels::Quantisation;
+use ettin_kernels::Quantization;
 
 pub use crate::tensors::Head;
 pub use checkpoint::{Checkpoint, Report};
@@ -83,8 +83,8 @@ enum Data {
     Mapped(Range<usize>),
     /// Gathered from a torch tensor that was stored with strides.
     Gathered(Vec<u8>),
-    /// Ranges of the file's bytes, inside it: of the codes and the factors of quantised rows.
-    Quantised { codes: Range<usize>, factors: Range<usize> },
+    /// Ranges of the file's bytes, inside it: of the codes and the scales of quantised rows.
+    Quantized { codes: Range<usize>, scales: Range<usize> },
 }
 
 impl Stored {
@@ -180,16 +180,16 @@ impl Weights {
         };
         // Ranges were checked when the file was read.
         let part = |range: &Range<usize>| self.files[entry.file].get(range.clone()).unwrap_or_default();
-        let (bytes, factors) = match &entry.data {
+        let (bytes, scales) = match &entry.data {
             Data::Mapped(range) => (part(range), &[][..]),
             Data::Gathered(bytes) => (bytes.as_slice(), &[][..]),
-            Data::Quantised { codes, factors } => (part(codes), part(factors)),
+            Data::Quantized { codes, scales } => (part(codes), part(scales)),
         };
-        Some(View { name, dtype, shape: &entry.shape, bytes, factors })
+        Some(View { name, dtype, shape: &entry.shape, bytes, scales })
     }
 
     /// How matrices are quantised, where they are stored in few bits.
-    pub fn quantisation(&self) -> Option<Quantisation> {
+    pub fn quantisation(&self) -> Option<Quantization> {
         self.tensors.values().find_map(|entry| match entry.dtype {
             Stored::Known(dtype) => dtype.quantisation(),
             Stored::Foreign(_) => None,
@@ -198,7 +198,7 @@ impl Weights {
 
     /// Lets go of the memory that holds a tensor's part of a mapped file; it is read again if it is needed again.
     pub fn release(&self, view: &View<'_>) {
-        for bytes in [view.bytes, view.factors] {
+        for bytes in [view.bytes, view.scales] {
             let (start, len) = (bytes.as_ptr().addr(), bytes.len());
             for file in &self.files {
                 let offset = start.wrapping_sub(file.as_ptr().addr());

@@ -124,10 +124,10 @@ fn quantised(tensors: &BTreeMap<String, Tensor>, quantisation: Quantisation) -> 
             return (name.clone(), tensor.clone());
         }
         let mut numbers = values(tensor);
-        let (mut codes, mut factors) = (vec![0; quantisation.code_bytes(k)], vec![0; quantisation.factor_bytes(k)]);
+        let (mut codes, mut factors) = (vec![0; quantisation.code_bytes(k)], vec![0; quantisation.scale_bytes(k)]);
         for row in numbers.chunks_exact_mut(k) {
-            quantisation.quantise(row, &mut codes, &mut factors);
-            quantisation.dequantise(QuantisedRow { codes: &codes, factors: &factors }, row);
+            quantisation.quantize(row, &mut codes, &mut factors);
+            quantisation.dequantize(QuantisedRow { codes: &codes, scales: &factors }, row);
         }
         (name.clone(), Tensor::from_vec(numbers, tensor.shape(), &Device::Cpu).unwrap())
     };

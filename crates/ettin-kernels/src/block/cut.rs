@@ -5,7 +5,7 @@
 //! or memory: at r rows, a weight of b bytes brings 2r / b flops a byte. Some tens of rows suffice to hide the stream
 //! behind the arithmetic (measured: 28 rows cost a tenth, 56 nothing).
 
-use crate::gemm::Layout;
+use crate::gemm::ActivationLayout;
 
 /// Scratch of a task, in elements: half of a common L2 of 1 to 2 MiB.
 const TASK_SCRATCH: usize = 1 << 17;
@@ -28,8 +28,13 @@ struct RowBounds {
 /// Tasks that `rows` are cut into; `None` when the threads should share each product instead.
 ///
 /// `elements_per_row` is the scratch of a row.
-pub(super) fn row_tasks(rows: usize, layout: Layout, elements_per_row: usize, threads: usize) -> Option<usize> {
-    let amx = layout == Layout::TILES;
+pub(super) fn row_tasks(
+    rows: usize,
+    layout: ActivationLayout,
+    elements_per_row: usize,
+    threads: usize,
+) -> Option<usize> {
+    let amx = layout == ActivationLayout::TILES;
     let RowBounds { min, enough } = if amx { TASK_ROWS_AMX } else { TASK_ROWS };
     if rows < min * threads {
         return None;
@@ -46,7 +51,7 @@ mod tests {
 
     #[test]
     fn tasks_have_rows_enough_and_make_whole_rounds() {
-        let tasks = |rows, elements, threads| row_tasks(rows, Layout::TILES, elements, threads);
+        let tasks = |rows, elements, threads| row_tasks(rows, ActivationLayout::TILES, elements, threads);
         assert_eq!(tasks(63, 1000, 1), None);
         assert_eq!(tasks(64, 1000, 1), Some(1));
         assert_eq!(tasks(127, 1000, 2), None, "every thread needs its rows");

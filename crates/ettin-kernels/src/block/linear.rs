@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use super::{Linear, Workspace, check, cut::row_tasks};
 use crate::{
-    Norm, Operand, PackedMatrix, Store,
+    Norm, PackedActivations, PackedWeight, Store,
     buffer::{as_words, with_scratch},
-    gemm::{Rows, gemm},
+    gemm::{PackedActivationsView, gemm},
     simd::LANES,
     team::{Shared, Team},
 };
@@ -36,7 +36,7 @@ pub(super) fn project_with(
     linear: Linear<'_>,
     finish: &(dyn Fn(Range<usize>, &mut [f32]) + Sync),
     out: &mut [f32],
-    operand: &mut Operand,
+    operand: &mut PackedActivations,
 ) {
     let w = linear.weight;
     let (rows, n) = (rows_of(x, norm, linear, out), w.n());
@@ -59,7 +59,7 @@ pub fn add(team: &Team, x: &[f32], linear: Linear<'_>, out: &mut [f32], workspac
 }
 
 /// As [`add`], with the operand alone for memory.
-pub(super) fn add_with(team: &Team, x: &[f32], linear: Linear<'_>, out: &mut [f32], operand: &mut Operand) {
+pub(super) fn add_with(team: &Team, x: &[f32], linear: Linear<'_>, out: &mut [f32], operand: &mut PackedActivations) {
     let w = linear.weight;
     let rows = rows_of(x, None, linear, out);
     match row_tasks(rows, w.layout(), w.row_words() + w.n(), team.threads()) {
@@ -113,24 +113,24 @@ impl ByRows<'_> {
 }
 
 /// The rows of a task, encoded in its scratch.
-pub(super) struct Encoded<'a>(pub(super) Rows<'a>);
+pub(super) struct Encoded<'a>(pub(super) PackedActivationsView<'a>);
 
 impl<'a> Encoded<'a> {
     /// Elements that `rows` need, and a row's room for the norm. Whole cache lines: the next slice of scratch starts
     /// one.
-    pub(super) fn scratch(w: &PackedMatrix, rows: usize) -> usize {
+    pub(super) fn scratch(w: &PackedWeight, rows: usize) -> usize {
         (rows * (w.row_words() + 1)).next_multiple_of(LANES) + w.k().next_multiple_of(LANES)
     }
 
     /// Words and factors of rows in such scratch.
-    pub(super) fn parts(w: &PackedMatrix, rows: usize, scratch: &'a mut [f32]) -> (&'a mut [u32], &'a mut [f32]) {
+    pub(super) fn parts(w: &PackedWeight, rows: usize, scratch: &'a mut [f32]) -> (&'a mut [u32], &'a mut [f32]) {
         let (words, scratch) = scratch.split_at_mut(rows * w.row_words());
         (as_words(words), &mut scratch[..rows])
     }
 
     /// Encodes `x`, of so many rows, after its norm.
     pub(super) fn new(
-        w: &PackedMatrix,
+        w: &PackedWeight,
         x: &[f32],
         norm: Option<Norm<'_>>,
         rows: usize,
@@ -139,7 +139,7 @@ impl<'a> Encoded<'a> {
         let (scratch, room) = scratch.split_at_mut(scratch.len() - w.k().next_multiple_of(LANES));
         let (words, factors) = Self::parts(w, rows, scratch);
         let norm = norm.map(|norm| (norm, &mut room[..w.k()]));
-        Self(Rows::encode(w, x, norm, words, factors))
+        Self(PackedActivationsView::encode(w, x, norm, words, factors))
     }
 
     /// Some outputs of the product, from the first element of `out` on, rows `stride` apart.

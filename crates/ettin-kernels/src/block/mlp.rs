@@ -2,12 +2,17 @@
 
 use std::ops::Range;
 
-use super::{Linear, Workspace, check, cut::row_tasks, geglu_epilogue::GegluEpilogue, linear::Encoded};
+use super::{
+    Linear, Workspace, check,
+    cut::row_tasks,
+    geglu_epilogue::{GatedRows, GegluEpilogue},
+    linear::Encoded,
+};
 use crate::{
     Activation, Norm, Store,
     activation::gated,
     buffer::with_scratch,
-    gemm::{Cell, Layout, Parts, Product, Rows, Sink, gemm},
+    gemm::{ActivationLayout, OutputTile, PackedActivationsView, PackedColumns, Product, Sink, gemm},
     team::{Shared, TASKS_PER_THREAD, Team, share},
 };
 
@@ -69,7 +74,7 @@ impl Mlp<'_> {
         let elements = wi.weight.row_words() + wo.weight.row_words() + self.whole_elements();
         match row_tasks(rows, layout, elements, threads) {
             Some(tasks) => MlpPlan::Rows { tasks },
-            None if layout == Layout::TILES => MlpPlan::GatedOutputs,
+            None if layout == ActivationLayout::TILES => MlpPlan::GatedOutputs,
             None => MlpPlan::Outputs,
         }
     }
@@ -77,7 +82,7 @@ impl Mlp<'_> {
     /// Elements of a gated row that must be whole before the second product can encode it; 0 where panels are encoded
     /// one by one.
     fn whole_elements(&self) -> usize {
-        if Parts::possible(self.wo.weight, self.wi.weight.width()) { 0 } else { self.wo.weight.k() }
+        if PackedColumns::possible(self.wo.weight, self.wi.weight.width()) { 0 } else { self.wo.weight.k() }
     }
 
     /// Whether a shorter polynomial serves for the activation.
@@ -103,7 +108,7 @@ impl Mlp<'_> {
                 let (second, between) = scratch.split_at_mut(sizes[1]);
                 let input = Encoded::new(wi.weight, x, Some(norm), count, first);
                 let (words, factors) = Encoded::parts(wo.weight, count, second);
-                let parts = Parts::new(wo.weight, count, words, factors);
+                let parts = PackedColumns::new(wo.weight, count, words, factors);
                 let whole = Some(Shared::new(between)).filter(|_| whole_elements > 0);
                 // SAFETY: the rows are this task's, and it goes cell by cell.
                 unsafe { self.gate_panels(input.0, 0..inner / wi.weight.width(), &parts, whole.as_ref()) };
@@ -163,18 +168,20 @@ impl Mlp<'_> {
     /// Nobody else may write these panels' columns of the rows meanwhile.
     unsafe fn gate_panels(
         &self,
-        rows: Rows<'_>,
+        rows: PackedActivationsView<'_>,
         panels: Range<usize>,
-        parts: &Parts<'_, '_>,
+        parts: &PackedColumns<'_, '_>,
         whole: Option<&Shared<'_, f32>>,
     ) {
         let Linear { weight: w, bias } = self.wi;
         let (activation, coarse) = (self.activation, self.coarse());
-        let mut take = |cell: Cell<'_>| {
+        let mut memory = GatedRows::default();
+        let mut take = |cell: OutputTile<'_>| {
+            let memory = &mut memory;
             // SAFETY: by the caller's promise.
-            unsafe { GegluEpilogue { cell, activation, coarse, parts, rows: whole }.run(w.isa()) };
+            unsafe { GegluEpilogue { cell, activation, coarse, memory, parts, rows: whole }.run(w.isa()) };
         };
-        let sink = Sink::Cells { apart: Some(w.panels_of(0..self.wo.weight.k()).len()), take: &mut take };
+        let sink = Sink::Epilogue { apart: Some(w.panels_of(0..self.wo.weight.k()).len()), take: &mut take };
         // SAFETY: nothing is written.
         unsafe { Product { rows, w, bias, tiles: 0..rows.tiles(), panels, sink }.run() }
     }

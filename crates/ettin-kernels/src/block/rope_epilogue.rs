@@ -3,17 +3,17 @@
 
 use crate::{
     Isa, RopeTable,
-    gemm::{CELL, Cell},
+    gemm::{OUTPUT_TILE_WIDTH, OutputTile},
     rope::rotate,
     simd::{Kernel, LANES, Simd},
 };
 
 /// Words of a row: the halves of a head are two panels, and a pair of bf16 is a word.
-pub(super) const ROW: usize = CELL;
+pub(super) const ROW: usize = OUTPUT_TILE_WIDTH;
 
 /// A cell of a head's two halves on its way to attention.
 pub(super) struct RopeEpilogue<'a> {
-    pub cell: Cell<'a>,
+    pub cell: OutputTile<'a>,
     /// Angles, and the position of every row; none for values.
     pub angles: Option<(&'a RopeTable, &'a [u32])>,
     /// Multiplied by afterwards.
@@ -36,7 +36,8 @@ impl Kernel for RopeEpilogue<'_> {
     fn run<S: Simd>(self, s: S) {
         let Self { cell, angles, factor, out } = self;
         let factor = s.splat(factor);
-        let (a, b) = (cell.values[0].as_chunks::<CELL>().0, cell.values[1].as_chunks::<CELL>().0);
+        let (a, b) =
+            (cell.values[0].as_chunks::<OUTPUT_TILE_WIDTH>().0, cell.values[1].as_chunks::<OUTPUT_TILE_WIDTH>().0);
         let rows = cell.rows.clone();
         let (a, b, out) = (&a[..rows.len()], &b[..rows.len()], &mut out[rows.clone()]);
         for i in 0..rows.len() {
@@ -56,7 +57,7 @@ impl Kernel for RopeEpilogue<'_> {
 }
 
 #[inline(always)]
-fn halves(row: &[f32; CELL]) -> [&[f32; LANES]; 2] {
+fn halves(row: &[f32; OUTPUT_TILE_WIDTH]) -> [&[f32; LANES]; 2] {
     let [first, second] = row.as_chunks().0 else { unreachable!("two vectors") };
     [first, second]
 }

@@ -29,22 +29,22 @@ pub(super) mod chain;
 use std::{cell::RefCell, marker::PhantomData, ops::Range};
 
 use super::{
-    formats::{bf16::Split, int8::Bytes},
-    output::{CELL, CellMemory, Sink, Store},
-    packed::PackedMatrix,
+    epilogue::{OUTPUT_TILE_WIDTH, OutputTileMemory, Sink, Store},
+    formats::{bf16::Bf16Parts, int8::W8A8},
     product::Product,
     scheme::Scheme,
     tile::Tile,
+    weight::PackedWeight,
 };
 use crate::simd::{Amx, Kernel, LANES, Lanes, Simd, TileRegisters};
-use chain::{Chained, SIDE, Sums};
+use chain::{AmxMicrokernel, SIDE, Sums};
 
 /// Bytes of a panel up to which panels are visited one by one: those of models whose weights L3 holds, by and large.
-const ONE_BY_ONE: usize = 32 << 10;
+const MAX_SINGLE_PANEL: usize = 32 << 10;
 
 /// Panels that a product of so many rows visits at once, if it can.
-pub(super) fn panels_at_once(w: &PackedMatrix, rows: usize) -> usize {
-    if rows <= LANES && size_of_val(w.panel(0..1)) > ONE_BY_ONE { 2 } else { 1 }
+pub(super) fn panels_at_once(w: &PackedWeight, rows: usize) -> usize {
+    if rows <= LANES && size_of_val(w.panel(0..1)) > MAX_SINGLE_PANEL { 2 } else { 1 }
 }
 
 /// Runs a product.
@@ -55,13 +55,13 @@ pub(super) fn panels_at_once(w: &PackedMatrix, rows: usize) -> usize {
 /// # Panics
 /// If there is no AMX.
 pub(super) unsafe fn run(product: Product<'_>) {
-    let amx = Amx::new().unwrap_or_else(|| panic!("a weight that is packed for AMX, without AMX"));
+    let amx = Amx::new().unwrap_or_else(|| panic!("a weight that is weight for AMX, without AMX"));
     let narrow = amx.narrow();
     ROOM.with_borrow_mut(|room| match product.w.scheme() {
-        Scheme::Bf16 => narrow.run(Tiled::<Split<1>>(product, amx, room, PhantomData)),
-        Scheme::Bf16x3 => narrow.run(Tiled::<Split<2>>(product, amx, room, PhantomData)),
-        Scheme::Bf16x6 => narrow.run(Tiled::<Split<3>>(product, amx, room, PhantomData)),
-        Scheme::Int8 => narrow.run(Tiled::<Bytes>(product, amx, room, PhantomData)),
+        Scheme::Bf16 => narrow.run(AmxTiles::<Bf16Parts<1>>(product, amx, room, PhantomData)),
+        Scheme::Bf16x3 => narrow.run(AmxTiles::<Bf16Parts<2>>(product, amx, room, PhantomData)),
+        Scheme::Bf16x6 => narrow.run(AmxTiles::<Bf16Parts<3>>(product, amx, room, PhantomData)),
+        Scheme::Int8 => narrow.run(AmxTiles::<W8A8>(product, amx, room, PhantomData)),
         scheme @ (Scheme::F32 | Scheme::W8 | Scheme::W4) => unreachable!("{scheme} has no products of tiles"),
     })
 }
@@ -71,27 +71,27 @@ struct Room {
     /// Two, by turns: what tiles have stored can be read without waiting only after a while, so the sums of a cell are
     /// finished behind the chains of the next.
     sums: [[Sums; 2]; 2],
-    memory: CellMemory,
+    memory: OutputTileMemory,
 }
 
 thread_local!(
     static ROOM: RefCell<Box<Room>> = RefCell::new(Box::new(Room {
         sums: [const { [const { Sums([[0; SIDE]; SIDE]) }; 2] }; 2],
-        memory: CellMemory::default(),
+        memory: OutputTileMemory::default(),
     }))
 );
 
 /// A product in a scheme. Built only by [`run`], whose promise it relies on.
-struct Tiled<'a, 'r, F>(Product<'a>, Amx, &'r mut Room, PhantomData<F>);
+struct AmxTiles<'a, 'r, F>(Product<'a>, Amx, &'r mut Room, PhantomData<F>);
 
-impl<F: Chained> Kernel for Tiled<'_, '_, F> {
+impl<F: AmxMicrokernel> Kernel for AmxTiles<'_, '_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self(mut product, amx, Room { sums, memory }, _) = self;
         let (step, apart) = match product.sink {
-            Sink::Cells { apart, .. } => (product.sink.step(), apart),
+            Sink::Epilogue { apart, .. } => (product.sink.step(), apart),
             Sink::Rows { .. } => match panels_at_once(product.w, product.rows.rows) {
                 1 => (1, None),
                 step => (step, Some(1)),
@@ -144,13 +144,13 @@ impl Panels {
 /// # Safety
 /// As [`Product::run`].
 #[inline(always)]
-unsafe fn hand_out<S: Simd, F: Chained>(
+unsafe fn hand_out<S: Simd, F: AmxMicrokernel>(
     s: S,
     product: &Product<'_>,
     (panels, tile): (Panels, usize),
     sums: &[Sums; 2],
     sink: &mut Sink<'_>,
-    memory: &mut CellMemory,
+    memory: &mut OutputTileMemory,
 ) {
     match sink {
         Sink::Rows { out, stride, store } => {
@@ -160,7 +160,7 @@ unsafe fn hand_out<S: Simd, F: Chained>(
                 unsafe { finish::<S, F>(s, product, panel, tile, out, sums) };
             }
         }
-        Sink::Cells { take, .. } => {
+        Sink::Epilogue { take, .. } => {
             take(product.cell(panels.first, tile, results::<S, F>(s, product, panels, tile, sums, memory)));
         }
     }
@@ -168,13 +168,13 @@ unsafe fn hand_out<S: Simd, F: Chained>(
 
 /// The sums of a cell as results: where they are, or in memory of their own.
 #[inline(always)]
-fn results<'a, S: Simd, F: Chained>(
+fn results<'a, S: Simd, F: AmxMicrokernel>(
     s: S,
     product: &Product<'_>,
     panels: Panels,
     tile: usize,
     sums: &'a [Sums; 2],
-    memory: &'a mut CellMemory,
+    memory: &'a mut OutputTileMemory,
 ) -> [&'a [f32]; 2] {
     if F::DONE && product.bias.is_none() {
         return [sums[0].numbers(), sums[1].numbers()];
@@ -182,9 +182,9 @@ fn results<'a, S: Simd, F: Chained>(
     let [first, second] = &mut memory.0;
     // SAFETY: a tile has at most 2 · LANES rows, and a panel no more outputs than a row of a cell's half.
     unsafe {
-        finish::<S, F>(s, product, panels.first, tile, (first.as_mut_ptr(), CELL, Store::Write), &sums[0]);
+        finish::<S, F>(s, product, panels.first, tile, (first.as_mut_ptr(), OUTPUT_TILE_WIDTH, Store::Write), &sums[0]);
         if let Some(panel) = panels.second {
-            finish::<S, F>(s, product, panel, tile, (second.as_mut_ptr(), CELL, Store::Write), &sums[1]);
+            finish::<S, F>(s, product, panel, tile, (second.as_mut_ptr(), OUTPUT_TILE_WIDTH, Store::Write), &sums[1]);
         }
     }
     [first, second]
@@ -198,7 +198,7 @@ fn results<'a, S: Simd, F: Chained>(
 /// # Safety
 /// As [`Product::run`], for the tile.
 #[inline(always)]
-unsafe fn finish<S: Simd, F: Chained>(
+unsafe fn finish<S: Simd, F: AmxMicrokernel>(
     s: S,
     product: &Product<'_>,
     panel: usize,
@@ -232,22 +232,26 @@ unsafe fn finish<S: Simd, F: Chained>(
 /// # Safety
 /// As [`Product::run`], for the tile, which must have a bias if `BIAS`.
 #[inline(always)]
-unsafe fn finish_whole<S: Simd, F: Chained, const BIAS: bool, const ADD: bool>(s: S, tile: &Tile<'_>, sums: &Sums) {
-    assert!(tile.row_factors.len() == tile.rows && tile.rows <= SIDE);
+unsafe fn finish_whole<S: Simd, F: AmxMicrokernel, const BIAS: bool, const ADD: bool>(
+    s: S,
+    tile: &Tile<'_>,
+    sums: &Sums,
+) {
+    assert!(tile.row_scales.len() == tile.rows && tile.rows <= SIDE);
     let mut bias = [s.zero(); 2];
-    let mut factors: [&[f32]; 2] = [&[]; 2];
+    let mut scales: [&[f32]; 2] = [&[]; 2];
     for half in 0..2 {
         if BIAS {
             bias[half] = s.load(&tile.bias.unwrap_or(&[]).as_chunks().0[half]);
         }
-        factors[half] = tile.factors.get(half * LANES..(half + 1) * LANES).unwrap_or(&[]);
+        scales[half] = tile.scales.get(half * LANES..(half + 1) * LANES).unwrap_or(&[]);
     }
     let mut out = tile.out;
-    for (sums, &row_factor) in sums.0[..tile.rows].iter().zip(tile.row_factors) {
+    for (sums, &row_scale) in sums.0[..tile.rows].iter().zip(tile.row_scales) {
         // SAFETY: rows of a whole panel are writable and ours, by the caller's promise.
         let to = unsafe { &mut *out.cast::<[[f32; LANES]; 2]>() };
         for half in 0..2 {
-            let mut value = F::finish(s, F::load(s, &sums.as_chunks().0[half]), factors[half], row_factor);
+            let mut value = F::finish(s, F::load(s, &sums.as_chunks().0[half]), scales[half], row_scale);
             if BIAS {
                 value = s.add(value, bias[half]);
             }
@@ -262,7 +266,7 @@ unsafe fn finish_whole<S: Simd, F: Chained, const BIAS: bool, const ADD: bool>(s
 
 /// The sums of a tile of rows and the panels that are visited.
 #[inline(always)]
-fn products_of<F: Chained>(
+fn products_of<F: AmxMicrokernel>(
     product: &Product<'_>,
     panels: Panels,
     tile: usize,
@@ -289,7 +293,7 @@ mod tests {
     use half::bf16;
 
     use super::*;
-    use crate::{Isa, Operand, Team, gemm};
+    use crate::{Isa, PackedActivations, Team, gemm};
 
     /// The parts of a number, large ones first.
     fn parts(x: f32) -> [f32; 3] {
@@ -333,11 +337,11 @@ mod tests {
                     (Scheme::Bf16x6, &[(0, 2), (0, 1), (1, 1), (1, 0), (2, 0), (0, 0)]),
                 ] {
                     let fill = |row: usize, out: &mut [f32]| out.copy_from_slice(&w[row * k..(row + 1) * k]);
-                    let packed = PackedMatrix::pack(Isa::Amx, scheme, &team, n, k, &fill);
-                    let mut operand = Operand::new();
-                    operand.encode(&team, &packed, &x);
+                    let weight = PackedWeight::pack(Isa::Amx, scheme, &team, n, k, &fill);
+                    let mut activations = PackedActivations::new();
+                    activations.encode(&team, &weight, &x);
                     let mut out = vec![0.0; m * n];
-                    gemm(&team, &operand, &packed, None, Store::Write, &mut out);
+                    gemm(&team, &activations, &weight, None, Store::Write, &mut out);
                     for (i, got) in out.into_iter().enumerate() {
                         let (row, output) = (i / n, i % n);
                         let want = chain(&x[row * k..(row + 1) * k], &w[output * k..(output + 1) * k], products);
@@ -354,10 +358,10 @@ mod tests {
             return println!("skipped: no AMX");
         }
         let team = Team::single();
-        let w = PackedMatrix::pack(Isa::Amx, Scheme::Int8, &team, 3, 5, &|_, out| out.fill(1.0));
-        let mut operand = Operand::new();
-        operand.encode(&team, &w, &[1.0; 10]);
-        gemm(&team, &operand, &w, None, Store::Write, &mut [0.0; 6]);
+        let w = PackedWeight::pack(Isa::Amx, Scheme::Int8, &team, 3, 5, &|_, out| out.fill(1.0));
+        let mut activations = PackedActivations::new();
+        activations.encode(&team, &w, &[1.0; 10]);
+        gemm(&team, &activations, &w, None, Store::Write, &mut [0.0; 6]);
         let mut shapes = [0xffu8; 64];
         // SAFETY: there is AMX; the instruction writes 64 bytes.
         unsafe { std::arch::asm!("sttilecfg [{}]", in(reg) &mut shapes, options(nostack)) };

@@ -7,35 +7,38 @@
 use std::ops::Range;
 
 use super::{
-    formats::Form,
-    scheme::{Scheme, with_form},
+    formats::Microkernel,
+    scheme::{Scheme, with_microkernel},
     tile::TileShape,
 };
 use crate::{isa::Isa, simd::LANES, team::share};
 
 /// Tiles of rows for the products of a scheme on an instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Layout {
+pub(crate) struct ActivationLayout {
     /// Most rows of a tile.
     pub(super) rows: usize,
     /// Rows are shared out in multiples of this, but for the last.
     unit: usize,
 }
 
-impl Layout {
+impl ActivationLayout {
     /// Two AMX tiles of sixteen rows by 64 bytes.
-    pub(crate) const TILES: Layout = Layout { rows: 2 * LANES, unit: LANES };
+    pub(crate) const TILES: ActivationLayout = ActivationLayout { rows: 2 * LANES, unit: LANES };
 
     pub(crate) fn of(isa: Isa, scheme: Scheme) -> Self {
-        if isa == Isa::Amx && with_form!(scheme, isa, F => F::TILED) {
-            return Layout::TILES;
+        if isa == Isa::Amx && with_microkernel!(scheme, isa, F => F::AMX) {
+            return ActivationLayout::TILES;
         }
-        Layout { rows: TileShape::of(isa, 1).rows.min(with_form!(scheme, isa, F => F::ROWS)), unit: 1 }
+        ActivationLayout {
+            rows: TileShape::of(isa, 1).rows.min(with_microkernel!(scheme, isa, F => F::MAX_ROWS)),
+            unit: 1,
+        }
     }
 
     /// Words of one encoded row.
     pub(super) fn words(isa: Isa, scheme: Scheme, k: usize) -> usize {
-        with_form!(scheme, isa, F => F::steps(k) * F::WORDS)
+        with_microkernel!(scheme, isa, F => F::steps(k) * F::STEP_WORDS)
     }
 
     /// Tiles that `rows` make.
@@ -63,8 +66,8 @@ mod tests {
 
     #[test]
     fn tiles_cover_all_rows_in_order() {
-        let vectors = Layout { rows: 14, unit: 1 };
-        for layout in [vectors, Layout::TILES] {
+        let vectors = ActivationLayout { rows: 14, unit: 1 };
+        for layout in [vectors, ActivationLayout::TILES] {
             for rows in 0..200 {
                 let mut next = 0;
                 for tile in 0..layout.tiles(rows) {

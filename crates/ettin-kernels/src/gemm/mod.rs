@@ -6,8 +6,8 @@
 //! 4096 rows, bit for bit. Blocks also shorten the chain, which keeps the error below that of a single chain by about
 //! √(k / `K_BLOCK`). AMX sums bf16 in an order of its own (`amx.rs`), of which the same holds.
 //!
-//! **Work.** Activations are first encoded (`operand.rs`): rounded as the scheme says and interleaved tile by tile.
-//! Register tiles of `ROWS × PANEL` outputs then run over whole panels of W (`tile.rs`, `amx.rs`); a `Form` says what
+//! **Work.** Activations are first encoded (`activations.rs`): rounded as the scheme says and interleaved tile by tile.
+//! Register tiles of `ROWS × PANEL` outputs then run over whole panels of W (`tile.rs`, `amx.rs`); a `Microkernel` says what
 //! one step along k loads and does, so that all schemes share one tile. A task takes some rows and some panels; for each
 //! panel it passes over all its rows, so a panel is read from memory once per task and from L2 afterwards. A few rows
 //! (decoding) take several panels at once to hide the latency of the chains.
@@ -15,34 +15,34 @@
 #[cfg(target_arch = "x86_64")]
 #[macro_use]
 mod amx;
-mod formats;
+mod activations;
+mod epilogue;
+pub(crate) mod formats;
 mod layout;
 mod next_read;
-mod operand;
-mod output;
-mod packed;
 mod product;
-mod quantisation;
+mod quantization;
 mod reading_order;
 mod rounding;
 mod scheme;
 mod tile;
+mod weight;
 
-pub(crate) use formats::Form;
-pub use formats::{K_BLOCK, QuantisedRow, w4::GROUP};
-pub(crate) use layout::Layout;
-pub use operand::Operand;
-pub(crate) use operand::{Parts, Rows};
-pub use output::Store;
-pub(crate) use output::{CELL, Cell, Sink};
-pub use packed::PackedMatrix;
+pub use activations::PackedActivations;
+pub(crate) use activations::{PackedActivationsView, PackedColumns};
+pub use epilogue::Store;
+pub(crate) use epilogue::{OUTPUT_TILE_WIDTH, OutputTile, Sink};
+pub use formats::{K_BLOCK, QuantizedRow, w4::GROUP};
+pub(crate) use layout::ActivationLayout;
 pub(crate) use product::Product;
-pub use quantisation::Quantisation;
+pub use quantization::Quantization;
 pub use reading_order::{ReadingOrder, Sharing};
 pub use rounding::rounded;
 pub use scheme::Scheme;
-pub(crate) use scheme::{WithForm, with_form};
+pub(crate) use scheme::with_microkernel;
 use tile::TileShape;
+pub(crate) use tile::Tiles;
+pub use weight::PackedWeight;
 
 use std::ops::Range;
 
@@ -54,7 +54,7 @@ const ROWS_BYTES: usize = 1 << 19;
 
 /// Encoded rows that pass over a weight at a time, in bytes: what stays in a common L2 of 2 MiB beside panels and results. (Of the largest
 /// models, the rows of a task do not; read from L3 for every panel, they take a tenth of an MLP's time.)
-const AT_ONCE: usize = 704 << 10;
+const PASS_BYTES: usize = 704 << 10;
 
 /// Rows per task below which re-reading the weight from L3 would cost more than it balances.
 const MIN_ROWS: usize = 112;
@@ -63,7 +63,7 @@ const MIN_ROWS: usize = 112;
 ///
 /// # Panics
 /// If the lengths do not fit together.
-pub fn gemm(team: &Team, x: &Operand, w: &PackedMatrix, bias: Option<&[f32]>, store: Store, out: &mut [f32]) {
+pub fn gemm(team: &Team, x: &PackedActivations, w: &PackedWeight, bias: Option<&[f32]>, store: Store, out: &mut [f32]) {
     let (rows, n) = (x.view(w), w.n());
     let m = rows.rows;
     assert_eq!(out.len(), m * n, "out is not [{m}, {n}]");
@@ -79,14 +79,14 @@ pub fn gemm(team: &Team, x: &Operand, w: &PackedMatrix, bias: Option<&[f32]>, st
         }
         return;
     }
-    let hands = team.threads();
-    let plan = Plan::new(w, &rows, hands);
+    let workers = team.threads();
+    let plan = Plan::new(w, &rows, workers);
     let out = Shared::new(out);
     let work = (2 * m * n).saturating_mul(w.k());
     let tasks = plan.row_parts * plan.column_parts;
     team.run(tasks, work, |task| {
         if plan.row_parts == 1 {
-            w.read_by(task, tasks, hands);
+            w.read_by(task, tasks, workers);
         }
         let product = Product {
             rows,
@@ -101,14 +101,14 @@ pub fn gemm(team: &Team, x: &Operand, w: &PackedMatrix, bias: Option<&[f32]>, st
     });
 }
 
-impl Rows<'_> {
+impl PackedActivationsView<'_> {
     /// Some outputs of a product, on the calling thread, from the first element of `out` on, rows `stride` apart.
     ///
     /// # Panics
     /// If the outputs are not whole panels, or the lengths do not fit together.
     pub(crate) fn multiply(
         self,
-        w: &PackedMatrix,
+        w: &PackedWeight,
         bias: Option<&[f32]>,
         outputs: Range<usize>,
         store: Store,
@@ -120,7 +120,7 @@ impl Rows<'_> {
             outputs.end <= w.n() && outputs.len() <= stride && out.len() + stride >= self.rows * stride + outputs.len()
         );
         let panels = w.panels_of(outputs.clone());
-        for tiles in self.parts(AT_ONCE) {
+        for tiles in self.parts(PASS_BYTES) {
             // `wrapping`: the product adds the outputs' place back.
             let sink = Sink::Rows { out: out.as_mut_ptr().wrapping_sub(outputs.start), stride, store };
             // SAFETY: the rows are writable from `out` on, by the assertion, and borrowed.
@@ -139,7 +139,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(w: &PackedMatrix, rows: &Rows<'_>, threads: usize) -> Self {
+    fn new(w: &PackedWeight, rows: &PackedActivationsView<'_>, threads: usize) -> Self {
         let strip = strip(w, rows);
         let row_bytes = 4 * w.row_words();
         let most_rows = (ROWS_BYTES / row_bytes.max(1)).max(1);
@@ -151,17 +151,17 @@ impl Plan {
     }
 
     /// The panels of a part of the columns: whole strips, but for the last.
-    fn panels(&self, w: &PackedMatrix, part: usize) -> Range<usize> {
+    fn panels(&self, w: &PackedWeight, part: usize) -> Range<usize> {
         let strips = share(w.panels().div_ceil(self.strip), self.column_parts, part);
         strips.start * self.strip..(strips.end * self.strip).min(w.panels())
     }
 }
 
 /// Panels that the tiles of these rows take at once.
-fn strip(w: &PackedMatrix, rows: &Rows<'_>) -> usize {
+fn strip(w: &PackedWeight, rows: &PackedActivationsView<'_>) -> usize {
     match w.layout() {
         #[cfg(target_arch = "x86_64")]
-        Layout::TILES => amx::panels_at_once(w, rows.rows),
+        ActivationLayout::TILES => amx::panels_at_once(w, rows.rows),
         _ => TileShape::of(w.isa(), rows.rows.div_ceil(rows.tiles().max(1))).strip,
     }
 }
@@ -172,7 +172,7 @@ impl Product<'_> {
     /// others.
     pub(crate) unsafe fn run(self) {
         #[cfg(target_arch = "x86_64")]
-        if self.w.layout() == Layout::TILES {
+        if self.w.layout() == ActivationLayout::TILES {
             // SAFETY: the same promise.
             return unsafe { amx::run(self) };
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::team::{share, while_waiting};
 
 /// Bytes that a thread fetches of the next weights at most: a quarter of a common L2.
-const MOST: usize = 512 << 10;
+const MAX_BYTES: usize = 512 << 10;
 
 /// Where the words of a weight are, or were: nothing but addresses to fetch from is made of it.
 #[derive(Debug, Default)]
@@ -30,10 +30,10 @@ impl NextRead {
     }
 
     /// Has this thread fetch what one of several threads begins with, when it next waits.
-    pub(super) fn fetch_while_waiting(&self, hand: usize, hands: usize) {
+    pub(super) fn fetch_while_waiting(&self, worker: usize, workers: usize) {
         let part = self.len.load(Ordering::Relaxed) / self.parts.load(Ordering::Relaxed).max(1);
-        let part = share(part, hands, hand);
+        let part = share(part, workers, worker);
         let start = self.start.load(Ordering::Relaxed).wrapping_add(part.start);
-        while_waiting(start.cast(), (part.len() * size_of::<u32>()).min(MOST));
+        while_waiting(start.cast(), (part.len() * size_of::<u32>()).min(MAX_BYTES));
     }
 }

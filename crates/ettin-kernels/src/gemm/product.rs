@@ -3,19 +3,19 @@
 use std::{marker::PhantomData, ops::Range};
 
 use super::{
-    formats::Form,
-    operand::Rows,
-    output::{CELL, Cell, CellMemory, Sink, Store},
-    packed::PackedMatrix,
-    scheme::with_form,
-    tile::{Pass, SMALL, Tile, Tiles},
+    activations::PackedActivationsView,
+    epilogue::{OUTPUT_TILE_WIDTH, OutputTile, OutputTileMemory, Sink, Store},
+    formats::Microkernel,
+    scheme::with_microkernel,
+    tile::{MAX_L1_STRIP, Pass, Tile, Tiles},
+    weight::PackedWeight,
 };
 use crate::simd::Task;
 
 /// Some tiles of rows times some panels, on the calling thread.
 pub(crate) struct Product<'a> {
-    pub(crate) rows: Rows<'a>,
-    pub(crate) w: &'a PackedMatrix,
+    pub(crate) rows: PackedActivationsView<'a>,
+    pub(crate) w: &'a PackedWeight,
     /// `[n]`
     pub(crate) bias: Option<&'a [f32]>,
     pub(crate) tiles: Range<usize>,
@@ -26,7 +26,7 @@ pub(crate) struct Product<'a> {
 impl<'a> Product<'a> {
     /// A tile of rows, of so many steps, times a strip of panels, into rows of `out` that are `stride` apart.
     #[inline(always)]
-    pub(super) fn tile<F: Form>(
+    pub(super) fn tile<F: Microkernel>(
         &self,
         steps: usize,
         panels: Range<usize>,
@@ -34,11 +34,11 @@ impl<'a> Product<'a> {
         (out, stride, store): (*mut f32, usize, Store),
     ) -> Tile<'a> {
         let Product { rows, w, .. } = *self;
-        let width = steps * F::WORDS;
+        let width = steps * F::STEP_WORDS;
         let range = rows.layout.tile(rows.rows, tile);
         let columns = panels.start * w.width()..(panels.end * w.width()).min(w.n());
         let pass = match (self.tiles.len(), tile - self.tiles.start) {
-            _ if size_of_val(w.panel(0..1)) <= SMALL => Pass::Any,
+            _ if size_of_val(w.panel(0..1)) <= MAX_L1_STRIP => Pass::Any,
             (2, 0) => Pass::First,
             (2, _) => Pass::Second,
             _ => Pass::Any,
@@ -48,10 +48,10 @@ impl<'a> Product<'a> {
             pass,
             steps,
             a: &rows.words[range.start * width..range.end * width],
-            row_factors: &rows.factors[range.clone()],
+            row_scales: &rows.scales[range.clone()],
             b: w.panel(panels.clone()),
-            factors: w.factors(&panels),
-            offsets: w.offsets(&panels),
+            scales: w.scales(&panels),
+            compensation: w.compensation(&panels),
             bias: self.bias.map(|bias| &bias[columns.clone()]),
             columns: columns.len(),
             store,
@@ -69,9 +69,9 @@ impl<'a> Product<'a> {
 
     /// What is said of a cell.
     #[inline(always)]
-    pub(super) fn cell<'c>(&self, panel: usize, tile: usize, values: [&'c [f32]; 2]) -> Cell<'c> {
+    pub(super) fn cell<'c>(&self, panel: usize, tile: usize, values: [&'c [f32]; 2]) -> OutputTile<'c> {
         let width = self.w.width();
-        Cell {
+        OutputTile {
             rows: self.rows.layout.tile(self.rows.rows, tile),
             outputs: panel * width..((panel + 1) * width).min(self.w.n()),
             values,
@@ -84,21 +84,25 @@ impl<'a> Product<'a> {
     /// As [`run`](Self::run).
     pub(super) unsafe fn run_by_vectors(self) {
         let isa = self.w.isa();
-        with_form!(self.w.scheme(), isa, F => {
-            let tiled = Tiled::<F>(self, PhantomData);
-            if F::NARROW { isa.run_low_precision(tiled) } else { isa.run(tiled) }
+        with_microkernel!(self.w.scheme(), isa, F => {
+            let tiled = VectorTiles::<F>(self, PhantomData);
+            if F::LOW_PRECISION { isa.run_low_precision(tiled) } else { isa.run(tiled) }
         });
     }
 }
 
 /// A product in a scheme. Built only by [`Product::run_by_vectors`], whose promise it relies on.
-struct Tiled<'a, F>(Product<'a>, PhantomData<F>);
+struct VectorTiles<'a, F>(Product<'a>, PhantomData<F>);
 
-impl<S: Tiles, F: Form> Task<S> for Tiled<'_, F> {
+impl<S: Tiles, F: Microkernel> Task<S> for VectorTiles<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run(self, simd: S) {
+        // A constant, so that nothing is compiled for instruction sets that never run it.
+        if const { F::NEEDS_DOT && !S::HAS_DOT_I8 } {
+            unreachable!("a format for another instruction set");
+        }
         let mut product = self.0;
         let steps = F::steps(product.w.k());
         let step = product.sink.step();
@@ -117,16 +121,16 @@ impl<S: Tiles, F: Form> Task<S> for Tiled<'_, F> {
                     }
                 }
             }
-            Sink::Cells { apart, take } => {
-                let mut memory = CellMemory::default();
+            Sink::Epilogue { apart, take } => {
+                let mut memory = OutputTileMemory::default();
                 for panel in product.panels.clone().step_by(step) {
                     for tile in product.tiles.clone() {
                         for (half, panel) in
                             [Some(panel), apart.map(|apart| panel + apart)].into_iter().flatten().enumerate()
                         {
-                            let out = (memory.0[half].as_mut_ptr(), CELL, Store::Write);
+                            let out = (memory.0[half].as_mut_ptr(), OUTPUT_TILE_WIDTH, Store::Write);
                             let tile = product.tile::<F>(steps, panel..panel + 1, tile, out);
-                            // SAFETY: a tile has at most 2 · LANES rows, and a panel at most CELL outputs.
+                            // SAFETY: a tile has at most 2 · LANES rows, and a panel at most OUTPUT_TILE_WIDTH outputs.
                             unsafe { simd.tile::<F>(tile) };
                         }
                         let [first, second] = &memory.0;

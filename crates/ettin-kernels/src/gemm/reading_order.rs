@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{layout::Layout, next_read::NextRead, packed::PackedMatrix};
+use super::{layout::ActivationLayout, next_read::NextRead, weight::PackedWeight};
 use crate::team::share;
 
 /// Weights that are read one after the other, again and again.
@@ -33,10 +33,10 @@ struct Ends {
 
 impl ReadingOrder {
     /// Adds a weight, which is read after those that were added before it, and before the first, and how threads share it.
-    pub fn push(&self, w: &PackedMatrix, sharing: Sharing) {
+    pub fn push(&self, w: &PackedWeight, sharing: Sharing) {
         let parts = match sharing {
             Sharing::Heads => 3,
-            Sharing::Gates if w.layout() == Layout::TILES => 2,
+            Sharing::Gates if w.layout() == ActivationLayout::TILES => 2,
             Sharing::Gates | Sharing::Outputs => 1,
         };
         let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -51,12 +51,12 @@ impl ReadingOrder {
     }
 }
 
-impl PackedMatrix {
+impl PackedWeight {
     /// Told by a task of a step that reads this weight: who begins a run of tasks will fetch what it reads next, when it waits.
-    pub(crate) fn read_by(&self, task: usize, tasks: usize, hands: usize) {
-        let hand = (task * hands).div_ceil(tasks);
-        if hands > 1 && task == share(tasks, hands, hand).start {
-            self.next().fetch_while_waiting(hand, hands);
+    pub(crate) fn read_by(&self, task: usize, tasks: usize, workers: usize) {
+        let worker = (task * workers).div_ceil(tasks);
+        if workers > 1 && task == share(tasks, workers, worker).start {
+            self.next().fetch_while_waiting(worker, workers);
         }
     }
 }

@@ -1,10 +1,10 @@
 //! What packing leaves of rows, for such as are not packed.
 
 use super::{
-    formats::{Pack, Panel, Parts},
-    layout::Layout,
-    packed::panel_words,
-    scheme::{Scheme, with_form},
+    formats::{PackWeights, PanelBuffers, PanelRows},
+    layout::ActivationLayout,
+    scheme::{Scheme, with_microkernel},
+    weight::panel_words,
 };
 use crate::{
     buffer::{as_words, with_scratch},
@@ -12,7 +12,7 @@ use crate::{
     simd::{Kernel, LANES, Simd},
 };
 
-/// Rounds rows `[rows, k]` to what a [`PackedMatrix`](super::PackedMatrix) of the scheme would give back of them, bit for bit.
+/// Rounds rows `[rows, k]` to what a [`PackedWeight`](super::PackedWeight) of the scheme would give back of them, bit for bit.
 ///
 /// # Panics
 /// If this CPU lacks `isa`, or these are not whole rows.
@@ -21,7 +21,7 @@ pub fn rounded(isa: Isa, scheme: Scheme, k: usize, rows: &mut [f32]) {
     if scheme == Scheme::F32 || rows.is_empty() {
         return;
     }
-    let (room, words) = (LANES * Layout::words(isa, scheme, k), panel_words(isa, scheme, 1, k));
+    let (room, words) = (LANES * ActivationLayout::words(isa, scheme, k), panel_words(isa, scheme, 1, k));
     with_scratch(room + words, |scratch| {
         let (room, words) = as_words(scratch).split_at_mut(room);
         for rows in rows.chunks_mut(LANES * k) {
@@ -47,12 +47,12 @@ impl Kernel for Rounding<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { isa, scheme, k, rows, room, words } = self;
-        let (mut factors, mut offsets) = ([1.0; LANES], [0; LANES]);
-        let panel = Panel { rows, count: rows.len() / k, k, vectors: 1 };
-        let parts = Parts { words: &mut *words, factors: &mut factors, offsets: &mut offsets };
-        with_form!(scheme, isa, F => F::pack(s, panel, room, parts));
+        let (mut scales, mut compensation) = ([1.0; LANES], [0; LANES]);
+        let panel = PanelRows { rows, count: rows.len() / k, k, vectors: 1 };
+        let parts = PanelBuffers { words: &mut *words, scales: &mut scales, compensation: &mut compensation };
+        with_microkernel!(scheme, isa, F => F::pack(s, panel, room, parts));
         for (output, row) in rows.chunks_exact_mut(k).enumerate() {
-            with_form!(scheme, isa, F => F::unpack(words, 1, output, factors[output], row));
+            with_microkernel!(scheme, isa, F => F::unpack(words, 1, output, scales[output], row));
         }
     }
 }

@@ -2,25 +2,22 @@
 
 use std::{fmt, str::FromStr};
 
-use super::formats::Form;
-use crate::isa::Isa;
-
 /// How a weight is stored and its product computed. Sums are f32 everywhere but in [`Scheme::Int8`], whose sums are exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
     /// IEEE single precision, multiplied and added as f32.
     F32,
-    /// Both factors rounded to bf16.
+    /// Both operands rounded to bf16.
     Bf16,
-    /// Both factors as two bf16 parts, three products: errors of about 2⁻¹⁶.
+    /// Both operands as two bf16 parts, three products: errors of about 2⁻¹⁶.
     Bf16x3,
-    /// Both factors as three bf16 parts, six products: as exact as f32.
+    /// Both operands as three bf16 parts, six products: as exact as f32.
     Bf16x6,
-    /// Weights in signed bytes with a factor per output, activations in bytes with a factor per row, summed exactly.
+    /// Weights in signed bytes with a scale per output, activations in bytes with a scale per row, summed exactly.
     Int8,
-    /// Weights in signed bytes with a factor per output; activations and sums in f32 (with VNNI, activations in 23 bits beside the largest of 64).
+    /// Weights in signed bytes with a scale per output; activations and sums in f32 (with VNNI, activations in 23 bits beside the largest of 64).
     W8,
-    /// Weights in four bits with a bf16 factor for every 32 inputs of an output; activations and sums as in `W8`.
+    /// Weights in four bits with a bf16 scale for every 32 inputs of an output; activations and sums as in `W8`.
     W4,
 }
 
@@ -62,36 +59,28 @@ impl FromStr for Scheme {
     }
 }
 
-/// A computation written once for all schemes.
-pub(crate) trait WithForm {
-    type Output;
-
-    /// Implementations are `#[inline(always)]`.
-    fn run<F: Form>(self) -> Self::Output;
-}
-
-/// Evaluates an expression with the form of a scheme on an instruction set as a type: `with_form!(scheme, isa, F => F::steps(k))`.
-/// This is the one place that says which form computes what.
-macro_rules! with_form {
+/// Evaluates an expression with the microkernel of a scheme on an instruction set as a type: `with_microkernel!(scheme, isa, F => F::steps(k))`.
+/// This is the one place that says which microkernel computes what.
+macro_rules! with_microkernel {
     ($scheme:expr, $isa:expr, $form:ident => $do:expr) => {{
         use $crate::gemm::{Scheme, formats};
         match $scheme {
-            Scheme::F32 => $crate::gemm::with_form!(@ $form = formats::f32::Full => $do),
+            Scheme::F32 => $crate::gemm::with_microkernel!(@ $form = formats::f32::F32 => $do),
             Scheme::Bf16 if $isa.has_fast_dot_bf16() => {
-                $crate::gemm::with_form!(@ $form = formats::bf16::Split<1> => $do)
+                $crate::gemm::with_microkernel!(@ $form = formats::bf16::Bf16Parts<1> => $do)
             }
-            Scheme::Bf16 => $crate::gemm::with_form!(@ $form = formats::bf16_widened::Halves => $do),
-            Scheme::Bf16x3 => $crate::gemm::with_form!(@ $form = formats::bf16::Split<2> => $do),
-            Scheme::Bf16x6 => $crate::gemm::with_form!(@ $form = formats::bf16::Split<3> => $do),
-            Scheme::Int8 => $crate::gemm::with_form!(@ $form = formats::int8::Bytes => $do),
+            Scheme::Bf16 => $crate::gemm::with_microkernel!(@ $form = formats::bf16_widened::Bf16Widened => $do),
+            Scheme::Bf16x3 => $crate::gemm::with_microkernel!(@ $form = formats::bf16::Bf16Parts<2> => $do),
+            Scheme::Bf16x6 => $crate::gemm::with_microkernel!(@ $form = formats::bf16::Bf16Parts<3> => $do),
+            Scheme::Int8 => $crate::gemm::with_microkernel!(@ $form = formats::int8::W8A8 => $do),
             Scheme::W8 if $isa.has_dot_i8() => {
-                $crate::gemm::with_form!(@ $form = formats::integer_activations::Fixed<formats::w8::Wide> => $do)
+                $crate::gemm::with_microkernel!(@ $form = formats::integer_activations::IntegerActivations<formats::w8::W8A32> => $do)
             }
             Scheme::W4 if $isa.has_dot_i8() => {
-                $crate::gemm::with_form!(@ $form = formats::integer_activations::Fixed<formats::w4::Nibbles> => $do)
+                $crate::gemm::with_microkernel!(@ $form = formats::integer_activations::IntegerActivations<formats::w4::W4A32> => $do)
             }
-            Scheme::W8 => $crate::gemm::with_form!(@ $form = formats::w8::Wide => $do),
-            Scheme::W4 => $crate::gemm::with_form!(@ $form = formats::w4::Nibbles => $do),
+            Scheme::W8 => $crate::gemm::with_microkernel!(@ $form = formats::w8::W8A32 => $do),
+            Scheme::W4 => $crate::gemm::with_microkernel!(@ $form = formats::w4::W4A32 => $do),
         }
     }};
     (@ $form:ident = $type:ty => $do:expr) => {{
@@ -99,12 +88,4 @@ macro_rules! with_form {
         $do
     }};
 }
-pub(crate) use with_form;
-
-impl Scheme {
-    /// Runs `task` with the scheme, on an instruction set, as a type.
-    #[inline(always)]
-    pub(crate) fn with<T: WithForm>(self, isa: Isa, task: T) -> T::Output {
-        with_form!(self, isa, F => task.run::<F>())
-    }
-}
+pub(crate) use with_microkernel;

@@ -3,8 +3,8 @@
 use std::{marker::PhantomData, ops::Range};
 
 use super::{
-    formats::{Form, Vectors},
-    output::Store,
+    epilogue::Store,
+    formats::{Microkernel, PanelLayout},
 };
 use crate::{
     isa::Isa,
@@ -21,10 +21,10 @@ const FETCH_AHEAD: usize = 768;
 const FETCHED_TO_L2: Range<usize> = 5..11;
 
 /// Of two tiles, the second asks for each of so many lines of the panel behind, whose neighbours the CPU then fetches by itself (every line is slower than none).
-const ANNOUNCED: usize = 3;
+const ANNOUNCE_EVERY: usize = 3;
 
 /// Bytes of panels that stay in L1 while two tiles pass: these gain nothing.
-pub(super) const SMALL: usize = 16 << 10;
+pub(super) const MAX_L1_STRIP: usize = 16 << 10;
 
 /// Where a tile finds its panels, and what it fetches meanwhile.
 #[derive(Clone, Copy, PartialEq)]
@@ -48,13 +48,13 @@ pub(crate) struct Tile<'a> {
     /// As the [`layout`](super::layout) says: `[groups, rows, words of a group]`.
     pub(super) a: &'a [u32],
     /// One per row.
-    pub(super) row_factors: &'a [f32],
+    pub(super) row_scales: &'a [f32],
     /// Whole panels.
     pub(super) b: &'a [u32],
     /// One per output of the panels, or nothing.
-    pub(super) factors: &'a [f32],
+    pub(super) scales: &'a [f32],
     /// One per output of the panels, or nothing.
-    pub(super) offsets: &'a [u32],
+    pub(super) compensation: &'a [u32],
     /// `[columns]`
     pub(super) bias: Option<&'a [f32]>,
     /// Valid outputs: more than one panel less than `b` holds, and no more than it holds.
@@ -67,7 +67,7 @@ pub(crate) struct Tile<'a> {
 /// The tile shapes of an instruction set.
 pub(crate) trait Tiles: Simd {
     /// Most rows of a tile.
-    const ROWS: usize;
+    const MAX_ROWS: usize;
     /// Outputs of a panel.
     const PANEL: usize;
 
@@ -76,7 +76,7 @@ pub(crate) trait Tiles: Simd {
 
     /// # Safety
     /// `tile.out` must be valid for `rows` rows of `columns`, unaliased. `rows` is in `1..=ROWS`.
-    unsafe fn tile<F: Form>(self, tile: Tile<'_>);
+    unsafe fn tile<F: Microkernel>(self, tile: Tile<'_>);
 }
 
 /// What an instruction set does at once.
@@ -98,7 +98,7 @@ impl TileShape {
             type Output = TileShape;
             #[inline(always)]
             fn run(self, _: S) -> TileShape {
-                TileShape { rows: S::ROWS, panel: S::PANEL, strip: S::strip(self.0) }
+                TileShape { rows: S::MAX_ROWS, panel: S::PANEL, strip: S::strip(self.0) }
             }
         }
         isa.run(OfRows(rows))
@@ -110,7 +110,7 @@ impl TileShape {
 macro_rules! tiles {
     ($token:ty, $most:literal rows, $vectors:literal vectors, { $($rows:literal => $strip:literal),+ }) => {
         impl Tiles for $token {
-            const ROWS: usize = $most;
+            const MAX_ROWS: usize = $most;
             const PANEL: usize = $vectors * LANES;
 
             #[inline(always)]
@@ -122,14 +122,14 @@ macro_rules! tiles {
             }
 
             #[inline(always)]
-            unsafe fn tile<F: Form>(self, tile: Tile<'_>) {
-                let panel = Vectors::<F>::new($vectors, tile.steps).words();
+            unsafe fn tile<F: Microkernel>(self, tile: Tile<'_>) {
+                let panel = PanelLayout::<F>::new($vectors, tile.steps).words();
                 match tile.rows {
                     // The last strip may hold fewer panels.
-                    $($rows if $rows <= F::ROWS && tile.b.len() == panel * $strip => {
+                    $($rows if $rows <= F::MAX_ROWS && tile.b.len() == panel * $strip => {
                         micro::<Self, F, $rows, $strip, $vectors>(self, tile)
                     })+
-                    $($rows if $rows <= F::ROWS => {
+                    $($rows if $rows <= F::MAX_ROWS => {
                         for part in tile.panels(Self::PANEL, panel) {
                             micro::<Self, F, $rows, 1, $vectors>(self, part)
                         }
@@ -164,8 +164,8 @@ impl<'a> Tile<'a> {
             let outputs = p * width..(p + 1) * width;
             Tile {
                 b: &self.b[p * words..(p + 1) * words],
-                factors: self.factors.get(outputs.clone()).unwrap_or(&[]),
-                offsets: self.offsets.get(outputs).unwrap_or(&[]),
+                scales: self.scales.get(outputs.clone()).unwrap_or(&[]),
+                compensation: self.compensation.get(outputs).unwrap_or(&[]),
                 bias: self.bias.map(|bias| &bias[columns.clone()]),
                 columns: columns.len(),
                 // `wrapping`: only dereferenced under the promise of `Tiles::tile`.
@@ -179,44 +179,42 @@ impl<'a> Tile<'a> {
 /// A tile of `R` rows, `P` panels of `N` vectors, under the promise of [`Tiles::tile`]: a function of its own, so that the
 /// shapes of a scheme do not become one.
 #[inline(always)]
-fn micro<S: Simd, F: Form, const R: usize, const P: usize, const N: usize>(s: S, tile: Tile<'_>) {
-    assert!(S::HAS_DOT_I8 || !F::QUADS, "a scheme for another instruction set");
-    if F::ROWS == usize::MAX {
-        s.run(Micro::<F, R, P, N, P, N>(tile, PhantomData))
-    } else if 2 * R <= F::ROWS {
-        s.run(Micro::<F, R, P, N, 1, N>(tile, PhantomData))
+fn micro<S: Simd, F: Microkernel, const R: usize, const P: usize, const N: usize>(s: S, tile: Tile<'_>) {
+    if F::MAX_ROWS == usize::MAX {
+        s.run(RegisterTile::<F, R, P, N, P, N>(tile, PhantomData))
+    } else if 2 * R <= F::MAX_ROWS {
+        s.run(RegisterTile::<F, R, P, N, 1, N>(tile, PhantomData))
     } else {
-        s.run(Micro::<F, R, P, N, 1, 1>(tile, PhantomData))
+        s.run(RegisterTile::<F, R, P, N, 1, 1>(tile, PhantomData))
     }
 }
 
 /// `Q` panels and `C` of their vectors have chains at once.
-struct Micro<'a, F, const R: usize, const P: usize, const N: usize, const Q: usize, const C: usize>(
+struct RegisterTile<'a, F, const R: usize, const P: usize, const N: usize, const Q: usize, const C: usize>(
     Tile<'a>,
     PhantomData<F>,
 );
 
-impl<F: Form, const R: usize, const P: usize, const N: usize, const Q: usize, const C: usize> Kernel
-    for Micro<'_, F, R, P, N, Q, C>
+impl<F: Microkernel, const R: usize, const P: usize, const N: usize, const Q: usize, const C: usize> Kernel
+    for RegisterTile<'_, F, R, P, N, Q, C>
 {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let tile = self.0;
-        let at = Vectors::<F>::new(N, tile.steps);
-        assert!(tile.a.len() == R * tile.steps * F::WORDS && tile.b.len() == P * at.words());
-        assert!(tile.bias.is_none_or(|bias| bias.len() == tile.columns) && tile.row_factors.len() == R);
+        let at = PanelLayout::<F>::new(N, tile.steps);
+        assert!(tile.a.len() == R * tile.steps * F::STEP_WORDS && tile.b.len() == P * at.words());
+        assert!(tile.bias.is_none_or(|bias| bias.len() == tile.columns) && tile.row_scales.len() == R);
         assert!(at.blocks() > 0, "a product without inputs");
         // SAFETY: there is a block, and it begins in the first group. (All of these are written over.)
         let unset = unsafe {
             let group = self.group(0, 0);
-            F::open(s, F::start(s, tile.offsets, group, 0), group, self.trailer(at, 0, 0, 0))
+            F::open(s, F::start(s, tile.compensation, group, 0), group, self.trailer(at, 0, 0, 0))
         };
         let mut sums = [[[unset; N]; P]; R];
-        self.take::<S, true>(s, at, 0, &mut sums);
-        for block in 1..at.blocks() {
-            self.take::<S, false>(s, at, block, &mut sums);
+        for block in 0..at.blocks() {
+            self.take(s, at, block, &mut sums);
         }
         for p in 0..P {
             for c in 0..N {
@@ -236,7 +234,7 @@ pub(super) struct Outputs<'a, V> {
     first: usize,
     len: usize,
     bias: Option<V>,
-    factors: &'a [f32],
+    scales: &'a [f32],
 }
 
 impl<'a> Tile<'a> {
@@ -248,7 +246,7 @@ impl<'a> Tile<'a> {
             Some(bias) if len > 0 => Some(s.load_part(&bias[first..first + len])),
             _ => None,
         };
-        Outputs { first, len, bias, factors: self.factors.get(first..first + LANES).unwrap_or(&[]) }
+        Outputs { first, len, bias, scales: self.scales.get(first..first + LANES).unwrap_or(&[]) }
     }
 
     /// Finishes the sums of a row, and stores or adds them.
@@ -256,8 +254,14 @@ impl<'a> Tile<'a> {
     /// # Safety
     /// As [`Tiles::tile`], and `row` is one of the tile.
     #[inline(always)]
-    pub(super) unsafe fn put<S: Simd, F: Form>(&self, s: S, row: usize, outputs: Outputs<'_, S::V>, sum: F::Sum<S>) {
-        let value = F::finish(s, sum, outputs.factors, self.row_factors[row]);
+    pub(super) unsafe fn put<S: Simd, F: Microkernel>(
+        &self,
+        s: S,
+        row: usize,
+        outputs: Outputs<'_, S::V>,
+        sum: F::Sum<S>,
+    ) {
+        let value = F::finish(s, sum, outputs.scales, self.row_scales[row]);
         let value = match outputs.bias {
             Some(bias) => s.add(value, bias),
             None => value,
@@ -275,8 +279,18 @@ fn put<S: Simd>(s: S, value: S::V, store: Store, out: &mut [f32]) {
         let value = if store == Store::Add { s.add(s.load(out), value) } else { value };
         s.store(value, out);
     } else {
-        let value = if store == Store::Add { s.add(s.load_part(out), value) } else { value };
-        s.store_part(value, out);
+        let mut values = [0.0; LANES];
+        s.store(value, &mut values);
+        put_part(&values, store, out);
+    }
+}
+
+/// The same of less than a vector: only the last outputs of a product come here, so this is compiled once, not for every tile.
+#[cold]
+#[inline(never)]
+fn put_part(values: &[f32; LANES], store: Store, out: &mut [f32]) {
+    for (out, &value) in out.iter_mut().zip(values) {
+        *out = if store == Store::Add { *out + value } else { value };
     }
 }
 
@@ -294,26 +308,21 @@ macro_rules! each_step {
     };
 }
 
-impl<F: Form, const R: usize, const P: usize, const N: usize, const Q: usize, const C: usize>
-    Micro<'_, F, R, P, N, Q, C>
+impl<F: Microkernel, const R: usize, const P: usize, const N: usize, const Q: usize, const C: usize>
+    RegisterTile<'_, F, R, P, N, Q, C>
 {
     /// Steps of a block in a group.
-    const STEPS: usize = if Vectors::<F>::BLOCK < LANES { Vectors::<F>::BLOCK } else { LANES };
+    const PART_STEPS: usize = if PanelLayout::<F>::BLOCK_STEPS < LANES { PanelLayout::<F>::BLOCK_STEPS } else { LANES };
 
     #[inline(always)]
-    fn trailer(&self, at: Vectors<F>, block: usize, p: usize, c: usize) -> &[u32] {
-        if F::TRAILER == 0 { &[] } else { &self.0.b[p * at.words() + at.trailer(block, c)..][..F::TRAILER] }
+    fn trailer(&self, at: PanelLayout<F>, block: usize, p: usize, c: usize) -> &[u32] {
+        if F::TRAILER_WORDS == 0 { &[] } else { &self.0.b[p * at.words() + at.trailer(block, c)..][..F::TRAILER_WORDS] }
     }
 
-    /// Takes a block into the sums, as the first or another.
+    /// Takes a block into the sums, as the first or another. (The chains of both are the same code: twice as much would take
+    /// twice as long to compile, and gains nothing.)
     #[inline(always)]
-    fn take<S: Simd, const FIRST: bool>(
-        &self,
-        s: S,
-        at: Vectors<F>,
-        block: usize,
-        sums: &mut [[[F::Sum<S>; N]; P]; R],
-    ) {
+    fn take<S: Simd>(&self, s: S, at: PanelLayout<F>, block: usize, sums: &mut [[[F::Sum<S>; N]; P]; R]) {
         for p in (0..P).step_by(Q) {
             for c in (0..N).step_by(C) {
                 let chains = self.chain(s, at, block, p, c);
@@ -325,7 +334,7 @@ impl<F: Form, const R: usize, const P: usize, const N: usize, const Q: usize, co
                             let group = self.group(block, r);
                             // SAFETY: it is the group that the block begins in.
                             *sum = unsafe {
-                                if FIRST {
+                                if block == 0 {
                                     F::open(s, chain, group, trailer)
                                 } else {
                                     F::fold(s, *sum, chain, group, trailer)
@@ -341,62 +350,69 @@ impl<F: Form, const R: usize, const P: usize, const N: usize, const Q: usize, co
     /// The group of a row that a block begins in.
     #[inline(always)]
     fn group(&self, block: usize, row: usize) -> *const u32 {
-        let group = block * Vectors::<F>::BLOCK / LANES;
-        self.0.a.as_ptr().wrapping_add((group * R + row) * LANES * F::WORDS)
+        let group = block * PanelLayout::<F>::BLOCK_STEPS / LANES;
+        self.0.a.as_ptr().wrapping_add((group * R + row) * LANES * F::STEP_WORDS)
     }
 
     /// The sums over one block of steps, each a single chain, of the panels and vectors from `p` and `c` on.
     #[inline(always)]
-    fn chain<S: Simd>(&self, s: S, at: Vectors<F>, block: usize, p: usize, c: usize) -> [[[F::Chain<S>; C]; Q]; R] {
-        let Tile { a, b, steps, offsets, pass, .. } = self.0;
-        let first = block * Vectors::<F>::BLOCK;
-        let in_group = first % LANES / Self::STEPS;
+    fn chain<S: Simd>(
+        &self,
+        s: S,
+        at: PanelLayout<F>,
+        block: usize,
+        p: usize,
+        c: usize,
+    ) -> [[[F::AmxChain<S>; C]; Q]; R] {
+        let Tile { a, b, steps, compensation, pass, .. } = self.0;
+        let first = block * PanelLayout::<F>::BLOCK_STEPS;
+        let in_group = first % LANES / Self::PART_STEPS;
         // SAFETY: it is the group that the block begins in, here and below.
-        let mut sums = [[[unsafe { F::start(s, offsets, self.group(block, 0), in_group) }; C]; Q]; R];
+        let mut sums = [[[unsafe { F::start(s, compensation, self.group(block, 0), in_group) }; C]; Q]; R];
         for (r, sums) in sums.iter_mut().enumerate() {
             for (q, sums) in sums.iter_mut().enumerate() {
                 for (d, sum) in sums.iter_mut().enumerate() {
-                    let offsets = offsets.get(((p + q) * N + c + d) * LANES..).unwrap_or(&[]);
+                    let compensation = compensation.get(((p + q) * N + c + d) * LANES..).unwrap_or(&[]);
                     // SAFETY: as above.
-                    *sum = unsafe { F::start(s, offsets, self.group(block, r), in_group) };
+                    *sum = unsafe { F::start(s, compensation, self.group(block, r), in_group) };
                 }
             }
         }
         let start = at.block(block);
         // Groups do not cross blocks, or several blocks are a group; rounds do not cross groups.
         const {
-            let block = Vectors::<F>::BLOCK;
+            let block = PanelLayout::<F>::BLOCK_STEPS;
             assert!(block.is_multiple_of(LANES) || LANES.is_multiple_of(block));
-            assert!(Self::STEPS.is_multiple_of(F::STEPS));
+            assert!(Self::PART_STEPS.is_multiple_of(F::LINE_STEPS));
         }
-        let b = b.as_ptr().wrapping_add(p * at.words() + c * F::STORED);
-        for part in 0..(steps - first).min(Vectors::<F>::BLOCK) / Self::STEPS {
-            let step = first + part * Self::STEPS;
-            let a = a[step / LANES * R * LANES * F::WORDS..][..R * LANES * F::WORDS].as_ptr();
-            for round in 0..Self::STEPS / F::STEPS {
-                let words = start + (part * (Self::STEPS / F::STEPS) + round) * N * F::STORED;
+        let b = b.as_ptr().wrapping_add(p * at.words() + c * F::LINE_WORDS);
+        for part in 0..(steps - first).min(PanelLayout::<F>::BLOCK_STEPS) / Self::PART_STEPS {
+            let step = first + part * Self::PART_STEPS;
+            let a = a[step / LANES * R * LANES * F::STEP_WORDS..][..R * LANES * F::STEP_WORDS].as_ptr();
+            for round in 0..Self::PART_STEPS / F::LINE_STEPS {
+                let words = start + (part * (Self::PART_STEPS / F::LINE_STEPS) + round) * N * F::LINE_WORDS;
                 // Behind the end of a panel, the one that follows it in the strip is being read already.
                 let next = if words + FETCH_AHEAD < at.words() { 0 } else { (P - 1) * at.words() };
                 for q in 0..Q {
                     let panel = b.wrapping_add(q * at.words() + words);
-                    for word in (0..C * F::STORED).step_by(LANES) {
+                    for word in (0..C * F::LINE_WORDS).step_by(LANES) {
                         let own = panel.wrapping_add(next + FETCH_AHEAD + word).cast();
                         match pass {
                             Pass::Any if FETCHED_TO_L2.contains(&R) => s.prefetch_to_l2(own),
                             Pass::Any | Pass::First => s.prefetch(own),
-                            Pass::Second if ((words + word) / LANES).is_multiple_of(ANNOUNCED) => {
+                            Pass::Second if ((words + word) / LANES).is_multiple_of(ANNOUNCE_EVERY) => {
                                 s.prefetch_to_l2(panel.wrapping_add(P * at.words() + word).cast());
                             }
                             Pass::Second => {}
                         }
                     }
                 }
-                let inputs = in_group * Self::STEPS + round * F::STEPS;
+                let inputs = in_group * Self::PART_STEPS + round * F::LINE_STEPS;
                 // SAFETY: the round is in the block; `a` holds a group of R rows and `b` P panels (checked by `run`).
                 unsafe {
                     let b = b.add(words);
                     // Written out: a step's place in its round is then a constant.
-                    each_step!(F::STEPS, step => Self::step(s, &mut sums, a, inputs, b, at.words(), step));
+                    each_step!(F::LINE_STEPS, step => Self::step(s, &mut sums, a, inputs, b, at.words(), step));
                 }
             }
         }
@@ -410,7 +426,7 @@ impl<F: Form, const R: usize, const P: usize, const N: usize, const Q: usize, co
     #[inline(always)]
     unsafe fn step<S: Simd>(
         s: S,
-        sums: &mut [[[F::Chain<S>; C]; Q]; R],
+        sums: &mut [[[F::AmxChain<S>; C]; Q]; R],
         a: *const u32,
         first: usize,
         b: *const u32,
@@ -422,12 +438,12 @@ impl<F: Form, const R: usize, const P: usize, const N: usize, const Q: usize, co
         for (q, panel) in weights.iter_mut().enumerate() {
             for (c, weight) in panel.iter_mut().enumerate() {
                 // SAFETY: as above.
-                *weight = unsafe { F::weights(s, b.add(q * words + c * F::STORED), step) };
+                *weight = unsafe { F::weights(s, b.add(q * words + c * F::LINE_WORDS), step) };
             }
         }
         for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: as above; r < R.
-            let x = unsafe { F::inputs(s, a.add(r * LANES * F::WORDS), first + step) };
+            let x = unsafe { F::inputs(s, a.add(r * LANES * F::STEP_WORDS), first + step) };
             for (sums, weights) in sums.iter_mut().zip(&weights) {
                 for (sum, weight) in sums.iter_mut().zip(weights) {
                     *sum = F::multiply(s, *sum, x, *weight);

@@ -89,7 +89,7 @@ impl<'a> Matrix<'a> {
             Matrix::Rows { outputs, inputs, fill } => (outputs, inputs, fill),
             Matrix::Stored(StoredRows { outputs, inputs, fill, .. }) => (outputs, inputs, fill),
             Matrix::Quantised { quantisation, outputs, inputs, row } => {
-                let fill = move |index: usize, out: &mut [f32]| quantisation.dequantise(row(index), out);
+                let fill = move |index: usize, out: &mut [f32]| quantisation.dequantize(row(index), out);
                 (outputs, inputs, Box::new(fill))
             }
             Matrix::Tensor(tensor) => {
@@ -138,7 +138,7 @@ impl<'a> Matrix<'a> {
     pub(super) fn pack(self, isa: Isa, scheme: Scheme, team: &Team) -> Result<PackedMatrix> {
         match self {
             Matrix::Quantised { quantisation, outputs, inputs, row } if quantisation.scheme() == scheme => {
-                Ok(PackedMatrix::pack_quantised(isa, quantisation, team, outputs, inputs, row.as_ref()))
+                Ok(PackedMatrix::pack_quantized(isa, quantisation, team, outputs, inputs, row.as_ref()))
             }
             other => {
                 let (outputs, inputs, fill) = other.rows()?;
@@ -300,9 +300,9 @@ mod tests {
         let (codes, factors) = ([[0xb9, 0xa9]; 16].concat(), [0.37f32.to_le_bytes(); 2].concat());
         for quantisation in [Quantisation::W8, Quantisation::W4] {
             let inputs = if quantisation == Quantisation::W8 { 32 } else { 64 };
-            let row = QuantisedRow { codes: &codes, factors: &factors[..quantisation.factor_bytes(inputs)] };
+            let row = QuantisedRow { codes: &codes, scales: &factors[..quantisation.scale_bytes(inputs)] };
             let (mut expected, mut packed) = (vec![0.0; inputs], vec![0.0; inputs]);
-            quantisation.dequantise(row, &mut expected);
+            quantisation.dequantize(row, &mut expected);
             let matrix = || Matrix::Quantised { quantisation, outputs: 3, inputs, row: Box::new(move |_| row) };
             let team = Team::single();
             let same = matrix().pack(Isa::Portable, quantisation.scheme(), &team).unwrap();

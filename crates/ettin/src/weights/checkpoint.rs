@@ -105,7 +105,7 @@ struct Reader<'a, 'c> {
     warnings: Vec<String>,
 }
 
-const NOTHING: View<'static> = View { name: "", dtype: StoredDtype::F32, shape: &[0], bytes: &[], factors: &[] };
+const NOTHING: View<'static> = View { name: "", dtype: StoredDtype::F32, shape: &[0], bytes: &[], scales: &[] };
 
 impl<'a> Source for Reader<'a, '_> {
     type Matrix = Stack<'a>;

@@ -12,7 +12,7 @@ pub struct Kept {
     shape: Vec<usize>,
     file: FileData,
     bytes: Range<usize>,
-    factors: Range<usize>,
+    scales: Range<usize>,
 }
 
 impl Kept {
@@ -25,7 +25,7 @@ impl Kept {
             dtype: self.dtype,
             shape: &self.shape,
             bytes: part(&self.bytes),
-            factors: part(&self.factors),
+            scales: part(&self.scales),
         }
     }
 }
@@ -38,12 +38,12 @@ impl Weights {
         let Stored::Known(dtype) = entry.dtype else {
             return None;
         };
-        let (bytes, factors) = match &entry.data {
+        let (bytes, scales) = match &entry.data {
             Data::Mapped(range) => (range.clone(), 0..0),
-            Data::Quantised { codes, factors } => (codes.clone(), factors.clone()),
+            Data::Quantized { codes, scales } => (codes.clone(), scales.clone()),
             Data::Gathered(_) => return None,
         };
         let file = Some(&self.files[entry.file]).filter(|file| !file.takes_memory())?.clone();
-        Some(Kept { name: name.clone(), dtype, shape: entry.shape.clone(), file, bytes, factors })
+        Some(Kept { name: name.clone(), dtype, shape: entry.shape.clone(), file, bytes, scales })
     }
 }

@@ -3,7 +3,7 @@
 
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
 
-use super::{Data, FileData, Found, Stored, StoredDtype, quantised};
+use super::{Data, FileData, Found, Stored, StoredDtype, quantized};
 use crate::json::parse_object;
 use crate::{Error, Result};
 
@@ -37,8 +37,8 @@ pub(super) fn read(file: &FileData) -> Result<Vec<Found>> {
             data: Data::Mapped(start + from..start + to),
         });
     }
-    match quantised::announced(metadata.metadata().as_ref()).map_err(fail)? {
-        Some(quantisation) => quantised::join(found, quantisation, file).map_err(fail),
+    match quantized::announced(metadata.metadata().as_ref()).map_err(fail)? {
+        Some(quantisation) => quantized::join(found, quantisation, file).map_err(fail),
         None => Ok(found),
     }
 }

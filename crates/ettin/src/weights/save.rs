@@ -5,12 +5,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use ettin_kernels::Quantisation;
+use ettin_kernels::Quantization;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::{StoredDtype, View, names, quantised};
+use super::{StoredDtype, View, names, quantized};
 use crate::{Error, Result};
 
 /// The header is padded so that data starts at a multiple of this.
@@ -43,18 +43,18 @@ pub fn save(
     for (name, view) in tensors {
         let to = target(view, dtype);
         if to == view.dtype() {
-            out.write_all(view.bytes()).and_then(|()| out.write_all(view.factors)).map_err(io)?;
+            out.write_all(view.bytes()).and_then(|()| out.write_all(view.scales)).map_err(io)?;
             continue;
         }
         if let Some(quantisation) = to.quantisation() {
-            let factors = write_codes(view, quantisation, &mut out).map_err(io)?;
-            if !quantisation.is_finite(&factors) {
+            let scales = write_codes(view, quantisation, &mut out).map_err(io)?;
+            if !quantisation.is_finite(&scales) {
                 return Err(fail(format!(
                     "`{name}` holds values that are not finite, which {} cannot keep",
                     to.name()
                 )));
             }
-            out.write_all(&factors).map_err(io)?;
+            out.write_all(&scales).map_err(io)?;
             continue;
         }
         let (mut row, mut bytes) = (vec![0.0; view.columns()], Vec::new());
@@ -81,24 +81,24 @@ fn target(view: &View<'_>, dtype: Option<StoredDtype>) -> StoredDtype {
     }
 }
 
-/// Quantises the rows of a matrix, writes their codes and returns their factors.
-fn write_codes(view: &View<'_>, quantisation: Quantisation, out: &mut impl Write) -> std::io::Result<Vec<u8>> {
+/// Quantises the rows of a matrix, writes their codes and returns their scales.
+fn write_codes(view: &View<'_>, quantisation: Quantization, out: &mut impl Write) -> std::io::Result<Vec<u8>> {
     let k = view.columns();
-    let (code_bytes, factor_bytes) = (quantisation.code_bytes(k), quantisation.factor_bytes(k));
-    let (mut codes, mut factors) = (vec![0; ROWS * code_bytes], vec![0; view.rows() * factor_bytes]);
-    for (block, factors) in factors.chunks_mut(ROWS * factor_bytes).enumerate() {
-        let codes = &mut codes[..factors.len() / factor_bytes * code_bytes];
-        let rows = codes.par_chunks_mut(code_bytes).zip(factors.par_chunks_mut(factor_bytes)).enumerate();
+    let (code_bytes, scale_bytes) = (quantisation.code_bytes(k), quantisation.scale_bytes(k));
+    let (mut codes, mut scales) = (vec![0; ROWS * code_bytes], vec![0; view.rows() * scale_bytes]);
+    for (block, scales) in scales.chunks_mut(ROWS * scale_bytes).enumerate() {
+        let codes = &mut codes[..scales.len() / scale_bytes * code_bytes];
+        let rows = codes.par_chunks_mut(code_bytes).zip(scales.par_chunks_mut(scale_bytes)).enumerate();
         rows.for_each_init(
             || vec![0.0; k],
-            |row, (index, (codes, factors))| {
+            |row, (index, (codes, scales))| {
                 view.row(block * ROWS + index, row);
-                quantisation.quantise(row, codes, factors);
+                quantisation.quantize(row, codes, scales);
             },
         );
         out.write_all(codes)?;
     }
-    Ok(factors)
+    Ok(scales)
 }
 
 /// The JSON header, padded with spaces.
@@ -124,13 +124,13 @@ fn header(
             insert((*name).to_owned(), dtype.tag(), view.shape(), codes);
             continue;
         };
-        if quantisation == Quantisation::W4 && !columns.is_multiple_of(2) {
+        if quantisation == Quantization::W4 && !columns.is_multiple_of(2) {
             return Err(format!("`{name}` has {columns} inputs, an odd number, which w4 cannot keep; convert to w8"));
         }
-        quantised::announce(quantisation, &mut metadata);
-        let sizes = [codes, rows * quantisation.factor_bytes(columns)];
-        let parts = quantised::parts(name).into_iter().zip(quantised::shapes(quantisation, rows, columns));
-        for (((name, shape), tag), size) in parts.zip(quantised::tags(quantisation)).zip(sizes) {
+        quantized::announce(quantisation, &mut metadata);
+        let sizes = [codes, rows * quantisation.scale_bytes(columns)];
+        let parts = quantized::parts(name).into_iter().zip(quantized::shapes(quantisation, rows, columns));
+        for (((name, shape), tag), size) in parts.zip(quantized::tags(quantisation)).zip(sizes) {
             insert(name, tag, &shape, size);
         }
     }

@@ -198,7 +198,7 @@ fn views_widen_every_dtype_at_any_alignment() {
             .collect();
         for shift in 0..4 {
             let moved = [&vec![0; shift][..], &bytes].concat();
-            let view = View { name: "v", dtype, shape: &[2, 2], bytes: &moved[shift..], factors: &[] };
+            let view = View { name: "v", dtype, shape: &[2, 2], bytes: &moved[shift..], scales: &[] };
             assert_eq!(view.to_f32(), values);
             let mut row = [0.0; 2];
             view.row(1, &mut row);
@@ -413,7 +413,7 @@ fn a_value_beyond_f16_stops_the_conversion_and_leaves_nothing() {
     fs::write(&path, "what was there before").unwrap();
     let write = |value: f32, dtype| {
         let bytes = value.to_le_bytes();
-        let view = View { name: "w", dtype: StoredDtype::F32, shape: &[1], bytes: &bytes, factors: &[] };
+        let view = View { name: "w", dtype: StoredDtype::F32, shape: &[1], bytes: &bytes, scales: &[] };
         save(&path, &[("w", view)], Some(dtype), &BTreeMap::new())
     };
     let text = write(65_520.0, StoredDtype::F16).unwrap_err().to_string();
@@ -446,33 +446,33 @@ fn few_bits_are_stored_as_documented() {
         (entry["dtype"].clone(), entry["shape"].clone())
     };
     assert_eq!(entry(&header, "model.layers.0.mlp.Wo.weight.codes"), (json!("I8"), json!([32, 48])));
-    assert_eq!(entry(&header, "model.layers.0.mlp.Wo.weight.factors"), (json!("F32"), json!([32])));
+    assert_eq!(entry(&header, "model.layers.0.mlp.Wo.weight.scales"), (json!("F32"), json!([32])));
     assert_eq!(entry(&header, "model.final_norm.weight"), (json!("F32"), json!([32])));
     assert!(!header.contains_key("model.layers.0.mlp.Wo.weight"));
     let (header, data) = quantised(StoredDtype::W4);
     assert_eq!(header["__metadata__"], json!({"format": "ettin-w4", "version": "1", "group_size": "32"}));
     // The last of two groups holds 16.
     assert_eq!(entry(&header, "model.layers.0.mlp.Wo.weight.codes"), (json!("U8"), json!([32, 24])));
-    assert_eq!(entry(&header, "model.layers.0.mlp.Wo.weight.factors"), (json!("BF16"), json!([32, 2])));
+    assert_eq!(entry(&header, "model.layers.0.mlp.Wo.weight.scales"), (json!("BF16"), json!([32, 2])));
     // A weight by hand, out of the bytes: row 3, input 37, the upper half of byte 18, in the second group.
     let at = |name: &str| header[name]["data_offsets"][0].as_u64().unwrap() as usize;
     let code = data[at("model.layers.0.mlp.Wo.weight.codes") + 3 * 24 + 18] >> 4;
-    let factor = &data[at("model.layers.0.mlp.Wo.weight.factors") + 2 * (3 * 2 + 1)..][..2];
-    let factor = half::bf16::from_le_bytes([factor[0], factor[1]]).to_f32();
+    let scale = &data[at("model.layers.0.mlp.Wo.weight.scales") + 2 * (3 * 2 + 1)..][..2];
+    let scale = half::bf16::from_le_bytes([scale[0], scale[1]]).to_f32();
     let weights = open("w", rebuild(&header, &data)).unwrap();
     let mut row = [0.0; 48];
     weights.get("model.layers.0.mlp.Wo.weight").unwrap().row(3, &mut row);
-    assert_eq!(row[37], (f32::from(code) - 8.0) * factor);
+    assert_eq!(row[37], (f32::from(code) - 8.0) * scale);
     let original = open("w", layout("safetensors/model.safetensors")).unwrap();
     let mut exact = [0.0; 48];
     original.get("model.layers.0.mlp.Wo.weight").unwrap().row(3, &mut exact);
-    assert!((row[37] - exact[37]).abs() <= factor.abs(), "{} for {}", row[37], exact[37]);
+    assert!((row[37] - exact[37]).abs() <= scale.abs(), "{} for {}", row[37], exact[37]);
 }
 
 #[test]
 fn damage_to_quantised_tensors_is_named() {
     const MATRIX: &str = "model.layers.1.attn.Wo.weight";
-    let (codes, factors) = (format!("{MATRIX}.codes"), format!("{MATRIX}.factors"));
+    let (codes, scales) = (format!("{MATRIX}.codes"), format!("{MATRIX}.scales"));
     for (dtype, tag) in [(StoredDtype::W8, "F32"), (StoredDtype::W4, "BF16")] {
         let (header, data) = quantised(dtype);
         type Header = serde_json::Map<String, Value>;
@@ -507,8 +507,8 @@ fn damage_to_quantised_tensors_is_named() {
             }
         };
         assert_eq!(damaged(&|_, _| ()), "");
-        refused(&|header, _| rename(header, &factors, "x"), &[&codes, &factors, "is missing"]);
-        refused(&|header, _| rename(header, &codes, "x"), &[&codes, &factors, "is missing"]);
+        refused(&|header, _| rename(header, &scales, "x"), &[&codes, &scales, "is missing"]);
+        refused(&|header, _| rename(header, &codes, "x"), &[&codes, &scales, "is missing"]);
         refused(&metadata("version", Some("2")), &["version 2", "reads 1"]);
         refused(&metadata("version", None), &["lacks the version"]);
         refused(&metadata("format", Some("ettin-w3")), &["`ettin-w3`", "known are ettin-w8 and ettin-w4"]);
@@ -531,8 +531,8 @@ fn damage_to_quantised_tensors_is_named() {
             let shape = header[name]["shape"].as_array().unwrap().iter();
             shape.map(|dim| dim.as_u64().unwrap()).product::<u64>()
         };
-        refused(&reshape(&factors, json!([1, size(&factors)])), &[&factors, "expected"]);
-        refused(&reshape(&factors, json!([size(&factors) / 2, 2])), &[&factors, "expected"]);
+        refused(&reshape(&scales, json!([1, size(&scales)])), &[&scales, "expected"]);
+        refused(&reshape(&scales, json!([size(&scales) / 2, 2])), &[&scales, "expected"]);
         refused(&reshape(&codes, json!([size(&codes)])), &[&codes, "not a matrix"]);
         refused(&reshape(&codes, json!([32, 2, size(&codes) / 64])), &[&codes, "not a matrix"]);
         // Codes of half the inputs: bytes cut out, all that follows moved.
@@ -551,16 +551,16 @@ fn damage_to_quantised_tensors_is_named() {
             }
         };
         refused(&shorten, &[MATRIX, "expected"]);
-        let start = header[&factors]["data_offsets"][0].as_u64().unwrap() as usize;
+        let start = header[&scales]["data_offsets"][0].as_u64().unwrap() as usize;
         let width = if tag == "F32" { 4 } else { 2 };
         for bad in [[0x80, 0x7f], [0xc0, 0xff]] {
             let poison = |_: &mut Header, data: &mut Vec<u8>| {
-                // The upper half of the sixth factor: infinity, NaN.
+                // The upper half of the sixth scale: infinity, NaN.
                 data[start + 6 * width - 2..][..2].copy_from_slice(&bad);
             };
-            refused(&poison, &[&factors, "not finite"]);
+            refused(&poison, &[&scales, "not finite"]);
         }
-        assert_eq!(header[&factors]["dtype"], tag);
+        assert_eq!(header[&scales]["dtype"], tag);
         let retype = |header: &mut Header, _: &mut Vec<u8>| {
             header[&codes]["dtype"] = json!(if tag == "F32" { "U8" } else { "I8" });
         };
@@ -576,7 +576,7 @@ fn what_cannot_be_quantised_is_named() {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let shape = [values.len() / columns, columns];
         let view =
-            View { name: "head.dense.weight", dtype: StoredDtype::F32, shape: &shape, bytes: &bytes, factors: &[] };
+            View { name: "head.dense.weight", dtype: StoredDtype::F32, shape: &shape, bytes: &bytes, scales: &[] };
         save(&path, &[("dense", view)], Some(dtype), &BTreeMap::new())
     };
     let text = write(3, &[0.5; 6], StoredDtype::W4).unwrap_err().to_string();

@@ -1,7 +1,7 @@
 //! Borrowed tensors: bytes of a file with a name, a dtype and a shape. Alignment is never assumed.
 
 use candle_core::{DType, Device, Tensor};
-use ettin_kernels::{Quantisation, QuantisedRow};
+use ettin_kernels::{Quantization, QuantizedRow};
 use half::{bf16, f16};
 
 use crate::Result;
@@ -15,7 +15,7 @@ pub struct View<'a> {
     pub(super) shape: &'a [usize],
     pub(super) bytes: &'a [u8],
     /// Of quantised rows, all rows' one after the other; else nothing.
-    pub(super) factors: &'a [u8],
+    pub(super) scales: &'a [u8],
 }
 
 impl<'a> View<'a> {
@@ -66,7 +66,7 @@ impl<'a> View<'a> {
     pub fn row(&self, index: usize, out: &mut [f32]) {
         assert_eq!(out.len(), self.columns(), "a row of `{}`", self.name);
         match self.dtype.quantisation() {
-            Some(quantisation) => quantisation.dequantise(self.quantised_row(quantisation, index), out),
+            Some(quantisation) => quantisation.dequantize(self.quantised_row(quantisation, index), out),
             None => {
                 let size = self.dtype.row_bytes(out.len());
                 widen(self.dtype, &self.bytes[index * size..][..size], out);
@@ -78,12 +78,9 @@ impl<'a> View<'a> {
     ///
     /// # Panics
     /// When there is no such row.
-    pub(crate) fn quantised_row(&self, quantisation: Quantisation, index: usize) -> QuantisedRow<'a> {
-        let (codes, factors) = (quantisation.code_bytes(self.columns()), quantisation.factor_bytes(self.columns()));
-        QuantisedRow {
-            codes: &self.bytes[index * codes..][..codes],
-            factors: &self.factors[index * factors..][..factors],
-        }
+    pub(crate) fn quantised_row(&self, quantisation: Quantization, index: usize) -> QuantizedRow<'a> {
+        let (codes, scales) = (quantisation.code_bytes(self.columns()), quantisation.scale_bytes(self.columns()));
+        QuantizedRow { codes: &self.bytes[index * codes..][..codes], scales: &self.scales[index * scales..][..scales] }
     }
 
     /// Writes all elements as f32 into `out`, which holds [`len`](Self::len) of them.
@@ -127,7 +124,7 @@ impl<'a> View<'a> {
         if self.dtype == other.dtype {
             // Tied tensors of a torch file share one storage: same address, nothing to compare.
             let same = |a: &[u8], b: &[u8]| std::ptr::eq(a, b) || a == b;
-            return same(self.bytes, other.bytes) && same(self.factors, other.factors);
+            return same(self.bytes, other.bytes) && same(self.scales, other.scales);
         }
         let (mut ours, mut theirs) = (vec![0.0; self.columns()], vec![0.0; self.columns()]);
         (0..self.rows()).all(|row| {
@@ -197,7 +194,7 @@ impl<'a> Stack<'a> {
     }
 
     /// How the rows of all parts are quantised, where they are.
-    pub(crate) fn quantisation(&self) -> Option<Quantisation> {
+    pub(crate) fn quantisation(&self) -> Option<Quantization> {
         self.dtype().quantisation().filter(|_| self.parts.iter().all(|part| part.dtype == self.dtype()))
     }
 
@@ -214,7 +211,7 @@ impl<'a> Stack<'a> {
     ///
     /// # Panics
     /// When there is no such row.
-    pub(crate) fn quantised_row(&self, quantisation: Quantisation, index: usize) -> QuantisedRow<'a> {
+    pub(crate) fn quantised_row(&self, quantisation: Quantization, index: usize) -> QuantizedRow<'a> {
         let (part, index) = self.locate(index);
         part.quantised_row(quantisation, index)
     }
@@ -265,6 +262,6 @@ fn widen(dtype: StoredDtype, bytes: &[u8], out: &mut [f32]) {
         StoredDtype::F32 => out.iter_mut().zip(quads).for_each(|(o, b)| *o = f32::from_le_bytes(*b)),
         StoredDtype::F16 => out.iter_mut().zip(pairs).for_each(|(o, b)| *o = f16::from_le_bytes(*b).to_f32()),
         StoredDtype::BF16 => out.iter_mut().zip(pairs).for_each(|(o, b)| *o = bf16::from_le_bytes(*b).to_f32()),
-        StoredDtype::W8 | StoredDtype::W4 => unreachable!("codes mean nothing without their factors"),
+        StoredDtype::W8 | StoredDtype::W4 => unreachable!("codes mean nothing without their scales"),
     }
 }

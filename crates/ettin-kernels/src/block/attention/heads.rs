@@ -18,14 +18,14 @@ use super::{
     plan::{INPUT_BYTES, heads_of_group},
 };
 use crate::{
-    Aligned, KEY_BLOCK, KvBlocks, KvRows, Operand, RopeRows, Sequence, Store, Team, attention,
+    Aligned, KEY_BLOCK, KvBlocks, KvRows, PackedActivations, RopeRows, Sequence, Store, Team, attention,
     attention::SharedKv,
     block::{
         Linear,
         rope_epilogue::{ROW, RopeEpilogue},
     },
     buffer::{as_words, bits},
-    gemm::{Cell, Parts, Product, Rows, Sink, gemm},
+    gemm::{OutputTile, PackedActivationsView, PackedColumns, Product, Sink, gemm},
     recycled, rope,
     team::Shared,
 };
@@ -33,8 +33,8 @@ use crate::{
 /// Memory of [`attend`], kept from call to call.
 #[derive(Debug, Default)]
 pub(super) struct HeadsMemory {
-    input: Operand,
-    output: Operand,
+    input: PackedActivations,
+    output: PackedActivations,
     whole: Aligned, // [rows, size]
     /// One for each group that is computed at the same time.
     groups: Vec<Group>,
@@ -113,7 +113,7 @@ fn attend_with(
     let HeadsMemory { input, output, whole, groups: memories, .. } = memory;
     input.encode_normed(team, qkv.weight, x, norm);
     let group = heads_of_group(block, rows, threads);
-    let parted = Parts::possible(out.weight, group * head_dim);
+    let parted = PackedColumns::possible(out.weight, group * head_dim);
     whole.resize(if parted { 0 } else { rows * size });
     let groups = all.div_ceil(group);
     let kept = if threads == 1 { 1 } else { groups };
@@ -158,7 +158,7 @@ fn attend_with(
 struct Work<'a> {
     block: &'a SelfAttention<'a>,
     /// Encoded rows.
-    input: Rows<'a>,
+    input: PackedActivationsView<'a>,
     sequences: super::SequenceRows<'a>,
     keys: Keys<'a>,
     /// Whether the epilogue of the projection [rounds](SelfAttention::rounds_in_epilogue).
@@ -266,14 +266,14 @@ unsafe fn project_rounded(
     for tiles in input.parts(INPUT_BYTES) {
         for part in 0..3 {
             let first = part * size + heads.start * block.head_dim;
-            let mut take = |cell: Cell<'_>| {
+            let mut take = |cell: OutputTile<'_>| {
                 let head = part * count + (cell.outputs.start - first) / block.head_dim;
                 let angles = (part < 2).then_some((block.rope, positions));
                 let out = &mut all[head * rows..(head + 1) * rows];
                 RopeEpilogue { cell, angles, factor: if part == 0 { factor } else { 1.0 }, out }.run(weight.isa());
             };
             let panels = weight.panels_of(first..first + count * block.head_dim);
-            let sink = Sink::Cells { apart: Some(1), take: &mut take };
+            let sink = Sink::Epilogue { apart: Some(1), take: &mut take };
             // SAFETY: nothing is written.
             unsafe { Product { rows: input, w: weight, bias, tiles: tiles.clone(), panels, sink }.run() };
         }

@@ -16,7 +16,9 @@ use std::{
 pub use plan::AttentionPlan;
 
 use super::{Linear, Workspace, check};
-use crate::{Attention, KvBlocks, KvFormat, Norm, Precision, RopeTable, Sequence, Span, Team, attention, gemm::Layout};
+use crate::{
+    Attention, KvBlocks, KvFormat, Norm, Precision, RopeTable, Sequence, Span, Team, attention, gemm::ActivationLayout,
+};
 
 /// The attention half of a layer.
 #[derive(Clone, Copy, Debug)]
@@ -189,7 +191,7 @@ impl SelfAttention<'_> {
     /// of a head, which rotation pairs, as two panels.
     fn rounds_in_epilogue(&self) -> bool {
         let weight = self.qkv.weight;
-        weight.layout() == Layout::TILES
+        weight.layout() == ActivationLayout::TILES
             && (self.precision, self.kv) == (Precision::Bf16, KvFormat::Bf16)
             && self.head_dim == 2 * weight.width()
             && self.rope.head_dim() == self.head_dim

@@ -5,7 +5,7 @@
 use super::{PackedSequences, SelfAttention};
 use crate::{
     block::cut::row_tasks,
-    gemm::{Layout, Parts},
+    gemm::{ActivationLayout, PackedColumns},
 };
 
 /// Rows of a task that takes whole sequences: enough to read every weight for, few enough for the cache.
@@ -91,7 +91,7 @@ fn heads_pay(block: &SelfAttention<'_>, rows: usize, threads: usize) -> bool {
     }
     let (few, even) = (rows <= MAX_UNEVEN_ROWS, block.heads.is_multiple_of(threads));
     let pays = if block.rounds_in_epilogue() { few || even } else { few && threads > 1 };
-    pays && layout == Layout::TILES && heads_of_group(block, rows, threads) < block.heads
+    pays && layout == ActivationLayout::TILES && heads_of_group(block, rows, threads) < block.heads
 }
 
 /// Heads of a group: an equal share of all, as many as their memory allows, and few enough for all threads.
@@ -100,7 +100,8 @@ pub(super) fn heads_of_group(block: &SelfAttention<'_>, rows: usize, threads: us
     let panel = qkv.weight.width();
     // Whole panels of the weights, and whole groups of the next product's input.
     let possible = |width: usize| {
-        let encoded = !Parts::possible(out.weight, heads * head_dim) || Parts::possible(out.weight, width);
+        let encoded =
+            !PackedColumns::possible(out.weight, heads * head_dim) || PackedColumns::possible(out.weight, width);
         width.is_multiple_of(panel) && (heads * head_dim).is_multiple_of(panel) && encoded
     };
     let shares = (1..=heads).filter(|&share| heads.is_multiple_of(share));
@@ -115,7 +116,7 @@ pub(super) fn heads_of_group(block: &SelfAttention<'_>, rows: usize, threads: us
 mod tests {
     use super::*;
     use crate::block::Linear;
-    use crate::{Isa, KvBlocks, KvFormat, PackedMatrix, Precision, RopeTable, Scheme, Span, Team};
+    use crate::{Isa, KvBlocks, KvFormat, PackedWeight, Precision, RopeTable, Scheme, Span, Team};
 
     fn offsets(lengths: &[usize]) -> Vec<usize> {
         let ends = lengths.iter().scan(0, |end, len| {
@@ -151,7 +152,7 @@ mod tests {
 
     fn with_block(isa: Isa, test: impl FnOnce(&SelfAttention<'_>)) {
         const SIZE: usize = HEADS * HEAD_DIM;
-        let pack = |n| PackedMatrix::pack(isa, Scheme::F32, &Team::single(), n, SIZE, &|_, row| row.fill(0.0));
+        let pack = |n| PackedWeight::pack(isa, Scheme::F32, &Team::single(), n, SIZE, &|_, row| row.fill(0.0));
         let (qkv, out, rope) = (pack(3 * SIZE), pack(SIZE), RopeTable::new(10_000.0, HEAD_DIM, 16));
         test(&SelfAttention {
             norm: None,

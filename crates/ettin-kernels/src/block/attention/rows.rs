@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{PackedSequences, SelfAttention, SequenceRows};
 use crate::{
-    Aligned, KvBlocks, KvRows, KvWrite, Operand, RopeRows, Sequence, Team,
+    Aligned, KvBlocks, KvRows, KvWrite, PackedActivations, RopeRows, Sequence, Team,
     attention::{attention, store},
     block::linear::{add_with, project_with},
     recycled, rope,
@@ -29,7 +29,7 @@ pub(super) fn attend(
     block: SelfAttention<'_>,
     sequences: PackedSequences<'_, '_>,
     memory: &mut RowsMemory,
-    operand: &mut Operand,
+    operand: &mut PackedActivations,
 ) {
     let RowsMemory { qkv, attended, keys, writes, sequences: list } = memory;
     let all = SequenceRows { offsets: sequences.offsets, positions: sequences.positions };
@@ -57,7 +57,7 @@ fn project(
     block: &SelfAttention<'_>,
     positions: &[u32],
     qkv: &mut Aligned,
-    operand: &mut Operand,
+    operand: &mut PackedActivations,
 ) {
     let stride = 3 * block.heads * block.head_dim;
     let rotate = |range: Range<usize>, qkv: &mut [f32]| {

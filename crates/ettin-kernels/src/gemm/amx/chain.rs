@@ -1,6 +1,6 @@
 //! Chains of tile instructions: what a product of tiles does with a panel, or two.
 
-use super::super::{formats::Form, tile::Tile};
+use super::super::{formats::Microkernel, tile::Tile};
 use crate::{
     buffer::numbers,
     simd::{LANES, Simd},
@@ -10,7 +10,7 @@ use crate::{
 pub(in crate::gemm) const SIDE: usize = 2 * LANES;
 
 /// Bytes of a panel that stay in L1 while tiles of rows pass: half of 48 KiB.
-const NEAR: usize = 24 << 10;
+const MAX_L1_PANEL: usize = 24 << 10;
 
 /// Sums of rows × outputs, bit for bit.
 #[repr(C, align(64))]
@@ -23,19 +23,19 @@ impl Sums {
     }
 }
 
-static ZEROS: [u32; SIDE] = [0; SIDE];
+static START_AT_ZERO: [u32; SIDE] = [0; SIDE];
 
 /// What the sums of a panel start from.
 #[inline(always)]
 fn start<'a>(tile: &Tile<'a>) -> &'a [u32; SIDE] {
-    if tile.offsets.is_empty() { &ZEROS } else { &tile.offsets.as_chunks().0[0] }
+    if tile.compensation.is_empty() { &START_AT_ZERO } else { &tile.compensation.as_chunks().0[0] }
 }
 
 /// Groups of a chain.
 #[inline(always)]
-fn groups<F: Chained>(tile: &Tile<'_>) -> usize {
+fn groups<F: AmxMicrokernel>(tile: &Tile<'_>) -> usize {
     let groups = tile.steps / LANES;
-    let row_words = groups * LANES * F::WORDS;
+    let row_words = groups * LANES * F::STEP_WORDS;
     assert!(groups > 0 && tile.steps == groups * LANES && tile.rows <= SIDE);
     assert!(tile.a.len() == tile.rows * row_words && tile.b.len() == SIDE * row_words);
     groups
@@ -43,14 +43,14 @@ fn groups<F: Chained>(tile: &Tile<'_>) -> usize {
 
 /// Bytes from one group of the rows to the next.
 #[inline(always)]
-fn x_step<F: Chained>(tile: &Tile<'_>) -> usize {
-    tile.rows * LANES * F::WORDS * size_of::<u32>()
+fn x_step<F: AmxMicrokernel>(tile: &Tile<'_>) -> usize {
+    tile.rows * LANES * F::STEP_WORDS * size_of::<u32>()
 }
 
 /// The sums of up to 16 rows and two panels, which are fetched side by side, and behind them the ones `next` panels
 /// further, if it is not 0.
 #[inline(always)]
-pub(in crate::gemm) fn pair<F: Chained>([first, second]: [&Tile<'_>; 2], next: usize, sums: &mut [Sums; 2]) {
+pub(in crate::gemm) fn pair<F: AmxMicrokernel>([first, second]: [&Tile<'_>; 2], next: usize, sums: &mut [Sums; 2]) {
     let groups = groups::<F>(first);
     assert!(first.rows <= LANES && second.b.len() == first.b.len());
     let w = [first.b.as_ptr(), second.b.as_ptr()];
@@ -59,15 +59,15 @@ pub(in crate::gemm) fn pair<F: Chained>([first, second]: [&Tile<'_>; 2], next: u
         0 => [w[1].wrapping_add(first.b.len()); 2],
         _ => w.map(|w| w.wrapping_add(next * first.b.len())),
     };
-    let ahead = (AHEAD_OF_PAIR / F::WORDS).max(1);
+    let ahead = (AHEAD_OF_PAIR / F::STEP_WORDS).max(1);
     let near = groups > ahead;
-    let pair = Pair {
+    let pair = AmxPair {
         next,
-        ahead: if near { w.map(|w| w.wrapping_add(ahead * SIDE * LANES * F::WORDS)) } else { next },
+        ahead: if near { w.map(|w| w.wrapping_add(ahead * SIDE * LANES * F::STEP_WORDS)) } else { next },
         left: if near { groups - ahead } else { usize::MAX },
         start: [start(first), start(second)],
     };
-    let chain = PairChain { x: first.a.as_ptr(), x_step: x_step::<F>(first), w, groups, pair: &pair, sums };
+    let chain = AmxPairChain { x: first.a.as_ptr(), x_step: x_step::<F>(first), w, groups, pair: &pair, sums };
     // SAFETY: lengths were asserted: `groups` groups of `rows` rows and of two panels. The caller has shaped the tiles for
     // these rows.
     unsafe { F::pair(chain) }
@@ -76,17 +76,17 @@ pub(in crate::gemm) fn pair<F: Chained>([first, second]: [&Tile<'_>; 2], next: u
 /// The sums of a tile of rows, behind so many that have passed over this panel; the next one is `next` panels further, if it
 /// is not 0.
 #[inline(always)]
-pub(in crate::gemm) fn one<F: Chained>(tile: &Tile<'_>, passed: usize, next: usize, sums: &mut Sums) {
+pub(in crate::gemm) fn one<F: AmxMicrokernel>(tile: &Tile<'_>, passed: usize, next: usize, sums: &mut Sums) {
     let groups = groups::<F>(tile);
     let first = passed == 0;
     let ahead = if first {
         AHEAD
     } else {
         // Where the last tile stopped; what it has asked for already, where the next panel has no more.
-        let begun = (passed - 1) * groups * APART * F::WORDS;
+        let begun = (passed - 1) * groups * ANNOUNCE_STRIDE * F::STEP_WORDS;
         if begun < tile.b.len() { next * tile.b.len() + begun } else { 0 }
     };
-    let chain = Chain {
+    let chain = AmxChain {
         x: tile.a.as_ptr(),
         x_step: x_step::<F>(tile),
         w: tile.b.as_ptr(),
@@ -102,14 +102,14 @@ pub(in crate::gemm) fn one<F: Chained>(tile: &Tile<'_>, passed: usize, next: usi
             (false, true) => F::one_first(chain),
             (false, false) => F::one(chain),
             (true, true) => F::two_first(chain),
-            (true, false) if size_of_val(tile.b) <= NEAR => F::two_near(chain),
+            (true, false) if size_of_val(tile.b) <= MAX_L1_PANEL => F::two_near(chain),
             (true, false) => F::two(chain),
         }
     }
 }
 
 /// Where a chain reads and writes.
-pub(in crate::gemm) struct Chain<'a> {
+pub(in crate::gemm) struct AmxChain<'a> {
     pub(in crate::gemm) x: *const u32,
     /// Bytes from one group of the rows to the next.
     pub(in crate::gemm) x_step: usize,
@@ -122,19 +122,19 @@ pub(in crate::gemm) struct Chain<'a> {
 }
 
 /// Where two chains of up to 16 rows read and write.
-pub(in crate::gemm) struct PairChain<'a> {
+pub(in crate::gemm) struct AmxPairChain<'a> {
     pub(in crate::gemm) x: *const u32,
     /// Bytes from one group of the rows to the next.
     pub(in crate::gemm) x_step: usize,
     pub(in crate::gemm) w: [*const u32; 2],
     pub(in crate::gemm) groups: usize,
-    pub(in crate::gemm) pair: &'a Pair<'a>,
+    pub(in crate::gemm) pair: &'a AmxPair<'a>,
     pub(in crate::gemm) sums: &'a mut [Sums; 2],
 }
 
 /// What is read once of two chains, in the order that their instructions know.
 #[repr(C)]
-pub(in crate::gemm) struct Pair<'a> {
+pub(in crate::gemm) struct AmxPair<'a> {
     /// The panels behind these; any addresses.
     pub(in crate::gemm) next: [*const u32; 2],
     /// What is fetched first; any addresses.
@@ -152,48 +152,48 @@ const AHEAD: usize = 768;
 
 /// Words from one line of the next panel that is asked for to the following one: three lines. In the loop, two and four
 /// gave 3 % less, six nothing.
-pub(in crate::gemm) const APART: usize = 3 * LANES;
+pub(in crate::gemm) const ANNOUNCE_STRIDE: usize = 3 * LANES;
 
 /// A scheme that AMX multiplies.
 ///
 /// # Safety
 /// Tiles must be shaped for the rows; `x` must hold that many, and `w` a panel, of `groups` groups, at least one.
-pub(in crate::gemm) trait Chained: Form {
+pub(in crate::gemm) trait AmxMicrokernel: Microkernel {
     /// The chains of 17 to 32 rows, behind others that passed over the panel.
     ///
     /// # Safety
     /// As the trait says; so below.
-    unsafe fn two(chain: Chain<'_>);
+    unsafe fn two(chain: AmxChain<'_>);
 
     /// The same where the panel stays in L1.
     ///
     /// # Safety
     /// As above.
-    unsafe fn two_near(chain: Chain<'_>);
+    unsafe fn two_near(chain: AmxChain<'_>);
 
     /// The same of the first to pass, which fetches the panel.
     ///
     /// # Safety
     /// As above.
-    unsafe fn two_first(chain: Chain<'_>);
+    unsafe fn two_first(chain: AmxChain<'_>);
 
     /// The chains of up to 16 rows.
     ///
     /// # Safety
     /// As above.
-    unsafe fn one(chain: Chain<'_>);
+    unsafe fn one(chain: AmxChain<'_>);
 
     /// The same of the first to pass, which fetches the panel.
     ///
     /// # Safety
     /// As above.
-    unsafe fn one_first(chain: Chain<'_>);
+    unsafe fn one_first(chain: AmxChain<'_>);
 
     /// The chains of up to 16 rows and two panels, which are fetched.
     ///
     /// # Safety
     /// As above, for both panels.
-    unsafe fn pair(chain: PairChain<'_>);
+    unsafe fn pair(chain: AmxPairChain<'_>);
 
     /// Whether sums are results, but for the bias.
     const DONE: bool;
@@ -208,7 +208,7 @@ pub(in crate::gemm) trait Chained: Form {
 macro_rules! chain {
     ($name:ident, $parts:literal, $fetch:ident, [$($start:expr),+], [$($step:expr),+], [$($store:literal),+]) => {
         #[inline(always)]
-        unsafe fn $name(chain: $crate::gemm::amx::chain::Chain<'_>) {
+        unsafe fn $name(chain: $crate::gemm::amx::chain::AmxChain<'_>) {
             // SAFETY: the caller's promise.
             unsafe {
                 $crate::simd::tile_asm!(
@@ -232,7 +232,7 @@ macro_rules! chain {
                     ahead = inout(reg) chain.ahead => _,
                     sums = in(reg) chain.sums,
                     parts = const $parts,
-                    apart = const $crate::gemm::amx::chain::APART * size_of::<u32>(),
+                    apart = const $crate::gemm::amx::chain::ANNOUNCE_STRIDE * size_of::<u32>(),
                 )
             }
         }
@@ -341,12 +341,12 @@ macro_rules! step_of_pair {
     };
 }
 
-/// What two tiles of sums start from: zeros, or the outputs' offsets.
+/// What two tiles of sums start from: zeros, or the outputs' compensation.
 macro_rules! starts {
     (zeros $first:literal $second:literal) => {
         concat!("tilezero tmm", $first, "\ntilezero tmm", $second)
     };
-    (offsets $first:literal $second:literal) => {
+    (compensation $first:literal $second:literal) => {
         concat!("tileloadd tmm", $first, ", [{start}]\ntileloadd tmm", $second, ", [{start} + 64]")
     };
 }
@@ -386,7 +386,7 @@ macro_rules! chain_of_one {
 macro_rules! chains_of_pair {
     ($start:ident, $dot:literal, $parts:literal, $(($step:ident $x:literal $w:literal))+) => {
         #[inline(always)]
-        unsafe fn pair(chain: $crate::gemm::amx::chain::PairChain<'_>) {
+        unsafe fn pair(chain: $crate::gemm::amx::chain::AmxPairChain<'_>) {
             // SAFETY: the caller's promise.
             unsafe {
                 $crate::simd::tile_asm!(
@@ -423,7 +423,7 @@ macro_rules! chains_of_pair {
                     pair = in(reg) chain.pair,
                     sums = in(reg) chain.sums,
                     parts = const $parts,
-                    starts = const std::mem::offset_of!($crate::gemm::amx::chain::Pair<'_>, start),
+                    starts = const std::mem::offset_of!($crate::gemm::amx::chain::AmxPair<'_>, start),
                 )
             }
         }
@@ -433,7 +433,7 @@ macro_rules! chains_of_pair {
 /// Parts, and products of parts in order: what is loaded, part of the rows, part of the weights.
 macro_rules! chained {
     ($form:ty, $start:ident, $dot:literal, $parts:literal, $load:ident, $done:literal: $($step:tt)+) => {
-        impl $crate::gemm::amx::chain::Chained for $form {
+        impl $crate::gemm::amx::chain::AmxMicrokernel for $form {
             const DONE: bool = $done;
 
             chain_of_two!(two, $start, $dot, $parts, behind, "tileloaddt1", "tileloaddt1", $($step)+);
@@ -466,8 +466,8 @@ mod tests {
     use super::*;
     use crate::{
         gemm::{
-            formats::{bf16::Split, int8::Bytes},
-            output::Store,
+            epilogue::Store,
+            formats::{bf16::Bf16Parts, int8::W8A8},
             tile::Pass,
         },
         simd::{Amx, TileRegisters},
@@ -490,7 +490,7 @@ mod tests {
 
     #[test]
     fn chains_read_nothing_outside() {
-        fn check<F: Chained>() {
+        fn check<F: AmxMicrokernel>() {
             let Some(amx) = Amx::new() else {
                 return println!("skipped: no AMX");
             };
@@ -500,11 +500,11 @@ mod tests {
                     rows,
                     pass: Pass::Any,
                     steps,
-                    a: before_the_end(rows * steps * F::WORDS),
-                    row_factors: &[],
-                    b: before_the_end(SIDE * steps * F::WORDS),
-                    factors: &[],
-                    offsets: before_the_end(SIDE),
+                    a: before_the_end(rows * steps * F::STEP_WORDS),
+                    row_scales: &[],
+                    b: before_the_end(SIDE * steps * F::STEP_WORDS),
+                    scales: &[],
+                    compensation: before_the_end(SIDE),
                     bias: None,
                     columns: SIDE,
                     store: Store::Write,
@@ -515,7 +515,7 @@ mod tests {
                 tiles.shape(rows);
                 if rows <= LANES {
                     let mut sums = [const { Sums([[7; SIDE]; SIDE]) }; 2];
-                    let second = Tile { b: before_the_end(SIDE * steps * F::WORDS), ..tile };
+                    let second = Tile { b: before_the_end(SIDE * steps * F::STEP_WORDS), ..tile };
                     pair::<F>([&tile, &second], 1, &mut sums);
                     for sums in sums {
                         assert!((0..SIDE).all(|row| sums.0[row] == [if row < rows { 0 } else { 7 }; SIDE]));
@@ -530,9 +530,9 @@ mod tests {
                 }
             }
         }
-        check::<Split<1>>();
-        check::<Split<2>>();
-        check::<Split<3>>();
-        check::<Bytes>();
+        check::<Bf16Parts<1>>();
+        check::<Bf16Parts<2>>();
+        check::<Bf16Parts<3>>();
+        check::<W8A8>();
     }
 }

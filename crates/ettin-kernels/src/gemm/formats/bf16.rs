@@ -2,21 +2,26 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::super::amx::chain::plain_sums as plain;
-use super::{Encode, Form, K_BLOCK, Pack, Panel, Parts, Place, Vectors, encode_all};
+use super::{
+    K_BLOCK, Microkernel, PackActivations, PackWeights, PanelBuffers, PanelLayout, PanelRows, RowWriter,
+    pack_as_activations,
+};
 use crate::simd::{LANES, Simd};
 
 /// [`Scheme::Bf16`](super::Scheme::Bf16) and its multiples: numbers in `PARTS` parts, of which the products of parts i and
 /// j with i + j < `PARTS` are summed, small ones first.
 #[derive(Clone, Copy)]
-pub(crate) struct Split<const PARTS: usize>;
+pub(crate) struct Bf16Parts<const PARTS: usize>;
 
-impl<const PARTS: usize> Form for Split<PARTS> {
-    const UNIT: usize = 2;
-    const BLOCK: usize = K_BLOCK;
-    const WORDS: usize = PARTS;
-    const NARROW: bool = true;
-    const TILED: bool = true;
-    const STORED: usize = PARTS * LANES;
+impl<const PARTS: usize> Microkernel for Bf16Parts<PARTS> {
+    const STEP_INPUTS: usize = 2;
+    const BLOCK_INPUTS: usize = K_BLOCK;
+    const STEP_WORDS: usize = PARTS;
+    const LOW_PRECISION: bool = true;
+    /// Else it is [`Bf16Widened`](super::bf16_widened::Bf16Widened) that multiplies numbers of one part.
+    const NEEDS_DOT: bool = PARTS == 1;
+    const AMX: bool = true;
+    const LINE_WORDS: usize = PARTS * LANES;
 
     type Inputs<S: Simd> = [S::Words; PARTS];
     type Weights<S: Simd> = [S::Words; PARTS];
@@ -56,15 +61,15 @@ impl<const PARTS: usize> Form for Split<PARTS> {
 }
 
 #[cfg(target_arch = "x86_64")]
-chained!(Split<1>, zeros, "tdpbf16ps", 1, plain, true: (both 0 0));
+chained!(Bf16Parts<1>, zeros, "tdpbf16ps", 1, plain, true: (both 0 0));
 #[cfg(target_arch = "x86_64")]
-chained!(Split<2>, zeros, "tdpbf16ps", 2, plain, true: (both 0 1) (weights 0 0) (rows 1 0));
+chained!(Bf16Parts<2>, zeros, "tdpbf16ps", 2, plain, true: (both 0 1) (weights 0 0) (rows 1 0));
 #[cfg(target_arch = "x86_64")]
-chained!(Split<3>, zeros, "tdpbf16ps", 3, plain, true: (both 0 2) (weights 0 1) (rows 1 1) (weights 1 0) (rows 2 0) (rows 0 0));
+chained!(Bf16Parts<3>, zeros, "tdpbf16ps", 3, plain, true: (both 0 2) (weights 0 1) (rows 1 1) (weights 1 0) (rows 2 0) (rows 0 0));
 
-impl<const PARTS: usize> Encode for Split<PARTS> {
+impl<const PARTS: usize> PackActivations for Bf16Parts<PARTS> {
     #[inline(always)]
-    fn row<S: Simd>(s: S, x: &[f32], mut place: Place<'_>) -> f32 {
+    fn row<S: Simd>(s: S, x: &[f32], mut place: RowWriter<'_>) -> f32 {
         let (groups, rest) = x.as_chunks::<{ 2 * LANES }>();
         for (group, numbers) in groups.iter().enumerate() {
             let [low, high] = numbers.as_chunks().0 else { unreachable!("{} numbers are two vectors", 2 * LANES) };
@@ -92,14 +97,14 @@ fn split<S: Simd, const PARTS: usize>(s: S, mut rest: [S::V; 2], words: &mut [u3
     }
 }
 
-impl<const PARTS: usize> Pack for Split<PARTS> {
+impl<const PARTS: usize> PackWeights for Bf16Parts<PARTS> {
     #[inline(always)]
-    fn pack<S: Simd>(s: S, panel: Panel<'_>, room: &mut [u32], parts: Parts<'_>) {
-        encode_all::<S, Self>(s, panel, room, parts.words);
+    fn pack<S: Simd>(s: S, panel: PanelRows<'_>, room: &mut [u32], parts: PanelBuffers<'_>) {
+        pack_as_activations::<S, Self>(s, panel, room, parts.words);
     }
 
     fn unpack(panel: &[u32], vectors: usize, output: usize, _: f32, out: &mut [f32]) {
-        let at = Vectors::<Self>::new(vectors, Self::steps(out.len()));
+        let at = PanelLayout::<Self>::new(vectors, Self::steps(out.len()));
         for (step, out) in out.chunks_mut(2).enumerate() {
             for (half, out) in out.iter_mut().enumerate() {
                 // Small parts first: the sum of the parts is then the number itself.

@@ -1,31 +1,31 @@
 //! [`Scheme::Bf16`](crate::Scheme::Bf16) where products of pairs of bf16 do not pay: weights are widened as they are read.
 
-use super::{Encode, Form, K_BLOCK, Pack, Panel, Parts, Place, bf16::Split, f32::Full};
+use super::{
+    K_BLOCK, Microkernel, PackActivations, PackWeights, PanelBuffers, PanelRows, RowWriter, bf16::Bf16Parts, f32::F32,
+};
 use crate::{
     buffer::as_numbers,
     simd::{LANES, Simd},
 };
 
-/// [`Scheme::Bf16`](super::Scheme::Bf16) where nothing multiplies pairs of bf16 at the speed of f32: the weights of [`Split`], each widened as
-/// it is read, and activations that are rounded, but f32. Sums are those of [`Split`], bit for bit.
+/// [`Scheme::Bf16`](super::Scheme::Bf16) where nothing multiplies pairs of bf16 at the speed of f32: the weights of [`Bf16Parts`], each widened as
+/// it is read, and activations that are rounded, but f32. Sums are those of [`Bf16Parts`], bit for bit.
 #[derive(Clone, Copy)]
-pub(crate) struct Halves;
+pub(crate) struct Bf16Widened;
 
-impl Form for Halves {
+impl Microkernel for Bf16Widened {
     one_input!();
-    const BLOCK: usize = K_BLOCK;
-    const STEPS: usize = 2;
+    const BLOCK_INPUTS: usize = K_BLOCK;
+    const LINE_STEPS: usize = 2;
     /// As there, for sums that begin with zeros of a sign.
-    const PAD: usize = Split::<1>::PAD;
-    /// For [`round`](crate::simd::LowPrecisionDot::round).
-    const NARROW: bool = true;
+    const K_MULTIPLE: usize = Bf16Parts::<1>::K_MULTIPLE;
 
     plain_sums!();
 
     #[inline(always)]
     unsafe fn inputs<S: Simd>(s: S, group: *const u32, step: usize) -> S::V {
         // SAFETY: one word, by the caller's promise: of a round, too, the odd one is first.
-        unsafe { Full::inputs(s, group, step ^ 1) }
+        unsafe { F32::inputs(s, group, step ^ 1) }
     }
     #[inline(always)]
     unsafe fn weights<S: Simd>(s: S, at: *const u32, step: usize) -> S::V {
@@ -39,9 +39,9 @@ impl Form for Halves {
     }
 }
 
-impl Encode for Halves {
+impl PackActivations for Bf16Widened {
     #[inline(always)]
-    fn row<S: Simd>(s: S, x: &[f32], mut place: Place<'_>) -> f32 {
+    fn row<S: Simd>(s: S, x: &[f32], mut place: RowWriter<'_>) -> f32 {
         for pair in 0..Self::steps(x.len()) / (2 * LANES) {
             let x = &x[pair * 2 * LANES..x.len().min((pair + 1) * 2 * LANES)];
             let (low, high) = x.split_at(x.len().min(LANES));
@@ -54,15 +54,15 @@ impl Encode for Halves {
     }
 }
 
-impl Pack for Halves {
+impl PackWeights for Bf16Widened {
     #[inline(always)]
-    fn pack<S: Simd>(s: S, panel: Panel<'_>, room: &mut [u32], parts: Parts<'_>) {
+    fn pack<S: Simd>(s: S, panel: PanelRows<'_>, room: &mut [u32], parts: PanelBuffers<'_>) {
         // Rows of activations are twice as long as those of weights.
         let half = room.len() / 2;
-        Split::<1>::pack(s, panel, &mut room[..half], parts);
+        Bf16Parts::<1>::pack(s, panel, &mut room[..half], parts);
     }
 
-    fn unpack(panel: &[u32], vectors: usize, output: usize, factor: f32, out: &mut [f32]) {
-        Split::<1>::unpack(panel, vectors, output, factor, out);
+    fn unpack(panel: &[u32], vectors: usize, output: usize, scale: f32, out: &mut [f32]) {
+        Bf16Parts::<1>::unpack(panel, vectors, output, scale, out);
     }
 }

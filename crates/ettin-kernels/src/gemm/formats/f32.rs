@@ -1,6 +1,8 @@
 //! [`Scheme::F32`](crate::Scheme::F32): numbers as they are.
 
-use super::{Encode, Form, K_BLOCK, Pack, Panel, Parts, Place, encode_all};
+use super::{
+    K_BLOCK, Microkernel, PackActivations, PackWeights, PanelBuffers, PanelRows, RowWriter, pack_as_activations,
+};
 use crate::{
     buffer::as_numbers,
     simd::{LANES, Simd},
@@ -8,11 +10,11 @@ use crate::{
 
 /// [`Scheme::F32`](super::Scheme::F32).
 #[derive(Clone, Copy)]
-pub(crate) struct Full;
+pub(crate) struct F32;
 
-impl Form for Full {
+impl Microkernel for F32 {
     one_input!();
-    const BLOCK: usize = K_BLOCK;
+    const BLOCK_INPUTS: usize = K_BLOCK;
 
     plain_sums!();
 
@@ -32,12 +34,12 @@ impl Form for Full {
     }
 }
 
-encode_as_f32!(Full);
+encode_as_f32!(F32);
 
-impl Pack for Full {
+impl PackWeights for F32 {
     #[inline(always)]
-    fn pack<S: Simd>(s: S, panel: Panel<'_>, room: &mut [u32], parts: Parts<'_>) {
-        encode_all::<S, Self>(s, panel, room, parts.words);
+    fn pack<S: Simd>(s: S, panel: PanelRows<'_>, room: &mut [u32], parts: PanelBuffers<'_>) {
+        pack_as_activations::<S, Self>(s, panel, room, parts.words);
     }
 
     fn unpack(panel: &[u32], vectors: usize, output: usize, _: f32, out: &mut [f32]) {

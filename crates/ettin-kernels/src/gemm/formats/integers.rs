@@ -1,10 +1,10 @@
-//! Numbers as integers times a factor: what the formats of few bits share.
+//! Numbers as integers times a scale: what the formats of few bits share.
 
 /// 1.5 · 2²³: added to a small number, it leaves the nearest integer in the lowest bits.
-pub(super) const TO_INTEGER: f32 = 12_582_912.0;
+pub(super) const ROUND_TO_INTEGER: f32 = 12_582_912.0;
 
 /// Magnitude of the largest byte.
-pub(super) const BYTE: f32 = 127.0;
+pub(super) const MAX_BYTE: f32 = 127.0;
 
 /// The largest magnitude; NaN if a weight is not finite, so that what it takes part in is NaN too, not wrong.
 pub(super) fn largest(weights: &[f32]) -> f32 {
@@ -14,5 +14,5 @@ pub(super) fn largest(weights: &[f32]) -> f32 {
 
 /// The nearest integer, as f32, of what is far below 2²²: without a call, where the baseline CPU cannot round.
 pub(super) fn nearest_integer(x: f32) -> f32 {
-    x + TO_INTEGER - TO_INTEGER
+    x + ROUND_TO_INTEGER - ROUND_TO_INTEGER
 }

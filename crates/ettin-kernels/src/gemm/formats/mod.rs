@@ -1,7 +1,7 @@
 //! What a scheme means to a product: how a step along k loads, multiplies and adds.
 //!
-//! A **step** takes [`Form::UNIT`] inputs of a row, as [`Form::WORDS`] words of 32 bits, and the weights of sixteen outputs
-//! for them. A **round** of steps is what whole cache lines hold: [`Form::STORED`] words. A **block** of steps is one chain of additions; block sums are folded in order.
+//! A **step** takes [`Microkernel::STEP_INPUTS`] inputs of a row, as [`Microkernel::STEP_WORDS`] words of 32 bits, and the weights of sixteen outputs
+//! for them. A **round** of steps is what whole cache lines hold: [`Microkernel::LINE_WORDS`] words. A **block** of steps is one chain of additions; block sums are folded in order.
 
 use std::marker::PhantomData;
 
@@ -15,7 +15,7 @@ use crate::{
 /// Sums that are plain f32 vectors, added block by block.
 macro_rules! plain_sums {
     () => {
-        type Chain<S: Simd> = S::V;
+        type AmxChain<S: Simd> = S::V;
         type Sum<S: Simd> = S::V;
 
         #[inline(always)]
@@ -36,9 +36,9 @@ macro_rules! plain_sums {
 /// Inputs and weights that are f32 vectors, one of each a step.
 macro_rules! one_input {
     () => {
-        const WORDS: usize = 1;
-        const UNIT: usize = 1;
-        const STORED: usize = LANES;
+        const STEP_WORDS: usize = 1;
+        const STEP_INPUTS: usize = 1;
+        const LINE_WORDS: usize = LANES;
 
         type Inputs<S: Simd> = S::V;
         type Weights<S: Simd> = S::V;
@@ -53,9 +53,9 @@ macro_rules! one_input {
 /// Activations that stay f32.
 macro_rules! encode_as_f32 {
     ($form:ty) => {
-        impl Encode for $form {
+        impl PackActivations for $form {
             #[inline(always)]
-            fn row<S: Simd>(s: S, x: &[f32], mut place: Place<'_>) -> f32 {
+            fn row<S: Simd>(s: S, x: &[f32], mut place: RowWriter<'_>) -> f32 {
                 for group in 0..<$form>::steps(x.len()) / LANES {
                     let x = x.get(group * LANES..x.len().min((group + 1) * LANES)).unwrap_or(&[]);
                     let words = as_numbers(place.group::<$form>(group));
@@ -67,56 +67,57 @@ macro_rules! encode_as_f32 {
     };
 }
 
-pub(super) mod bf16;
-pub(super) mod bf16_widened;
-pub(super) mod f32;
-pub(super) mod int8;
-pub(super) mod integer_activations;
+pub(crate) mod bf16;
+pub(crate) mod bf16_widened;
+pub(crate) mod f32;
+pub(crate) mod int8;
+pub(crate) mod integer_activations;
 mod integers;
-pub(super) mod w4;
-pub(super) mod w8;
+pub(crate) mod w4;
+pub(crate) mod w8;
 
 /// Length of a chain of multiply-adds where the scheme does not say otherwise. Part of the numerical definition: changing
 /// it changes results.
 pub const K_BLOCK: usize = 256;
 
 /// A scheme as a type.
-pub(crate) trait Form: Encode + Pack + Copy + Send + Sync + 'static {
+pub(crate) trait Microkernel: PackActivations + PackWeights + Copy + Send + Sync + 'static {
     /// Inputs of a step.
-    const UNIT: usize;
+    const STEP_INPUTS: usize;
     /// Inputs of a block: part of the numerical definition.
-    const BLOCK: usize;
+    const BLOCK_INPUTS: usize;
     /// Steps of a round, whose weights are read together; sixteen are whole rounds.
-    const STEPS: usize = 1;
-    /// K is filled up with zeros to a multiple of this: to whole groups of steps, and to whole factors.
-    const PAD: usize = LANES * Self::UNIT;
+    const LINE_STEPS: usize = 1;
+    /// K is filled up with zeros to a multiple of this: to whole groups of steps, and to whole scales.
+    const K_MULTIPLE: usize = LANES * Self::STEP_INPUTS;
     /// Words of a row per step.
-    const WORDS: usize;
+    const STEP_WORDS: usize;
     /// Whether it multiplies bf16 or bytes, for which there are instructions.
-    const NARROW: bool = false;
-    /// Whether it is for CPUs with [products of four bytes](crate::simd::LowPrecisionDot::HAS_DOT_I8) alone.
-    const QUADS: bool = false;
+    const LOW_PRECISION: bool = false;
+    /// Whether it is chosen only where these are there ([`HAS_DOT_I8`](crate::simd::LowPrecisionDot::HAS_DOT_I8): a CPU has
+    /// both or none).
+    const NEEDS_DOT: bool = false;
     /// Most rows of a tile, where the instruction set would take more. If set, chains are so short, and have so many sums, that vectors of outputs
     /// take theirs one by one (or two by two, of few rows), not all at once.
-    const ROWS: usize = usize::MAX;
+    const MAX_ROWS: usize = usize::MAX;
     /// Words of sixteen outputs per round: a multiple of sixteen.
-    const STORED: usize;
+    const LINE_WORDS: usize;
     /// Words of sixteen outputs after every block.
-    const TRAILER: usize = 0;
+    const TRAILER_WORDS: usize = 0;
 
-    /// Whether outputs and rows have factors, which finish a sum.
-    const FACTORS: bool = false;
-    /// Whether outputs have offsets, which a sum starts from.
-    const OFFSETS: bool = false;
+    /// Whether outputs and rows have scales, which finish a sum.
+    const SCALES: bool = false;
+    /// Whether outputs have a zero-point compensation, which a sum starts from.
+    const COMPENSATION: bool = false;
     /// Most inputs that sums hold.
-    const MOST: usize = usize::MAX;
+    const MAX_INPUTS: usize = usize::MAX;
     /// Whether AMX has products of it.
-    const TILED: bool = false;
+    const AMX: bool = false;
 
     /// Steps of a row, filled up with zeros.
     #[inline(always)]
     fn steps(k: usize) -> usize {
-        k.next_multiple_of(Self::PAD) / Self::UNIT
+        k.next_multiple_of(Self::K_MULTIPLE) / Self::STEP_INPUTS
     }
 
     /// A row's inputs of one step, in every lane.
@@ -124,16 +125,16 @@ pub(crate) trait Form: Encode + Pack + Copy + Send + Sync + 'static {
     /// Sixteen outputs' weights of one step.
     type Weights<S: Simd>: Copy;
     /// Sixteen sums over a block, on their way.
-    type Chain<S: Simd>: Copy;
+    type AmxChain<S: Simd>: Copy;
     /// Sixteen sums.
     type Sum<S: Simd>: Copy;
 
-    /// What a chain starts from, given the sixteen offsets of the outputs (empty where the scheme has none), the row's group of steps that the block
+    /// What a chain starts from, given the compensation of the sixteen outputs (empty where the scheme has none), the row's group of steps that the block
     /// begins in, and which block of that group it is.
     ///
     /// # Safety
     /// `group` must be readable for the words of a row's group of steps.
-    unsafe fn start<S: Simd>(s: S, offsets: &[u32], group: *const u32, block: usize) -> Self::Chain<S>;
+    unsafe fn start<S: Simd>(s: S, compensation: &[u32], group: *const u32, block: usize) -> Self::AmxChain<S>;
 
     /// # Safety
     /// `group` must be readable for the words of a row's group of steps, sixteen, and `step` be one of them.
@@ -142,16 +143,16 @@ pub(crate) trait Form: Encode + Pack + Copy + Send + Sync + 'static {
     /// The weights of a step of the round at `at`.
     ///
     /// # Safety
-    /// `at` must be readable for `STORED` words, and `step` be less than `STEPS`.
+    /// `at` must be readable for `LINE_WORDS` words, and `step` be less than `LINE_STEPS`.
     unsafe fn weights<S: Simd>(s: S, at: *const u32, step: usize) -> Self::Weights<S>;
 
-    fn multiply<S: Simd>(s: S, chain: Self::Chain<S>, x: Self::Inputs<S>, w: Self::Weights<S>) -> Self::Chain<S>;
+    fn multiply<S: Simd>(s: S, chain: Self::AmxChain<S>, x: Self::Inputs<S>, w: Self::Weights<S>) -> Self::AmxChain<S>;
 
     /// The first block's sum, given the group that the block begins in and its trailer.
     ///
     /// # Safety
     /// As [`start`](Self::start).
-    unsafe fn open<S: Simd>(s: S, block: Self::Chain<S>, group: *const u32, trailer: &[u32]) -> Self::Sum<S>;
+    unsafe fn open<S: Simd>(s: S, block: Self::AmxChain<S>, group: *const u32, trailer: &[u32]) -> Self::Sum<S>;
 
     /// The sum so far and the next block's.
     ///
@@ -160,23 +161,23 @@ pub(crate) trait Form: Encode + Pack + Copy + Send + Sync + 'static {
     unsafe fn fold<S: Simd>(
         s: S,
         sum: Self::Sum<S>,
-        block: Self::Chain<S>,
+        block: Self::AmxChain<S>,
         group: *const u32,
         trailer: &[u32],
     ) -> Self::Sum<S>;
 
-    /// The result, given the sixteen factors of the outputs and the one of the row (1 where the scheme has none).
-    fn finish<S: Simd>(s: S, sum: Self::Sum<S>, factors: &[f32], row: f32) -> S::V;
+    /// The result, given the sixteen scales of the outputs and the one of the row (1 where the scheme has none).
+    fn finish<S: Simd>(s: S, sum: Self::Sum<S>, scales: &[f32], row: f32) -> S::V;
 }
 
 /// Where a row lies in its tile: the words of its group g start at `first + g · stride`.
-pub(crate) struct Place<'a> {
+pub(crate) struct RowWriter<'a> {
     words: &'a Shared<'a, u32>,
     first: usize,
     stride: usize,
 }
 
-impl<'a> Place<'a> {
+impl<'a> RowWriter<'a> {
     /// # Safety
     /// Nobody else may use the row's words meanwhile.
     #[inline(always)]
@@ -186,26 +187,26 @@ impl<'a> Place<'a> {
 
     /// The words of a group of steps, `[parts, steps]` or as the scheme says.
     #[inline(always)]
-    pub(super) fn group<F: Form>(&mut self, group: usize) -> &mut [u32] {
+    pub(super) fn group<F: Microkernel>(&mut self, group: usize) -> &mut [u32] {
         let start = self.first + group * self.stride;
         // SAFETY: the promise of `new`.
-        unsafe { self.words.slice(start..start + F::WORDS * LANES) }
+        unsafe { self.words.slice(start..start + F::STEP_WORDS * LANES) }
     }
 }
 
 /// How a scheme writes one row of activations.
-pub(crate) trait Encode {
-    /// Whether what is written depends on the whole row, by its factor. If not, parts of a row can be written one by one,
+pub(crate) trait PackActivations {
+    /// Whether what is written depends on the whole row, by its scale. If not, parts of a row can be written one by one,
     /// each a whole number of groups.
-    const FACTOR: bool = false;
+    const SCALE: bool = false;
 
-    /// Writes a row, filled up with zeros to whole groups, and gives its factor.
-    fn row<S: Simd>(s: S, x: &[f32], place: Place<'_>) -> f32;
+    /// Writes a row, filled up with zeros to whole groups, and gives its scale.
+    fn row<S: Simd>(s: S, x: &[f32], place: RowWriter<'_>) -> f32;
 }
 
 /// Rows on their way into a panel.
 #[derive(Clone, Copy)]
-pub(crate) struct Panel<'a> {
+pub(crate) struct PanelRows<'a> {
     /// `[count, k]`
     pub(super) rows: &'a [f32],
     pub(super) count: usize,
@@ -214,7 +215,7 @@ pub(crate) struct Panel<'a> {
     pub(super) vectors: usize,
 }
 
-impl Panel<'_> {
+impl PanelRows<'_> {
     pub(super) fn row(&self, output: usize) -> &[f32] {
         &self.rows[output * self.k..(output + 1) * self.k]
     }
@@ -222,104 +223,105 @@ impl Panel<'_> {
 
 /// Where a panel keeps what: per block its rounds, each all vectors side by side, then the trailers of the vectors.
 #[derive(Clone, Copy)]
-pub(crate) struct Vectors<F> {
+pub(crate) struct PanelLayout<F> {
     pub(super) vectors: usize,
     pub(super) steps: usize,
     form: PhantomData<F>,
 }
 
-impl<F: Form> Vectors<F> {
+impl<F: Microkernel> PanelLayout<F> {
     #[inline(always)]
     pub(super) fn new(vectors: usize, steps: usize) -> Self {
         Self { vectors, steps, form: PhantomData }
     }
 
     /// Steps of a full block.
-    pub(super) const BLOCK: usize = F::BLOCK / F::UNIT;
+    pub(super) const BLOCK_STEPS: usize = F::BLOCK_INPUTS / F::STEP_INPUTS;
 
     #[inline(always)]
     pub(super) fn blocks(&self) -> usize {
-        self.steps.div_ceil(Self::BLOCK)
+        self.steps.div_ceil(Self::BLOCK_STEPS)
     }
 
     #[inline(always)]
     pub(super) fn words(&self) -> usize {
-        self.vectors * (self.steps / F::STEPS * F::STORED + self.blocks() * F::TRAILER)
+        self.vectors * (self.steps / F::LINE_STEPS * F::LINE_WORDS + self.blocks() * F::TRAILER_WORDS)
     }
 
     /// First word of a block.
     #[inline(always)]
     pub(super) fn block(&self, block: usize) -> usize {
-        block * self.vectors * (Self::BLOCK / F::STEPS * F::STORED + F::TRAILER)
+        block * self.vectors * (Self::BLOCK_STEPS / F::LINE_STEPS * F::LINE_WORDS + F::TRAILER_WORDS)
     }
 
     /// First word of a vector's weights in the round of a step.
     #[inline(always)]
     pub(super) fn at(&self, step: usize, vector: usize) -> usize {
-        self.block(step / Self::BLOCK) + (step % Self::BLOCK / F::STEPS * self.vectors + vector) * F::STORED
+        self.block(step / Self::BLOCK_STEPS)
+            + (step % Self::BLOCK_STEPS / F::LINE_STEPS * self.vectors + vector) * F::LINE_WORDS
     }
 
     /// First word of a vector's trailer after a block.
     #[inline(always)]
     pub(super) fn trailer(&self, block: usize, vector: usize) -> usize {
-        let steps = (self.steps - block * Self::BLOCK).min(Self::BLOCK);
-        self.block(block) + steps / F::STEPS * self.vectors * F::STORED + vector * F::TRAILER
+        let steps = (self.steps - block * Self::BLOCK_STEPS).min(Self::BLOCK_STEPS);
+        self.block(block) + steps / F::LINE_STEPS * self.vectors * F::LINE_WORDS + vector * F::TRAILER_WORDS
     }
 }
 
 /// What a panel keeps, zero as yet.
-pub(crate) struct Parts<'a> {
+pub(crate) struct PanelBuffers<'a> {
     pub(super) words: &'a mut [u32],
     /// One per output, or nothing.
-    pub(super) factors: &'a mut [f32],
+    pub(super) scales: &'a mut [f32],
     /// One per output, or nothing.
-    pub(super) offsets: &'a mut [u32],
+    pub(super) compensation: &'a mut [u32],
 }
 
 /// How a scheme stores weights.
-pub(crate) trait Pack: Sized {
+pub(crate) trait PackWeights: Sized {
     /// Fills the parts of a panel, with room for the words of sixteen encoded rows.
-    fn pack<S: Simd>(s: S, panel: Panel<'_>, room: &mut [u32], parts: Parts<'_>);
+    fn pack<S: Simd>(s: S, panel: PanelRows<'_>, room: &mut [u32], parts: PanelBuffers<'_>);
 
-    /// Puts a row that is quantised already where an output's weights are, in a panel of zeros.
-    fn place(row: QuantisedRow<'_>, k: usize, vectors: usize, output: usize, words: &mut [u32], factors: &mut [f32]) {
-        let _ = (row, k, vectors, output, words, factors);
+    /// Puts a row that is quantized already where an output's weights are, in a panel of zeros.
+    fn place(row: QuantizedRow<'_>, k: usize, vectors: usize, output: usize, words: &mut [u32], scales: &mut [f32]) {
+        let _ = (row, k, vectors, output, words, scales);
         unreachable!("rows of this scheme are not stored")
     }
 
     /// The weights of one output, as f32.
-    fn unpack(panel: &[u32], vectors: usize, output: usize, factor: f32, out: &mut [f32]);
+    fn unpack(panel: &[u32], vectors: usize, output: usize, scale: f32, out: &mut [f32]);
 }
 
-/// A row of k weights, quantised.
+/// A row of k weights, quantized.
 #[derive(Clone, Copy, Debug)]
-pub struct QuantisedRow<'a> {
-    /// As many as [`Quantisation::code_bytes`] says.
+pub struct QuantizedRow<'a> {
+    /// As many as [`Quantization::code_bytes`] says.
     pub codes: &'a [u8],
-    /// As many as [`Quantisation::factor_bytes`] says.
-    pub factors: &'a [u8],
+    /// As many as [`Quantization::scale_bytes`] says.
+    pub scales: &'a [u8],
 }
 
-/// How rows in few bits are stored ([`Quantisation`](super::Quantisation) says what the functions do).
-pub(crate) trait Stored {
+/// How rows in few bits are stored ([`Quantization`](super::Quantization) says what the functions do).
+pub(crate) trait StoredRows {
     fn code_bytes(k: usize) -> usize;
-    fn factor_bytes(k: usize) -> usize;
-    fn is_finite(factors: &[u8]) -> bool;
-    fn quantise(row: &[f32], codes: &mut [u8], factors: &mut [u8]);
-    fn dequantise(row: QuantisedRow<'_>, out: &mut [f32]);
+    fn scale_bytes(k: usize) -> usize;
+    fn is_finite(scales: &[u8]) -> bool;
+    fn quantize(row: &[f32], codes: &mut [u8], scales: &mut [u8]);
+    fn dequantize(row: QuantizedRow<'_>, out: &mut [f32]);
 }
 
-/// Sixteen outputs of a panel as rows are [encoded](Encode), each group of steps output by output, with
-/// their factors: how many there are. The others are zero.
+/// Sixteen outputs of a panel as rows are [encoded](PackActivations), each group of steps output by output, with
+/// their scales: how many there are. The others are zero.
 #[inline(always)]
-pub(super) fn encoded<S: Simd, F: Form>(
+pub(super) fn encoded<S: Simd, F: Microkernel>(
     s: S,
-    panel: &Panel<'_>,
+    panel: &PanelRows<'_>,
     vector: usize,
     room: &mut [u32],
-    factors: &mut [f32],
+    scales: &mut [f32],
 ) -> usize {
-    let unit = LANES * F::WORDS;
+    let unit = LANES * F::STEP_WORDS;
     let outputs = vector * LANES..((vector + 1) * LANES).min(panel.count.max(vector * LANES));
     let count = outputs.len();
     if count < LANES {
@@ -328,17 +330,23 @@ pub(super) fn encoded<S: Simd, F: Form>(
     let room = Shared::new(room);
     for (i, output) in outputs.enumerate() {
         // SAFETY: the room is borrowed, and rows follow each other.
-        let place = unsafe { Place::new(&room, i * unit, LANES * unit) };
-        factors[i] = F::row(s, panel.row(output), place);
+        let place = unsafe { RowWriter::new(&room, i * unit, LANES * unit) };
+        scales[i] = F::row(s, panel.row(output), place);
     }
     count
 }
 
 /// Lays them out step by step.
 #[inline(always)]
-pub(super) fn lay_out<S: Simd, F: Form>(s: S, at: Vectors<F>, vector: usize, room: &mut [u32], words: &mut [u32]) {
-    const { assert!(F::STEPS == 1 && F::STORED == F::WORDS * LANES) };
-    let unit = LANES * F::WORDS;
+pub(super) fn lay_out<S: Simd, F: Microkernel>(
+    s: S,
+    at: PanelLayout<F>,
+    vector: usize,
+    room: &mut [u32],
+    words: &mut [u32],
+) {
+    const { assert!(F::LINE_STEPS == 1 && F::LINE_WORDS == F::STEP_WORDS * LANES) };
+    let unit = LANES * F::STEP_WORDS;
     for (group, room) in as_numbers(room).chunks_exact(LANES * unit).enumerate() {
         for part in (0..unit).step_by(LANES) {
             let steps = transposed(s, &room[part..], unit);
@@ -352,21 +360,29 @@ pub(super) fn lay_out<S: Simd, F: Form>(s: S, at: Vectors<F>, vector: usize, roo
 
 /// Encodes all outputs of a panel and lays them out.
 #[inline(always)]
-pub(super) fn encode_all<S: Simd, F: Form>(s: S, panel: Panel<'_>, room: &mut [u32], words: &mut [u32]) {
-    let at = Vectors::<F>::new(panel.vectors, F::steps(panel.k));
+pub(super) fn pack_as_activations<S: Simd, F: Microkernel>(
+    s: S,
+    panel: PanelRows<'_>,
+    room: &mut [u32],
+    words: &mut [u32],
+) {
+    let at = PanelLayout::<F>::new(panel.vectors, F::steps(panel.k));
     for vector in 0..panel.vectors {
         encoded::<S, F>(s, &panel, vector, room, &mut [1.0; LANES]);
         lay_out(s, at, vector, room, words);
     }
 }
 
-/// Quantises the rows of a panel and [places](Pack::place) them.
+/// Quantizes the rows of a panel and [places](PackWeights::place) them.
 #[inline(always)]
-pub(super) fn place_all<P: Pack, Q: Stored>(panel: Panel<'_>, Parts { words, factors, .. }: Parts<'_>) {
-    let (mut codes, mut scales) = (vec![0; Q::code_bytes(panel.k)], vec![0; Q::factor_bytes(panel.k)]);
+pub(super) fn quantize_panel<P: PackWeights, Q: StoredRows>(
+    panel: PanelRows<'_>,
+    PanelBuffers { words, scales: own, .. }: PanelBuffers<'_>,
+) {
+    let (mut codes, mut scales) = (vec![0; Q::code_bytes(panel.k)], vec![0; Q::scale_bytes(panel.k)]);
     for output in 0..panel.count {
-        Q::quantise(panel.row(output), &mut codes, &mut scales);
-        let row = QuantisedRow { codes: &codes, factors: &scales };
-        P::place(row, panel.k, panel.vectors, output, words, factors);
+        Q::quantize(panel.row(output), &mut codes, &mut scales);
+        let row = QuantizedRow { codes: &codes, scales: &scales };
+        P::place(row, panel.k, panel.vectors, output, words, own);
     }
 }

@@ -3,11 +3,11 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{
-    formats::{Form, Pack, Panel, Parts, QuantisedRow, Vectors},
-    layout::Layout,
+    formats::{Microkernel, PackWeights, PanelBuffers, PanelLayout, PanelRows, QuantizedRow},
+    layout::ActivationLayout,
     next_read::NextRead,
-    quantisation::Quantisation,
-    scheme::{Scheme, with_form},
+    quantization::Quantization,
+    scheme::{Scheme, with_microkernel},
     tile::TileShape,
 };
 use crate::{
@@ -22,24 +22,24 @@ use crate::{
 ///
 /// Panel p holds the outputs `p·width..(p+1)·width`; outputs beyond n are zero.
 #[derive(Clone)]
-pub struct PackedMatrix {
+pub struct PackedWeight {
     isa: Isa,
     scheme: Scheme,
     n: usize,
     k: usize,
-    layout: Layout,
+    layout: ActivationLayout,
     width: usize,
     panel_words: usize,
     data: Region,
     /// One per output, where the scheme has them.
-    factors: Buffer,
+    scales: Buffer,
     /// One per output, where the scheme has them.
-    offsets: Buffer<u32>,
+    compensation: Buffer<u32>,
     /// What is read next, as far as it is known.
     next: Arc<NextRead>,
 }
 
-impl PackedMatrix {
+impl PackedWeight {
     /// Packs a weight `[n, k]` row by row: `fill(row, out)` writes one row of length k. It is called once per row,
     /// from several threads, and must not call parallel kernels; no second copy of the weight is made.
     ///
@@ -54,37 +54,44 @@ impl PackedMatrix {
         fill: &(dyn Fn(usize, &mut [f32]) + Sync),
     ) -> Self {
         Self::pack_panels(isa, scheme, team, n, k, &|rows, vectors, parts| {
-            let room = LANES * Layout::words(isa, scheme, k);
+            let room = LANES * ActivationLayout::words(isa, scheme, k);
             with_scratch(room + rows.len() * k, |scratch| {
                 let (room, scratch) = scratch.split_at_mut(room);
                 for (row, out) in rows.clone().zip(scratch.chunks_exact_mut(k.max(1))) {
                     fill(row, out);
                 }
-                let panel = Panel { rows: scratch, count: rows.len(), k, vectors };
-                isa.run_low_precision(Quantise { isa, scheme, panel, room: as_words(room), parts });
+                let panel = PanelRows { rows: scratch, count: rows.len(), k, vectors };
+                isa.run_low_precision(PackPanel { isa, scheme, panel, room: as_words(room), parts });
             });
         })
     }
 
-    /// Packs a weight `[n, k]` whose rows are quantised: bit for bit what [`pack`](Self::pack) makes of the weights they were
-    /// [made](Quantisation::quantise) from. `row` is called from several threads.
+    /// Packs a weight `[n, k]` whose rows are quantized: bit for bit what [`pack`](Self::pack) makes of the weights they were
+    /// [made](Quantization::quantize) from. `row` is called from several threads.
     ///
     /// # Panics
     /// If this CPU lacks `isa`, or a row is not one of k weights.
-    pub fn pack_quantised<'a>(
+    pub fn pack_quantized<'a>(
         isa: Isa,
-        quantisation: Quantisation,
+        quantisation: Quantization,
         team: &Team,
         n: usize,
         k: usize,
-        row: &(dyn Fn(usize) -> QuantisedRow<'a> + Sync),
+        row: &(dyn Fn(usize) -> QuantizedRow<'a> + Sync),
     ) -> Self {
-        Self::pack_panels(isa, quantisation.scheme(), team, n, k, &|rows, vectors, Parts { words, factors, .. }| {
-            for (output, row) in rows.map(row).enumerate() {
-                quantisation.check(k, row.codes, row.factors);
-                with_form!(quantisation.scheme(), isa, F => F::place(row, k, vectors, output, words, factors));
-            }
-        })
+        Self::pack_panels(
+            isa,
+            quantisation.scheme(),
+            team,
+            n,
+            k,
+            &|rows, vectors, PanelBuffers { words, scales, .. }| {
+                for (output, row) in rows.map(row).enumerate() {
+                    quantisation.check(k, row.codes, row.scales);
+                    with_microkernel!(quantisation.scheme(), isa, F => F::place(row, k, vectors, output, words, scales));
+                }
+            },
+        )
     }
 
     /// `fill(rows, vectors, parts)` writes what a panel of so many vectors keeps of these rows.
@@ -94,15 +101,16 @@ impl PackedMatrix {
         team: &Team,
         n: usize,
         k: usize,
-        fill: &(dyn Fn(Range<usize>, usize, Parts<'_>) + Sync),
+        fill: &(dyn Fn(Range<usize>, usize, PanelBuffers<'_>) + Sync),
     ) -> Self {
-        let (most, has_factors, has_offsets) = with_form!(scheme, isa, F => (F::MOST, F::FACTORS, F::OFFSETS));
+        let (most, has_scales, has_compensation) =
+            with_microkernel!(scheme, isa, F => (F::MAX_INPUTS, F::SCALES, F::COMPENSATION));
         assert!(k <= most, "{k} inputs are too many for sums of {scheme}");
-        let (layout, width) = (Layout::of(isa, scheme), TileShape::of(isa, 1).panel);
+        let (layout, width) = (ActivationLayout::of(isa, scheme), TileShape::of(isa, 1).panel);
         let panels = n.div_ceil(width);
         let panel_words = panel_words(isa, scheme, width / LANES, k);
         let per_output = |wanted: bool| if wanted { panels * width } else { 0 };
-        let mut packed = Self {
+        let mut weight = Self {
             isa,
             scheme,
             n,
@@ -111,28 +119,28 @@ impl PackedMatrix {
             width,
             panel_words,
             data: Region::zeroed(panels * panel_words),
-            factors: Buffer::zeroed(per_output(has_factors)),
-            offsets: Buffer::zeroed(per_output(has_offsets)),
+            scales: Buffer::zeroed(per_output(has_scales)),
+            compensation: Buffer::zeroed(per_output(has_compensation)),
             next: Arc::default(),
         };
-        let lengths = (packed.factors.len(), packed.offsets.len());
-        let data = Shared::new(&mut packed.data);
-        let factors = Shared::new(&mut packed.factors);
-        let offsets = Shared::new(&mut packed.offsets);
+        let lengths = (weight.scales.len(), weight.compensation.len());
+        let data = Shared::new(&mut weight.data);
+        let scales = Shared::new(&mut weight.scales);
+        let compensation = Shared::new(&mut weight.compensation);
         let part = |p: usize, of: usize| if of == 0 { 0..0 } else { p * width..(p + 1) * width };
         team.run(panels, 8 * n * k, |p| {
             let rows = p * width..((p + 1) * width).min(n);
-            // SAFETY: each task has a panel of its own, with its outputs' factors and offsets.
-            let (words, factors, offsets) = unsafe {
+            // SAFETY: each task has a panel of its own, with its outputs' scales and compensation.
+            let (words, scales, compensation) = unsafe {
                 (
                     data.slice(p * panel_words..(p + 1) * panel_words),
-                    factors.slice(part(p, lengths.0)),
-                    offsets.slice(part(p, lengths.1)),
+                    scales.slice(part(p, lengths.0)),
+                    compensation.slice(part(p, lengths.1)),
                 )
             };
-            fill(rows, width / LANES, Parts { words, factors, offsets });
+            fill(rows, width / LANES, PanelBuffers { words, scales, compensation });
         });
-        packed
+        weight
     }
 
     /// Outputs.
@@ -157,7 +165,7 @@ impl PackedMatrix {
 
     /// Memory held, padding included.
     pub fn bytes(&self) -> usize {
-        size_of_val::<[u32]>(&self.data) + size_of_val::<[f32]>(&self.factors) + size_of_val::<[u32]>(&self.offsets)
+        size_of_val::<[u32]>(&self.data) + size_of_val::<[f32]>(&self.scales) + size_of_val::<[u32]>(&self.compensation)
     }
 
     /// Unpacks some rows, by number, into `out`, `[rows, k]`: token lookup in an embedding tied to the output weight.
@@ -181,10 +189,10 @@ impl PackedMatrix {
     pub fn row(&self, n: usize, out: &mut [f32]) {
         assert!(n < self.n, "row {n} of {}", self.n);
         assert_eq!(out.len(), self.k);
-        let factor = self.factors.get(n).copied().unwrap_or(1.0);
+        let scale = self.scales.get(n).copied().unwrap_or(1.0);
         let panel = n / self.width;
         let (words, vectors, output) = (self.panel(panel..panel + 1), self.width / LANES, n % self.width);
-        with_form!(self.scheme, self.isa, F => F::unpack(words, vectors, output, factor, out));
+        with_microkernel!(self.scheme, self.isa, F => F::unpack(words, vectors, output, scale, out));
     }
 
     /// Asks for row `n` ahead of its use: its weights lie in as many cache lines as it has pairs or so of them.
@@ -192,7 +200,7 @@ impl PackedMatrix {
         if n < self.n {
             let panel = n / self.width;
             let panel = self.panel(panel..panel + 1);
-            self.isa.run(Ahead { w: self, panel, vector: n % self.width / LANES });
+            self.isa.run(PrefetchRow { w: self, panel, vector: n % self.width / LANES });
         }
     }
 
@@ -216,13 +224,13 @@ impl PackedMatrix {
     }
 
     /// How rows are laid out for products with it.
-    pub(crate) fn layout(&self) -> Layout {
+    pub(crate) fn layout(&self) -> ActivationLayout {
         self.layout
     }
 
     /// Words of one row so laid out.
     pub(crate) fn row_words(&self) -> usize {
-        Layout::words(self.isa, self.scheme, self.k)
+        ActivationLayout::words(self.isa, self.scheme, self.k)
     }
 
     /// Outputs of a panel.
@@ -238,62 +246,62 @@ impl PackedMatrix {
         &self.data[panels.start * self.panel_words..panels.end * self.panel_words]
     }
 
-    /// The factors of whole panels, or nothing.
-    pub(super) fn factors(&self, panels: &Range<usize>) -> &[f32] {
-        self.factors.get(panels.start * self.width..panels.end * self.width).unwrap_or(&[])
+    /// The scales of whole panels, or nothing.
+    pub(super) fn scales(&self, panels: &Range<usize>) -> &[f32] {
+        self.scales.get(panels.start * self.width..panels.end * self.width).unwrap_or(&[])
     }
 
-    /// The offsets of whole panels, or nothing.
-    pub(super) fn offsets(&self, panels: &Range<usize>) -> &[u32] {
-        self.offsets.get(panels.start * self.width..panels.end * self.width).unwrap_or(&[])
+    /// The compensation of whole panels, or nothing.
+    pub(super) fn compensation(&self, panels: &Range<usize>) -> &[u32] {
+        self.compensation.get(panels.start * self.width..panels.end * self.width).unwrap_or(&[])
     }
 }
 
-impl std::fmt::Debug for PackedMatrix {
+impl std::fmt::Debug for PackedWeight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PackedMatrix {{ {}, {}, [{}, {}] }}", self.isa, self.scheme, self.n, self.k)
+        write!(f, "PackedWeight {{ {}, {}, [{}, {}] }}", self.isa, self.scheme, self.n, self.k)
     }
 }
 
 /// Words of a panel.
 pub(super) fn panel_words(isa: Isa, scheme: Scheme, vectors: usize, k: usize) -> usize {
-    with_form!(scheme, isa, F => Vectors::<F>::new(vectors, F::steps(k)).words())
+    with_microkernel!(scheme, isa, F => PanelLayout::<F>::new(vectors, F::steps(k)).words())
 }
 
-struct Quantise<'a> {
+struct PackPanel<'a> {
     isa: Isa,
     scheme: Scheme,
-    panel: Panel<'a>,
+    panel: PanelRows<'a>,
     room: &'a mut [u32],
-    parts: Parts<'a>,
+    parts: PanelBuffers<'a>,
 }
 
-impl Kernel for Quantise<'_> {
+impl Kernel for PackPanel<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        with_form!(self.scheme, self.isa, F => F::pack(s, self.panel, self.room, self.parts));
+        with_microkernel!(self.scheme, self.isa, F => F::pack(s, self.panel, self.room, self.parts));
     }
 }
 
 /// A vector of a panel, to be brought into the cache.
-struct Ahead<'a> {
-    w: &'a PackedMatrix,
+struct PrefetchRow<'a> {
+    w: &'a PackedWeight,
     panel: &'a [u32],
     vector: usize,
 }
 
-impl Kernel for Ahead<'_> {
+impl Kernel for PrefetchRow<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { w, panel, vector } = self;
-        with_form!(w.scheme, w.isa, F => {
-            let at = Vectors::<F>::new(w.width / LANES, F::steps(w.k));
-            for step in (0..at.steps).step_by(F::STEPS) {
-                for line in (0..F::STORED).step_by(LANES) {
+        with_microkernel!(w.scheme, w.isa, F => {
+            let at = PanelLayout::<F>::new(w.width / LANES, F::steps(w.k));
+            for step in (0..at.steps).step_by(F::LINE_STEPS) {
+                for line in (0..F::LINE_WORDS).step_by(LANES) {
                     s.prefetch(panel.as_ptr().wrapping_add(at.at(step, vector) + line).cast());
                 }
             }

@@ -19,7 +19,7 @@ pub(crate) enum Sink<'a> {
     Rows { out: *mut f32, stride: usize, store: Store },
     /// To somebody who takes them cell by cell, while they are in L1: a tile of rows by a panel, or by two panels that
     /// are `apart`. Then only the first of them are in the product's range; neighbours both are.
-    Cells { apart: Option<usize>, take: &'a mut dyn FnMut(Cell<'_>) },
+    Epilogue { apart: Option<usize>, take: &'a mut dyn FnMut(OutputTile<'_>) },
 }
 
 impl Sink<'_> {
@@ -28,28 +28,28 @@ impl Sink<'_> {
 
     /// Panels from one that is visited to the next.
     pub(super) fn step(&self) -> usize {
-        if matches!(self, Sink::Cells { apart: Some(1), .. }) { 2 } else { 1 }
+        if matches!(self, Sink::Epilogue { apart: Some(1), .. }) { 2 } else { 1 }
     }
 }
 
 /// Some rows of a panel's outputs, or of two panels' side by side.
-pub(crate) struct Cell<'a> {
+pub(crate) struct OutputTile<'a> {
     pub(crate) rows: Range<usize>,
     /// Of the first panel.
     pub(crate) outputs: Range<usize>,
-    /// Of the first panel and the second, each `[rows, CELL]` with its outputs first.
+    /// Of the first panel and the second, each `[rows, OUTPUT_TILE_WIDTH]` with its outputs first.
     pub(crate) values: [&'a [f32]; 2],
 }
 
 /// Elements from one row of a cell's panel to the next: the widest panel of any instruction set.
-pub(crate) const CELL: usize = 2 * LANES;
+pub(crate) const OUTPUT_TILE_WIDTH: usize = 2 * LANES;
 
 /// Memory of a cell: the rows of a tile of any instruction set, of two panels.
 #[repr(C, align(64))]
-pub(super) struct CellMemory(pub(super) [[f32; 2 * LANES * CELL]; 2]);
+pub(super) struct OutputTileMemory(pub(super) [[f32; 2 * LANES * OUTPUT_TILE_WIDTH]; 2]);
 
-impl Default for CellMemory {
+impl Default for OutputTileMemory {
     fn default() -> Self {
-        Self([[0.0; 2 * LANES * CELL]; 2])
+        Self([[0.0; 2 * LANES * OUTPUT_TILE_WIDTH]; 2])
     }
 }

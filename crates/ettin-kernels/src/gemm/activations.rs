@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use super::{
-    formats::{Encode, Form, Place},
-    layout::Layout,
-    packed::PackedMatrix,
-    scheme::{Scheme, with_form},
+    formats::{Microkernel, PackActivations, RowWriter},
+    layout::ActivationLayout,
+    scheme::{Scheme, with_microkernel},
+    weight::PackedWeight,
 };
 use crate::{
     buffer::{Buffer, with_scratch},
@@ -18,16 +18,16 @@ use crate::{
 
 /// Encoded rows in memory of somebody.
 #[derive(Clone, Copy)]
-pub(crate) struct Rows<'a> {
-    /// Tile after tile, each as its [`Layout`] says.
+pub(crate) struct PackedActivationsView<'a> {
+    /// Tile after tile, each as its [`ActivationLayout`] says.
     pub(super) words: &'a [u32],
     /// One per row.
-    pub(super) factors: &'a [f32],
+    pub(super) scales: &'a [f32],
     pub(crate) rows: usize,
-    pub(super) layout: Layout,
+    pub(super) layout: ActivationLayout,
 }
 
-impl Rows<'_> {
+impl PackedActivationsView<'_> {
     pub(crate) fn tiles(&self) -> usize {
         self.layout.tiles(self.rows)
     }
@@ -40,32 +40,30 @@ impl Rows<'_> {
     }
 }
 
-impl<'a> Rows<'a> {
+impl<'a> PackedActivationsView<'a> {
     /// Encodes `x`, `[rows, k]`, for products with `w` and its like, into `[rows · words]` and `[rows]`; with a norm, which is applied to
     /// every row on the way, in room for one, `[k]`.
     pub(crate) fn encode(
-        w: &PackedMatrix,
+        w: &PackedWeight,
         x: &[f32],
         norm: Option<(Norm<'_>, &mut [f32])>,
         words: &'a mut [u32],
-        factors: &'a mut [f32],
+        scales: &'a mut [f32],
     ) -> Self {
-        let rows = factors.len();
+        let rows = scales.len();
         assert_eq!(words.len(), rows * w.row_words());
         {
             let (words, tiles) = (Shared::new(&mut *words), 0..w.layout().tiles(rows));
             // SAFETY: the words are borrowed for it.
-            unsafe {
-                Encoding { w, x, norm, range: 0..rows, rows, tiles, words: &words, factors: &mut *factors }.write()
-            };
+            unsafe { Packing { w, x, norm, range: 0..rows, rows, tiles, words: &words, scales: &mut *scales }.write() };
         }
-        Self { words, factors, rows, layout: w.layout() }
+        Self { words, scales, rows, layout: w.layout() }
     }
 }
 
 /// Some of `rows` on their way into tiles of nearly equal height.
-struct Encoding<'a, 'x> {
-    w: &'a PackedMatrix,
+struct Packing<'a, 'x> {
+    w: &'a PackedWeight,
     /// `[range, k]`
     x: &'a [f32],
     norm: Option<(Norm<'x>, &'x mut [f32])>,
@@ -76,10 +74,10 @@ struct Encoding<'a, 'x> {
     /// Of all rows.
     words: &'a Shared<'a, u32>,
     /// `[range]`
-    factors: &'a mut [f32],
+    scales: &'a mut [f32],
 }
 
-impl Encoding<'_, '_> {
+impl Packing<'_, '_> {
     /// # Safety
     /// Nobody else may use the words of these rows meanwhile.
     unsafe fn write(self) {
@@ -87,19 +85,19 @@ impl Encoding<'_, '_> {
     }
 
     #[inline(always)]
-    fn rows<S: Simd, F: Form>(self, s: S) {
-        let Self { w, x, mut norm, range, rows, tiles, words, factors } = self;
-        let (k, layout, unit) = (w.k(), w.layout(), LANES * F::WORDS);
-        let width = F::steps(k) * F::WORDS;
+    fn rows<S: Simd, F: Microkernel>(self, s: S) {
+        let Self { w, x, mut norm, range, rows, tiles, words, scales } = self;
+        let (k, layout, unit) = (w.k(), w.layout(), LANES * F::STEP_WORDS);
+        let width = F::steps(k) * F::STEP_WORDS;
         for tile in tiles {
             let tile = layout.tile(rows, tile);
             for row in tile.start.max(range.start)..tile.end.min(range.end) {
                 let first = tile.start * width + (row - tile.start) * unit;
                 // SAFETY: the promise of `write`.
-                let place = unsafe { Place::new(words, first, tile.len() * unit) };
+                let place = unsafe { RowWriter::new(words, first, tile.len() * unit) };
                 let index = row - range.start;
                 let x = &x[index * k..(index + 1) * k];
-                factors[index] = match &mut norm {
+                scales[index] = match &mut norm {
                     Some((norm, room)) => {
                         normalised(s, x, *norm, room);
                         F::row(s, room, place)
@@ -111,40 +109,40 @@ impl Encoding<'_, '_> {
     }
 }
 
-/// Run only by [`Encoding::write`], whose promise it relies on.
-impl Kernel for Encoding<'_, '_> {
+/// Run only by [`Packing::write`], whose promise it relies on.
+impl Kernel for Packing<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        with_form!(self.w.scheme(), self.w.isa(), F => self.rows::<S, F>(s));
+        with_microkernel!(self.w.scheme(), self.w.isa(), F => self.rows::<S, F>(s));
     }
 }
 
 /// Rows that are encoded for products with `w` and its like part by part: some columns of a tile's rows at a time, whole
 /// groups of them, by one thread or several.
-pub(crate) struct Parts<'a, 'x> {
-    pub(crate) w: &'x PackedMatrix,
+pub(crate) struct PackedColumns<'a, 'x> {
+    pub(crate) w: &'x PackedWeight,
     pub(crate) rows: usize,
     /// `[rows · words]`
     words: Shared<'a, u32>,
     /// `[rows]`
-    factors: &'a [f32],
+    scales: &'a [f32],
 }
 
-impl<'a, 'x> Parts<'a, 'x> {
+impl<'a, 'x> PackedColumns<'a, 'x> {
     /// In memory of somebody: `[rows · words]` and `[rows]`.
-    pub(crate) fn new(w: &'x PackedMatrix, rows: usize, words: &'a mut [u32], factors: &'a mut [f32]) -> Self {
-        assert!(words.len() == rows * w.row_words() && factors.len() == rows);
-        factors.fill(1.0);
-        Self { w, rows, words: Shared::new(words), factors }
+    pub(crate) fn new(w: &'x PackedWeight, rows: usize, words: &'a mut [u32], scales: &'a mut [f32]) -> Self {
+        assert!(words.len() == rows * w.row_words() && scales.len() == rows);
+        scales.fill(1.0);
+        Self { w, rows, words: Shared::new(words), scales }
     }
 
     /// Whether `columns` at a time can be encoded for products with `w`.
-    pub(crate) fn possible(w: &PackedMatrix, columns: usize) -> bool {
+    pub(crate) fn possible(w: &PackedWeight, columns: usize) -> bool {
         // What fills up the last group is then written, too: nothing.
-        with_form!(w.scheme(), w.isa(), F => {
-            !F::FACTOR && columns.is_multiple_of(F::PAD) && w.k().is_multiple_of(F::PAD)
+        with_microkernel!(w.scheme(), w.isa(), F => {
+            !F::SCALE && columns.is_multiple_of(F::K_MULTIPLE) && w.k().is_multiple_of(F::K_MULTIPLE)
         })
     }
 
@@ -153,12 +151,19 @@ impl<'a, 'x> Parts<'a, 'x> {
     /// # Safety
     /// Nobody else may use these columns of the row meanwhile.
     #[inline(always)]
-    pub(crate) unsafe fn put<S: Simd, F: Form>(&self, s: S, tile: Range<usize>, row: usize, first: usize, x: &[f32]) {
-        let (width, unit) = (F::steps(self.w.k()) * F::WORDS, LANES * F::WORDS);
+    pub(crate) unsafe fn put<S: Simd, F: Microkernel>(
+        &self,
+        s: S,
+        tile: Range<usize>,
+        row: usize,
+        first: usize,
+        x: &[f32],
+    ) {
+        let (width, unit) = (F::steps(self.w.k()) * F::STEP_WORDS, LANES * F::STEP_WORDS);
         let stride = tile.len() * unit;
-        let start = tile.start * width + first / (F::UNIT * LANES) * stride + (row - tile.start) * unit;
+        let start = tile.start * width + first / (F::STEP_INPUTS * LANES) * stride + (row - tile.start) * unit;
         // SAFETY: these columns are the caller's.
-        F::row(s, x, unsafe { Place::new(&self.words, start, stride) });
+        F::row(s, x, unsafe { RowWriter::new(&self.words, start, stride) });
     }
 
     /// Encodes the columns from `first` on of all rows, of which `x` has nothing else: `[rows, columns]`.
@@ -166,25 +171,25 @@ impl<'a, 'x> Parts<'a, 'x> {
     /// # Safety
     /// Nobody else may write these columns meanwhile.
     pub(crate) unsafe fn put_all(&self, first: usize, x: &[f32]) {
-        self.w.isa().run_low_precision(Columns { parts: self, first, x });
+        self.w.isa().run_low_precision(PackColumns { parts: self, first, x });
     }
 
     /// All of them.
-    pub(crate) fn finish(self) -> Rows<'a> {
+    pub(crate) fn finish(self) -> PackedActivationsView<'a> {
         // SAFETY: nobody else has them any more.
         let words = unsafe { self.words.slice(0..self.rows * self.w.row_words()) };
-        Rows { words, factors: self.factors, rows: self.rows, layout: self.w.layout() }
+        PackedActivationsView { words, scales: self.scales, rows: self.rows, layout: self.w.layout() }
     }
 }
 
-/// See [`Parts::put_all`], the only one who builds it.
-struct Columns<'a, 'p, 'x> {
-    parts: &'a Parts<'p, 'x>,
+/// See [`PackedColumns::put_all`], the only one who builds it.
+struct PackColumns<'a, 'p, 'x> {
+    parts: &'a PackedColumns<'p, 'x>,
     first: usize,
     x: &'a [f32],
 }
 
-impl Kernel for Columns<'_, '_, '_> {
+impl Kernel for PackColumns<'_, '_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -192,12 +197,12 @@ impl Kernel for Columns<'_, '_, '_> {
         let Self { parts, first, x } = self;
         let (layout, rows) = (parts.w.layout(), parts.rows);
         let columns = x.len() / rows.max(1);
-        with_form!(parts.w.scheme(), parts.w.isa(), F => {
+        with_microkernel!(parts.w.scheme(), parts.w.isa(), F => {
             for tile in 0..layout.tiles(rows) {
                 let range = layout.tile(rows, tile);
                 for row in range.clone() {
                     let x = &x[row * columns..(row + 1) * columns];
-                    // SAFETY: the promise of `Parts::put_all`.
+                    // SAFETY: the promise of `PackedColumns::put_all`.
                     unsafe { parts.put::<S, F>(s, range.clone(), row, first, x) };
                 }
             }
@@ -205,20 +210,20 @@ impl Kernel for Columns<'_, '_, '_> {
     }
 }
 
-/// Encodes some rows, given the tiles that they are in, and scratch, into words of all rows and factors of these.
+/// Encodes some rows, given the tiles that they are in, and scratch, into words of all rows and scales of these.
 type EncodeRows<'a> = dyn Fn(Range<usize>, Range<usize>, &mut [f32], &Shared<'_, u32>, &mut [f32]) + Sync + 'a;
 
 /// Encoded rows with memory of their own, kept from use to use.
 #[derive(Default)]
-pub struct Operand {
+pub struct PackedActivations {
     words: Buffer<u32>,
-    factors: Buffer,
+    scales: Buffer,
     scheme: Option<(Isa, Scheme)>,
     rows: usize,
     k: usize,
 }
 
-impl Operand {
+impl PackedActivations {
     /// Nothing yet.
     pub fn new() -> Self {
         Self::default()
@@ -233,20 +238,20 @@ impl Operand {
     ///
     /// # Panics
     /// If `x` is not whole rows.
-    pub fn encode(&mut self, team: &Team, w: &PackedMatrix, x: &[f32]) {
+    pub fn encode(&mut self, team: &Team, w: &PackedWeight, x: &[f32]) {
         self.encode_normed(team, w, x, None);
     }
 
     /// The same, of rows that are normalised first.
-    pub(crate) fn encode_normed(&mut self, team: &Team, w: &PackedMatrix, x: &[f32], norm: Option<Norm<'_>>) {
+    pub(crate) fn encode_normed(&mut self, team: &Team, w: &PackedWeight, x: &[f32], norm: Option<Norm<'_>>) {
         let k = w.k();
         let rows = x.len().checked_div(k).unwrap_or(0);
         assert_eq!(x.len(), rows * k, "x is not [rows, {k}]");
-        self.shared_out(team, w, rows, k, &|range, tiles, room, words, factors| {
+        self.shared_out(team, w, rows, k, &|range, tiles, room, words, scales| {
             let norm = norm.map(|norm| (norm, room));
             let x = &x[range.start * k..range.end * k];
             // SAFETY: rows are shared out.
-            unsafe { Encoding { w, x, norm, range, rows, tiles, words, factors }.write() };
+            unsafe { Packing { w, x, norm, range, rows, tiles, words, scales }.write() };
         });
     }
 
@@ -255,31 +260,31 @@ impl Operand {
     pub fn produce(
         &mut self,
         team: &Team,
-        w: &PackedMatrix,
+        w: &PackedWeight,
         rows: usize,
         fill: &(dyn Fn(Range<usize>, &mut [f32]) + Sync),
     ) {
         let (k, most) = (w.k(), w.layout().rows);
-        self.shared_out(team, w, rows, most * k, &|range, tiles, x, words, factors| {
+        self.shared_out(team, w, rows, most * k, &|range, tiles, x, words, scales| {
             let x = &mut x[..range.len() * k];
             fill(range.clone(), x);
             // SAFETY: rows are shared out.
-            unsafe { Encoding { w, x, norm: None, range, rows, tiles, words, factors }.write() };
+            unsafe { Packing { w, x, norm: None, range, rows, tiles, words, scales }.write() };
         });
     }
 
     /// Makes room for `rows` and has them encoded tile by tile, with so much scratch for each; where there are fewer tiles than
     /// threads, row by row.
-    fn shared_out(&mut self, team: &Team, w: &PackedMatrix, rows: usize, scratch: usize, encode: &EncodeRows<'_>) {
+    fn shared_out(&mut self, team: &Team, w: &PackedWeight, rows: usize, scratch: usize, encode: &EncodeRows<'_>) {
         let layout = w.layout();
         self.make_room(w, rows);
         let (tiles, threads) = (layout.tiles(rows), team.threads());
         let words = Shared::new(&mut self.words);
-        let factors = Shared::new(&mut self.factors);
+        let scales = Shared::new(&mut self.scales);
         let encode = |range: Range<usize>, tiles: Range<usize>, scratch: &mut [f32]| {
             // SAFETY: whoever calls has rows of his own.
-            let factors = unsafe { factors.slice(range.clone()) };
-            encode(range, tiles, scratch, &words, factors);
+            let scales = unsafe { scales.slice(range.clone()) };
+            encode(range, tiles, scratch, &words, scales);
         };
         let work = 8 * rows * w.k();
         if tiles < threads {
@@ -299,30 +304,30 @@ impl Operand {
     }
 
     /// Room for `rows` that are encoded part by part, all of which must be done before a product.
-    pub(crate) fn parts<'a, 'x>(&'a mut self, w: &'x PackedMatrix, rows: usize) -> Parts<'a, 'x> {
+    pub(crate) fn parts<'a, 'x>(&'a mut self, w: &'x PackedWeight, rows: usize) -> PackedColumns<'a, 'x> {
         self.make_room(w, rows);
-        Parts::new(w, rows, &mut self.words[..rows * w.row_words()], &mut self.factors[..rows])
+        PackedColumns::new(w, rows, &mut self.words[..rows * w.row_words()], &mut self.scales[..rows])
     }
 
-    fn make_room(&mut self, w: &PackedMatrix, rows: usize) {
+    fn make_room(&mut self, w: &PackedWeight, rows: usize) {
         self.words.grow(rows * w.row_words());
-        self.factors.grow(rows);
+        self.scales.grow(rows);
         self.scheme = Some((w.isa(), w.scheme()));
         (self.rows, self.k) = (rows, w.k());
     }
 
     /// # Panics
     /// If it was encoded for another kind of weight.
-    pub(crate) fn view(&self, w: &PackedMatrix) -> Rows<'_> {
+    pub(crate) fn view(&self, w: &PackedWeight) -> PackedActivationsView<'_> {
         assert_eq!(self.scheme, Some((w.isa(), w.scheme())), "the rows were encoded for another scheme than {w:?}");
         assert_eq!(self.k, w.k(), "rows of {} inputs for {w:?}", self.k);
         let words = &self.words[..self.rows * w.row_words()];
-        Rows { words, factors: &self.factors[..self.rows], rows: self.rows, layout: w.layout() }
+        PackedActivationsView { words, scales: &self.scales[..self.rows], rows: self.rows, layout: w.layout() }
     }
 }
 
-impl std::fmt::Debug for Operand {
+impl std::fmt::Debug for PackedActivations {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Operand {{ {:?}, [{}, {}] }}", self.scheme, self.rows, self.k)
+        write!(f, "PackedActivations {{ {:?}, [{}, {}] }}", self.scheme, self.rows, self.k)
     }
 }

@@ -1,14 +1,14 @@
 //! Weights in few bits as a safetensors file holds them: metadata, names and shapes (docs/FORMATS.md). What a row's bytes
-//! mean is `ettin_kernels`' [`Quantisation`].
+//! mean is `ettin_kernels`' [`Quantization`].
 
 use std::collections::{BTreeMap, HashMap};
 
-use ettin_kernels::{Quantisation, gemm::GROUP};
+use ettin_kernels::{Quantization, gemm::GROUP};
 
 use super::{Data, FileData, Found, Stored, StoredDtype};
 
-/// What a tensor's name is followed by where its codes and its factors are.
-const PARTS: [&str; 2] = [".codes", ".factors"];
+/// What a tensor's name is followed by where its codes and its scales are.
+const PARTS: [&str; 2] = [".codes", ".scales"];
 
 /// The version written, and the only one read.
 const VERSION: &str = "1";
@@ -19,32 +19,32 @@ const VERSION_KEY: &str = "version";
 const GROUP_KEY: &str = "group_size";
 const PREFIX: &str = "ettin-";
 
-/// The dtypes, as safetensors names them, of codes and factors.
-pub(super) fn tags(quantisation: Quantisation) -> [&'static str; 2] {
+/// The dtypes, as safetensors names them, of codes and scales.
+pub(super) fn tags(quantisation: Quantization) -> [&'static str; 2] {
     match quantisation {
-        Quantisation::W8 => ["I8", "F32"],
-        Quantisation::W4 => ["U8", "BF16"],
+        Quantization::W8 => ["I8", "F32"],
+        Quantization::W4 => ["U8", "BF16"],
     }
 }
 
-/// Names of the tensors that hold the codes and the factors of the tensor `name`.
+/// Names of the tensors that hold the codes and the scales of the tensor `name`.
 pub(super) fn parts(name: &str) -> [String; 2] {
     PARTS.map(|part| format!("{name}{part}"))
 }
 
-/// Shapes of the codes and factors of a matrix `[n, k]`.
-pub(super) fn shapes(quantisation: Quantisation, n: usize, k: usize) -> [Vec<usize>; 2] {
+/// Shapes of the codes and scales of a matrix `[n, k]`.
+pub(super) fn shapes(quantisation: Quantization, n: usize, k: usize) -> [Vec<usize>; 2] {
     match quantisation {
-        Quantisation::W8 => [vec![n, k], vec![n]],
-        Quantisation::W4 => [vec![n, k / 2], vec![n, k.div_ceil(GROUP)]],
+        Quantization::W8 => [vec![n, k], vec![n]],
+        Quantization::W4 => [vec![n, k / 2], vec![n, k.div_ceil(GROUP)]],
     }
 }
 
 /// Adds to the metadata of a file what says that it holds such tensors.
-pub(super) fn announce(quantisation: Quantisation, metadata: &mut BTreeMap<String, String>) {
+pub(super) fn announce(quantisation: Quantization, metadata: &mut BTreeMap<String, String>) {
     metadata.insert(FORMAT.to_owned(), format!("{PREFIX}{}", quantisation.scheme()));
     metadata.insert(VERSION_KEY.to_owned(), VERSION.to_owned());
-    if quantisation == Quantisation::W4 {
+    if quantisation == Quantization::W4 {
         metadata.insert(GROUP_KEY.to_owned(), GROUP.to_string());
     }
 }
@@ -53,12 +53,12 @@ pub(super) fn announce(quantisation: Quantisation, metadata: &mut BTreeMap<Strin
 ///
 /// # Errors
 /// What in it is unknown.
-pub(super) fn announced(metadata: Option<&HashMap<String, String>>) -> Result<Option<Quantisation>, String> {
+pub(super) fn announced(metadata: Option<&HashMap<String, String>>) -> Result<Option<Quantization>, String> {
     let key = |key: &str| metadata.and_then(|metadata| metadata.get(key)).map(String::as_str);
     let Some((format, scheme)) = key(FORMAT).and_then(|format| Some((format, format.strip_prefix(PREFIX)?))) else {
         return Ok(None);
     };
-    let known = [Quantisation::W8, Quantisation::W4];
+    let known = [Quantization::W8, Quantization::W4];
     let Some(quantisation) = known.into_iter().find(|known| known.scheme().name() == scheme) else {
         return Err(format!("its format is `{format}`; known are {PREFIX}w8 and {PREFIX}w4"));
     };
@@ -71,17 +71,17 @@ pub(super) fn announced(metadata: Option<&HashMap<String, String>>) -> Result<Op
         None => Err(format!("its metadata lacks the {name} of format {format}; convert the original again")),
     };
     expect(VERSION_KEY, VERSION)?;
-    if quantisation == Quantisation::W4 {
+    if quantisation == Quantization::W4 {
         expect(GROUP_KEY, &GROUP.to_string())?;
     }
     Ok(Some(quantisation))
 }
 
-/// Joins codes and factors to one tensor each; other tensors stay what they are.
+/// Joins codes and scales to one tensor each; other tensors stay what they are.
 ///
 /// # Errors
 /// What is wrong with which tensor.
-pub(super) fn join(found: Vec<Found>, quantisation: Quantisation, file: &FileData) -> Result<Vec<Found>, String> {
+pub(super) fn join(found: Vec<Found>, quantisation: Quantization, file: &FileData) -> Result<Vec<Found>, String> {
     let (mut joined, mut halves) = (Vec::new(), BTreeMap::<String, [Option<Found>; 2]>::new());
     for tensor in found {
         match PARTS.iter().enumerate().find_map(|(part, end)| Some((part, tensor.name.strip_suffix(end)?))) {
@@ -93,11 +93,11 @@ pub(super) fn join(found: Vec<Found>, quantisation: Quantisation, file: &FileDat
         }
     }
     for (name, pair) in halves {
-        let [codes, factors] = pair;
-        let [codes_name, factors_name] = parts(&name);
-        let codes = codes.ok_or_else(|| format!("`{factors_name}` is there but `{codes_name}` is missing"))?;
-        let factors = factors.ok_or_else(|| format!("`{codes_name}` is there but `{factors_name}` is missing"))?;
-        joined.push(pair_up(name, codes, factors, quantisation, file)?);
+        let [codes, scales] = pair;
+        let [codes_name, scales_name] = parts(&name);
+        let codes = codes.ok_or_else(|| format!("`{scales_name}` is there but `{codes_name}` is missing"))?;
+        let scales = scales.ok_or_else(|| format!("`{codes_name}` is there but `{scales_name}` is missing"))?;
+        joined.push(pair_up(name, codes, scales, quantisation, file)?);
     }
     Ok(joined)
 }
@@ -105,11 +105,11 @@ pub(super) fn join(found: Vec<Found>, quantisation: Quantisation, file: &FileDat
 fn pair_up(
     name: String,
     codes: Found,
-    factors: Found,
-    quantisation: Quantisation,
+    scales: Found,
+    quantisation: Quantization,
     file: &FileData,
 ) -> Result<Found, String> {
-    for (tensor, tag) in [&codes, &factors].into_iter().zip(tags(quantisation)) {
+    for (tensor, tag) in [&codes, &scales].into_iter().zip(tags(quantisation)) {
         if tensor.dtype.tag() != tag {
             let (name, actual) = (&tensor.name, tensor.dtype.tag());
             return Err(format!("`{name}` is stored as {actual}; in {} it is {tag}", quantisation.scheme()));
@@ -119,28 +119,28 @@ fn pair_up(
         return Err(format!("`{}` is {:?}, not a matrix", codes.name, codes.shape));
     };
     let inputs = match quantisation {
-        Quantisation::W8 => Some(columns),
-        Quantisation::W4 => columns.checked_mul(2),
+        Quantization::W8 => Some(columns),
+        Quantization::W4 => columns.checked_mul(2),
     };
     let k = inputs.ok_or_else(|| format!("the dimensions of `{}` overflow", codes.name))?;
     let [_, expected] = shapes(quantisation, n, k);
-    if factors.shape != expected {
-        let (tensor, actual) = (&factors.name, &factors.shape);
+    if scales.shape != expected {
+        let (tensor, actual) = (&scales.name, &scales.shape);
         return Err(format!(
             "`{tensor}` is {actual:?}, expected {expected:?} beside `{}` {:?}",
             codes.name, codes.shape
         ));
     }
-    let (Data::Mapped(codes), Data::Mapped(scales)) = (codes.data, factors.data) else {
+    let (Data::Mapped(codes), Data::Mapped(range)) = (codes.data, scales.data) else {
         return Err(format!("`{name}` is not stored in one piece"));
     };
     // Ranges were checked when the header was read.
-    if !quantisation.is_finite(file.get(scales.clone()).unwrap_or_default()) {
-        return Err(format!("`{}` holds values that are not finite: the file is damaged", factors.name));
+    if !quantisation.is_finite(file.get(range.clone()).unwrap_or_default()) {
+        return Err(format!("`{}` holds values that are not finite: the file is damaged", scales.name));
     }
     let dtype = match quantisation {
-        Quantisation::W8 => StoredDtype::W8,
-        Quantisation::W4 => StoredDtype::W4,
+        Quantization::W8 => StoredDtype::W8,
+        Quantization::W4 => StoredDtype::W4,
     };
-    Ok(Found { name, dtype: Stored::Known(dtype), shape: vec![n, k], data: Data::Quantised { codes, factors: scales } })
+    Ok(Found { name, dtype: Stored::Known(dtype), shape: vec![n, k], data: Data::Quantized { codes, scales: range } })
 }
