@@ -61,7 +61,7 @@ impl<S: Tiles> Task<S> for GegluEpilogue<'_, '_> {
             }
             return;
         }
-        with_microkernel!(parts.w.scheme(), parts.w.isa(), F => {
+        with_microkernel!(parts.w.scheme(), parts.w.isa(), S, F => {
             for (row, gated) in cell.rows.clone().zip(gated) {
                 // SAFETY: as above. (A length that is known makes it a few instructions.)
                 unsafe { parts.put::<S, F>(s, cell.rows.clone(), row, first, &gated[..S::PANEL]) };

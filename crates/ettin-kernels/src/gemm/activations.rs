@@ -83,30 +83,6 @@ impl Packing<'_, '_> {
     unsafe fn write(self) {
         self.w.isa().run_low_precision(self);
     }
-
-    #[inline(always)]
-    fn rows<S: Simd, F: Microkernel>(self, s: S) {
-        let Self { w, x, mut norm, range, rows, tiles, words, scales } = self;
-        let (k, layout, unit) = (w.k(), w.layout(), LANES * F::STEP_WORDS);
-        let width = F::steps(k) * F::STEP_WORDS;
-        for tile in tiles {
-            let tile = layout.tile(rows, tile);
-            for row in tile.start.max(range.start)..tile.end.min(range.end) {
-                let first = tile.start * width + (row - tile.start) * unit;
-                // SAFETY: the promise of `write`.
-                let place = unsafe { RowWriter::new(words, first, tile.len() * unit) };
-                let index = row - range.start;
-                let x = &x[index * k..(index + 1) * k];
-                scales[index] = match &mut norm {
-                    Some((norm, room)) => {
-                        normalised(s, x, *norm, room);
-                        F::row(s, room, place)
-                    }
-                    None => F::row(s, x, place),
-                };
-            }
-        }
-    }
 }
 
 /// Run only by [`Packing::write`], whose promise it relies on.
@@ -115,7 +91,26 @@ impl Kernel for Packing<'_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        with_microkernel!(self.w.scheme(), self.w.isa(), F => self.rows::<S, F>(s));
+        let Self { w, x, mut norm, range, rows, tiles, words, scales } = self;
+        let (k, layout) = (w.k(), w.layout());
+        for tile in tiles {
+            let tile = layout.tile(rows, tile);
+            for row in tile.start.max(range.start)..tile.end.min(range.end) {
+                let index = row - range.start;
+                let mut x = &x[index * k..(index + 1) * k];
+                // Before the format is known, so that it is compiled once.
+                if let Some((norm, room)) = &mut norm {
+                    normalised(s, x, *norm, room);
+                    x = room;
+                }
+                scales[index] = with_microkernel!(w.scheme(), w.isa(), S, F => {
+                    let (unit, width) = (LANES * F::STEP_WORDS, F::steps(k) * F::STEP_WORDS);
+                    let first = tile.start * width + (row - tile.start) * unit;
+                    // SAFETY: the promise of `write`.
+                    F::row(s, x, unsafe { RowWriter::new(words, first, tile.len() * unit) })
+                });
+            }
+        }
     }
 }
 
@@ -197,7 +192,7 @@ impl Kernel for PackColumns<'_, '_, '_> {
         let Self { parts, first, x } = self;
         let (layout, rows) = (parts.w.layout(), parts.rows);
         let columns = x.len() / rows.max(1);
-        with_microkernel!(parts.w.scheme(), parts.w.isa(), F => {
+        with_microkernel!(parts.w.scheme(), parts.w.isa(), S, F => {
             for tile in 0..layout.tiles(rows) {
                 let range = layout.tile(rows, tile);
                 for row in range.clone() {

@@ -100,7 +100,7 @@ impl<S: Tiles, F: Microkernel> Task<S> for VectorTiles<'_, F> {
     #[inline(always)]
     fn run(self, simd: S) {
         // A constant, so that nothing is compiled for instruction sets that never run it.
-        if const { F::NEEDS_DOT && !S::HAS_DOT_I8 } {
+        if const { S::HAS_DOT_I8 && !F::RUNS_WITH_DOT || !S::HAS_DOT_I8 && !F::RUNS_WITHOUT_DOT } {
             unreachable!("a format for another instruction set");
         }
         let mut product = self.0;

@@ -4,12 +4,12 @@ use super::{
     formats::{PackWeights, PanelBuffers, PanelRows},
     layout::ActivationLayout,
     scheme::{Scheme, with_microkernel},
-    weight::panel_words,
+    weight::{PackPanel, panel_words},
 };
 use crate::{
     buffer::{as_words, with_scratch},
     isa::Isa,
-    simd::{Kernel, LANES, Simd},
+    simd::LANES,
 };
 
 /// Rounds rows `[rows, k]` to what a [`PackedWeight`](super::PackedWeight) of the scheme would give back of them, bit for bit.
@@ -26,33 +26,13 @@ pub fn rounded(isa: Isa, scheme: Scheme, k: usize, rows: &mut [f32]) {
         let (room, words) = as_words(scratch).split_at_mut(room);
         for rows in rows.chunks_mut(LANES * k) {
             words.fill(0);
-            isa.run_low_precision(Rounding { isa, scheme, k, rows, room: &mut *room, words: &mut *words });
+            let (mut scales, mut compensation) = ([1.0; LANES], [0; LANES]);
+            let panel = PanelRows { rows, count: rows.len() / k, k, vectors: 1 };
+            let parts = PanelBuffers { words: &mut *words, scales: &mut scales, compensation: &mut compensation };
+            PackPanel { isa, scheme, panel, room: &mut *room, parts }.run();
+            for (output, row) in rows.chunks_exact_mut(k).enumerate() {
+                with_microkernel!(scheme, isa, F => F::unpack(words, 1, output, scales[output], row));
+            }
         }
     });
-}
-
-/// Rows of one vector of outputs, which are packed and unpacked.
-struct Rounding<'a> {
-    isa: Isa,
-    scheme: Scheme,
-    k: usize,
-    rows: &'a mut [f32],
-    room: &'a mut [u32],
-    words: &'a mut [u32],
-}
-
-impl Kernel for Rounding<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Self { isa, scheme, k, rows, room, words } = self;
-        let (mut scales, mut compensation) = ([1.0; LANES], [0; LANES]);
-        let panel = PanelRows { rows, count: rows.len() / k, k, vectors: 1 };
-        let parts = PanelBuffers { words: &mut *words, scales: &mut scales, compensation: &mut compensation };
-        with_microkernel!(scheme, isa, F => F::pack(s, panel, room, parts));
-        for (output, row) in rows.chunks_exact_mut(k).enumerate() {
-            with_microkernel!(scheme, isa, F => F::unpack(words, 1, output, scales[output], row));
-        }
-    }
 }

@@ -60,7 +60,8 @@ impl FromStr for Scheme {
 }
 
 /// Evaluates an expression with the microkernel of a scheme on an instruction set as a type: `with_microkernel!(scheme, isa, F => F::steps(k))`.
-/// This is the one place that says which microkernel computes what.
+/// With a token's type before it (`with_microkernel!(scheme, isa, S, F => …)`), the expression is not compiled for tokens that the
+/// microkernel never runs on. This is the one place that says which microkernel computes what.
 macro_rules! with_microkernel {
     ($scheme:expr, $isa:expr, $form:ident => $do:expr) => {{
         use $crate::gemm::{Scheme, formats};
@@ -83,6 +84,19 @@ macro_rules! with_microkernel {
             Scheme::W4 => $crate::gemm::with_microkernel!(@ $form = formats::w4::W4A32 => $do),
         }
     }};
+    ($scheme:expr, $isa:expr, $token:ty, $form:ident => $do:expr) => {
+        $crate::gemm::with_microkernel!($scheme, $isa, $form => {
+            // A constant, so that what is never run is not compiled either.
+            if const {
+                use $crate::gemm::formats::Microkernel as _;
+                if <$token>::HAS_DOT_I8 { <$form>::RUNS_WITH_DOT } else { <$form>::RUNS_WITHOUT_DOT }
+            } {
+                $do
+            } else {
+                unreachable!("a format for another instruction set")
+            }
+        })
+    };
     (@ $form:ident = $type:ty => $do:expr) => {{
         type $form = $type;
         $do

@@ -61,7 +61,7 @@ impl PackedWeight {
                     fill(row, out);
                 }
                 let panel = PanelRows { rows: scratch, count: rows.len(), k, vectors };
-                isa.run_low_precision(PackPanel { isa, scheme, panel, room: as_words(room), parts });
+                PackPanel { isa, scheme, panel, room: as_words(room), parts }.run();
             });
         })
     }
@@ -268,12 +268,20 @@ pub(super) fn panel_words(isa: Isa, scheme: Scheme, vectors: usize, k: usize) ->
     with_microkernel!(scheme, isa, F => PanelLayout::<F>::new(vectors, F::steps(k)).words())
 }
 
-struct PackPanel<'a> {
-    isa: Isa,
-    scheme: Scheme,
-    panel: PanelRows<'a>,
-    room: &'a mut [u32],
-    parts: PanelBuffers<'a>,
+/// Rows on their way into a panel.
+pub(super) struct PackPanel<'a> {
+    pub(super) isa: Isa,
+    pub(super) scheme: Scheme,
+    pub(super) panel: PanelRows<'a>,
+    /// Words of sixteen rows as activations.
+    pub(super) room: &'a mut [u32],
+    pub(super) parts: PanelBuffers<'a>,
+}
+
+impl PackPanel<'_> {
+    pub(super) fn run(self) {
+        self.isa.run_low_precision(self);
+    }
 }
 
 impl Kernel for PackPanel<'_> {
@@ -281,7 +289,7 @@ impl Kernel for PackPanel<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        with_microkernel!(self.scheme, self.isa, F => F::pack(s, self.panel, self.room, self.parts));
+        with_microkernel!(self.scheme, self.isa, S, F => F::pack(s, self.panel, self.room, self.parts));
     }
 }
 

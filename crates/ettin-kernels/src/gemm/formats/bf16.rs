@@ -19,7 +19,7 @@ impl<const PARTS: usize> Microkernel for Bf16Parts<PARTS> {
     const STEP_WORDS: usize = PARTS;
     const LOW_PRECISION: bool = true;
     /// Else it is [`Bf16Widened`](super::bf16_widened::Bf16Widened) that multiplies numbers of one part.
-    const NEEDS_DOT: bool = PARTS == 1;
+    const RUNS_WITHOUT_DOT: bool = PARTS > 1;
     const AMX: bool = true;
     const LINE_WORDS: usize = PARTS * LANES;
 

@@ -91,7 +91,7 @@ impl<W: IntegerWeights> Microkernel for IntegerActivations<W> {
     const LINE_STEPS: usize = W::LINE_STEPS;
     const STEP_WORDS: usize = LIMBS + 1;
     const LOW_PRECISION: bool = true;
-    const NEEDS_DOT: bool = true;
+    const RUNS_WITHOUT_DOT: bool = false;
     const LINE_WORDS: usize = LANES;
     const TRAILER_WORDS: usize = W::TRAILER_WORDS;
     /// Two sums for each: with one vector of outputs at a time, they stay in registers.

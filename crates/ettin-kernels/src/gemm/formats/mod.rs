@@ -94,9 +94,10 @@ pub(crate) trait Microkernel: PackActivations + PackWeights + Copy + Send + Sync
     const STEP_WORDS: usize;
     /// Whether it multiplies bf16 or bytes, for which there are instructions.
     const LOW_PRECISION: bool = false;
-    /// Whether it is chosen only where these are there ([`HAS_DOT_I8`](crate::simd::LowPrecisionDot::HAS_DOT_I8): a CPU has
-    /// both or none).
-    const NEEDS_DOT: bool = false;
+    /// Whether it is ever chosen where a CPU has these ([`HAS_DOT_I8`](crate::simd::LowPrecisionDot::HAS_DOT_I8): both or none).
+    const RUNS_WITH_DOT: bool = true;
+    /// Whether it is ever chosen where a CPU lacks them.
+    const RUNS_WITHOUT_DOT: bool = true;
     /// Most rows of a tile, where the instruction set would take more. If set, chains are so short, and have so many sums, that vectors of outputs
     /// take theirs one by one (or two by two, of few rows), not all at once.
     const MAX_ROWS: usize = usize::MAX;

@@ -25,6 +25,7 @@ pub(crate) struct W4A32;
 
 impl Microkernel for W4A32 {
     one_input!();
+    const RUNS_WITH_DOT: bool = false;
     const BLOCK_INPUTS: usize = GROUP;
     const K_MULTIPLE: usize = GROUP;
     const LINE_STEPS: usize = 8;

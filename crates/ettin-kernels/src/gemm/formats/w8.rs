@@ -19,6 +19,7 @@ pub(crate) struct W8A32;
 
 impl Microkernel for W8A32 {
     one_input!();
+    const RUNS_WITH_DOT: bool = false;
     const BLOCK_INPUTS: usize = K_BLOCK;
     const SCALES: bool = true;
     const LINE_STEPS: usize = 4;
