@@ -109,6 +109,35 @@ fn converting_once_more_changes_nothing() {
     }
 }
 
+/// `tests/fixtures/stored` holds what version 1 of the format was.
+#[test]
+fn files_of_version_1_load_and_become_version_2() {
+    let original = model("tiny-layouts/safetensors");
+    for (stored, scheme, _) in FORMATS {
+        let (_new_folder, new) = converted(&original, stored);
+        let old = tempfile::tempdir().unwrap();
+        let weights = root(&format!("tests/fixtures/stored/version-1-{}.safetensors", stored.name()));
+        std::fs::copy(weights, old.path().join("model.safetensors")).unwrap();
+        std::fs::write(old.path().join("config.json"), original.require("config.json").unwrap().to_vec()).unwrap();
+        let old = ModelFiles::folder(old.path()).unwrap();
+        let header = |files: &ModelFiles, name: &[u8]| {
+            let file = files.require("model.safetensors").unwrap();
+            file.windows(name.len()).any(|window| window == name)
+        };
+        assert!(header(&old, br#"weight.factors""#) && !header(&old, br#"weight.scales""#));
+        assert!(header(&new, br#"weight.scales""#) && !header(&new, br#"weight.factors""#));
+        let backend = Backend::fused(ettin::Isa::best(), scheme, Team::global());
+        let (ours, loaded) = logits(&old, &backend);
+        assert!(loaded.trunk().report().warnings.is_empty(), "{:?}", loaded.trunk().report());
+        assert_same(&format!("{scheme}"), &ours, &logits(&new, &backend).0);
+        let folder = tempfile::tempdir().unwrap();
+        convert(&old, folder.path(), None, &mut |_| {}).unwrap();
+        let again = ModelFiles::folder(folder.path()).unwrap();
+        let bytes = |files: &ModelFiles| files.require("model.safetensors").unwrap().to_vec();
+        assert!(bytes(&again) == bytes(&new), "{stored:?} of version 1, converted");
+    }
+}
+
 #[test]
 fn only_large_matrices_are_quantised() {
     let original = model("tiny-encoder-sequence-mean");

@@ -7,11 +7,27 @@ use ettin_kernels::{Quantization, gemm::GROUP};
 
 use super::{Data, FileData, Found, Stored, StoredDtype};
 
-/// What a tensor's name is followed by where its codes and its scales are.
-const PARTS: [&str; 2] = [".codes", ".scales"];
+/// The version of a file: what a tensor's name is followed by where its scales are.
+#[derive(Clone, Copy)]
+struct Version {
+    name: &'static str,
+    scales: &'static str,
+}
 
-/// The version written, and the only one read.
-const VERSION: &str = "1";
+/// The versions that are read, the one that is written last.
+const VERSIONS: [Version; 2] = [Version { name: "1", scales: ".factors" }, Version { name: "2", scales: ".scales" }];
+
+/// What a tensor's name is followed by where its codes are.
+const CODES: &str = ".codes";
+
+const WRITTEN: Version = VERSIONS[VERSIONS.len() - 1];
+
+impl Version {
+    /// What follows the names of codes and scales.
+    fn parts(self) -> [&'static str; 2] {
+        [CODES, self.scales]
+    }
+}
 
 /// Keys of the metadata, and what precedes the dtype's name in the first of them.
 const FORMAT: &str = "format";
@@ -29,7 +45,7 @@ pub(super) fn tags(quantisation: Quantization) -> [&'static str; 2] {
 
 /// Names of the tensors that hold the codes and the scales of the tensor `name`.
 pub(super) fn parts(name: &str) -> [String; 2] {
-    PARTS.map(|part| format!("{name}{part}"))
+    WRITTEN.parts().map(|part| format!("{name}{part}"))
 }
 
 /// Shapes of the codes and scales of a matrix `[n, k]`.
@@ -43,17 +59,24 @@ pub(super) fn shapes(quantisation: Quantization, n: usize, k: usize) -> [Vec<usi
 /// Adds to the metadata of a file what says that it holds such tensors.
 pub(super) fn announce(quantisation: Quantization, metadata: &mut BTreeMap<String, String>) {
     metadata.insert(FORMAT.to_owned(), format!("{PREFIX}{}", quantisation.scheme()));
-    metadata.insert(VERSION_KEY.to_owned(), VERSION.to_owned());
+    metadata.insert(VERSION_KEY.to_owned(), WRITTEN.name.to_owned());
     if quantisation == Quantization::W4 {
         metadata.insert(GROUP_KEY.to_owned(), GROUP.to_string());
     }
+}
+
+/// How a file holds its matrices.
+#[derive(Clone, Copy)]
+pub(super) struct Announced {
+    quantisation: Quantization,
+    version: Version,
 }
 
 /// What a file's metadata announces; nothing where it is not of this format.
 ///
 /// # Errors
 /// What in it is unknown.
-pub(super) fn announced(metadata: Option<&HashMap<String, String>>) -> Result<Option<Quantization>, String> {
+pub(super) fn announced(metadata: Option<&HashMap<String, String>>) -> Result<Option<Announced>, String> {
     let key = |key: &str| metadata.and_then(|metadata| metadata.get(key)).map(String::as_str);
     let Some((format, scheme)) = key(FORMAT).and_then(|format| Some((format, format.strip_prefix(PREFIX)?))) else {
         return Ok(None);
@@ -62,29 +85,34 @@ pub(super) fn announced(metadata: Option<&HashMap<String, String>>) -> Result<Op
     let Some(quantisation) = known.into_iter().find(|known| known.scheme().name() == scheme) else {
         return Err(format!("its format is `{format}`; known are {PREFIX}w8 and {PREFIX}w4"));
     };
-    let expect = |name: &str, expected: &str| match key(name) {
-        Some(value) if value == expected => Ok(()),
-        Some(value) => Err(format!(
-            "its metadata says {name} {value} of format {format}, and this program reads {expected}; convert the \
-             original again, or use the program that wrote the file"
-        )),
-        None => Err(format!("its metadata lacks the {name} of format {format}; convert the original again")),
+    // The value of a key, and the values of it that this program reads.
+    let expect = |name: &str, read: &[&str]| {
+        let value = key(name)
+            .ok_or_else(|| format!("its metadata lacks the {name} of format {format}; convert the original again"))?;
+        read.iter().position(|known| *known == value).ok_or_else(|| {
+            format!(
+                "its metadata says {name} {value} of format {format}, and this program reads {}; convert the original \
+                 again, or use the program that wrote the file",
+                read.join(" and ")
+            )
+        })
     };
-    expect(VERSION_KEY, VERSION)?;
+    let version = VERSIONS[expect(VERSION_KEY, &VERSIONS.map(|version| version.name))?];
     if quantisation == Quantization::W4 {
-        expect(GROUP_KEY, &GROUP.to_string())?;
+        expect(GROUP_KEY, &[&GROUP.to_string()])?;
     }
-    Ok(Some(quantisation))
+    Ok(Some(Announced { quantisation, version }))
 }
 
 /// Joins codes and scales to one tensor each; other tensors stay what they are.
 ///
 /// # Errors
 /// What is wrong with which tensor.
-pub(super) fn join(found: Vec<Found>, quantisation: Quantization, file: &FileData) -> Result<Vec<Found>, String> {
+pub(super) fn join(found: Vec<Found>, announced: Announced, file: &FileData) -> Result<Vec<Found>, String> {
+    let Announced { quantisation, version } = announced;
     let (mut joined, mut halves) = (Vec::new(), BTreeMap::<String, [Option<Found>; 2]>::new());
     for tensor in found {
-        match PARTS.iter().enumerate().find_map(|(part, end)| Some((part, tensor.name.strip_suffix(end)?))) {
+        match version.parts().iter().enumerate().find_map(|(part, end)| Some((part, tensor.name.strip_suffix(end)?))) {
             Some((part, name)) => {
                 let name = name.to_owned();
                 halves.entry(name).or_default()[part] = Some(tensor);
@@ -94,7 +122,7 @@ pub(super) fn join(found: Vec<Found>, quantisation: Quantization, file: &FileDat
     }
     for (name, pair) in halves {
         let [codes, scales] = pair;
-        let [codes_name, scales_name] = parts(&name);
+        let [codes_name, scales_name] = version.parts().map(|part| format!("{name}{part}"));
         let codes = codes.ok_or_else(|| format!("`{scales_name}` is there but `{codes_name}` is missing"))?;
         let scales = scales.ok_or_else(|| format!("`{codes_name}` is there but `{scales_name}` is missing"))?;
         joined.push(pair_up(name, codes, scales, quantisation, file)?);

@@ -38,7 +38,7 @@ pub(super) fn read(file: &FileData) -> Result<Vec<Found>> {
         });
     }
     match quantized::announced(metadata.metadata().as_ref()).map_err(fail)? {
-        Some(quantisation) => quantized::join(found, quantisation, file).map_err(fail),
+        Some(announced) => quantized::join(found, announced, file).map_err(fail),
         None => Ok(found),
     }
 }

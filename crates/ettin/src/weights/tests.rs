@@ -440,7 +440,7 @@ fn quantised(dtype: StoredDtype) -> (serde_json::Map<String, Value>, Vec<u8>) {
 #[test]
 fn few_bits_are_stored_as_documented() {
     let (header, _) = quantised(StoredDtype::W8);
-    assert_eq!(header["__metadata__"], json!({"format": "ettin-w8", "version": "1"}));
+    assert_eq!(header["__metadata__"], json!({"format": "ettin-w8", "version": "2"}));
     let entry = |header: &serde_json::Map<String, Value>, name: &str| {
         let entry = header.get(name).unwrap_or_else(|| panic!("{name}"));
         (entry["dtype"].clone(), entry["shape"].clone())
@@ -450,7 +450,7 @@ fn few_bits_are_stored_as_documented() {
     assert_eq!(entry(&header, "model.final_norm.weight"), (json!("F32"), json!([32])));
     assert!(!header.contains_key("model.layers.0.mlp.Wo.weight"));
     let (header, data) = quantised(StoredDtype::W4);
-    assert_eq!(header["__metadata__"], json!({"format": "ettin-w4", "version": "1", "group_size": "32"}));
+    assert_eq!(header["__metadata__"], json!({"format": "ettin-w4", "version": "2", "group_size": "32"}));
     // The last of two groups holds 16.
     assert_eq!(entry(&header, "model.layers.0.mlp.Wo.weight.codes"), (json!("U8"), json!([32, 24])));
     assert_eq!(entry(&header, "model.layers.0.mlp.Wo.weight.scales"), (json!("BF16"), json!([32, 2])));
@@ -509,8 +509,10 @@ fn damage_to_quantised_tensors_is_named() {
         assert_eq!(damaged(&|_, _| ()), "");
         refused(&|header, _| rename(header, &scales, "x"), &[&codes, &scales, "is missing"]);
         refused(&|header, _| rename(header, &codes, "x"), &[&codes, &scales, "is missing"]);
-        refused(&metadata("version", Some("2")), &["version 2", "reads 1"]);
+        refused(&metadata("version", Some("3")), &["version 3", "reads 1 and 2"]);
         refused(&metadata("version", None), &["lacks the version"]);
+        // Version 1 calls the scales otherwise.
+        refused(&metadata("version", Some("1")), &[".codes` is there but", ".factors` is missing"]);
         refused(&metadata("format", Some("ettin-w3")), &["`ettin-w3`", "known are ettin-w8 and ettin-w4"]);
         // Without it the file has no such tensors, and the matrices are missed by name.
         refused(&metadata("format", None), &[&format!("`{MATRIX}` [32, 32] is missing")]);
@@ -520,7 +522,7 @@ fn damage_to_quantised_tensors_is_named() {
         }
         let other = if dtype == StoredDtype::W4 { "ettin-w8" } else { "ettin-w4" };
         let other_format = |header: &mut Header, _: &mut Vec<u8>| {
-            header["__metadata__"] = json!({"format": other, "version": "1", "group_size": "32"});
+            header["__metadata__"] = json!({"format": other, "version": "2", "group_size": "32"});
         };
         refused(&other_format, &["is stored as"]);
         let reshape = |name: &str, shape: Value| {
