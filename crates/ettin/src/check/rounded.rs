@@ -97,7 +97,7 @@ impl Rounding {
         match matrix {
             Matrix::Quantised { quantisation, outputs, inputs, row } if !self.keeps(Some(quantisation)) => {
                 let fill = move |index: usize, out: &mut [f32]| {
-                    quantisation.dequantise(row(index), out);
+                    quantisation.dequantize(row(index), out);
                     self.row(out);
                 };
                 Matrix::Rows { outputs, inputs, fill: Box::new(fill) }

@@ -17,7 +17,7 @@ pub(crate) fn save_tensors(path: &Path, tensors: &BTreeMap<&str, &Tensor>) -> Re
     let stored: Vec<_> = stored.collect::<Result<_>>()?;
     let views = stored
         .iter()
-        .map(|(name, shape, (dtype, bytes))| (*name, View { name, dtype: *dtype, shape, bytes, factors: &[] }));
+        .map(|(name, shape, (dtype, bytes))| (*name, View { name, dtype: *dtype, shape, bytes, scales: &[] }));
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     save(path, &views.collect::<Vec<_>>(), None, &metadata)
 }
