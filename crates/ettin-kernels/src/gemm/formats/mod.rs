@@ -1,7 +1,29 @@
-//! What a scheme means to a product: how a step along k loads, multiplies and adds.
+//! Number formats: how a step along k loads, multiplies and adds, and how both operands are packed for it.
 //!
-//! A **step** takes [`Microkernel::STEP_INPUTS`] inputs of a row, as [`Microkernel::STEP_WORDS`] words of 32 bits, and the weights of sixteen outputs
-//! for them. A **round** of steps is what whole cache lines hold: [`Microkernel::LINE_WORDS`] words. A **block** of steps is one chain of additions; block sums are folded in order.
+//! A **step** takes [`Microkernel::STEP_INPUTS`] inputs of a row, as [`Microkernel::STEP_WORDS`] words of 32 bits, and the
+//! weights of sixteen outputs for them. A **round** is the steps whose weights share whole cache lines:
+//! [`Microkernel::LINE_WORDS`] words. A **block** of steps is one chain of additions. Block sums are folded in order.
+//!
+//! **One file a format.** Each holds all of a number format: its [`Microkernel`] (the inner loop), [`PackActivations`],
+//! [`PackWeights`], and, where AMX multiplies it, its chain (`chained!`). Adding one touches its file, the
+//! [`Scheme`](super::Scheme) enum, and one line of `with_microkernel!` (with a chain, one of `amx.rs`, too). The tolerance of
+//! every format is in `tests/gemm.rs`, which runs all of [`Scheme::ALL`](super::Scheme::ALL) on every instruction set.
+//!
+//! **A toy**, f16 weights beside f32 activations. A step takes one input: `STEP_INPUTS` = 1, `STEP_WORDS` = 1. A cache line
+//! of words holds sixteen outputs' weights of *two* steps, as a word has room for two f16: `LINE_WORDS` = 16,
+//! `LINE_STEPS` = 2. Then
+//!
+//! ```text
+//! inputs(group, step)   splat(group[step])                        one activation, in every lane
+//! weights(at, step)     widen(step-th halves of at[0..16])        sixteen outputs' weights of the step
+//! multiply(sum, x, w)   mul_add(x, w, sum)                        one link of the chain
+//! pack                  word at.at(step, vector) + output % 16    of a line: w[output, step] | w[output, step + 1] << 16
+//! unpack                the same, backwards
+//! ```
+//!
+//! `plain_sums!` and `activations_as_f32!` write the rest: sums that are f32, in blocks of [`K_BLOCK`] inputs, and
+//! activations that stay f32. A format whose weights have a scale per output sets `SCALES` and multiplies by it in `finish`
+//! (`w8.rs`); a scale per group of inputs follows each block, as its trailer, and enters in `open` and `fold` (`w4.rs`).
 
 use std::marker::PhantomData;
 
