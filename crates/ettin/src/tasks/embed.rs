@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::batching::Item;
 use super::limit::Bounds;
 use super::prompt::{PromptChoice, Prompts};
 use super::spec::{TaskSpec, of_scores};
 use super::{Options, Outcome, Outcomes, Preprocessor};
+use crate::batching::Item;
 use crate::files::ModelFiles;
 use crate::finite::{self, Traced};
 use crate::heads::{Asked, Chain, EmbedOptions, Embedder, Embedding as Traceable, Similarity};
@@ -37,7 +37,7 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct TextEmbedder {
     model: Arc<Embedder>,
-    frontend: Preprocessor,
+    preprocessor: Preprocessor,
     prompts: Prompts,
     /// Limits of texts on one side of a search.
     queries: Limit,
@@ -161,7 +161,7 @@ impl TextEmbedder {
         let model = model.into();
         let prompts = model.chain().map_or_else(Prompts::of_embedder, |chain| Prompts::new(chain.settings()));
         let limit = preprocessor.limit;
-        Self { model, frontend: preprocessor, prompts, queries: limit, documents: limit }
+        Self { model, preprocessor, prompts, queries: limit, documents: limit }
     }
 
     /// The model.
@@ -171,7 +171,7 @@ impl TextEmbedder {
 
     /// What turns texts into batches.
     pub fn preprocessor(&self) -> &Preprocessor {
-        &self.frontend
+        &self.preprocessor
     }
 
     /// The pooling taken because the model's files configure none; worth telling the user once.
@@ -193,16 +193,16 @@ impl TextEmbedder {
         self.check(request)?;
         let prompt = self.prompts.text(&request.prompt)?;
         let skip = match self.model.chain() {
-            Some(chain) if chain.skips_prompt() => self.frontend.prompt_tokens(prompt)?,
+            Some(chain) if chain.skips_prompt() => self.preprocessor.prompt_tokens(prompt)?,
             _ => 0,
         };
         let limit = match request.prompt.role() {
-            None => self.frontend.limit,
+            None => self.preprocessor.limit,
             Some(Role::Query) => self.queries,
             Some(Role::Document) => self.documents,
         };
-        let encode = |text: &&str| self.frontend.encode_behind(prompt, (*text).into(), limit);
-        self.frontend.run(texts, encode, |batch, items| {
+        let encode = |text: &&str| self.preprocessor.encode_behind(prompt, (*text).into(), limit);
+        self.preprocessor.run(texts, encode, |batch, items| {
             let options = EmbedOptions {
                 pooling: request.pooling,
                 normalize: request.normalize,

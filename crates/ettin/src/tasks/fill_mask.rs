@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::batching::Item;
 use super::limit::Bounds;
 use super::spec::TaskSpec;
 use super::{Options, Outcomes, Preprocessor};
+use crate::batching::Item;
 use crate::files::ModelFiles;
 use crate::finite::Traced;
 use crate::heads::LanguageModel;
@@ -36,7 +36,7 @@ use crate::{Error, Objective, PackedBatch, Result};
 #[derive(Debug)]
 pub struct FillMask {
     model: Arc<LanguageModel>,
-    frontend: Preprocessor,
+    preprocessor: Preprocessor,
     mask: u32,
 }
 
@@ -87,7 +87,7 @@ impl FillMask {
         let mask = preprocessor.tokenizer.special().mask.ok_or_else(|| {
             Error::Tokenizer("the model's files name no mask token, which fill-mask needs".to_owned())
         })?;
-        Ok(Self { model, frontend: preprocessor, mask })
+        Ok(Self { model, preprocessor, mask })
     }
 
     /// The model.
@@ -97,12 +97,12 @@ impl FillMask {
 
     /// What turns texts into batches.
     pub fn preprocessor(&self) -> &Preprocessor {
-        &self.frontend
+        &self.preprocessor
     }
 
     /// The tokenizer, for example for the mask's spelling.
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.frontend.tokenizer
+        &self.preprocessor.tokenizer
     }
 
     /// The `top_k` best fillings of every mask of every text. A text without a mask is an error.
@@ -111,10 +111,10 @@ impl FillMask {
     /// Failures of the engine; a text's own failure is in its place.
     pub fn run(&self, texts: &[&str], top_k: usize) -> Result<Outcomes<Fills>> {
         let encode = |text: &&str| {
-            let encoding = self.frontend.encode((*text).into())?;
+            let encoding = self.preprocessor.encode((*text).into())?;
             if encoding.ids.contains(&self.mask) { Ok(encoding) } else { Err(self.no_mask(&encoding)) }
         };
-        self.frontend.run(texts, encode, |batch, rows| self.compute(batch, rows, top_k))
+        self.preprocessor.run(texts, encode, |batch, rows| self.compute(batch, rows, top_k))
     }
 
     fn compute(&self, batch: &PackedBatch, rows: &[Item<'_>], top_k: usize) -> Result<Vec<Result<Fills>>> {
@@ -154,7 +154,7 @@ impl FillMask {
     }
 
     fn candidate(&self, ids: &[u32], position: usize, token: u32, score: f32, single: bool) -> Result<Candidate> {
-        let tokenizer = &self.frontend.tokenizer;
+        let tokenizer = &self.preprocessor.tokenizer;
         let mut filled = ids.to_vec();
         filled[position] = token;
         filled.retain(|&id| Some(id) != tokenizer.special().pad);
@@ -168,7 +168,7 @@ impl FillMask {
     }
 
     fn no_mask(&self, encoding: &Encoding) -> Error {
-        let mask = self.frontend.tokenizer.token(self.mask).unwrap_or_default();
+        let mask = self.preprocessor.tokenizer.token(self.mask).unwrap_or_default();
         Error::input(match encoding.truncated {
             true => format!("the part of the text that is left after truncation has no {mask}"),
             false => format!("the text has no {mask} to fill"),

@@ -55,7 +55,7 @@ use crate::{Error, Objective, Result};
 pub struct Generator {
     name: String,
     model: Arc<LanguageModel>,
-    frontend: Preprocessor,
+    preprocessor: Preprocessor,
     draft: Speculation,
     /// Why the tokens that end a text cannot be read in `generation_config.json`.
     no_ends: Option<Error>,
@@ -149,7 +149,7 @@ impl Generator {
             return Err(Error::Unsupported("generation with an encoder, which sees what follows".to_owned()));
         }
         let name = "the model".to_owned();
-        Ok(Self { name, model, frontend: preprocessor, draft: Speculation::None, no_ends: None })
+        Ok(Self { name, model, preprocessor, draft: Speculation::None, no_ends: None })
     }
 
     /// Proposes tokens by looking up how the text's last words went on earlier in it: free, and good for texts that
@@ -166,7 +166,7 @@ impl Generator {
     pub fn with_draft_model(self, files: &ModelFiles, options: &Options) -> Result<Self> {
         let spec = TaskSpec { task: "generate", objective: Some(Objective::Decoder) };
         let (draft, tokenizer) = spec.load_parts(files, options, LanguageModel::load)?;
-        let ours = (self.model.config().vocab_size, &*self.frontend.tokenizer);
+        let ours = (self.model.config().vocab_size, &*self.preprocessor.tokenizer);
         let theirs = (draft.config().vocab_size, &tokenizer);
         if let Some(difference) = difference(ours, theirs) {
             let (name, draft) = (&self.name, files.name());
@@ -180,7 +180,7 @@ impl Generator {
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.frontend.tokenizer
+        &self.preprocessor.tokenizer
     }
 
     /// Continues every prompt.
@@ -220,7 +220,7 @@ impl Generator {
         let mut truncated = vec![false; prompts.len()];
         let mut outputs: Vec<Option<Result<Outcome<Generated>>>> = Vec::new();
         outputs.resize_with(prompts.len() * request.samples, || None);
-        let encoded = self.frontend.encode_all(prompts, |prompt| self.encode(prompt, request));
+        let encoded = self.preprocessor.encode_all(prompts, |prompt| self.encode(prompt, request));
         for (index, encoded) in encoded.into_iter().enumerate() {
             let output = index * request.samples;
             let submitted = encoded.and_then(|(ids, cut)| {
@@ -253,8 +253,8 @@ impl Generator {
             Speculation::Lookup => AnyDraft::Lookup,
             Speculation::Model(model) => AnyDraft::model(&**model),
         };
-        let settings = EngineSettings::default().with_max_context(self.frontend.limit.tokens);
-        TextRun::new(Engine::with_draft(&*self.model, draft, settings)?, &self.frontend.tokenizer, request)
+        let settings = EngineSettings::default().with_max_context(self.preprocessor.limit.tokens);
+        TextRun::new(Engine::with_draft(&*self.model, draft, settings)?, &self.preprocessor.tokenizer, request)
     }
 
     fn generated(&self, prompt: &str, completion: Completion) -> Generated {
@@ -280,7 +280,7 @@ impl Generator {
 
     /// The prompt's tokens, and whether it was cut.
     fn encode(&self, prompt: &str, request: &GenerateRequest) -> Result<(Vec<u32>, bool)> {
-        let tokenizer = &self.frontend.tokenizer;
+        let tokenizer = &self.preprocessor.tokenizer;
         let bos = match (request.bos, tokenizer.special().bos) {
             (false, _) => None,
             (true, Some(bos)) => Some(bos),
@@ -289,7 +289,7 @@ impl Generator {
             }
         };
         let mut ids = tokenizer.ids(prompt)?;
-        let limit = self.frontend.limit;
+        let limit = self.preprocessor.limit;
         let tokens = ids.len() + usize::from(bos.is_some());
         if let Some(most) = request.max_length.filter(|&most| tokens >= most) {
             return Err(Error::input(format!(

@@ -30,8 +30,8 @@ mod spec;
 mod tag;
 mod tokenize;
 
+use crate::Result;
 pub use crate::tokenizer::Truncate;
-use crate::{Result, batching};
 
 pub use answer::{Answer, AnswerRequest, Answerer, Question};
 pub use classify::{Classifier, ClassifyRequest, Label};

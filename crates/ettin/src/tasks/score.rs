@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::batching::{merge, split};
 use super::limit::Bounds;
 use super::spec::TaskSpec;
 use super::{Options, Outcome, Outcomes, Preprocessor};
+use crate::batching::{merge, split};
 use crate::files::ModelFiles;
 use crate::finite::Traced;
 use crate::heads::LanguageModel;
@@ -42,7 +42,7 @@ use crate::{Error, Objective, Result};
 #[derive(Debug)]
 pub struct Scorer {
     model: Arc<LanguageModel>,
-    frontend: Preprocessor,
+    preprocessor: Preprocessor,
     /// Whether the model is an encoder made from a decoder, by its name: its configuration does not say.
     from_decoder: bool,
 }
@@ -144,7 +144,7 @@ impl Scorer {
     /// A scorer of parts. Whether an encoder was a decoder before is not known of it: see
     /// [`ScoreRequest::read_earlier`].
     pub fn new(model: impl Into<Arc<LanguageModel>>, preprocessor: Preprocessor) -> Self {
-        Self { model: model.into(), frontend: preprocessor, from_decoder: false }
+        Self { model: model.into(), preprocessor, from_decoder: false }
     }
 
     /// The model.
@@ -154,7 +154,7 @@ impl Scorer {
 
     /// What turns texts into batches.
     pub fn preprocessor(&self) -> &Preprocessor {
-        &self.frontend
+        &self.preprocessor
     }
 
     /// The method used unless a request names one.
@@ -173,7 +173,7 @@ impl Scorer {
     pub fn run(&self, inputs: &[ScoreInput<'_>], request: &ScoreRequest) -> Result<Outcomes<Scored>> {
         let method = request.method.unwrap_or_else(|| self.default_method());
         self.check(method)?;
-        let pieces = self.frontend.encode_all(inputs, |input| self.pieces(input, method, request));
+        let pieces = self.preprocessor.encode_all(inputs, |input| self.pieces(input, method, request));
         let (pieces, errors) = split(pieces.into_iter());
         let logprobs = match method {
             ScoreMethod::Causal => self.causal(&pieces)?,
@@ -205,7 +205,7 @@ impl Scorer {
         let known = || logprobs.iter().flatten();
         let (sum, count) = (known().map(|&logprob| f64::from(logprob)).sum::<f64>(), known().count());
         let score = |(&token, &logprob): (&u32, &Option<f32>)| {
-            let token_str = self.frontend.tokenizer.decode(&[token], false)?;
+            let token_str = self.preprocessor.tokenizer.decode(&[token], false)?;
             Ok(TokenScore { token, token_str, logprob })
         };
         Ok(Scored {

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use super::Scorer;
 use super::pieces::Pieces;
+use crate::batching::run_rows;
 use crate::readout::LogProbs;
-use crate::tasks::batching::run_rows;
 use crate::{PackedBatch, Result};
 
 /// A sequence as the model reads it: the last token is predicted and never read.
@@ -33,7 +33,7 @@ impl Scorer {
         let readable: Vec<&Row> = rows.iter().filter(|row| row.len() > 0).collect();
         let lengths: Vec<usize> = readable.iter().map(|row| row.len()).collect();
         let ids = |index: usize| Cow::Borrowed(&readable[index].ids[..readable[index].len()]);
-        let known = run_rows(&lengths, self.frontend.batch_tokens, ids, |batch, group| {
+        let known = run_rows(&lengths, self.preprocessor.batch_tokens, ids, |batch, group| {
             let members: Vec<&Row> = group.iter().map(|&index| readable[index]).collect();
             self.packed(batch, &members)
         })?;

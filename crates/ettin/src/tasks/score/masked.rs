@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use super::Scorer;
 use super::pieces::Pieces;
 use crate::Result;
+use crate::batching::run_rows;
 use crate::readout::LogProbs;
-use crate::tasks::batching::run_rows;
 
 /// One scored token.
 struct Probe {
@@ -23,8 +23,8 @@ struct Probe {
 impl Scorer {
     /// `[CLS] context text [SEP]` with each token of the text masked once.
     pub(super) fn pll(&self, pieces: &[Pieces]) -> Result<Vec<Result<Vec<Option<f32>>>>> {
-        let mask = self.special("mask", self.frontend.tokenizer.special().mask)?;
-        let sep = self.special("sep", self.frontend.tokenizer.special().sep)?;
+        let mask = self.special("mask", self.preprocessor.tokenizer.special().mask)?;
+        let sep = self.special("sep", self.preprocessor.tokenizer.special().sep)?;
         let len = |pieces: &Pieces, _| pieces.before.len() + pieces.text.len() + 1;
         self.probe(pieces, len, 0, |pieces, token| {
             let mut ids = [&pieces.before[..], &pieces.text, &[sep]].concat();
@@ -35,8 +35,8 @@ impl Scorer {
 
     /// `[CLS] context text[..t] [MASK][MASK][MASK][SEP]`, read at the first mask, or one position before it.
     pub(super) fn left_to_right(&self, pieces: &[Pieces], earlier: bool) -> Result<Vec<Result<Vec<Option<f32>>>>> {
-        let mask = self.special("mask", self.frontend.tokenizer.special().mask)?;
-        let sep = self.special("sep", self.frontend.tokenizer.special().sep)?;
+        let mask = self.special("mask", self.preprocessor.tokenizer.special().mask)?;
+        let sep = self.special("sep", self.preprocessor.tokenizer.special().sep)?;
         let len = |pieces: &Pieces, token| pieces.before.len() + token + 4;
         self.probe(pieces, len, usize::from(earlier), |pieces, token| {
             [&pieces.before[..], &pieces.text[..token], &[mask, mask, mask, sep]].concat()
@@ -58,7 +58,7 @@ impl Scorer {
         let probes: Vec<Probe> = pieces.iter().enumerate().flat_map(of_input).collect();
         let lengths: Vec<usize> = probes.iter().map(|probe| probe.len).collect();
         let sequence = |row: usize| Cow::Owned(ids(&pieces[probes[row].input], probes[row].token));
-        let scores = run_rows(&lengths, self.frontend.batch_tokens, sequence, |batch, group| {
+        let scores = run_rows(&lengths, self.preprocessor.batch_tokens, sequence, |batch, group| {
             let targets = group.iter().enumerate().map(|(index, &row)| {
                 let Probe { input, token, .. } = probes[row];
                 let Pieces { before, text, .. } = &pieces[input];

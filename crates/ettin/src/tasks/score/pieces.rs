@@ -16,7 +16,7 @@ pub(super) struct Pieces {
 
 impl Scorer {
     pub(super) fn pieces(&self, input: &ScoreInput<'_>, method: ScoreMethod, request: &ScoreRequest) -> Result<Pieces> {
-        let tokenizer = &self.frontend.tokenizer;
+        let tokenizer = &self.preprocessor.tokenizer;
         let (context, text) = without_trailing_space(input.context.unwrap_or_default(), input.text);
         let (mut context, mut text) = match request.join {
             false => (tokenizer.ids(context)?, tokenizer.ids(&text)?),
@@ -37,7 +37,7 @@ impl Scorer {
             ScoreMethod::LeftToRight => 5,
         };
         let tokens = context.len() + text.len() + added;
-        let limit = self.frontend.limit;
+        let limit = self.preprocessor.limit;
         let excess = tokens.saturating_sub(limit.tokens);
         if excess > 0 {
             let side = limit.cut().filter(|_| added < limit.tokens).ok_or_else(|| limit.too_long(tokens))?;
