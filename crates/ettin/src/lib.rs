@@ -58,12 +58,18 @@
 //! # }
 //! ```
 //!
+//! # Parameters of your own
+//!
+//! [`tensors`] is the tree of a model's tensors by role, and [`tensors::walk`] fills it from any
+//! [`Source`](tensors::Source): a checkpoint, candle's variables for training, an adapter on top of either.
+//! [`Parameters`] holds such a tree, and every head has a `build` that takes it.
+//!
 //! # A head of your own, with our batching
 //!
 //! Whatever can be computed from hidden states can be a head: with candle's operations on tensors, or with the blocks
 //! of [`ops`], which run on the same kernels as the trunk. [`batching`] packs sequences of any lengths and brings
-//! results back in order; [`Preprocessor`](tasks::Preprocessor) does so from texts. The example `own_head` puts a
-//! linear layer on a trunk.
+//! results back in order; [`Preprocessor`](tasks::Preprocessor) does so from texts. [`Backend::hidden`] brings a tensor
+//! back to the blocks. The example `own_head` puts a linear layer on a trunk.
 //!
 //! Tasks can be made of parts, too: each has a `new` that takes a model, alone or in an [`Arc`](std::sync::Arc) that
 //! several tasks share, and a `Preprocessor` with the tokenizer, the limit and the batches of your choice.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use ettin::candle::{DType, Device, Tensor};
 use ettin::files::ModelFiles;
+use ettin::generate::{Engine, EngineSettings, Event, GenerateRequest, Request};
 use ettin::heads::{Embedder, LanguageModel, QuestionAnswering, SequenceClassifier, TokenClassifier};
 use ettin::hub::{HubOptions, resolve};
 use ettin::ops::{self, LinearParams, Matrix};
 use ettin::tasks::*;
 use ettin::tokenizer::{LimitOrigin, Tokenizer};
-use ettin::{Backend, Error, Result, Team, batching};
+use ettin::{Backend, Error, PackedBatch, Pooling, Result, Team, batching};
 
 fn model(name: &str) -> ModelFiles {
     ModelFiles::open(&format!("{}/../../models/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
@@ -199,12 +200,61 @@ fn a_head_of_ones_own() -> Result<()> {
         },
     )?;
 
-    let request = EmbedRequest::default().with_pooling(ettin::Pooling::Cls);
+    let request = EmbedRequest::default().with_pooling(Pooling::Cls);
     let firsts = TextEmbedder::load(&files, &Options::default())?.embed_with(&TEXTS, &request)?;
     for (scores, first) in values(outcomes).iter().zip(firsts.rows()) {
         let sum: f32 = first.iter().sum();
         assert!((scores[0] + 0.5 * sum).abs() < 1e-3 && (scores[1] - 0.5 * sum).abs() < 1e-3, "{scores:?} {sum}");
     }
+    Ok(())
+}
+
+/// The same on pooled vectors: a tensor goes back to the kernels.
+#[test]
+fn a_head_on_pooled_vectors() -> Result<()> {
+    let backend = Backend::cpu()?;
+    let model = Embedder::load(&model("nano-encoder"), &backend)?;
+    let fill = |output: usize, row: &mut [f32]| row.fill(output as f32 - 0.5);
+    let weight = Matrix::Rows { outputs: 2, inputs: 256, fill: Box::new(fill) };
+    let head = backend.linear(LinearParams { weight, bias: None })?;
+    let batch = PackedBatch::new(&[vec![2, 300, 301, 3], vec![2, 302, 3]])?;
+    let pooled = Pooling::Mean.pool(&model.trunk().forward(&batch)?, &batch, None)?;
+    let scores = ops::linear(&backend.hidden(&pooled)?, &head)?.to_tensor()?.to_vec2::<f32>()?;
+
+    for (scores, pooled) in scores.iter().zip(pooled.to_vec2::<f32>()?) {
+        let sum: f32 = pooled.iter().sum();
+        assert!((scores[0] + 0.5 * sum).abs() < 1e-3 && (scores[1] - 0.5 * sum).abs() < 1e-3, "{scores:?} {sum}");
+    }
+    Ok(())
+}
+
+#[test]
+fn texts_continued_plainly_and_as_they_come() -> Result<()> {
+    let generator = Generator::load(&model("nano-decoder"), &Options::default())?;
+    let request = GenerateRequest::default().with_max_new_tokens(12);
+    let texts = values(generator.generate(&["Once upon a time", "The cat"], &request)?.outputs);
+    let streamed = generator.stream("The cat", &request)?.map(|piece| piece.map(|piece| piece.text));
+    assert_eq!(texts[1].text, streamed.collect::<Result<String>>()?);
+    assert_eq!(texts[0].tokens.len(), 12);
+    Ok(())
+}
+
+#[test]
+fn token_ids_continued_without_a_tokenizer() -> Result<()> {
+    let model = Arc::new(LanguageModel::load(&model("nano-decoder"), &Backend::cpu()?)?);
+    let mut engine = Engine::new(&*model, EngineSettings::default())?;
+    let handles =
+        [engine.submit(Request::new([2, 300, 301]))?, engine.submit(Request::new([2, 302]).with_max_new_tokens(5))?];
+    let mut continued = [Vec::new(), Vec::new()];
+    while !engine.is_idle() {
+        for event in engine.step()? {
+            let of = usize::from(event.handle() == handles[1]);
+            if let Event::Token(token) = event {
+                continued[of].push(token.id);
+            }
+        }
+    }
+    assert!(!continued[0].is_empty() && (1..=5).contains(&continued[1].len()), "{continued:?}");
     Ok(())
 }
 
