@@ -53,7 +53,7 @@
 //! let batch = PackedBatch::new(&[vec![2, 300, 301, 3], vec![2, 302, 3]])?;
 //! let hidden = model.trunk().forward(&batch)?;
 //! assert_eq!(hidden.to_tensor()?.dims(), [7, 256]); // [tokens, hidden]
-//! assert_eq!(Pooling::Mean.pool(&hidden, &batch, None)?.dims(), [2, 256]); // [sequences, hidden]
+//! assert_eq!(Pooling::Mean.pool(&hidden, &batch, None)?.to_tensor()?.dims(), [2, 256]); // [sequences, hidden]
 //! # Ok(())
 //! # }
 //! ```

@@ -218,7 +218,7 @@ fn a_head_on_pooled_vectors() -> Result<()> {
     let weight = Matrix::Rows { outputs: 2, inputs: 256, fill: Box::new(fill) };
     let head = backend.linear(LinearParams { weight, bias: None })?;
     let batch = PackedBatch::new(&[vec![2, 300, 301, 3], vec![2, 302, 3]])?;
-    let pooled = Pooling::Mean.pool(&model.trunk().forward(&batch)?, &batch, None)?;
+    let pooled = Pooling::Mean.pool(&model.trunk().forward(&batch)?, &batch, None)?.to_tensor()?;
     let scores = ops::linear(&backend.hidden(&pooled)?, &head)?.to_tensor()?.to_vec2::<f32>()?;
 
     for (scores, pooled) in scores.iter().zip(pooled.to_vec2::<f32>()?) {
