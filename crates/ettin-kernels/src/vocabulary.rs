@@ -117,7 +117,8 @@ fn order_key(value: f32) -> i32 {
     bits ^ ((bits >> 31) as u32 >> 1) as i32
 }
 
-/// `out[i] = max(out[i], relu(rows[j][i]))` over all rows `[rows, out.len()]`; NaN from an element on that is NaN or +∞.
+/// `out[i] = max(out[i], relu(rows[j][i]))` over all rows `[rows, out.len()]`; NaN from an element on that is NaN or
+/// +∞.
 ///
 /// The maximum has no rounding and no order, so rows may come in chunks, one call for each.
 ///

@@ -1,7 +1,8 @@
 //! What is asked of a forward at its end: hidden states in several forms, or something over the vocabulary.
 //!
-//! A readout is a value that says what is wanted; [`Trunk::read`] and [`LanguageModel::read`] compute it. What is not asked
-//! for is never stored: of scores over the vocabulary, at most 25 MiB exist at a time, whatever the number of tokens.
+//! A readout is a value that says what is wanted; [`Trunk::read`] and [`LanguageModel::read`] compute it. What is not
+//! asked for is never stored: of scores over the vocabulary, at most 25 MiB exist at a time, whatever the number of
+//! tokens.
 //!
 //! | wanted | of | result |
 //! |---|---|---|
@@ -157,8 +158,8 @@ pub struct TopK<'a> {
 pub struct TopTokens {
     /// Ids and logits, best first; of equal logits the lower id first.
     pub tokens: Vec<(u32, f32)>,
-    /// `ln Σ exp(logit)` over the whole vocabulary. Not finite where the logits cannot be compared: one is NaN or +∞, or all
-    /// are −∞.
+    /// `ln Σ exp(logit)` over the whole vocabulary. Not finite where the logits cannot be compared: one is NaN or +∞,
+    /// or all are −∞.
     pub log_sum_exp: f64,
 }
 
@@ -194,8 +195,8 @@ impl Readout<LanguageModel> for LogProbs<'_> {
     }
 }
 
-/// The largest `ln(1 + relu(logit))` of each token of the vocabulary over a sequence's rows, `[sequences, vocabulary]` in
-/// f32: the weights of learned sparse retrieval (SPLADE). All rows of the sequence count, special tokens included.
+/// The largest `ln(1 + relu(logit))` of each token of the vocabulary over a sequence's rows, `[sequences, vocabulary]`
+/// in f32: the weights of learned sparse retrieval (SPLADE). All rows of the sequence count, special tokens included.
 ///
 /// Not finite where a logit is NaN or +∞.
 #[derive(Debug, Clone, Copy)]

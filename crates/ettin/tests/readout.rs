@@ -1,5 +1,5 @@
-//! Readouts: what is asked at the end of a forward equals what full hidden states and full logits give, for any neighbours,
-//! threads and chunks.
+//! Readouts: what is asked at the end of a forward equals what full hidden states and full logits give, for any
+//! neighbours, threads and chunks.
 
 mod common;
 

@@ -166,8 +166,8 @@ impl Embedder {
         chain.forward(self.trunk.forward(batch)?, batch, skip, wanted, look)
     }
 
-    /// The vector of every token, `[tokens, size]`: the final hidden states, or another layer's, and what the modules of a
-    /// chain make of them; cut and scaled as `options` say.
+    /// The vector of every token, `[tokens, size]`: the final hidden states, or another layer's, and what the modules
+    /// of a chain make of them; cut and scaled as `options` say.
     pub fn token_vectors(&self, batch: &PackedBatch, options: &EmbedOptions) -> Result<Tensor> {
         let hidden = self.hidden(batch, options.layer)?;
         let vectors = match &self.chain {

@@ -1,8 +1,8 @@
 //! What is read from scores over the vocabulary, without storing those that are not asked for.
 //!
-//! Rows pass through the prediction head and the output matrix in chunks; what is wanted of a chunk's scores is taken, and
-//! its memory serves the next. Scores do not depend on the rows beside them, so the cut changes no result. The functions
-//! here are the forms by candle's operations; the CPU kernels' own stand in `fused/vocabulary.rs`.
+//! Rows pass through the prediction head and the output matrix in chunks; what is wanted of a chunk's scores is taken,
+//! and its memory serves the next. Scores do not depend on the rows beside them, so the cut changes no result. The
+//! functions here are the forms by candle's operations; the CPU kernels' own stand in `fused/vocabulary.rs`.
 
 use std::ops::Range;
 
