@@ -282,11 +282,7 @@ fn layers_behind_the_one_asked_for_are_not_computed() {
     for (layer, state) in states.iter().enumerate().take(3) {
         let ours = broken.forward_to(&batch, layer).unwrap().to_tensor().unwrap();
         assert_same("a layer's output", &values(&ours), &values(state));
-        assert_same(
-            "token vectors",
-            &values(&whole.token_embeddings(&batch, Some(layer)).unwrap()),
-            &values(state),
-        );
+        assert_same("token vectors", &values(&whole.token_embeddings(&batch, Some(layer)).unwrap()), &values(state));
     }
     assert!(broken.forward_to(&batch, 3).is_err() && broken.forward(&batch).is_err());
     let error = whole.token_embeddings(&batch, Some(5)).unwrap_err().to_string();
