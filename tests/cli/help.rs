@@ -125,9 +125,9 @@ fn converted_models_answer_alike() {
         let out = folder.path().join(dtype);
         let out = out.to_str().unwrap();
         run(&["convert", "models/nano-encoder", "--output", out, "--dtype", dtype, "-q"]).text(0);
-        let quantised = run(&["fill-mask", "-q", "--dtype", dtype, text]).text(0).to_owned();
-        assert_eq!(run(&["fill-mask", "--model", out, text]).text(0), quantised, "{dtype}");
-        assert_ne!(run(&["fill-mask", "--model", out, "--dtype", "f32", text]).text(0), quantised, "{dtype}");
+        let quantized = run(&["fill-mask", "-q", "--dtype", dtype, text]).text(0).to_owned();
+        assert_eq!(run(&["fill-mask", "--model", out, text]).text(0), quantized, "{dtype}");
+        assert_ne!(run(&["fill-mask", "--model", out, "--dtype", "f32", text]).text(0), quantized, "{dtype}");
         let info: Value = serde_json::from_str(run(&["info", "--model", out, "--format", "json"]).text(0)).unwrap();
         assert_eq!(info["model"]["stored_dtypes"], json!(["float32", dtype]));
         assert!(info["devices"]["selected"].as_str().unwrap().starts_with(&format!("cpu, {dtype}, ")), "{info}");

@@ -255,7 +255,7 @@ impl Model {
             Source::Random => build(Parameters::random(config, head, SEED), backend),
             Source::Files(files) => {
                 let weights = Weights::open(files)?;
-                let backend = backend.for_stored(weights.quantisation());
+                let backend = backend.for_stored(weights.quantization());
                 build(Parameters::from_weights(&weights, config, head)?, &backend)
             }
         }

@@ -70,10 +70,6 @@ pub use buffer::{Aligned, recycled};
 pub use convert::{Half, widen};
 pub use embedding::embed;
 pub use gemm::{
-    PackedActivations as Operand, PackedWeight as PackedMatrix, Quantization as Quantisation,
-    QuantizedRow as QuantisedRow,
-};
-pub use gemm::{
     PackedActivations, PackedWeight, Quantization, QuantizedRow, ReadingOrder, Scheme, Sharing, Store, gemm, rounded,
 };
 pub use isa::{BF16_DOT_VARIABLE, ISA_VARIABLE, Isa, IsaError};

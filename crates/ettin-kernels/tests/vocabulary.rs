@@ -4,7 +4,7 @@ mod common;
 
 use common::{Random, bits};
 use ettin_kernels::{
-    Isa, Operand, PackedMatrix, Scheme, Store, Team, gemm,
+    Isa, PackedActivations, PackedWeight, Scheme, Store, Team, gemm,
     testing::each_isa,
     vocabulary::{log_sum_exp, log_sum_exps, relu_max, top_k},
 };
@@ -131,9 +131,9 @@ fn what_is_no_number_stays_in_its_column() {
 }
 
 /// Every reduction of the logits of `rows` rows, computed `chunk` rows at a time.
-fn reduced(isa: Isa, team: &Team, w: &PackedMatrix, x: &[f32], bias: &[f32], chunk: usize) -> Vec<u64> {
+fn reduced(isa: Isa, team: &Team, w: &PackedWeight, x: &[f32], bias: &[f32], chunk: usize) -> Vec<u64> {
     let (mut all, mut most) = (Vec::new(), vec![0.0; w.n()]);
-    let mut operand = Operand::default();
+    let mut operand = PackedActivations::default();
     for x in x.chunks(chunk * w.k()) {
         let rows = x.len() / w.k();
         let mut logits = vec![f32::NAN; rows * w.n()];
@@ -161,7 +161,7 @@ fn rows_in_chunks_give_what_all_rows_give() {
     each_isa(|isa| {
         for scheme in Scheme::ALL {
             let fill = |row: usize, out: &mut [f32]| out.copy_from_slice(&weight[row * k..(row + 1) * k]);
-            let w = PackedMatrix::pack(isa, scheme, &teams[0], n, k, &fill);
+            let w = PackedWeight::pack(isa, scheme, &teams[0], n, k, &fill);
             for rows in [1, 2, 7, 31, 32, 33, 40] {
                 let x = random.vector(rows * k);
                 let whole = reduced(isa, &teams[0], &w, &x, &bias, rows);

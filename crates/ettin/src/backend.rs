@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use candle_core::{Device, Tensor};
 use ettin_gpu::Kernels;
-use ettin_kernels::{Isa, KvFormat, Quantisation, Scheme, Team};
+use ettin_kernels::{Isa, KvFormat, Quantization, Scheme, Team};
 
 use crate::{
     Config, Dtype, Error, Result,
@@ -107,8 +107,8 @@ impl Backend {
     /// The backend for weights that are stored so: what [`Dtype::Auto`] comes to. Any other number format stays;
     /// what is stored in few bits is then dequantised.
     #[must_use]
-    pub fn for_stored(&self, quantisation: Option<Quantisation>) -> Self {
-        quantisation.and_then(|quantisation| self.0.for_stored(quantisation)).unwrap_or_else(|| self.clone())
+    pub fn for_stored(&self, quantization: Option<Quantization>) -> Self {
+        quantization.and_then(|quantization| self.0.for_stored(quantization)).unwrap_or_else(|| self.clone())
     }
 
     /// The device that results live on.
@@ -174,7 +174,7 @@ trait Platform: fmt::Debug + Send + Sync {
     fn team(&self) -> Team;
     fn on_team(&self, team: Team) -> Option<Backend>;
     fn with_kv(&self, kv: KvFormat) -> Option<Backend>;
-    fn for_stored(&self, quantisation: Quantisation) -> Option<Backend>;
+    fn for_stored(&self, quantization: Quantization) -> Option<Backend>;
     fn hidden(&self, vectors: &Tensor) -> Result<Hidden>;
     fn linear(self: Arc<Self>, params: LinearParams<'_>) -> Result<Linear>;
     fn norm(self: Arc<Self>, params: NormParams) -> Result<Norm>;
@@ -214,8 +214,8 @@ impl<C: Compute> Platform for C {
         Compute::with_kv(self, kv).map(Backend::custom)
     }
 
-    fn for_stored(&self, quantisation: Quantisation) -> Option<Backend> {
-        Compute::for_stored(self, quantisation).map(Backend::custom)
+    fn for_stored(&self, quantization: Quantization) -> Option<Backend> {
+        Compute::for_stored(self, quantization).map(Backend::custom)
     }
 
     fn hidden(&self, vectors: &Tensor) -> Result<Hidden> {

@@ -158,7 +158,7 @@ pub fn check(files: &ModelFiles, options: &CheckOptions) -> Result<Report> {
         backend = backend.with_kv(kv)?;
     }
     let subject = Subject::open(files)?;
-    let backend = backend.for_stored(subject.quantisation());
+    let backend = backend.for_stored(subject.quantization());
     let ours = subject.build(&backend, None)?;
     let reference = subject.build(&Backend::reference(&Device::Cpu, Dtype::F32)?, Some(&backend))?;
     let texts = texts::token_ids(files, subject.config())?;

@@ -1,6 +1,6 @@
 //! Number formats that weights are stored in.
 
-use ettin_kernels::Quantisation;
+use ettin_kernels::Quantization;
 
 /// Number formats a weight may be stored in, little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,17 +23,17 @@ impl StoredDtype {
         match self {
             StoredDtype::F32 => 4 * columns,
             StoredDtype::F16 | StoredDtype::BF16 => 2 * columns,
-            StoredDtype::W8 => Quantisation::W8.code_bytes(columns),
-            StoredDtype::W4 => Quantisation::W4.code_bytes(columns),
+            StoredDtype::W8 => Quantization::W8.code_bytes(columns),
+            StoredDtype::W4 => Quantization::W4.code_bytes(columns),
         }
     }
 
     /// How rows are quantised, where they are.
-    pub fn quantisation(self) -> Option<Quantisation> {
+    pub fn quantization(self) -> Option<Quantization> {
         match self {
             StoredDtype::F32 | StoredDtype::F16 | StoredDtype::BF16 => None,
-            StoredDtype::W8 => Some(Quantisation::W8),
-            StoredDtype::W4 => Some(Quantisation::W4),
+            StoredDtype::W8 => Some(Quantization::W8),
+            StoredDtype::W4 => Some(Quantization::W4),
         }
     }
 

@@ -17,7 +17,7 @@ pub(crate) use stored::dense;
 pub use variables::{Variables, save_variables};
 
 use candle_nn::VarBuilder;
-use ettin_kernels::Quantisation;
+use ettin_kernels::Quantization;
 
 use crate::{
     Config, Result,
@@ -35,7 +35,7 @@ pub struct Parameters<'a> {
     /// The tensors themselves.
     pub tensors: ModelTensors<Matrix<'a>, Vector>,
     /// How matrices are quantised, where they are stored in few bits.
-    pub quantisation: Option<Quantisation>,
+    pub quantization: Option<Quantization>,
     pub(crate) report: Report,
 }
 
@@ -47,7 +47,7 @@ impl<'a> Parameters<'a> {
     pub fn from_weights(weights: &'a Weights, config: &Config, head: Head) -> Result<Self> {
         let mut stored = Stored::new(weights, config, head)?;
         let tensors = walk(config, head, &mut stored)?;
-        Ok(Self { tensors, quantisation: weights.quantisation(), report: stored.report().clone() })
+        Ok(Self { tensors, quantization: weights.quantization(), report: stored.report().clone() })
     }
 
     /// The same with an adapter on top: merged by the CPU's kernels and devices, kept apart by the reference path.
@@ -59,7 +59,7 @@ impl<'a> Parameters<'a> {
         let mut adapted = Adapted::new(Stored::new(weights, config, head)?, adapter);
         let tensors = walk(config, head, &mut adapted)?;
         let stored = adapted.finish()?;
-        Ok(Self { tensors, quantisation: weights.quantisation(), report: stored.report().clone() })
+        Ok(Self { tensors, quantization: weights.quantization(), report: stored.report().clone() })
     }
 
     /// Variables under the names that transformers gives an encoder or a decoder, with query, key and value always
@@ -73,7 +73,7 @@ impl<'a> Parameters<'a> {
 
     /// A tree of the caller's: what any [`Source`](crate::tensors::Source) of [`Matrix`] and [`Vector`] fills.
     pub fn from_tensors(tensors: ModelTensors<Matrix<'a>, Vector>) -> Self {
-        Self { tensors, quantisation: None, report: Report::default() }
+        Self { tensors, quantization: None, report: Report::default() }
     }
 
     /// What the loading noticed and did not refuse.

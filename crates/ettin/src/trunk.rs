@@ -36,7 +36,7 @@ impl Trunk {
         let mut report = parameters.report;
         let computed = backend.dtype().to_string();
         if let Some(stored) =
-            parameters.quantisation.map(|stored| stored.scheme().name()).filter(|&name| name != computed)
+            parameters.quantization.map(|stored| stored.scheme().name()).filter(|&name| name != computed)
         {
             report.warnings.push(format!(
                 "the weights are stored in {stored} and computed in {computed}, which brings back nothing of what \

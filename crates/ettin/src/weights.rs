@@ -189,9 +189,9 @@ impl Weights {
     }
 
     /// How matrices are quantised, where they are stored in few bits.
-    pub fn quantisation(&self) -> Option<Quantization> {
+    pub fn quantization(&self) -> Option<Quantization> {
         self.tensors.values().find_map(|entry| match entry.dtype {
-            Stored::Known(dtype) => dtype.quantisation(),
+            Stored::Known(dtype) => dtype.quantization(),
             Stored::Foreign(_) => None,
         })
     }

@@ -16,11 +16,11 @@ use common::{
     relative_error, rows, values,
 };
 use ettin::{
-    Backend, Dtype, Isa, KvCache, KvFormat, PackedBatch, Pooling, Quantisation, Scheme, Team,
+    Backend, Dtype, Isa, KvCache, KvFormat, PackedBatch, Pooling, Quantization, Scheme, Team,
     files::ModelFiles,
     heads::{EmbedOptions, Embedder, LanguageModel, SequenceClassifier, TokenClassifier},
 };
-use ettin_kernels::{QuantisedRow, testing::each_isa};
+use ettin_kernels::{QuantizedRow, testing::each_isa};
 
 const BASE: Shape = Shape {
     decoder: false,
@@ -99,8 +99,8 @@ impl Files {
         let own = tensors(shape, seed);
         let [own, in_bytes, in_nibbles] = [
             save(shape, &own),
-            save(shape, &quantised(&own, Quantisation::W8)),
-            save(shape, &quantised(&own, Quantisation::W4)),
+            save(shape, &quantized(&own, Quantization::W8)),
+            save(shape, &quantized(&own, Quantization::W4)),
         ];
         let _folders = vec![own.0, in_bytes.0, in_nibbles.0];
         Self { own: own.1, in_bytes: in_bytes.1, in_nibbles: in_nibbles.1, _folders }
@@ -117,21 +117,21 @@ impl Files {
 }
 
 /// Matrices with the weights that are left of them; the one that ends a classifier is kept exact.
-fn quantised(tensors: &BTreeMap<String, Tensor>, quantisation: Quantisation) -> BTreeMap<String, Tensor> {
-    let quantise = |(name, tensor): (&String, &Tensor)| {
+fn quantized(tensors: &BTreeMap<String, Tensor>, quantization: Quantization) -> BTreeMap<String, Tensor> {
+    let quantize = |(name, tensor): (&String, &Tensor)| {
         let Ok((_, k)) = tensor.dims2() else { return (name.clone(), tensor.clone()) };
         if name == "classifier.weight" {
             return (name.clone(), tensor.clone());
         }
         let mut numbers = values(tensor);
-        let (mut codes, mut factors) = (vec![0; quantisation.code_bytes(k)], vec![0; quantisation.scale_bytes(k)]);
+        let (mut codes, mut factors) = (vec![0; quantization.code_bytes(k)], vec![0; quantization.scale_bytes(k)]);
         for row in numbers.chunks_exact_mut(k) {
-            quantisation.quantize(row, &mut codes, &mut factors);
-            quantisation.dequantize(QuantisedRow { codes: &codes, scales: &factors }, row);
+            quantization.quantize(row, &mut codes, &mut factors);
+            quantization.dequantize(QuantizedRow { codes: &codes, scales: &factors }, row);
         }
         (name.clone(), Tensor::from_vec(numbers, tensor.shape(), &Device::Cpu).unwrap())
     };
-    tensors.iter().map(quantise).collect()
+    tensors.iter().map(quantize).collect()
 }
 
 fn reference() -> Backend {

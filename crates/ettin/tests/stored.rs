@@ -43,7 +43,7 @@ fn logits(files: &ModelFiles, backend: &Backend) -> (Vec<f32>, LanguageModel) {
 }
 
 #[test]
-fn what_is_stored_equals_what_is_quantised_at_load() {
+fn what_is_stored_equals_what_is_quantized_at_load() {
     for name in MODELS {
         let original = model(name);
         for (stored, scheme, dtype) in FORMATS {
@@ -73,12 +73,12 @@ fn what_is_stored_equals_what_is_quantised_at_load() {
 }
 
 #[test]
-fn other_dtypes_and_candle_compute_with_the_dequantised_weights() {
+fn other_dtypes_and_candle_compute_with_the_dequantized_weights() {
     for name in MODELS {
         for (stored, _, dtype) in FORMATS {
             let (_folder, files) = converted(&model(name), stored);
             let (_wide_folder, wide) = converted(&files, StoredDtype::F32);
-            assert!(Weights::open(&wide).unwrap().quantisation().is_none());
+            assert!(Weights::open(&wide).unwrap().quantization().is_none());
             for other in [Scheme::F32, Scheme::Bf16] {
                 let backend = Backend::fused(ettin::Isa::best(), other, Team::global());
                 let (ours, loaded) = logits(&files, &backend);
@@ -139,19 +139,19 @@ fn files_of_version_1_load_and_become_version_2() {
 }
 
 #[test]
-fn only_large_matrices_are_quantised() {
+fn only_large_matrices_are_quantized() {
     let original = model("tiny-encoder-sequence-mean");
     for (stored, _, _) in FORMATS {
         let (_folder, files) = converted(&original, stored);
         let (weights, before) = (Weights::open(&files).unwrap(), Weights::open(&original).unwrap());
-        let mut quantised = 0;
+        let mut quantized = 0;
         for view in weights.views() {
             let matrix = view.shape().len() == 2 && !view.name().starts_with("classifier");
             assert_eq!(view.dtype(), if matrix { stored } else { StoredDtype::F32 }, "{}", view.name());
             assert_eq!(view.shape(), before.get(view.name()).unwrap().shape(), "{}", view.name());
-            quantised += usize::from(matrix);
+            quantized += usize::from(matrix);
         }
-        assert!(quantised > 8, "{quantised}");
+        assert!(quantized > 8, "{quantised}");
         let ours = ettin::heads::SequenceClassifier::load(&files, &Backend::new(&Device::Cpu, Dtype::Auto).unwrap());
         assert!(ours.is_ok(), "{ours:?}");
     }

@@ -38,7 +38,7 @@ pub(super) fn run(args: args::Info) -> anyhow::Result<Status> {
         None
     };
     let info = Info {
-        machine: machine::Machine::look(&args.engine, &hub, model.as_ref().and_then(Description::quantisation))?,
+        machine: machine::Machine::look(&args.engine, &hub, model.as_ref().and_then(Description::quantization))?,
         model,
         check,
     };
@@ -77,9 +77,9 @@ enum Description {
 }
 
 impl Description {
-    fn quantisation(&self) -> Option<ettin::Quantisation> {
+    fn quantization(&self) -> Option<ettin::Quantization> {
         match self {
-            Description::Model(model) => model.quantisation(),
+            Description::Model(model) => model.quantization(),
             Description::Other(_) => None,
         }
     }

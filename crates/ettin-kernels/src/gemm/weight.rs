@@ -73,7 +73,7 @@ impl PackedWeight {
     /// If this CPU lacks `isa`, or a row is not one of k weights.
     pub fn pack_quantized<'a>(
         isa: Isa,
-        quantisation: Quantization,
+        quantization: Quantization,
         team: &Team,
         n: usize,
         k: usize,
@@ -81,14 +81,14 @@ impl PackedWeight {
     ) -> Self {
         Self::pack_panels(
             isa,
-            quantisation.scheme(),
+            quantization.scheme(),
             team,
             n,
             k,
             &|rows, vectors, PanelBuffers { words, scales, .. }| {
                 for (output, row) in rows.map(row).enumerate() {
-                    quantisation.check(k, row.codes, row.scales);
-                    with_microkernel!(quantisation.scheme(), isa, F => F::place(row, k, vectors, output, words, scales));
+                    quantization.check(k, row.codes, row.scales);
+                    with_microkernel!(quantization.scheme(), isa, F => F::place(row, k, vectors, output, words, scales));
                 }
             },
         )

@@ -51,8 +51,8 @@ impl<'a> Subject<'a> {
         &self.config
     }
 
-    pub(super) fn quantisation(&self) -> Option<ettin_kernels::Quantisation> {
-        self.weights.quantisation()
+    pub(super) fn quantization(&self) -> Option<ettin_kernels::Quantization> {
+        self.weights.quantization()
     }
 
     /// Builds the model; with matrices as the format of another backend keeps them, where one is given.

@@ -1,6 +1,6 @@
 //! Matrices as a number format keeps them: what the reference path needs to be the oracle of a coarse format.
 
-use ettin_kernels::{Isa, Quantisation, Scheme, rounded};
+use ettin_kernels::{Isa, Quantization, Scheme, rounded};
 use half::f16;
 
 use crate::ops::{Dtype, Matrix, StoredRows};
@@ -89,15 +89,15 @@ impl Rounding {
     }
 
     /// Rows that are stored in the very format stay as they are.
-    fn keeps(self, stored: Option<Quantisation>) -> bool {
+    fn keeps(self, stored: Option<Quantization>) -> bool {
         matches!((self, stored), (Rounding::Packed(_, scheme), Some(stored)) if stored.scheme() == scheme)
     }
 
     fn matrix(self, matrix: Matrix<'_>) -> Matrix<'_> {
         match matrix {
-            Matrix::Quantised { quantisation, outputs, inputs, row } if !self.keeps(Some(quantisation)) => {
+            Matrix::Quantized { quantization, outputs, inputs, row } if !self.keeps(Some(quantization)) => {
                 let fill = move |index: usize, out: &mut [f32]| {
-                    quantisation.dequantize(row(index), out);
+                    quantization.dequantize(row(index), out);
                     self.row(out);
                 };
                 Matrix::Rows { outputs, inputs, fill: Box::new(fill) }
@@ -109,12 +109,12 @@ impl Rounding {
                 };
                 Matrix::Rows { outputs, inputs, fill: Box::new(fill) }
             }
-            Matrix::Stored(StoredRows { quantisation, outputs, inputs, fill }) if !self.keeps(quantisation) => {
+            Matrix::Stored(StoredRows { quantization, outputs, inputs, fill }) if !self.keeps(quantization) => {
                 let fill = move |index: usize, out: &mut [f32]| {
                     fill(index, out);
                     self.row(out);
                 };
-                Matrix::Stored(StoredRows { quantisation: None, outputs, inputs, fill: Box::new(fill) })
+                Matrix::Stored(StoredRows { quantization: None, outputs, inputs, fill: Box::new(fill) })
             }
             other => other,
         }

@@ -64,7 +64,7 @@ impl Embedder {
         config.allow_length(repository.as_ref().and_then(|repository| repository.transformer.longest()));
         let weights = Weights::open(&trunk).map_err(|error| identity::explained(files, error))?;
         let parameters = Parameters::from_weights(&weights, &config, Head::None)?;
-        let backend = backend.for_stored(parameters.quantisation);
+        let backend = backend.for_stored(parameters.quantization);
         let chain = repository.map(|repository| Chain::load(files, repository, config.hidden_size, &backend));
         Self::build(parameters, &config, &backend, chain.transpose()?)
     }

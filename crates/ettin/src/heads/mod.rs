@@ -74,7 +74,7 @@ fn open_in<T>(
     }
     let weights = Weights::open(&trunk).map_err(|error| identity::explained(files, error))?;
     let parameters = Parameters::from_weights(&weights, &config, head)?;
-    let backend = backend.for_stored(parameters.quantisation);
+    let backend = backend.for_stored(parameters.quantization);
     build(parameters, &config, &backend)
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use candle_core::{Device, Tensor};
-use ettin_kernels::{Isa, KvFormat, Pooled, Quantisation, Team};
+use ettin_kernels::{Isa, KvFormat, Pooled, Quantization, Team};
 
 use super::{
     AttentionParams, Dtype, HeadParams, KvShape, KvStore, LayerKv, LinearParams, Matrix, MlpParams, NormParams, Vector,
@@ -112,7 +112,7 @@ pub trait Compute: fmt::Debug + Send + Sync + Sized + 'static {
     }
 
     /// The same for weights that are stored so, where they may choose the number format.
-    fn for_stored(&self, _quantisation: Quantisation) -> Option<Self> {
+    fn for_stored(&self, _quantization: Quantization) -> Option<Self> {
         None
     }
 

@@ -6,7 +6,7 @@ mod vocabulary;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ettin_kernels::{
-    Activation, Aligned, Isa, KvBlocks, KvFormat, Operand, PackedMatrix, Pooled, Precision, Quantisation, ReadingOrder,
+    Activation, Aligned, Isa, KvBlocks, KvFormat, PackedActivations, PackedWeight, Pooled, Precision, Quantization, ReadingOrder,
     Scheme, Sharing, Store, Team, activate, block, block::Workspace, gemm, layer_norm, pool, rounded,
 };
 
@@ -54,7 +54,7 @@ const SHARED_ON_AMX: (usize, usize) = (12 << 20, 1 << 29);
 /// batch of the default size for fresh pages (which cost the smallest model a tenth of its time).
 const KEPT_ROWS: usize = 1 << 14;
 
-/// Inputs of a product in int8: what [`PackedMatrix::pack`] takes.
+/// Inputs of a product in int8: what [`PackedWeight::pack`] takes.
 const MOST_INPUTS_OF_BYTES: usize = 1 << 16;
 
 /// Memory that is kept, beside one for each thread; a forward and its heads take three at once.
@@ -77,7 +77,7 @@ impl Cpu {
         }
     }
 
-    fn pack(&self, matrix: Matrix<'_>, scheme: Scheme, sharing: Sharing) -> Result<PackedMatrix> {
+    fn pack(&self, matrix: Matrix<'_>, scheme: Scheme, sharing: Sharing) -> Result<PackedWeight> {
         let inputs = matrix.inputs();
         if scheme == Scheme::Int8 && inputs > MOST_INPUTS_OF_BYTES {
             return Err(Error::Unsupported(format!(
@@ -195,9 +195,9 @@ impl Compute for Fused {
         Some(Self(Arc::new(Cpu { kv, kv_given: true, ..(*self.0).clone() })))
     }
 
-    fn for_stored(&self, quantisation: Quantisation) -> Option<Self> {
+    fn for_stored(&self, quantization: Quantization) -> Option<Self> {
         self.0.auto.then(|| {
-            let scheme = quantisation.scheme();
+            let scheme = quantization.scheme();
             let kv = if self.0.kv_given { self.0.kv } else { default_kv(scheme) };
             Self(Arc::new(Cpu { scheme, kv, ..(*self.0).clone() }))
         })
@@ -353,9 +353,9 @@ impl Fused {
     fn product(
         &self,
         rows: &Rows,
-        weight: &PackedMatrix,
+        weight: &PackedWeight,
         bias: Option<&[f32]>,
-        operand: &mut Operand,
+        operand: &mut PackedActivations,
         out: &mut [f32],
     ) {
         let team = &self.0.team;
@@ -368,7 +368,7 @@ impl Fused {
 #[derive(Debug)]
 pub enum Embedding {
     /// As panels, to be multiplied by as well.
-    Packed(PackedMatrix),
+    Packed(PackedWeight),
     /// Rows in their file, and what is done to them to be what packing would have made of them.
     Stored(StoredRows, Option<Scheme>),
 }
@@ -384,7 +384,7 @@ pub struct Norm {
 /// A dense layer with packed weights.
 #[derive(Debug)]
 pub struct Linear {
-    weight: PackedMatrix, // [outputs, inputs]
+    weight: PackedWeight, // [outputs, inputs]
     bias: Option<Vec<f32>>,
 }
 
@@ -410,7 +410,7 @@ impl Embedding {
         let scheme = cpu.table_scheme();
         Ok(match matrix {
             Matrix::Stored(rows) => {
-                let rounding = rows.quantisation.is_none_or(|stored| stored.scheme() != scheme).then_some(scheme);
+                let rounding = rows.quantization.is_none_or(|stored| stored.scheme() != scheme).then_some(scheme);
                 Embedding::Stored(rows, rounding)
             }
             matrix => Embedding::Packed(cpu.pack(matrix, scheme, Sharing::Outputs)?),
@@ -452,7 +452,7 @@ impl Embedding {
     }
 
     /// The output matrix of a language model.
-    fn matrix(&self) -> Result<&PackedMatrix> {
+    fn matrix(&self) -> Result<&PackedWeight> {
         match self {
             Embedding::Packed(matrix) => Ok(matrix),
             Embedding::Stored(..) => {
@@ -543,7 +543,7 @@ struct Memory {
     buffers: Buffers,
     workspace: Workspace,
     /// For products outside blocks.
-    operand: Operand,
+    operand: PackedActivations,
 }
 
 impl Drop for Rows {

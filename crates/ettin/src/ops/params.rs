@@ -3,7 +3,7 @@
 use std::fmt;
 
 use candle_core::{DType, Device, Tensor};
-use ettin_kernels::{Activation, Isa, PackedMatrix, Quantisation, QuantisedRow, Scheme, Span, Team};
+use ettin_kernels::{Activation, Isa, PackedWeight, Quantization, QuantizedRow, Scheme, Span, Team};
 
 use super::LowRank;
 use crate::{Error, Result, tensors::LinearTensors};
@@ -12,7 +12,7 @@ use crate::{Error, Result, tensors::LinearTensors};
 pub type Fill<'a> = Box<dyn Fn(usize, &mut [f32]) + Send + Sync + 'a>;
 
 /// Gives one row of a matrix as it is stored.
-pub type QuantisedFill<'a> = Box<dyn Fn(usize) -> QuantisedRow<'a> + Send + Sync + 'a>;
+pub type QuantizedFill<'a> = Box<dyn Fn(usize) -> QuantizedRow<'a> + Send + Sync + 'a>;
 
 /// A weight matrix `[outputs, inputs]` on its way into a block.
 pub enum Matrix<'a> {
@@ -26,15 +26,15 @@ pub enum Matrix<'a> {
         fill: Fill<'a>,
     },
     /// Rows stored in few bits: packed as they are for kernels of that format, else dequantised one by one.
-    Quantised {
+    Quantized {
         /// How they were quantised.
-        quantisation: Quantisation,
+        quantization: Quantization,
         /// Outputs (rows).
         outputs: usize,
         /// Inputs (columns).
         inputs: usize,
         /// Gives row `i`.
-        row: QuantisedFill<'a>,
+        row: QuantizedFill<'a>,
     },
     /// Rows that can be read for as long as a model lives: an embedding that is only looked up in stays where it is.
     Stored(StoredRows),
@@ -53,7 +53,7 @@ impl fmt::Debug for Matrix<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Matrix::Rows { outputs, inputs, .. } => write!(f, "Rows [{outputs}, {inputs}]"),
-            Matrix::Quantised { quantisation, outputs, inputs, .. } => {
+            Matrix::Quantized { quantization, outputs, inputs, .. } => {
                 write!(f, "{quantisation:?} [{outputs}, {inputs}]")
             }
             Matrix::Stored(rows) => rows.fmt(f),
@@ -67,7 +67,7 @@ impl<'a> Matrix<'a> {
     /// Columns.
     pub fn inputs(&self) -> usize {
         match self {
-            Matrix::Rows { inputs, .. } | Matrix::Quantised { inputs, .. } => *inputs,
+            Matrix::Rows { inputs, .. } | Matrix::Quantized { inputs, .. } => *inputs,
             Matrix::Stored(rows) => rows.inputs,
             Matrix::Tensor(tensor) => tensor.dims().last().copied().unwrap_or(0),
             Matrix::Adapted { base, .. } => base.inputs(),
@@ -77,7 +77,7 @@ impl<'a> Matrix<'a> {
     /// Whether an optimiser means to change it: it is a variable or depends on one.
     pub fn is_trainable(&self) -> bool {
         match self {
-            Matrix::Rows { .. } | Matrix::Quantised { .. } | Matrix::Stored(_) => false,
+            Matrix::Rows { .. } | Matrix::Quantized { .. } | Matrix::Stored(_) => false,
             Matrix::Tensor(tensor) => tensor.track_op(),
             Matrix::Adapted { base, update } => base.is_trainable() || update.is_trainable(),
         }
@@ -88,8 +88,8 @@ impl<'a> Matrix<'a> {
         Ok(match self {
             Matrix::Rows { outputs, inputs, fill } => (outputs, inputs, fill),
             Matrix::Stored(StoredRows { outputs, inputs, fill, .. }) => (outputs, inputs, fill),
-            Matrix::Quantised { quantisation, outputs, inputs, row } => {
-                let fill = move |index: usize, out: &mut [f32]| quantisation.dequantize(row(index), out);
+            Matrix::Quantized { quantization, outputs, inputs, row } => {
+                let fill = move |index: usize, out: &mut [f32]| quantization.dequantize(row(index), out);
                 (outputs, inputs, Box::new(fill))
             }
             Matrix::Tensor(tensor) => {
@@ -135,14 +135,14 @@ impl<'a> Matrix<'a> {
     }
 
     /// The matrix packed for the kernels.
-    pub(super) fn pack(self, isa: Isa, scheme: Scheme, team: &Team) -> Result<PackedMatrix> {
+    pub(super) fn pack(self, isa: Isa, scheme: Scheme, team: &Team) -> Result<PackedWeight> {
         match self {
-            Matrix::Quantised { quantisation, outputs, inputs, row } if quantisation.scheme() == scheme => {
-                Ok(PackedMatrix::pack_quantized(isa, quantisation, team, outputs, inputs, row.as_ref()))
+            Matrix::Quantized { quantization, outputs, inputs, row } if quantization.scheme() == scheme => {
+                Ok(PackedWeight::pack_quantized(isa, quantization, team, outputs, inputs, row.as_ref()))
             }
             other => {
                 let (outputs, inputs, fill) = other.rows()?;
-                Ok(PackedMatrix::pack(isa, scheme, team, outputs, inputs, fill.as_ref()))
+                Ok(PackedWeight::pack(isa, scheme, team, outputs, inputs, fill.as_ref()))
             }
         }
     }
@@ -159,7 +159,7 @@ fn trained_on(tensor: Tensor, device: &Device) -> Result<Tensor> {
 /// Rows that can be read for as long as a model lives.
 pub struct StoredRows {
     /// How they are quantised, where they are.
-    pub quantisation: Option<Quantisation>,
+    pub quantization: Option<Quantization>,
     /// Rows.
     pub outputs: usize,
     /// Columns.
@@ -298,15 +298,15 @@ mod tests {
     fn stored_rows_are_packed_as_they_are() {
         // No weight reaches the largest code: quantising them anew would choose other factors.
         let (codes, factors) = ([[0xb9, 0xa9]; 16].concat(), [0.37f32.to_le_bytes(); 2].concat());
-        for quantisation in [Quantisation::W8, Quantisation::W4] {
-            let inputs = if quantisation == Quantisation::W8 { 32 } else { 64 };
-            let row = QuantisedRow { codes: &codes, scales: &factors[..quantisation.scale_bytes(inputs)] };
+        for quantization in [Quantization::W8, Quantization::W4] {
+            let inputs = if quantization == Quantization::W8 { 32 } else { 64 };
+            let row = QuantizedRow { codes: &codes, scales: &factors[..quantization.scale_bytes(inputs)] };
             let (mut expected, mut packed) = (vec![0.0; inputs], vec![0.0; inputs]);
-            quantisation.dequantize(row, &mut expected);
-            let matrix = || Matrix::Quantised { quantisation, outputs: 3, inputs, row: Box::new(move |_| row) };
+            quantization.dequantize(row, &mut expected);
+            let matrix = || Matrix::Quantized { quantization, outputs: 3, inputs, row: Box::new(move |_| row) };
             let team = Team::single();
-            let same = matrix().pack(Isa::Portable, quantisation.scheme(), &team).unwrap();
-            assert_eq!(same.scheme(), quantisation.scheme());
+            let same = matrix().pack(Isa::Portable, quantization.scheme(), &team).unwrap();
+            assert_eq!(same.scheme(), quantization.scheme());
             same.row(2, &mut packed);
             assert_eq!(packed, expected, "{quantisation:?}");
             matrix().pack(Isa::Portable, Scheme::F32, &team).unwrap().row(2, &mut packed);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use ettin_kernels::{Quantisation, QuantisedRow};
+use ettin_kernels::{Quantization, QuantizedRow};
 
 use crate::{
     Config, Error, Result,
@@ -82,7 +82,7 @@ pub(crate) fn dense<'a>(weights: &'a Weights, weight: View<'a>, bias: Option<Vie
 fn embedding<'a>(weights: &'a Weights, view: View<'a>) -> Matrix<'a> {
     match weights.keep(&view) {
         Some(kept) => Matrix::Stored(StoredRows {
-            quantisation: view.dtype().quantisation(),
+            quantization: view.dtype().quantization(),
             outputs: view.rows(),
             inputs: view.columns(),
             fill: Box::new(move |row, out| kept.view().row(row, out)),
@@ -93,12 +93,12 @@ fn embedding<'a>(weights: &'a Weights, view: View<'a>) -> Matrix<'a> {
 
 fn matrix<'a>(weights: &'a Weights, stack: Stack<'a>) -> Matrix<'a> {
     let (outputs, inputs) = (stack.rows(), stack.columns());
-    let quantisation = stack.quantisation();
+    let quantization = stack.quantization();
     let once = ReadOnce { weights, stack };
-    match quantisation {
-        Some(quantisation) => {
-            let row = move |row: usize| once.quantised_row(quantisation, row);
-            Matrix::Quantised { quantisation, outputs, inputs, row: Box::new(row) }
+    match quantization {
+        Some(quantization) => {
+            let row = move |row: usize| once.quantized_row(quantization, row);
+            Matrix::Quantized { quantization, outputs, inputs, row: Box::new(row) }
         }
         None => Matrix::Rows { outputs, inputs, fill: Box::new(move |row, out| once.row(row, out)) },
     }
@@ -115,8 +115,8 @@ impl<'a> ReadOnce<'a> {
         self.stack.row(row, out);
     }
 
-    fn quantised_row(&self, quantisation: Quantisation, row: usize) -> QuantisedRow<'a> {
-        self.stack.quantised_row(quantisation, row)
+    fn quantized_row(&self, quantization: Quantization, row: usize) -> QuantizedRow<'a> {
+        self.stack.quantized_row(quantization, row)
     }
 }
 

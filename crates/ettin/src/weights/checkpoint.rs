@@ -61,11 +61,11 @@ impl Weights {
         }
         // What hides all tensors is one fault, not as many as there are tensors.
         let stored = self.tensors.values().map(|entry| entry.stored.as_str());
-        let mut quantised = stored.filter_map(|name| Some((name, names::quantiser(name)?)));
-        if let Some((name, library)) = quantised.next() {
+        let mut quantized = stored.filter_map(|name| Some((name, names::quantizer(name)?)));
+        if let Some((name, library)) = quantized.next() {
             let message = format!(
-                "the weights are quantised by {library}, as `{name}` shows, which only that library reads; use the \
-                 original weights, and `ettin-run convert --dtype w8` or w4 to quantise them"
+                "the weights are quantized by {library}, as `{name}` shows, which only that library reads; use the \
+                 original weights, and `ettin-run convert --dtype w8` or w4 to quantize them"
             );
             return Err(Error::Tensors { file: self.place(), message });
         }

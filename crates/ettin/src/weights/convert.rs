@@ -238,7 +238,7 @@ fn with_dtype(config: &[u8], dtype: Option<StoredDtype>) -> Result<Vec<u8>> {
         Some(dtype) => {
             let key = if map.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
             // What is not quantised is f32, and so is the arithmetic.
-            let dtype = if dtype.quantisation().is_some() { StoredDtype::F32 } else { dtype };
+            let dtype = if dtype.quantization().is_some() { StoredDtype::F32 } else { dtype };
             map.insert(key.to_owned(), Value::from(dtype.name()));
         }
     }

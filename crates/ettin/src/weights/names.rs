@@ -21,7 +21,7 @@ pub(super) fn is_buffer(stored: &str) -> bool {
 
 /// Whether a tensor is a matrix that a conversion to few bits quantises: those of the trunk, of the prediction head and
 /// before the vocabulary. Others (classifiers, dense modules) are small, end a model, and are computed in f32.
-pub(super) fn is_quantisable(canonical: &str, shape: &[usize]) -> bool {
+pub(super) fn is_quantizable(canonical: &str, shape: &[usize]) -> bool {
     let parts = ["model.", "head.", "lm_head.", "decoder."];
     let [rows, columns] = *shape else { return false };
     rows > 0 && columns > 0 && canonical.ends_with(".weight") && parts.iter().any(|part| canonical.starts_with(part))
@@ -33,7 +33,7 @@ pub(super) fn is_head(canonical: &str) -> bool {
 }
 
 /// The library that has quantised a model, told by a tensor that it stores beside the rows it has changed.
-pub(super) fn quantiser(stored: &str) -> Option<&'static str> {
+pub(super) fn quantizer(stored: &str) -> Option<&'static str> {
     /// Ends of names, as the libraries' save functions write them.
     const MARKS: [(&str, &str); 10] = [
         (".SCB", "bitsandbytes (8 bits)"),

@@ -36,8 +36,8 @@ const GROUP_KEY: &str = "group_size";
 const PREFIX: &str = "ettin-";
 
 /// The dtypes, as safetensors names them, of codes and scales.
-pub(super) fn tags(quantisation: Quantization) -> [&'static str; 2] {
-    match quantisation {
+pub(super) fn tags(quantization: Quantization) -> [&'static str; 2] {
+    match quantization {
         Quantization::W8 => ["I8", "F32"],
         Quantization::W4 => ["U8", "BF16"],
     }
@@ -49,18 +49,18 @@ pub(super) fn parts(name: &str) -> [String; 2] {
 }
 
 /// Shapes of the codes and scales of a matrix `[n, k]`.
-pub(super) fn shapes(quantisation: Quantization, n: usize, k: usize) -> [Vec<usize>; 2] {
-    match quantisation {
+pub(super) fn shapes(quantization: Quantization, n: usize, k: usize) -> [Vec<usize>; 2] {
+    match quantization {
         Quantization::W8 => [vec![n, k], vec![n]],
         Quantization::W4 => [vec![n, k / 2], vec![n, k.div_ceil(GROUP)]],
     }
 }
 
 /// Adds to the metadata of a file what says that it holds such tensors.
-pub(super) fn announce(quantisation: Quantization, metadata: &mut BTreeMap<String, String>) {
-    metadata.insert(FORMAT.to_owned(), format!("{PREFIX}{}", quantisation.scheme()));
+pub(super) fn announce(quantization: Quantization, metadata: &mut BTreeMap<String, String>) {
+    metadata.insert(FORMAT.to_owned(), format!("{PREFIX}{}", quantization.scheme()));
     metadata.insert(VERSION_KEY.to_owned(), WRITTEN.name.to_owned());
-    if quantisation == Quantization::W4 {
+    if quantization == Quantization::W4 {
         metadata.insert(GROUP_KEY.to_owned(), GROUP.to_string());
     }
 }
@@ -68,7 +68,7 @@ pub(super) fn announce(quantisation: Quantization, metadata: &mut BTreeMap<Strin
 /// How a file holds its matrices.
 #[derive(Clone, Copy)]
 pub(super) struct Announced {
-    quantisation: Quantization,
+    quantization: Quantization,
     version: Version,
 }
 
@@ -82,7 +82,7 @@ pub(super) fn announced(metadata: Option<&HashMap<String, String>>) -> Result<Op
         return Ok(None);
     };
     let known = [Quantization::W8, Quantization::W4];
-    let Some(quantisation) = known.into_iter().find(|known| known.scheme().name() == scheme) else {
+    let Some(quantization) = known.into_iter().find(|known| known.scheme().name() == scheme) else {
         return Err(format!("its format is `{format}`; known are {PREFIX}w8 and {PREFIX}w4"));
     };
     // The value of a key, and the values of it that this program reads.
@@ -98,10 +98,10 @@ pub(super) fn announced(metadata: Option<&HashMap<String, String>>) -> Result<Op
         })
     };
     let version = VERSIONS[expect(VERSION_KEY, &VERSIONS.map(|version| version.name))?];
-    if quantisation == Quantization::W4 {
+    if quantization == Quantization::W4 {
         expect(GROUP_KEY, &[&GROUP.to_string()])?;
     }
-    Ok(Some(Announced { quantisation, version }))
+    Ok(Some(Announced { quantization, version }))
 }
 
 /// Joins codes and scales to one tensor each; other tensors stay what they are.
@@ -109,7 +109,7 @@ pub(super) fn announced(metadata: Option<&HashMap<String, String>>) -> Result<Op
 /// # Errors
 /// What is wrong with which tensor.
 pub(super) fn join(found: Vec<Found>, announced: Announced, file: &FileData) -> Result<Vec<Found>, String> {
-    let Announced { quantisation, version } = announced;
+    let Announced { quantization, version } = announced;
     let (mut joined, mut halves) = (Vec::new(), BTreeMap::<String, [Option<Found>; 2]>::new());
     for tensor in found {
         match version.parts().iter().enumerate().find_map(|(part, end)| Some((part, tensor.name.strip_suffix(end)?))) {
@@ -125,7 +125,7 @@ pub(super) fn join(found: Vec<Found>, announced: Announced, file: &FileData) -> 
         let [codes_name, scales_name] = version.parts().map(|part| format!("{name}{part}"));
         let codes = codes.ok_or_else(|| format!("`{scales_name}` is there but `{codes_name}` is missing"))?;
         let scales = scales.ok_or_else(|| format!("`{codes_name}` is there but `{scales_name}` is missing"))?;
-        joined.push(pair_up(name, codes, scales, quantisation, file)?);
+        joined.push(pair_up(name, codes, scales, quantization, file)?);
     }
     Ok(joined)
 }
@@ -134,24 +134,24 @@ fn pair_up(
     name: String,
     codes: Found,
     scales: Found,
-    quantisation: Quantization,
+    quantization: Quantization,
     file: &FileData,
 ) -> Result<Found, String> {
-    for (tensor, tag) in [&codes, &scales].into_iter().zip(tags(quantisation)) {
+    for (tensor, tag) in [&codes, &scales].into_iter().zip(tags(quantization)) {
         if tensor.dtype.tag() != tag {
             let (name, actual) = (&tensor.name, tensor.dtype.tag());
-            return Err(format!("`{name}` is stored as {actual}; in {} it is {tag}", quantisation.scheme()));
+            return Err(format!("`{name}` is stored as {actual}; in {} it is {tag}", quantization.scheme()));
         }
     }
     let [n, columns] = codes.shape[..] else {
         return Err(format!("`{}` is {:?}, not a matrix", codes.name, codes.shape));
     };
-    let inputs = match quantisation {
+    let inputs = match quantization {
         Quantization::W8 => Some(columns),
         Quantization::W4 => columns.checked_mul(2),
     };
     let k = inputs.ok_or_else(|| format!("the dimensions of `{}` overflow", codes.name))?;
-    let [_, expected] = shapes(quantisation, n, k);
+    let [_, expected] = shapes(quantization, n, k);
     if scales.shape != expected {
         let (tensor, actual) = (&scales.name, &scales.shape);
         return Err(format!(
@@ -163,10 +163,10 @@ fn pair_up(
         return Err(format!("`{name}` is not stored in one piece"));
     };
     // Ranges were checked when the header was read.
-    if !quantisation.is_finite(file.get(range.clone()).unwrap_or_default()) {
+    if !quantization.is_finite(file.get(range.clone()).unwrap_or_default()) {
         return Err(format!("`{}` holds values that are not finite: the file is damaged", scales.name));
     }
-    let dtype = match quantisation {
+    let dtype = match quantization {
         Quantization::W8 => StoredDtype::W8,
         Quantization::W4 => StoredDtype::W4,
     };

@@ -46,9 +46,9 @@ pub fn save(
             out.write_all(view.bytes()).and_then(|()| out.write_all(view.scales)).map_err(io)?;
             continue;
         }
-        if let Some(quantisation) = to.quantisation() {
-            let scales = write_codes(view, quantisation, &mut out).map_err(io)?;
-            if !quantisation.is_finite(&scales) {
+        if let Some(quantization) = to.quantization() {
+            let scales = write_codes(view, quantization, &mut out).map_err(io)?;
+            if !quantization.is_finite(&scales) {
                 return Err(fail(format!(
                     "`{name}` holds values that are not finite, which {} cannot keep",
                     to.name()
@@ -76,15 +76,15 @@ pub fn save(
 fn target(view: &View<'_>, dtype: Option<StoredDtype>) -> StoredDtype {
     match dtype {
         None => view.dtype(),
-        Some(dtype) if dtype.quantisation().is_none() || names::is_quantisable(view.name(), view.shape()) => dtype,
+        Some(dtype) if dtype.quantization().is_none() || names::is_quantizable(view.name(), view.shape()) => dtype,
         Some(_) => StoredDtype::F32,
     }
 }
 
 /// Quantises the rows of a matrix, writes their codes and returns their scales.
-fn write_codes(view: &View<'_>, quantisation: Quantization, out: &mut impl Write) -> std::io::Result<Vec<u8>> {
+fn write_codes(view: &View<'_>, quantization: Quantization, out: &mut impl Write) -> std::io::Result<Vec<u8>> {
     let k = view.columns();
-    let (code_bytes, scale_bytes) = (quantisation.code_bytes(k), quantisation.scale_bytes(k));
+    let (code_bytes, scale_bytes) = (quantization.code_bytes(k), quantization.scale_bytes(k));
     let (mut codes, mut scales) = (vec![0; ROWS * code_bytes], vec![0; view.rows() * scale_bytes]);
     for (block, scales) in scales.chunks_mut(ROWS * scale_bytes).enumerate() {
         let codes = &mut codes[..scales.len() / scale_bytes * code_bytes];
@@ -93,7 +93,7 @@ fn write_codes(view: &View<'_>, quantisation: Quantization, out: &mut impl Write
             || vec![0.0; k],
             |row, (index, (codes, scales))| {
                 view.row(block * ROWS + index, row);
-                quantisation.quantize(row, codes, scales);
+                quantization.quantize(row, codes, scales);
             },
         );
         out.write_all(codes)?;
@@ -120,17 +120,17 @@ fn header(
     for (name, view) in tensors {
         let (dtype, rows, columns) = (target(view, dtype), view.rows(), view.columns());
         let codes = rows * dtype.row_bytes(columns);
-        let Some(quantisation) = dtype.quantisation() else {
+        let Some(quantization) = dtype.quantization() else {
             insert((*name).to_owned(), dtype.tag(), view.shape(), codes);
             continue;
         };
-        if quantisation == Quantization::W4 && !columns.is_multiple_of(2) {
+        if quantization == Quantization::W4 && !columns.is_multiple_of(2) {
             return Err(format!("`{name}` has {columns} inputs, an odd number, which w4 cannot keep; convert to w8"));
         }
-        quantized::announce(quantisation, &mut metadata);
-        let sizes = [codes, rows * quantisation.scale_bytes(columns)];
-        let parts = quantized::parts(name).into_iter().zip(quantized::shapes(quantisation, rows, columns));
-        for (((name, shape), tag), size) in parts.zip(quantized::tags(quantisation)).zip(sizes) {
+        quantized::announce(quantization, &mut metadata);
+        let sizes = [codes, rows * quantization.scale_bytes(columns)];
+        let parts = quantized::parts(name).into_iter().zip(quantized::shapes(quantization, rows, columns));
+        for (((name, shape), tag), size) in parts.zip(quantized::tags(quantization)).zip(sizes) {
             insert(name, tag, &shape, size);
         }
     }

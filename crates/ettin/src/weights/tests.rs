@@ -426,7 +426,7 @@ fn a_value_beyond_f16_stops_the_conversion_and_leaves_nothing() {
 }
 
 /// The encoder's weights in few bits: header and data.
-fn quantised(dtype: StoredDtype) -> (serde_json::Map<String, Value>, Vec<u8>) {
+fn quantized(dtype: StoredDtype) -> (serde_json::Map<String, Value>, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     let weights = open("w", layout("safetensors/model.safetensors")).unwrap();
@@ -439,7 +439,7 @@ fn quantised(dtype: StoredDtype) -> (serde_json::Map<String, Value>, Vec<u8>) {
 
 #[test]
 fn few_bits_are_stored_as_documented() {
-    let (header, _) = quantised(StoredDtype::W8);
+    let (header, _) = quantized(StoredDtype::W8);
     assert_eq!(header["__metadata__"], json!({"format": "ettin-w8", "version": "2"}));
     let entry = |header: &serde_json::Map<String, Value>, name: &str| {
         let entry = header.get(name).unwrap_or_else(|| panic!("{name}"));
@@ -449,7 +449,7 @@ fn few_bits_are_stored_as_documented() {
     assert_eq!(entry(&header, "model.layers.0.mlp.Wo.weight.scales"), (json!("F32"), json!([32])));
     assert_eq!(entry(&header, "model.final_norm.weight"), (json!("F32"), json!([32])));
     assert!(!header.contains_key("model.layers.0.mlp.Wo.weight"));
-    let (header, data) = quantised(StoredDtype::W4);
+    let (header, data) = quantized(StoredDtype::W4);
     assert_eq!(header["__metadata__"], json!({"format": "ettin-w4", "version": "2", "group_size": "32"}));
     // The last of two groups holds 16.
     assert_eq!(entry(&header, "model.layers.0.mlp.Wo.weight.codes"), (json!("U8"), json!([32, 24])));
@@ -470,11 +470,11 @@ fn few_bits_are_stored_as_documented() {
 }
 
 #[test]
-fn damage_to_quantised_tensors_is_named() {
+fn damage_to_quantized_tensors_is_named() {
     const MATRIX: &str = "model.layers.1.attn.Wo.weight";
     let (codes, scales) = (format!("{MATRIX}.codes"), format!("{MATRIX}.scales"));
     for (dtype, tag) in [(StoredDtype::W8, "F32"), (StoredDtype::W4, "BF16")] {
-        let (header, data) = quantised(dtype);
+        let (header, data) = quantized(dtype);
         type Header = serde_json::Map<String, Value>;
         let damaged = |damage: &dyn Fn(&mut Header, &mut Vec<u8>)| {
             let (mut header, mut data) = (header.clone(), data.clone());
@@ -571,7 +571,7 @@ fn damage_to_quantised_tensors_is_named() {
 }
 
 #[test]
-fn what_cannot_be_quantised_is_named() {
+fn what_cannot_be_quantized_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     let write = |columns: usize, values: &[f32], dtype| {
@@ -593,9 +593,9 @@ fn what_cannot_be_quantised_is_named() {
 }
 
 #[test]
-fn a_damaged_quantised_file_is_an_error_never_a_panic() {
+fn a_damaged_quantized_file_is_an_error_never_a_panic() {
     for dtype in [StoredDtype::W8, StoredDtype::W4] {
-        let (header, data) = quantised(dtype);
+        let (header, data) = quantized(dtype);
         torment("model.safetensors", &rebuild(&header, &data), 5_000, 300);
     }
 }

@@ -65,8 +65,8 @@ impl<'a> View<'a> {
     /// When there is no such row or `out` has another length.
     pub fn row(&self, index: usize, out: &mut [f32]) {
         assert_eq!(out.len(), self.columns(), "a row of `{}`", self.name);
-        match self.dtype.quantisation() {
-            Some(quantisation) => quantisation.dequantize(self.quantised_row(quantisation, index), out),
+        match self.dtype.quantization() {
+            Some(quantization) => quantization.dequantize(self.quantized_row(quantization, index), out),
             None => {
                 let size = self.dtype.row_bytes(out.len());
                 widen(self.dtype, &self.bytes[index * size..][..size], out);
@@ -78,8 +78,8 @@ impl<'a> View<'a> {
     ///
     /// # Panics
     /// When there is no such row.
-    pub(crate) fn quantised_row(&self, quantisation: Quantization, index: usize) -> QuantizedRow<'a> {
-        let (codes, scales) = (quantisation.code_bytes(self.columns()), quantisation.scale_bytes(self.columns()));
+    pub(crate) fn quantized_row(&self, quantization: Quantization, index: usize) -> QuantizedRow<'a> {
+        let (codes, scales) = (quantization.code_bytes(self.columns()), quantization.scale_bytes(self.columns()));
         QuantizedRow { codes: &self.bytes[index * codes..][..codes], scales: &self.scales[index * scales..][..scales] }
     }
 
@@ -89,7 +89,7 @@ impl<'a> View<'a> {
     /// When `out` has another length.
     pub fn read(&self, out: &mut [f32]) {
         assert_eq!(out.len(), self.len(), "elements of `{}`", self.name);
-        match self.dtype.quantisation() {
+        match self.dtype.quantization() {
             Some(_) => out.chunks_mut(self.columns().max(1)).enumerate().for_each(|(index, out)| self.row(index, out)),
             None => widen(self.dtype, self.bytes, out),
         }
@@ -194,8 +194,8 @@ impl<'a> Stack<'a> {
     }
 
     /// How the rows of all parts are quantised, where they are.
-    pub(crate) fn quantisation(&self) -> Option<Quantization> {
-        self.dtype().quantisation().filter(|_| self.parts.iter().all(|part| part.dtype == self.dtype()))
+    pub(crate) fn quantization(&self) -> Option<Quantization> {
+        self.dtype().quantization().filter(|_| self.parts.iter().all(|part| part.dtype == self.dtype()))
     }
 
     /// Writes row `index` as f32 into `out`, which holds [`columns`](Self::columns) elements.
@@ -211,9 +211,9 @@ impl<'a> Stack<'a> {
     ///
     /// # Panics
     /// When there is no such row.
-    pub(crate) fn quantised_row(&self, quantisation: Quantization, index: usize) -> QuantizedRow<'a> {
+    pub(crate) fn quantized_row(&self, quantization: Quantization, index: usize) -> QuantizedRow<'a> {
         let (part, index) = self.locate(index);
-        part.quantised_row(quantisation, index)
+        part.quantized_row(quantization, index)
     }
 
     /// The part that has a row, and the row's place in it.

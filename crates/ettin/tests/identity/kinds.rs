@@ -276,7 +276,7 @@ fn tensors_that_are_not_used_are_named_once_and_heads_of_other_tasks_are_not() {
 }
 
 #[test]
-fn weights_that_another_library_quantised_are_named() {
+fn weights_that_another_library_quantized_are_named() {
     for (end, library) in [(".SCB", "bitsandbytes"), ("._weight_qdata", "torchao"), (".qweight", "GPTQ")] {
         let folder = copied("tiny-encoder");
         rename_tensors(folder.path(), |name| match name.strip_suffix(".Wqkv.weight") {

@@ -1,7 +1,7 @@
 //! What computes here, and with what.
 
 use ettin::hub::HubOptions;
-use ettin::{Backend, DeviceChoice, Isa, Quantisation};
+use ettin::{Backend, DeviceChoice, Isa, Quantization};
 use serde::Serialize;
 
 use crate::args::EngineArgs;
@@ -57,7 +57,7 @@ struct Hub {
 
 impl Machine {
     /// Looks around; what is computed in may be left to how weights are stored.
-    pub(super) fn look(engine: &EngineArgs, hub: &HubOptions, stored: Option<Quantisation>) -> anyhow::Result<Self> {
+    pub(super) fn look(engine: &EngineArgs, hub: &HubOptions, stored: Option<Quantization>) -> anyhow::Result<Self> {
         let device = device::resolve(engine.device, Notes::new(false))?;
         let backend = Backend::new(&device, engine.dtype)?.for_stored(stored);
         let forced = std::env::var_os("ETTIN_ISA").is_some_and(|name| !name.is_empty());

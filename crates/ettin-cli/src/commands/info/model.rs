@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ettin::Quantisation;
+use ettin::Quantization;
 use ettin::config::{LayerSpec, Objective};
 use ettin::files::ModelFiles;
 use ettin::generate::GenerationDefaults;
@@ -40,7 +40,7 @@ pub(super) struct Model {
     layers: Vec<Layer>,
     stored_dtypes: Vec<&'static str>,
     #[serde(skip)]
-    quantisation: Option<Quantisation>,
+    quantization: Option<Quantization>,
     parameters: u64,
     bytes: Bytes,
     /// Settings of generation in the model's files, by key, those left out that change nothing.
@@ -166,7 +166,7 @@ impl Model {
             layers: config.layers.iter().map(Layer::from).collect(),
             labels: if classifies { config.labels } else { Vec::new() },
             stored_dtypes,
-            quantisation: weights.quantisation(),
+            quantization: weights.quantization(),
             parameters,
             bytes: Bytes { f32: 4 * parameters, bf16: 2 * parameters, f16: 2 * parameters },
             generation: generation
@@ -182,8 +182,8 @@ impl Model {
     }
 
     /// How the matrices are quantised, where they are stored in few bits.
-    pub(super) fn quantisation(&self) -> Option<Quantisation> {
-        self.quantisation
+    pub(super) fn quantization(&self) -> Option<Quantization> {
+        self.quantization
     }
 
     /// For people.
