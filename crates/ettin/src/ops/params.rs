@@ -54,7 +54,7 @@ impl fmt::Debug for Matrix<'_> {
         match self {
             Matrix::Rows { outputs, inputs, .. } => write!(f, "Rows [{outputs}, {inputs}]"),
             Matrix::Quantized { quantization, outputs, inputs, .. } => {
-                write!(f, "{quantisation:?} [{outputs}, {inputs}]")
+                write!(f, "{quantization:?} [{outputs}, {inputs}]")
             }
             Matrix::Stored(rows) => rows.fmt(f),
             Matrix::Tensor(tensor) => write!(f, "Tensor {:?}", tensor.dims()),
@@ -308,9 +308,9 @@ mod tests {
             let same = matrix().pack(Isa::Portable, quantization.scheme(), &team).unwrap();
             assert_eq!(same.scheme(), quantization.scheme());
             same.row(2, &mut packed);
-            assert_eq!(packed, expected, "{quantisation:?}");
+            assert_eq!(packed, expected, "{quantization:?}");
             matrix().pack(Isa::Portable, Scheme::F32, &team).unwrap().row(2, &mut packed);
-            assert_eq!(packed, expected, "{quantisation:?} in f32");
+            assert_eq!(packed, expected, "{quantization:?} in f32");
         }
     }
 }
