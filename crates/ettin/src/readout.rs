@@ -21,7 +21,7 @@
 //! use ettin::{Backend, PackedBatch, files::ModelFiles, heads::LanguageModel, readout::TopK};
 //!
 //! let model = LanguageModel::load(&ModelFiles::folder(folder)?, &Backend::cpu()?)?;
-//! let batch = PackedBatch::new(&[&[50281u32, 510, 50284, 50282][..]])?;
+//! let batch = PackedBatch::new(&[&[2u32, 510, 4, 3][..]])?;
 //! let best = model.read(&batch, &TopK { rows: &[2], k: 5 })?;
 //! assert_eq!(best[0].tokens.len(), 5);
 //! # Ok(())

@@ -151,7 +151,7 @@ fn only_large_matrices_are_quantized() {
             assert_eq!(view.shape(), before.get(view.name()).unwrap().shape(), "{}", view.name());
             quantized += usize::from(matrix);
         }
-        assert!(quantized > 8, "{quantised}");
+        assert!(quantized > 8, "{quantized}");
         let ours = ettin::heads::SequenceClassifier::load(&files, &Backend::new(&Device::Cpu, Dtype::Auto).unwrap());
         assert!(ours.is_ok(), "{ours:?}");
     }

@@ -6,8 +6,8 @@ mod vocabulary;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ettin_kernels::{
-    Activation, Aligned, Isa, KvBlocks, KvFormat, PackedActivations, PackedWeight, Pooled, Precision, Quantization, ReadingOrder,
-    Scheme, Sharing, Store, Team, activate, block, block::Workspace, gemm, layer_norm, pool, rounded,
+    Activation, Aligned, Isa, KvBlocks, KvFormat, PackedActivations, PackedWeight, Pooled, Precision, Quantization,
+    ReadingOrder, Scheme, Sharing, Store, Team, activate, block, block::Workspace, gemm, layer_norm, pool, rounded,
 };
 
 use candle_core::{Device, Tensor};
