@@ -94,10 +94,14 @@ impl Cpu {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
-    fn keep(&self, memory: Memory) {
+    /// Keeps memory for later, in the order of size: a forward takes the largest. It would let another one grow to its
+    /// size if it took what a readout of few rows left.
+    fn keep(&self, mut memory: Memory) {
+        memory.largest = memory.largest.max(memory.hidden.len());
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.len() < KEPT + self.team.threads() {
-            spare.push(memory);
+            let place = spare.partition_point(|kept| kept.largest <= memory.largest);
+            spare.insert(place, memory);
         }
     }
 
@@ -544,6 +548,8 @@ struct Memory {
     workspace: Workspace,
     /// For products outside blocks.
     operand: PackedActivations,
+    /// The most values that `hidden` held when it was kept.
+    largest: usize,
 }
 
 impl Drop for Rows {
