@@ -77,7 +77,7 @@ fn snapshots_that_nothing_leads_to_are_named() {
     let cache = laid_out("models--org--model", "v1", None);
     let files = resolve("org/model", None, &offline(cache.path())).unwrap();
     let error = vector(&files).unwrap_err().to_string();
-    assert!(error.contains("main; there are v1") && error.contains("--revision"), "{error}");
+    assert!(error.contains("main; there are v1, each of which would do as the revision"), "{error}");
 }
 
 #[test]
