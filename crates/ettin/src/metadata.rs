@@ -3,6 +3,7 @@
 //! What the files of sentence-transformers mean is `sentence_transformers`, what `config.json` means is `config`, what
 //! the tokenizer's files mean is `tokenizer`. This module is below them all.
 
+pub(crate) mod generation;
 mod index;
 
 use serde_json::{Map, Value};
@@ -11,6 +12,7 @@ use crate::Result;
 use crate::files::FileSource;
 use crate::json;
 
+pub(crate) use generation::ends_of_files;
 pub(crate) use index::ShardIndex;
 
 /// The model's configuration, and that of each module of a chain in its folder.
@@ -73,18 +75,26 @@ pub(crate) fn config_as_python_reads_it(files: &dyn FileSource) -> Result<Option
     files.get(CONFIG)?.map(|bytes| json::parse_object_of_last_keys(&bytes, CONFIG)).transpose()
 }
 
-/// `generation_config.json` as an object; `None` where there is none.
-///
-/// # Errors
-/// As [`json::parse_object`].
-pub(crate) fn generation(files: &dyn FileSource) -> Result<Option<Map<String, Value>>> {
-    json::read_object(files, GENERATION)
-}
-
 /// `tokenizer_config.json` as an object; `None` where there is none.
 ///
 /// # Errors
 /// As [`json::parse_object`].
 pub(crate) fn tokenizer_config(files: &dyn FileSource) -> Result<Option<Map<String, Value>>> {
     json::read_object(files, TOKENIZER_CONFIG)
+}
+
+/// `special_tokens_map.json` as an object; `None` where there is none.
+///
+/// # Errors
+/// As [`json::parse_object`].
+pub(crate) fn special_tokens(files: &dyn FileSource) -> Result<Option<Map<String, Value>>> {
+    json::read_object(files, SPECIAL_TOKENS)
+}
+
+/// `added_tokens.json` as an object; `None` where there is none.
+///
+/// # Errors
+/// As [`json::parse_object`].
+pub(crate) fn added_tokens(files: &dyn FileSource) -> Result<Option<Map<String, Value>>> {
+    json::read_object(files, ADDED_TOKENS)
 }

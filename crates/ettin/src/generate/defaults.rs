@@ -7,12 +7,10 @@
 use serde_json::{Map, Value};
 
 use super::{GenerateRequest, Sampling, Shaping};
-use crate::files::{FileSource, ModelFiles};
+use crate::files::ModelFiles;
+use crate::metadata::generation::{REMEDY, ends, generation, id, tokens, whole};
 use crate::metadata::{self, CONFIG, GENERATION as FILE};
 use crate::{Error, Result};
-
-/// What helps against a file that cannot be obeyed.
-const REMEDY: &str = "correct it, or generate without the file's settings (--ignore-generation-config)";
 
 /// `generate()` samples from so many tokens unless told otherwise.
 const TOP_K: usize = 50;
@@ -191,7 +189,7 @@ impl GenerationDefaults {
     pub fn load(files: &ModelFiles) -> Result<Self> {
         let mut config = metadata::config(files)?.unwrap_or_default();
         let vocabulary = config.get("vocab_size").and_then(count);
-        let (file, mut settings) = match generation_config(files)? {
+        let (file, mut settings) = match generation(files)? {
             Some(settings) => (FILE, settings),
             None => {
                 // Other keys there are the model's.
@@ -490,35 +488,6 @@ impl GenerationDefaults {
     }
 }
 
-/// The tokens that end a text by `generation_config.json`, where the model has that file: none where it names none. Ids
-/// that are no tokens (−1 in some files) end nothing.
-///
-/// # Errors
-/// [`Error::Config`] for a file that is no JSON object or names no ids; what reading files can meet.
-pub(crate) fn ends_of_files(files: &dyn FileSource) -> Result<Option<Vec<u32>>> {
-    generation_config(files)?.map(|settings| ends(&settings)).transpose()
-}
-
-fn ends(settings: &Map<String, Value>) -> Result<Vec<u32>> {
-    let value = settings.get("eos_token_id").unwrap_or(&Value::Null);
-    let ends = if value.is_null() { Some(Vec::new()) } else { tokens(value) };
-    let mut ends = ends.ok_or_else(|| Error::Config {
-        file: FILE.to_owned(),
-        message: format!("eos_token_id is {value}, expected a token id, a list of them, or null; {REMEDY}"),
-    })?;
-    ends.sort_unstable();
-    ends.dedup();
-    Ok(ends)
-}
-
-/// `generation_config.json`, where the model has it.
-fn generation_config(files: &dyn FileSource) -> Result<Option<Map<String, Value>>> {
-    metadata::generation(files).map_err(|error| match error {
-        Error::Config { file, message } => Error::Config { file, message: format!("{message}; {REMEDY}") },
-        other => other,
-    })
-}
-
 fn is_refused(key: &str, value: &Value) -> bool {
     REFUSED.iter().any(|&(name, off)| name == key && !off.fits(value))
 }
@@ -552,34 +521,12 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// A whole number, which may be written as 50.0.
-fn whole(value: &Value) -> Option<i64> {
-    /// From here on not every whole number is an f64.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    let float = || value.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < EXACT);
-    value.as_i64().or_else(|| float().map(|float| float as i64))
-}
-
 fn count(value: &Value) -> Option<usize> {
     usize::try_from(whole(value)?).ok()
 }
 
-fn id(value: &Value) -> Option<u32> {
-    u32::try_from(whole(value)?).ok()
-}
-
 fn id_list(value: &Value) -> Option<Vec<u32>> {
     value.as_array()?.iter().map(id).collect()
-}
-
-/// The tokens among one whole number or a list of them; none where anything else is there.
-fn tokens(value: &Value) -> Option<Vec<u32>> {
-    let listed = match value {
-        Value::Array(list) => list,
-        one => std::slice::from_ref(one),
-    };
-    let numbers: Option<Vec<i64>> = listed.iter().map(whole).collect();
-    Some(numbers?.into_iter().filter_map(|number| u32::try_from(number).ok()).collect())
 }
 
 #[cfg(test)]
@@ -587,6 +534,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::metadata::ends_of_files;
 
     fn defaults(settings: Value) -> GenerationDefaults {
         let folder = tempfile::tempdir().unwrap();

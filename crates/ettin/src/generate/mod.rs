@@ -30,7 +30,6 @@ mod warpers;
 
 pub use clock::Times;
 pub use defaults::GenerationDefaults;
-pub(crate) use defaults::ends_of_files;
 pub use draft::{AnyDraft, Draft, DraftRequest, Lookup, ModelDraft, NoDraft};
 pub use engine::Engine;
 pub use event::{Event, Failed, FinishReason, Finished, Flow, Handle, NewToken};

@@ -9,7 +9,7 @@ use super::cache::{RepoCache, Snapshot, is_commit};
 use super::client::{Client, encoded, file_url};
 use super::layout::{metadata, shards};
 use super::transfer::Transfer;
-use crate::metadata::{CONFIG, MODULES, WEIGHTS, is_index};
+use crate::metadata::{CONFIG, MODULES, TOKENIZER, WEIGHTS, is_index};
 use crate::sentence_transformers::module_folders;
 use crate::suite::Suite;
 use crate::{Error, Result};
@@ -18,7 +18,7 @@ use crate::{Error, Result};
 pub(super) const REASON: Option<&str> = None;
 
 /// The tokenizer is fetched after all other metadata: with it, a snapshot that has weights counts as complete.
-const LAST: &str = "tokenizer.json";
+const LAST: &str = TOKENIZER;
 
 /// One commit of a repository, as the Hub lists it.
 pub(super) struct Download {

@@ -13,12 +13,10 @@ use super::limit::Bounds;
 use super::spec::TaskSpec;
 use super::{Options, Outcome, Outcomes, Preprocessor};
 use crate::files::ModelFiles;
-use crate::generate::{
-    AnyDraft, Completion, Engine, EngineSettings, FinishReason, GenerateRequest, Piece, TextRun, ends_of_files,
-};
+use crate::generate::{AnyDraft, Completion, Engine, EngineSettings, FinishReason, GenerateRequest, Piece, TextRun};
 use crate::heads::LanguageModel;
 use crate::tokenizer::{Side, Tokenizer};
-use crate::{Error, Objective, Result};
+use crate::{Error, Objective, Result, metadata};
 
 /// Continues prompts with a causal language model.
 ///
@@ -130,7 +128,7 @@ impl Generator {
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let spec = TaskSpec { task: "generate", objective: Some(Objective::Decoder) };
         let (model, preprocessor) = spec.load(files, options, LanguageModel::load, Bounds::positions)?;
-        let no_ends = match ends_of_files(files) {
+        let no_ends = match metadata::ends_of_files(files) {
             Ok(_) => None,
             // A request may name its own.
             Err(error @ Error::Config { .. }) => Some(error),

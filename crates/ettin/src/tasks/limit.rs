@@ -14,16 +14,10 @@
 //! error here.
 
 use super::Options;
-use crate::config::Keys;
-use crate::files::ModelFiles;
-use crate::files::{FileSource, Subfolder};
-use crate::metadata::{TOKENIZER_CONFIG, tokenizer_config};
+use crate::files::{ModelFiles, Subfolder};
 use crate::sentence_transformers::{Role, Transformer};
-use crate::tokenizer::{Limit, LimitOrigin, Side, Truncate};
+use crate::tokenizer::{Limit, LimitOrigin, Side, TokenizerLimits, Truncate};
 use crate::{Config, Result};
-
-/// What transformers takes for "none": it writes 1e30.
-const NO_LIMIT: f64 = 1e20;
 
 /// How long an input may be.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +48,7 @@ impl Bounds {
     pub(super) fn lenient(files: &ModelFiles, config: &Config) -> Result<Self> {
         let tokenizer = TokenizerLimits::load(files)?;
         let positions = positions(config);
-        Ok(Self { accepted: positions, kept: positions.min(tokenizer.length), side: tokenizer.side })
+        Ok(Self { accepted: positions, kept: positions.min(of_tokenizer(&tokenizer)), side: tokenizer.side })
     }
 
     /// Of a task whose library always cuts to the tokenizer's limit.
@@ -92,7 +86,7 @@ impl Bounds {
             // The positions are raised to what is let through, see `Transformer::longest`.
             _ if !transformer.truncates => Bound { origin: LimitOrigin::Uncut, ..positions },
             Some(stated) => positions.min(Some(stated)),
-            None => positions.min(tokenizer.length),
+            None => positions.min(of_tokenizer(&tokenizer)),
         };
         Ok(Self { accepted: limit, kept: limit, side: transformer.truncation_side.or(tokenizer.side) })
     }
@@ -113,29 +107,6 @@ fn positions(config: &Config) -> Bound {
     Bound { tokens: config.max_position_embeddings, origin: LimitOrigin::Positions }
 }
 
-/// What `tokenizer_config.json` says of lengths.
-struct TokenizerLimits {
-    length: Option<Bound>,
-    side: Option<Side>,
-}
-
-impl TokenizerLimits {
-    fn load(files: &dyn FileSource) -> Result<Self> {
-        let file = TOKENIZER_CONFIG;
-        let Some(map) = tokenizer_config(files)? else {
-            return Ok(Self { length: None, side: None });
-        };
-        let keys = Keys::new(&map, file);
-        // `max_len` is the older name, and read where the newer is missing.
-        let key = if keys.has("model_max_length") { "model_max_length" } else { "max_len" };
-        let length = match keys.get(key) {
-            None => None,
-            Some(value) if value.as_f64().is_some_and(|length| length > NO_LIMIT) => None,
-            Some(value) => match value.as_u64().and_then(|length| usize::try_from(length).ok()) {
-                Some(tokens) if tokens > 0 => Some(Bound { tokens, origin: LimitOrigin::ModelMaxLength }),
-                _ => return Err(keys.refuse(key, "supported: whole numbers above 0; 1e30 for none")),
-            },
-        };
-        Ok(Self { length, side: Side::read(&keys, "truncation_side")? })
-    }
+fn of_tokenizer(limits: &TokenizerLimits) -> Option<Bound> {
+    limits.length.map(|tokens| Bound { tokens, origin: LimitOrigin::ModelMaxLength })
 }

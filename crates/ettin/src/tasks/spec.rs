@@ -4,6 +4,7 @@ use super::limit::Bounds;
 use super::{Options, Preprocessor};
 use crate::files::ModelFiles;
 use crate::heads::Head;
+use crate::metadata::MODULES;
 use crate::sentence_transformers::{ModelType, Repository, Task, Transformer};
 use crate::tokenizer::Tokenizer;
 use crate::{Backend, Config, Error, Objective, Result, identity};
@@ -118,7 +119,7 @@ impl TaskSpec {
         const LABELLED: [&str; 3] = ["ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"];
         if config.architecture().is_some_and(|class| LABELLED.iter().any(|end| class.ends_with(end)))
             && let Some(hint) = self.hint(config)
-            && files.peek("modules.json")?.is_none()
+            && files.peek(MODULES)?.is_none()
         {
             identity::check(files, identity::Use::Head)?;
             return Err(Error::Unsupported(format!("{} with {name}: {hint}", self.task)));

@@ -6,6 +6,8 @@ use tokenizers::utils::truncation::TruncationDirection;
 
 use crate::Result;
 use crate::config::Keys;
+use crate::files::FileSource;
+use crate::metadata::{self, TOKENIZER_CONFIG};
 
 /// What happens to an input over the length limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,6 +75,42 @@ impl fmt::Display for Side {
             Side::Right => "right",
             Side::Left => "left",
         })
+    }
+}
+
+/// What transformers takes for "none": it writes 1e30.
+const NO_LIMIT: f64 = 1e20;
+
+/// What `tokenizer_config.json` says of lengths.
+pub(crate) struct TokenizerLimits {
+    /// The most tokens.
+    pub(crate) length: Option<usize>,
+    /// The side that is cut.
+    pub(crate) side: Option<Side>,
+}
+
+impl TokenizerLimits {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] for a malformed file, a length that is no whole number above 0, and a side that is
+    /// neither.
+    pub(crate) fn load(files: &dyn FileSource) -> Result<Self> {
+        let Some(map) = metadata::tokenizer_config(files)? else {
+            return Ok(Self { length: None, side: None });
+        };
+        let keys = Keys::new(&map, TOKENIZER_CONFIG);
+        // `max_len` is the older name, and read where the newer is missing.
+        let key = if keys.has("model_max_length") { "model_max_length" } else { "max_len" };
+        let length = match keys.get(key) {
+            None => None,
+            Some(value) if value.as_f64().is_some_and(|length| length > NO_LIMIT) => None,
+            Some(value) => match value.as_u64().and_then(|length| usize::try_from(length).ok()) {
+                Some(tokens) if tokens > 0 => Some(tokens),
+                _ => return Err(keys.refuse(key, "supported: whole numbers above 0; 1e30 for none")),
+            },
+        };
+        Ok(Self { length, side: Side::read(&keys, "truncation_side")? })
     }
 }
 

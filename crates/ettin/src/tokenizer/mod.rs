@@ -21,6 +21,7 @@ use crate::sentence_transformers::trunk_folder;
 use crate::{Error, Result};
 
 pub use encoding::Encoding;
+pub(crate) use limit::TokenizerLimits;
 pub use limit::{Limit, LimitOrigin, Side, Truncate};
 use settings::Settings;
 pub use special::SpecialIds;

@@ -12,8 +12,7 @@ use serde_json::{Map, Value};
 use tokenizers::{AddedToken, ModelWrapper, Tokenizer as Inner};
 
 use crate::files::FileSource;
-use crate::json::read_object;
-use crate::metadata::{ADDED_TOKENS as ADDED, SPECIAL_TOKENS as MAP, TOKENIZER_CONFIG as CONFIG};
+use crate::metadata::{self, ADDED_TOKENS as ADDED, SPECIAL_TOKENS as MAP, TOKENIZER, TOKENIZER_CONFIG as CONFIG};
 use crate::{Error, Result};
 
 /// The names that every tokenizer may give, in the order in which their tokens are added.
@@ -98,7 +97,7 @@ impl Settings {
     /// # Errors
     /// [`Error::Config`] for malformed files, and naming a key that asks for what is not supported.
     pub(super) fn load(files: &dyn FileSource, inner: &Inner, pad: Option<&str>) -> Result<Self> {
-        let mut config = object(files, CONFIG)?;
+        let mut config = stated(metadata::tokenizer_config(files)?);
         refuse(&config)?;
         let is_true = |key: &str| config.get(key) == Some(&Value::Bool(true));
         let mut settings = Self {
@@ -111,10 +110,10 @@ impl Settings {
             Some(Value::Object(decoder)) => settings.decoder(decoder)?,
             Some(other) => return Err(refusal(CONFIG, "added_tokens_decoder", other, "an object of tokens by id")),
             None => {
-                let map = object(files, MAP)?;
+                let map = stated(metadata::special_tokens(files)?);
                 let special = told_special(&config, &map);
                 merge(&mut config, &mut explicit, map)?;
-                settings.before_decoders(&object(files, ADDED)?, &special, inner)?;
+                settings.before_decoders(&stated(metadata::added_tokens(files)?), &special, inner)?;
             }
         }
         settings.name(config, &explicit, pad)?;
@@ -233,7 +232,7 @@ fn refuse(config: &Map<String, Value>) -> Result<()> {
 }
 
 fn names_another(files: &Value) -> bool {
-    files.as_array().is_none_or(|files| files.iter().any(|file| file != "tokenizer.json"))
+    files.as_array().is_none_or(|files| files.iter().any(|file| file != TOKENIZER))
 }
 
 /// Whether `auto_map` names code for the tokenizer: under its key, or as the list that older files have in its place.
@@ -344,10 +343,10 @@ fn is_own_name(key: &str) -> bool {
 }
 
 /// A JSON file of the model without its nulls, but for those of extra tokens; an empty object where there is no file.
-fn object(files: &dyn FileSource, file: &str) -> Result<Map<String, Value>> {
-    let mut map = read_object(files, file)?.unwrap_or_default();
+fn stated(object: Option<Map<String, Value>>) -> Map<String, Value> {
+    let mut map = object.unwrap_or_default();
     map.retain(|key, value| !value.is_null() || [EXTRA, EXTRA_BEFORE].contains(&key.as_str()));
-    Ok(map)
+    map
 }
 
 fn flag(config: &Map<String, Value>, key: &str) -> Result<bool> {

@@ -5,7 +5,6 @@ use tokenizers::Tokenizer as Inner;
 
 use super::settings::Settings;
 use crate::files::FileSource;
-use crate::generate::ends_of_files;
 use crate::{Result, metadata};
 
 /// Ids of the special tokens, where the model has them.
@@ -63,7 +62,7 @@ pub(super) fn load(files: &dyn FileSource, inner: &Inner, settings: &Settings) -
     eos_of_model.sort_unstable();
     eos_of_model.dedup();
     // A file that only generation needs stops no other task.
-    let mut eos = ends_of_files(files).ok().flatten().unwrap_or_else(|| eos_of_model.clone());
+    let mut eos = metadata::ends_of_files(files).ok().flatten().unwrap_or_else(|| eos_of_model.clone());
     eos.retain(|&id| vocab_size.is_none_or(|size| u64::from(id) < size));
     let special = SpecialIds {
         pad: one("pad_token").or(usual.pad),
