@@ -7,19 +7,16 @@ mod lines;
 mod reader;
 mod records;
 
-pub(crate) use fields::{Extra, ExtraFields};
+pub(crate) use fields::ExtraFields;
 pub(crate) use reader::{ChunkSize, How, Item, Texts};
 pub(crate) use records::*;
 
 use std::fmt;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use crate::args::InputArgs;
 use crate::exit::Usage;
-use crate::output::Format;
 
 /// `--input-format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -52,18 +49,35 @@ impl fmt::Display for Source {
     }
 }
 
-impl Source {
-    /// The file or stdin that was asked for, or stdin when something is piped into it.
-    ///
-    /// `wanted` says what arguments would do, for the message when there is nothing to read.
-    pub(crate) fn resolve(input: &InputArgs, wanted: &str) -> anyhow::Result<Source> {
-        match &input.input {
-            Some(path) if path.as_os_str() == "-" => Ok(Source::Stdin),
-            Some(path) => Ok(Source::File(path.clone())),
-            None if std::io::stdin().is_terminal() => {
-                Err(Usage::error(format!("nothing to do: give {wanted}, --input FILE, or pipe text into stdin")))
-            }
-            None => Ok(Source::Stdin),
+/// Where texts that are not arguments come from, and how they are read.
+#[derive(Debug, Clone)]
+pub(crate) struct Input {
+    /// The file that was named, `-` included.
+    pub(crate) named: Option<PathBuf>,
+    /// Where it is read from; `None` where stdin is a terminal that nobody asked to read.
+    pub(crate) source: Option<Source>,
+    /// The format.
+    pub(crate) format: InputFormat,
+    /// What becomes of fields beyond those of the task.
+    pub(crate) extra: ExtraFields,
+    /// Whether blank lines are no texts.
+    pub(crate) skip_blank: bool,
+}
+
+impl Input {
+    /// The source; `wanted` says what arguments would do, for the message when there is nothing to read.
+    fn source(&self, wanted: &str) -> anyhow::Result<Source> {
+        self.source
+            .clone()
+            .ok_or_else(|| Usage::error(format!("nothing to do: give {wanted}, --input FILE, or pipe text into stdin")))
+    }
+}
+
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            Some(source) => write!(f, "texts that are no arguments from {source}, format {:?}", self.format),
+            None => f.write_str("texts from arguments"),
         }
     }
 }
@@ -73,7 +87,7 @@ impl Source {
 /// `wanted` names the argument for the message when there is nothing to read.
 pub(crate) fn texts<T: Record>(
     arguments: Vec<String>,
-    input: &InputArgs,
+    input: &Input,
     wanted: &str,
     from_text: impl Fn(String) -> T + Send + 'static,
 ) -> anyhow::Result<Texts<T>> {
@@ -83,7 +97,7 @@ pub(crate) fn texts<T: Record>(
 /// As [`texts`], for texts that go with an argument already taken.
 pub(crate) fn parts<T: Record>(
     arguments: Vec<String>,
-    input: &InputArgs,
+    input: &Input,
     wanted: &str,
     from_text: impl Fn(String) -> T + Send + 'static,
 ) -> anyhow::Result<Texts<T>> {
@@ -92,13 +106,13 @@ pub(crate) fn parts<T: Record>(
 
 fn texts_of<T: Record>(
     arguments: Vec<String>,
-    input: &InputArgs,
+    input: &Input,
     wanted: &str,
     parts: bool,
     from_text: impl Fn(String) -> T + Send + 'static,
 ) -> anyhow::Result<Texts<T>> {
     if arguments.is_empty() {
-        let source = Source::resolve(input, wanted)?;
+        let source = input.source(wanted)?;
         return Ok(Texts::read(source, how(input, parts), Some(Box::new(from_text))));
     }
     refuse_both(input, wanted)?;
@@ -106,13 +120,13 @@ fn texts_of<T: Record>(
 }
 
 /// Records only: for tasks whose inputs have several parts and no arguments.
-pub(crate) fn records<T: Record>(input: &InputArgs, wanted: &str) -> anyhow::Result<Texts<T>> {
-    if input.input_format == InputFormat::Text {
+pub(crate) fn records<T: Record>(input: &Input, wanted: &str) -> anyhow::Result<Texts<T>> {
+    if input.format == InputFormat::Text {
         return Err(Usage::error(format!(
             "--input-format text: plain lines need {wanted} as an argument; without one only JSON records make sense"
         )));
     }
-    let source = Source::resolve(input, wanted)?;
+    let source = input.source(wanted)?;
     Ok(Texts::read(source, how(input, false), None))
 }
 
@@ -123,7 +137,7 @@ pub(crate) fn records<T: Record>(input: &InputArgs, wanted: &str) -> anyhow::Res
 /// Names the first that is no text. One less would number all that follow differently.
 pub(crate) fn listed(
     arguments: Vec<String>,
-    input: &InputArgs,
+    input: &Input,
     wanted: &str,
 ) -> anyhow::Result<(Vec<String>, Option<Vec<usize>>)> {
     if input.extra == ExtraFields::Keep {
@@ -131,7 +145,7 @@ pub(crate) fn listed(
             "--extra keep: a {wanted} has no record of its own in the output to hold its fields; use --extra ignore"
         )));
     }
-    let place = input.input.as_ref().map_or_else(|| "stdin".into(), |path| path.display().to_string());
+    let place = input.named.as_ref().map_or_else(|| "stdin".into(), |path| path.display().to_string());
     let (mut texts, mut numbers) = (Vec::new(), Vec::new());
     for chunk in parts(arguments, input, wanted, Text::new)?.chunks(ChunkSize::LIGHT)? {
         for item in chunk? {
@@ -144,23 +158,13 @@ pub(crate) fn listed(
     Ok((texts, gaps.then_some(numbers)))
 }
 
-fn how(input: &InputArgs, parts: bool) -> How {
-    How { format: input.input_format, extra: input.extra, skip_blank: input.skip_blank, parts }
-}
-
-/// Refuses to keep fields where the output has no room for them, before anything is loaded.
-pub(crate) fn check_extra(input: &InputArgs, format: Format) -> anyhow::Result<()> {
-    match (input.extra, format) {
-        (ExtraFields::Keep, Format::Table | Format::Npy | Format::Safetensors) => Err(Usage::error(
-            "--extra keep: only JSON has room for the fields of the records; add --format jsonl or json",
-        )),
-        _ => Ok(()),
-    }
+fn how(input: &Input, parts: bool) -> How {
+    How { format: input.format, extra: input.extra, skip_blank: input.skip_blank, parts }
 }
 
 /// Texts come from one place.
-fn refuse_both(input: &InputArgs, given: &str) -> anyhow::Result<()> {
-    match &input.input {
+fn refuse_both(input: &Input, given: &str) -> anyhow::Result<()> {
+    match &input.named {
         Some(path) => Err(Usage::error(format!("--input {} and {given} as arguments: choose one", path.display()))),
         None => Ok(()),
     }

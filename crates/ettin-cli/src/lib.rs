@@ -12,6 +12,7 @@ mod nano;
 mod output;
 mod plan;
 mod progress;
+mod record;
 mod say;
 
 use std::process::ExitCode;

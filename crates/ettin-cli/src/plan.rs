@@ -15,10 +15,10 @@ use ettin::hub::HubOptions;
 use ettin::tasks::{Notices, Options};
 use ettin::tokenizer::Truncate;
 
-use crate::args::{EngineArgs, HubArgs, LengthArgs, ModelArgs, OutputArgs, RunArgs, TruncateSide};
+use crate::args::{EngineArgs, HubArgs, InputArgs, LengthArgs, ModelArgs, OutputArgs, RunArgs, TruncateSide};
 use crate::device;
 use crate::exit::Usage;
-use crate::input::{self, ChunkSize};
+use crate::input::{ChunkSize, ExtraFields, Input, Source};
 use crate::nano::Nano;
 use crate::output::{Format, Sink};
 use crate::progress;
@@ -139,7 +139,35 @@ pub(crate) struct Plan {
     pub(crate) model: Model,
     pub(crate) options: Options,
     pub(crate) threads: Option<NonZeroUsize>,
+    pub(crate) input: Input,
     pub(crate) output: Output,
+}
+
+/// Where texts that are not arguments come from: the file or stdin that was asked for, else stdin when something is
+/// piped into it.
+pub(crate) fn input(args: &InputArgs) -> Input {
+    let source = match &args.input {
+        Some(path) if path.as_os_str() == "-" => Some(Source::Stdin),
+        Some(path) => Some(Source::File(path.clone())),
+        None => (!std::io::stdin().is_terminal()).then_some(Source::Stdin),
+    };
+    Input {
+        named: args.input.clone(),
+        source,
+        format: args.input_format,
+        extra: args.extra,
+        skip_blank: args.skip_blank,
+    }
+}
+
+/// Refuses to keep fields where the output has no room for them, before anything is loaded.
+pub(crate) fn check_extra(extra: ExtraFields, format: Format) -> anyhow::Result<()> {
+    match (extra, format) {
+        (ExtraFields::Keep, Format::Table | Format::Npy | Format::Safetensors) => Err(Usage::error(
+            "--extra keep: only JSON has room for the fields of the records; add --format jsonl or json",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Where results go.
@@ -186,11 +214,12 @@ impl Plan {
     /// Resolves what was typed.
     pub(crate) fn new(args: &RunArgs, suited: Suited) -> anyhow::Result<Plan> {
         let output = Output::resolve(&args.output);
-        input::check_extra(&args.input, output.format)?;
+        check_extra(args.input.extra, output.format)?;
         let plan = Plan {
             model: Model::resolve(&args.model, suited, output.notes)?,
             options: options(&args.engine, &args.length, output.notes)?,
             threads: args.engine.threads,
+            input: input(&args.input),
             output,
         };
         say::plan(&plan);
@@ -234,7 +263,7 @@ impl fmt::Display for Plan {
             None => write!(f, "the model's length limit")?,
         }
         write!(f, " (longer: {truncate:?}), {batch_tokens} per batch; ")?;
-        write!(f, "{}", self.output)
+        write!(f, "{}; {}", self.input, self.output)
     }
 }
 

@@ -5,12 +5,12 @@ use ettin::tasks::{self, AnswerRequest, Answerer, Question};
 use super::driver;
 use crate::args;
 use crate::exit::Status;
-use crate::input::{self, QuestionContext, Texts};
+use crate::input::{self, Input, QuestionContext, Texts};
 use crate::output::{Payload, number, shortened};
-use crate::plan::{Plan, Suited};
+use crate::plan::{self, Plan, Suited};
 
 pub(super) fn run(args: args::Answer) -> anyhow::Result<Status> {
-    let texts = texts(args.question, args.context, &args.run.input)?;
+    let texts = texts(args.question, args.context, &plan::input(&args.run.input))?;
     let plan = Plan::new(&args.run, Suited::NeedsHead("a question-answering head"))?;
     let job = plan.open()?;
     let task = driver::until_exit(Answerer::load(&job.files, &plan.options)?);
@@ -24,11 +24,7 @@ pub(super) fn run(args: args::Answer) -> anyhow::Result<Status> {
     })
 }
 
-fn texts(
-    question: Option<String>,
-    contexts: Vec<String>,
-    input: &args::InputArgs,
-) -> anyhow::Result<Texts<QuestionContext>> {
+fn texts(question: Option<String>, contexts: Vec<String>, input: &Input) -> anyhow::Result<Texts<QuestionContext>> {
     match question {
         None => input::records(input, "QUESTION"),
         Some(question) => Ok(input::parts(contexts, input, "CONTEXT", QuestionContext::new)?.asked(question)),

@@ -10,10 +10,10 @@ use crate::args;
 use crate::exit::Status;
 use crate::input::{self, TextPair};
 use crate::output::{Cut, LIST_KEYS, Payload, number};
-use crate::plan::{Plan, Suited};
+use crate::plan::{self, Plan, Suited};
 
 pub(super) fn run(args: args::Classify) -> anyhow::Result<Status> {
-    let texts = input::texts(args.text, &args.run.input, "TEXT", TextPair::new)?.paired(args.pair);
+    let texts = input::texts(args.text, &plan::input(&args.run.input), "TEXT", TextPair::new)?.paired(args.pair);
     let plan = Plan::new(&args.run, Suited::NeedsHead("a classification head"))?;
     let job = plan.open()?;
     let task = driver::until_exit(Classifier::load(&job.files, &plan.options)?);

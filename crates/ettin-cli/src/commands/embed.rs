@@ -11,11 +11,11 @@ use crate::exit::{Status, Usage};
 use crate::input::{self, Text};
 use crate::nano::Nano;
 use crate::output::{ArrayWriter, Format, Payload, Row, number, written};
-use crate::plan::{Plan, Suited};
+use crate::plan::{self, Plan, Suited};
 use crate::say::Notes;
 
 pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
-    let texts = input::texts(args.text, &args.run.input, "TEXT", Text::new)?;
+    let texts = input::texts(args.text, &plan::input(&args.run.input), "TEXT", Text::new)?;
     let plan = Plan::new(&args.run, Suited::Nano(Nano::Encoder))?;
     let format = plan.output.format;
     let request = request(&args.vectors);

@@ -9,10 +9,10 @@ use crate::exit::Status;
 use crate::input::{self, Text};
 use crate::nano::Nano;
 use crate::output::{Cut, LIST_KEYS, Payload, number, shortened};
-use crate::plan::{Plan, Suited};
+use crate::plan::{self, Plan, Suited};
 
 pub(super) fn run(args: args::FillMask) -> anyhow::Result<Status> {
-    let texts = input::texts(args.text, &args.run.input, "TEXT", Text::new)?;
+    let texts = input::texts(args.text, &plan::input(&args.run.input), "TEXT", Text::new)?;
     let plan = Plan::new(&args.run, Suited::Nano(Nano::Encoder))?;
     let job = plan.open()?;
     let task = driver::until_exit(tasks::FillMask::load(&job.files, &plan.options)?);

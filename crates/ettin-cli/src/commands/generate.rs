@@ -15,11 +15,11 @@ use crate::exit::Status;
 use crate::input::{self, Prompt};
 use crate::nano::Nano;
 use crate::output::{Format, Payload, shortened, written};
-use crate::plan::{Plan, Suited};
+use crate::plan::{self, Plan, Suited};
 use crate::say::Notes;
 
 pub(super) fn run(mut args: args::Generate) -> anyhow::Result<Status> {
-    let texts = input::texts(std::mem::take(&mut args.prompt), &args.run.input, "PROMPT", Prompt::new)?;
+    let texts = input::texts(std::mem::take(&mut args.prompt), &plan::input(&args.run.input), "PROMPT", Prompt::new)?;
     let plan = Plan::new(&args.run, Suited::Nano(Nano::Decoder))?;
     let job = plan.open()?;
     let notes = plan.output.notes;

@@ -6,12 +6,12 @@ use serde::{Serialize, Serializer};
 use super::{driver, embed};
 use crate::args::{self, ActivationChoice};
 use crate::exit::Status;
-use crate::input::{self, QueryDocuments, Texts};
+use crate::input::{self, Input, QueryDocuments, Texts};
 use crate::output::{Cut, Format, LIST_KEYS, Payload, number, shortened};
-use crate::plan::{Plan, Suited};
+use crate::plan::{self, Plan, Suited};
 
 pub(super) fn run(args: args::Rerank) -> anyhow::Result<Status> {
-    let texts = texts(args.query, args.document, &args.run.input)?;
+    let texts = texts(args.query, args.document, &plan::input(&args.run.input))?;
     let plan = Plan::new(&args.run, Suited::NeedsHead("one output, a reranker"))?;
     let job = plan.open()?;
     let task = driver::until_exit(Reranker::load(&job.files, &plan.options)?);
@@ -43,11 +43,7 @@ fn advised(error: ettin::Error) -> anyhow::Error {
     }
 }
 
-fn texts(
-    query: Option<String>,
-    documents: Vec<String>,
-    input: &args::InputArgs,
-) -> anyhow::Result<Texts<QueryDocuments>> {
+fn texts(query: Option<String>, documents: Vec<String>, input: &Input) -> anyhow::Result<Texts<QueryDocuments>> {
     let Some(query) = query else {
         return input::records(input, "QUERY");
     };

@@ -8,10 +8,11 @@ use crate::exit::Status;
 use crate::input::{self, ContextText};
 use crate::nano::Nano;
 use crate::output::{Payload, number};
-use crate::plan::{Plan, Suited};
+use crate::plan::{self, Plan, Suited};
 
 pub(super) fn run(args: args::Score) -> anyhow::Result<Status> {
-    let texts = input::texts(args.text, &args.run.input, "TEXT", ContextText::new)?.in_context(args.context);
+    let texts =
+        input::texts(args.text, &plan::input(&args.run.input), "TEXT", ContextText::new)?.in_context(args.context);
     let suited = match args.method {
         None | Some(MethodChoice::Causal) => Nano::Decoder,
         Some(MethodChoice::Pll | MethodChoice::LeftToRight) => Nano::Encoder,

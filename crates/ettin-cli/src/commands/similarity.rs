@@ -6,15 +6,15 @@ use super::rerank::Ranked;
 use super::{driver, embed};
 use crate::args::{self, PoolingChoice};
 use crate::exit::{Status, Usage};
-use crate::input::{self, Comparison, Texts};
+use crate::input::{self, Comparison, Input, Texts};
 use crate::nano::Nano;
-use crate::plan::{Plan, Suited};
+use crate::plan::{self, Plan, Suited};
 
 pub(super) fn run(args: args::Similarity) -> anyhow::Result<Status> {
     if args.vectors.pooling == Some(PoolingChoice::None) {
         return Err(Usage::error("--pooling none: texts are compared by one vector each"));
     }
-    let texts = texts(args.a, args.b, &args.run.input)?;
+    let texts = texts(args.a, args.b, &plan::input(&args.run.input))?;
     let plan = Plan::new(&args.run, Suited::Nano(Nano::Encoder))?;
     let job = plan.open()?;
     let task = driver::until_exit(TextEmbedder::load(&job.files, &plan.options)?);
@@ -32,7 +32,7 @@ pub(super) fn run(args: args::Similarity) -> anyhow::Result<Status> {
     })
 }
 
-fn texts(a: Option<String>, b: Vec<String>, input: &args::InputArgs) -> anyhow::Result<Texts<Comparison>> {
+fn texts(a: Option<String>, b: Vec<String>, input: &Input) -> anyhow::Result<Texts<Comparison>> {
     let Some(a) = a else {
         return input::records(input, "A");
     };

@@ -8,10 +8,10 @@ use crate::args::{self, AggregationChoice};
 use crate::exit::Status;
 use crate::input::{self, Text};
 use crate::output::{Cut, LIST_KEYS, Payload, number, shortened};
-use crate::plan::{Plan, Suited};
+use crate::plan::{self, Plan, Suited};
 
 pub(super) fn run(args: args::Tag) -> anyhow::Result<Status> {
-    let texts = input::texts(args.text, &args.run.input, "TEXT", Text::new)?;
+    let texts = input::texts(args.text, &plan::input(&args.run.input), "TEXT", Text::new)?;
     let plan = Plan::new(&args.run, Suited::NeedsHead("a token-classification head"))?;
     let job = plan.open()?;
     let task = driver::until_exit(Tagger::load(&job.files, &plan.options)?);

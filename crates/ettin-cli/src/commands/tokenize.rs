@@ -11,12 +11,12 @@ use crate::exit::Status;
 use crate::input::{self, ChunkSize, TextPair};
 use crate::nano::Nano;
 use crate::output::Payload;
-use crate::plan::{Model, Output, Suited};
+use crate::plan::{self, Model, Output, Suited};
 
 pub(super) fn run(args: args::Tokenize) -> anyhow::Result<Status> {
-    let texts = input::texts(args.text, &args.input, "TEXT", TextPair::new)?.paired(args.pair);
+    let texts = input::texts(args.text, &plan::input(&args.input), "TEXT", TextPair::new)?.paired(args.pair);
     let output = Output::resolve(&args.output);
-    input::check_extra(&args.input, output.format)?;
+    plan::check_extra(args.input.extra, output.format)?;
     let tokenizer = match &args.tokenizer {
         Some(path) => {
             let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;

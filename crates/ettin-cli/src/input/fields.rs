@@ -5,7 +5,9 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, IntoDeserializer, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
-use serde_json::{Map, Number, Value};
+use serde_json::Value;
+
+use crate::record::{Extra, is_exact_number};
 
 /// `--extra`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -18,9 +20,6 @@ pub(crate) enum ExtraFields {
     /// Copy them into the output, behind the id
     Keep,
 }
-
-/// What is kept of a record, in its order.
-pub(crate) type Extra = Map<String, Value>;
 
 /// A deserializer of a record that treats further fields as `--extra` says.
 pub(super) struct Sieve<'a, D> {
@@ -151,10 +150,4 @@ fn is_exact(value: &Value) -> bool {
         Value::Object(fields) => fields.values().all(is_exact),
         _ => true,
     }
-}
-
-/// Integers beyond 64 bits are read as floats and would come back changed.
-pub(super) fn is_exact_number(number: &Number) -> bool {
-    const EXACT: f64 = (1u64 << 53) as f64;
-    !number.is_f64() || number.as_f64().is_some_and(|value| value.abs() <= EXACT)
 }

@@ -14,10 +14,11 @@ use serde::de::IgnoredAny;
 
 use super::detect::{Plain, detect};
 use super::elements::{Element, Elements};
-use super::fields::{Extra, ExtraFields};
+use super::fields::ExtraFields;
 use super::lines::Lines;
-use super::records::{Further, Id, Record, explained, parse};
+use super::records::{Further, Record, explained, parse};
 use super::{InputFormat, Place, Source};
+use crate::record::{Extra, Id};
 
 /// How long a chunk that is not full waits for more: unnoticed by a person, plenty for a file.
 const PATIENCE: Duration = Duration::from_millis(20);

@@ -1,7 +1,7 @@
 //! The JSON records of each kind of task.
 
-use serde::de::{self, DeserializeOwned, Deserializer, IgnoredAny};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, IgnoredAny};
 use serde_json::{Map, Value};
 
 use ettin::json::non_finite_at;
@@ -9,35 +9,8 @@ use ettin::tasks::TextInput;
 
 use super::Texts;
 use super::elements::At;
-use super::fields::{Extra, ExtraFields, Sieve, is_exact_number};
-
-/// A record's `id`: any JSON scalar, given back as it came.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(transparent)]
-pub(crate) struct Id(Value);
-
-impl std::fmt::Display for Id {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.0 {
-            Value::String(text) => f.write_str(text),
-            other => other.fmt(f),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Id {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer)? {
-            Value::Array(_) | Value::Object(_) => {
-                Err(de::Error::custom("id must be a string, a number, true, false or null"))
-            }
-            Value::Number(number) if !is_exact_number(&number) => {
-                Err(de::Error::custom("id is too large a number: make it a string"))
-            }
-            scalar => Ok(Id(scalar)),
-        }
-    }
-}
+use super::fields::{ExtraFields, Sieve};
+use crate::record::{Extra, Id};
 
 /// Tells `"id": null`, which is echoed, from no `id`, which is not.
 fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Id>, D::Error> {

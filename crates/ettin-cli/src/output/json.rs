@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::Payload;
-use crate::input::{Extra, Id};
+use crate::record::{Extra, Id};
 
 /// A result with what is said about its input.
 ///
