@@ -11,14 +11,14 @@ pub enum StoredDtype {
     F16,
     /// The upper half of an f32.
     BF16,
-    /// Rows of eight-bit codes with a factor each; matrices only.
+    /// Rows of eight-bit codes with a scale each; matrices only.
     W8,
-    /// Rows of four-bit codes with a factor for every 32; matrices only.
+    /// Rows of four-bit codes with a scale for every 32; matrices only.
     W4,
 }
 
 impl StoredDtype {
-    /// Bytes of a row of so many elements, factors not counted.
+    /// Bytes of a row of so many elements, scales not counted.
     pub fn row_bytes(self, columns: usize) -> usize {
         match self {
             StoredDtype::F32 => 4 * columns,

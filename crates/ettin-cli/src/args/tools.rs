@@ -123,9 +123,9 @@ pub(crate) enum StoredDtype {
     F16,
     /// 16-bit brain floats
     Bf16,
-    /// 8-bit weights with a factor per output; the rest in f32
+    /// 8-bit weights with a scale per output; the rest in f32
     W8,
-    /// 4-bit weights with a factor per 32 inputs; the rest in f32
+    /// 4-bit weights with a scale per 32 inputs; the rest in f32
     W4,
 }
 

@@ -26,9 +26,9 @@ pub enum Dtype {
     Bf16x6,
     /// Weights and activations of dense layers in eight bits, token vectors in bf16. On the CPU only.
     Int8,
-    /// Weights in eight bits with a factor per output, arithmetic in f32. On the CPU only.
+    /// Weights in eight bits with a scale per output, arithmetic in f32. On the CPU only.
     W8,
-    /// Weights in four bits with a factor per 32 inputs, arithmetic in f32. On the CPU only.
+    /// Weights in four bits with a scale per 32 inputs, arithmetic in f32. On the CPU only.
     W4,
 }
 

@@ -1,132 +1,35 @@
 //! The blocks on the CPU: packed weights, deterministic kernels, one reused workspace; inference-only.
 
 mod attention;
+mod blocks;
+mod cpu;
+mod embedding;
+mod rows;
 mod vocabulary;
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use ettin_kernels::{
-    Activation, Aligned, Isa, KvBlocks, KvFormat, PackedActivations, PackedWeight, Pooled, Precision, Quantization,
-    ReadingOrder, Scheme, Sharing, Store, Team, activate, block, block::Workspace, gemm, layer_norm, pool, rounded,
-};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use ettin_kernels::{
+    Isa, KvBlocks, KvFormat, PackedActivations, PackedWeight, Quantization, Scheme, Store, Team, activate, block, gemm,
+};
 
 use super::{
-    AttentionParams, Compute, Dtype, HeadParams, KvShape, KvStore, LayerKv, LinearParams, Matrix, MlpParams,
-    NormParams, States, StoredRows, Vector, Vocabulary, ropes::Ropes,
+    AttentionParams, Compute, Dtype, HeadParams, KvShape, LayerKv, LinearParams, Matrix, MlpParams, NormParams, States,
+    Vector, Vocabulary, ropes::Ropes,
 };
-use crate::{Error, PackedBatch, Result, finite, readout::TopTokens};
-use attention::{Attention, Buffers, attention_block};
+use crate::{PackedBatch, Result, readout::TopTokens};
+use attention::{Attention, attention_block};
+use cpu::{Cpu, default_kv};
+use rows::{KEPT_ROWS, Memory};
+
+pub use blocks::{Linear, Mlp, Norm, PredictionHead};
+pub use embedding::Embedding;
+pub use rows::{Kv, Rows};
 
 /// The CPU's kernels on packed weights: deterministic, in any of their number formats, for inference alone.
 #[derive(Debug, Clone)]
 pub struct Fused(Arc<Cpu>);
-
-/// The instruction set, the number format and the threads that everything of one model runs on.
-#[derive(Debug, Clone)]
-struct Cpu {
-    isa: Isa,
-    scheme: Scheme,
-    /// Whether weights may choose the number format.
-    auto: bool,
-    /// How keys and values are kept, by a cache or for the time of a layer.
-    kv: KvFormat,
-    /// Whether it was said how; else that follows the number format.
-    kv_given: bool,
-    team: Team,
-    ropes: Ropes,
-    /// What forwards of few rows worked in, for the next one.
-    spare: Arc<Mutex<Vec<Memory>>>,
-    /// Weights in the order that they are built in, which is that of a forward.
-    order: Arc<ReadingOrder>,
-}
-
-/// Floating-point operations of a forward pass, some tens of microseconds' worth, from which waking threads pays.
-const SHARED_WORK: usize = 1 << 22;
-
-/// The same on AMX, which is done with few rows by the time that another thread is awake and has read what it needs
-/// from this one: bytes of weights and operations of half a millisecond (measured: 16 tokens of the smallest model
-/// take a third longer on two threads than on one, 128 tokens a little less).
-const SHARED_ON_AMX: (usize, usize) = (12 << 20, 1 << 29);
-
-/// Rows up to which memory is kept for the next forward: a step of decoding should not wait for the allocator, nor a
-/// batch of the default size for fresh pages (which cost the smallest model a tenth of its time).
-const KEPT_ROWS: usize = 1 << 14;
-
-/// Inputs of a product in int8: what [`PackedWeight::pack`] takes.
-const MOST_INPUTS_OF_BYTES: usize = 1 << 16;
-
-/// Memory that is kept, beside one for each thread; a forward and its heads take three at once.
-const KEPT: usize = 8;
-
-impl Cpu {
-    /// Whether a pass of `tokens` rows over so many weights is worth waking threads for.
-    fn shares(&self, tokens: usize, weights: usize) -> bool {
-        let work = 2 * tokens * weights;
-        let bytes = match self.scheme {
-            Scheme::Bf16 => 2,
-            Scheme::Bf16x3 => 4,
-            Scheme::Bf16x6 => 6,
-            Scheme::Int8 => 1,
-            Scheme::F32 | Scheme::W8 | Scheme::W4 => return work >= SHARED_WORK,
-        };
-        match self.isa {
-            Isa::Amx => bytes * weights >= SHARED_ON_AMX.0 || work >= SHARED_ON_AMX.1,
-            _ => work >= SHARED_WORK,
-        }
-    }
-
-    fn pack(&self, matrix: Matrix<'_>, scheme: Scheme, sharing: Sharing) -> Result<PackedWeight> {
-        let inputs = matrix.inputs();
-        if scheme == Scheme::Int8 && inputs > MOST_INPUTS_OF_BYTES {
-            return Err(Error::Unsupported(format!(
-                "dtype int8 for a matrix of {inputs} inputs; its sums hold {MOST_INPUTS_OF_BYTES} products: use bf16 or w8"
-            )));
-        }
-        let packed = matrix.pack(self.isa, scheme, &self.team)?;
-        self.order.push(&packed, sharing);
-        Ok(packed)
-    }
-
-    /// Memory with undefined contents.
-    fn memory(&self) -> Memory {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
-    }
-
-    /// Keeps memory for later, in the order of size: a forward takes the largest. It would let another one grow to its
-    /// size if it took what a readout of few rows left.
-    fn keep(&self, mut memory: Memory) {
-        memory.largest = memory.largest.max(memory.hidden.len());
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < KEPT + self.team.threads() {
-            let place = spare.partition_point(|kept| kept.largest <= memory.largest);
-            spare.insert(place, memory);
-        }
-    }
-
-    /// In which numbers attention multiplies.
-    fn precision(&self) -> Precision {
-        if self.scheme.rounds_activations() { Precision::Bf16 } else { Precision::F32 }
-    }
-
-    /// How token vectors and the output matrix are kept: rounding them to bytes with the activations would cost most
-    /// and gain least.
-    fn table_scheme(&self) -> Scheme {
-        match self.scheme {
-            Scheme::Int8 => Scheme::Bf16,
-            scheme => scheme,
-        }
-    }
-}
-
-/// Keys and values lose no more than what is multiplied with them, or than the weights that they come from.
-fn default_kv(scheme: Scheme) -> KvFormat {
-    match scheme {
-        Scheme::F32 | Scheme::Bf16x3 | Scheme::Bf16x6 => KvFormat::F32,
-        Scheme::Bf16 | Scheme::Int8 | Scheme::W8 | Scheme::W4 => KvFormat::Bf16,
-    }
-}
 
 impl Fused {
     /// Kernels of a given instruction set and number format on given threads.
@@ -329,6 +232,7 @@ impl Compute for Fused {
         }
         Ok(())
     }
+
     fn top_k(
         &self,
         hidden: &Rows,
@@ -365,271 +269,5 @@ impl Fused {
         let team = &self.0.team;
         operand.encode(team, weight, rows.values());
         gemm(team, operand, weight, bias, Store::Write, out);
-    }
-}
-
-/// Token vectors, `[vocabulary, hidden]`, stored once: where they are only looked up, in their file.
-#[derive(Debug)]
-pub enum Embedding {
-    /// As panels, to be multiplied by as well.
-    Packed(PackedWeight),
-    /// Rows in their file, and what is done to them to be what packing would have made of them.
-    Stored(StoredRows, Option<Scheme>),
-}
-
-/// Layer normalisation.
-#[derive(Debug)]
-pub struct Norm {
-    weight: Vec<f32>,
-    bias: Option<Vec<f32>>,
-    eps: f32,
-}
-
-/// A dense layer with packed weights.
-#[derive(Debug)]
-pub struct Linear {
-    weight: PackedWeight, // [outputs, inputs]
-    bias: Option<Vec<f32>>,
-}
-
-/// The feed-forward half of a layer.
-#[derive(Debug)]
-pub struct Mlp {
-    norm: Norm,
-    wi: Linear,
-    wo: Linear,
-    activation: Activation,
-}
-
-/// The prediction head.
-#[derive(Debug)]
-pub struct PredictionHead {
-    dense: Linear,
-    activation: Activation,
-    norm: Norm,
-}
-
-impl Embedding {
-    fn new(matrix: Matrix<'_>, cpu: &Cpu) -> Result<Self> {
-        let scheme = cpu.table_scheme();
-        Ok(match matrix {
-            Matrix::Stored(rows) => {
-                let rounding = rows.quantization.is_none_or(|stored| stored.scheme() != scheme).then_some(scheme);
-                Embedding::Stored(rows, rounding)
-            }
-            matrix => Embedding::Packed(cpu.pack(matrix, scheme, Sharing::Outputs)?),
-        })
-    }
-
-    /// Vocabulary and hidden size.
-    fn shape(&self) -> (usize, usize) {
-        match self {
-            Embedding::Packed(matrix) => (matrix.n(), matrix.k()),
-            Embedding::Stored(rows, _) => (rows.outputs, rows.inputs),
-        }
-    }
-
-    /// Room for the vectors of tokens that are all in the vocabulary.
-    fn room(&self, ids: &[u32], cpu: &Arc<Cpu>) -> Result<Rows> {
-        let (vocabulary, size) = self.shape();
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
-            return Err(Error::input(format!("token id {id} is outside the vocabulary of {vocabulary}")));
-        }
-        let mut rows = Rows::empty(cpu, size);
-        rows.memory.hidden.resize(ids.len() * size);
-        Ok(rows)
-    }
-
-    /// The vectors of some tokens of the vocabulary, `[ids, hidden]`.
-    fn look_up(&self, ids: &[u32], isa: Isa, out: &mut [f32]) {
-        match self {
-            Embedding::Packed(matrix) => matrix.rows(ids, out),
-            Embedding::Stored(rows, rounding) => {
-                for (&id, out) in ids.iter().zip(out.chunks_exact_mut(rows.inputs)) {
-                    (rows.fill)(id as usize, out);
-                }
-                if let Some(scheme) = *rounding {
-                    rounded(isa, scheme, rows.inputs, out);
-                }
-            }
-        }
-    }
-
-    /// The output matrix of a language model.
-    fn matrix(&self) -> Result<&PackedWeight> {
-        match self {
-            Embedding::Packed(matrix) => Ok(matrix),
-            Embedding::Stored(..) => {
-                Err(Error::input("these parameters are not a language model's: they have no output matrix"))
-            }
-        }
-    }
-}
-
-impl Norm {
-    fn new(params: NormParams) -> Result<Self> {
-        Ok(Self {
-            weight: params.weight.values()?,
-            bias: params.bias.map(|bias| bias.values()).transpose()?,
-            eps: params.eps,
-        })
-    }
-
-    fn apply(&self, cpu: &Cpu, x: &[f32], out: &mut Aligned) {
-        out.resize(x.len());
-        layer_norm(cpu.isa, &cpu.team, x, self.kernel(), out);
-    }
-
-    fn kernel(&self) -> ettin_kernels::Norm<'_> {
-        ettin_kernels::Norm { weight: &self.weight, bias: self.bias.as_deref(), eps: self.eps }
-    }
-}
-
-impl Linear {
-    /// A layer of its own: small ones that end a model are kept exact.
-    fn exact(params: LinearParams<'_>, cpu: &Cpu) -> Result<Self> {
-        Self::of(params, Scheme::F32, Sharing::Outputs, cpu)
-    }
-
-    fn new(params: LinearParams<'_>, cpu: &Cpu) -> Result<Self> {
-        Self::shared(params, Sharing::Outputs, cpu)
-    }
-
-    fn shared(params: LinearParams<'_>, sharing: Sharing, cpu: &Cpu) -> Result<Self> {
-        Self::of(params, cpu.scheme, sharing, cpu)
-    }
-
-    fn of(params: LinearParams<'_>, scheme: Scheme, sharing: Sharing, cpu: &Cpu) -> Result<Self> {
-        Ok(Self {
-            weight: cpu.pack(params.weight, scheme, sharing)?,
-            bias: params.bias.map(|bias| bias.values()).transpose()?,
-        })
-    }
-
-    fn kernel(&self) -> block::Linear<'_> {
-        block::Linear { weight: &self.weight, bias: self.bias.as_deref() }
-    }
-}
-
-impl Mlp {
-    fn new(params: MlpParams<'_>, cpu: &Cpu) -> Result<Self> {
-        Ok(Self {
-            norm: Norm::new(params.norm)?,
-            wi: Linear::shared(params.wi, Sharing::Gates, cpu)?,
-            wo: Linear::new(params.wo, cpu)?,
-            activation: params.activation,
-        })
-    }
-}
-
-impl PredictionHead {
-    fn new(params: HeadParams<'_>, cpu: &Cpu) -> Result<Self> {
-        Ok(Self {
-            dense: Linear::new(params.dense, cpu)?,
-            activation: params.activation,
-            norm: Norm::new(params.norm)?,
-        })
-    }
-}
-
-/// Rows of the residual stream with the buffers that the blocks reuse from layer to layer.
-#[derive(Debug)]
-pub struct Rows {
-    cpu: Arc<Cpu>,
-    size: usize,
-    memory: Memory,
-}
-
-/// The buffers of [`Rows`].
-#[derive(Debug, Default)]
-struct Memory {
-    hidden: Aligned, // [rows, size]
-    buffers: Buffers,
-    workspace: Workspace,
-    /// For products outside blocks.
-    operand: PackedActivations,
-    /// The most values that `hidden` held when it was kept.
-    largest: usize,
-}
-
-impl Drop for Rows {
-    fn drop(&mut self) {
-        if self.rows() <= KEPT_ROWS {
-            self.cpu.keep(std::mem::take(&mut self.memory));
-        }
-    }
-}
-
-impl Rows {
-    /// Rows to be filled.
-    fn empty(cpu: &Arc<Cpu>, size: usize) -> Self {
-        let mut memory = cpu.memory();
-        memory.hidden.resize(0);
-        Self { cpu: cpu.clone(), size, memory }
-    }
-
-    fn values(&self) -> &[f32] {
-        &self.memory.hidden
-    }
-}
-
-impl States for Rows {
-    fn rows(&self) -> usize {
-        self.memory.hidden.len() / self.size
-    }
-
-    fn size(&self) -> usize {
-        self.size
-    }
-
-    fn to_tensor(&self) -> Result<Tensor> {
-        Ok(Tensor::from_slice(self.values(), (self.rows(), self.size), &Device::Cpu)?)
-    }
-
-    fn select(&self, rows: &[usize]) -> Result<Self> {
-        let mut selected = Rows::empty(&self.cpu, self.size);
-        for &row in rows {
-            selected.memory.hidden.extend_from_slice(&self.values()[row * self.size..][..self.size]);
-        }
-        Ok(selected)
-    }
-
-    fn is_finite(&self) -> Result<bool> {
-        Ok(finite::is_finite(self.values()))
-    }
-
-    fn reduce(&self, runs: &[Pooled]) -> Result<Option<Self>> {
-        let mut pooled = Rows::empty(&self.cpu, self.size);
-        pooled.memory.hidden.resize(runs.len() * self.size);
-        pool(self.cpu.isa, &self.cpu.team, self.values(), self.size, runs, &mut pooled.memory.hidden);
-        Ok(Some(pooled))
-    }
-}
-
-/// Keys and values of one sequence and layer, for the kernels.
-#[derive(Debug, Clone)]
-pub struct Kv {
-    blocks: KvBlocks,
-    /// Whether every position is kept; else the latest, in a ring of fixed size.
-    grows: bool,
-}
-
-impl KvStore for Kv {
-    fn reserve(&mut self, len: usize, max: usize) {
-        if self.grows && self.blocks.capacity() < len {
-            self.blocks.grow(len.next_power_of_two().min(max));
-        }
-    }
-
-    fn clear(&mut self) {
-        self.blocks.reset();
-    }
-
-    fn bytes(&self) -> usize {
-        self.blocks.bytes()
-    }
-
-    fn reusable(&self) -> bool {
-        true
     }
 }
