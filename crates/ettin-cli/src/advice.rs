@@ -1,6 +1,7 @@
 //! What the command line adds to the library's errors: the flag or the command that helps.
 
 use ettin::Error;
+use ettin::generate::GenerationDefaults;
 
 /// The library's error, with what to type about it.
 pub(crate) fn told(error: &Error) -> String {
@@ -17,6 +18,7 @@ fn added(error: &Error) -> &'static str {
         Error::UnknownModel { .. } => " (`ettin-run models` lists the names of the suite)",
         Error::NotCached { .. } if cfg!(feature = "hub") => " (without --offline, `ettin-run pull` fetches it)",
         Error::TooLong { .. } => " (--truncate right or left)",
+        error if GenerationDefaults::are_refused_by(error) => " (--ignore-generation-config)",
         _ => "",
     }
 }

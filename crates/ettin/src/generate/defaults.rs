@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{GenerateRequest, Sampling, Shaping};
 use crate::files::ModelFiles;
-use crate::metadata::generation::{REMEDY, ends, generation, id, tokens, whole};
+use crate::metadata::generation::{DO_WITHOUT, REMEDY, ends, generation, id, tokens, whole};
 use crate::metadata::{self, CONFIG, GENERATION as FILE};
 use crate::{Error, Result};
 
@@ -252,6 +252,15 @@ impl GenerationDefaults {
         held.map(|(key, _)| key.as_str()).filter(move |key| !known(key))
     }
 
+    /// Whether an error is about these settings, so that generating without them helps.
+    pub fn are_refused_by(error: &Error) -> bool {
+        match error {
+            Error::Config { message, .. } => message.ends_with(REMEDY),
+            Error::Unsupported(message) => message.ends_with(DO_WITHOUT),
+            _ => false,
+        }
+    }
+
     /// The request that the files ask for; what they leave open is as in [`GenerateRequest::default`]. Values of
     /// sampling are looked at only where the files ask for it (`do_sample`).
     ///
@@ -266,11 +275,7 @@ impl GenerationDefaults {
             .map(|(key, value)| format!("{key} = {value}"))
             .collect();
         if !refused.is_empty() {
-            return Err(Error::Unsupported(format!(
-                "{} of {}; generate without its settings (--ignore-generation-config)",
-                refused.join(", "),
-                self.file
-            )));
+            return Err(Error::Unsupported(format!("{} of {}; {DO_WITHOUT}", refused.join(", "), self.file)));
         }
         if self.file == FILE {
             ends(&self.settings)?;
@@ -595,8 +600,10 @@ mod tests {
         ] {
             let defaults = defaults(json!({key: value}));
             assert!(!defaults.is_empty());
-            let error = defaults.request().unwrap_err().to_string();
-            assert!([key, FILE, "--ignore-generation-config"].iter().all(|word| error.contains(word)), "{error}");
+            let error = defaults.request().unwrap_err();
+            assert!(GenerationDefaults::are_refused_by(&error), "{error}");
+            let error = error.to_string();
+            assert!([key, FILE, DO_WITHOUT].iter().all(|word| error.contains(word)), "{error}");
         }
     }
 
@@ -756,8 +763,9 @@ mod tests {
             std::fs::write(folder.path().join(FILE), text).unwrap();
             let files = ModelFiles::folder(folder.path()).unwrap();
             for error in [GenerationDefaults::load(&files).unwrap_err(), ends_of_files(&files).unwrap_err()] {
+                assert!(GenerationDefaults::are_refused_by(&error), "{error}");
                 let error = error.to_string();
-                assert!(error.contains(FILE) && error.contains("--ignore-generation-config"), "{error}");
+                assert!(error.contains(FILE) && error.contains(REMEDY), "{error}");
             }
         }
     }
@@ -793,7 +801,7 @@ mod tests {
         }
         for text in [r#"{"eos_token_id": "</s>"}"#, r#"{"eos_token_id": [2, null]}"#, r#"{"eos_token_id": true}"#] {
             let error = ends(text).unwrap_err().to_string();
-            assert!(error.contains("eos_token_id is") && error.contains("--ignore-generation-config"), "{error}");
+            assert!(error.contains("eos_token_id is") && error.contains(REMEDY), "{error}");
         }
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(ends_of_files(&ModelFiles::folder(folder.path()).unwrap()).unwrap(), None);

@@ -8,7 +8,10 @@ use crate::files::FileSource;
 use crate::{Error, Result, json};
 
 /// What helps against a file that cannot be obeyed.
-pub(crate) const REMEDY: &str = "correct it, or generate without the file's settings (--ignore-generation-config)";
+pub(crate) const REMEDY: &str = "correct it, or generate without the file's settings";
+
+/// What helps against a setting that is not implemented.
+pub(crate) const DO_WITHOUT: &str = "generate without its settings";
 
 /// `generation_config.json` as an object; `None` where there is none.
 ///

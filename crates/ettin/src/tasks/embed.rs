@@ -286,7 +286,7 @@ fn compared(similarity: Similarity, embeddings: Outcomes<Embedding>) -> Result<O
         }
     }
     let Some((a, rest)) = vectors.split_first() else {
-        return Err(Error::input("there is nothing to compare"));
+        return Err(Error::internal("a comparison has no first embedding"));
     };
     let score = |(index, b): (usize, &Vec<f32>)| IndexedScore { index, score: similarity.score(a, b) };
     let scores: Vec<IndexedScore> = rest.iter().enumerate().map(score).collect();

@@ -65,7 +65,7 @@ impl Weights {
         if let Some((name, library)) = quantized.next() {
             let message = format!(
                 "the weights are quantized by {library}, as `{name}` shows, which only that library reads; use the \
-                 original weights, and `ettin-run convert --dtype w8` or w4 to quantize them"
+                 original weights, which can be converted to w8 or w4 here"
             );
             return Err(Error::Tensors { file: self.place(), message });
         }

@@ -8,6 +8,9 @@ use ettin::files::ModelFiles;
 use ettin::generate::GenerationDefaults;
 use ettin::tasks::{ChainProfile, Profile};
 use ettin::weights::{Subfolder, Weights};
+
+use crate::advice;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -141,8 +144,8 @@ impl Model {
         };
         // Settings that cannot be read are something to say, and the rest is still to be described.
         let generation_refused = generation.as_ref().map_or_else(
-            |error| Some(error.to_string()),
-            |generation| generation.request().err().map(|error| error.to_string()),
+            |error| Some(advice::told(error)),
+            |generation| generation.request().err().map(|error| advice::told(&error)),
         );
         let generation = generation.unwrap_or_default();
         Ok(Model {
