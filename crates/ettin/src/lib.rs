@@ -137,6 +137,7 @@ pub mod identity;
 pub mod json;
 mod metadata;
 mod model;
+mod named;
 pub mod ops;
 pub mod params;
 pub mod pooling;

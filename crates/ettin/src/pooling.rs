@@ -7,7 +7,7 @@ use std::{fmt, ops::Range, str::FromStr};
 use candle_core::Tensor;
 use ettin_kernels::{Pooled, Reduce};
 
-use crate::{Error, PackedBatch, Result, finite, ops::Hidden};
+use crate::{Error, PackedBatch, Result, finite, named::Named, ops::Hidden};
 
 /// How the token vectors of a sequence become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,10 +97,13 @@ impl Pooling {
     }
 }
 
+impl Named for Pooling {
+    const NAMES: &'static [(Self, &'static str)] = &Self::ALL;
+}
+
 impl fmt::Display for Pooling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (_, name) = Self::ALL.iter().find(|(pooling, _)| pooling == self).expect("every variant is listed");
-        f.write_str(name)
+        f.write_str(self.name())
     }
 }
 
@@ -108,10 +111,8 @@ impl FromStr for Pooling {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.iter().find(|(_, known)| *known == name).map(|(pooling, _)| *pooling).ok_or_else(|| {
-            let known: Vec<&str> = Self::ALL.iter().map(|(_, name)| *name).collect();
-            Error::input(format!("unknown pooling {name:?}; known are {}", known.join(", ")))
-        })
+        Self::of_name(name)
+            .ok_or_else(|| Error::input(format!("unknown pooling {name:?}; known are {}", Self::known())))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use crate::Result;
+use crate::{Result, named::Named};
 
 /// A torch activation with its default settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,19 +15,21 @@ pub(crate) enum TorchActivation {
     Sigmoid,
 }
 
+impl Named for TorchActivation {
+    const NAMES: &'static [(Self, &'static str)] = &[
+        (Self::Identity, "Identity"),
+        (Self::Tanh, "Tanh"),
+        (Self::Relu, "ReLU"),
+        (Self::Gelu, "GELU"),
+        (Self::Silu, "SiLU"),
+        (Self::Sigmoid, "Sigmoid"),
+    ];
+}
+
 impl TorchActivation {
     /// The activation of a class path such as `torch.nn.modules.activation.Tanh`; `None` for one that is not implemented.
     pub(crate) fn from_class(path: &str) -> Option<Self> {
-        let class = path.starts_with("torch.").then(|| path.rsplit('.').next())??;
-        match class {
-            "Identity" => Some(Self::Identity),
-            "Tanh" => Some(Self::Tanh),
-            "ReLU" => Some(Self::Relu),
-            "GELU" => Some(Self::Gelu),
-            "SiLU" => Some(Self::Silu),
-            "Sigmoid" => Some(Self::Sigmoid),
-            _ => None,
-        }
+        Self::of_name(path.starts_with("torch.").then(|| path.rsplit('.').next())??)
     }
 
     pub(crate) fn apply(self, x: &Tensor) -> Result<Tensor> {

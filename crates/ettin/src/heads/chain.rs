@@ -6,6 +6,7 @@
 use candle_core::Tensor;
 
 use super::TorchActivation;
+use crate::named::Named;
 use crate::{
     Backend, Error, PackedBatch, Pooling, Result, finite,
     metadata::MODULES,
@@ -30,7 +31,7 @@ pub struct Chain {
     settings: Settings,
     transformer: Transformer,
     /// Values per vector in each slot behind the last module; none where no module fills it.
-    widths: [Option<usize>; Slot::ALL.len()],
+    widths: [Option<usize>; Slot::NAMES.len()],
 }
 
 /// A module, ready to run.

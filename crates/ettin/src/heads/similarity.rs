@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::{Error, Result};
+use crate::{Error, Result, named::Named};
 
 /// How two embeddings of a model are compared (`similarity_fn_name`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,17 +18,21 @@ pub enum Similarity {
     Manhattan,
 }
 
+impl Named for Similarity {
+    const NAMES: &'static [(Self, &'static str)] = &[
+        (Similarity::Cosine, "cosine"),
+        (Similarity::Dot, "dot"),
+        (Similarity::Euclidean, "euclidean"),
+        (Similarity::Manhattan, "manhattan"),
+    ];
+}
+
 impl FromStr for Similarity {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "cosine" => Ok(Similarity::Cosine),
-            "dot" => Ok(Similarity::Dot),
-            "euclidean" => Ok(Similarity::Euclidean),
-            "manhattan" => Ok(Similarity::Manhattan),
-            _ => Err(Error::Unsupported(format!("similarity {name:?}; known are cosine, dot, euclidean, manhattan"))),
-        }
+        Self::of_name(name)
+            .ok_or_else(|| Error::Unsupported(format!("similarity {name:?}; known are {}", Self::known())))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use candle_core::DType;
 use ettin_kernels::Scheme;
 
-use crate::{Error, Result};
+use crate::{Error, Result, named::Named};
 
 /// The number format that a model computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -93,10 +93,13 @@ impl Dtype {
     }
 }
 
+impl Named for Dtype {
+    const NAMES: &'static [(Self, &'static str)] = &Self::ALL;
+}
+
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = Self::ALL.iter().find(|(dtype, _)| dtype == self).map_or("", |(_, name)| name);
-        f.pad(name)
+        f.pad(self.name())
     }
 }
 
@@ -104,9 +107,6 @@ impl FromStr for Dtype {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.iter().find(|(_, known)| *known == name).map(|(dtype, _)| *dtype).ok_or_else(|| {
-            let names = Self::ALL.map(|(_, name)| name).join(", ");
-            Error::input(format!("unknown dtype {name:?}; known are {names}"))
-        })
+        Self::of_name(name).ok_or_else(|| Error::input(format!("unknown dtype {name:?}; known are {}", Self::known())))
     }
 }

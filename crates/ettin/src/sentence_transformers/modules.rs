@@ -9,6 +9,7 @@ use crate::config::Keys;
 use crate::files::{FileSource, check_name};
 use crate::json::parse_list;
 pub(super) use crate::metadata::MODULES as FILE;
+use crate::named::Named;
 use crate::{Error, Result};
 
 /// Where the library's own classes are; what comes from elsewhere is code that a repository brings along.
@@ -35,8 +36,8 @@ pub(crate) enum Class {
     Dropout,
 }
 
-impl Class {
-    const ALL: [(Class, &'static str); 6] = [
+impl Named for Class {
+    const NAMES: &'static [(Self, &'static str)] = &[
         (Class::Transformer, "Transformer"),
         (Class::Pooling, "Pooling"),
         (Class::Dense, "Dense"),
@@ -48,8 +49,7 @@ impl Class {
 
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = Self::ALL.iter().find(|(class, _)| class == self).map_or("a module", |(_, name)| name);
-        f.write_str(name)
+        f.write_str(self.name())
     }
 }
 
@@ -133,10 +133,7 @@ impl Entry {
                 if self.path.starts_with("pylate.") { " (late interaction)" } else { "" },
             )));
         }
-        match Class::ALL.iter().find(|(_, known)| *known == name) {
-            Some((class, _)) => Ok(*class),
-            None => Err(Error::Unsupported(format!("the module {name} of {FILE}{}", reason(name)))),
-        }
+        Class::of_name(name).ok_or_else(|| Error::Unsupported(format!("the module {name} of {FILE}{}", reason(name))))
     }
 }
 

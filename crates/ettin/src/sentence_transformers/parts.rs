@@ -6,6 +6,7 @@ use super::keys::{count, join, object, only, required};
 use crate::config::Keys;
 use crate::files::FileSource;
 use crate::metadata::CONFIG as FILE;
+use crate::named::Named;
 use crate::{Error, Pooling, Result};
 
 /// The largest feature count a module may declare: a bound on hostile configurations.
@@ -22,23 +23,19 @@ pub(crate) enum Slot {
     Scores,
 }
 
+impl Named for Slot {
+    const NAMES: &'static [(Self, &'static str)] =
+        &[(Slot::Tokens, "token_embeddings"), (Slot::Sentence, "sentence_embedding"), (Slot::Scores, "scores")];
+}
+
 impl Slot {
-    /// Every slot, in the order of their values.
-    pub(crate) const ALL: [(Slot, &'static str); 3] =
-        [(Slot::Tokens, "token_embeddings"), (Slot::Sentence, "sentence_embedding"), (Slot::Scores, "scores")];
-
-    /// The library's name for it.
-    pub(crate) fn name(self) -> &'static str {
-        Self::ALL[self as usize].1
-    }
-
     /// The slot that a key names.
     fn read(keys: &Keys<'_>, key: &str) -> Result<Option<Self>> {
         let Some(name) = keys.text(key)? else {
             return Ok(None);
         };
-        match Self::ALL.iter().find(|(_, known)| *known == name) {
-            Some((slot, _)) => Ok(Some(*slot)),
+        match Self::of_name(name) {
+            Some(slot) => Ok(Some(slot)),
             None => Err(keys.refuse(key, "supported: \"token_embeddings\", \"sentence_embedding\", \"scores\"")),
         }
     }

@@ -8,6 +8,7 @@ use crate::Result;
 use crate::config::Keys;
 use crate::files::FileSource;
 use crate::metadata::{self, TOKENIZER_CONFIG};
+use crate::named::Named;
 
 /// What happens to an input over the length limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,12 +24,6 @@ pub enum Truncate {
     Left,
 }
 
-impl Truncate {
-    /// Every policy with its name.
-    pub const ALL: [(Truncate, &'static str); 4] =
-        [(Truncate::Error, "error"), (Truncate::Model, "model"), (Truncate::Right, "right"), (Truncate::Left, "left")];
-}
-
 /// Which end of a longer input is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Side {
@@ -39,15 +34,15 @@ pub enum Side {
     Left,
 }
 
+impl Named for Side {
+    const NAMES: &'static [(Self, &'static str)] = &[(Side::Right, "right"), (Side::Left, "left")];
+}
+
 impl Side {
     /// The side that a key of a configuration names.
     pub(crate) fn read(keys: &Keys<'_>, key: &str) -> Result<Option<Self>> {
-        match keys.text(key)? {
-            None => Ok(None),
-            Some("right") => Ok(Some(Side::Right)),
-            Some("left") => Ok(Some(Side::Left)),
-            Some(_) => Err(keys.refuse(key, "supported: \"right\", \"left\"")),
-        }
+        let refused = || keys.refuse(key, "supported: \"right\", \"left\"");
+        keys.text(key)?.map(|name| Self::of_name(name).ok_or_else(refused)).transpose()
     }
 }
 
@@ -71,10 +66,7 @@ impl From<Side> for TruncationDirection {
 
 impl fmt::Display for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Side::Right => "right",
-            Side::Left => "left",
-        })
+        f.write_str(self.name())
     }
 }
 

@@ -8,11 +8,10 @@ use ettin::files::ModelFiles;
 use ettin::generate::GenerationDefaults;
 use ettin::tasks::{ChainProfile, Profile};
 use ettin::weights::{Subfolder, Weights};
-
-use crate::advice;
-
 use serde::Serialize;
 use serde_json::{Map, Value};
+
+use crate::advice;
 
 /// A model's description.
 #[derive(Serialize)]
