@@ -319,9 +319,9 @@ pub(crate) trait PackWeights: Sized {
 /// A row of k weights, quantized.
 #[derive(Clone, Copy, Debug)]
 pub struct QuantizedRow<'a> {
-    /// As many as [`Quantization::code_bytes`] says.
+    /// As many as [`Quantization::code_bytes`](crate::Quantization::code_bytes) says.
     pub codes: &'a [u8],
-    /// As many as [`Quantization::scale_bytes`] says.
+    /// As many as [`Quantization::scale_bytes`](crate::Quantization::scale_bytes) says.
     pub scales: &'a [u8],
 }
 
