@@ -5,8 +5,8 @@ use crate::setters::setters;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
-/// What to generate. What a model's files ask for is a [`GenerationDefaults`]; nothing of it but the ends is obeyed
-/// unasked.
+/// What to generate. What a model's files ask for is a [`GenerationDefaults`](super::GenerationDefaults); nothing of it
+/// but the ends is obeyed unasked.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct GenerateRequest {
