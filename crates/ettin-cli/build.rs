@@ -12,8 +12,8 @@ fn main() {
         return;
     };
     println!("cargo::rustc-env=ETTIN_COMMIT={commit}");
-    // Whatever could change the commit, or make the sources differ from it. This package is built again after any change
-    // below crates/ anyway.
+    // Whatever could change the commit, or make the sources differ from it. This package is built again after any
+    // change below crates/ anyway.
     for name in ["HEAD", "logs/HEAD"] {
         if let Some(path) = git(&root, &["rev-parse", "--git-path", name]) {
             watch(root.join(path));

@@ -59,8 +59,8 @@ fn limits_are_measured_in_the_run() {
     for key in ["share", "tokens_per_second", "gflops", "peak_gflops", "bytes_per_token", "peak_gigabytes_per_second"] {
         assert!(limit[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {limit}");
     }
-    // Six layers of 4·256² + 3·256·384 elements, 256² of the head and 8192·256 of the output matrix, four bytes each, and
-    // 1.5 cached keys and values of 256 numbers per layer and token.
+    // Six layers of 4·256² + 3·256·384 elements, 256² of the head and 8192·256 of the output matrix, four bytes each,
+    // and 1.5 cached keys and values of 256 numbers per layer and token.
     let weights = 4 * (6 * (4 * 256 * 256 + 3 * 256 * 384) + 256 * 256 + 8192 * 256);
     assert_eq!(limit["bytes_per_token"], json!(f64::from(weights + 4 * 6 * 3 * 256)));
 }

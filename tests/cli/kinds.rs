@@ -44,7 +44,8 @@ fn info_says_what_a_model_is_that_is_not_run() {
     assert!(table.text(0).contains("Stanford ColBERT"), "{}", table.text(0));
 }
 
-/// The limit that counts, who sets it, and what else the files of a chain say; its trunk may lie in a folder of its own.
+/// The limit that counts, who sets it, and what else the files of a chain say; its trunk may lie in a folder of its
+/// own.
 #[test]
 fn info_describes_a_chain_wherever_its_trunk_is() {
     let plain = model("tiny-text-chain-mean", |_| {});

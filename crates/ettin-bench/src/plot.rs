@@ -39,8 +39,8 @@ pub fn plot(records: &[Record]) -> String {
         count => (WIDTH * count as f64, HEAD + HEIGHT),
     };
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
-         font-family=\"Inter, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
+         height=\"{height}\" font-family=\"Inter, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif\">\n\
          <rect width=\"100%\" height=\"100%\" rx=\"10\" fill=\"#FFFFFF\"/>\n"
     );
     head(&mut svg, &timed, width);
@@ -277,7 +277,8 @@ impl Panel {
                 line(svg, At(px, y.at(low)), At(px, y.at(high)), &[("stroke", colour), ("stroke-opacity", "0.6")]);
                 let _ = writeln!(
                     svg,
-                    "<circle cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"4.5\" fill=\"{colour}\" stroke=\"#FFFFFF\" stroke-width=\"1.5\"/>"
+                    "<circle cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"4.5\" fill=\"{colour}\" stroke=\"#FFFFFF\" \
+                     stroke-width=\"1.5\"/>"
                 );
             }
         }

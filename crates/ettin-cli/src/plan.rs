@@ -92,7 +92,8 @@ impl Model {
             Model::Nano { nano, by_default } => {
                 if *by_default {
                     notes.note(format_args!(
-                        "using the embedded {}, a small demonstration model, not Ettin; choose one with --model (see `ettin-run models`)",
+                        "using the embedded {}, a small demonstration model, not Ettin; choose one with --model (see \
+                         `ettin-run models`)",
                         nano.name()
                     ));
                 }

@@ -43,7 +43,8 @@ impl<'a> Parameters<'a> {
     /// The tensors of a checkpoint, checked against `config`; those of `head` besides the trunk's.
     ///
     /// # Errors
-    /// [`Error::Tensors`](crate::Error::Tensors) naming every tensor that is missing, mis-shaped or of an unsupported dtype.
+    /// [`Error::Tensors`](crate::Error::Tensors) naming every tensor that is missing, mis-shaped or of an unsupported
+    /// dtype.
     pub fn from_weights(weights: &'a Weights, config: &Config, head: Head) -> Result<Self> {
         let mut stored = Stored::new(weights, config, head)?;
         let tensors = walk(config, head, &mut stored)?;

@@ -158,8 +158,8 @@ impl Trunk {
         Ok(states)
     }
 
-    /// One layer alone, number 0 first: what it makes of a residual stream `[tokens, hidden]` of whole sequences, which may
-    /// be another backend's.
+    /// One layer alone, number 0 first: what it makes of a residual stream `[tokens, hidden]` of whole sequences, which
+    /// may be another backend's.
     ///
     /// # Errors
     /// When there is no such layer, or the stream is not of this batch and model.

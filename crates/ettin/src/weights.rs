@@ -1,8 +1,8 @@
 //! Weights files → borrowed views under canonical names.
 //!
-//! Whatever the form (safetensors or torch's zip archive, whole or in shards), a tensor becomes a [`View`] of the mapped
-//! file's bytes; nothing is copied but tensors that a torch file stores with gaps. Checkpoint spellings live in this
-//! module alone: [`Weights::checkpoint`] presents a model's tensors by role, every one of them checked.
+//! Whatever the form (safetensors or torch's zip archive, whole or in shards), a tensor becomes a [`View`] of the
+//! mapped file's bytes; nothing is copied but tensors that a torch file stores with gaps. Checkpoint spellings live in
+//! this module alone: [`Weights::checkpoint`] presents a model's tensors by role, every one of them checked.
 
 mod checkpoint;
 mod convert;
@@ -98,11 +98,11 @@ impl Stored {
 }
 
 impl Weights {
-    /// Opens a model's weights: `model.safetensors`, else its shards, else `pytorch_model.bin`, else its shards; before all
-    /// of them the file that config.json names (`transformers_weights`).
+    /// Opens a model's weights: `model.safetensors`, else its shards, else `pytorch_model.bin`, else its shards; before
+    /// all of them the file that config.json names (`transformers_weights`).
     ///
-    /// Of an index, transformers reads only which files there are. So a tensor may lie in another shard than it says, and
-    /// what it names and no shard holds is missing once something asks for it, not before.
+    /// Of an index, transformers reads only which files there are. So a tensor may lie in another shard than it says,
+    /// and what it names and no shard holds is missing once something asks for it, not before.
     ///
     /// # Errors
     /// [`Error::MissingFile`] when there is none of them, [`Error::Weights`] when one is corrupt.

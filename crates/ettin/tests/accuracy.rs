@@ -1,5 +1,5 @@
-//! What every number format costs, on held-out text with the embedded pair: the table of docs/ACCURACY.md, bounded. And with
-//! random weights of 17m's shape, of which `scripts/accuracy.py` measures all sizes.
+//! What every number format costs, on held-out text with the embedded pair: the table of docs/ACCURACY.md, bounded. And
+//! with random weights of 17m's shape, of which `scripts/accuracy.py` measures all sizes.
 //!
 //! `cargo test --release --workspace --features hub --test accuracy -- --nocapture` prints it.
 
@@ -110,8 +110,10 @@ fn random_17m(decoder: bool, folder: &Path) -> ModelFiles {
     const LAYERS: usize = 7;
     let (hidden, intermediate, mut seed) = (256, 384, u64::from(decoder));
     let config = serde_json::json!({
-        "model_type": if decoder { "modernbert-decoder" } else { "modernbert" }, "vocab_size": 50368, "hidden_size": hidden,
-        "intermediate_size": intermediate, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "local_attention": 128,
+        "model_type": if decoder { "modernbert-decoder" } else { "modernbert" }, "vocab_size": 50368,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
+        "local_attention": 128,
         "max_position_embeddings": 7999, "global_attn_every_n_layers": 3, "global_rope_theta": 160_000.0,
         "local_rope_theta": 160_000.0, "norm_eps": 1e-5,
     });

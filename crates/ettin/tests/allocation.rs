@@ -45,8 +45,8 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Positions before the steps that count. Global layers grow at the 33rd and have room for 96 then: growing, which happens
-/// ever more rarely, is left out.
+/// Positions before the steps that count. Global layers grow at the 33rd and have room for 96 then: growing, which
+/// happens ever more rarely, is left out.
 const WARM: usize = 40;
 const COUNTED: usize = 24;
 
@@ -137,7 +137,8 @@ fn decoding_allocates_nothing() {
         let together = LanguageModel::load(&files, &Backend::fused(isa, scheme, Team::on(pool.clone()))).unwrap();
         let alone = LanguageModel::load(&files, &Backend::fused(isa, scheme, Team::single())).unwrap();
         for batch in [1, 8] {
-            // A thread has its scratch for good once it has worked, which no one can promise of every one in a few steps.
+            // A thread has its scratch for good once it has worked, which no one can promise of every one in a few
+            // steps.
             pool.broadcast(|_| decode(&alone, batch));
             let count = decode(&together, batch);
             let woken = COUNTED * (threads - 1);

@@ -58,9 +58,9 @@ fn it_agrees_with_the_reference_path() {
     }
 }
 
-/// Heads of 64, which tensor cores take, in the formats that they take, up to the last residual. transformers itself, made
-/// to round what goes into and comes out of products, differs from f32 by 5.3e-3 (f16) and 6.1e-2 (bf16) on this input;
-/// how exact the kernels are is for their own tests to say.
+/// Heads of 64, which tensor cores take, in the formats that they take, up to the last residual. transformers itself,
+/// made to round what goes into and comes out of products, differs from f32 by 5.3e-3 (f16) and 6.1e-2 (bf16) on this
+/// input; how exact the kernels are is for their own tests to say.
 #[test]
 fn it_agrees_in_short_formats() {
     let batch = PackedBatch::new(&[ids(70, 1), ids(1, 2), ids(17, 3)]).unwrap();

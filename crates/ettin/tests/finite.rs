@@ -1,5 +1,5 @@
-//! A result that is no number is an error that names where it comes from, in its input's place, of every task and in every
-//! number format; and what a broken weight does not touch is as it was.
+//! A result that is no number is an error that names where it comes from, in its input's place, of every task and in
+//! every number format; and what a broken weight does not touch is as it was.
 
 mod common;
 

@@ -1,9 +1,9 @@
-//! Why `auto` is f32 where bf16x3 is faster: bf16x3 does not keep the contract of f32 where a few channels of the residual
-//! are huge.
+//! Why `auto` is f32 where bf16x3 is faster: bf16x3 does not keep the contract of f32 where a few channels of the
+//! residual are huge.
 //!
-//! Trained checkpoints have such channels: up to 4300 in the nano encoder, 2e4 in the published 150m. Measured here on the
-//! nano pair as it is, and with its largest channels scaled until the residual reaches 2e4; `scripts/outliers.py` measures
-//! the same against transformers and f64.
+//! Trained checkpoints have such channels: up to 4300 in the nano encoder, 2e4 in the published 150m. Measured here on
+//! the nano pair as it is, and with its largest channels scaled until the residual reaches 2e4; `scripts/outliers.py`
+//! measures the same against transformers and f64.
 
 mod common;
 
@@ -66,7 +66,8 @@ fn peaks(files: &ModelFiles, text: &PackedBatch) -> Vec<f32> {
     states.abs().unwrap().max(0).unwrap().to_vec1().unwrap()
 }
 
-/// A copy of a model in `folder`, with what its layers add to the largest channels scaled until these reach [`OUTLIERS`].
+/// A copy of a model in `folder`, with what its layers add to the largest channels scaled until these reach
+/// [`OUTLIERS`].
 fn amplified(name: &str, text: &PackedBatch, folder: &Path) -> ModelFiles {
     let source = root("models").join(format!("nano-{name}"));
     fs::copy(source.join("config.json"), folder.join("config.json")).unwrap();

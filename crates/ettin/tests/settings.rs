@@ -1,4 +1,5 @@
-//! The keys of a model's files mean what transformers makes of them (`tests/fixtures/{tokenizer_settings,config_keys}.json`).
+//! The keys of a model's files mean what transformers makes of them
+//! (`tests/fixtures/{tokenizer_settings,config_keys}.json`).
 
 mod common;
 
@@ -21,7 +22,8 @@ fn list(value: &Value) -> &Vec<Value> {
     value.as_array().unwrap()
 }
 
-/// A tokenizer with code of its own beside it: transformers then builds another class from the vocabulary, or runs the code.
+/// A tokenizer with code of its own beside it: transformers then builds another class from the vocabulary, or runs the
+/// code.
 const REFUSED: [&str; 2] = ["auto_map beside GPTNeoXTokenizerFast", "auto_map beside BertTokenizer"];
 
 /// Objects that lack `"__type": "AddedToken"`, on which transformers stops; what they mean is plain.
@@ -189,7 +191,8 @@ fn keys_of_config_json_mean_what_they_mean_to_transformers() {
         assert_eq!(config.layers.len(), list(&answer["layer_types"]).len(), "{place}");
         assert_eq!(config.norm_eps, answer["norm_eps"].as_f64().unwrap() as f32, "{place}");
         let flags = json!({
-            "tie_word_embeddings": config.tie_word_embeddings, "norm_bias": config.norm_bias, "mlp_bias": config.mlp_bias,
+            "tie_word_embeddings": config.tie_word_embeddings, "norm_bias": config.norm_bias,
+            "mlp_bias": config.mlp_bias,
             "attention_bias": config.attention_bias, "classifier_bias": config.classifier_bias,
         });
         assert_eq!(flags, answer["flags"], "{place}");
@@ -234,8 +237,8 @@ fn changed(model: &str, changes: &Value) -> tempfile::TempDir {
     folder
 }
 
-/// Null keys of the older dialect, objects of other tools, special ids of another vocabulary, a broken label map: none of them
-/// stops a masked language model, or changes a number of it.
+/// Null keys of the older dialect, objects of other tools, special ids of another vocabulary, a broken label map: none
+/// of them stops a masked language model, or changes a number of it.
 #[test]
 fn keys_that_mean_nothing_stop_no_model_without_a_classifier() {
     let logits = |folder: &Path| {
@@ -246,9 +249,13 @@ fn keys_that_mean_nothing_stop_no_model_without_a_classifier() {
     let model = "models/tiny-layouts/safetensors";
     let expected = logits(&root(model));
     for changes in [
-        json!({"global_rope_theta": null, "local_rope_theta": null, "rope_theta": null, "global_attn_every_n_layers": null}),
+        json!({
+            "global_rope_theta": null, "local_rope_theta": null, "rope_theta": null, "global_attn_every_n_layers": null
+        }),
         json!({"norm_eps": null, "hidden_activation": null, "tie_word_embeddings": null, "num_labels": null}),
-        json!({"transformers.js_config": {"dtype": "fp32"}, "training_config": {"hidden_size": 1}, "text_config": {"a": 1}}),
+        json!({
+            "transformers.js_config": {"dtype": "fp32"}, "training_config": {"hidden_size": 1}, "text_config": {"a": 1}
+        }),
         json!({"bos_token_id": 50281, "cls_token_id": 50281, "eos_token_id": 50282, "sep_token_id": 50282}),
         json!({"id2label": {"a": "b"}, "num_labels": 7, "problem_type": "ranking", "classifier_pooling": "last"}),
     ] {

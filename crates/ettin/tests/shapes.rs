@@ -1,9 +1,9 @@
 //! Models of any shape compute right: in every number format, on every instruction set of this CPU, whole, packed and
 //! from a cache.
 //!
-//! Kernels work in panels of outputs, groups of inputs and vectors of lanes, and a model's dimensions need not be multiples
-//! of any. Results are compared with plain candle operations, within what the number format costs, and with one
-//! another bit for bit.
+//! Kernels work in panels of outputs, groups of inputs and vectors of lanes, and a model's dimensions need not be
+//! multiples of any. Results are compared with plain candle operations, within what the number format costs, and with
+//! one another bit for bit.
 
 mod common;
 
@@ -36,8 +36,8 @@ const BASE: Shape = Shape {
     activation: "gelu",
 };
 
-/// max|Δ| / max|reference| that a number format may show; of weights in few bits, beside the same weights in f32. Of a few
-/// numbers, norms amplify what rounding costs: at a hidden size of 6, bf16 is off by 7 %.
+/// max|Δ| / max|reference| that a number format may show; of weights in few bits, beside the same weights in f32. Of a
+/// few numbers, norms amplify what rounding costs: at a hidden size of 6, bf16 is off by 7 %.
 fn tolerance(scheme: Scheme) -> f64 {
     match scheme {
         Scheme::F32 | Scheme::Bf16x6 => 1e-4,

@@ -1,5 +1,5 @@
-//! What three generations of transformers and sentence-transformers save (`scripts/make_version_fixtures.py`): each kind of
-//! folder loads with the newest generation's numbers, or is refused by name.
+//! What three generations of transformers and sentence-transformers save (`scripts/make_version_fixtures.py`): each
+//! kind of folder loads with the newest generation's numbers, or is refused by name.
 
 mod common;
 

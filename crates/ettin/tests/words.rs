@@ -1,5 +1,5 @@
-//! Tokenizers that mark words in other ways than Ettin's, and the settings of `generation_config.json`, against what transformers
-//! answers (`scripts/make_tokenizer_fixtures.py`).
+//! Tokenizers that mark words in other ways than Ettin's, and the settings of `generation_config.json`, against what
+//! transformers answers (`scripts/make_tokenizer_fixtures.py`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -284,7 +284,8 @@ fn stop_strings_may_hold_special_tokens() {
                 true => &Generator::load(&files(&folder), &Options::default()).unwrap().with_lookup(),
             };
             for case in answers(kind)["stop"].as_array().unwrap() {
-                // A word that goes on (##) behind nothing but a special token is spelled so in the text, and not for the criterion.
+                // A word that goes on (##) behind nothing but a special token is spelled so in the text, and not for
+                // the criterion.
                 if kind.starts_with("word-piece") && case["tokens"][0] == json!(4) {
                     continue;
                 }

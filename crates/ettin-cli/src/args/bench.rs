@@ -112,7 +112,14 @@ pub(crate) struct Bench {
     pub(crate) dtype: Vec<Dtype>,
 
     /// Numbers of threads [default: RAYON_NUM_THREADS, else all cores]
-    #[arg(short, long, env = "ETTIN_THREADS", value_name = "NUMBERS", value_parser = thread_numbers, help_heading = "Computation")]
+    #[arg(
+        short,
+        long,
+        env = "ETTIN_THREADS",
+        value_name = "NUMBERS",
+        value_parser = thread_numbers,
+        help_heading = "Computation"
+    )]
     pub(crate) threads: Option<Numbers>,
 
     /// Most tokens of one packed batch in mixed rows

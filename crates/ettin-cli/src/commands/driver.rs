@@ -16,8 +16,8 @@ pub(super) type Numbered<'a, T> = (usize, &'a T);
 /// An input's number and its answer; none for a bad one.
 pub(super) type Slot<P> = (usize, Option<Answered<P>>);
 
-/// Keeps a model for as long as the process runs: what it holds goes back with the process, and handing it back piece by
-/// piece, as a drop does, can take longer than the answer to a short text.
+/// Keeps a model for as long as the process runs: what it holds goes back with the process, and handing it back piece
+/// by piece, as a drop does, can take longer than the answer to a short text.
 pub(super) fn until_exit<T>(model: T) -> &'static T {
     Box::leak(Box::new(model))
 }

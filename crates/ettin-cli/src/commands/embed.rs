@@ -66,8 +66,8 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
     Ok(status)
 }
 
-/// How long the vectors are that the request asks for, found by making one; none where every text fails, as under a limit
-/// that leaves no room.
+/// How long the vectors are that the request asks for, found by making one; none where every text fails, as under a
+/// limit that leaves no room.
 fn width(task: &TextEmbedder, request: &EmbedRequest) -> anyhow::Result<Option<usize>> {
     let made = task.run(&["a"], request)?.into_iter().next();
     Ok(made.and_then(Result::ok).and_then(|outcome| match outcome.value.embedding {

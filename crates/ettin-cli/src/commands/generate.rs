@@ -111,7 +111,8 @@ fn speed(outputs: &[&Generated], elapsed: Duration) -> String {
         // The first token comes with the prompt's logits.
         let steps = generated_tokens.saturating_sub(1);
         return format!(
-            "{prompt_tokens} prompt tokens at {:.1} tokens/s, {generated_tokens} generated at {:.1} tokens/s, finished by {}",
+            "{prompt_tokens} prompt tokens at {:.1} tokens/s, {generated_tokens} generated at {:.1} tokens/s, finished \
+             by {}",
             rate(prompt_tokens, prompt_ms),
             rate(steps, generate_ms),
             finish(one.finish_reason),

@@ -35,7 +35,8 @@ pub(super) fn run(args: args::Rerank) -> anyhow::Result<Status> {
     })
 }
 
-/// What to type about an activation of the model's that is not implemented: nothing else is found unsupported this late.
+/// What to type about an activation of the model's that is not implemented: nothing else is found unsupported this
+/// late.
 fn advised(error: ettin::Error) -> anyhow::Error {
     match error {
         ettin::Error::Unsupported(_) => anyhow::anyhow!("{error} (--activation raw or sigmoid)"),

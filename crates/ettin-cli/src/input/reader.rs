@@ -269,9 +269,9 @@ impl<T: Record> Reading<T> {
                                 ahead = behind(&mut lines)?;
                                 if ahead.as_ref().is_some_and(|(_, line)| goes_on(line)) {
                                     bail!(
-                                        "line {number}: the object does not end in its line. JSONL has one object per line \
-                                         (`jq -c .` writes it so); objects over several lines are read in an array \
-                                         (`jq -s .`)"
+                                        "line {number}: the object does not end in its line. JSONL has one object per \
+                                         line (`jq -c .` writes it so); objects over several lines are read in an \
+                                         array (`jq -s .`)"
                                     );
                                 }
                             }

@@ -290,8 +290,10 @@ fn dimensions_are_bounded() {
 #[test]
 fn harmless_keys_are_ignored() {
     let changes = json!({
-        "attention_dropout": 0.1, "deterministic_flash_attn": true, "embedding_dropout": 0.5, "gradient_checkpointing": false,
-        "initializer_cutoff_factor": 2.0, "initializer_range": 0.02, "reference_compile": null, "repad_logits_with_grad": false,
+        "attention_dropout": 0.1, "deterministic_flash_attn": true, "embedding_dropout": 0.5,
+        "gradient_checkpointing": false,
+        "initializer_cutoff_factor": 2.0, "initializer_range": 0.02, "reference_compile": null,
+        "repad_logits_with_grad": false,
         "rope_scaling": null, "sparse_pred_ignore_index": -100, "sparse_prediction": true, "transformers_version": "9",
         "use_cache": false, "pruned_heads": {}, "_name_or_path": "x", "auto_map": {"AutoModel": "m.M"}, "invented": [1],
     });
@@ -306,9 +308,11 @@ fn harmless_keys_are_ignored() {
 fn null_keys_are_absent() {
     let keys = [
         "architectures attention_bias attribute_map classifier_activation classifier_bias classifier_pooling",
-        "compression_config configuration_files decoder_bias dtype global_attn_every_n_layers global_rope_theta head_dim",
+        "compression_config configuration_files decoder_bias dtype global_attn_every_n_layers global_rope_theta \
+         head_dim",
         "hidden_act hidden_activation hidden_size id2label intermediate_size is_causal is_encoder_decoder label2id",
-        "layer_norm_eps layer_types local_attention local_rope_theta max_position_embeddings mlp_bias norm_bias norm_eps",
+        "layer_norm_eps layer_types local_attention local_rope_theta max_position_embeddings mlp_bias norm_bias \
+         norm_eps",
         "num_attention_heads num_hidden_layers num_key_value_heads num_labels partial_rotary_factor per_layer_config",
         "position_embedding_type problem_type pruned_heads quantization_config rope_parameters rope_scaling rope_theta",
         "sbert_ce_default_activation_function sentence_transformers sliding_window text_config tie_word_embeddings",
@@ -324,7 +328,8 @@ fn null_keys_are_absent() {
         }
         assert_eq!(read(&all).unwrap(), expected);
         let rope = |parameters: Value| read(&with(bare.clone(), json!({ "rope_parameters": parameters }))).unwrap();
-        let kinds = json!({"full_attention": null, "sliding_attention": {"rope_type": null, "rope_theta": null, "factor": null}});
+        let sliding = json!({"rope_type": null, "rope_theta": null, "factor": null});
+        let kinds = json!({"full_attention": null, "sliding_attention": sliding});
         assert_eq!(rope(kinds), expected);
     }
 }
@@ -333,8 +338,8 @@ fn null_keys_are_absent() {
 #[test]
 fn objects_of_other_tools_are_ignored() {
     let foreign = json!({"hidden_size": 8, "model_type": "bert", "vocab_size": 3});
-    let names = "transformers.js_config training_config peft_config vision_config encoder text_encoder generation_config \
-                 task_specific_params sentence_transformers_config label2id custom";
+    let names = "transformers.js_config training_config peft_config vision_config encoder text_encoder \
+                 generation_config task_specific_params sentence_transformers_config label2id custom";
     for name in names.split_whitespace() {
         for base in [older(), decoder()] {
             assert_eq!(read(&with(base.clone(), json!({name: foreign}))).unwrap(), read(&base).unwrap(), "{name}");

@@ -172,8 +172,8 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
         }
         if let Some(id) = request.ids.iter().find(|&&id| id as usize >= vocabulary) {
             return Err(Error::input(format!(
-                "the prompt holds token {id}, and the model's vocabulary has {vocabulary}; name ids below that, made by \
-                 the model's own tokenizer"
+                "the prompt holds token {id}, and the model's vocabulary has {vocabulary}; name ids below that, made \
+                 by the model's own tokenizer"
             )));
         }
         if request.ids.len() > positions {

@@ -27,7 +27,8 @@ impl Named for TorchActivation {
 }
 
 impl TorchActivation {
-    /// The activation of a class path such as `torch.nn.modules.activation.Tanh`; `None` for one that is not implemented.
+    /// The activation of a class path such as `torch.nn.modules.activation.Tanh`; `None` for one that is not
+    /// implemented.
     pub(crate) fn from_class(path: &str) -> Option<Self> {
         Self::of_name(path.starts_with("torch.").then(|| path.rsplit('.').next())??)
     }

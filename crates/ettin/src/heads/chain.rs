@@ -1,7 +1,8 @@
 //! Sentence-transformers module chains: what follows the trunk in a repository with `modules.json`.
 //!
-//! Modules read and write named values ([`Slot`]): token vectors, the vector of a text, a reranker's scores. Most chains
-//! are Pooling → any of Dense, LayerNorm, Normalize, Dropout; some of these may work on token vectors before or after.
+//! Modules read and write named values ([`Slot`]): token vectors, the vector of a text, a reranker's scores. Most
+//! chains are Pooling → any of Dense, LayerNorm, Normalize, Dropout; some of these may work on token vectors before or
+//! after.
 
 use candle_core::Tensor;
 
@@ -94,7 +95,8 @@ impl Chain {
         let Repository { settings, transformer, modules } = repository;
         if transformer.task == Task::SequenceClassification {
             return Err(Error::Unsupported(
-                "embeddings of a classifier (its transformer_task is \"sequence-classification\"), which fits rerank or classify"
+                "embeddings of a classifier (its transformer_task is \"sequence-classification\"), which fits rerank \
+                 or classify"
                     .to_owned(),
             ));
         }

@@ -56,8 +56,8 @@ impl Trust {
         let by = format!("trusted are {}", self.described);
         let advice = match error {
             CertificateError::UnknownIssuer | CertificateError::UnknownRevocationStatus => format!(
-                "no authority that is trusted has signed it; {by}. Where a network inspects TLS or a mirror has its own \
-                 authority, set SSL_CERT_FILE to the PEM file of its certificates"
+                "no authority that is trusted has signed it; {by}. Where a network inspects TLS or a mirror has its \
+                 own authority, set SSL_CERT_FILE to the PEM file of its certificates"
             ),
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                 "it has expired: check this machine's clock".to_owned()
@@ -76,7 +76,8 @@ impl Trust {
                 return match presented.as_slice() {
                     [] => (
                         format!("it names no host, and {asked} was asked for"),
-                        "the server needs one with that name as its subjectAltName; its subject's common name does not count"
+                        "the server needs one with that name as its subjectAltName; its subject's common name does not \
+                         count"
                             .to_owned(),
                     ),
                     names => {

@@ -222,8 +222,8 @@ impl Client {
             }
             // What a server without TLS answers is no record of it.
             (_, Some(error @ rustls::Error::InvalidMessage(_))) => {
-                let what = "what answers there speaks no TLS; an address without TLS begins with http://, also in HF_ENDPOINT \
-                            and in proxy variables";
+                let what = "what answers there speaks no TLS; an address without TLS begins with http://, also in \
+                            HF_ENDPOINT and in proxy variables";
                 (format!("no secure connection{through} ({error}): {what}"), true)
             }
             (_, Some(error)) => (format!("no secure connection{through}: {error}"), true),

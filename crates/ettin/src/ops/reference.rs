@@ -82,8 +82,8 @@ impl Reference {
     /// For inference on `device`.
     ///
     /// # Errors
-    /// For number formats that candle has no products in; for bf16 and f16 on the CPU, where every product would widen its
-    /// operands first: [`for_training`](Self::for_training) allows them.
+    /// For number formats that candle has no products in; for bf16 and f16 on the CPU, where every product would widen
+    /// its operands first: [`for_training`](Self::for_training) allows them.
     pub fn new(device: &Device, dtype: Dtype) -> Result<Self> {
         let reference = Self::for_training(device, dtype)?;
         if device.is_cpu() && reference.dtype != DType::F32 {

@@ -54,8 +54,8 @@ pub struct EmbedRequest {
     pub per_token: bool,
     /// Scale to unit length, or not, instead of the model's choice.
     pub normalize: Option<bool>,
-    /// Keep only the first dimensions (Matryoshka) instead of what the model's files say; what was normalised is normalised
-    /// again.
+    /// Keep only the first dimensions (Matryoshka) instead of what the model's files say; what was normalised is
+    /// normalised again.
     pub dimensions: Option<usize>,
     /// Hidden states of this layer: 0 the embeddings, the number of layers the last (after the final norm).
     pub layer: Option<usize>,
@@ -187,8 +187,8 @@ impl TextEmbedder {
     /// The vector of every text.
     ///
     /// # Errors
-    /// [`Error::Input`] for a request that does not fit the model; failures of the engine. A text's own failure is in its
-    /// place.
+    /// [`Error::Input`] for a request that does not fit the model; failures of the engine. A text's own failure is in
+    /// its place.
     pub fn run(&self, texts: &[&str], request: &EmbedRequest) -> Result<Outcomes<Embedding>> {
         self.check(request)?;
         let prompt = self.prompts.text(&request.prompt)?;

@@ -47,8 +47,8 @@ pub struct Candidate {
     pub score: f32,
     /// The token's id.
     pub token: u32,
-    /// The token decoded alone, as the library's pipeline does: with its space where it is a part of the token (byte-level), without
-    /// where the decoder leaves it out at a text's beginning (Metaspace, WordPiece).
+    /// The token decoded alone, as the library's pipeline does: with its space where it is a part of the token
+    /// (byte-level), without where the decoder leaves it out at a text's beginning (Metaspace, WordPiece).
     pub token_str: String,
     /// The text with the mask filled; special tokens are left out when the text has one mask only.
     pub sequence: String,

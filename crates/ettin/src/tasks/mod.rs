@@ -7,7 +7,8 @@
 //! Three ways to a task:
 //! * `load(files, options)`: everything from a model's files.
 //! * `new(model, preprocessor)`: from parts. A model may be shared between tasks (in an [`Arc`](std::sync::Arc)); the
-//! * plain methods beside `run` for plain wishes: [`TextEmbedder::embed`], [`FillMask::fill`], [`Classifier::classify`],
+//! * plain methods beside `run` for plain wishes: [`TextEmbedder::embed`], [`FillMask::fill`],
+//!   [`Classifier::classify`],
 //!
 //! The output structs serialise to the keys and the key order of the transformers pipelines.
 

@@ -183,7 +183,8 @@ impl Preprocessor {
     /// let texts = ["The cat sat.", "A much longer text about a dog.", "Birds."];
     /// let encode = |text: &&str| preprocessor.encode((*text).into());
     /// let outcomes = preprocessor.run(&texts, encode, |batch, _items| {
-    ///     let pooled = Pooling::Max.pool(&model.trunk().forward(batch)?, batch, None)?.to_tensor()?; // [sequences, hidden]
+    ///     let hidden = model.trunk().forward(batch)?;
+    ///     let pooled = Pooling::Max.pool(&hidden, batch, None)?.to_tensor()?; // [sequences, hidden]
     ///     Ok(pooled.sum(1)?.to_vec1::<f32>()?.into_iter().map(Ok).collect())
     /// })?;
     /// assert_eq!(outcomes.len(), 3);

@@ -20,8 +20,9 @@ use crate::{Error, Objective, Result};
 
 /// Scores texts with a causal or a masked language model.
 ///
-/// Context and text are tokenised separately, unless [`ScoreRequest::join`] asks for one string; white space at the end of
-/// the context moves to the text, where tokens carry their leading space. Of an input over the limit, `truncate` cuts the beginning (context first) or the end of the text.
+/// Context and text are tokenised separately, unless [`ScoreRequest::join`] asks for one string; white space at the end
+/// of the context moves to the text, where tokens carry their leading space. Of an input over the limit, `truncate`
+/// cuts the beginning (context first) or the end of the text.
 ///
 /// ```
 /// # fn main() -> ettin::Result<()> {
@@ -77,8 +78,8 @@ pub struct ScoreRequest {
     /// Put the bos token first (causal).
     pub bos: bool,
     /// Tokenise context and text as one string, and score what is behind as many tokens as the context has alone, as
-    /// lm-evaluation-harness does. A token may then span their border; it counts as the context's or as the text's by its
-    /// place alone.
+    /// lm-evaluation-harness does. A token may then span their border; it counts as the context's or as the text's by
+    /// its place alone.
     pub join: bool,
     /// Read left-to-right probabilities one position before the mask, as the paper does for encoders that were decoders
     /// before; known by the model's name (`enc-from-dec`) unless given.
@@ -168,8 +169,8 @@ impl Scorer {
     /// Scores every text.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a method that does not fit the model; failures of the engine. A text's own failure is in
-    /// its place.
+    /// [`Error::Unsupported`] for a method that does not fit the model; failures of the engine. A text's own failure is
+    /// in its place.
     pub fn run(&self, inputs: &[ScoreInput<'_>], request: &ScoreRequest) -> Result<Outcomes<Scored>> {
         let method = request.method.unwrap_or_else(|| self.default_method());
         self.check(method)?;

@@ -90,7 +90,8 @@ fn special_ids_beyond_the_vocabulary_are_no_tokens() {
     std::fs::copy(repository("models/nano-encoder/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
     file(
         "config.json",
-        r#"{"vocab_size": 4, "bos_token_id": 50281, "cls_token_id": 50281, "eos_token_id": [50282, -1], "pad_token_id": 9}"#,
+        r#"{"vocab_size": 4, "bos_token_id": 50281, "cls_token_id": 50281,
+            "eos_token_id": [50282, -1], "pad_token_id": 9}"#,
     );
     file("tokenizer_config.json", r#"{"mask_token": "[MASK]", "unk_token": "capital"}"#);
     let tokenizer = Tokenizer::load(&ModelFiles::folder(folder.path()).unwrap()).unwrap();
@@ -259,7 +260,8 @@ fn bytes_that_form_no_character_are_not_held_forever() {
 #[test]
 fn characters_cut_anywhere_are_streamed_whole() {
     // The bytes of a rocket in the spelling of byte-level BPE; one token ends a character and begins another.
-    let file = r#"{"version": "1.0", "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+    let file = r#"{"version": "1.0",
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
         "added_tokens": [{"id": 5, "content": "[X]", "special": true, "single_word": false, "lstrip": false,
             "rstrip": false, "normalized": false}],
         "model": {"type": "BPE", "merges": [], "vocab": {"ð": 0, "Ł": 1, "ļ": 2, "Ģ": 3, "ŁļĢð": 4}}}"#;

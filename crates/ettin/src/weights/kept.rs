@@ -31,8 +31,8 @@ impl Kept {
 }
 
 impl Weights {
-    /// A tensor of these weights that outlives them, where keeping its file costs no memory: one that is mapped or part of the program,
-    /// and holds the tensor's elements in a row.
+    /// A tensor of these weights that outlives them, where keeping its file costs no memory: one that is mapped or part
+    /// of the program, and holds the tensor's elements in a row.
     pub fn keep(&self, view: &View<'_>) -> Option<Kept> {
         let (name, entry) = self.tensors.get_key_value(view.name)?;
         let Stored::Known(dtype) = entry.dtype else {

@@ -1,5 +1,5 @@
-//! A reader for the few pickles that `torch.save(state_dict)` writes. It builds plain data and never calls anything: the
-//! only globals it knows are the ones listed in [`Global::named`], every other one is refused by name.
+//! A reader for the few pickles that `torch.save(state_dict)` writes. It builds plain data and never calls anything:
+//! the only globals it knows are the ones listed in [`Global::named`], every other one is refused by name.
 //!
 //! Values live in an arena and refer to one another by index, so nothing here recurses, however deep a pickle nests.
 //! Every opcode takes at least one byte and makes at most one value, and both counts are bounded.

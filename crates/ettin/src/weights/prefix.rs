@@ -75,8 +75,8 @@ impl Prefix {
         let folder = folder.map_or(".".to_owned(), |folder| quoted(&folder.display().to_string()));
         format!(
             "{where_}{}: `{example}` is there where `{bare}` is looked for, here and in transformers. \
-             Without it the model is complete; `ettin-run convert {folder} --output NEW_FOLDER --strip-prefix {prefix}` \
-             writes it so",
+             Without it the model is complete; `ettin-run convert {folder} --output NEW_FOLDER --strip-prefix \
+             {prefix}` writes it so",
             origin(prefix),
         )
     }

@@ -1,5 +1,5 @@
-//! Weights in few bits as a safetensors file holds them: metadata, names and shapes (docs/FORMATS.md). What a row's bytes
-//! mean is `ettin_kernels`' [`Quantization`].
+//! Weights in few bits as a safetensors file holds them: metadata, names and shapes (docs/FORMATS.md). What a row's
+//! bytes mean is `ettin_kernels`' [`Quantization`].
 
 use std::collections::{BTreeMap, HashMap};
 

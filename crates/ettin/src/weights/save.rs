@@ -19,14 +19,14 @@ const ALIGNMENT: usize = 8;
 /// Rows that are quantised together, by all threads.
 const ROWS: usize = 1024;
 
-/// Writes `tensors` to `path` under their names, in the given order; `dtype` converts them all, `None` keeps each as stored.
-/// With `w8` and `w4` that means the large matrices; all else is then f32.
+/// Writes `tensors` to `path` under their names, in the given order; `dtype` converts them all, `None` keeps each as
+/// stored. With `w8` and `w4` that means the large matrices; all else is then f32.
 ///
 /// The file appears under its name only when it is complete and on disk.
 ///
 /// # Errors
-/// [`Error::Io`] naming the file when it cannot be written (a full disk, say); [`Error::Tensors`] naming the tensor and the
-/// value when a finite value does not fit f16 (beyond ±65504), or when a matrix cannot be quantised.
+/// [`Error::Io`] naming the file when it cannot be written (a full disk, say); [`Error::Tensors`] naming the tensor and
+/// the value when a finite value does not fit f16 (beyond ±65504), or when a matrix cannot be quantised.
 pub fn save(
     path: &Path,
     tensors: &[(&str, View<'_>)],

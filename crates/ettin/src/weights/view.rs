@@ -148,8 +148,8 @@ impl<'a> From<View<'a>> for Stack<'a> {
 }
 
 impl<'a> Stack<'a> {
-    /// Stacks parts, at least one, that agree in everything but their first dimension; where one of them was missing and is
-    /// stood in for, the load fails and no one reads the stack.
+    /// Stacks parts, at least one, that agree in everything but their first dimension; where one of them was missing
+    /// and is stood in for, the load fails and no one reads the stack.
     pub(super) fn new(parts: Vec<View<'a>>) -> Self {
         Self { parts }
     }

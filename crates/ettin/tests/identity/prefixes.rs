@@ -81,7 +81,8 @@ fn a_whole_model_under_a_prefix_keeps_its_head() {
     assert!(error.to_string().contains("--strip-prefix _orig_mod."), "{error}");
 }
 
-/// A state dict of a SentenceTransformer holds its Dense modules, too; a classifier may keep its own names beside `bert.`.
+/// A state dict of a SentenceTransformer holds its Dense modules, too; a classifier may keep its own names beside
+/// `bert.`.
 #[test]
 fn a_prefix_of_the_trunk_alone_is_counted() {
     let trunk = |name: &str| match name.strip_prefix("model.") {

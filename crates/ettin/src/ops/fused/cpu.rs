@@ -63,7 +63,8 @@ impl Cpu {
         let inputs = matrix.inputs();
         if scheme == Scheme::Int8 && inputs > MAX_INPUTS_OF_BYTES {
             return Err(Error::Unsupported(format!(
-                "dtype int8 for a matrix of {inputs} inputs; its sums hold {MAX_INPUTS_OF_BYTES} products: use bf16 or w8"
+                "dtype int8 for a matrix of {inputs} inputs; its sums hold {MAX_INPUTS_OF_BYTES} products: use bf16 or \
+                 w8"
             )));
         }
         let packed = matrix.pack(self.isa, scheme, &self.team)?;

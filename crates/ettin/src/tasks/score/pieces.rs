@@ -63,8 +63,8 @@ fn joined(tokenizer: &Tokenizer, context: &str, text: &str) -> Result<(Vec<u32>,
         Some(rest) if !rest.is_empty() => Ok((context_ids, rest.to_vec())),
         _ if text.is_empty() => Ok((context_ids, Vec::new())),
         _ => Err(Error::input(format!(
-            "context and text as one string have {} tokens, and the context alone has {}: there is nothing left to score; \
-             encode them separately",
+            "context and text as one string have {} tokens, and the context alone has {}: there is nothing left to \
+             score; encode them separately",
             whole.len(),
             context_ids.len()
         ))),
