@@ -1,7 +1,7 @@
 //! Kernels on CUDA devices: compiled by NVRTC when a device is opened, started through cudarc.
 //!
-//! The target is `compute_80`, whose PTX the driver translates for any later device, or `compute_75` without tensor cores
-//! for older ones: what is tested to compile is what is compiled.
+//! The target is `compute_80`, whose PTX the driver translates for any later device, or `compute_75` without tensor
+//! cores for older ones: what is tested to compile is what is compiled.
 
 use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, DType, Device, Error, InplaceOp1, Layout, Result, Shape, Storage, Tensor,
@@ -25,8 +25,8 @@ use crate::{
 /// Under which a device keeps the loaded kernels.
 const MODULE: &str = "ettin";
 
-/// Opens a device that has one stream for all threads of the host. On candle's own, every thread has its stream, and nothing
-/// makes one wait for what another has written: a model is loaded by one thread and used by others.
+/// Opens a device that has one stream for all threads of the host. On candle's own, every thread has its stream, and
+/// nothing makes one wait for what another has written: a model is loaded by one thread and used by others.
 pub(crate) fn open(number: usize) -> Result<Device> {
     let device = CudaDevice::new_with_stream(number)?;
     // SAFETY: events order the work of several streams, and there is one.
@@ -35,8 +35,8 @@ pub(crate) fn open(number: usize) -> Result<Device> {
     Ok(Device::Cuda(device))
 }
 
-/// Makes the driver keep what is freed for what is allocated next; by default it goes back to the system whenever the host waits
-/// for the device, which is after every token.
+/// Makes the driver keep what is freed for what is allocated next; by default it goes back to the system whenever the
+/// host waits for the device, which is after every token.
 fn keep_memory(device: &CudaDevice) -> Result<()> {
     let stream = device.cuda_stream();
     let context = stream.context();

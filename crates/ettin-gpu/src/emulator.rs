@@ -1,8 +1,8 @@
 //! The kernels' sources compiled as C++ and run on the CPU: for tests, where there is no device.
 //!
 //! Every launch is run twice, with the threads of a block in opposite orders, and must give the same bits: otherwise a
-//! barrier is missing. Inputs lie between NaNs and outputs between marks, so that reads beyond an end spoil the result and
-//! writes beyond one are found.
+//! barrier is missing. Inputs lie between NaNs and outputs between marks, so that reads beyond an end spoil the result
+//! and writes beyond one are found.
 
 use std::{
     env,

@@ -196,8 +196,8 @@ impl Kernels {
         one(self.launcher.launch(&launch, &[(Shape::from((runs.len(), size)), dtype)])?)
     }
 
-    /// Turns q and k of `qkv` `[rows, 3 · heads · head_dim]` to `positions` `[rows]` (u32), in place; `cos` and `sin` are
-    /// `[positions, head_dim / 2]` in f32.
+    /// Turns q and k of `qkv` `[rows, 3 · heads · head_dim]` to `positions` `[rows]` (u32), in place; `cos` and `sin`
+    /// are `[positions, head_dim / 2]` in f32.
     ///
     /// `qkv` must be the only tensor of its storage.
     pub fn rope(&self, qkv: &Tensor, positions: &Tensor, cos: &Tensor, sin: &Tensor, heads: usize) -> Result<()> {
@@ -274,9 +274,9 @@ impl Kernels {
         rows <= SPLIT_ROWS
     }
 
-    /// Causal attention of the queries of one segment over a cache that holds their own keys already; writes their rows of
-    /// `out` `[rows, heads · head_dim]`, in place. `tiles` are those of this segment alone, with `base` 0; without them the
-    /// keys are split.
+    /// Causal attention of the queries of one segment over a cache that holds their own keys already; writes their rows
+    /// of `out` `[rows, heads · head_dim]`, in place. `tiles` are those of this segment alone, with `base` 0; without
+    /// them the keys are split.
     pub fn attention_over_cache(
         &self,
         out: &Tensor,

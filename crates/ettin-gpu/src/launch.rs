@@ -30,8 +30,8 @@ impl<'a> Launch<'a> {
     /// The kernel `name` in the variant for elements of `dtype`.
     ///
     /// # Errors
-    /// When there is no such variant, when the grid does not fit the device's limits, or when a tensor is not contiguous
-    /// from the start of its storage.
+    /// When there is no such variant, when the grid does not fit the device's limits, or when a tensor is not
+    /// contiguous from the start of its storage.
     pub fn new(name: &str, dtype: DType, grid: [usize; 3], args: Vec<Arg<'a>>) -> Result<Self> {
         let suffix = match dtype {
             DType::F32 => "f32",

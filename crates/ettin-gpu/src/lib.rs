@@ -4,9 +4,9 @@
 //! padding: the residual addition with the layer norm, RoPE on packed `[q | k | v]`, gated activations, attention over
 //! spans, and attention over a key-value cache. Matrix products stay candle's.
 //!
-//! The kernels are written once (`kernels/`) and compiled by the device's own compiler when they are first used: NVRTC on
-//! CUDA, the system's compiler on Metal. A third form, the `emulator` feature, compiles the same sources as C++ and runs
-//! them on the CPU, which is how they are tested where there is no device.
+//! The kernels are written once (`kernels/`) and compiled by the device's own compiler when they are first used: NVRTC
+//! on CUDA, the system's compiler on Metal. A third form, the `emulator` feature, compiles the same sources as C++ and
+//! runs them on the CPU, which is how they are tested where there is no device.
 
 #[cfg(feature = "cuda")]
 mod cuda;

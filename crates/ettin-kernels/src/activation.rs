@@ -141,7 +141,8 @@ impl Function for Gelu {
 const COARSE_ERROR: f64 = 1.8e-5;
 
 impl Function for CoarseGelu {
-    /// Φ = ½ + x·R(x²), with x held to where Φ is 0 or 1 within the error; R is fitted so that it is 0 there nearly exactly.
+    /// Φ = ½ + x·R(x²), with x held to where Φ is 0 or 1 within the error; R is fitted so that it is 0 there nearly
+    /// exactly.
     #[inline(always)]
     fn of<S: Simd>(self, s: S, x: S::V) -> S::V {
         // A NaN comes second and stays.
@@ -189,8 +190,8 @@ impl Function for Relu {
     }
 }
 
-/// Evaluates an expression with the function of an activation: `with_function!(activation, coarse, f => f.of(s, x))`; `coarse`
-/// where the result is rounded to bf16 or less, so that a shorter polynomial serves.
+/// Evaluates an expression with the function of an activation: `with_function!(activation, coarse, f => f.of(s, x))`;
+/// `coarse` where the result is rounded to bf16 or less, so that a shorter polynomial serves.
 macro_rules! with_function {
     ($activation:expr, $coarse:expr, $f:ident => $do:expr) => {{
         use $crate::activation::{Activation, CoarseGelu, Gelu, GeluTanh, Relu, Silu};

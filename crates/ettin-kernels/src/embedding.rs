@@ -2,8 +2,8 @@
 
 use crate::{Isa, Norm, buffer::with_scratch, norm::normalise, simd::LANES, team::Team};
 
-/// `norm(table[ids])`, `[ids, hidden]`. The table is what `look_up(ids, out)` takes vectors from, into `[ids, hidden]`: a few
-/// tokens at a time, from several threads. It must not call parallel kernels.
+/// `norm(table[ids])`, `[ids, hidden]`. The table is what `look_up(ids, out)` takes vectors from, into `[ids, hidden]`:
+/// a few tokens at a time, from several threads. It must not call parallel kernels.
 ///
 /// # Panics
 /// If the lengths do not fit together.

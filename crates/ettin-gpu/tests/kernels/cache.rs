@@ -13,7 +13,8 @@ use crate::{
 pub fn stepwise(kernels: &Kernels, dtype: DType) -> Check {
     let decoder = |left| Span { left, right: Some(0) };
     for (span, steps) in [
-        // Steps up to 8 rows split the keys among blocks, longer ones are cut into tiles. The second split begins at 256.
+        // Steps up to 8 rows split the keys among blocks, longer ones are cut into tiles. The second split begins at
+        // 256.
         (decoder(None), vec![250, 3, 1, 1, 1, 1, 1, 9, 8, 40]),
         (decoder(Some(3)), vec![1, 1, 1, 1, 1, 1, 1, 7, 9, 8, 1, 10, 1, 1]),
         (decoder(Some(63)), vec![60, 1, 1, 1, 1, 1, 8, 70, 1, 65, 1]),

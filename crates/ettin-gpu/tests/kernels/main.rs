@@ -1,5 +1,5 @@
-//! The kernels' sources, run on the CPU by the emulator, against plain arithmetic in f64: every dialect, format and span,
-//! and proof that the checks notice a kernel that is wrong.
+//! The kernels' sources, run on the CPU by the emulator, against plain arithmetic in f64: every dialect, format and
+//! span, and proof that the checks notice a kernel that is wrong.
 //!
 //! `ETTIN_TEST_DEVICE=cuda` (or `metal`), in a build with that feature, runs the same checks on the device itself.
 

@@ -41,8 +41,8 @@ impl PackedActivationsView<'_> {
 }
 
 impl<'a> PackedActivationsView<'a> {
-    /// Encodes `x`, `[rows, k]`, for products with `w` and its like, into `[rows · words]` and `[rows]`; with a norm, which is applied to
-    /// every row on the way, in room for one, `[k]`.
+    /// Encodes `x`, `[rows, k]`, for products with `w` and its like, into `[rows · words]` and `[rows]`; with a norm,
+    /// which is applied to every row on the way, in room for one, `[k]`.
     pub(crate) fn encode(
         w: &PackedWeight,
         x: &[f32],
@@ -114,8 +114,8 @@ impl Kernel for Packing<'_, '_> {
     }
 }
 
-/// Rows that are encoded for products with `w` and its like part by part: some columns of a tile's rows at a time, whole
-/// groups of them, by one thread or several.
+/// Rows that are encoded for products with `w` and its like part by part: some columns of a tile's rows at a time,
+/// whole groups of them, by one thread or several.
 pub(crate) struct PackedColumns<'a, 'x> {
     pub(crate) w: &'x PackedWeight,
     pub(crate) rows: usize,
@@ -268,8 +268,8 @@ impl PackedActivations {
         });
     }
 
-    /// Makes room for `rows` and has them encoded tile by tile, with so much scratch for each; where there are fewer tiles than
-    /// threads, row by row.
+    /// Makes room for `rows` and has them encoded tile by tile, with so much scratch for each; where there are fewer
+    /// tiles than threads, row by row.
     fn shared_out(&mut self, team: &Team, w: &PackedWeight, rows: usize, scratch: usize, encode: &EncodeRows<'_>) {
         let layout = w.layout();
         self.make_room(w, rows);

@@ -1,27 +1,30 @@
 //! Products on AMX: 32 rows by the 32 outputs of a panel, in four tiles of sums.
 //!
-//! **Order.** An output element is one chain over all of K, in one tile: for every [group](super::layout) of inputs (32 of
-//! bf16), the CPU sums the products of the group and adds that to the chain. [`K_BLOCK`](super::K_BLOCK) plays no part: a chain is as
-//! long as K has groups. Of split numbers, the products of a group enter one after the other, in the order that loads
-//! fewest tiles. Rows of a tile do not meet, so nothing depends on how many there are. By Intel's definition of
-//! `tdpbf16ps`, even and odd inputs of a group are summed apart, each by a chain of multiply-adds from zero, then together; no
-//! other instruction set does that, so results in bf16 differ from theirs in the last bits. Sums of bytes are exact and the
-//! same everywhere.
+//! **Order.** An output element is one chain over all of K, in one tile: for every [group](super::layout) of inputs (32
+//! of bf16), the CPU sums the products of the group and adds that to the chain. [`K_BLOCK`](super::K_BLOCK) plays no
+//! part: a chain is as long as K has groups. Of split numbers, the products of a group enter one after the other, in
+//! the order that loads fewest tiles. Rows of a tile do not meet, so nothing depends on how many there are. By Intel's
+//! definition of `tdpbf16ps`, even and odd inputs of a group are summed apart, each by a chain of multiply-adds from
+//! zero, then together; no other instruction set does that, so results in bf16 differ from theirs in the last bits.
+//! Sums of bytes are exact and the same everywhere.
 //!
-//! **Work.** A step loads two tiles of rows and two of weights for four products: 4 KiB in 64 cycles, which L1 can give and
-//! L2 nearly can. What does not stay in L1 anyway is loaded past it (`tileloaddt1`): measured, a third faster from L2 than
-//! through L1, whose lines would be replaced before they are used again. Rows stay in L2 and pass panel by panel.
+//! **Work.** A step loads two tiles of rows and two of weights for four products: 4 KiB in 64 cycles, which L1 can give
+//! and L2 nearly can. What does not stay in L1 anyway is loaded past it (`tileloaddt1`): measured, a third faster from
+//! L2 than through L1, whose lines would be replaced before they are used again. Rows stay in L2 and pass panel by
+//! panel.
 //!
-//! **Panels from L3.** The first tile to pass over a panel brings it to L2, through L1 (`prefetcht0`) and a little ahead of
-//! its use: that is how the CPU's own prefetch recognises a stream, which then comes at the rate of plain reads. The tiles
-//! behind it ask for every third line of the next panel (`prefetcht2`): the CPU then fetches its neighbours by itself, and
-//! the first tile finds most of it in L2 (in a loop of such products, 8 % faster at K = 768, 4 % at 1152). All lines
-//! would take more than they give: requests wait for L3 in the same few buffers that loads from L2 need. Other ways
-//! measured slower: leaving the panel to the loads of tiles (a quarter), `prefetcht1` by the first tile (a fifth).
+//! **Panels from L3.** The first tile to pass over a panel brings it to L2, through L1 (`prefetcht0`) and a little
+//! ahead of its use: that is how the CPU's own prefetch recognises a stream, which then comes at the rate of plain
+//! reads. The tiles behind it ask for every third line of the next panel (`prefetcht2`): the CPU then fetches its
+//! neighbours by itself, and the first tile finds most of it in L2 (in a loop of such products, 8 % faster at K = 768,
+//! 4 % at 1152). All lines would take more than they give: requests wait for L3 in the same few buffers that loads from
+//! L2 need. Other ways measured slower: leaving the panel to the loads of tiles (a quarter), `prefetcht1` by the first
+//! tile (a fifth).
 //!
-//! **Pairs.** Up to 16 rows leave half of the tiles free, and are done with a panel before it has come from memory. They take two
-//! panels at once, as two streams of weights are faster than one (7 % at 16 rows, 150m in bf16). Those of small models come from L3, where one stream
-//! is all that a core takes: two were a tenth slower at K = 256, 3 % at 512.
+//! **Pairs.** Up to 16 rows leave half of the tiles free, and are done with a panel before it has come from memory.
+//! They take two panels at once, as two streams of weights are faster than one (7 % at 16 rows, 150m in bf16). Those of
+//! small models come from L3, where one stream is all that a core takes: two were a tenth slower at K = 256, 3 % at
+//! 512.
 
 #[macro_use]
 pub(super) mod chain;

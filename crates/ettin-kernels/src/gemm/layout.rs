@@ -1,8 +1,8 @@
 //! How encoded rows lie in memory, and how they are shared out.
 //!
-//! A tile of rows is stored as `[groups, rows, parts, steps of a group]`: for each group of sixteen steps in order, all rows
-//! of the tile. A row of a group is written with whole vectors, and read at fixed distances from one address: by a vector
-//! tile step by step, by an AMX tile as it is.
+//! A tile of rows is stored as `[groups, rows, parts, steps of a group]`: for each group of sixteen steps in order, all
+//! rows of the tile. A row of a group is written with whole vectors, and read at fixed distances from one address: by a
+//! vector tile step by step, by an AMX tile as it is.
 
 use std::ops::Range;
 

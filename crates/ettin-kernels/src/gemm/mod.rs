@@ -1,16 +1,16 @@
 //! `out = x·Wᵀ`: the deterministic product of activations and a packed weight, in every [`Scheme`].
 //!
 //! **Order.** K is cut into blocks at fixed places. Within a block an output element is one chain of multiply-adds over
-//! k, from zero; the block sums are added in order, then the bias, then (for [`Store::Add`]) what `out` held. Nothing in
-//! that depends on the number of rows, the tile that holds the element, or the thread that computes it: one row equals
-//! 4096 rows, bit for bit. Blocks also shorten the chain, which keeps the error below that of a single chain by about
-//! √(k / `K_BLOCK`). AMX sums bf16 in an order of its own (`amx.rs`), of which the same holds.
+//! k, from zero; the block sums are added in order, then the bias, then (for [`Store::Add`]) what `out` held. Nothing
+//! in that depends on the number of rows, the tile that holds the element, or the thread that computes it: one row
+//! equals 4096 rows, bit for bit. Blocks also shorten the chain, which keeps the error below that of a single chain by
+//! about √(k / `K_BLOCK`). AMX sums bf16 in an order of its own (`amx.rs`), of which the same holds.
 //!
 //! **Work.** Activations are first encoded (`activations.rs`): rounded as the scheme says and interleaved tile by tile.
-//! Register tiles of `ROWS × PANEL` outputs then run over whole panels of W (`tile.rs`, `amx.rs`); a `Microkernel` says what
-//! one step along k loads and does, so that all schemes share one tile. A task takes some rows and some panels; for each
-//! panel it passes over all its rows, so a panel is read from memory once per task and from L2 afterwards. A few rows
-//! (decoding) take several panels at once to hide the latency of the chains.
+//! Register tiles of `ROWS × PANEL` outputs then run over whole panels of W (`tile.rs`, `amx.rs`); a `Microkernel` says
+//! what one step along k loads and does, so that all schemes share one tile. A task takes some rows and some panels;
+//! for each panel it passes over all its rows, so a panel is read from memory once per task and from L2 afterwards. A
+//! few rows (decoding) take several panels at once to hide the latency of the chains.
 
 #[cfg(target_arch = "x86_64")]
 #[macro_use]
@@ -52,14 +52,16 @@ use crate::team::{Shared, TASKS_PER_THREAD, Team, share};
 /// panel and for the one fetched ahead. Twice as much measured slower.
 const ROWS_BYTES: usize = 1 << 19;
 
-/// Encoded rows that pass over a weight at a time, in bytes: what stays in a common L2 of 2 MiB beside panels and results. (Of the largest
-/// models, the rows of a task do not; read from L3 for every panel, they take a tenth of an MLP's time.)
+/// Encoded rows that pass over a weight at a time, in bytes: what stays in a common L2 of 2 MiB beside panels and
+/// results. (Of the largest models, the rows of a task do not; read from L3 for every panel, they take a tenth of an
+/// MLP's time.)
 const PASS_BYTES: usize = 704 << 10;
 
 /// Rows per task below which re-reading the weight from L3 would cost more than it balances.
 const MIN_ROWS: usize = 112;
 
-/// `x` `[m, k]`, encoded for `w`, times the transpose of `w` `[n, k]`, plus `bias` `[n]`, into `out` `[m, n]`, row-major.
+/// `x` `[m, k]`, encoded for `w`, times the transpose of `w` `[n, k]`, plus `bias` `[n]`, into `out` `[m, n]`,
+/// row-major.
 ///
 /// # Panics
 /// If the lengths do not fit together.
@@ -168,8 +170,8 @@ fn strip(w: &PackedWeight, rows: &PackedActivationsView<'_>) -> usize {
 
 impl Product<'_> {
     /// # Safety
-    /// Of [`Sink::Rows`]: the rows of `tiles` times the outputs of `panels` must be writable at `out`, and not be touched by
-    /// others.
+    /// Of [`Sink::Rows`]: the rows of `tiles` times the outputs of `panels` must be writable at `out`, and not be
+    /// touched by others.
     pub(crate) unsafe fn run(self) {
         #[cfg(target_arch = "x86_64")]
         if self.w.layout() == ActivationLayout::TILES {

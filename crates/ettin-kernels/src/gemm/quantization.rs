@@ -13,8 +13,8 @@ use super::{
 pub enum Quantization {
     /// Of [`Scheme::W8`]: a signed byte for each input, one f32 for the row.
     W8,
-    /// Of [`Scheme::W4`]: a byte for two inputs, the weight of the first plus 8 in its lower half and that of the second in
-    /// its upper half; a bf16 for each [`GROUP`](super::GROUP) inputs, of which the last may have fewer.
+    /// Of [`Scheme::W4`]: a byte for two inputs, the weight of the first plus 8 in its lower half and that of the
+    /// second in its upper half; a bf16 for each [`GROUP`](super::GROUP) inputs, of which the last may have fewer.
     W4,
 }
 

@@ -1,7 +1,7 @@
 //! In which order weights are read, as far as it is known: what threads fetch while they wait.
 //!
-//! Between products of few rows (decoding), threads wait for the one that does what is not worth sharing: of small weights, a third of
-//! the time. Which weights they read next is known by then, so they bring them into their cache.
+//! Between products of few rows (decoding), threads wait for the one that does what is not worth sharing: of small
+//! weights, a third of the time. Which weights they read next is known by then, so they bring them into their cache.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -32,7 +32,8 @@ struct Ends {
 }
 
 impl ReadingOrder {
-    /// Adds a weight, which is read after those that were added before it, and before the first, and how threads share it.
+    /// Adds a weight, which is read after those that were added before it, and before the first, and how threads share
+    /// it.
     pub fn push(&self, w: &PackedWeight, sharing: Sharing) {
         let parts = match sharing {
             Sharing::Heads => 3,
@@ -52,7 +53,8 @@ impl ReadingOrder {
 }
 
 impl PackedWeight {
-    /// Told by a task of a step that reads this weight: who begins a run of tasks will fetch what it reads next, when it waits.
+    /// Told by a task of a step that reads this weight: who begins a run of tasks will fetch what it reads next, when
+    /// it waits.
     pub(crate) fn read_by(&self, task: usize, tasks: usize, workers: usize) {
         let worker = (task * workers).div_ceil(tasks);
         if workers > 1 && task == share(tasks, workers, worker).start {

@@ -12,7 +12,8 @@ use crate::{
     simd::LANES,
 };
 
-/// Rounds rows `[rows, k]` to what a [`PackedWeight`](super::PackedWeight) of the scheme would give back of them, bit for bit.
+/// Rounds rows `[rows, k]` to what a [`PackedWeight`](super::PackedWeight) of the scheme would give back of them, bit
+/// for bit.
 ///
 /// # Panics
 /// If this CPU lacks `isa`, or these are not whole rows.

@@ -2,7 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
-/// How a weight is stored and its product computed. Sums are f32 everywhere but in [`Scheme::Int8`], whose sums are exact.
+/// How a weight is stored and its product computed. Sums are f32 everywhere but in [`Scheme::Int8`], whose sums are
+/// exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
     /// IEEE single precision, multiplied and added as f32.
@@ -15,7 +16,8 @@ pub enum Scheme {
     Bf16x6,
     /// Weights in signed bytes with a scale per output, activations in bytes with a scale per row, summed exactly.
     Int8,
-    /// Weights in signed bytes with a scale per output; activations and sums in f32 (with VNNI, activations in 23 bits beside the largest of 64).
+    /// Weights in signed bytes with a scale per output; activations and sums in f32 (with VNNI, activations in 23 bits
+    /// beside the largest of 64).
     W8,
     /// Weights in four bits with a bf16 scale for every 32 inputs of an output; activations and sums as in `W8`.
     W4,
@@ -59,9 +61,10 @@ impl FromStr for Scheme {
     }
 }
 
-/// Evaluates an expression with the microkernel of a scheme on an instruction set as a type: `with_microkernel!(scheme, isa, F => F::steps(k))`.
-/// With a token's type before it (`with_microkernel!(scheme, isa, S, F => …)`), the expression is not compiled for tokens that the
-/// microkernel never runs on. This is the one place that says which microkernel computes what.
+/// Evaluates an expression with the microkernel of a scheme on an instruction set as a type: `with_microkernel!(scheme,
+/// isa, F => F::steps(k))`. With a token's type before it (`with_microkernel!(scheme, isa, S, F => …)`), the expression
+/// is not compiled for tokens that the microkernel never runs on. This is the one place that says which microkernel
+/// computes what.
 macro_rules! with_microkernel {
     ($scheme:expr, $isa:expr, $form:ident => $do:expr) => {{
         use $crate::gemm::{Scheme, formats};

@@ -15,12 +15,13 @@ use crate::{
 /// fifth of the speed on the table, with many rows too (the first tile to meet a panel reads it from L3).
 const FETCH_AHEAD: usize = 768;
 
-/// Rows of tiles that have it fetched to L2 alone, where more lines can be on their way at once than to L1: those that work too long
-/// on a line for loads to run ahead, and not long enough to wait for nothing (measured in f32 of weights from memory: 8 rows 11 % faster than fetching to L1; many
-/// rows, in tiles of 14, 10 % slower).
+/// Rows of tiles that have it fetched to L2 alone, where more lines can be on their way at once than to L1: those that
+/// work too long on a line for loads to run ahead, and not long enough to wait for nothing (measured in f32 of weights
+/// from memory: 8 rows 11 % faster than fetching to L1; many rows, in tiles of 14, 10 % slower).
 const FETCHED_TO_L2: Range<usize> = 5..11;
 
-/// Of two tiles, the second asks for each of so many lines of the panel behind, whose neighbours the CPU then fetches by itself (every line is slower than none).
+/// Of two tiles, the second asks for each of so many lines of the panel behind, whose neighbours the CPU then fetches
+/// by itself (every line is slower than none).
 const ANNOUNCE_EVERY: usize = 3;
 
 /// Bytes of panels that stay in L1 while two tiles pass: these gain nothing.
@@ -33,8 +34,8 @@ pub(super) enum Pass {
     Any,
     /// Of two tiles the first: what the second has asked for is in L2; the rest of its own, to L1.
     First,
-    /// Of two tiles the second: in L2, all of them. What the first one reads next, as nothing would come from memory meanwhile (16 rows take 5 % to 9 % less
-    /// time for it).
+    /// Of two tiles the second: in L2, all of them. What the first one reads next, as nothing would come from memory
+    /// meanwhile (16 rows take 5 % to 9 % less time for it).
     Second,
 }
 
@@ -176,8 +177,8 @@ impl<'a> Tile<'a> {
     }
 }
 
-/// A tile of `R` rows, `P` panels of `N` vectors, under the promise of [`Tiles::tile`]: a function of its own, so that the
-/// shapes of a scheme do not become one.
+/// A tile of `R` rows, `P` panels of `N` vectors, under the promise of [`Tiles::tile`]: a function of its own, so that
+/// the shapes of a scheme do not become one.
 #[inline(always)]
 fn micro<S: Simd, F: Microkernel, const R: usize, const P: usize, const N: usize>(s: S, tile: Tile<'_>) {
     if F::MAX_ROWS == usize::MAX {
@@ -285,7 +286,8 @@ fn put<S: Simd>(s: S, value: S::V, store: Store, out: &mut [f32]) {
     }
 }
 
-/// The same of less than a vector: only the last outputs of a product come here, so this is compiled once, not for every tile.
+/// The same of less than a vector: only the last outputs of a product come here, so this is compiled once, not for
+/// every tile.
 #[cold]
 #[inline(never)]
 fn put_part(values: &[f32; LANES], store: Store, out: &mut [f32]) {
@@ -319,8 +321,8 @@ impl<F: Microkernel, const R: usize, const P: usize, const N: usize, const Q: us
         if F::TRAILER_WORDS == 0 { &[] } else { &self.0.b[p * at.words() + at.trailer(block, c)..][..F::TRAILER_WORDS] }
     }
 
-    /// Takes a block into the sums, as the first or another. (The chains of both are the same code: twice as much would take
-    /// twice as long to compile, and gains nothing.)
+    /// Takes a block into the sums, as the first or another. (The chains of both are the same code: twice as much would
+    /// take twice as long to compile, and gains nothing.)
     #[inline(always)]
     fn take<S: Simd>(&self, s: S, at: PanelLayout<F>, block: usize, sums: &mut [[[F::Sum<S>; N]; P]; R]) {
         for p in (0..P).step_by(Q) {
@@ -419,7 +421,8 @@ impl<F: Microkernel, const R: usize, const P: usize, const N: usize, const Q: us
         sums
     }
 
-    /// A step of the round at `b`, in each panel of so many `words`; the first step of the round is one of the group at `a`.
+    /// A step of the round at `b`, in each panel of so many `words`; the first step of the round is one of the group at
+    /// `a`.
     ///
     /// # Safety
     /// There must be such a round, and the step in it.

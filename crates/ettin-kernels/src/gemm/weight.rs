@@ -66,8 +66,8 @@ impl PackedWeight {
         })
     }
 
-    /// Packs a weight `[n, k]` whose rows are quantized: bit for bit what [`pack`](Self::pack) makes of the weights they were
-    /// [made](Quantization::quantize) from. `row` is called from several threads.
+    /// Packs a weight `[n, k]` whose rows are quantized: bit for bit what [`pack`](Self::pack) makes of the weights
+    /// they were [made](Quantization::quantize) from. `row` is called from several threads.
     ///
     /// # Panics
     /// If this CPU lacks `isa`, or a row is not one of k weights.

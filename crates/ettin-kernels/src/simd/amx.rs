@@ -8,7 +8,8 @@
 //! Tiles are not variables: a chain of tile instructions must stand in one `asm!`, which is why those of a product are
 //! written out in `gemm/amx.rs`.
 //!
-//! For tests, a CPU without AMX runs them too (`emulator.rs`): where `ETTIN_AMX_EMULATOR=1`, in builds with debug assertions.
+//! For tests, a CPU without AMX runs them too (`emulator.rs`): where `ETTIN_AMX_EMULATOR=1`, in builds with debug
+//! assertions.
 
 #[cfg(all(debug_assertions, target_os = "linux"))]
 mod emulator;

@@ -70,8 +70,8 @@ pub(crate) trait Kernel {
 
 /// A computation on the token `S`, which [`Lanes::run`] compiles.
 ///
-/// Every [`Kernel`] is a task for every token. A computation that asks a token for more than lanes implements this trait
-/// itself, for the tokens that have it: `impl<S: Tiles> Task<S> for …`.
+/// Every [`Kernel`] is a task for every token. A computation that asks a token for more than lanes implements this
+/// trait itself, for the tokens that have it: `impl<S: Tiles> Task<S> for …`.
 pub(crate) trait Task<S> {
     type Output;
 

@@ -68,13 +68,13 @@ pub(in crate::gemm) fn pair<F: AmxMicrokernel>([first, second]: [&Tile<'_>; 2], 
         start: [start(first), start(second)],
     };
     let chain = AmxPairChain { x: first.a.as_ptr(), x_step: x_step::<F>(first), w, groups, pair: &pair, sums };
-    // SAFETY: lengths were asserted: `groups` groups of `rows` rows and of two panels. The caller has shaped the tiles for
-    // these rows.
+    // SAFETY: lengths were asserted: `groups` groups of `rows` rows and of two panels. The caller has shaped the tiles
+    // for these rows.
     unsafe { F::pair(chain) }
 }
 
-/// The sums of a tile of rows, behind so many that have passed over this panel; the next one is `next` panels further, if it
-/// is not 0.
+/// The sums of a tile of rows, behind so many that have passed over this panel; the next one is `next` panels further,
+/// if it is not 0.
 #[inline(always)]
 pub(in crate::gemm) fn one<F: AmxMicrokernel>(tile: &Tile<'_>, passed: usize, next: usize, sums: &mut Sums) {
     let groups = groups::<F>(tile);
@@ -95,8 +95,8 @@ pub(in crate::gemm) fn one<F: AmxMicrokernel>(tile: &Tile<'_>, passed: usize, ne
         ahead: tile.b.as_ptr().wrapping_add(ahead),
         sums,
     };
-    // SAFETY: the lengths were asserted: `groups` groups of `rows` rows and of one panel. The caller has shaped the tiles
-    // for these rows.
+    // SAFETY: the lengths were asserted: `groups` groups of `rows` rows and of one panel. The caller has shaped the
+    // tiles for these rows.
     unsafe {
         match (tile.rows > LANES, first) {
             (false, true) => F::one_first(chain),
@@ -202,9 +202,9 @@ pub(in crate::gemm) trait AmxMicrokernel: Microkernel {
     fn load<S: Simd>(s: S, sums: &[u32; LANES]) -> Self::Sum<S>;
 }
 
-/// A function of a chain: sums start as `$start` says, a product of parts does each of `$step`, sums end as `$store` says. A
-/// row's words of a group are `64 · parts` bytes, all parts side by side; a panel has twice as many. `$fetch` is what is done in every
-/// group for panels to come ([`fetch!`]); what is behind the last panel is fetched in vain.
+/// A function of a chain: sums start as `$start` says, a product of parts does each of `$step`, sums end as `$store`
+/// says. A row's words of a group are `64 · parts` bytes, all parts side by side; a panel has twice as many. `$fetch`
+/// is what is done in every group for panels to come ([`fetch!`]); what is behind the last panel is fetched in vain.
 macro_rules! chain {
     ($name:ident, $parts:literal, $fetch:ident, [$($start:expr),+], [$($step:expr),+], [$($store:literal),+]) => {
         #[inline(always)]
@@ -249,8 +249,8 @@ macro_rules! fetch {
     };
 }
 
-/// Instructions of a step for 17 to 32 rows. `both`: a part of the rows and one of the weights are loaded and multiplied;
-/// `rows`, `weights`: the other one is there already.
+/// Instructions of a step for 17 to 32 rows. `both`: a part of the rows and one of the weights are loaded and
+/// multiplied; `rows`, `weights`: the other one is there already.
 macro_rules! step_of_two {
     (both, $x:literal, $w:literal, $parts:literal, $dot:literal, $load_x:literal, $load_w:literal) => {
         concat!(
@@ -477,8 +477,8 @@ mod tests {
     fn before_the_end(words: usize) -> &'static mut [u32] {
         const PAGE: usize = 4096;
         let len = (4 * words).next_multiple_of(PAGE);
-        // SAFETY: a new mapping, whose last page is then made inaccessible; what remains holds `words` zeros. It is never
-        // unmapped.
+        // SAFETY: a new mapping, whose last page is then made inaccessible; what remains holds `words` zeros. It is
+        // never unmapped.
         unsafe {
             let access = libc::PROT_READ | libc::PROT_WRITE;
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;

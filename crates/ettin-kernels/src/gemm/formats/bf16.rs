@@ -8,8 +8,8 @@ use super::{
 };
 use crate::simd::{LANES, Simd};
 
-/// [`Scheme::Bf16`](super::Scheme::Bf16) and its multiples: numbers in `PARTS` parts, of which the products of parts i and
-/// j with i + j < `PARTS` are summed, small ones first.
+/// [`Scheme::Bf16`](super::Scheme::Bf16) and its multiples: numbers in `PARTS` parts, of which the products of parts i
+/// and j with i + j < `PARTS` are summed, small ones first.
 #[derive(Clone, Copy)]
 pub(crate) struct Bf16Parts<const PARTS: usize>;
 

@@ -1,4 +1,5 @@
-//! [`Scheme::Bf16`](crate::Scheme::Bf16) where products of pairs of bf16 do not pay: weights are widened as they are read.
+//! [`Scheme::Bf16`](crate::Scheme::Bf16) where products of pairs of bf16 do not pay: weights are widened as they are
+//! read.
 
 use super::{
     K_BLOCK, Microkernel, PackActivations, PackWeights, PanelBuffers, PanelRows, RowWriter, bf16::Bf16Parts, f32::F32,
@@ -8,8 +9,9 @@ use crate::{
     simd::{LANES, Simd},
 };
 
-/// [`Scheme::Bf16`](super::Scheme::Bf16) where nothing multiplies pairs of bf16 at the speed of f32: the weights of [`Bf16Parts`], each widened as
-/// it is read, and activations that are rounded, but f32. Sums are those of [`Bf16Parts`], bit for bit.
+/// [`Scheme::Bf16`](super::Scheme::Bf16) where nothing multiplies pairs of bf16 at the speed of f32: the weights of
+/// [`Bf16Parts`], each widened as it is read, and activations that are rounded, but f32. Sums are those of
+/// [`Bf16Parts`], bit for bit.
 #[derive(Clone, Copy)]
 pub(crate) struct Bf16Widened;
 

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::simd::{LANES, Simd};
 
-/// [`Scheme::Int8`](super::Scheme::Int8). Activations are shifted by 128 to be unsigned; the compensation of an output is what
-/// that adds, negated.
+/// [`Scheme::Int8`](super::Scheme::Int8). Activations are shifted by 128 to be unsigned; the compensation of an output
+/// is what that adds, negated.
 #[derive(Clone, Copy)]
 pub(crate) struct W8A8;
 

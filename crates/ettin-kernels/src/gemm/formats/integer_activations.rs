@@ -1,18 +1,22 @@
-//! [`Scheme::W8`](super::Scheme::W8) and [`Scheme::W4`](super::Scheme::W4) by instructions for products of bytes: activations in fixed point.
+//! [`Scheme::W8`](super::Scheme::W8) and [`Scheme::W4`](super::Scheme::W4) by instructions for products of bytes:
+//! activations in fixed point.
 //!
-//! Widening a weight to f32 takes longer than reading it from memory. So the weights stay bytes, and the activations become
-//! integers: sixty-four inputs of a row share a scale, and what is left of each is an integer of 16 bits, kept as two
-//! **limbs**, signed bytes, high and low. A product of limbs and weights is exact, whatever its order. Per block the sums of the two limbs
-//! become one f32 number, which is rounded, multiplied by the scales and added as in every other scheme.
+//! Widening a weight to f32 takes longer than reading it from memory. So the weights stay bytes, and the activations
+//! become integers: sixty-four inputs of a row share a scale, and what is left of each is an integer of 16 bits, kept
+//! as two
+//! **limbs**, signed bytes, high and low. A product of limbs and weights is exact, whatever its order. Per block the
+//! sums of the two limbs become one f32 number, which is rounded, multiplied by the scales and added as in every other
+//! scheme.
 //!
-//! **What two limbs cost.** Rounding puts each input off by no more than 2⁻¹⁶ of the largest of its sixty-four, and so, as these errors are
-//! independent, all of them together by about 2⁻¹³ of it, times weights. Rounding the weights puts the largest alone off by up to a 254th
-//! of itself (8 bits, of the row's largest weight) or a 14th (4 bits, of the block's). So whatever the inputs are, outliers included,
-//! theirs adds a thirtieth or less to an error that is there anyway.
+//! **What two limbs cost.** Rounding puts each input off by no more than 2⁻¹⁶ of the largest of its sixty-four, and so,
+//! as these errors are independent, all of them together by about 2⁻¹³ of it, times weights. Rounding the weights puts
+//! the largest alone off by up to a 254th of itself (8 bits, of the row's largest weight) or a 14th (4 bits, of the
+//! block's). So whatever the inputs are, outliers included, theirs adds a thirtieth or less to an error that is there
+//! anyway.
 //!
-//! The instruction multiplies unsigned bytes by signed ones: weights are kept with [`IntegerWeights::ZERO`] added, and what that adds to a sum is
-//! taken off by where the sum starts. A row's words of a group are `[limbs, steps]`, the high one first, then
-//! its [header](GroupHeader).
+//! The instruction multiplies unsigned bytes by signed ones: weights are kept with [`IntegerWeights::ZERO`] added, and
+//! what that adds to a sum is taken off by where the sum starts. A row's words of a group are `[limbs, steps]`, the
+//! high one first, then its [header](GroupHeader).
 
 use std::marker::PhantomData;
 

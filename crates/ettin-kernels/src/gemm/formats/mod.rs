@@ -1,16 +1,17 @@
 //! Number formats: how a step along k loads, multiplies and adds, and how both operands are packed for it.
 //!
-//! A **step** takes [`Microkernel::STEP_INPUTS`] inputs of a row, as [`Microkernel::STEP_WORDS`] words of 32 bits, and the
-//! weights of sixteen outputs for them. A **round** is the steps whose weights share whole cache lines:
+//! A **step** takes [`Microkernel::STEP_INPUTS`] inputs of a row, as [`Microkernel::STEP_WORDS`] words of 32 bits, and
+//! the weights of sixteen outputs for them. A **round** is the steps whose weights share whole cache lines:
 //! [`Microkernel::LINE_WORDS`] words. A **block** of steps is one chain of additions. Block sums are folded in order.
 //!
 //! **One file a format.** Each holds all of a number format: its [`Microkernel`] (the inner loop), [`PackActivations`],
 //! [`PackWeights`], and, where AMX multiplies it, its chain (`chained!`). Adding one touches its file, the
-//! [`Scheme`](super::Scheme) enum, and one line of `with_microkernel!` (with a chain, one of `amx.rs`, too). The tolerance of
-//! every format is in `tests/gemm.rs`, which runs all of [`Scheme::ALL`](super::Scheme::ALL) on every instruction set.
+//! [`Scheme`](super::Scheme) enum, and one line of `with_microkernel!` (with a chain, one of `amx.rs`, too). The
+//! tolerance of every format is in `tests/gemm.rs`, which runs all of [`Scheme::ALL`](super::Scheme::ALL) on every
+//! instruction set.
 //!
-//! **A toy**, f16 weights beside f32 activations. A step takes one input: `STEP_INPUTS` = 1, `STEP_WORDS` = 1. A cache line
-//! of words holds sixteen outputs' weights of *two* steps, as a word has room for two f16: `LINE_WORDS` = 16,
+//! **A toy**, f16 weights beside f32 activations. A step takes one input: `STEP_INPUTS` = 1, `STEP_WORDS` = 1. A cache
+//! line of words holds sixteen outputs' weights of *two* steps, as a word has room for two f16: `LINE_WORDS` = 16,
 //! `LINE_STEPS` = 2. Then
 //!
 //! ```text
@@ -22,8 +23,9 @@
 //! ```
 //!
 //! `plain_sums!` and `activations_as_f32!` write the rest: sums that are f32, in blocks of [`K_BLOCK`] inputs, and
-//! activations that stay f32. A format whose weights have a scale per output sets `SCALES` and multiplies by it in `finish`
-//! (`w8.rs`); a scale per group of inputs follows each block, as its trailer, and enters in `open` and `fold` (`w4.rs`).
+//! activations that stay f32. A format whose weights have a scale per output sets `SCALES` and multiplies by it in
+//! `finish` (`w8.rs`); a scale per group of inputs follows each block, as its trailer, and enters in `open` and `fold`
+//! (`w4.rs`).
 
 use std::marker::PhantomData;
 
@@ -98,8 +100,8 @@ mod integers;
 pub(crate) mod w4;
 pub(crate) mod w8;
 
-/// Length of a chain of multiply-adds where the scheme does not say otherwise. Part of the numerical definition: changing
-/// it changes results.
+/// Length of a chain of multiply-adds where the scheme does not say otherwise. Part of the numerical definition:
+/// changing it changes results.
 pub const K_BLOCK: usize = 256;
 
 /// A scheme as a type.
@@ -116,12 +118,13 @@ pub(crate) trait Microkernel: PackActivations + PackWeights + Copy + Send + Sync
     const STEP_WORDS: usize;
     /// Whether it multiplies bf16 or bytes, for which there are instructions.
     const LOW_PRECISION: bool = false;
-    /// Whether it is ever chosen where a CPU has these ([`HAS_DOT_I8`](crate::simd::LowPrecisionDot::HAS_DOT_I8): both or none).
+    /// Whether it is ever chosen where a CPU has these ([`HAS_DOT_I8`](crate::simd::LowPrecisionDot::HAS_DOT_I8): both
+    /// or none).
     const RUNS_WITH_DOT: bool = true;
     /// Whether it is ever chosen where a CPU lacks them.
     const RUNS_WITHOUT_DOT: bool = true;
-    /// Most rows of a tile, where the instruction set would take more. If set, chains are so short, and have so many sums, that vectors of outputs
-    /// take theirs one by one (or two by two, of few rows), not all at once.
+    /// Most rows of a tile, where the instruction set would take more. If set, chains are so short, and have so many
+    /// sums, that vectors of outputs take theirs one by one (or two by two, of few rows), not all at once.
     const MAX_ROWS: usize = usize::MAX;
     /// Words of sixteen outputs per round: a multiple of sixteen.
     const LINE_WORDS: usize;
@@ -152,8 +155,8 @@ pub(crate) trait Microkernel: PackActivations + PackWeights + Copy + Send + Sync
     /// Sixteen sums.
     type Sum<S: Simd>: Copy;
 
-    /// What a chain starts from, given the compensation of the sixteen outputs (empty where the scheme has none), the row's group of steps that the block
-    /// begins in, and which block of that group it is.
+    /// What a chain starts from, given the compensation of the sixteen outputs (empty where the scheme has none), the
+    /// row's group of steps that the block begins in, and which block of that group it is.
     ///
     /// # Safety
     /// `group` must be readable for the words of a row's group of steps.
@@ -219,8 +222,8 @@ impl<'a> RowWriter<'a> {
 
 /// How a scheme writes one row of activations.
 pub(crate) trait PackActivations {
-    /// Whether what is written depends on the whole row, by its scale. If not, parts of a row can be written one by one,
-    /// each a whole number of groups.
+    /// Whether what is written depends on the whole row, by its scale. If not, parts of a row can be written one by
+    /// one, each a whole number of groups.
     const SCALE: bool = false;
 
     /// Writes a row, filled up with zeros to whole groups, and gives its scale.

@@ -18,8 +18,8 @@ use crate::{
 /// Inputs that share a scale in [`Scheme::W4`](crate::Scheme::W4).
 pub const GROUP: usize = 32;
 
-/// [`Scheme::W4`](crate::Scheme::W4), likewise: word i of a round holds output i's weights of eight inputs, four bits each from the
-/// lowest on, each plus 8; a block ends with its scales.
+/// [`Scheme::W4`](crate::Scheme::W4), likewise: word i of a round holds output i's weights of eight inputs, four bits
+/// each from the lowest on, each plus 8; a block ends with its scales.
 #[derive(Clone, Copy)]
 pub(crate) struct W4A32;
 

@@ -13,7 +13,9 @@ use crate::{
     simd::{LANES, Simd},
 };
 
-/// [`Scheme::W8`](super::Scheme::W8) where nothing multiplies four bytes at once (else it is [`IntegerActivations`](super::integer_activations::IntegerActivations)): sixteen outputs' bytes for each of four inputs.
+/// [`Scheme::W8`](super::Scheme::W8) where nothing multiplies four bytes at once (else it is
+/// [`IntegerActivations`](super::integer_activations::IntegerActivations)): sixteen outputs' bytes for each of four
+/// inputs.
 #[derive(Clone, Copy)]
 pub(crate) struct W8A32;
 
