@@ -11,7 +11,7 @@ use ettin_kernels::{
     Precision, RopeRows, RopeTable, Scheme, Sequence, Span, Store, Team, attention,
     attention::store,
     block::{AttentionPlan, Linear, Mlp, PackedSequences, SelfAttention, Workspace, mlp},
-    geglu, gemm, layer_norm, rope, vocabulary,
+    gemm, layer_norm, rope, vocabulary,
 };
 
 fn data(len: usize) -> Vec<f32> {
@@ -210,8 +210,8 @@ fn layers(c: &mut Criterion) {
 
 fn elementwise(c: &mut Criterion) {
     let team = Team::single();
-    let (rows, hidden, inner) = (512, 768, 1152);
-    let (x, gates, weight) = (data(rows * hidden), data(rows * 2 * inner), data(hidden));
+    let (rows, hidden) = (512, 768);
+    let (x, weight) = (data(rows * hidden), data(hidden));
     let table = RopeTable::new(160_000.0, 64, rows);
     let positions: Vec<u32> = (0..rows as u32).collect();
     for isa in Isa::available() {
@@ -221,11 +221,6 @@ fn elementwise(c: &mut Criterion) {
         group.bench_function("layer_norm", |b| {
             let norm = Norm { weight: &weight, bias: None, eps: 1e-5 };
             b.iter(|| layer_norm(isa, &team, black_box(&x), norm, &mut out));
-        });
-        let mut gated = vec![0.0; rows * inner];
-        group.throughput(Throughput::Elements((rows * inner) as u64));
-        group.bench_function("geglu", |b| {
-            b.iter(|| geglu(isa, &team, black_box(&gates), inner, Activation::Gelu, &mut gated));
         });
         let mut qkv = data(rows * 3 * hidden);
         group.throughput(Throughput::Elements((rows * 2 * hidden) as u64));

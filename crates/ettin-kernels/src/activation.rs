@@ -4,7 +4,7 @@ use crate::{
     isa::Isa,
     math::{exp, negate, polynomial},
     simd::{Kernel, LANES, Simd},
-    team::{Shared, TASKS_PER_THREAD, Team, share},
+    team::Team,
 };
 
 /// Rough flops of an activation.
@@ -44,29 +44,6 @@ pub fn activate(isa: Isa, team: &Team, act: Activation, x: &mut [f32]) {
     team.run_rows(x, LANES, work, |_, part| isa.run(Activate { act, x: part }));
     let tail = x.len() / LANES * LANES;
     isa.run(Activate { act, x: &mut x[tail..] });
-}
-
-/// `out = act(a) ⊙ b` where each row of `x` `[m, 2i]` is `[a | b]`; `out` is `[m, i]`.
-///
-/// # Panics
-/// If the lengths do not fit together.
-pub fn geglu(isa: Isa, team: &Team, x: &[f32], i: usize, act: Activation, out: &mut [f32]) {
-    assert_eq!(x.len(), 2 * out.len(), "x is not twice as wide as out");
-    let work = out.len() * WORK;
-    let rows = out.len().checked_div(i).unwrap_or(0);
-    assert_eq!(out.len(), rows * i, "out is not [rows, {i}]");
-    // One row is cut too: decoding has only one.
-    let parts =
-        if rows == 0 { 0 } else { (team.threads() * TASKS_PER_THREAD).div_ceil(rows).min(i.div_ceil(4 * LANES)) };
-    let out = Shared::new(out);
-    team.run(rows * parts, work, |task| {
-        let (row, columns) = (task / parts, share(i.div_ceil(LANES), parts, task % parts));
-        let columns = columns.start * LANES..(columns.end * LANES).min(i);
-        let (a, b) = x[2 * row * i..2 * (row + 1) * i].split_at(i);
-        // SAFETY: tasks differ in row or in columns.
-        let out = unsafe { out.slice(row * i + columns.start..row * i + columns.end) };
-        isa.run(Gated { act, coarse: false, a: &a[columns.clone()], b: &b[columns], out });
-    });
 }
 
 /// `out = act(a) ⊙ b` on the calling thread; `coarse` where the result is rounded to bf16 or less.

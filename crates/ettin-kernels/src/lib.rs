@@ -45,7 +45,6 @@ mod arena;
 pub mod attention;
 pub mod block;
 mod buffer;
-pub mod convert;
 pub mod embedding;
 pub mod gemm;
 mod isa;
@@ -62,12 +61,11 @@ pub mod testing;
 mod transpose;
 pub mod vocabulary;
 
-pub use activation::{Activation, activate, geglu};
+pub use activation::{Activation, activate};
 pub use attention::{
     Attention, KEY_BLOCK, KvBlocks, KvFormat, KvHeads, KvRows, KvWrite, Precision, Sequence, Span, attention,
 };
 pub use buffer::{Aligned, recycled};
-pub use convert::{Half, widen};
 pub use embedding::embed;
 pub use gemm::{
     PackedActivations, PackedWeight, Quantization, QuantizedRow, ReadingOrder, Scheme, Sharing, Store, gemm, rounded,
