@@ -6,9 +6,10 @@
 //!
 //! Three ways to a task:
 //! * `load(files, options)`: everything from a model's files.
-//! * `new(model, preprocessor)`: from parts. A model may be shared between tasks (in an [`Arc`](std::sync::Arc)); the
-//! * plain methods beside `run` for plain wishes: [`TextEmbedder::embed`], [`FillMask::fill`],
-//!   [`Classifier::classify`],
+//! * `new(model, preprocessor)`: from parts. A model may be shared between tasks, in an [`Arc`](std::sync::Arc); a
+//!   [`Preprocessor`] holds the tokenizer, the limit and the size of batches.
+//! * plain methods beside `run` for plain wishes, such as [`TextEmbedder::embed`], [`FillMask::fill`] and
+//!   [`Classifier::classify`].
 //!
 //! The output structs serialise to the keys and the key order of the transformers pipelines.
 
