@@ -24,7 +24,7 @@ use ettin::{
     files::ModelFiles,
     generate::{GenerateRequest, Sampler, Sampling, Scratch},
     heads::{EmbedOptions, Embedder, LanguageModel},
-    tasks::{EmbedRequest, Generator, Options, TextEmbedder, Vector},
+    tasks::{EmbedRequest, Generator, Options, TextEmbedder, TextVectors},
     tokenizer::Tokenizer,
 };
 use ettin_bench::{Bound, Calibration, Workload, pass_weights};
@@ -293,8 +293,8 @@ fn embed_texts(model: &TextEmbedder, texts: &[String]) -> Result<(usize, Vec<Vec
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let outcomes = model.run(&texts, &EmbedRequest::default())?;
     let vectors = outcomes.into_iter().map(|outcome| match outcome?.value.embedding {
-        Vector::Pooled(vector) => Ok(vector),
-        Vector::Tokens(_) => Err("pooled vectors were asked for".into()),
+        TextVectors::Pooled(vector) => Ok(vector),
+        TextVectors::Tokens(_) => Err("pooled vectors were asked for".into()),
     });
     Ok((0, vectors.collect::<Result<_>>()?))
 }

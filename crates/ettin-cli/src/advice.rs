@@ -1,5 +1,7 @@
 //! What the command line adds to the library's errors: the flag or the command that helps.
 
+use std::borrow::Cow;
+
 use ettin::Error;
 use ettin::generate::GenerationDefaults;
 
@@ -9,17 +11,30 @@ pub(crate) fn told(error: &Error) -> String {
 }
 
 /// What follows the message of an error that a command failed with.
-pub(crate) fn behind(error: &anyhow::Error) -> &'static str {
-    error.downcast_ref().map_or("", added)
+pub(crate) fn behind(error: &anyhow::Error) -> Cow<'static, str> {
+    error.downcast_ref().map_or(Cow::Borrowed(""), added)
 }
 
-fn added(error: &Error) -> &'static str {
-    match error {
+fn added(error: &Error) -> Cow<'static, str> {
+    Cow::Borrowed(match error {
+        Error::TensorPrefix { folder, prefix, .. } => {
+            let folder = quoted(&folder.display().to_string());
+            return Cow::Owned(format!(" (`ettin-run convert {folder} --output NEW_FOLDER --strip-prefix {prefix}`)"));
+        }
         Error::UnknownModel { .. } => " (`ettin-run models` lists the names of the suite)",
         Error::NotCached { .. } if cfg!(feature = "hub") => " (without --offline, `ettin-run pull` fetches it)",
         Error::TooLong { .. } => " (--truncate right or left)",
         error if GenerationDefaults::are_refused_by(error) => " (--ignore-generation-config)",
         _ => "",
+    })
+}
+
+/// A word of a shell's command.
+fn quoted(word: &str) -> String {
+    let plain = |letter: char| letter.is_alphanumeric() || "/._-+:@%,=".contains(letter);
+    match word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
     }
 }
 
@@ -34,5 +49,14 @@ mod tests {
         let wrapped = anyhow::Error::new(error).context("while opening");
         assert!(format!("{wrapped:#}{}", behind(&wrapped)).contains("ettin-run models"));
         assert_eq!(told(&Error::input("odd")), "odd");
+    }
+
+    #[test]
+    fn a_prefix_is_told_with_the_command_that_takes_it_off() {
+        let folder = "./model's own".into();
+        let (prefix, message) = ("module.".to_owned(), "every name begins so".to_owned());
+        let error = Error::TensorPrefix { file: "model.safetensors".into(), folder, prefix, message };
+        let command = " (`ettin-run convert './model'\\''s own' --output NEW_FOLDER --strip-prefix module.`)";
+        assert!(told(&error).ends_with(command), "{}", told(&error));
     }
 }

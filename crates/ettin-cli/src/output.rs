@@ -5,7 +5,7 @@ mod json;
 mod sink;
 mod table;
 
-pub(crate) use arrays::{ArrayWriter, Row};
+pub(crate) use arrays::{ArrayRow, ArrayWriter};
 pub(crate) use json::{Answered, Cut, JsonArray, line};
 pub(crate) use sink::{Sink, written};
 pub(crate) use table::{number, shortened, table};

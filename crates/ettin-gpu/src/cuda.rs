@@ -160,16 +160,16 @@ impl Launcher for Cuda {
     }
 
     fn update(&self, launch: &Launch<'_>, target: &Tensor) -> Result<()> {
-        target.inplace_op1(&Update { cuda: self, launch })
+        target.inplace_op1(&CudaUpdate { cuda: self, launch })
     }
 }
 
-struct Update<'a> {
+struct CudaUpdate<'a> {
     cuda: &'a Cuda,
     launch: &'a Launch<'a>,
 }
 
-impl InplaceOp1 for Update<'_> {
+impl InplaceOp1 for CudaUpdate<'_> {
     fn name(&self) -> &'static str {
         "CUDA kernel"
     }

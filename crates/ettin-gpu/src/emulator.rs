@@ -273,16 +273,16 @@ impl Launcher for Emulator {
     }
 
     fn update(&self, launch: &Launch<'_>, target: &Tensor) -> Result<()> {
-        target.inplace_op1(&Update { emulator: self, launch })
+        target.inplace_op1(&EmulatorUpdate { emulator: self, launch })
     }
 }
 
-struct Update<'a> {
+struct EmulatorUpdate<'a> {
     emulator: &'a Emulator,
     launch: &'a Launch<'a>,
 }
 
-impl InplaceOp1 for Update<'_> {
+impl InplaceOp1 for EmulatorUpdate<'_> {
     fn name(&self) -> &'static str {
         "emulated kernel"
     }

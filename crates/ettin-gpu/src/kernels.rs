@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Widest head that the kernels take.
-const HEAD_MOST: usize = 128;
+const MAX_HEAD_DIM: usize = 128;
 /// Width of the heads that tensor cores work on.
 const MMA_HEAD: usize = 64;
 /// Columns of a row that a block of `geglu` computes.
@@ -118,7 +118,7 @@ impl Kernels {
 
     /// Whether heads of this width can be computed.
     pub fn supports_head(head_dim: usize) -> bool {
-        head_dim <= HEAD_MOST && head_dim.is_multiple_of(2)
+        head_dim <= MAX_HEAD_DIM && head_dim.is_multiple_of(2)
     }
 
     /// One line on what attention runs on, for people.

@@ -102,16 +102,16 @@ impl Launcher for Metal {
     }
 
     fn update(&self, launch: &Launch<'_>, target: &Tensor) -> Result<()> {
-        target.inplace_op1(&Update { metal: self, launch })
+        target.inplace_op1(&MetalUpdate { metal: self, launch })
     }
 }
 
-struct Update<'a> {
+struct MetalUpdate<'a> {
     metal: &'a Metal,
     launch: &'a Launch<'a>,
 }
 
-impl InplaceOp1 for Update<'_> {
+impl InplaceOp1 for MetalUpdate<'_> {
     fn name(&self) -> &'static str {
         "Metal kernel"
     }

@@ -12,24 +12,24 @@ use crate::buffer::Buffer;
 /// Bytes of a chunk. Unused bytes of its last page are never touched, and take no memory.
 const CHUNK: usize = 64 << 20;
 
-/// Words of a cache line: regions start one.
+/// Words of a cache line: slices start one.
 const LINE: usize = 16;
 
-/// Some words of a chunk, zero at first.
-pub(crate) struct Region {
+/// Words of a chunk, zero at first.
+pub(crate) struct ArenaSlice {
     chunk: Arc<Chunk>,
     /// Words that nobody else has.
     range: Range<usize>,
 }
 
-/// Words that are handed out once, from the start on, and freed with the last region.
+/// Words that are handed out once, from the start on, and freed with the last slice.
 struct Chunk {
     start: *mut u32,
     /// Large enough to lie on huge pages, where the system has them.
     _buffer: Buffer<u32>,
 }
 
-// SAFETY: regions are disjoint, and each has its words as a `Box<[u32]>` would.
+// SAFETY: slices are disjoint, and each has its words as a `Box<[u32]>` would.
 unsafe impl Send for Chunk {}
 // SAFETY: as above.
 unsafe impl Sync for Chunk {}
@@ -44,7 +44,7 @@ impl Chunk {
     }
 }
 
-impl Region {
+impl ArenaSlice {
     /// So many zeros.
     pub(crate) fn zeroed(words: usize) -> Self {
         let most = CHUNK / size_of::<u32>();
@@ -66,7 +66,7 @@ impl Region {
     }
 }
 
-impl Clone for Region {
+impl Clone for ArenaSlice {
     fn clone(&self) -> Self {
         let mut copy = Self::zeroed(self.len());
         copy.copy_from_slice(self);
@@ -74,18 +74,18 @@ impl Clone for Region {
     }
 }
 
-impl Deref for Region {
+impl Deref for ArenaSlice {
     type Target = [u32];
 
     fn deref(&self) -> &[u32] {
-        // SAFETY: the words lie in the chunk, which this region keeps, and are written only through it.
+        // SAFETY: the words lie in the chunk, which this slice keeps, and are written only through it.
         unsafe { std::slice::from_raw_parts(self.chunk.start.add(self.range.start), self.range.len()) }
     }
 }
 
-impl DerefMut for Region {
+impl DerefMut for ArenaSlice {
     fn deref_mut(&mut self) -> &mut [u32] {
-        // SAFETY: as above, and no other region has them.
+        // SAFETY: as above, and no other slice has them.
         unsafe { std::slice::from_raw_parts_mut(self.chunk.start.add(self.range.start), self.range.len()) }
     }
 }
@@ -95,18 +95,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn regions_are_zero_aligned_and_apart() {
+    fn slices_are_zero_aligned_and_apart() {
         let sizes = [0, 1, 15, 16, 17, 5_000_000, 9_000_000, 20_000_000, 3];
-        let mut regions: Vec<_> = sizes.iter().map(|&words| Region::zeroed(words)).collect();
-        for (i, region) in regions.iter_mut().enumerate() {
-            assert_eq!((region.len(), region.as_ptr().addr() % 64), (sizes[i], 0));
-            assert!(region.iter().all(|&word| word == 0));
-            region.fill(i as u32 + 1);
+        let mut slices: Vec<_> = sizes.iter().map(|&words| ArenaSlice::zeroed(words)).collect();
+        for (i, slice) in slices.iter_mut().enumerate() {
+            assert_eq!((slice.len(), slice.as_ptr().addr() % 64), (sizes[i], 0));
+            assert!(slice.iter().all(|&word| word == 0));
+            slice.fill(i as u32 + 1);
         }
-        let copy = regions[4].clone();
-        regions.remove(5);
-        for (region, value) in regions.iter().zip([1, 2, 3, 4, 5, 7, 8, 9]) {
-            assert!(region.iter().all(|&word| word == value));
+        let copy = slices[4].clone();
+        slices.remove(5);
+        for (slice, value) in slices.iter().zip([1, 2, 3, 4, 5, 7, 8, 9]) {
+            assert!(slice.iter().all(|&word| word == value));
         }
         assert!(copy.iter().all(|&word| word == 5) && copy.len() == 17);
     }

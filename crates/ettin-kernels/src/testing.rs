@@ -2,7 +2,10 @@
 
 use std::env;
 
-use crate::Isa;
+use crate::{
+    Isa, Scheme,
+    gemm::{formats::Microkernel, with_microkernel},
+};
 
 /// The environment variable that lists instruction sets whose tests must run.
 pub const REQUIRE_VARIABLE: &str = "ETTIN_REQUIRE_ISA";
@@ -26,4 +29,10 @@ pub fn each_isa(mut test: impl FnMut(Isa)) {
             println!("skipped: {isa}");
         }
     }
+}
+
+/// The largest error of a product of this format beside its largest output, against sums in f64 of products of the
+/// numbers that the format stores.
+pub fn tolerance(isa: Isa, scheme: Scheme) -> f64 {
+    with_microkernel!(scheme, isa, F => F::TOLERANCE)
 }

@@ -8,7 +8,7 @@ use ettin_kernels::{Isa, KvFormat, Quantization, Scheme, Team};
 
 use crate::{
     Config, Dtype, Error, Result,
-    model::{Model, Network},
+    model::{ErasedModel, Network},
     ops::{Compute, Fused, Hidden, Linear, LinearParams, Matrix, Norm, NormParams, OnDevice, Reference, Vector},
     tensors::ModelTensors,
 };
@@ -159,7 +159,11 @@ impl Backend {
     }
 
     /// A model over this backend.
-    pub(crate) fn model(&self, tensors: ModelTensors<Matrix<'_>, Vector>, config: &Config) -> Result<Box<dyn Model>> {
+    pub(crate) fn model(
+        &self,
+        tensors: ModelTensors<Matrix<'_>, Vector>,
+        config: &Config,
+    ) -> Result<Box<dyn ErasedModel>> {
         self.0.clone().model(tensors, config)
     }
 }
@@ -178,7 +182,11 @@ trait Platform: fmt::Debug + Send + Sync {
     fn hidden(&self, vectors: &Tensor) -> Result<Hidden>;
     fn linear(self: Arc<Self>, params: LinearParams<'_>) -> Result<Linear>;
     fn norm(self: Arc<Self>, params: NormParams) -> Result<Norm>;
-    fn model(self: Arc<Self>, tensors: ModelTensors<Matrix<'_>, Vector>, config: &Config) -> Result<Box<dyn Model>>;
+    fn model(
+        self: Arc<Self>,
+        tensors: ModelTensors<Matrix<'_>, Vector>,
+        config: &Config,
+    ) -> Result<Box<dyn ErasedModel>>;
 }
 
 impl<C: Compute> Platform for C {
@@ -230,7 +238,11 @@ impl<C: Compute> Platform for C {
         Norm::new(self, params)
     }
 
-    fn model(self: Arc<Self>, tensors: ModelTensors<Matrix<'_>, Vector>, config: &Config) -> Result<Box<dyn Model>> {
+    fn model(
+        self: Arc<Self>,
+        tensors: ModelTensors<Matrix<'_>, Vector>,
+        config: &Config,
+    ) -> Result<Box<dyn ErasedModel>> {
         Ok(Box::new(Network::build(tensors, config, self)?))
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     Config, Error, Result,
-    model::Model,
+    model::ErasedModel,
     ops::{Caches, KvShape, KvStore},
 };
 
@@ -96,7 +96,7 @@ impl Clone for Box<dyn KvLayers> {
 }
 
 /// Bytes that are kept of caches that are gone, no more: some sequences of some hundred tokens.
-const KEPT: usize = 256 << 20;
+const MAX_SPARE_BYTES: usize = 256 << 20;
 
 impl Spare {
     /// Layers of a cache of this `max_step`, empty.
@@ -109,7 +109,7 @@ impl Spare {
     fn keep(&self, max_step: usize, mut layers: Box<dyn KvLayers>) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let held: usize = kept.iter().map(|(_, layers)| layers.bytes()).sum();
-        if layers.reusable() && held + layers.bytes() <= KEPT {
+        if layers.reusable() && held + layers.bytes() <= MAX_SPARE_BYTES {
             layers.clear();
             kept.push((max_step, layers));
         }
@@ -124,7 +124,7 @@ impl Drop for KvCache {
 
 impl KvCache {
     /// An empty cache for models of `config`, of which a step adds at most `max_step` rows; `spare` is the model's.
-    pub(crate) fn new(config: &Config, model: &dyn Model, spare: &Arc<Spare>, max_step: usize) -> Result<Self> {
+    pub(crate) fn new(config: &Config, model: &dyn ErasedModel, spare: &Arc<Spare>, max_step: usize) -> Result<Self> {
         if max_step == 0 {
             return Err(Error::input("a step of a cache must allow at least one row"));
         }

@@ -28,6 +28,19 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// The names of tensors have a prefix, without which the model is complete;
+    /// [`ConvertOptions::strip_prefix`](crate::weights::ConvertOptions::strip_prefix) takes it off.
+    #[error("{file}: {message}")]
+    TensorPrefix {
+        /// Where they are.
+        file: String,
+        /// The model's folder.
+        folder: PathBuf,
+        /// The prefix.
+        prefix: String,
+        /// Which names have it, and where it may come from.
+        message: String,
+    },
     /// Tensors are missing, unexpected or of the wrong shape; every one of them is named.
     #[error("{file}: {message}")]
     Tensors {

@@ -151,7 +151,7 @@ fn identify(files: &ModelFiles, purpose: Use) -> Result<Option<Foreign>> {
     }
     let modules = classes::modules(files)?;
     if purpose == Use::Vectors {
-        if let Some(foreign) = modules.iter().find_map(classes::Module::foreign) {
+        if let Some(foreign) = modules.iter().find_map(classes::ModuleClass::foreign) {
             return Ok(Some(foreign));
         }
         if let Some(foreign) = model_type(files)? {
@@ -175,7 +175,7 @@ fn identify(files: &ModelFiles, purpose: Use) -> Result<Option<Foreign>> {
 }
 
 /// Old sentence-transformers keep the trunk in a folder of its own.
-fn trunk_folder(modules: &[classes::Module], purpose: Use) -> &str {
+fn trunk_folder(modules: &[classes::ModuleClass], purpose: Use) -> &str {
     match purpose {
         Use::Vectors => modules.first().map_or("", |module| &module.path),
         Use::Head => "",

@@ -22,11 +22,11 @@ use crate::{
     tensors::{HeadTensors, LayerTensors, Leaf, ModelTensors, NormTensors},
 };
 
-pub(crate) use erased::Model;
+pub(crate) use erased::ErasedModel;
 
 /// Token vectors, normalised; there are no position embeddings.
 #[derive(Debug)]
-struct Embeddings<C: Compute> {
+struct TokenEmbeddings<C: Compute> {
     tokens: C::Embedding,
     norm: C::Norm,
 }
@@ -54,7 +54,7 @@ impl<C: Compute> Layer<C> {
 /// What stands on the trunk: a prediction head with an output matrix over the vocabulary (a language model) or over
 /// labels (a classifier), or nothing.
 #[derive(Debug)]
-struct Head<C: Compute> {
+struct NetworkHead<C: Compute> {
     prediction: Option<C::PredictionHead>,
     /// `None` when the output matrix is the embedding.
     output: Option<C::Embedding>,
@@ -66,10 +66,10 @@ struct Head<C: Compute> {
 #[derive(Debug)]
 pub(crate) struct Network<C: Compute> {
     compute: Arc<C>,
-    embeddings: Embeddings<C>,
+    embeddings: TokenEmbeddings<C>,
     layers: Vec<Layer<C>>,
     final_norm: C::Norm,
-    head: Head<C>,
+    head: NetworkHead<C>,
     /// Weights of a layer, and of the output matrix over the vocabulary.
     layer_weights: usize,
     output_weights: usize,
@@ -232,13 +232,13 @@ impl<C: Compute> Network<C> {
     pub(crate) fn build(tensors: ModelTensors<Matrix<'_>, Vector>, config: &Config, compute: Arc<C>) -> Result<Self> {
         refuse_training(&*compute, is_trainable(&tensors))?;
         let norm = |norm: NormTensors<Vector>| norm_params(norm, config);
-        let head = Head {
+        let head = NetworkHead {
             prediction: tensors.head.map(|head| compute.prediction_head(head_params(head, config))).transpose()?,
             output: tensors.output.map(|matrix| compute.embedding(matrix)).transpose()?,
             bias: tensors.output_bias.map(|bias| compute.bias(bias)).transpose()?,
             classifier: tensors.classifier.map(|linear| compute.linear(linear)).transpose()?,
         };
-        let embeddings = Embeddings {
+        let embeddings = TokenEmbeddings {
             tokens: compute.embedding(tensors.embedding)?,
             norm: compute.norm(norm(tensors.embedding_norm))?,
         };

@@ -23,7 +23,7 @@ use crate::{
     Config, Result,
     ops::{Matrix, Vector},
     tensors::{Head, ModelTensors, walk},
-    weights::{Report, Weights},
+    weights::{LoadReport, Weights},
 };
 
 /// Everything that a model is built from.
@@ -36,7 +36,7 @@ pub struct Parameters<'a> {
     pub tensors: ModelTensors<Matrix<'a>, Vector>,
     /// How matrices are quantised, where they are stored in few bits.
     pub quantization: Option<Quantization>,
-    pub(crate) report: Report,
+    pub(crate) report: LoadReport,
 }
 
 impl<'a> Parameters<'a> {
@@ -74,11 +74,11 @@ impl<'a> Parameters<'a> {
 
     /// A tree of the caller's: what any [`Source`](crate::tensors::Source) of [`Matrix`] and [`Vector`] fills.
     pub fn from_tensors(tensors: ModelTensors<Matrix<'a>, Vector>) -> Self {
-        Self { tensors, quantization: None, report: Report::default() }
+        Self { tensors, quantization: None, report: LoadReport::default() }
     }
 
     /// What the loading noticed and did not refuse.
-    pub fn report(&self) -> &Report {
+    pub fn report(&self) -> &LoadReport {
         &self.report
     }
 }

@@ -199,12 +199,12 @@ impl<'a> IntoIterator for &'a Suite {
 struct Table {
     organisation: String,
     sizes: BTreeMap<String, Dimensions>,
-    models: Vec<Row>,
+    models: Vec<SuiteRow>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Row {
+struct SuiteRow {
     name: String,
     aliases: Vec<String>,
     size: String,
@@ -224,7 +224,7 @@ fn objective<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Objective, D:
 
 fn parse(text: &str) -> Result<Suite, String> {
     let table: Table = toml::from_str(text).map_err(|error| error.to_string())?;
-    let entry = |row: Row| {
+    let entry = |row: SuiteRow| {
         let dimensions = *table.sizes.get(&row.size).ok_or_else(|| format!("{}: no size {}", row.name, row.size))?;
         Ok(Entry {
             hub_id: format!("{}/{}", table.organisation, row.name),

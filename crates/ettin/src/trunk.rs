@@ -5,20 +5,20 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use crate::{
-    Backend, Config, Error, KvCache, PackedBatch, Result, cache::Spare, finite, model::Model, ops::Hidden,
-    params::Parameters, weights::Report,
+    Backend, Config, Error, KvCache, PackedBatch, Result, cache::Spare, finite, model::ErasedModel, ops::Hidden,
+    params::Parameters, weights::LoadReport,
 };
 
 /// Embedding, layers and final norm (a backbone): token ids to hidden states.
 #[derive(Debug)]
 pub struct Trunk {
     /// With the head, in a model that has one.
-    model: Box<dyn Model>,
+    model: Box<dyn ErasedModel>,
     config: Config,
     backend: Backend,
     /// Memory of caches that are gone; every cache of this trunk knows it.
     spare: Arc<Spare>,
-    report: Report,
+    report: LoadReport,
 }
 
 impl Trunk {
@@ -53,7 +53,7 @@ impl Trunk {
     }
 
     /// What the loading noticed and did not refuse: unused tensors, an untied output matrix.
-    pub fn report(&self) -> &Report {
+    pub fn report(&self) -> &LoadReport {
         &self.report
     }
 
@@ -230,7 +230,7 @@ impl Trunk {
     }
 
     /// The network, for the heads that stand on it.
-    pub(crate) fn model(&self) -> &dyn Model {
+    pub(crate) fn model(&self) -> &dyn ErasedModel {
         &*self.model
     }
 

@@ -26,7 +26,7 @@ use std::ops::Range;
 use ettin_kernels::Quantization;
 
 pub use crate::tensors::Head;
-pub use checkpoint::{Checkpoint, Report};
+pub use checkpoint::{Checkpoint, LoadReport};
 pub use convert::{ConvertOptions, Converted, convert};
 pub use kept::Kept;
 pub use save::save;
@@ -41,7 +41,7 @@ pub use crate::files::{FileData, FileSource, Subfolder};
 /// All tensors of one model (or of one module of it), by canonical name; owns the mapped files.
 pub struct Weights {
     files: Vec<FileData>,
-    tensors: BTreeMap<String, Entry>,
+    tensors: BTreeMap<String, TensorEntry>,
     /// What an index names and no shard holds.
     lacking: shards::Lacking,
 }
@@ -53,27 +53,27 @@ impl fmt::Debug for Weights {
 }
 
 /// Where one tensor is.
-struct Entry {
+struct TensorEntry {
     /// The name as the file spells it.
     stored: String,
     /// Index into [`Weights::files`].
     file: usize,
-    dtype: Stored,
+    dtype: StoredType,
     shape: Vec<usize>,
     data: Data,
 }
 
 /// What a file's tensors were found to be, before names are canonical.
-struct Found {
+struct FoundTensor {
     name: String,
-    dtype: Stored,
+    dtype: StoredType,
     shape: Vec<usize>,
     data: Data,
 }
 
 /// A tensor's element type as stored: one of ours, or the name of one that no weight may have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Stored {
+enum StoredType {
     Known(StoredDtype),
     Foreign(String),
 }
@@ -87,12 +87,12 @@ enum Data {
     Quantized { codes: Range<usize>, scales: Range<usize> },
 }
 
-impl Stored {
+impl StoredType {
     /// As safetensors or torch name it.
     fn tag(&self) -> &str {
         match self {
-            Stored::Known(dtype) => dtype.tag(),
-            Stored::Foreign(name) => name,
+            StoredType::Known(dtype) => dtype.tag(),
+            StoredType::Foreign(name) => name,
         }
     }
 }
@@ -139,11 +139,11 @@ impl Weights {
         };
         let index = self.files.len();
         for tensor in found {
-            let Found { name, dtype, shape, data } = tensor;
+            let FoundTensor { name, dtype, shape, data } = tensor;
             if names::is_buffer(&name) {
                 continue;
             }
-            let entry = Entry { stored: name, file: index, dtype, shape, data };
+            let entry = TensorEntry { stored: name, file: index, dtype, shape, data };
             match self.tensors.entry(names::canonical(&entry.stored).into_owned()) {
                 Slot::Vacant(slot) => slot.insert(entry),
                 Slot::Occupied(slot) => {
@@ -175,7 +175,7 @@ impl Weights {
     /// The tensor called `name` (canonically), when there is one of a supported dtype.
     pub fn get(&self, name: &str) -> Option<View<'_>> {
         let (name, entry) = self.tensors.get_key_value(name)?;
-        let Stored::Known(dtype) = entry.dtype else {
+        let StoredType::Known(dtype) = entry.dtype else {
             return None;
         };
         // Ranges were checked when the file was read.
@@ -191,8 +191,8 @@ impl Weights {
     /// How matrices are quantised, where they are stored in few bits.
     pub fn quantization(&self) -> Option<Quantization> {
         self.tensors.values().find_map(|entry| match entry.dtype {
-            Stored::Known(dtype) => dtype.quantization(),
-            Stored::Foreign(_) => None,
+            StoredType::Known(dtype) => dtype.quantization(),
+            StoredType::Foreign(_) => None,
         })
     }
 
@@ -234,7 +234,7 @@ impl Weights {
                 None => Ok(None),
             };
         };
-        if let Stored::Foreign(dtype) = &entry.dtype {
+        if let StoredType::Foreign(dtype) = &entry.dtype {
             let message = format!("`{}` is stored as {dtype}; supported: F32, F16, BF16", entry.stored);
             return Err(Problem(message));
         }

@@ -250,7 +250,7 @@ fn scores(fixture: &str, join: bool) {
     }
 }
 
-fn vectors(outcomes: Outcomes<Embedding>) -> Outcomes<Vector> {
+fn vectors(outcomes: Outcomes<Embedding>) -> Outcomes<TextVectors> {
     let indexed = outcomes.into_iter().enumerate();
     indexed
         .map(|(index, outcome)| {

@@ -181,8 +181,8 @@ fn cut_inputs_are_reported() {
         let lens: Vec<usize> = values(outcomes)
             .into_iter()
             .map(|embedding| match embedding.embedding {
-                Vector::Tokens(rows) => rows.len(),
-                Vector::Pooled(_) => panic!("one vector per token was asked for"),
+                TextVectors::Tokens(rows) => rows.len(),
+                TextVectors::Pooled(_) => panic!("one vector per token was asked for"),
             })
             .collect();
         assert_eq!(lens, [5, 20]);

@@ -184,10 +184,10 @@ pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
 
 /// More threads than any machine has cores are a slip of the keyboard, and starting them may well succeed.
 pub(super) fn threads(text: &str) -> Result<NonZeroUsize, String> {
-    const MOST: usize = 4096;
+    const MAX_THREADS: usize = 4096;
     match text.parse::<NonZeroUsize>() {
-        Ok(count) if count.get() <= MOST => Ok(count),
-        _ => Err(format!("must be between 1 and {MOST}")),
+        Ok(count) if count.get() <= MAX_THREADS => Ok(count),
+        _ => Err(format!("must be between 1 and {MAX_THREADS}")),
     }
 }
 

@@ -3,14 +3,14 @@
 use std::num::NonZeroUsize;
 
 use ettin::pooling::Pooling;
-use ettin::tasks::{EmbedRequest, Embedding, PromptChoice, TextEmbedder, Vector};
+use ettin::tasks::{EmbedRequest, Embedding, PromptChoice, TextEmbedder, TextVectors};
 
 use super::driver::{self, Numbered};
 use crate::args::{self, PoolingChoice, PromptArgs, VectorArgs};
 use crate::exit::{Status, Usage};
 use crate::input::{self, Text};
 use crate::nano::Nano;
-use crate::output::{ArrayWriter, Format, Payload, Row, number, written};
+use crate::output::{ArrayRow, ArrayWriter, Format, Payload, number, written};
 use crate::plan::{self, Plan, Suited};
 use crate::say::Notes;
 
@@ -48,8 +48,8 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
         for (_, answer) in slots {
             match answer {
                 Some(answer) => array.push(match &answer.payload.embedding {
-                    Vector::Pooled(vector) => Row::Pooled(vector),
-                    Vector::Tokens(vectors) => Row::Tokens(vectors),
+                    TextVectors::Pooled(vector) => ArrayRow::Pooled(vector),
+                    TextVectors::Tokens(vectors) => ArrayRow::Tokens(vectors),
                 }),
                 None => array.skip(),
             }
@@ -71,8 +71,8 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
 fn width(task: &TextEmbedder, request: &EmbedRequest) -> anyhow::Result<Option<usize>> {
     let made = task.run(&["a"], request)?.into_iter().next();
     Ok(made.and_then(Result::ok).and_then(|outcome| match outcome.value.embedding {
-        Vector::Pooled(vector) => Some(vector.len()),
-        Vector::Tokens(vectors) => vectors.first().map(Vec::len),
+        TextVectors::Pooled(vector) => Some(vector.len()),
+        TextVectors::Tokens(vectors) => vectors.first().map(Vec::len),
     }))
 }
 
@@ -141,8 +141,8 @@ impl Payload for Embedding {
             vec![self.index.to_string(), vector.len().to_string(), number(norm.sqrt()), values.join(" ")]
         };
         match &self.embedding {
-            Vector::Pooled(vector) => vec![row(vector)],
-            Vector::Tokens(vectors) => vectors.iter().map(row).collect(),
+            TextVectors::Pooled(vector) => vec![row(vector)],
+            TextVectors::Tokens(vectors) => vectors.iter().map(row).collect(),
         }
     }
 }

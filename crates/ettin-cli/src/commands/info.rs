@@ -32,12 +32,12 @@ pub(super) fn run(args: args::Info) -> anyhow::Result<Status> {
         }
         Some(match foreign::Other::read(&files)? {
             Some(other) => Description::Other(other),
-            None => Description::Model(Box::new(model::Model::read(&files)?)),
+            None => Description::Model(Box::new(model::ModelRecord::read(&files)?)),
         })
     } else {
         None
     };
-    let info = Info {
+    let info = InfoRecord {
         machine: machine::Machine::look(&args.engine, &hub, model.as_ref().and_then(Description::quantization))?,
         model,
         check,
@@ -59,7 +59,7 @@ pub(super) fn run(args: args::Info) -> anyhow::Result<Status> {
 
 /// Everything there is to say.
 #[derive(Serialize)]
-struct Info {
+struct InfoRecord {
     #[serde(flatten)]
     machine: machine::Machine,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,7 +72,7 @@ struct Info {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Description {
-    Model(Box<model::Model>),
+    Model(Box<model::ModelRecord>),
     Other(foreign::Other),
 }
 
@@ -92,7 +92,7 @@ impl Description {
     }
 }
 
-impl Info {
+impl InfoRecord {
     fn rows(&self) -> Vec<Vec<String>> {
         let mut rows = self.machine.rows();
         rows.extend(self.model.iter().flat_map(Description::rows));
@@ -101,7 +101,7 @@ impl Info {
     }
 }
 
-fn pretty(out: &mut impl Write, info: &Info) -> io::Result<()> {
+fn pretty(out: &mut impl Write, info: &InfoRecord) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, info)?;
     out.write_all(b"\n")
 }

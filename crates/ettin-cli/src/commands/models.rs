@@ -19,7 +19,7 @@ pub(super) fn run(args: args::Models) -> anyhow::Result<Status> {
     let rows: Vec<_> = Suite::get()
         .iter()
         .enumerate()
-        .map(|(index, entry)| (index, Answered::plain(Row::new(entry, &options))))
+        .map(|(index, entry)| (index, Answered::plain(ModelRow::new(entry, &options))))
         .collect();
     printer.print(&rows)?;
     printer.finish()?;
@@ -29,7 +29,7 @@ pub(super) fn run(args: args::Models) -> anyhow::Result<Status> {
 
 /// One model of the suite.
 #[derive(Serialize)]
-struct Row {
+struct ModelRow {
     name: &'static str,
     hub_id: &'static str,
     aliases: &'static [String],
@@ -50,10 +50,10 @@ struct InCache {
     bytes: u64,
 }
 
-impl Row {
+impl ModelRow {
     fn new(entry: &'static Entry, options: &HubOptions) -> Self {
         let dimensions = entry.dimensions();
-        Row {
+        ModelRow {
             name: entry.name(),
             hub_id: entry.hub_id(),
             aliases: entry.aliases(),
@@ -74,7 +74,7 @@ impl From<Cached> for InCache {
     }
 }
 
-impl Payload for Row {
+impl Payload for ModelRow {
     const LIST: bool = false;
     // No record is behind a row.
     const KEYS: &'static [&'static str] = &[];

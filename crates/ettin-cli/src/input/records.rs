@@ -247,10 +247,10 @@ pub(super) fn parse<T: Record>(text: &str, further: Further, at: Option<At>) -> 
 
 /// What a record has, in words.
 fn fields_of(text: &str) -> String {
-    const NAMED: usize = 8;
+    const MAX_NAMES: usize = 8;
     let fields: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
-    let mut names: Vec<String> = fields.keys().take(NAMED).map(|name| format!("`{name}`")).collect();
-    if fields.len() > NAMED {
+    let mut names: Vec<String> = fields.keys().take(MAX_NAMES).map(|name| format!("`{name}`")).collect();
+    if fields.len() > MAX_NAMES {
         names.push("…".into());
     }
     match names.len() {

@@ -11,7 +11,7 @@ use super::Format;
 
 /// The vectors of one input.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Row<'a> {
+pub(crate) enum ArrayRow<'a> {
     /// One vector per text.
     Pooled(&'a [f32]),
     /// One vector per token.
@@ -39,10 +39,10 @@ impl ArrayWriter {
     }
 
     /// Adds the vectors of the next input.
-    pub(crate) fn push(&mut self, row: Row<'_>) {
+    pub(crate) fn push(&mut self, row: ArrayRow<'_>) {
         match row {
-            Row::Pooled(vector) => self.vector(vector),
-            Row::Tokens(vectors) => vectors.iter().for_each(|vector| self.vector(vector)),
+            ArrayRow::Pooled(vector) => self.vector(vector),
+            ArrayRow::Tokens(vectors) => vectors.iter().for_each(|vector| self.vector(vector)),
         }
         self.close();
     }
@@ -150,7 +150,7 @@ mod tests {
     fn missing_rows_are_nan_and_move_nothing() {
         let mut writer = ArrayWriter::new(false);
         writer.skip();
-        writer.push(Row::Pooled(&[1.0, 2.0]));
+        writer.push(ArrayRow::Pooled(&[1.0, 2.0]));
         writer.skip();
         let out = written(&writer, Format::Npy);
         let values: Vec<f32> =
@@ -163,9 +163,9 @@ mod tests {
     #[test]
     fn token_vectors_carry_offsets() {
         let mut writer = ArrayWriter::new(true);
-        writer.push(Row::Tokens(&[vec![1.0], vec![2.0]]));
+        writer.push(ArrayRow::Tokens(&[vec![1.0], vec![2.0]]));
         writer.skip();
-        writer.push(Row::Tokens(&[vec![3.0]]));
+        writer.push(ArrayRow::Tokens(&[vec![3.0]]));
         let out = written(&writer, Format::Safetensors);
         let file = safetensors::SafeTensors::deserialize(&out).unwrap();
         assert_eq!(file.tensor("embeddings").unwrap().shape(), [3, 1]);

@@ -11,7 +11,7 @@ use super::{
     tile::TileShape,
 };
 use crate::{
-    arena::Region,
+    arena::ArenaSlice,
     buffer::{Buffer, as_words, with_scratch},
     isa::Isa,
     simd::{Kernel, LANES, Simd},
@@ -30,7 +30,7 @@ pub struct PackedWeight {
     layout: ActivationLayout,
     width: usize,
     panel_words: usize,
-    data: Region,
+    data: ArenaSlice,
     /// One per output, where the scheme has them.
     scales: Buffer,
     /// One per output, where the scheme has them.
@@ -118,7 +118,7 @@ impl PackedWeight {
             layout,
             width,
             panel_words,
-            data: Region::zeroed(panels * panel_words),
+            data: ArenaSlice::zeroed(panels * panel_words),
             scales: Buffer::zeroed(per_output(has_scales)),
             compensation: Buffer::zeroed(per_output(has_compensation)),
             next: Arc::default(),

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::Step;
-use super::model::Model;
+use super::model::CheckedModel;
 use crate::ops::Hidden;
 use crate::{Error, PackedBatch, Result, Trunk};
 
@@ -24,14 +24,14 @@ pub(super) fn batches(texts: &[Vec<u32>]) -> Result<Vec<PackedBatch>> {
 pub(super) struct Comparison<'a> {
     ours: &'a Trunk,
     reference: &'a Trunk,
-    steps: Vec<Found>,
+    steps: Vec<StepDifferences>,
     /// The head's result is measured beside its largest value in any batch: scores of one text may all be near zero.
-    result: Option<Found>,
+    result: Option<StepDifferences>,
 }
 
 /// What is known of a step.
 #[derive(Default)]
-struct Found {
+struct StepDifferences {
     name: String,
     alone: Worst,
     chained: Worst,
@@ -78,7 +78,7 @@ impl<'a> Comparison<'a> {
         let names = ["the embeddings".to_owned()].into_iter();
         let names = names.chain((1..=layers).map(|number| format!("layer {number} of {layers}")));
         let names = names.chain(["the final norm".to_owned()]);
-        let steps = names.map(|name| Found { name, ..Found::default() });
+        let steps = names.map(|name| StepDifferences { name, ..StepDifferences::default() });
         Self { ours, reference, steps: steps.collect(), result: None }
     }
 
@@ -130,14 +130,15 @@ impl<'a> Comparison<'a> {
         name: &str,
         batch: &PackedBatch,
         finals: &Tensor,
-        ours: &Model,
-        reference: &Model,
+        ours: &CheckedModel,
+        reference: &CheckedModel,
     ) -> Result<()> {
         let text = text(batch);
-        let given = |model: &Model| values(&model.result(&model.trunk().backend().hidden(finals)?, batch)?);
+        let given = |model: &CheckedModel| values(&model.result(&model.trunk().backend().hidden(finals)?, batch)?);
         let (expected, alone) = (given(reference)?, given(ours)?);
         let whole = values(&ours.result(&self.ours.forward(batch)?, batch)?)?;
-        let found = self.result.get_or_insert_with(|| Found { name: name.to_owned(), ..Found::default() });
+        let found =
+            self.result.get_or_insert_with(|| StepDifferences { name: name.to_owned(), ..StepDifferences::default() });
         let largest = largest(&expected);
         found.alone.gather(difference(&alone, &expected)?, largest, &text);
         found.drift.gather(difference(&whole, &expected)?, largest, &text);

@@ -21,12 +21,12 @@ pub(super) struct Subject<'a> {
     repository: Option<Repository>,
     config: Config,
     weights: Weights,
-    head: Head,
+    head: CheckedHead,
 }
 
 /// What stands on the trunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Head {
+enum CheckedHead {
     Language,
     Sequence,
     Tokens,
@@ -43,7 +43,7 @@ impl<'a> Subject<'a> {
         let mut config = Config::load(&trunk).map_err(|error| identity::explained(files, error))?;
         config.allow_length(repository.as_ref().and_then(|repository| repository.transformer.longest()));
         let weights = Weights::open(&trunk).map_err(|error| identity::explained(files, error))?;
-        let head = Head::of(repository.as_ref(), &config);
+        let head = CheckedHead::of(repository.as_ref(), &config);
         Ok(Self { files, repository, config, weights, head })
     }
 
@@ -56,12 +56,12 @@ impl<'a> Subject<'a> {
     }
 
     /// Builds the model; with matrices as the format of another backend keeps them, where one is given.
-    pub(super) fn build(&self, backend: &Backend, rounded_as: Option<&Backend>) -> Result<Model> {
+    pub(super) fn build(&self, backend: &Backend, rounded_as: Option<&Backend>) -> Result<CheckedModel> {
         let config = &self.config;
         let head = match self.head {
-            Head::Language => weights::Head::Language,
-            Head::Vectors => weights::Head::None,
-            Head::Sequence | Head::Tokens => {
+            CheckedHead::Language => weights::Head::Language,
+            CheckedHead::Vectors => weights::Head::None,
+            CheckedHead::Sequence | CheckedHead::Tokens => {
                 config.check_classifier()?;
                 weights::Head::Classifier { outputs: config.labels.len() }
             }
@@ -74,77 +74,77 @@ impl<'a> Subject<'a> {
             }
         };
         Ok(match self.head {
-            Head::Language => Model::Language(LanguageModel::build(parameters, config, backend)?),
-            Head::Sequence => Model::Sequence(SequenceClassifier::build(parameters, config, backend)?),
-            Head::Tokens => Model::Tokens(TokenClassifier::build(parameters, config, backend)?),
-            Head::Vectors => {
+            CheckedHead::Language => CheckedModel::Language(LanguageModel::build(parameters, config, backend)?),
+            CheckedHead::Sequence => CheckedModel::Sequence(SequenceClassifier::build(parameters, config, backend)?),
+            CheckedHead::Tokens => CheckedModel::Tokens(TokenClassifier::build(parameters, config, backend)?),
+            CheckedHead::Vectors => {
                 let chain = |repository| Chain::load(self.files, repository, config.hidden_size, backend);
                 let chain = self.repository.clone().map(chain).transpose()?;
-                Model::Vectors(Embedder::build(parameters, config, backend, chain)?.into())
+                CheckedModel::Vectors(Embedder::build(parameters, config, backend, chain)?.into())
             }
         })
     }
 }
 
-impl Head {
+impl CheckedHead {
     fn of(repository: Option<&Repository>, config: &Config) -> Self {
         if let Some(repository) = repository {
             return match repository.transformer.task {
-                Task::SequenceClassification => Head::Sequence,
-                Task::FeatureExtraction => Head::Vectors,
+                Task::SequenceClassification => CheckedHead::Sequence,
+                Task::FeatureExtraction => CheckedHead::Vectors,
             };
         }
         let class = config.architecture().unwrap_or_default();
-        const HEADS: [(&str, Head); 5] = [
-            ("ForMaskedLM", Head::Language),
-            ("ForCausalLM", Head::Language),
-            ("ForSequenceClassification", Head::Sequence),
-            ("ForTokenClassification", Head::Tokens),
-            ("ForQuestionAnswering", Head::Tokens),
+        const HEADS: [(&str, CheckedHead); 5] = [
+            ("ForMaskedLM", CheckedHead::Language),
+            ("ForCausalLM", CheckedHead::Language),
+            ("ForSequenceClassification", CheckedHead::Sequence),
+            ("ForTokenClassification", CheckedHead::Tokens),
+            ("ForQuestionAnswering", CheckedHead::Tokens),
         ];
-        HEADS.iter().find(|(end, _)| class.ends_with(end)).map_or(Head::Vectors, |(_, head)| *head)
+        HEADS.iter().find(|(end, _)| class.ends_with(end)).map_or(CheckedHead::Vectors, |(_, head)| *head)
     }
 }
 
 /// A model with its head.
-pub(super) enum Model {
+pub(super) enum CheckedModel {
     Language(LanguageModel),
     Sequence(SequenceClassifier),
     Tokens(TokenClassifier),
     Vectors(Box<Embedder>),
 }
 
-impl Model {
+impl CheckedModel {
     pub(super) fn trunk(&self) -> &Trunk {
         match self {
-            Model::Language(model) => model.trunk(),
-            Model::Sequence(model) => model.trunk(),
-            Model::Tokens(model) => model.trunk(),
-            Model::Vectors(model) => model.trunk(),
+            CheckedModel::Language(model) => model.trunk(),
+            CheckedModel::Sequence(model) => model.trunk(),
+            CheckedModel::Tokens(model) => model.trunk(),
+            CheckedModel::Vectors(model) => model.trunk(),
         }
     }
 
     /// What the head gives, in words.
     pub(super) fn result_name(&self) -> &'static str {
         match self {
-            Model::Language(_) => "the logits",
-            Model::Sequence(_) => "the label scores",
-            Model::Tokens(_) => "the label scores of tokens",
-            Model::Vectors(_) => "the vectors",
+            CheckedModel::Language(_) => "the logits",
+            CheckedModel::Sequence(_) => "the label scores",
+            CheckedModel::Tokens(_) => "the label scores of tokens",
+            CheckedModel::Vectors(_) => "the vectors",
         }
     }
 
     /// What the head makes of final hidden states.
     pub(super) fn result(&self, hidden: &Hidden, batch: &PackedBatch) -> Result<Tensor> {
         match self {
-            Model::Language(model) => {
+            CheckedModel::Language(model) => {
                 let sequences = (0..batch.sequences()).map(|index| batch.rows(index));
                 let rows: Vec<usize> = sequences.flat_map(|rows| rows.rev().step_by(LOGIT_ROWS)).collect();
                 model.project(hidden, &rows)
             }
-            Model::Sequence(model) => model.classify(hidden, batch),
-            Model::Tokens(model) => model.trunk().model().classify(hidden),
-            Model::Vectors(model) => {
+            CheckedModel::Sequence(model) => model.classify(hidden, batch),
+            CheckedModel::Tokens(model) => model.trunk().model().classify(hidden),
+            CheckedModel::Vectors(model) => {
                 let rows: Vec<usize> = (0..hidden.rows()).collect();
                 model.pool(hidden.select(&rows)?, batch, &EmbedOptions::default())
             }

@@ -291,7 +291,7 @@ fn race(candidates: &[Contender], first: Contender, draws: Draws) -> u32 {
     for &Contender { id, logit } in candidates {
         let logit = f64::from(logit);
         // No number of 32 bits makes up for more than this.
-        if logit + MOST <= mark {
+        if logit + MAX_NOISE <= mark {
             continue;
         }
         if quad.0 != id / 4 {
@@ -311,7 +311,7 @@ fn race(candidates: &[Contender], first: Contender, draws: Draws) -> u32 {
 }
 
 /// The largest `−ln e` of all numbers, rounded up: e is at least 2⁻³³.
-const MOST: f64 = 22.9;
+const MAX_NOISE: f64 = 22.9;
 
 /// An exponential random number from 32 random bits.
 fn time(number: u32) -> f64 {

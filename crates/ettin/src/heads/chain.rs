@@ -28,7 +28,7 @@ const LAYER_NORM_EPS: f32 = 1e-5;
 #[derive(Debug)]
 pub struct Chain {
     /// Each with its place in `modules.json`, where the transformer is number 0.
-    steps: Vec<(usize, Step)>,
+    steps: Vec<(usize, ChainStep)>,
     settings: Settings,
     transformer: Transformer,
     /// Values per vector in each slot behind the last module; none where no module fills it.
@@ -37,7 +37,7 @@ pub struct Chain {
 
 /// A module, ready to run.
 #[derive(Debug)]
-enum Step {
+enum ChainStep {
     Pooling {
         modes: Vec<Pooling>,
         include_prompt: bool,
@@ -116,7 +116,7 @@ impl Chain {
     }
 
     /// A module; `None` for one that does nothing.
-    fn step(&mut self, files: &dyn FileSource, module: &Module, backend: &Backend) -> Result<Option<Step>> {
+    fn step(&mut self, files: &dyn FileSource, module: &Module, backend: &Backend) -> Result<Option<ChainStep>> {
         let Module { class, folder } = module;
         match class {
             Class::Transformer => {
@@ -126,14 +126,14 @@ impl Chain {
                 let width = self.input(Slot::Tokens, module)?;
                 let PoolingConfig { modes, include_prompt } = PoolingConfig::load(files, folder, width)?;
                 self.set(Slot::Sentence, width * modes.len());
-                Ok(Some(Step::Pooling { modes, include_prompt }))
+                Ok(Some(ChainStep::Pooling { modes, include_prompt }))
             }
             Class::Dense => {
                 let config = DenseConfig::load(files, folder)?;
                 config.check(folder, self.input(config.input, module)?)?;
                 let dense = Dense::load(files, folder, &config, backend)?;
                 self.set(config.output, config.outputs);
-                Ok(Some(Step::Dense(Box::new(dense))))
+                Ok(Some(ChainStep::Dense(Box::new(dense))))
             }
             Class::LayerNorm => {
                 let width = self.input(Slot::Sentence, module)?;
@@ -143,7 +143,7 @@ impl Chain {
                     let view = weights.require(name, &[width])?;
                     Ok::<_, Error>(Vector::Values(view.to_f32()))
                 };
-                Ok(Some(Step::LayerNorm(backend.norm(NormParams {
+                Ok(Some(ChainStep::LayerNorm(backend.norm(NormParams {
                     weight: vector("norm.weight")?,
                     bias: Some(vector("norm.bias")?),
                     eps: LAYER_NORM_EPS,
@@ -156,7 +156,7 @@ impl Chain {
                     return Ok(None);
                 };
                 self.set(output, width);
-                Ok(Some(Step::Normalize { input, output }))
+                Ok(Some(ChainStep::Normalize { input, output }))
             }
             Class::Dropout => {
                 self.input(Slot::Sentence, module)?;
@@ -210,12 +210,12 @@ impl Chain {
     /// Whether its embeddings are scaled to length 1.
     pub fn normalizes(&self) -> bool {
         let last = self.steps.iter().rev().find(|(_, step)| step.output() == Slot::Sentence);
-        matches!(last, Some((_, Step::Normalize { .. })))
+        matches!(last, Some((_, ChainStep::Normalize { .. })))
     }
 
     /// Whether leading tokens that hold the prompt take no part in the pooling.
     pub(crate) fn skips_prompt(&self) -> bool {
-        self.steps.iter().any(|(_, step)| matches!(step, Step::Pooling { include_prompt: false, .. }))
+        self.steps.iter().any(|(_, step)| matches!(step, ChainStep::Pooling { include_prompt: false, .. }))
     }
 
     /// Token vectors `[tokens, hidden]` as the chain leaves them.
@@ -237,12 +237,12 @@ impl Chain {
     ) -> Result<Hidden> {
         let mut values = [Some(tokens), None, None];
         for (number, step) in &self.steps {
-            if !wanted.keep_normalize && matches!(step, Step::Normalize { input: Slot::Sentence, .. }) {
+            if !wanted.keep_normalize && matches!(step, ChainStep::Normalize { input: Slot::Sentence, .. }) {
                 continue;
             }
             let input = values[step.input() as usize].as_ref().ok_or_else(|| missing(step.input()))?;
             let output = match step {
-                Step::Pooling { modes, include_prompt } => {
+                ChainStep::Pooling { modes, include_prompt } => {
                     let one = wanted.pooling.as_slice();
                     let modes = if one.is_empty() { modes.as_slice() } else { one };
                     pooled(input, batch, modes, skip.filter(|_| !include_prompt))?
@@ -265,40 +265,40 @@ fn pooled(tokens: &Hidden, batch: &PackedBatch, modes: &[Pooling], skip: Option<
     Ok(Hidden::new(Tensor::cat(&pooled, 1)?))
 }
 
-impl Step {
+impl ChainStep {
     fn class(&self) -> &'static str {
         match self {
-            Step::Pooling { .. } => "Pooling",
-            Step::Dense(_) => "Dense",
-            Step::LayerNorm(_) => "LayerNorm",
-            Step::Normalize { .. } => "Normalize",
+            ChainStep::Pooling { .. } => "Pooling",
+            ChainStep::Dense(_) => "Dense",
+            ChainStep::LayerNorm(_) => "LayerNorm",
+            ChainStep::Normalize { .. } => "Normalize",
         }
     }
 
     fn input(&self) -> Slot {
         match self {
-            Step::Pooling { .. } => Slot::Tokens,
-            Step::Dense(dense) => dense.input,
-            Step::LayerNorm(_) => Slot::Sentence,
-            Step::Normalize { input, .. } => *input,
+            ChainStep::Pooling { .. } => Slot::Tokens,
+            ChainStep::Dense(dense) => dense.input,
+            ChainStep::LayerNorm(_) => Slot::Sentence,
+            ChainStep::Normalize { input, .. } => *input,
         }
     }
 
     fn output(&self) -> Slot {
         match self {
-            Step::Pooling { .. } | Step::LayerNorm(_) => Slot::Sentence,
-            Step::Dense(dense) => dense.output,
-            Step::Normalize { output, .. } => *output,
+            ChainStep::Pooling { .. } | ChainStep::LayerNorm(_) => Slot::Sentence,
+            ChainStep::Dense(dense) => dense.output,
+            ChainStep::Normalize { output, .. } => *output,
         }
     }
 
     /// `[rows, size]` to `[rows, size]`. A pooling, which needs a batch, leaves them as they are.
     fn forward(&self, vectors: &Hidden) -> Result<Hidden> {
         match self {
-            Step::Pooling { .. } => Ok(Hidden::new(vectors.to_tensor()?)),
-            Step::Dense(dense) => dense.forward(vectors),
-            Step::LayerNorm(norm) => ops::norm(vectors, norm),
-            Step::Normalize { .. } => Ok(Hidden::new(normalize(&vectors.to_tensor()?)?)),
+            ChainStep::Pooling { .. } => Ok(Hidden::new(vectors.to_tensor()?)),
+            ChainStep::Dense(dense) => dense.forward(vectors),
+            ChainStep::LayerNorm(norm) => ops::norm(vectors, norm),
+            ChainStep::Normalize { .. } => Ok(Hidden::new(normalize(&vectors.to_tensor()?)?)),
         }
     }
 }

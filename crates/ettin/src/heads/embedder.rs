@@ -206,7 +206,7 @@ fn finished(vectors: Hidden, dimensions: Option<usize>, normalized: bool) -> Res
 
 /// An embedder with what is asked of it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Embedding<'a> {
+pub(crate) struct TracedEmbedder<'a> {
     pub(crate) model: &'a Embedder,
     pub(crate) options: &'a EmbedOptions,
     pub(crate) result: Asked,
@@ -223,7 +223,7 @@ pub(crate) enum Asked {
     Scores,
 }
 
-impl Traced for Embedding<'_> {
+impl Traced for TracedEmbedder<'_> {
     const RESULT: &'static str = "the vectors";
 
     fn trunk(&self) -> &Trunk {

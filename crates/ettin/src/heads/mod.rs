@@ -11,7 +11,7 @@ mod token;
 pub use crate::sentence_transformers::Settings;
 pub(crate) use activation::TorchActivation;
 pub use chain::Chain;
-pub(crate) use embedder::{Asked, Embedding};
+pub(crate) use embedder::{Asked, TracedEmbedder};
 pub use embedder::{EmbedOptions, Embedder};
 pub use language::LanguageModel;
 pub use sequence::SequenceClassifier;
@@ -28,14 +28,14 @@ use crate::{
 };
 
 /// What stands on a trunk.
-pub(crate) trait Head {
+pub(crate) trait TaskHead {
     /// The layers under it.
     fn trunk(&self) -> &Trunk;
 }
 
 macro_rules! heads {
     ($($head:ty),*) => {
-        $(impl Head for $head {
+        $(impl TaskHead for $head {
             fn trunk(&self) -> &Trunk {
                 <$head>::trunk(self)
             }

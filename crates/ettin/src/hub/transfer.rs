@@ -32,7 +32,7 @@ pub(super) struct Transfer<'a> {
 }
 
 /// How a transfer ended that did not fail.
-enum Outcome {
+enum TransferOutcome {
     Received,
     /// The endpoint now has another file under this address.
     Changed,
@@ -58,8 +58,8 @@ impl Transfer<'_> {
             let fresh = !blob.is_file();
             if fresh {
                 match self.receive(&url, &metadata, &blob, &lock)? {
-                    Outcome::Received => {}
-                    Outcome::Changed => continue,
+                    TransferOutcome::Received => {}
+                    TransferOutcome::Changed => continue,
                 }
             }
             self.link(&blob, &pointer, fresh)?;
@@ -68,13 +68,13 @@ impl Transfer<'_> {
         Err(self.wrong(&url, "the file keeps changing while it is downloaded".to_owned()))
     }
 
-    fn receive(&self, url: &str, metadata: &Metadata, blob: &Path, lock: &Lock) -> Result<Outcome> {
+    fn receive(&self, url: &str, metadata: &Metadata, blob: &Path, lock: &Lock) -> Result<TransferOutcome> {
         create_parent(blob)?;
         let path = partial_path(blob, lock);
-        let mut partial = Partial::open(path, is_sha256(&metadata.etag).then_some(metadata.etag.as_str()))?;
+        let mut partial = PartialBlob::open(path, is_sha256(&metadata.etag).then_some(metadata.etag.as_str()))?;
         for _ in 0..=RESTARTS {
             let outcome = self.client.retrying(|| self.append(url, metadata, &mut partial))?;
-            if let Outcome::Changed = outcome {
+            if let TransferOutcome::Changed = outcome {
                 partial.discard();
                 return Ok(outcome);
             }
@@ -90,13 +90,13 @@ impl Transfer<'_> {
     }
 
     /// Asks for what is still missing and appends it.
-    fn append(&self, url: &str, metadata: &Metadata, partial: &mut Partial) -> Result<Outcome, Failure> {
+    fn append(&self, url: &str, metadata: &Metadata, partial: &mut PartialBlob) -> Result<TransferOutcome, Failure> {
         if metadata.size.is_some_and(|size| partial.len > size) {
             partial.clear()?;
         }
         self.report(partial.len, metadata.size);
         if metadata.size == Some(partial.len) {
-            return Ok(Outcome::Received);
+            return Ok(TransferOutcome::Received);
         }
         let unless_changed = metadata.strong_etag.as_deref();
         let from = (partial.len > 0).then_some(Rest { start: partial.len, unless_changed });
@@ -105,7 +105,7 @@ impl Transfer<'_> {
             return Err(self.wrong(url, "the file is gone from the Hub".to_owned()).into());
         }
         if reply.blob_name().is_some_and(|now| now != metadata.etag) {
-            return Ok(Outcome::Changed);
+            return Ok(TransferOutcome::Changed);
         }
         if reply.status == 416 {
             partial.clear()?;
@@ -127,10 +127,16 @@ impl Transfer<'_> {
             (stated, sent) => stated.or(sent),
         };
         self.copy(url, reply.into_reader(), total, partial)?;
-        Ok(Outcome::Received)
+        Ok(TransferOutcome::Received)
     }
 
-    fn copy(&self, url: &str, mut body: impl Read, total: Option<u64>, partial: &mut Partial) -> Result<(), Failure> {
+    fn copy(
+        &self,
+        url: &str,
+        mut body: impl Read,
+        total: Option<u64>,
+        partial: &mut PartialBlob,
+    ) -> Result<(), Failure> {
         let start = partial.len;
         let mut chunk = vec![0; CHUNK];
         let broken = loop {
@@ -195,7 +201,7 @@ impl Transfer<'_> {
 }
 
 /// The incomplete file, with the hash of what it holds if there is one to compare with.
-struct Partial<'a> {
+struct PartialBlob<'a> {
     path: PathBuf,
     file: File,
     len: u64,
@@ -203,7 +209,7 @@ struct Partial<'a> {
     hash: Sha256,
 }
 
-impl<'a> Partial<'a> {
+impl<'a> PartialBlob<'a> {
     /// Opens what an earlier attempt left, or an empty file.
     fn open(path: PathBuf, expected: Option<&'a str>) -> Result<Self> {
         let mut options = OpenOptions::new();

@@ -83,12 +83,12 @@ const LATE: &str = "one vector per token and their matching are not supported, a
 
 /// An entry of `modules.json`.
 #[derive(Debug)]
-pub(super) struct Module {
+pub(super) struct ModuleClass {
     pub(super) path: String,
     class: String,
 }
 
-impl Module {
+impl ModuleClass {
     /// What this module makes of the whole, if it is none of a dense embedder's or a reranker's.
     pub(super) fn foreign(&self) -> Option<Foreign> {
         let class = self.class.as_str();
@@ -109,8 +109,8 @@ impl Module {
 
 /// The entries of `modules.json`; none where there is no such file, or none that can be read: the chain says what is
 /// wrong.
-pub(super) fn modules(files: &ModelFiles) -> Result<Vec<Module>> {
+pub(super) fn modules(files: &ModelFiles) -> Result<Vec<ModuleClass>> {
     let data = files.peek(MODULES)?;
     let modules = data.iter().flat_map(|data| module_classes(data));
-    Ok(modules.filter(|(_, class)| !class.is_empty()).map(|(path, class)| Module { path, class }).collect())
+    Ok(modules.filter(|(_, class)| !class.is_empty()).map(|(path, class)| ModuleClass { path, class }).collect())
 }

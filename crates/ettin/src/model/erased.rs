@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A [`Network`] over some [`Compute`]; each method is the network's of that name.
-pub(crate) trait Model: fmt::Debug + Send + Sync {
+pub(crate) trait ErasedModel: fmt::Debug + Send + Sync {
     fn forward(&self, batch: &PackedBatch, layers: usize) -> Result<Hidden>;
 
     /// Caches must be of this model, and have room.
@@ -55,7 +55,7 @@ pub(crate) trait Model: fmt::Debug + Send + Sync {
     fn kv_layers(&self, layers: &[KvShape]) -> Box<dyn KvLayers>;
 }
 
-impl<C: Compute> Model for Network<C> {
+impl<C: Compute> ErasedModel for Network<C> {
     fn forward(&self, batch: &PackedBatch, layers: usize) -> Result<Hidden> {
         Ok(Hidden::new(Network::forward(self, batch, layers)?))
     }

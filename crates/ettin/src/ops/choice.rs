@@ -40,9 +40,9 @@ impl DeviceChoice {
     /// Devices that can be opened now.
     pub fn present() -> Vec<Self> {
         // More devices than any machine has: opening stops at the first that is missing.
-        const MOST: usize = 64;
+        const MAX_DEVICES: usize = 64;
         let mut choices = vec![DeviceChoice::Cpu];
-        choices.extend((0..MOST).map(DeviceChoice::Cuda).take_while(|choice| choice.open().is_ok()));
+        choices.extend((0..MAX_DEVICES).map(DeviceChoice::Cuda).take_while(|choice| choice.open().is_ok()));
         choices.extend(Some(DeviceChoice::Metal).filter(|choice| choice.open().is_ok()));
         choices
     }

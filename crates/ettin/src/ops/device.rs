@@ -11,7 +11,9 @@ use ettin_kernels::{Activation, Pooled, Reduce, RopeTable};
 
 use super::{
     AttentionParams, Compute, Dtype, HeadParams, KvShape, KvStore, LayerKv, LinearParams, Matrix, MlpParams,
-    NormParams, Reference, States, Vector, reference, ropes::Ropes,
+    NormParams, Reference, States, Vector,
+    reference::{self, ReferenceEmbedding, ReferenceLinear, ReferencePredictionHead},
+    ropes::Ropes,
 };
 use crate::{Error, PackedBatch, Result};
 
@@ -40,7 +42,7 @@ struct Angles {
 
 /// Layer normalisation.
 #[derive(Debug)]
-pub struct Norm {
+pub struct DeviceNorm {
     gpu: Arc<Gpu>,
     weight: Tensor,
     bias: Option<Tensor>,
@@ -48,27 +50,27 @@ pub struct Norm {
 }
 
 #[derive(Debug)]
-struct Linear {
+struct DeviceLinear {
     weight: Tensor, // [outputs, inputs]
     bias: Option<Tensor>,
 }
 
 /// The attention half of a layer.
 #[derive(Debug)]
-pub struct Attention {
-    norm: Option<Norm>,
-    qkv: Linear,
-    out: Linear,
+pub struct DeviceAttention {
+    norm: Option<DeviceNorm>,
+    qkv: DeviceLinear,
+    out: DeviceLinear,
     shape: AttentionShape,
     angles: Angles,
 }
 
 /// The feed-forward half of a layer.
 #[derive(Debug)]
-pub struct Mlp {
-    norm: Norm,
-    wi: Linear,
-    wo: Linear,
+pub struct DeviceMlp {
+    norm: DeviceNorm,
+    wi: DeviceLinear,
+    wo: DeviceLinear,
     activation: Activation,
 }
 
@@ -85,14 +87,14 @@ impl OnDevice {
 }
 
 impl Compute for OnDevice {
-    type Hidden = Rows;
-    type Embedding = reference::Embedding;
+    type Hidden = DeviceRows;
+    type Embedding = ReferenceEmbedding;
     type Bias = Tensor;
-    type Norm = Norm;
-    type Linear = reference::Linear;
-    type Attention = Attention;
-    type Mlp = Mlp;
-    type PredictionHead = reference::PredictionHead;
+    type Norm = DeviceNorm;
+    type Linear = ReferenceLinear;
+    type Attention = DeviceAttention;
+    type Mlp = DeviceMlp;
+    type PredictionHead = ReferencePredictionHead;
     type Kv = KvRows;
 
     fn device(&self) -> Device {
@@ -112,12 +114,12 @@ impl Compute for OnDevice {
         self.0.dtype.size_in_bytes() as f64
     }
 
-    fn hidden(&self, vectors: &Tensor) -> Result<Rows> {
+    fn hidden(&self, vectors: &Tensor) -> Result<DeviceRows> {
         vectors.dims2()?;
-        Ok(Rows::new(&self.0, vectors.to_device(self.0.device())?))
+        Ok(DeviceRows::new(&self.0, vectors.to_device(self.0.device())?))
     }
 
-    fn embedding(&self, matrix: Matrix<'_>) -> Result<reference::Embedding> {
+    fn embedding(&self, matrix: Matrix<'_>) -> Result<ReferenceEmbedding> {
         self.0.candle.embedding(matrix)
     }
 
@@ -125,24 +127,24 @@ impl Compute for OnDevice {
         self.0.candle.bias(vector)
     }
 
-    fn norm(&self, params: NormParams) -> Result<Norm> {
-        Norm::new(params, &self.0)
+    fn norm(&self, params: NormParams) -> Result<DeviceNorm> {
+        DeviceNorm::new(params, &self.0)
     }
 
-    fn linear(&self, params: LinearParams<'_>) -> Result<reference::Linear> {
+    fn linear(&self, params: LinearParams<'_>) -> Result<ReferenceLinear> {
         self.0.candle.linear(params)
     }
 
-    fn attention(&self, params: AttentionParams<'_>) -> Result<Attention> {
+    fn attention(&self, params: AttentionParams<'_>) -> Result<DeviceAttention> {
         let rope = self.0.ropes.of(&params);
-        Attention::new(params, &rope, &self.0)
+        DeviceAttention::new(params, &rope, &self.0)
     }
 
-    fn mlp(&self, params: MlpParams<'_>) -> Result<Mlp> {
-        Mlp::new(params, &self.0)
+    fn mlp(&self, params: MlpParams<'_>) -> Result<DeviceMlp> {
+        DeviceMlp::new(params, &self.0)
     }
 
-    fn prediction_head(&self, params: HeadParams<'_>) -> Result<reference::PredictionHead> {
+    fn prediction_head(&self, params: HeadParams<'_>) -> Result<ReferencePredictionHead> {
         self.0.candle.prediction_head(params)
     }
 
@@ -150,45 +152,45 @@ impl Compute for OnDevice {
         KvRows::new(shape.ring)
     }
 
-    fn look_up(&self, embedding: &reference::Embedding, ids: &[u32]) -> Result<Rows> {
-        Ok(Rows::new(&self.0, self.0.candle.look_up(embedding, ids)?))
+    fn look_up(&self, embedding: &ReferenceEmbedding, ids: &[u32]) -> Result<DeviceRows> {
+        Ok(DeviceRows::new(&self.0, self.0.candle.look_up(embedding, ids)?))
     }
 
-    fn embed(&self, embedding: &reference::Embedding, norm: &Norm, batch: &PackedBatch) -> Result<Rows> {
+    fn embed(&self, embedding: &ReferenceEmbedding, norm: &DeviceNorm, batch: &PackedBatch) -> Result<DeviceRows> {
         let vectors = self.0.candle.look_up(embedding, batch.ids())?;
-        Ok(Rows::new(&self.0, norm.forward(&vectors)?))
+        Ok(DeviceRows::new(&self.0, norm.forward(&vectors)?))
     }
 
     fn attention_block(
         &self,
-        rows: &mut Rows,
-        attention: &Attention,
+        rows: &mut DeviceRows,
+        attention: &DeviceAttention,
         batch: &PackedBatch,
         cache: Option<LayerKv<'_, KvRows>>,
     ) -> Result<()> {
         attention_block(rows, attention, batch, cache)
     }
 
-    fn mlp_block(&self, rows: &mut Rows, mlp: &Mlp) -> Result<()> {
+    fn mlp_block(&self, rows: &mut DeviceRows, mlp: &DeviceMlp) -> Result<()> {
         let wide = mlp.wi.forward(&rows.normed(&mlp.norm)?)?; // [rows, activated | gate]
         let gated = self.0.kernels.geglu(&wide, mlp.activation)?;
         rows.pending = Some(mlp.wo.forward(&gated)?);
         Ok(())
     }
 
-    fn apply_norm(&self, rows: &Rows, norm: &Norm) -> Result<Rows> {
-        Ok(Rows::new(&self.0, norm.forward(&rows.tensor()?)?))
+    fn apply_norm(&self, rows: &DeviceRows, norm: &DeviceNorm) -> Result<DeviceRows> {
+        Ok(DeviceRows::new(&self.0, norm.forward(&rows.tensor()?)?))
     }
 
-    fn apply_linear(&self, rows: &Rows, linear: &reference::Linear) -> Result<Rows> {
-        Ok(Rows::new(&self.0, self.0.candle.apply_linear(&rows.tensor()?, linear)?))
+    fn apply_linear(&self, rows: &DeviceRows, linear: &ReferenceLinear) -> Result<DeviceRows> {
+        Ok(DeviceRows::new(&self.0, self.0.candle.apply_linear(&rows.tensor()?, linear)?))
     }
 
-    fn apply_head(&self, rows: &Rows, head: &reference::PredictionHead) -> Result<Rows> {
-        Ok(Rows::new(&self.0, self.0.candle.apply_head(&rows.tensor()?, head)?))
+    fn apply_head(&self, rows: &DeviceRows, head: &ReferencePredictionHead) -> Result<DeviceRows> {
+        Ok(DeviceRows::new(&self.0, self.0.candle.apply_head(&rows.tensor()?, head)?))
     }
 
-    fn logits(&self, rows: &Rows, output: &reference::Embedding, bias: Option<&Tensor>) -> Result<Tensor> {
+    fn logits(&self, rows: &DeviceRows, output: &ReferenceEmbedding, bias: Option<&Tensor>) -> Result<Tensor> {
         self.0.candle.logits(&rows.tensor()?, output, bias)
     }
 }
@@ -210,7 +212,7 @@ impl Gpu {
     }
 }
 
-impl Norm {
+impl DeviceNorm {
     fn new(params: NormParams, gpu: &Arc<Gpu>) -> Result<Self> {
         Ok(Self {
             gpu: gpu.clone(),
@@ -230,7 +232,7 @@ impl Norm {
     }
 }
 
-impl Linear {
+impl DeviceLinear {
     fn new(params: LinearParams<'_>, gpu: &Gpu) -> Result<Self> {
         let bias = params.bias.map(|bias| bias.tensor(gpu.device())).transpose()?;
         Ok(Self {
@@ -249,7 +251,7 @@ impl Linear {
     }
 }
 
-impl Attention {
+impl DeviceAttention {
     fn new(params: AttentionParams<'_>, rope: &Arc<RopeTable>, gpu: &Arc<Gpu>) -> Result<Self> {
         if !Kernels::supports_head(params.head_dim) {
             return Err(Error::Unsupported(format!(
@@ -258,21 +260,21 @@ impl Attention {
             )));
         }
         Ok(Self {
-            norm: params.norm.map(|norm| Norm::new(norm, gpu)).transpose()?,
-            qkv: Linear::new(params.qkv, gpu)?,
-            out: Linear::new(params.out, gpu)?,
+            norm: params.norm.map(|norm| DeviceNorm::new(norm, gpu)).transpose()?,
+            qkv: DeviceLinear::new(params.qkv, gpu)?,
+            out: DeviceLinear::new(params.out, gpu)?,
             shape: AttentionShape { heads: params.heads, head_dim: params.head_dim, span: params.span },
             angles: gpu.angles(rope)?,
         })
     }
 }
 
-impl Mlp {
+impl DeviceMlp {
     fn new(params: MlpParams<'_>, gpu: &Arc<Gpu>) -> Result<Self> {
         Ok(Self {
-            norm: Norm::new(params.norm, gpu)?,
-            wi: Linear::new(params.wi, gpu)?,
-            wo: Linear::new(params.wo, gpu)?,
+            norm: DeviceNorm::new(params.norm, gpu)?,
+            wi: DeviceLinear::new(params.wi, gpu)?,
+            wo: DeviceLinear::new(params.wo, gpu)?,
             activation: params.activation,
         })
     }
@@ -280,7 +282,7 @@ impl Mlp {
 
 /// Rows of the residual stream, with what the blocks know of the batch.
 #[derive(Debug)]
-pub struct Rows {
+pub struct DeviceRows {
     gpu: Arc<Gpu>,
     residual: Tensor, // [rows, size] in f32
     /// What the last block adds to the residual, `[rows, size]`: the next norm does it on its way.
@@ -307,7 +309,7 @@ impl Plan {
     }
 }
 
-impl Rows {
+impl DeviceRows {
     fn new(gpu: &Arc<Gpu>, residual: Tensor) -> Self {
         Self { gpu: gpu.clone(), residual, pending: None, plan: None }
     }
@@ -326,7 +328,7 @@ impl Rows {
     }
 
     /// Adds what is pending and normalises: `[rows, size]` in the model's dtype.
-    fn normed(&mut self, norm: &Norm) -> Result<Tensor> {
+    fn normed(&mut self, norm: &DeviceNorm) -> Result<Tensor> {
         let kernels = &self.gpu.kernels;
         let Some(pending) = self.pending.take() else {
             return Ok(kernels.norm(&self.residual, norm.parts(), self.gpu.dtype)?);
@@ -344,7 +346,7 @@ impl Rows {
     }
 }
 
-impl States for Rows {
+impl States for DeviceRows {
     fn rows(&self) -> usize {
         self.residual.dims()[0]
     }
@@ -375,8 +377,8 @@ impl States for Rows {
 }
 
 fn attention_block(
-    rows: &mut Rows,
-    block: &Attention,
+    rows: &mut DeviceRows,
+    block: &DeviceAttention,
     batch: &PackedBatch,
     cache: Option<LayerKv<'_, KvRows>>,
 ) -> Result<()> {
@@ -401,7 +403,7 @@ fn attention_block(
     Ok(())
 }
 
-impl Attention {
+impl DeviceAttention {
     /// Over the batch alone, `[rows, q | k | v]` to `[rows, size]`.
     fn attend(&self, gpu: &Gpu, plan: &mut Plan, qkv: &Tensor) -> Result<Tensor> {
         if plan.packed.is_none() {

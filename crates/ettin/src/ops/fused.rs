@@ -19,13 +19,13 @@ use super::{
     Vector, Vocabulary, ropes::Ropes,
 };
 use crate::{PackedBatch, Result, readout::TopTokens};
-use attention::{Attention, attention_block};
+use attention::{FusedAttention, attention_block};
 use cpu::{Cpu, default_kv};
 use rows::{KEPT_ROWS, Memory};
 
-pub use blocks::{Linear, Mlp, Norm, PredictionHead};
-pub use embedding::Embedding;
-pub use rows::{Kv, Rows};
+pub use blocks::{FusedLinear, FusedMlp, FusedNorm, FusedPredictionHead};
+pub use embedding::FusedEmbedding;
+pub use rows::{FusedRows, Kv};
 
 /// The CPU's kernels on packed weights: deterministic, in any of their number formats, for inference alone.
 #[derive(Debug, Clone)]
@@ -55,14 +55,14 @@ impl Fused {
 }
 
 impl Compute for Fused {
-    type Hidden = Rows;
-    type Embedding = Embedding;
+    type Hidden = FusedRows;
+    type Embedding = FusedEmbedding;
     type Bias = Vec<f32>;
-    type Norm = Norm;
-    type Linear = Linear;
-    type Attention = Attention;
-    type Mlp = Mlp;
-    type PredictionHead = PredictionHead;
+    type Norm = FusedNorm;
+    type Linear = FusedLinear;
+    type Attention = FusedAttention;
+    type Mlp = FusedMlp;
+    type PredictionHead = FusedPredictionHead;
     type Kv = Kv;
 
     fn device(&self) -> Device {
@@ -118,40 +118,40 @@ impl Compute for Fused {
         }
     }
 
-    fn hidden(&self, vectors: &Tensor) -> Result<Rows> {
+    fn hidden(&self, vectors: &Tensor) -> Result<FusedRows> {
         let (_, size) = vectors.dims2()?;
-        let mut rows = Rows::empty(&self.0, size);
+        let mut rows = FusedRows::empty(&self.0, size);
         rows.memory.hidden.extend_from_slice(&vectors.flatten_all()?.to_vec1::<f32>()?);
         Ok(rows)
     }
 
-    fn embedding(&self, matrix: Matrix<'_>) -> Result<Embedding> {
-        Embedding::new(matrix, &self.0)
+    fn embedding(&self, matrix: Matrix<'_>) -> Result<FusedEmbedding> {
+        FusedEmbedding::new(matrix, &self.0)
     }
 
     fn bias(&self, vector: Vector) -> Result<Vec<f32>> {
         vector.values()
     }
 
-    fn norm(&self, params: NormParams) -> Result<Norm> {
-        Norm::new(params)
+    fn norm(&self, params: NormParams) -> Result<FusedNorm> {
+        FusedNorm::new(params)
     }
 
-    fn linear(&self, params: LinearParams<'_>) -> Result<Linear> {
-        Linear::exact(params, &self.0)
+    fn linear(&self, params: LinearParams<'_>) -> Result<FusedLinear> {
+        FusedLinear::exact(params, &self.0)
     }
 
-    fn attention(&self, params: AttentionParams<'_>) -> Result<Attention> {
+    fn attention(&self, params: AttentionParams<'_>) -> Result<FusedAttention> {
         let rope = self.0.ropes.of(&params);
-        Attention::new(params, &rope, &self.0)
+        FusedAttention::new(params, &rope, &self.0)
     }
 
-    fn mlp(&self, params: MlpParams<'_>) -> Result<Mlp> {
-        Mlp::new(params, &self.0)
+    fn mlp(&self, params: MlpParams<'_>) -> Result<FusedMlp> {
+        FusedMlp::new(params, &self.0)
     }
 
-    fn prediction_head(&self, params: HeadParams<'_>) -> Result<PredictionHead> {
-        PredictionHead::new(params, &self.0)
+    fn prediction_head(&self, params: HeadParams<'_>) -> Result<FusedPredictionHead> {
+        FusedPredictionHead::new(params, &self.0)
     }
 
     fn kv_store(&self, shape: KvShape) -> Kv {
@@ -159,13 +159,13 @@ impl Compute for Fused {
         Kv { blocks: KvBlocks::new(heads, head_dim, ring.unwrap_or(0), self.0.kv), grows: ring.is_none() }
     }
 
-    fn look_up(&self, embedding: &Embedding, ids: &[u32]) -> Result<Rows> {
+    fn look_up(&self, embedding: &FusedEmbedding, ids: &[u32]) -> Result<FusedRows> {
         let mut rows = embedding.room(ids, &self.0)?;
         embedding.look_up(ids, self.0.isa, &mut rows.memory.hidden);
         Ok(rows)
     }
 
-    fn embed(&self, embedding: &Embedding, norm: &Norm, batch: &PackedBatch) -> Result<Rows> {
+    fn embed(&self, embedding: &FusedEmbedding, norm: &FusedNorm, batch: &PackedBatch) -> Result<FusedRows> {
         let (cpu, ids) = (&self.0, batch.ids());
         let mut rows = embedding.room(ids, cpu)?;
         let look_up = |ids: &[u32], out: &mut [f32]| embedding.look_up(ids, cpu.isa, out);
@@ -175,8 +175,8 @@ impl Compute for Fused {
 
     fn attention_block(
         &self,
-        hidden: &mut Rows,
-        attention: &Attention,
+        hidden: &mut FusedRows,
+        attention: &FusedAttention,
         batch: &PackedBatch,
         cache: Option<LayerKv<'_, Kv>>,
     ) -> Result<()> {
@@ -184,7 +184,7 @@ impl Compute for Fused {
         Ok(())
     }
 
-    fn mlp_block(&self, rows: &mut Rows, mlp: &Mlp) -> Result<()> {
+    fn mlp_block(&self, rows: &mut FusedRows, mlp: &FusedMlp) -> Result<()> {
         let kernel = block::Mlp {
             norm: mlp.norm.kernel(),
             wi: mlp.wi.kernel(),
@@ -195,34 +195,40 @@ impl Compute for Fused {
         Ok(())
     }
 
-    fn apply_norm(&self, rows: &Rows, norm: &Norm) -> Result<Rows> {
-        let mut out = Rows::empty(&self.0, rows.size);
+    fn apply_norm(&self, rows: &FusedRows, norm: &FusedNorm) -> Result<FusedRows> {
+        let mut out = FusedRows::empty(&self.0, rows.size);
         norm.apply(&self.0, rows.values(), &mut out.memory.hidden);
         Ok(out)
     }
 
-    fn apply_linear(&self, rows: &Rows, linear: &Linear) -> Result<Rows> {
-        let mut out = Rows::empty(&self.0, linear.weight.n());
+    fn apply_linear(&self, rows: &FusedRows, linear: &FusedLinear) -> Result<FusedRows> {
+        let mut out = FusedRows::empty(&self.0, linear.weight.n());
         let Memory { hidden, operand, .. } = &mut out.memory;
         hidden.resize(rows.rows() * linear.weight.n());
         self.product(rows, &linear.weight, linear.bias.as_deref(), operand, hidden);
         Ok(out)
     }
 
-    fn apply_head(&self, rows: &Rows, head: &PredictionHead) -> Result<Rows> {
+    fn apply_head(&self, rows: &FusedRows, head: &FusedPredictionHead) -> Result<FusedRows> {
         let mut dense = self.apply_linear(rows, &head.dense)?;
         activate(self.0.isa, &self.0.team, head.activation, &mut dense.memory.hidden);
         self.apply_norm(&dense, &head.norm)
     }
 
-    fn logits(&self, rows: &Rows, output: &Embedding, bias: Option<&Vec<f32>>) -> Result<Tensor> {
+    fn logits(&self, rows: &FusedRows, output: &FusedEmbedding, bias: Option<&Vec<f32>>) -> Result<Tensor> {
         let mut out = Vec::new();
         self.logits_into(rows, output, bias, &mut out)?;
         let vocabulary = out.len() / rows.rows().max(1);
         Ok(Tensor::from_vec(out, (rows.rows(), vocabulary), &Device::Cpu)?)
     }
 
-    fn logits_into(&self, rows: &Rows, output: &Embedding, bias: Option<&Vec<f32>>, out: &mut Vec<f32>) -> Result<()> {
+    fn logits_into(
+        &self,
+        rows: &FusedRows,
+        output: &FusedEmbedding,
+        bias: Option<&Vec<f32>>,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
         let matrix = output.matrix()?;
         let mut memory = self.0.memory();
         out.resize(rows.rows() * matrix.n(), 0.0);
@@ -235,7 +241,7 @@ impl Compute for Fused {
 
     fn top_k(
         &self,
-        hidden: &Rows,
+        hidden: &FusedRows,
         vocabulary: &Vocabulary<'_, Self>,
         rows: &[usize],
         k: usize,
@@ -245,14 +251,14 @@ impl Compute for Fused {
 
     fn log_probs(
         &self,
-        hidden: &Rows,
+        hidden: &FusedRows,
         vocabulary: &Vocabulary<'_, Self>,
         targets: &[(usize, u32)],
     ) -> Result<Vec<f32>> {
         self.chosen_log_probs(hidden, vocabulary, targets)
     }
 
-    fn splade(&self, hidden: &Rows, vocabulary: &Vocabulary<'_, Self>, batch: &PackedBatch) -> Result<Tensor> {
+    fn splade(&self, hidden: &FusedRows, vocabulary: &Vocabulary<'_, Self>, batch: &PackedBatch) -> Result<Tensor> {
         self.largest_weights(hidden, vocabulary, batch)
     }
 }
@@ -260,7 +266,7 @@ impl Compute for Fused {
 impl Fused {
     fn product(
         &self,
-        rows: &Rows,
+        rows: &FusedRows,
         weight: &PackedWeight,
         bias: Option<&[f32]>,
         operand: &mut PackedActivations,

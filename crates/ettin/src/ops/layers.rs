@@ -7,11 +7,11 @@ use crate::Result;
 
 /// A dense layer `x · Wᵀ + b`; [`Backend::linear`](crate::Backend::linear) makes one.
 #[derive(Debug)]
-pub struct Linear(Box<dyn Layer>);
+pub struct Linear(Box<dyn BoundLayer>);
 
 /// Layer normalisation (weight, optional bias); [`Backend::norm`](crate::Backend::norm) makes one.
 #[derive(Debug)]
-pub struct Norm(Box<dyn Layer>);
+pub struct Norm(Box<dyn BoundLayer>);
 
 /// A dense layer on every row.
 pub fn linear(hidden: &Hidden, linear: &Linear) -> Result<Hidden> {
@@ -40,7 +40,7 @@ impl Norm {
 }
 
 /// A layer with what computes it.
-trait Layer: fmt::Debug + Send + Sync {
+trait BoundLayer: fmt::Debug + Send + Sync {
     fn forward(&self, hidden: &Hidden) -> Result<Hidden>;
 }
 
@@ -50,7 +50,7 @@ struct BoundLinear<C: Compute> {
     linear: C::Linear,
 }
 
-impl<C: Compute> Layer for BoundLinear<C> {
+impl<C: Compute> BoundLayer for BoundLinear<C> {
     fn forward(&self, hidden: &Hidden) -> Result<Hidden> {
         hidden.within(&*self.compute, |own| Ok(Hidden::new(self.compute.apply_linear(own, &self.linear)?)))
     }
@@ -62,7 +62,7 @@ struct BoundNorm<C: Compute> {
     norm: C::Norm,
 }
 
-impl<C: Compute> Layer for BoundNorm<C> {
+impl<C: Compute> BoundLayer for BoundNorm<C> {
     fn forward(&self, hidden: &Hidden) -> Result<Hidden> {
         hidden.within(&*self.compute, |own| Ok(Hidden::new(self.compute.apply_norm(own, &self.norm)?)))
     }

@@ -26,14 +26,14 @@ pub struct Reference {
 
 /// Token vectors, `[vocabulary, hidden]`.
 #[derive(Debug)]
-pub struct Embedding {
+pub struct ReferenceEmbedding {
     weight: Tensor,
     dtype: DType,
 }
 
 /// Layer normalisation.
 #[derive(Debug)]
-pub struct Norm {
+pub struct ReferenceNorm {
     weight: Tensor,
     bias: Option<Tensor>,
     eps: f64,
@@ -41,7 +41,7 @@ pub struct Norm {
 
 /// A dense layer, and adapters that are not merged into it.
 #[derive(Debug)]
-pub struct Linear {
+pub struct ReferenceLinear {
     weight: Tensor, // [outputs, inputs]
     bias: Option<Tensor>,
     adapters: Vec<LowRank>,
@@ -50,10 +50,10 @@ pub struct Linear {
 
 /// The attention half of a layer.
 #[derive(Debug)]
-pub struct Attention {
-    norm: Option<Norm>,
-    qkv: Linear,
-    out: Linear,
+pub struct ReferenceAttention {
+    norm: Option<ReferenceNorm>,
+    qkv: ReferenceLinear,
+    out: ReferenceLinear,
     heads: usize,
     head_dim: usize,
     span: Span,
@@ -63,19 +63,19 @@ pub struct Attention {
 
 /// The feed-forward half of a layer.
 #[derive(Debug)]
-pub struct Mlp {
-    norm: Norm,
-    wi: Linear,
-    wo: Linear,
+pub struct ReferenceMlp {
+    norm: ReferenceNorm,
+    wi: ReferenceLinear,
+    wo: ReferenceLinear,
     activation: Activation,
 }
 
 /// The prediction head.
 #[derive(Debug)]
-pub struct PredictionHead {
-    dense: Linear,
+pub struct ReferencePredictionHead {
+    dense: ReferenceLinear,
     activation: Activation,
-    norm: Norm,
+    norm: ReferenceNorm,
 }
 
 impl Reference {
@@ -131,13 +131,13 @@ impl States for Tensor {
 impl Compute for Reference {
     /// In f32 whatever the dtype of the products: the residual of the larger models reaches 2e4.
     type Hidden = Tensor;
-    type Embedding = Embedding;
+    type Embedding = ReferenceEmbedding;
     type Bias = Tensor;
-    type Norm = Norm;
-    type Linear = Linear;
-    type Attention = Attention;
-    type Mlp = Mlp;
-    type PredictionHead = PredictionHead;
+    type Norm = ReferenceNorm;
+    type Linear = ReferenceLinear;
+    type Attention = ReferenceAttention;
+    type Mlp = ReferenceMlp;
+    type PredictionHead = ReferencePredictionHead;
     type Kv = KvTensors;
 
     fn device(&self) -> Device {
@@ -165,23 +165,23 @@ impl Compute for Reference {
         Ok(vectors.to_device(&self.device)?)
     }
 
-    fn embedding(&self, matrix: Matrix<'_>) -> Result<Embedding> {
-        Ok(Embedding { weight: matrix.tensor(&self.device, self.dtype)?, dtype: self.dtype })
+    fn embedding(&self, matrix: Matrix<'_>) -> Result<ReferenceEmbedding> {
+        Ok(ReferenceEmbedding { weight: matrix.tensor(&self.device, self.dtype)?, dtype: self.dtype })
     }
 
     fn bias(&self, vector: Vector) -> Result<Tensor> {
         vector.tensor(&self.device)
     }
 
-    fn norm(&self, params: NormParams) -> Result<Norm> {
-        Ok(Norm {
+    fn norm(&self, params: NormParams) -> Result<ReferenceNorm> {
+        Ok(ReferenceNorm {
             weight: params.weight.tensor(&self.device)?,
             bias: params.bias.map(|bias| bias.tensor(&self.device)).transpose()?,
             eps: f64::from(params.eps),
         })
     }
 
-    fn linear(&self, params: LinearParams<'_>) -> Result<Linear> {
+    fn linear(&self, params: LinearParams<'_>) -> Result<ReferenceLinear> {
         let (mut weight, mut updates) = (params.weight, Vec::new());
         while let Matrix::Adapted { base, update } = weight {
             updates.push(update);
@@ -189,7 +189,7 @@ impl Compute for Reference {
         }
         let weight = weight.tensor(&self.device, self.dtype)?;
         let (outputs, inputs) = weight.dims2()?;
-        Ok(Linear {
+        Ok(ReferenceLinear {
             weight,
             bias: params.bias.map(|bias| bias.tensor(&self.device)).transpose()?,
             adapters: updates
@@ -200,9 +200,9 @@ impl Compute for Reference {
         })
     }
 
-    fn attention(&self, params: AttentionParams<'_>) -> Result<Attention> {
+    fn attention(&self, params: AttentionParams<'_>) -> Result<ReferenceAttention> {
         let (cos, sin) = angles(&self.ropes.of(&params), &self.device)?;
-        Ok(Attention {
+        Ok(ReferenceAttention {
             norm: params.norm.map(|norm| self.norm(norm)).transpose()?,
             qkv: self.linear(params.qkv)?,
             out: self.linear(params.out)?,
@@ -214,8 +214,8 @@ impl Compute for Reference {
         })
     }
 
-    fn mlp(&self, params: MlpParams<'_>) -> Result<Mlp> {
-        Ok(Mlp {
+    fn mlp(&self, params: MlpParams<'_>) -> Result<ReferenceMlp> {
+        Ok(ReferenceMlp {
             norm: self.norm(params.norm)?,
             wi: self.linear(params.wi)?,
             wo: self.linear(params.wo)?,
@@ -223,8 +223,8 @@ impl Compute for Reference {
         })
     }
 
-    fn prediction_head(&self, params: HeadParams<'_>) -> Result<PredictionHead> {
-        Ok(PredictionHead {
+    fn prediction_head(&self, params: HeadParams<'_>) -> Result<ReferencePredictionHead> {
+        Ok(ReferencePredictionHead {
             dense: self.linear(params.dense)?,
             activation: params.activation,
             norm: self.norm(params.norm)?,
@@ -235,25 +235,25 @@ impl Compute for Reference {
         KvTensors::default()
     }
 
-    fn look_up(&self, embedding: &Embedding, ids: &[u32]) -> Result<Tensor> {
+    fn look_up(&self, embedding: &ReferenceEmbedding, ids: &[u32]) -> Result<Tensor> {
         Ok(embedding.gather(ids)?.to_dtype(DType::F32)?)
     }
 
-    fn embed(&self, embedding: &Embedding, norm: &Norm, batch: &PackedBatch) -> Result<Tensor> {
+    fn embed(&self, embedding: &ReferenceEmbedding, norm: &ReferenceNorm, batch: &PackedBatch) -> Result<Tensor> {
         norm.forward(&embedding.gather(batch.ids())?)
     }
 
     fn attention_block(
         &self,
         hidden: &mut Tensor,
-        attention: &Attention,
+        attention: &ReferenceAttention,
         batch: &PackedBatch,
         cache: Option<LayerKv<'_, KvTensors>>,
     ) -> Result<()> {
         attention_block(hidden, attention, batch, cache)
     }
 
-    fn mlp_block(&self, hidden: &mut Tensor, mlp: &Mlp) -> Result<()> {
+    fn mlp_block(&self, hidden: &mut Tensor, mlp: &ReferenceMlp) -> Result<()> {
         let x = mlp.wi.forward(&mlp.norm.forward(hidden)?)?;
         let half = x.dim(1)? / 2;
         let gated = (activate(mlp.activation, &x.narrow(1, 0, half)?)? * x.narrow(1, half, half)?)?;
@@ -261,19 +261,19 @@ impl Compute for Reference {
         Ok(())
     }
 
-    fn apply_norm(&self, hidden: &Tensor, norm: &Norm) -> Result<Tensor> {
+    fn apply_norm(&self, hidden: &Tensor, norm: &ReferenceNorm) -> Result<Tensor> {
         norm.forward(hidden)
     }
 
-    fn apply_linear(&self, hidden: &Tensor, linear: &Linear) -> Result<Tensor> {
+    fn apply_linear(&self, hidden: &Tensor, linear: &ReferenceLinear) -> Result<Tensor> {
         linear.forward(hidden)
     }
 
-    fn apply_head(&self, hidden: &Tensor, head: &PredictionHead) -> Result<Tensor> {
+    fn apply_head(&self, hidden: &Tensor, head: &ReferencePredictionHead) -> Result<Tensor> {
         head.norm.forward(&activate(head.activation, &head.dense.forward(hidden)?)?)
     }
 
-    fn logits(&self, hidden: &Tensor, output: &Embedding, bias: Option<&Tensor>) -> Result<Tensor> {
+    fn logits(&self, hidden: &Tensor, output: &ReferenceEmbedding, bias: Option<&Tensor>) -> Result<Tensor> {
         product(hidden, &output.weight, bias, output.dtype)
     }
 }
@@ -286,7 +286,7 @@ pub(super) fn angles(rope: &RopeTable, device: &Device) -> Result<(Tensor, Tenso
     Ok((Tensor::from_vec(cos.concat(), shape, device)?, Tensor::from_vec(sin.concat(), shape, device)?))
 }
 
-impl Embedding {
+impl ReferenceEmbedding {
     /// Rows of the given tokens, `[tokens, hidden]`, in the number format of products.
     pub(super) fn gather(&self, ids: &[u32]) -> Result<Tensor> {
         let ids = Tensor::new(ids, self.weight.device())?;
@@ -294,7 +294,7 @@ impl Embedding {
     }
 }
 
-impl Norm {
+impl ReferenceNorm {
     /// `(x − mean) / √(variance + ε) · weight + bias` in f32. Composed here because candle's own layer norm is not
     /// differentiable in its fast form and looks for a bias in its checked one.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -307,7 +307,7 @@ impl Norm {
     }
 }
 
-impl Linear {
+impl ReferenceLinear {
     /// `[rows, inputs]` of any dtype to `[rows, outputs]` in f32.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut y = product(x, &self.weight, self.bias.as_ref(), self.dtype)?;
@@ -331,7 +331,7 @@ fn with_bias(x: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     })
 }
 
-impl Attention {
+impl ReferenceAttention {
     /// Rotates `[tokens, heads, head_dim]` in the half-split layout (transformers' `rotate_half`), in f32.
     fn rotate(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
         let half = self.head_dim / 2;
@@ -412,7 +412,7 @@ fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
 
 fn attention_block(
     hidden: &mut Tensor,
-    attention: &Attention,
+    attention: &ReferenceAttention,
     batch: &PackedBatch,
     mut cache: Option<LayerKv<'_, KvTensors>>,
 ) -> Result<()> {

@@ -8,7 +8,7 @@ use crate::{
     Config, Error, Result,
     ops::{LinearParams, Matrix, StoredRows, Vector},
     tensors::{Head, Leaf, Part, Role, Source},
-    weights::{Report, Stack, View, Weights},
+    weights::{LoadReport, Stack, View, Weights},
 };
 
 /// A checkpoint's tensors, all of them there and of their shapes.
@@ -17,7 +17,7 @@ pub struct Stored<'a> {
     tensors: HashMap<Role, Stack<'a>>,
     /// Whether the embedding is the output matrix, too.
     multiplied: bool,
-    report: Report,
+    report: LoadReport,
 }
 
 impl<'a> Stored<'a> {
@@ -41,7 +41,7 @@ impl<'a> Stored<'a> {
     }
 
     /// What was noticed and not refused.
-    pub fn report(&self) -> &Report {
+    pub fn report(&self) -> &LoadReport {
         &self.report
     }
 

@@ -23,7 +23,7 @@ pub(crate) use modules::{Class, module_classes, module_folders, trunk_folder};
 pub(crate) use parts::{DenseConfig, NormalizeConfig, PoolingConfig, Slot, check_dropout, check_layer_norm};
 pub use settings::Settings;
 pub(crate) use settings::{IMPLIED_PROMPTS, ModelType};
-pub(crate) use transformer::{Role, Task, Transformer};
+pub(crate) use transformer::{SearchSide, Task, Transformer};
 
 /// What the metadata of a sentence-transformers repository says, the settings of modules after the first left out.
 #[derive(Debug, Clone)]

@@ -17,7 +17,7 @@ const PACKAGE: &str = "sentence_transformers.";
 
 /// One entry of the list.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct ModuleEntry {
     /// The module's folder, empty for the top of the repository.
     pub(super) folder: String,
     /// Its Python class with the path of its package; empty where there is none.
@@ -54,7 +54,7 @@ impl fmt::Display for Class {
 }
 
 /// The list of a repository; `None` where it has none.
-pub(super) fn entries(files: &dyn FileSource) -> Result<Option<Vec<Entry>>> {
+pub(super) fn entries(files: &dyn FileSource) -> Result<Option<Vec<ModuleEntry>>> {
     files.get(FILE)?.map(|data| parse(FILE, &data)).transpose()
 }
 
@@ -85,9 +85,9 @@ pub(crate) fn module_classes(modules: &[u8]) -> impl Iterator<Item = (String, St
     entries.into_iter().map(|entry| (entry.folder, entry.path))
 }
 
-fn parse(file: &str, bytes: &[u8]) -> Result<Vec<Entry>> {
+fn parse(file: &str, bytes: &[u8]) -> Result<Vec<ModuleEntry>> {
     let fail = |message: String| Error::Config { file: file.to_owned(), message };
-    let mut entries: Vec<Entry> = Vec::new();
+    let mut entries: Vec<ModuleEntry> = Vec::new();
     for (index, value) in parse_list(bytes, file)?.into_iter().enumerate() {
         let Value::Object(map) = value else {
             return Err(fail(format!("module {index} is no object")));
@@ -98,7 +98,7 @@ fn parse(file: &str, bytes: &[u8]) -> Result<Vec<Entry>> {
             .ok_or_else(|| fail(format!("the `path` {path:?} of module {index} is no folder inside the repository")))?;
         // Who copies or downloads a module has no use for its class.
         let path = text("type").unwrap_or_default().to_owned();
-        entries.push(Entry { folder, path, map });
+        entries.push(ModuleEntry { folder, path, map });
     }
     Ok(entries)
 }
@@ -114,7 +114,7 @@ fn folder(path: &str) -> Option<String> {
     (folder.is_empty() || check_name(&folder).is_ok()).then_some(folder)
 }
 
-impl Entry {
+impl ModuleEntry {
     /// The class, if this engine runs it; class paths were moved twice by their library
     /// (`sentence_transformers.models.Pooling`, `….models.Pooling.Pooling`,
     /// `….sentence_transformer.modules.pooling.Pooling`), so its package and last component count.

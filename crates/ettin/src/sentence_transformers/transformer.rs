@@ -36,7 +36,7 @@ pub(crate) enum Task {
 
 /// Which side of a search a text is on; the library's `encode_query` and `encode_document`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum SearchSide {
     Query,
     Document,
 }

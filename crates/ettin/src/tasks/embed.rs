@@ -11,9 +11,9 @@ use super::{Options, Outcome, Outcomes, Preprocessor};
 use crate::batching::Item;
 use crate::files::ModelFiles;
 use crate::finite::{self, Traced};
-use crate::heads::{Asked, Chain, EmbedOptions, Embedder, Embedding as Traceable, Similarity};
+use crate::heads::{Asked, Chain, EmbedOptions, Embedder, Similarity, TracedEmbedder};
 use crate::pooling::Pooling;
-use crate::sentence_transformers::{ModelType, Role};
+use crate::sentence_transformers::{ModelType, SearchSide};
 use crate::setters::setters;
 use crate::tokenizer::Limit;
 use crate::{Error, Result};
@@ -81,18 +81,18 @@ setters!(EmbedRequest {
 /// A vector per text, or one per token of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
-pub enum Vector {
+pub enum TextVectors {
     /// `[dimensions]`.
     Pooled(Vec<f32>),
     /// `[tokens, dimensions]`, special tokens included.
     Tokens(Vec<Vec<f32>>),
 }
 
-impl Vector {
+impl TextVectors {
     fn is_finite(&self) -> bool {
         match self {
-            Vector::Pooled(vector) => finite::is_finite(vector),
-            Vector::Tokens(vectors) => vectors.iter().all(|vector| finite::is_finite(vector)),
+            TextVectors::Pooled(vector) => finite::is_finite(vector),
+            TextVectors::Tokens(vectors) => vectors.iter().all(|vector| finite::is_finite(vector)),
         }
     }
 }
@@ -103,7 +103,7 @@ pub struct Embedding {
     /// Index of the input.
     pub index: usize,
     /// The vector.
-    pub embedding: Vector,
+    pub embedding: TextVectors,
 }
 
 /// A score and the index of the text it belongs to.
@@ -149,8 +149,8 @@ impl TextEmbedder {
         let transformer = chain.transformer();
         let bounds = |role| Bounds::sentence_transformers(files, transformer, model.config(), role);
         let side = tokenizer.truncation_side();
-        let queries = bounds(Some(Role::Query))?.limit(options, side);
-        let documents = bounds(Some(Role::Document))?.limit(options, side);
+        let queries = bounds(Some(SearchSide::Query))?.limit(options, side);
+        let documents = bounds(Some(SearchSide::Document))?.limit(options, side);
         let preprocessor =
             Preprocessor::within(bounds(None)?, tokenizer, options).with_special_tokens(transformer.special_tokens);
         Ok(Self { queries, documents, ..Self::new(model, preprocessor) })
@@ -198,8 +198,8 @@ impl TextEmbedder {
         };
         let limit = match request.prompt.role() {
             None => self.preprocessor.limit,
-            Some(Role::Query) => self.queries,
-            Some(Role::Document) => self.documents,
+            Some(SearchSide::Query) => self.queries,
+            Some(SearchSide::Document) => self.documents,
         };
         let encode = |text: &&str| self.preprocessor.encode_behind(prompt, (*text).into(), limit);
         self.preprocessor.run(texts, encode, |batch, items| {
@@ -210,15 +210,16 @@ impl TextEmbedder {
                 layer: request.layer,
                 skip: (skip > 0).then(|| vec![skip; items.len()]),
             };
-            let vectors: Vec<Vector> = if request.per_token {
+            let vectors: Vec<TextVectors> = if request.per_token {
                 let mut rows = self.model.token_vectors(batch, &options)?.to_vec2()?.into_iter();
-                let of_text = |item: &Item<'_>| Vector::Tokens(rows.by_ref().take(item.encoding.ids.len()).collect());
+                let of_text =
+                    |item: &Item<'_>| TextVectors::Tokens(rows.by_ref().take(item.encoding.ids.len()).collect());
                 items.iter().map(of_text).collect()
             } else {
-                self.model.embed(batch, &options)?.to_vec2()?.into_iter().map(Vector::Pooled).collect()
+                self.model.embed(batch, &options)?.to_vec2()?.into_iter().map(TextVectors::Pooled).collect()
             };
             let result = if request.per_token { Asked::Tokens } else { Asked::Pooled };
-            let asked = Traceable { model: &self.model, options: &options, result };
+            let asked = TracedEmbedder { model: &self.model, options: &options, result };
             let embeddings = items.iter().zip(vectors).map(|(item, embedding)| {
                 let finite = embedding.is_finite();
                 asked.finite(finite, Embedding { index: item.input, embedding }, &item.encoding.ids)
@@ -281,8 +282,8 @@ fn compared(similarity: Similarity, embeddings: Outcomes<Embedding>) -> Result<O
         let outcome = outcome?;
         truncated |= outcome.truncated;
         match outcome.value.embedding {
-            Vector::Pooled(vector) => vectors.push(vector),
-            Vector::Tokens(_) => return Err(Error::input("texts are compared by one vector each")),
+            TextVectors::Pooled(vector) => vectors.push(vector),
+            TextVectors::Tokens(_) => return Err(Error::input("texts are compared by one vector each")),
         }
     }
     let Some((a, rest)) = vectors.split_first() else {

@@ -15,7 +15,7 @@
 
 use super::Options;
 use crate::files::{ModelFiles, Subfolder};
-use crate::sentence_transformers::{Role, Transformer};
+use crate::sentence_transformers::{SearchSide, Transformer};
 use crate::tokenizer::{Limit, LimitOrigin, Side, TokenizerLimits, Truncate};
 use crate::{Config, Result};
 
@@ -68,14 +68,14 @@ impl Bounds {
         files: &ModelFiles,
         transformer: &Transformer,
         config: &Config,
-        role: Option<Role>,
+        role: Option<SearchSide>,
     ) -> Result<Self> {
         let tokenizer = TokenizerLimits::load(&Subfolder { files, folder: &transformer.folder })?;
         let bound = |tokens: Option<usize>, origin| tokens.map(|tokens| Bound { tokens, origin });
         let of_role = match role {
             None => None,
-            Some(Role::Query) => bound(transformer.query_length, LimitOrigin::QueryLength),
-            Some(Role::Document) => bound(transformer.document_length, LimitOrigin::DocumentLength),
+            Some(SearchSide::Query) => bound(transformer.query_length, LimitOrigin::QueryLength),
+            Some(SearchSide::Document) => bound(transformer.document_length, LimitOrigin::DocumentLength),
         };
         let stated = bound(transformer.max_length, LimitOrigin::ProcessingKwargs)
             .or(of_role)

@@ -37,7 +37,7 @@ pub use crate::tokenizer::Truncate;
 
 pub use answer::{Answer, AnswerRequest, Answerer, Question};
 pub use classify::{Classifier, ClassifyRequest, Label};
-pub use embed::{EmbedRequest, Embedding, IndexedScore, SimilarityInput, TextEmbedder, Vector};
+pub use embed::{EmbedRequest, Embedding, IndexedScore, SimilarityInput, TextEmbedder, TextVectors};
 pub use embeddings::Embeddings;
 pub use fill_mask::{Candidate, FillMask, Fills};
 pub use generate::{Drafted, Generated, GenerationStream, Generations, Generator, StreamPiece, Timings};

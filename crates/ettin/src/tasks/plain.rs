@@ -5,7 +5,7 @@
 use super::{
     Answer, AnswerRequest, Answerer, Candidate, Classifier, ClassifyRequest, EmbedRequest, Embeddings, FillMask, Fills,
     IndexedScore, Label, Outcomes, Question, RerankInput, RerankRequest, Reranker, ScoreInput, ScoreRequest, Scored,
-    Scorer, Tag, TagRequest, Tagger, TextEmbedder, TextInput, Vector,
+    Scorer, Tag, TagRequest, Tagger, TextEmbedder, TextInput, TextVectors,
 };
 use crate::{Error, Result};
 
@@ -55,8 +55,8 @@ impl TextEmbedder {
             return Err(Error::input("one vector per text was asked for with a request for one per token"));
         }
         let pooled = |vector| match vector {
-            Vector::Pooled(vector) => Some(vector),
-            Vector::Tokens(_) => None,
+            TextVectors::Pooled(vector) => Some(vector),
+            TextVectors::Tokens(_) => None,
         };
         let embedded = values(self.run(&texts_of(texts), request)?)?;
         let rows: Option<Vec<_>> = embedded.into_iter().map(|embedding| pooled(embedding.embedding)).collect();
@@ -79,8 +79,8 @@ impl TextEmbedder {
     pub fn embed_tokens_with(&self, texts: &[impl AsRef<str>], request: &EmbedRequest) -> Result<Vec<Embeddings>> {
         let request = request.clone().with_per_token(true);
         let tokens = |vector| match vector {
-            Vector::Tokens(rows) => Embeddings::from_rows(rows),
-            Vector::Pooled(_) => None,
+            TextVectors::Tokens(rows) => Embeddings::from_rows(rows),
+            TextVectors::Pooled(_) => None,
         };
         let embedded = values(self.run(&texts_of(texts), &request)?)?;
         embedded.into_iter().map(|embedding| tokens(embedding.embedding).ok_or_else(uneven)).collect()

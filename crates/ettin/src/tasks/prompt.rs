@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::sentence_transformers::{IMPLIED_PROMPTS, ModelType, Role, Settings};
+use crate::sentence_transformers::{IMPLIED_PROMPTS, ModelType, SearchSide, Settings};
 use crate::{Error, Result};
 
 /// Which prompt is put before each text.
@@ -21,10 +21,10 @@ pub enum PromptChoice {
 impl PromptChoice {
     /// The side of a search that it is for: `encode_query` and `encode_document` of sentence-transformers go by these
     /// names.
-    pub(super) fn role(&self) -> Option<Role> {
+    pub(super) fn role(&self) -> Option<SearchSide> {
         match self {
-            PromptChoice::Named(name) if name == "query" => Some(Role::Query),
-            PromptChoice::Named(name) if name == "document" => Some(Role::Document),
+            PromptChoice::Named(name) if name == "query" => Some(SearchSide::Query),
+            PromptChoice::Named(name) if name == "document" => Some(SearchSide::Document),
             _ => None,
         }
     }

@@ -11,7 +11,7 @@ use super::spec::{TaskSpec, of_repository, of_scores};
 use super::{IndexedScore, Options, Outcome, Outcomes, Preprocessor, TextInput};
 use crate::files::ModelFiles;
 use crate::finite::{Traced, is_finite};
-use crate::heads::{Asked, Chain, EmbedOptions, Embedder, Embedding, SequenceClassifier, TorchActivation};
+use crate::heads::{Asked, Chain, EmbedOptions, Embedder, SequenceClassifier, TorchActivation, TracedEmbedder};
 use crate::sentence_transformers::{ModelType, Repository, Settings, Task};
 use crate::setters::setters;
 use crate::{Config, Error, PackedBatch, Result};
@@ -37,7 +37,7 @@ use crate::{Config, Error, PackedBatch, Result};
 /// ```
 #[derive(Debug)]
 pub struct Reranker {
-    model: Model,
+    model: RerankModel,
     preprocessor: Preprocessor,
     prompts: Prompts,
     /// What the model's files ask for.
@@ -45,7 +45,7 @@ pub struct Reranker {
 }
 
 #[derive(Debug)]
-enum Model {
+enum RerankModel {
     Chain(Arc<Embedder>),
     Classifier(Arc<SequenceClassifier>),
 }
@@ -159,7 +159,7 @@ impl Reranker {
         }
         // The other files of sentence-transformers count in a repository of its own alone.
         let activation = configured([model.config().activation_fn.as_deref()]);
-        Ok(Self { model: Model::Classifier(model), preprocessor, prompts: Prompts::default(), activation })
+        Ok(Self { model: RerankModel::Classifier(model), preprocessor, prompts: Prompts::default(), activation })
     }
 
     fn from_chain(name: &str, model: Arc<Embedder>, preprocessor: Preprocessor) -> Result<Self> {
@@ -179,7 +179,7 @@ impl Reranker {
         }
         let activation = activation(chain.settings(), model.config());
         let prompts = Prompts::new(chain.settings());
-        Ok(Self { model: Model::Chain(model), preprocessor, prompts, activation })
+        Ok(Self { model: RerankModel::Chain(model), preprocessor, prompts, activation })
     }
 
     /// What turns texts into batches.
@@ -211,7 +211,7 @@ impl Reranker {
         };
         let prompt = self.prompts.text(&request.prompt)?;
         let skip = match &self.model {
-            Model::Chain(model) if model.chain().is_some_and(Chain::skips_prompt) => {
+            RerankModel::Chain(model) if model.chain().is_some_and(Chain::skips_prompt) => {
                 self.preprocessor.prompt_tokens(prompt)?
             }
             _ => 0,
@@ -230,10 +230,10 @@ impl Reranker {
             let scores = items.iter().zip(raw.to_vec1::<f32>()?).zip(scores).map(|((item, raw), score)| {
                 let (finite, ids) = (is_finite(&[raw, score]), &item.encoding.ids);
                 match &self.model {
-                    Model::Chain(model) => {
-                        Embedding { model, options: &options, result: Asked::Scores }.finite(finite, score, ids)
+                    RerankModel::Chain(model) => {
+                        TracedEmbedder { model, options: &options, result: Asked::Scores }.finite(finite, score, ids)
                     }
-                    Model::Classifier(model) => model.finite(finite, score, ids),
+                    RerankModel::Classifier(model) => model.finite(finite, score, ids),
                 }
             });
             Ok(scores.collect())
@@ -250,8 +250,8 @@ impl Reranker {
     /// One raw score per sequence.
     fn scores(&self, batch: &PackedBatch, options: &EmbedOptions) -> Result<Tensor> {
         let scores = match &self.model {
-            Model::Chain(model) => model.scores(batch, options.skip.as_deref())?,
-            Model::Classifier(model) => model.logits(batch)?,
+            RerankModel::Chain(model) => model.scores(batch, options.skip.as_deref())?,
+            RerankModel::Classifier(model) => model.logits(batch)?,
         };
         Ok(scores.flatten_all()?)
     }

@@ -3,7 +3,7 @@
 use super::limit::Bounds;
 use super::{Options, Preprocessor};
 use crate::files::ModelFiles;
-use crate::heads::Head;
+use crate::heads::TaskHead;
 use crate::metadata::MODULES;
 use crate::sentence_transformers::{ModelType, Repository, Task, Transformer};
 use crate::tokenizer::Tokenizer;
@@ -20,7 +20,7 @@ pub(super) struct TaskSpec {
 
 impl TaskSpec {
     /// Loads the task's model, and its preprocessor within `bounds`.
-    pub(super) fn load<T: Head>(
+    pub(super) fn load<T: TaskHead>(
         self,
         files: &ModelFiles,
         options: &Options,
@@ -33,7 +33,7 @@ impl TaskSpec {
     }
 
     /// The same for a repository of sentence-transformers and texts on no side of a search.
-    pub(super) fn load_repository<T: Head>(
+    pub(super) fn load_repository<T: TaskHead>(
         self,
         files: &ModelFiles,
         options: &Options,
@@ -47,7 +47,7 @@ impl TaskSpec {
 
     /// Loads the task's model and its tokenizer, or says what the model is and what fits it. The tokenizer is read
     /// meanwhile: alone, it would take longer than the weights of a small model.
-    pub(super) fn load_parts<T: Head>(
+    pub(super) fn load_parts<T: TaskHead>(
         self,
         files: &ModelFiles,
         options: &Options,

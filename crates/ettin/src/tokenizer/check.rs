@@ -14,11 +14,11 @@ struct Fragile {
     _decoder: Option<Value>,
     normalizer: Option<Value>,
     post_processor: Option<Value>,
-    model: Option<Model>,
+    model: Option<ModelKeys>,
 }
 
 #[derive(Deserialize)]
-struct Model {
+struct ModelKeys {
     continuing_subword_prefix: Option<String>,
     r#type: Option<Value>,
 }
@@ -37,7 +37,7 @@ pub(super) fn before_parsing(bytes: &[u8]) -> Result<()> {
         processors(&processor).map_err(fail)?;
     }
     // Merges are cut by the prefix's length without a look at what they begin with.
-    let prefixed = |model: &Model| {
+    let prefixed = |model: &ModelKeys| {
         model.continuing_subword_prefix.as_ref().is_some_and(|prefix| !prefix.is_empty())
             && model.r#type.as_ref().is_none_or(|name| name == "BPE")
     };

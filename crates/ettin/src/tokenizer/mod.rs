@@ -23,7 +23,7 @@ use crate::{Error, Result};
 pub use encoding::Encoding;
 pub(crate) use limit::TokenizerLimits;
 pub use limit::{Limit, LimitOrigin, Side, Truncate};
-use settings::Settings;
+use settings::TokenizerSettings;
 pub use special::SpecialIds;
 use stream::DecoderKind;
 pub(crate) use stream::Said;
@@ -71,7 +71,7 @@ impl Tokenizer {
             return Err(Error::MissingFile { place: files.place(), file: TOKENIZER.to_owned() });
         };
         let Parsed { mut inner, pad, truncation_side } = parse(&bytes)?;
-        let settings = Settings::load(&files, &inner, pad.as_deref())?;
+        let settings = TokenizerSettings::load(&files, &inner, pad.as_deref())?;
         settings.apply(&mut inner)?;
         let (special, vocab_size) = special::load(&files, &inner, &settings)?;
         let clean_up = settings.cleans_up(&inner);

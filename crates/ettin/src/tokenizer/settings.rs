@@ -35,7 +35,7 @@ const PLAIN: [&str; 3] = ["PreTrainedTokenizerFast", "PreTrainedTokenizer", "Tok
 
 /// Settings that `tokenizer.json` does not hold.
 #[derive(Debug, Default)]
-pub(super) struct Settings {
+pub(super) struct TokenizerSettings {
     /// Tokens of `added_tokens_decoder` or the files that were before it, by id.
     added: BTreeMap<i64, Token>,
     /// Tokens of `added_tokens.json` that lost their id to another one: none of them is added unless a file names it,
@@ -91,7 +91,7 @@ impl From<AddedToken> for Token {
     }
 }
 
-impl Settings {
+impl TokenizerSettings {
     /// Reads the files; `inner` is what `tokenizer.json` alone says, `pad` the token that its padding names.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer as Inner;
 
-use super::settings::Settings;
+use super::settings::TokenizerSettings;
 use crate::files::FileSource;
 use crate::{Result, metadata};
 
@@ -42,7 +42,11 @@ impl SpecialIds {
 /// A name in the tokenizer's files wins over an id in `config.json`. An id that the vocabulary does not hold is no
 /// token: configurations of small vocabularies keep the defaults of the large one. Generation ends at the ids of
 /// `generation_config.json` alone where there is one, else at those of `config.json`.
-pub(super) fn load(files: &dyn FileSource, inner: &Inner, settings: &Settings) -> Result<(SpecialIds, Option<usize>)> {
+pub(super) fn load(
+    files: &dyn FileSource,
+    inner: &Inner,
+    settings: &TokenizerSettings,
+) -> Result<(SpecialIds, Option<usize>)> {
     let config = metadata::config_as_python_reads_it(files)?.unwrap_or_default();
     let vocab_size = config.get("vocab_size").and_then(Value::as_u64);
     let config = within(config, vocab_size);

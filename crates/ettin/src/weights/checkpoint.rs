@@ -16,12 +16,12 @@ pub struct Checkpoint<'a> {
     /// stored.
     pub tensors: ModelTensors<Stack<'a>, Stack<'a>>,
     /// What was noticed on the way.
-    pub report: Report,
+    pub report: LoadReport,
 }
 
 /// What a load noticed and did not refuse.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct LoadReport {
     /// Stored tensors that no part of this model type uses: worth a warning.
     pub unused: Vec<String>,
     /// Stored tensors of heads that were not asked for.
@@ -30,16 +30,16 @@ pub struct Report {
     pub warnings: Vec<String>,
 }
 
-impl Report {
+impl LoadReport {
     /// What a user should hear, a sentence each. The heads that other tasks would use are as they should be, and
     /// not named.
     pub fn sentences(&self) -> Vec<String> {
         /// The most names that are worth reading.
-        const NAMED: usize = 3;
+        const MAX_NAMES: usize = 3;
         let mut sentences = self.warnings.clone();
         if !self.unused.is_empty() {
-            let named: Vec<&str> = self.unused.iter().take(NAMED).map(String::as_str).collect();
-            let more = match self.unused.len().saturating_sub(NAMED) {
+            let named: Vec<&str> = self.unused.iter().take(MAX_NAMES).map(String::as_str).collect();
+            let more = match self.unused.len().saturating_sub(MAX_NAMES) {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
@@ -71,7 +71,7 @@ impl Weights {
         }
         if let Some(prefix) = self.hiding_prefix(config, head) {
             let file = self.files.first().map_or("", FileData::name);
-            return Err(Error::Tensors { file: self.place(), message: prefix.explain(file) });
+            return Err(prefix.error(self.place(), file));
         }
         Err(self.tensors_error(&problems))
     }
@@ -212,10 +212,10 @@ impl<'a> Reader<'a, '_> {
         }
     }
 
-    fn report(&mut self) -> Report {
+    fn report(&mut self) -> LoadReport {
         let unused = self.weights.names().filter(|name| !self.used.contains(name)).map(str::to_owned);
         let (other_heads, unused) = unused.partition(|name| names::is_head(name));
-        Report { unused, other_heads, warnings: std::mem::take(&mut self.warnings) }
+        LoadReport { unused, other_heads, warnings: std::mem::take(&mut self.warnings) }
     }
 }
 

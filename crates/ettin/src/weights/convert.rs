@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::checkpoint::{EMBEDDINGS, OUTPUT};
-use super::save::{Partial, save};
-use super::{FileSource, Stored, StoredDtype, Subfolder, View, Weights};
+use super::save::{PartialFile, save};
+use super::{FileSource, StoredDtype, StoredType, Subfolder, View, Weights};
 use crate::config::Config;
 use crate::identity::TELLING;
 use crate::json::parse_object;
@@ -168,7 +168,7 @@ impl Conversion<'_> {
 
     fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.prepare(name)?;
-        let partial = Partial::beside(&path)?;
+        let partial = PartialFile::beside(&path)?;
         let mut file = partial.create()?;
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io(&path))?;
         partial.finish(&path)
@@ -213,8 +213,8 @@ impl Weights {
 
     fn refuse_foreign(&self) -> Result<()> {
         let foreign = self.tensors.values().filter_map(|entry| match &entry.dtype {
-            Stored::Known(_) => None,
-            Stored::Foreign(dtype) => Some(format!("`{}` is stored as {dtype}", entry.stored)),
+            StoredType::Known(_) => None,
+            StoredType::Foreign(dtype) => Some(format!("`{}` is stored as {dtype}", entry.stored)),
         });
         let foreign: Vec<String> = foreign.collect();
         if foreign.is_empty() {

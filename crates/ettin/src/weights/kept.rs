@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Data, FileData, Stored, StoredDtype, View, Weights};
+use super::{Data, FileData, StoredDtype, StoredType, View, Weights};
 
 /// A tensor with its file. Cheap to clone but for its name.
 #[derive(Debug, Clone)]
@@ -35,7 +35,7 @@ impl Weights {
     /// of the program, and holds the tensor's elements in a row.
     pub fn keep(&self, view: &View<'_>) -> Option<Kept> {
         let (name, entry) = self.tensors.get_key_value(view.name)?;
-        let Stored::Known(dtype) = entry.dtype else {
+        let StoredType::Known(dtype) = entry.dtype else {
             return None;
         };
         let (bytes, scales) = match &entry.data {

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::{Stored, StoredDtype};
+use super::{StoredDtype, StoredType};
 
 /// A state dict of a thousand tensors pickles to some 100 KiB.
 const MAX_BYTES: usize = 16 << 20;
@@ -20,7 +20,7 @@ const MAX_DIMENSIONS: usize = 8;
 pub(super) struct PickledTensor {
     /// Name of the storage's entry under `data/`.
     pub(super) storage: String,
-    pub(super) dtype: Stored,
+    pub(super) dtype: StoredType,
     /// Elements that the storage is said to hold.
     pub(super) storage_len: usize,
     /// First element, in elements.
@@ -57,7 +57,7 @@ enum Node<'a> {
     List(Vec<Value>),
     Dict(Vec<(Value, Value)>),
     Global(Global),
-    Storage { dtype: Stored, key: &'a str, len: usize },
+    Storage { dtype: StoredType, key: &'a str, len: usize },
     Tensor(PickledTensor),
 }
 
@@ -67,12 +67,12 @@ enum Global {
     OrderedDict,
     RebuildTensor,
     RebuildParameter,
-    Storage(Stored),
+    Storage(StoredType),
 }
 
 impl Global {
     fn named(module: &str, name: &str) -> Option<Self> {
-        let known = |dtype| Some(Self::Storage(Stored::Known(dtype)));
+        let known = |dtype| Some(Self::Storage(StoredType::Known(dtype)));
         match (module, name) {
             ("collections", "OrderedDict") => Some(Self::OrderedDict),
             ("torch._utils", "_rebuild_tensor_v2") => Some(Self::RebuildTensor),
@@ -85,7 +85,7 @@ impl Global {
                 "torch",
                 "DoubleStorage" | "LongStorage" | "IntStorage" | "ShortStorage" | "CharStorage" | "ByteStorage"
                 | "BoolStorage",
-            ) => Some(Self::Storage(Stored::Foreign(name.to_owned()))),
+            ) => Some(Self::Storage(StoredType::Foreign(name.to_owned()))),
             _ => None,
         }
     }

@@ -9,7 +9,7 @@ use std::collections::btree_map::Entry as Slot;
 use std::path::Path;
 
 use super::shards::Lacking;
-use super::{Data, Entry, Head, Weights, names};
+use super::{Data, Head, TensorEntry, Weights, names};
 use crate::config::Config;
 use crate::{Error, Result};
 
@@ -63,31 +63,22 @@ pub(super) struct Prefix {
 }
 
 impl Prefix {
-    /// What is wrong, and the command that mends it, with the model's folder in it.
-    pub(super) fn explain(&self, file: &str) -> String {
+    /// What is wrong, and what mends it.
+    pub(super) fn error(&self, file: String, folder: &str) -> Error {
         let Prefix { prefix, example, bare, begins, carriers, tensors } = self;
         let where_ = match (carriers == tensors, begins) {
             (true, true) => format!("every name begins with `{prefix}`"),
             (false, true) => format!("{carriers} of {tensors} names begin with `{prefix}`"),
             (_, false) => format!("{carriers} of {tensors} names have `{prefix}` in them"),
         };
-        let folder = Path::new(file).parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.map_or(".".to_owned(), |folder| quoted(&folder.display().to_string()));
-        format!(
+        let message = format!(
             "{where_}{}: `{example}` is there where `{bare}` is looked for, here and in transformers. \
-             Without it the model is complete; `ettin-run convert {folder} --output NEW_FOLDER --strip-prefix \
-             {prefix}` writes it so",
+             Without it the model is complete: convert it with the prefix stripped",
             origin(prefix),
-        )
-    }
-}
-
-/// A word of a shell's command.
-fn quoted(word: &str) -> String {
-    let plain = |letter: char| letter.is_alphanumeric() || "/._-+:@%,=".contains(letter);
-    match word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
+        );
+        let folder = Path::new(folder).parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new(".")).to_owned();
+        Error::TensorPrefix { file, folder, prefix: prefix.clone(), message }
     }
 }
 
@@ -197,11 +188,11 @@ impl Weights {
     /// Names and shapes alone, to try a change of names on.
     fn shapes(&self) -> Self {
         let tensors = self.tensors.iter().map(|(name, entry)| {
-            let Entry { stored, file, dtype, shape, .. } = entry;
+            let TensorEntry { stored, file, dtype, shape, .. } = entry;
             let data = Data::Mapped(0..0);
             (
                 name.clone(),
-                Entry { stored: stored.clone(), file: *file, dtype: dtype.clone(), shape: shape.clone(), data },
+                TensorEntry { stored: stored.clone(), file: *file, dtype: dtype.clone(), shape: shape.clone(), data },
             )
         });
         Self { files: self.files.clone(), tensors: tensors.collect(), lacking: Lacking::default() }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use ettin_kernels::{Quantization, gemm::GROUP};
 
-use super::{Data, FileData, Found, Stored, StoredDtype};
+use super::{Data, FileData, FoundTensor, StoredDtype, StoredType};
 
 /// The version of a file: what a tensor's name is followed by where its scales are.
 #[derive(Clone, Copy)]
@@ -108,9 +108,9 @@ pub(super) fn announced(metadata: Option<&HashMap<String, String>>) -> Result<Op
 ///
 /// # Errors
 /// What is wrong with which tensor.
-pub(super) fn join(found: Vec<Found>, announced: Announced, file: &FileData) -> Result<Vec<Found>, String> {
+pub(super) fn join(found: Vec<FoundTensor>, announced: Announced, file: &FileData) -> Result<Vec<FoundTensor>, String> {
     let Announced { quantization, version } = announced;
-    let (mut joined, mut halves) = (Vec::new(), BTreeMap::<String, [Option<Found>; 2]>::new());
+    let (mut joined, mut halves) = (Vec::new(), BTreeMap::<String, [Option<FoundTensor>; 2]>::new());
     for tensor in found {
         match version.parts().iter().enumerate().find_map(|(part, end)| Some((part, tensor.name.strip_suffix(end)?))) {
             Some((part, name)) => {
@@ -132,11 +132,11 @@ pub(super) fn join(found: Vec<Found>, announced: Announced, file: &FileData) -> 
 
 fn pair_up(
     name: String,
-    codes: Found,
-    scales: Found,
+    codes: FoundTensor,
+    scales: FoundTensor,
     quantization: Quantization,
     file: &FileData,
-) -> Result<Found, String> {
+) -> Result<FoundTensor, String> {
     for (tensor, tag) in [&codes, &scales].into_iter().zip(tags(quantization)) {
         if tensor.dtype.tag() != tag {
             let (name, actual) = (&tensor.name, tensor.dtype.tag());
@@ -170,5 +170,10 @@ fn pair_up(
         Quantization::W8 => StoredDtype::W8,
         Quantization::W4 => StoredDtype::W4,
     };
-    Ok(Found { name, dtype: Stored::Known(dtype), shape: vec![n, k], data: Data::Quantized { codes, scales: range } })
+    Ok(FoundTensor {
+        name,
+        dtype: StoredType::Known(dtype),
+        shape: vec![n, k],
+        data: Data::Quantized { codes, scales: range },
+    })
 }

@@ -3,14 +3,14 @@
 
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
 
-use super::{Data, FileData, Found, Stored, StoredDtype, quantized};
+use super::{Data, FileData, FoundTensor, StoredDtype, StoredType, quantized};
 use crate::json::parse_object;
 use crate::{Error, Result};
 
 const LENGTH_BYTES: usize = 8;
 
 /// The tensors of a safetensors file.
-pub(super) fn read(file: &FileData) -> Result<Vec<Found>> {
+pub(super) fn read(file: &FileData) -> Result<Vec<FoundTensor>> {
     let bytes: &[u8] = file;
     let fail = |message: String| Error::Weights { file: file.name().to_owned(), message };
     if bytes.starts_with(b"version https://git-lfs") {
@@ -25,13 +25,13 @@ pub(super) fn read(file: &FileData) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for (name, info) in metadata.tensors() {
         let (from, to) = info.data_offsets;
-        found.push(Found {
+        found.push(FoundTensor {
             name,
             dtype: match info.dtype {
-                Dtype::F32 => Stored::Known(StoredDtype::F32),
-                Dtype::F16 => Stored::Known(StoredDtype::F16),
-                Dtype::BF16 => Stored::Known(StoredDtype::BF16),
-                other => Stored::Foreign(format!("{other:?}")),
+                Dtype::F32 => StoredType::Known(StoredDtype::F32),
+                Dtype::F16 => StoredType::Known(StoredDtype::F16),
+                Dtype::BF16 => StoredType::Known(StoredDtype::BF16),
+                other => StoredType::Foreign(format!("{other:?}")),
             },
             shape: info.shape.clone(),
             data: Data::Mapped(start + from..start + to),

@@ -35,7 +35,7 @@ pub fn save(
 ) -> Result<()> {
     let fail = |message| Error::Tensors { file: path.display().to_string(), message };
     let header = header(tensors, dtype, metadata).map_err(fail)?;
-    let partial = Partial::beside(path)?;
+    let partial = PartialFile::beside(path)?;
     let io = |reason| Error::io(path)(reason);
     let mut out = BufWriter::with_capacity(1 << 20, partial.create()?);
     out.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
@@ -162,11 +162,11 @@ fn narrow(values: &[f32], dtype: StoredDtype, out: &mut Vec<u8>) -> Result<(), f
 }
 
 /// A file under a temporary name, removed unless finished.
-pub(super) struct Partial {
+pub(super) struct PartialFile {
     path: PathBuf,
 }
 
-impl Partial {
+impl PartialFile {
     /// A name beside `path`, so that the final rename stays on one file system.
     pub(super) fn beside(path: &Path) -> Result<Self> {
         let name = path.file_name().ok_or_else(|| Error::input(format!("{} is no file name", path.display())))?;
@@ -185,7 +185,7 @@ impl Partial {
     }
 }
 
-impl Drop for Partial {
+impl Drop for PartialFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }

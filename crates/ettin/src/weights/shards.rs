@@ -10,7 +10,7 @@ use crate::metadata::{self, CONFIG, ShardIndex, WEIGHTS, is_index};
 use crate::{Error, Result};
 
 /// The files that were found.
-pub(super) struct Found {
+pub(super) struct FoundShards {
     /// Data of each.
     pub(super) shards: Vec<FileData>,
     pub(super) index: Option<Index>,
@@ -63,7 +63,7 @@ impl Lacking {
 }
 
 /// The file that was named, or that config.json names, or the first form that is there.
-pub(super) fn find(source: &dyn FileSource) -> Result<Found> {
+pub(super) fn find(source: &dyn FileSource) -> Result<FoundShards> {
     if let Some(name) = source.weights_file() {
         return named(source, name, source.require(name)?);
     }
@@ -95,9 +95,9 @@ fn stated(source: &dyn FileSource) -> Result<Option<String>> {
 }
 
 /// A whole file, or the shards that an index names; one that is missing is remembered, unless all are.
-fn named(source: &dyn FileSource, name: &str, file: FileData) -> Result<Found> {
+fn named(source: &dyn FileSource, name: &str, file: FileData) -> Result<FoundShards> {
     if !is_index(name) {
-        return Ok(Found { shards: vec![file], index: None });
+        return Ok(FoundShards { shards: vec![file], index: None });
     }
     let index = ShardIndex::parse(name, &file)?;
     let (mut shards, mut absent, mut first_missing) = (Vec::new(), BTreeSet::new(), None);
@@ -113,6 +113,6 @@ fn named(source: &dyn FileSource, name: &str, file: FileData) -> Result<Found> {
     }
     match first_missing {
         Some(error) if shards.is_empty() => Err(error),
-        _ => Ok(Found { shards, index: Some(Index { file: name.to_owned(), places: index.places, absent }) }),
+        _ => Ok(FoundShards { shards, index: Some(Index { file: name.to_owned(), places: index.places, absent }) }),
     }
 }

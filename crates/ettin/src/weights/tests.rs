@@ -9,16 +9,16 @@ use crate::Config;
 
 /// Files in memory.
 #[derive(Default)]
-struct Source(HashMap<String, Vec<u8>>);
+struct MemoryFiles(HashMap<String, Vec<u8>>);
 
-impl Source {
+impl MemoryFiles {
     fn with(mut self, name: &str, bytes: impl Into<Vec<u8>>) -> Self {
         self.0.insert(name.to_owned(), bytes.into());
         self
     }
 }
 
-impl FileSource for Source {
+impl FileSource for MemoryFiles {
     fn get(&self, name: &str) -> Result<Option<FileData>> {
         Ok(self.0.get(name).map(|bytes| FileData::from_bytes(name, bytes.clone())))
     }
@@ -253,9 +253,9 @@ fn other_dtypes_are_refused_where_they_are_asked_for() {
 #[test]
 fn forms_are_preferred_in_order() {
     let whole = layout("safetensors/model.safetensors");
-    let source = Source::default().with("pytorch_model.bin", *b"never read").with("model.safetensors", whole);
+    let source = MemoryFiles::default().with("pytorch_model.bin", *b"never read").with("model.safetensors", whole);
     assert!(Weights::open(&source).is_ok());
-    let error = Weights::open(&Source::default()).unwrap_err();
+    let error = Weights::open(&MemoryFiles::default()).unwrap_err();
     assert!(matches!(error, Error::MissingFile { .. }));
     assert!(
         error.to_string().contains("looked for model.safetensors, model.safetensors.index.json, pytorch_model.bin")
@@ -267,7 +267,7 @@ fn a_bad_index_is_refused() {
     let index = |places: Value| {
         let text = json!({ "weight_map": places }).to_string();
         let part = layout("safetensors-sharded/model-00001-of-00002.safetensors");
-        let source = Source::default().with("model.safetensors.index.json", text).with("part.safetensors", part);
+        let source = MemoryFiles::default().with("model.safetensors.index.json", text).with("part.safetensors", part);
         Weights::open(&source).unwrap_err().to_string()
     };
     assert!(index(json!([])).contains("no `weight_map`"));
@@ -280,8 +280,8 @@ fn a_bad_index_is_refused() {
 }
 
 /// The two shards of a layout under an index that `change` changed; a shard that is not `there` is missing.
-fn sharded(change: impl FnOnce(&mut Value), there: impl Fn(&str) -> bool) -> Source {
-    let mut source = Source::default();
+fn sharded(change: impl FnOnce(&mut Value), there: impl Fn(&str) -> bool) -> MemoryFiles {
+    let mut source = MemoryFiles::default();
     for name in ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"] {
         if there(name) {
             source = source.with(name, layout(&format!("safetensors-sharded/{name}")));
@@ -334,7 +334,7 @@ fn the_weights_file_that_config_json_names_is_loaded() {
     let whole = layout("safetensors/model.safetensors");
     let source = |name: &str| {
         let config = json!({ "transformers_weights": name }).to_string();
-        let source = Source::default().with("model.safetensors", *b"never read").with("config.json", config);
+        let source = MemoryFiles::default().with("model.safetensors", *b"never read").with("config.json", config);
         source.with("ema.safetensors", whole.clone())
     };
     assert!(Weights::open(&source("ema.safetensors")).is_ok());

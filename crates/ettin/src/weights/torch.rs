@@ -8,7 +8,7 @@ use std::ops::Range;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::pickle::{PickledTensor, read_state_dict};
-use super::{Data, FileData, Found, Stored};
+use super::{Data, FileData, FoundTensor, StoredType};
 use crate::{Error, Result};
 
 const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
@@ -22,11 +22,11 @@ pub(super) fn looks_like_torch(file: &FileData) -> bool {
 }
 
 /// The tensors of a torch file.
-pub(super) fn read(file: &FileData) -> Result<Vec<Found>> {
+pub(super) fn read(file: &FileData) -> Result<Vec<FoundTensor>> {
     read_archive(file).map_err(|message| Error::Weights { file: file.name().to_owned(), message })
 }
 
-fn read_archive(bytes: &[u8]) -> Result<Vec<Found>, String> {
+fn read_archive(bytes: &[u8]) -> Result<Vec<FoundTensor>, String> {
     if !bytes.starts_with(ZIP_MAGIC) {
         return Err(what_else(bytes));
     }
@@ -42,13 +42,13 @@ fn read_archive(bytes: &[u8]) -> Result<Vec<Found>, String> {
     let mut found = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let data = match tensor.dtype {
-            Stored::Known(dtype) => archive
+            StoredType::Known(dtype) => archive
                 .locate(bytes, &tensor, dtype.row_bytes(1), &mut budget)
                 .map_err(|problem| format!("`{name}`: {problem}"))?,
             // Nothing reads it.
-            Stored::Foreign(_) => Data::Mapped(0..0),
+            StoredType::Foreign(_) => Data::Mapped(0..0),
         };
-        found.push(Found { name, dtype: tensor.dtype, shape: tensor.shape, data });
+        found.push(FoundTensor { name, dtype: tensor.dtype, shape: tensor.shape, data });
     }
     Ok(found)
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use ettin::Error;
 use ettin::files::ModelFiles;
 use ettin::hub::{HubOptions, resolve};
-use ettin::tasks::{EmbedRequest, Options, TextEmbedder, Vector};
+use ettin::tasks::{EmbedRequest, Options, TextEmbedder, TextVectors};
 
 use crate::common::copy;
 
@@ -37,8 +37,8 @@ fn vector(files: &ModelFiles) -> ettin::Result<Vec<f32>> {
     let embedder = TextEmbedder::load(files, &Options::default())?;
     let outcome = embedder.run(&["the cat sat"], &EmbedRequest::default())?.remove(0)?;
     match outcome.value.embedding {
-        Vector::Pooled(vector) => Ok(vector),
-        Vector::Tokens(_) => unreachable!("one vector per text was asked for"),
+        TextVectors::Pooled(vector) => Ok(vector),
+        TextVectors::Tokens(_) => unreachable!("one vector per text was asked for"),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::advice;
 
 /// A model's description.
 #[derive(Serialize)]
-pub(super) struct Model {
+pub(super) struct ModelRecord {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     revision: Option<String>,
@@ -123,7 +123,7 @@ struct Bytes {
     f16: u64,
 }
 
-impl Model {
+impl ModelRecord {
     /// Reads the configuration and the weights' headers.
     pub(super) fn read(files: &ModelFiles) -> anyhow::Result<Self> {
         let Profile { folder, config, limit, chain, refused } = Profile::read(files)?;
@@ -147,7 +147,7 @@ impl Model {
             |generation| generation.request().err().map(|error| advice::told(&error)),
         );
         let generation = generation.unwrap_or_default();
-        Ok(Model {
+        Ok(ModelRecord {
             name: files.name().to_owned(),
             revision: files.revision().map(str::to_owned),
             objective: match config.objective {

@@ -10,7 +10,7 @@ use super::{
     FlashTile, SOFTMAX_BLOCK, SoftmaxBlock,
 };
 use crate::{
-    math::exp2_coarse,
+    math::exp2_approximate,
     simd::{LANES, Simd, vector, vector_mut},
 };
 
@@ -37,7 +37,7 @@ impl FlashTile<'_> {
         let old = s.load(vector(self.maxima, first));
         let limit = s.add(old, s.splat(SLACK));
         let new = s.where_less(limit, largest, largest, old);
-        let correction = s.where_less(limit, largest, exp2_coarse(s, s.sub(old, new)), s.splat(1.0));
+        let correction = s.where_less(limit, largest, exp2_approximate(s, s.sub(old, new)), s.splat(1.0));
         s.store(new, vector_mut(self.maxima, first));
         s.store(correction, vector_mut(self.rescales, first));
         // Those that are not 1 are much less.
@@ -98,7 +98,7 @@ impl FlashTile<'_> {
             for i in 0..N {
                 let column = first + i * KEY_BLOCK;
                 let pair = [s.load(vector(scores, column)), s.load(vector(scores, column + LANES))];
-                let mut weights = [exp2_coarse(s, s.sub(pair[0], max)), exp2_coarse(s, s.sub(pair[1], max))];
+                let mut weights = [exp2_approximate(s, s.sub(pair[0], max)), exp2_approximate(s, s.sub(pair[1], max))];
                 let pairs = if let Some(scales) = group.value_scales[i] {
                     sum = s.add(s.add(sum, weights[0]), weights[1]);
                     weights[0] = scaled(s, weights[0], s.load(vector(scales, 0)), pair[0]);

@@ -3,8 +3,8 @@
 #[cfg(target_arch = "x86_64")]
 use super::super::amx::chain::plain_sums as plain;
 use super::{
-    K_BLOCK, Microkernel, PackActivations, PackWeights, PanelBuffers, PanelLayout, PanelRows, RowWriter,
-    pack_as_activations,
+    CHAIN_TOLERANCE, K_BLOCK, Microkernel, PackActivations, PackWeights, PanelBuffers, PanelLayout, PanelRows,
+    RowWriter, pack_as_activations,
 };
 use crate::simd::{LANES, Simd};
 
@@ -22,6 +22,13 @@ impl<const PARTS: usize> Microkernel for Bf16Parts<PARTS> {
     const RUNS_WITHOUT_DOT: bool = PARTS > 1;
     const AMX: bool = true;
     const LINE_WORDS: usize = PARTS * LANES;
+    const TOLERANCE: f64 = match PARTS {
+        // What two parts leave out: the third part of each factor (2⁻¹⁷ each) and the product of the second parts.
+        2 => 4e-5,
+        // Six products enter a chain for one.
+        3 => 3.0 * CHAIN_TOLERANCE,
+        _ => CHAIN_TOLERANCE,
+    };
 
     type Inputs<S: Simd> = [S::Words; PARTS];
     type Weights<S: Simd> = [S::Words; PARTS];

@@ -8,7 +8,7 @@ use ettin_kernels::{
     recycled,
 };
 
-use super::{Cpu, Kv, Linear, Memory, Norm, Rows};
+use super::{Cpu, FusedLinear, FusedNorm, FusedRows, Kv, Memory};
 use crate::{
     PackedBatch, Result,
     ops::{AttentionParams, LayerKv},
@@ -16,10 +16,10 @@ use crate::{
 
 /// The attention half of a layer.
 #[derive(Debug)]
-pub struct Attention {
-    norm: Option<Norm>,
-    qkv: Linear,
-    out: Linear,
+pub struct FusedAttention {
+    norm: Option<FusedNorm>,
+    qkv: FusedLinear,
+    out: FusedLinear,
     heads: usize,
     head_dim: usize,
     span: Span,
@@ -32,7 +32,12 @@ pub(super) struct Buffers {
     caches: Vec<&'static mut KvBlocks>,
 }
 
-pub(super) fn attention_block(rows: &mut Rows, block: &Attention, batch: &PackedBatch, cache: Option<LayerKv<'_, Kv>>) {
+pub(super) fn attention_block(
+    rows: &mut FusedRows,
+    block: &FusedAttention,
+    batch: &PackedBatch,
+    cache: Option<LayerKv<'_, Kv>>,
+) {
     let cpu = rows.cpu.clone();
     let Memory { hidden, buffers, workspace, .. } = &mut rows.memory;
     let (offsets, positions) = (batch.offsets(), batch.positions());
@@ -48,12 +53,12 @@ pub(super) fn attention_block(rows: &mut Rows, block: &Attention, batch: &Packed
     buffers.caches = recycled(caches);
 }
 
-impl Attention {
+impl FusedAttention {
     pub(super) fn new(params: AttentionParams<'_>, rope: &Arc<RopeTable>, cpu: &Cpu) -> Result<Self> {
         Ok(Self {
-            norm: params.norm.map(Norm::new).transpose()?,
-            qkv: Linear::shared(params.qkv, Sharing::Heads, cpu)?,
-            out: Linear::new(params.out, cpu)?,
+            norm: params.norm.map(FusedNorm::new).transpose()?,
+            qkv: FusedLinear::shared(params.qkv, Sharing::Heads, cpu)?,
+            out: FusedLinear::new(params.out, cpu)?,
             heads: params.heads,
             head_dim: params.head_dim,
             span: params.span,
@@ -63,7 +68,7 @@ impl Attention {
 
     fn kernel(&self, cpu: &Cpu) -> SelfAttention<'_> {
         SelfAttention {
-            norm: self.norm.as_ref().map(Norm::kernel),
+            norm: self.norm.as_ref().map(FusedNorm::kernel),
             qkv: self.qkv.kernel(),
             out: self.out.kernel(),
             rope: &self.rope,

@@ -8,7 +8,7 @@ use crate::Result;
 
 /// Layer normalisation.
 #[derive(Debug)]
-pub struct Norm {
+pub struct FusedNorm {
     pub(super) weight: Vec<f32>,
     pub(super) bias: Option<Vec<f32>>,
     pub(super) eps: f32,
@@ -16,29 +16,29 @@ pub struct Norm {
 
 /// A dense layer with packed weights.
 #[derive(Debug)]
-pub struct Linear {
+pub struct FusedLinear {
     pub(super) weight: PackedWeight, // [outputs, inputs]
     pub(super) bias: Option<Vec<f32>>,
 }
 
 /// The feed-forward half of a layer.
 #[derive(Debug)]
-pub struct Mlp {
-    pub(super) norm: Norm,
-    pub(super) wi: Linear,
-    pub(super) wo: Linear,
+pub struct FusedMlp {
+    pub(super) norm: FusedNorm,
+    pub(super) wi: FusedLinear,
+    pub(super) wo: FusedLinear,
     pub(super) activation: Activation,
 }
 
 /// The prediction head.
 #[derive(Debug)]
-pub struct PredictionHead {
-    pub(super) dense: Linear,
+pub struct FusedPredictionHead {
+    pub(super) dense: FusedLinear,
     pub(super) activation: Activation,
-    pub(super) norm: Norm,
+    pub(super) norm: FusedNorm,
 }
 
-impl Norm {
+impl FusedNorm {
     pub(super) fn new(params: NormParams) -> Result<Self> {
         Ok(Self {
             weight: params.weight.values()?,
@@ -57,7 +57,7 @@ impl Norm {
     }
 }
 
-impl Linear {
+impl FusedLinear {
     /// A layer of its own: small ones that end a model are kept exact.
     pub(super) fn exact(params: LinearParams<'_>, cpu: &Cpu) -> Result<Self> {
         Self::of(params, Scheme::F32, Sharing::Outputs, cpu)
@@ -83,23 +83,23 @@ impl Linear {
     }
 }
 
-impl Mlp {
+impl FusedMlp {
     pub(super) fn new(params: MlpParams<'_>, cpu: &Cpu) -> Result<Self> {
         Ok(Self {
-            norm: Norm::new(params.norm)?,
-            wi: Linear::shared(params.wi, Sharing::Gates, cpu)?,
-            wo: Linear::new(params.wo, cpu)?,
+            norm: FusedNorm::new(params.norm)?,
+            wi: FusedLinear::shared(params.wi, Sharing::Gates, cpu)?,
+            wo: FusedLinear::new(params.wo, cpu)?,
             activation: params.activation,
         })
     }
 }
 
-impl PredictionHead {
+impl FusedPredictionHead {
     pub(super) fn new(params: HeadParams<'_>, cpu: &Cpu) -> Result<Self> {
         Ok(Self {
-            dense: Linear::new(params.dense, cpu)?,
+            dense: FusedLinear::new(params.dense, cpu)?,
             activation: params.activation,
-            norm: Norm::new(params.norm)?,
+            norm: FusedNorm::new(params.norm)?,
         })
     }
 }

@@ -40,7 +40,7 @@ pub(super) const SHARED_ON_AMX: (usize, usize) = (12 << 20, 1 << 29);
 pub(super) const MAX_INPUTS_OF_BYTES: usize = 1 << 16;
 
 /// Memory that is kept, beside one for each thread; a forward and its heads take three at once.
-pub(super) const KEPT: usize = 8;
+pub(super) const MAX_SPARE_BUFFERS: usize = 8;
 
 impl Cpu {
     /// Whether a pass of `tokens` rows over so many weights is worth waking threads for.
@@ -82,7 +82,7 @@ impl Cpu {
     pub(super) fn keep(&self, mut memory: Memory) {
         memory.largest = memory.largest.max(memory.hidden.len());
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < KEPT + self.team.threads() {
+        if spare.len() < MAX_SPARE_BUFFERS + self.team.threads() {
             let place = spare.partition_point(|kept| kept.largest <= memory.largest);
             spare.insert(place, memory);
         }

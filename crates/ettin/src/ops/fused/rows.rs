@@ -15,13 +15,13 @@ pub(super) const KEPT_ROWS: usize = 1 << 14;
 
 /// Rows of the residual stream with the buffers that the blocks reuse from layer to layer.
 #[derive(Debug)]
-pub struct Rows {
+pub struct FusedRows {
     pub(super) cpu: Arc<Cpu>,
     pub(super) size: usize,
     pub(super) memory: Memory,
 }
 
-/// The buffers of [`Rows`].
+/// The buffers of [`FusedRows`].
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     pub(super) hidden: Aligned, // [rows, size]
@@ -33,7 +33,7 @@ pub(super) struct Memory {
     pub(super) largest: usize,
 }
 
-impl Drop for Rows {
+impl Drop for FusedRows {
     fn drop(&mut self) {
         if self.rows() <= KEPT_ROWS {
             self.cpu.keep(std::mem::take(&mut self.memory));
@@ -41,7 +41,7 @@ impl Drop for Rows {
     }
 }
 
-impl Rows {
+impl FusedRows {
     /// Rows to be filled.
     pub(super) fn empty(cpu: &Arc<Cpu>, size: usize) -> Self {
         let mut memory = cpu.memory();
@@ -54,7 +54,7 @@ impl Rows {
     }
 }
 
-impl States for Rows {
+impl States for FusedRows {
     fn rows(&self) -> usize {
         self.memory.hidden.len() / self.size
     }
@@ -68,7 +68,7 @@ impl States for Rows {
     }
 
     fn select(&self, rows: &[usize]) -> Result<Self> {
-        let mut selected = Rows::empty(&self.cpu, self.size);
+        let mut selected = FusedRows::empty(&self.cpu, self.size);
         for &row in rows {
             selected.memory.hidden.extend_from_slice(&self.values()[row * self.size..][..self.size]);
         }
@@ -80,7 +80,7 @@ impl States for Rows {
     }
 
     fn reduce(&self, runs: &[Pooled]) -> Result<Option<Self>> {
-        let mut pooled = Rows::empty(&self.cpu, self.size);
+        let mut pooled = FusedRows::empty(&self.cpu, self.size);
         pooled.memory.hidden.resize(runs.len() * self.size);
         pool(self.cpu.isa, &self.cpu.team, self.values(), self.size, runs, &mut pooled.memory.hidden);
         Ok(Some(pooled))

@@ -10,7 +10,7 @@ use super::{
         Compute, States,
         vocabulary::{Vocabulary, best_of, by_row},
     },
-    Fused, Rows,
+    Fused, FusedRows,
 };
 use crate::{PackedBatch, Result, readout::TopTokens};
 
@@ -24,7 +24,7 @@ impl Fused {
     /// Shows the scores of rows, `[rows, vocabulary]`, chunk by chunk in one memory.
     fn each_logits(
         &self,
-        hidden: &Rows,
+        hidden: &FusedRows,
         vocabulary: &Vocabulary<'_, Self>,
         rows: &[usize],
         mut show: impl FnMut(Range<usize>, &[f32]),
@@ -40,7 +40,7 @@ impl Fused {
 
     pub(super) fn best_tokens(
         &self,
-        hidden: &Rows,
+        hidden: &FusedRows,
         vocabulary: &Vocabulary<'_, Self>,
         rows: &[usize],
         k: usize,
@@ -62,7 +62,7 @@ impl Fused {
 
     pub(super) fn chosen_log_probs(
         &self,
-        hidden: &Rows,
+        hidden: &FusedRows,
         vocabulary: &Vocabulary<'_, Self>,
         targets: &[(usize, u32)],
     ) -> Result<Vec<f32>> {
@@ -82,7 +82,7 @@ impl Fused {
 
     pub(super) fn largest_weights(
         &self,
-        hidden: &Rows,
+        hidden: &FusedRows,
         vocabulary: &Vocabulary<'_, Self>,
         batch: &PackedBatch,
     ) -> Result<Tensor> {

@@ -9,13 +9,13 @@ use crate::readout::LogProbs;
 use crate::{PackedBatch, Result};
 
 /// A sequence as the model reads it: the last token is predicted and never read.
-struct Row {
+struct CausalRow {
     ids: Vec<u32>,
     /// The first token whose probability is wanted; at least 1.
     from: usize,
 }
 
-impl Row {
+impl CausalRow {
     fn new(pieces: &Pieces) -> Self {
         Self { ids: [&pieces.before[..], &pieces.text].concat(), from: pieces.before.len().max(1) }
     }
@@ -29,16 +29,16 @@ impl Row {
 impl Scorer {
     /// Log-probabilities of each text's tokens; none for a token with nothing before it.
     pub(super) fn causal(&self, pieces: &[Pieces]) -> Result<Vec<Result<Vec<Option<f32>>>>> {
-        let rows: Vec<Row> = pieces.iter().map(Row::new).collect();
-        let readable: Vec<&Row> = rows.iter().filter(|row| row.len() > 0).collect();
+        let rows: Vec<CausalRow> = pieces.iter().map(CausalRow::new).collect();
+        let readable: Vec<&CausalRow> = rows.iter().filter(|row| row.len() > 0).collect();
         let lengths: Vec<usize> = readable.iter().map(|row| row.len()).collect();
         let ids = |index: usize| Cow::Borrowed(&readable[index].ids[..readable[index].len()]);
         let known = run_rows(&lengths, self.preprocessor.batch_tokens, ids, |batch, group| {
-            let members: Vec<&Row> = group.iter().map(|&index| readable[index]).collect();
+            let members: Vec<&CausalRow> = group.iter().map(|&index| readable[index]).collect();
             self.packed(batch, &members)
         })?;
         let mut known = known.into_iter();
-        let of_text = |(row, pieces): (&Row, &Pieces)| {
+        let of_text = |(row, pieces): (&CausalRow, &Pieces)| {
             let known = if row.len() > 0 { known.next() } else { None }.unwrap_or_else(|| Ok(Vec::new()))?;
             let unknown = pieces.text.len() - known.len();
             Ok(std::iter::repeat_n(None, unknown).chain(known.into_iter().map(Some)).collect())
@@ -47,8 +47,8 @@ impl Scorer {
     }
 
     /// Log-probabilities of the wanted tokens of every sequence of a batch.
-    fn packed(&self, batch: &PackedBatch, members: &[&Row]) -> Result<Vec<Result<Vec<f32>>>> {
-        let of_row = |(index, row): (usize, &&Row)| {
+    fn packed(&self, batch: &PackedBatch, members: &[&CausalRow]) -> Result<Vec<Result<Vec<f32>>>> {
+        let of_row = |(index, row): (usize, &&CausalRow)| {
             // A token is read at the row before its own.
             batch.rows(index).skip(row.from - 1).zip(row.ids[row.from..].to_vec())
         };

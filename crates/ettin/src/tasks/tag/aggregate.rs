@@ -7,7 +7,7 @@ use crate::tokenizer::{Encoding, Tokenizer};
 
 /// A token of the text.
 #[derive(Debug, Clone)]
-pub(super) struct Token {
+pub(super) struct TaggedToken {
     word: String,
     probabilities: Vec<f32>,
     index: usize,
@@ -38,7 +38,7 @@ pub(super) fn tokens(
     unk: Option<u32>,
     marked: bool,
     probabilities: impl Fn(usize) -> Vec<f32>,
-) -> Vec<Token> {
+) -> Vec<TaggedToken> {
     let scalars: Vec<char> = text.chars().collect();
     let indices = (0..encoding.ids.len()).filter(|&index| !encoding.special[index]);
     indices
@@ -52,7 +52,7 @@ pub(super) fn tokens(
                     start > 0 && !border.contains(&' ')
                 }
             };
-            Token {
+            TaggedToken {
                 word: if unknown { scalars[start..end].iter().collect() } else { encoding.tokens[index].clone() },
                 probabilities: probabilities(index),
                 index,
@@ -66,20 +66,20 @@ pub(super) fn tokens(
 
 /// The tags of a text, `O` included.
 pub(super) fn tags(
-    tokens: &[Token],
+    tokens: &[TaggedToken],
     labels: &[String],
     aggregation: Aggregation,
     tokenizer: &Tokenizer,
 ) -> Result<Vec<Tag>> {
-    let single = |token: &Token| {
+    let single = |token: &TaggedToken| {
         let best = argmax(&token.probabilities);
         (labels[best].as_str(), token.probabilities[best])
     };
     let labelled = match aggregation {
         Aggregation::None => {
-            let tag = |token: &Token| {
+            let tag = |token: &TaggedToken| {
                 let (label, score) = single(token);
-                let Token { index, start, end, .. } = *token;
+                let TaggedToken { index, start, end, .. } = *token;
                 Tag::Token { entity: label.to_owned(), score, index, word: token.word.clone(), start, end }
             };
             return Ok(tokens.iter().map(tag).collect());
@@ -100,12 +100,12 @@ pub(super) fn tags(
 }
 
 fn label_word<'a>(
-    word: &[Token],
+    word: &[TaggedToken],
     labels: &'a [String],
     aggregation: Aggregation,
     tokenizer: &Tokenizer,
 ) -> Result<Labelled<'a>> {
-    let best = |token: &Token| token.probabilities[argmax(&token.probabilities)];
+    let best = |token: &TaggedToken| token.probabilities[argmax(&token.probabilities)];
     let probabilities = match aggregation {
         Aggregation::Average => mean(word),
         Aggregation::Max => {
@@ -125,7 +125,7 @@ fn label_word<'a>(
     })
 }
 
-fn mean(word: &[Token]) -> Vec<f32> {
+fn mean(word: &[TaggedToken]) -> Vec<f32> {
     let label_mean = |label: usize| {
         let sum: f64 = word.iter().map(|token| f64::from(token.probabilities[label])).sum();
         (sum / word.len() as f64) as f32

@@ -30,7 +30,7 @@ fn a_state_dict_is_read() {
     let tensors = read(&state_dict(&item("FloatStorage"))).unwrap();
     let expected = PickledTensor {
         storage: "0".to_owned(),
-        dtype: Stored::Known(StoredDtype::F32),
+        dtype: StoredType::Known(StoredDtype::F32),
         storage_len: 6,
         offset: 0,
         shape: vec![2, 3],
@@ -42,13 +42,13 @@ fn a_state_dict_is_read() {
 #[test]
 fn a_plain_dict_does_as_well_and_attributes_are_dropped() {
     let body = [b"}(".as_slice(), &item("HalfStorage"), b"u}X\x09\0\0\0_metadataNsb"].concat();
-    assert_eq!(read(&body).unwrap()[0].1.dtype, Stored::Known(StoredDtype::F16));
+    assert_eq!(read(&body).unwrap()[0].1.dtype, StoredType::Known(StoredDtype::F16));
 }
 
 #[test]
 fn integer_storages_are_noted_not_refused() {
     let tensors = read(&state_dict(&item("LongStorage"))).unwrap();
-    assert_eq!(tensors[0].1.dtype, Stored::Foreign("LongStorage".to_owned()));
+    assert_eq!(tensors[0].1.dtype, StoredType::Foreign("LongStorage".to_owned()));
 }
 
 #[test]
