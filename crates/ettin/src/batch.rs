@@ -55,8 +55,8 @@ impl PackedBatch {
         if sequence.is_empty() {
             return Err(Error::input(format!("sequence {index} of the batch is empty")));
         }
-        let end = u32::try_from(start + sequence.len())
-            .map_err(|_| Error::input(format!("sequence {index} of the batch is too long")))?;
+        let end = start.checked_add(sequence.len()).and_then(|end| u32::try_from(end).ok());
+        let end = end.ok_or_else(|| Error::input(format!("sequence {index} of the batch is too long")))?;
         if self.offsets.is_empty() {
             self.offsets.push(0);
         }

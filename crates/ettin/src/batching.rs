@@ -79,7 +79,7 @@ pub fn groups(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut tokens = 0;
     for index in order {
-        tokens += lengths[index];
+        tokens = lengths[index].saturating_add(tokens);
         match groups.last_mut() {
             Some(group) if tokens <= budget => group.push(index),
             _ => {

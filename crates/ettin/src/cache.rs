@@ -134,6 +134,8 @@ impl KvCache {
                  the model is an encoder"
             )));
         }
+        // A step cannot add more than the model has positions.
+        let max_step = max_step.min(config.max_position_embeddings);
         let made = || {
             let shapes = config.layers.iter().map(|layer| KvShape {
                 heads: config.num_heads,

@@ -68,8 +68,8 @@ impl CheckOptions {
     }
 
     /// With keys and values in another format.
-    pub fn with_kv_dtype(self, kv_dtype: Option<KvFormat>) -> Self {
-        Self { kv_dtype, ..self }
+    pub fn with_kv_dtype(self, kv_dtype: impl Into<Option<KvFormat>>) -> Self {
+        Self { kv_dtype: kv_dtype.into(), ..self }
     }
 }
 
@@ -130,12 +130,12 @@ impl Report {
         let tolerance = self.tolerance;
         let Some(Step { name, alone, chained, text, .. }) = self.first_divergent() else {
             let worst = self.steps.iter().map(|step| step.alone.max(step.chained)).fold(0.0, f64::max);
-            return format!("passed: every step is within {tolerance:.0e} of the reference (worst {worst:.1e})");
+            return format!("passed: every step is within {tolerance:e} of the reference (worst {worst:.1e})");
         };
         if !alone.is_finite() || !chained.is_finite() {
-            return format!("failed: {name} has values that are not finite ({text})");
+            return format!("failed: values that are not finite in {name} ({text})");
         }
-        let allowed = format!("{tolerance:.0e} is allowed");
+        let allowed = format!("{tolerance:e} is allowed");
         if *alone <= tolerance {
             return format!(
                 "failed: {name} differs by {chained:.1e} in a whole run from what it gives alone; {allowed}"

@@ -293,6 +293,10 @@ impl FileData {
     /// # Errors
     /// [`Error::Io`] if it is there and cannot be read.
     pub fn open(path: &Path) -> Result<Option<Self>> {
+        // Reading anything else may never end.
+        if path.metadata().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+            return Err(Error::io(path)(io::Error::other("it is no regular file")));
+        }
         match read(path) {
             Ok(bytes) => Ok(Some(Self { name: path.display().to_string().into(), bytes })),
             Err(error) if is_absent(&error) => Ok(None),

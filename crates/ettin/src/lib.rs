@@ -25,7 +25,7 @@
 //!
 //! | to | use | plainly | with every option |
 //! |---|---|---|---|
-//! | embed texts | [`TextEmbedder`](tasks::TextEmbedder) | `embed`, `embed_tokens` | `run`, `similarity` |
+//! | embed texts | [`TextEmbedder`](tasks::TextEmbedder) | `embed`, `embed_tokens` | `embed_with`, `run`, `similarity` |
 //! | fill masks | [`FillMask`](tasks::FillMask) | `fill` | `run` |
 //! | classify texts or pairs | [`Classifier`](tasks::Classifier) | `classify` | `run` |
 //! | label tokens | [`Tagger`](tasks::Tagger) | `tag` | `run` |
@@ -34,7 +34,8 @@
 //! | score texts | [`Scorer`](tasks::Scorer) | `score` | `run` |
 //! | continue texts | [`Generator`](tasks::Generator) | `generate`, `stream` | `run` |
 //!
-//! A server continues token ids of requests that come and go with a [`generate::Engine`].
+//! A server continues token ids of requests that come and go with a [`generate::Engine`]. [`check`] compares a model, layer
+//! by layer, with the reference path.
 //!
 //! The plain methods fail with the first input that fails. `run` gives every input a result of its own, and says which
 //! inputs were cut to the length limit.
@@ -57,6 +58,9 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! What is wanted at the end of a forward (chosen rows, the best tokens, log-probabilities, a projection) is a
+//! [`readout`]: nothing else is stored.
 //!
 //! # Parameters of your own
 //!

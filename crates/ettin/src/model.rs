@@ -6,6 +6,7 @@
 //! `ops/reference.rs`; every other [`Compute`] gives the same numbers another way.
 
 mod erased;
+mod fit;
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::{
 };
 
 pub(crate) use erased::ErasedModel;
+use fit::fits;
 
 /// Token vectors, normalised; there are no position embeddings.
 #[derive(Debug)]
@@ -228,8 +230,9 @@ impl<C: Compute> Network<C> {
     /// Builds every block, in the order that a forward reads weights in (from the head on, round and round).
     ///
     /// # Errors
-    /// When a block cannot be built, or is to be trained where it cannot be.
+    /// When a tensor is missing or mis-shaped, when a block cannot be built, or is to be trained where it cannot be.
     pub(crate) fn build(tensors: ModelTensors<Matrix<'_>, Vector>, config: &Config, compute: Arc<C>) -> Result<Self> {
+        fits(&tensors, config)?;
         refuse_training(&*compute, is_trainable(&tensors))?;
         let norm = |norm: NormTensors<Vector>| norm_params(norm, config);
         let head = NetworkHead {

@@ -33,9 +33,9 @@
 use candle_core::Tensor;
 
 use crate::{
-    PackedBatch, Pooling, Result, Trunk,
+    Error, PackedBatch, Pooling, Result, Trunk,
     heads::LanguageModel,
-    ops::{self, Hidden, Linear},
+    ops::{self, Hidden, Linear, check_size},
     pooling::normalize,
 };
 
@@ -206,6 +206,11 @@ impl Readout<LanguageModel> for Splade {
     type Output = Tensor;
 
     fn read(&self, model: &LanguageModel, hidden: Hidden, batch: &PackedBatch) -> Result<Tensor> {
+        check_size(&hidden, model.config().hidden_size)?;
+        if hidden.rows() != batch.tokens() {
+            let (rows, tokens) = (hidden.rows(), batch.tokens());
+            return Err(Error::input(format!("hidden states of {rows} tokens for a batch of {tokens}")));
+        }
         model.trunk().model().splade(&hidden, batch)
     }
 }

@@ -5,8 +5,13 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use crate::{
-    Backend, Config, Error, KvCache, PackedBatch, Result, cache::Spare, finite, model::ErasedModel, ops::Hidden,
-    params::Parameters, weights::LoadReport,
+    Backend, Config, Error, KvCache, PackedBatch, Result,
+    cache::Spare,
+    finite,
+    model::ErasedModel,
+    ops::{Hidden, check_size},
+    params::Parameters,
+    weights::LoadReport,
 };
 
 /// Embedding, layers and final norm (a backbone): token ids to hidden states.
@@ -177,10 +182,7 @@ impl Trunk {
     /// # Errors
     /// When the stream is not of this model's size.
     pub fn final_norm(&self, residual: &Hidden) -> Result<Hidden> {
-        if residual.size() != self.config.hidden_size {
-            let (size, expected) = (residual.size(), self.config.hidden_size);
-            return Err(Error::input(format!("a residual stream of size {size} where {expected} belongs")));
-        }
+        check_size(residual, self.config.hidden_size)?;
         self.model.normalize(residual)
     }
 
@@ -189,6 +191,7 @@ impl Trunk {
     /// # Errors
     /// For an id outside the vocabulary.
     pub fn embedding(&self, ids: &[u32]) -> Result<Hidden> {
+        self.check_ids(ids)?;
         self.model.look_up(ids)
     }
 
@@ -196,8 +199,10 @@ impl Trunk {
     /// to the embedding.
     ///
     /// # Errors
-    /// Where the embedding is only looked up in, and stays in its file: build the trunk within a language model then.
+    /// Where the embedding is only looked up in, and stays in its file: build the trunk within a language model then;
+    /// for rows of another size.
     pub fn embedding_logits(&self, hidden: &Hidden) -> Result<Tensor> {
+        check_size(hidden, self.config.hidden_size)?;
         self.model.embedding_logits(hidden)
     }
 
@@ -235,11 +240,18 @@ impl Trunk {
     }
 
     fn check(&self, batch: &PackedBatch) -> Result<()> {
+        if batch.sequences() == 0 {
+            return Err(Error::input("a batch needs at least one sequence"));
+        }
         let limit = self.config.max_position_embeddings;
         if batch.max_len() > limit {
             return Err(Error::too_long(batch.max_len(), limit));
         }
-        match batch.ids().iter().find(|&&id| id as usize >= self.config.vocab_size) {
+        self.check_ids(batch.ids())
+    }
+
+    fn check_ids(&self, ids: &[u32]) -> Result<()> {
+        match ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
             Some(id) => Err(Error::input(format!(
                 "token id {id} is outside the model's vocabulary of {}",
                 self.config.vocab_size

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::args;
-use crate::exit::{Status, Usage};
+use crate::exit::{ClosedPipe, Status, Usage};
 use crate::nano::Nano;
 use crate::output::{Format, line, table, written};
 use crate::plan::{Model, Output, Suited, hub_options, set_threads};
@@ -23,6 +23,8 @@ pub(super) fn run(args: args::Info) -> anyhow::Result<Status> {
     if args.check && !asked {
         return Err(Usage::error("--check needs a model: choose one with --model"));
     }
+    // Before the work: a place that cannot be written to is told at once.
+    let mut sink = output.open()?;
     let mut check = None;
     let model = if asked {
         let model = Model::resolve(&args.model, Suited::Nano(Nano::Encoder), output.notes)?;
@@ -42,19 +44,20 @@ pub(super) fn run(args: args::Info) -> anyhow::Result<Status> {
         model,
         check,
     };
-    let mut sink = output.open()?;
     // One thing is described, so `json` is an object here and no array.
     let printed = match output.format {
         Format::Table => sink.write_all(table(&[], &info.rows()).as_bytes()),
         Format::Json => pretty(&mut sink, &info),
         _ => line(&mut sink, &info),
     };
-    written(printed)?;
-    sink.finish()?;
-    Ok(match info.check.as_ref().and_then(check::Check::failure) {
-        Some(failure) => Status::CheckFailed(failure.to_owned()),
-        None => Status::Done,
-    })
+    let told = written(printed).and_then(|()| sink.finish());
+    match info.check.as_ref().and_then(check::Check::failure) {
+        // A reader that has gone away does not turn a failed check into a success.
+        Some(failure) if told.as_ref().map_or_else(|error| error.is::<ClosedPipe>(), |_| true) => {
+            Ok(Status::CheckFailed(failure.to_owned()))
+        }
+        _ => told.map(|_| Status::Done),
+    }
 }
 
 /// Everything there is to say.

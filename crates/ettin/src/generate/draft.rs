@@ -62,6 +62,8 @@ pub struct DraftRequest<'a, S> {
     /// Prompt and continuation; proposals are appended.
     pub(super) tokens: &'a mut Vec<u32>,
     pub(super) wanted: usize,
+    /// Tokens of the model that verifies.
+    pub(super) vocabulary: usize,
     pub(super) state: &'a mut S,
     /// Where it stands, and how its tokens are chosen.
     pub(super) place: Place,
@@ -85,8 +87,11 @@ impl<S> DraftRequest<'_, S> {
         self.state
     }
 
-    /// Appends a proposal, unless no more are wanted.
+    /// Appends a proposal, unless no more are wanted. A token that the model does not have ends the proposals.
     pub fn propose(&mut self, token: u32) {
+        if token as usize >= self.vocabulary {
+            self.wanted = 0;
+        }
         if self.wanted > 0 {
             self.wanted -= 1;
             self.tokens.push(token);

@@ -28,6 +28,9 @@ use crate::{Error, Isa, PackedBatch, Result};
 /// whatever the draft and the settings, and whoever is cancelled; [`CausalModel`] says what a model must promise for
 /// that.
 ///
+/// No begin-of-text is added to a prompt, and no token ends it: [`Request::with_eos`] takes the tokenizer's, and
+/// [`GenerateRequest::to_request`](super::GenerateRequest) makes a request as [`Generator`](crate::tasks::Generator) does.
+///
 /// ```
 /// # fn main() -> ettin::Result<()> {
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/nano-decoder");
@@ -93,7 +96,7 @@ impl<M: CausalModel> Engine<M> {
     /// An engine that decodes plainly. It owns `model`, or shares what that points to.
     ///
     /// # Errors
-    /// [`Error::Input`] for settings that allow nothing to run.
+    /// [`Error::Input`] for settings that allow nothing to run, and for models without a cache, such as encoders.
     pub fn new(model: M, settings: EngineSettings) -> Result<Self> {
         Self::with_draft(model, NoDraft, settings)
     }
@@ -107,6 +110,8 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
     /// [`Error::Input`] for settings that allow nothing to run.
     pub fn with_draft(model: M, draft: D, settings: EngineSettings) -> Result<Self> {
         settings.check()?;
+        // What cannot be decoded at all is told now, not by the first step.
+        model.cache(1)?;
         Ok(Self {
             isa: Isa::select().map_err(|error| Error::Input(error.to_string()))?,
             prefixes: PrefixCache::new(settings.prefix_caches),
@@ -141,7 +146,7 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
     /// Bytes that keys and values of one token take, those of a draft included: times the tokens that a request may
     /// come to and its samples, what it needs.
     pub fn bytes_per_token(&self) -> usize {
-        self.model.bytes_per_token() + self.draft.bytes_per_token()
+        self.model.bytes_per_token().saturating_add(self.draft.bytes_per_token())
     }
 
     /// Sequences that wait, each sample of a request counted.
@@ -380,9 +385,19 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
             }
             let tokens = &one.sequence.tokens()[..computed];
             if !self.draft.is_off() {
-                let (place, chooser) = (one.sequence.place(), &one.sequence.rules.chooser);
+                let place = one.sequence.place();
+                let Rules { chooser, vocabulary, .. } = &*one.sequence.rules;
                 let (tokens, state, failure) = (&mut tokens.to_vec(), &mut one.draft, &mut one.failure);
-                self.draft.propose(&mut [DraftRequest { tokens, wanted: 0, state, place, chooser, failure }])?;
+                let (wanted, vocabulary) = (0, *vocabulary);
+                self.draft.propose(&mut [DraftRequest {
+                    tokens,
+                    wanted,
+                    vocabulary,
+                    state,
+                    place,
+                    chooser,
+                    failure,
+                }])?;
             }
             if keep {
                 one.shared = None;

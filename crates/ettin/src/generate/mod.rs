@@ -36,7 +36,7 @@ pub use event::{Event, Failed, FinishReason, Finished, Flow, Handle, NewToken};
 pub use logprobs::Logprobs;
 pub use model::{Cache, CausalModel, STEP_ROWS};
 pub use random::draw_seed;
-pub use request::Request;
+pub use request::{MAX_SAMPLES, Request};
 pub use sampler::{Sampler, Scratch};
 pub use sampling::Sampling;
 pub use settings::{EngineSettings, MAX_DRAFTED};

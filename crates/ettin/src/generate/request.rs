@@ -26,7 +26,7 @@ pub struct Request {
     /// The most tokens of prompt and continuation together, besides the model's own limit. A prompt that leaves no room
     /// ends without a token.
     pub max_length: Option<usize>,
-    /// Continuations; 1 by default. The prompt is computed once for all of them.
+    /// Continuations, at most [`MAX_SAMPLES`]; 1 by default. The prompt is computed once for all of them.
     pub samples: usize,
     /// Number of the first sample among all that share a seed; the others follow. Random numbers are keyed by the seed,
     /// this number and the token's position.
@@ -79,6 +79,9 @@ impl Request {
     }
 }
 
+/// The most samples of one request: each is a sequence with a cache of its own, and all run together.
+pub const MAX_SAMPLES: usize = 1 << 16;
+
 /// What all sequences of a request go by.
 #[derive(Debug)]
 pub(super) struct Rules {
@@ -88,6 +91,7 @@ pub(super) struct Rules {
     pub(super) max_length: usize,
     /// The most tokens that the engine allows, prompt included.
     pub(super) context: usize,
+    pub(super) vocabulary: usize,
     pub(super) samples: usize,
     pub(super) first_sample: u64,
     pub(super) draft_tokens: usize,
@@ -109,6 +113,9 @@ impl Rules {
         if request.samples == 0 {
             return Err(Error::input("at least one sample per prompt must be asked for"));
         }
+        if request.samples > MAX_SAMPLES {
+            return Err(Error::input(format!("{} samples of a prompt; at most {MAX_SAMPLES}", request.samples)));
+        }
         request.shaping.check_ids(vocabulary)?;
         let max_length = request.ids.len().saturating_add(request.max_new_tokens);
         Ok(Self {
@@ -116,6 +123,7 @@ impl Rules {
             chooser: Chooser::new(&request.sampling, &request.shaping, request.eos.clone())?,
             max_length: max_length.min(request.max_length.unwrap_or(usize::MAX)),
             context,
+            vocabulary,
             samples: request.samples,
             first_sample: request.first_sample,
             draft_tokens: request.draft_tokens.min(settings.max_drafted),

@@ -111,14 +111,14 @@ impl Sampler {
     /// Chooses from logits that are as they should be; forbidden tokens have −∞.
     fn pick(&self, logits: &[f32], position: usize, sample: u64, ranks: &mut Ranks) -> Result<u32> {
         let best = best(logits);
-        if self.is_greedy() {
-            return Ok(best);
-        }
         let max = logits[best as usize];
         if max == f32::NEG_INFINITY {
             return Err(Error::input(format!(
                 "no token is allowed at position {position}: the settings of generation forbid them all"
             )));
+        }
+        if self.is_greedy() {
+            return Ok(best);
         }
         let Ranks { ranked, candidates } = ranks;
         let sampling = &self.sampling;

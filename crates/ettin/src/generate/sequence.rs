@@ -30,6 +30,9 @@ pub(super) struct Sequence {
     draft_len: usize,
 }
 
+/// Tokens that a sequence never has to grow for; limits may say any number.
+const MAX_RESERVED: usize = 1 << 20;
+
 /// A token that was chosen.
 pub(super) struct Chosen {
     pub(super) token: u32,
@@ -62,7 +65,7 @@ impl Sequence {
     /// Runs it behind a cache that holds its first `computed` tokens. It then never has to grow.
     pub(super) fn start(&mut self, computed: usize) {
         let room = self.max_tokens().saturating_sub(self.tokens.len());
-        self.tokens.reserve(room + self.rules.draft_tokens);
+        self.tokens.reserve(room.saturating_add(self.rules.draft_tokens).min(MAX_RESERVED));
         self.computed = computed;
         self.phases.start();
     }
@@ -133,7 +136,8 @@ impl Sequence {
         failure: &'a mut Option<Error>,
     ) -> DraftRequest<'a, S> {
         let place = self.place();
-        DraftRequest { tokens: &mut self.tokens, wanted, state, place, chooser: &self.rules.chooser, failure }
+        let Rules { chooser, vocabulary, .. } = &*self.rules;
+        DraftRequest { tokens: &mut self.tokens, wanted, vocabulary: *vocabulary, state, place, chooser, failure }
     }
 
     /// Proposals not yet verified.

@@ -61,6 +61,9 @@ impl EngineSettings {
     /// # Errors
     /// [`Error::Input`] for limits under which nothing could be computed.
     pub(super) fn check(&self) -> Result<()> {
+        if self.max_context == 0 {
+            return Err(Error::input("a sequence needs room for at least one token (max_context)"));
+        }
         if self.max_running == 0 {
             return Err(Error::input("an engine must run at least one sequence at a time (max_running)"));
         }

@@ -66,7 +66,7 @@ impl<'a, M: CausalModel, D: Draft> TextRun<'a, M, D> {
     /// As [`Engine::submit`].
     pub(crate) fn submit(&mut self, ids: Vec<u32>, output: usize) -> Result<()> {
         let text = TextSequence::new(self.tokenizer, &ids, self.stop.clone())?;
-        let first_sample = (self.first_index + output) as u64;
+        let first_sample = self.first_index.saturating_add(output) as u64;
         let request = self.request.clone().with_ids(ids).with_first_sample(first_sample);
         let handle = self.engine.submit(request)?;
         self.texts.outputs.insert(handle, output);

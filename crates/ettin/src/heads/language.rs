@@ -4,8 +4,13 @@ use candle_core::Tensor;
 
 use super::{open, require, trace_head};
 use crate::{
-    Backend, Config, Error, KvCache, PackedBatch, Result, Trunk, config::Objective, files::ModelFiles, finite::Traced,
-    ops::Hidden, params::Parameters, weights,
+    Backend, Config, Error, KvCache, PackedBatch, Result, Trunk,
+    config::Objective,
+    files::ModelFiles,
+    finite::Traced,
+    ops::{Hidden, check_rows, check_size},
+    params::Parameters,
+    weights,
 };
 
 /// A trunk with a prediction head and an output matrix over the vocabulary.
@@ -45,6 +50,7 @@ impl LanguageModel {
     ///
     /// With no `rows` only the caches are filled, and the tensor is `[0, vocabulary]`.
     pub fn step(&self, batch: &PackedBatch, caches: &mut [&mut KvCache], rows: &[usize]) -> Result<Tensor> {
+        check_rows(rows, batch.tokens())?;
         self.project(&self.trunk.step(batch, caches)?, rows)
     }
 
@@ -73,6 +79,7 @@ impl LanguageModel {
             let shape = (0, self.config().vocab_size);
             return Ok(Tensor::zeros(shape, candle_core::DType::F32, &candle_core::Device::Cpu)?);
         }
+        check_size(hidden, self.config().hidden_size)?;
         self.trunk.model().logits(hidden, rows)
     }
 }

@@ -82,6 +82,14 @@ impl Hidden {
     }
 }
 
+/// Fails where rows have another size than what is to be computed with them.
+pub(crate) fn check_size(hidden: &Hidden, expected: usize) -> Result<()> {
+    match hidden.size() {
+        size if size == expected => Ok(()),
+        size => Err(Error::input(format!("hidden states of size {size} where {expected} belongs"))),
+    }
+}
+
 /// Fails where a row is asked for that is not there.
 pub(crate) fn check_rows(asked: &[usize], rows: usize) -> Result<()> {
     match asked.iter().find(|&&row| row >= rows) {

@@ -33,7 +33,7 @@ pub use dtype::Dtype;
 pub use ettin_kernels::{Pooled, Reduce};
 pub use fused::Fused;
 pub use hidden::Hidden;
-pub(crate) use hidden::check_rows;
+pub(crate) use hidden::{check_rows, check_size};
 pub use kv::{Caches, KvShape, KvStore, LayerKv};
 pub use layers::{Linear, Norm, linear, norm};
 pub use low_rank::LowRank;

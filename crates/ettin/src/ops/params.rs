@@ -74,6 +74,16 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// `[outputs, inputs]`; what a tensor of another rank has.
+    pub fn shape(&self) -> Vec<usize> {
+        match self {
+            Matrix::Rows { outputs, inputs, .. } | Matrix::Quantized { outputs, inputs, .. } => vec![*outputs, *inputs],
+            Matrix::Stored(rows) => vec![rows.outputs, rows.inputs],
+            Matrix::Tensor(tensor) => tensor.dims().to_vec(),
+            Matrix::Adapted { base, .. } => base.shape(),
+        }
+    }
+
     /// Whether an optimiser means to change it: it is a variable or depends on one.
     pub fn is_trainable(&self) -> bool {
         match self {
@@ -192,6 +202,14 @@ impl fmt::Debug for Vector {
 }
 
 impl Vector {
+    /// `[len]`; what a tensor of another rank has.
+    pub fn shape(&self) -> Vec<usize> {
+        match self {
+            Vector::Values(values) => vec![values.len()],
+            Vector::Tensor(tensor) => tensor.dims().to_vec(),
+        }
+    }
+
     /// Whether an optimiser means to change it.
     pub fn is_trainable(&self) -> bool {
         matches!(self, Vector::Tensor(tensor) if tensor.track_op())
@@ -225,6 +243,28 @@ impl Vector {
 pub type LinearParams<'a> = LinearTensors<Matrix<'a>, Vector>;
 
 impl LinearParams<'_> {
+    /// Holds a layer of the caller's own to be one: `[outputs, inputs]` with a bias of as many outputs.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for other shapes, and for layers without outputs or inputs.
+    pub(super) fn check(&self) -> Result<()> {
+        let shape = self.weight.shape();
+        let &[outputs, inputs] = &shape[..] else {
+            return Err(Error::input(format!(
+                "the weight of a dense layer has the shape {shape:?}, not [outputs, inputs]"
+            )));
+        };
+        if outputs == 0 || inputs == 0 {
+            return Err(Error::input(format!("a dense layer of shape {shape:?} computes nothing")));
+        }
+        match self.bias.as_ref().map(Vector::shape) {
+            Some(bias) if bias != [outputs] => {
+                Err(Error::input(format!("a dense layer of {outputs} outputs has a bias of shape {bias:?}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether an optimiser means to change any of it.
     pub fn is_trainable(&self) -> bool {
         self.weight.is_trainable() || self.bias.as_ref().is_some_and(Vector::is_trainable)
@@ -242,6 +282,24 @@ pub struct NormParams {
 }
 
 impl NormParams {
+    /// Holds a norm of the caller's own to be one, and says its size.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a weight that is no vector or empty, and for a bias of another length.
+    pub(super) fn check(&self) -> Result<usize> {
+        let shape = self.weight.shape();
+        let size = match shape[..] {
+            [size] if size > 0 => size,
+            _ => return Err(Error::input(format!("the weight of a norm has the shape {shape:?}, not [size]"))),
+        };
+        match self.bias.as_ref().map(Vector::shape) {
+            Some(bias) if bias != [size] => {
+                Err(Error::input(format!("a norm of size {size} has a bias of shape {bias:?}")))
+            }
+            _ => Ok(size),
+        }
+    }
+
     /// Whether an optimiser means to change any of it.
     pub fn is_trainable(&self) -> bool {
         self.weight.is_trainable() || self.bias.as_ref().is_some_and(Vector::is_trainable)

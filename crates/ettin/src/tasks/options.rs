@@ -25,9 +25,9 @@ use crate::{Backend, KvFormat, Result, Team};
 pub struct Options {
     /// Where the model computes.
     pub device: Device,
-    /// The numeric scheme.
+    /// The number format.
     pub dtype: Dtype,
-    /// How keys and values are kept; `None` is what suits the numeric scheme.
+    /// How keys and values are kept; `None` is what suits the number format.
     pub kv_dtype: Option<KvFormat>,
     /// A length limit in tokens, specials included, below the model's own.
     pub max_length: Option<usize>,

@@ -207,7 +207,7 @@ impl<'a> Stack<'a> {
         part.row(index, out);
     }
 
-    /// Row `index` as it is stored, of [such](Self::quantisation) a stack.
+    /// Row `index` as it is stored, of [such](Self::quantization) a stack.
     ///
     /// # Panics
     /// When there is no such row.

@@ -6,6 +6,7 @@ mod common;
 
 mod backend;
 mod heads;
+mod misuse;
 mod sources;
 mod training;
 

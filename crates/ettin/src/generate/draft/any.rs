@@ -50,9 +50,9 @@ impl<M: CausalModel> Draft for AnyDraft<M> {
             AnyDraft::Model(model) => model,
         };
         let with_cache = requests.iter_mut().filter_map(|request| {
-            let DraftRequest { tokens, wanted, state, place, chooser, failure } = request;
-            let (wanted, state, place) = (*wanted, state.as_mut()?, *place);
-            Some(DraftRequest { tokens, wanted, state, place, chooser, failure })
+            let DraftRequest { tokens, wanted, vocabulary, state, place, chooser, failure } = request;
+            let (wanted, vocabulary, state, place) = (*wanted, *vocabulary, state.as_mut()?, *place);
+            Some(DraftRequest { tokens, wanted, vocabulary, state, place, chooser, failure })
         });
         model.propose(&mut with_cache.collect::<Vec<_>>())
     }

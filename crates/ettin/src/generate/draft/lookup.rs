@@ -70,8 +70,9 @@ mod tests {
         let mut all = tokens.to_vec();
         let place = Place { sample: 0, prompt: 0, most: usize::MAX };
         let chooser = Chooser::new(&Sampling::default(), &Arc::default(), Vec::new()).unwrap();
-        let (state, failure, chooser) = (&mut (), &mut None, &chooser);
-        Lookup.propose(&mut [DraftRequest { tokens: &mut all, wanted, state, place, chooser, failure }]).unwrap();
+        let (vocabulary, state, failure, chooser) = (100, &mut (), &mut None, &chooser);
+        let request = DraftRequest { tokens: &mut all, wanted, vocabulary, state, place, chooser, failure };
+        Lookup.propose(&mut [request]).unwrap();
         all.split_off(tokens.len())
     }
 

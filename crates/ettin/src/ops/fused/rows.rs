@@ -56,7 +56,7 @@ impl FusedRows {
 
 impl States for FusedRows {
     fn rows(&self) -> usize {
-        self.memory.hidden.len() / self.size
+        self.memory.hidden.len().checked_div(self.size).unwrap_or(0)
     }
 
     fn size(&self) -> usize {

@@ -89,7 +89,7 @@ impl Search {
 
         let mut best: Vec<Span> = Vec::new();
         for first in (0..len).filter(|&first| in_context(first)) {
-            for last in (first..len.min(first + self.max_answer_len)).filter(|&last| in_context(last)) {
+            for last in (first..len.min(first.saturating_add(self.max_answer_len))).filter(|&last| in_context(last)) {
                 let score = start[first] * end[last];
                 if best.len() == keep && best[keep - 1].score >= score {
                     continue;
