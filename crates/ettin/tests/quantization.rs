@@ -190,6 +190,27 @@ fn searches_find_what_faiss_and_usearch_find() {
     assert!(seen > 40, "{seen} searches");
 }
 
+#[test]
+fn damaged_files_of_ranges_are_refused_or_read_and_never_a_panic() {
+    for case in cases("files") {
+        let whole = bytes(case["hex"].as_str().unwrap());
+        for length in 0..whole.len() {
+            assert!(read(&whole[..length]).is_err(), "{} of {length} bytes", case["name"]);
+        }
+        for at in 0..whole.len() {
+            for flip in [0x01, 0x10, 0x80, 0xff] {
+                let mut damaged = whole.clone();
+                damaged[at] ^= flip;
+                if let Ok(ranges) = read(damaged) {
+                    let high = ranges.high().to_vec();
+                    let quantizer = Quantizer::new(Precision::Int8, ranges).unwrap();
+                    assert_eq!(quantizer.quantize_one(&high).unwrap().len(), high.len());
+                }
+            }
+        }
+    }
+}
+
 fn embedder(case: &Value) -> TextEmbedder {
     let files = ModelFiles::folder(root(case["model"].as_str().unwrap())).unwrap();
     TextEmbedder::load(&files, &Options::default()).unwrap()
