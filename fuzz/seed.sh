@@ -22,4 +22,9 @@ for dtype in w8 w4; do
     rm -r "$out"
 done
 seed torch_bin "$models"/tiny-layouts/*/pytorch_model*.bin
+mkdir -p corpus/ranges
+fixture=../tests/fixtures/quantization.json
+grep -o '"hex": "[0-9a-f]*"' "$fixture" | cut -d'"' -f4 | nl | while read -r number hex; do
+    echo "$hex" | xxd -r -p > "corpus/ranges/$number"
+done
 seed tokenizer "$models"/tiny-text-*/tokenizer.json

@@ -9,5 +9,6 @@ mod generate;
 mod help;
 mod inputs;
 mod kinds;
+mod quantized;
 mod status;
 mod support;

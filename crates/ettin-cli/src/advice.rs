@@ -24,6 +24,7 @@ fn added(error: &Error) -> Cow<'static, str> {
         Error::UnknownModel { .. } => " (`ettin-run models` lists the names of the suite)",
         Error::NotCached { .. } if cfg!(feature = "hub") => " (without --offline, `ettin-run pull` fetches it)",
         Error::TooLong { .. } => " (--truncate right or left)",
+        Error::NoRanges { .. } => " (--ranges FILE or --calibrate FILE)",
         error if GenerationDefaults::are_refused_by(error) => " (--ignore-generation-config)",
         _ => "",
     })

@@ -88,6 +88,12 @@ pub enum Error {
     /// An input or an argument makes no sense for the call.
     #[error("{0}")]
     Input(String),
+    /// Vectors cannot be quantised without a lowest and a highest value of each dimension, and one vector has none.
+    #[error("{precision} needs the range of each dimension, which one vector does not show; give ranges, or calibrate")]
+    NoRanges {
+        /// What the vectors were to become.
+        precision: String,
+    },
     /// A result is NaN or infinite. It is not handed out: nothing that is made of it would be right.
     #[error(
         "NaN or infinite numbers first appear in {place}: weights there are broken, or results are too large for \

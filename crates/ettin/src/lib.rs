@@ -34,6 +34,8 @@
 //! | score texts | [`Scorer`](tasks::Scorer) | `score` | `run` |
 //! | continue texts | [`Generator`](tasks::Generator) | `generate`, `stream` | `run` |
 //!
+//! Vectors are kept as integers, and searched, by [`quantization`].
+//!
 //! A server continues token ids of requests that come and go with a [`generate::Engine`]. [`check`] compares a model, layer
 //! by layer, with the reference path.
 //!
@@ -145,6 +147,7 @@ mod named;
 pub mod ops;
 pub mod params;
 pub mod pooling;
+pub mod quantization;
 pub mod readout;
 mod sentence_transformers;
 mod setters;

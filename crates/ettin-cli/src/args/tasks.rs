@@ -3,7 +3,9 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
+use ettin::quantization::Precision;
 
 use super::common::count;
 use super::{InputArgs, ModelArgs, OutputArgs, RunArgs};
@@ -40,6 +42,12 @@ pub(crate) struct FillMask {
 /// (encoders) or the last token (decoders), not normalised. Each input gives {index, embedding}; --format npy
 /// or safetensors writes one f32 array with a row per input, and a row of NaN for a bad one. With --skip-blank
 /// its rows are those of the lines that are left.
+///
+/// --precision keeps vectors as integers, those that sentence-transformers' encode(precision=...) gives. int8
+/// and uint8 need the lowest and the highest value of each dimension: from --ranges, from the texts of
+/// --calibrate, or from all inputs of this run, of which there must be two or more. Only the first two give a
+/// text the same integers in every run. Arrays are int8 or uint8, with rows of zeros for bad inputs;
+/// safetensors also has the tensor ranges, which --ranges reads.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 JSONL fields:
@@ -49,13 +57,19 @@ Examples:
   ettin-run embed \"A sentence\" \"Another one\"
   ettin-run embed -m encoder-150m --pooling cls --normalize < texts.txt
   ettin-run embed -m encoder-150m -i texts.txt -f npy -o vectors.npy
-  ettin-run embed --pooling none -f safetensors -o tokens.safetensors \"A text\"")]
+  ettin-run embed --pooling none -f safetensors -o tokens.safetensors \"A text\"
+  ettin-run embed -m encoder-150m --precision ubinary -i texts.txt -f npy -o bits.npy
+  ettin-run embed -m encoder-150m --precision int8 --calibrate sample.txt -i texts.txt -o corpus.jsonl
+  ettin-run embed -m encoder-150m --precision int8 --ranges ranges.npy \"A query\"")]
 pub(crate) struct Embed {
     /// Texts to embed
     pub(crate) text: Vec<String>,
 
     #[command(flatten)]
     pub(crate) vectors: VectorArgs,
+
+    #[command(flatten)]
+    pub(crate) precision: PrecisionArgs,
 
     #[command(flatten)]
     pub(crate) run: RunArgs,
@@ -130,6 +144,42 @@ pub(crate) enum PoolingChoice {
     Max,
     /// No pooling: one vector per token
     None,
+}
+
+/// What the numbers of vectors are kept as.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Vectors")]
+pub(crate) struct PrecisionArgs {
+    /// What numbers are kept as: int8 and uint8 in 256 steps, binary and ubinary as the bits of their signs, eight to
+    /// a byte, the first in the highest
+    #[arg(long, default_value = "float32", value_name = "PRECISION", value_parser = precisions())]
+    pub(crate) precision: PrecisionChoice,
+
+    /// The lowest and the highest value of each dimension, [2, dimensions] floats: .npy, safetensors (the tensor
+    /// ranges, or the only one) or JSON, two lists
+    #[arg(long, value_name = "FILE", conflicts_with = "calibrate")]
+    pub(crate) ranges: Option<PathBuf>,
+
+    /// Take the ranges from the vectors of the texts in FILE, read as --input is; 100 or more are a stable choice
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calibrate: Option<PathBuf>,
+}
+
+/// `--precision`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PrecisionChoice {
+    /// Floats, as they are computed.
+    Float32,
+    /// Integers.
+    Quantized(Precision),
+}
+
+fn precisions() -> impl TypedValueParser<Value = PrecisionChoice> {
+    let names = Precision::ALL.iter().map(|(_, name)| *name);
+    PossibleValuesParser::new(std::iter::once("float32").chain(names)).try_map(|name| match name.as_str() {
+        "float32" => Ok(PrecisionChoice::Float32),
+        name => name.parse().map(PrecisionChoice::Quantized),
+    })
 }
 
 /// Compare a text with others

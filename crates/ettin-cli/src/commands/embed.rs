@@ -1,5 +1,7 @@
 //! `embed`.
 
+mod quantized;
+
 use std::num::NonZeroUsize;
 
 use ettin::pooling::Pooling;
@@ -24,6 +26,7 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
             "--pooling none gives texts of different lengths, which npy cannot hold: use --format safetensors",
         ));
     }
+    let quantized = quantized::Quantized::wanted(&args.precision)?;
     let mut job = plan.open()?;
     refuse_terminal(&plan)?;
     let task = driver::until_exit(TextEmbedder::load(&job.files, &plan.options)?);
@@ -39,6 +42,9 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
         }
         Ok(outcomes)
     };
+    if let Some(quantized) = quantized {
+        return quantized.run(texts, &plan, job.sink, &quantized::Embedder { task, request: &request, run: &run });
+    }
     let size = plan.chunk_size();
     if !matches!(format, Format::Npy | Format::Safetensors) {
         return driver::answer(texts, size, &plan.output, job.sink, run);

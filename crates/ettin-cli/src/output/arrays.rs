@@ -1,10 +1,13 @@
 //! Vectors as one array: NumPy's `.npy` and safetensors.
 //!
-//! Row i belongs to input i: the row of an input that could not be embedded is NaN, so that nothing moves up.
+//! Row i belongs to input i: the row of an input that could not be embedded is NaN, or zeros where integers have none,
+//! so that nothing moves up.
 //! The array is gathered in memory, because both formats begin with its size.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 
+use ettin::quantization::{Integers, Precision, Ranges};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::Format;
@@ -16,13 +19,21 @@ pub(crate) enum ArrayRow<'a> {
     Pooled(&'a [f32]),
     /// One vector per token.
     Tokens(&'a [Vec<f32>]),
+    /// One quantised vector per text.
+    QuantizedPooled(&'a Integers),
+    /// One quantised vector per token.
+    QuantizedTokens(&'a [Integers]),
 }
 
 /// Gathers vectors and writes them as one array.
 #[derive(Debug)]
 pub(crate) struct ArrayWriter {
-    /// Little-endian f32, row after row.
+    /// Little-endian numbers, row after row.
     bytes: Vec<u8>,
+    /// What they are, where they are not f32.
+    precision: Option<Precision>,
+    /// What the steps of integers stand for, where it is known.
+    ranges: Option<Ranges>,
     rows: usize,
     /// Length of a row, once one has come.
     width: Option<usize>,
@@ -35,7 +46,13 @@ pub(crate) struct ArrayWriter {
 impl ArrayWriter {
     /// An array of one vector per text, or per token.
     pub(crate) fn new(per_token: bool) -> Self {
-        ArrayWriter { bytes: Vec::new(), rows: 0, width: None, missing: 0, offsets: per_token.then(|| vec![0]) }
+        let offsets = per_token.then(|| vec![0]);
+        ArrayWriter { bytes: Vec::new(), precision: None, ranges: None, rows: 0, width: None, missing: 0, offsets }
+    }
+
+    /// The same of quantised vectors.
+    pub(crate) fn quantized(per_token: bool, precision: Precision, ranges: Option<&Ranges>) -> Self {
+        ArrayWriter { precision: Some(precision), ranges: ranges.cloned(), ..Self::new(per_token) }
     }
 
     /// Adds the vectors of the next input.
@@ -43,6 +60,8 @@ impl ArrayWriter {
         match row {
             ArrayRow::Pooled(vector) => self.vector(vector),
             ArrayRow::Tokens(vectors) => vectors.iter().for_each(|vector| self.vector(vector)),
+            ArrayRow::QuantizedPooled(integers) => self.row(integers.len(), &integers.to_bytes()),
+            ArrayRow::QuantizedTokens(rows) => rows.iter().for_each(|row| self.row(row.len(), &row.to_bytes())),
         }
         self.close();
     }
@@ -51,7 +70,7 @@ impl ArrayWriter {
     pub(crate) fn skip(&mut self) {
         match (&self.offsets, self.width) {
             (Some(_), _) => self.close(),
-            (None, Some(width)) => self.vector(&vec![f32::NAN; width]),
+            (None, Some(width)) => self.missing_row(width),
             (None, None) => self.missing += 1,
         }
     }
@@ -66,7 +85,7 @@ impl ArrayWriter {
         if self.width.is_none() {
             self.width = Some(width);
             for _ in 0..std::mem::take(&mut self.missing) {
-                self.vector(&vec![f32::NAN; width]);
+                self.missing_row(width);
             }
         }
     }
@@ -79,9 +98,21 @@ impl ArrayWriter {
         }
     }
 
+    fn missing_row(&mut self, width: usize) {
+        match self.precision {
+            None => self.vector(&vec![f32::NAN; width]),
+            Some(_) => self.row(width, &vec![0; width]),
+        }
+    }
+
     fn vector(&mut self, vector: &[f32]) {
-        self.set_width(vector.len());
-        self.bytes.extend(vector.iter().flat_map(|value| value.to_le_bytes()));
+        let bytes: Vec<u8> = vector.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.row(vector.len(), &bytes);
+    }
+
+    fn row(&mut self, width: usize, bytes: &[u8]) {
+        self.set_width(width);
+        self.bytes.extend(bytes);
         self.rows += 1;
     }
 
@@ -89,18 +120,43 @@ impl ArrayWriter {
     pub(crate) fn write(&self, format: Format, out: &mut impl Write) -> io::Result<()> {
         let shape = [self.rows + self.missing, self.width.unwrap_or(0)];
         if format == Format::Npy {
-            out.write_all(&npy_header(&shape))?;
+            out.write_all(&npy_header(self.npy_type(), &shape))?;
             return out.write_all(&self.bytes);
         }
         let offsets: Option<Vec<u8>> =
             self.offsets.as_ref().map(|offsets| offsets.iter().flat_map(|at| at.to_le_bytes()).collect());
-        let embeddings = view(Dtype::F32, shape.to_vec(), &self.bytes)?;
+        let embeddings = view(self.dtype(), shape.to_vec(), &self.bytes)?;
         let mut tensors = vec![("embeddings", embeddings)];
         if let Some(bytes) = &offsets {
             tensors.push(("offsets", view(Dtype::I64, vec![bytes.len() / 8], bytes)?));
         }
-        let file = safetensors::serialize(tensors, None).map_err(io::Error::other)?;
+        let ranges: Option<Vec<u8>> = self
+            .ranges
+            .as_ref()
+            .map(|ranges| ranges.low().iter().chain(ranges.high()).flat_map(|value| value.to_le_bytes()).collect());
+        if let Some(bytes) = &ranges {
+            tensors.push(("ranges", view(Dtype::F32, vec![2, bytes.len() / 8], bytes)?));
+        }
+        let metadata = self.precision.map(|precision| HashMap::from([("precision".into(), precision.to_string())]));
+        let file = safetensors::serialize(tensors, metadata).map_err(io::Error::other)?;
         out.write_all(&file)
+    }
+
+    fn dtype(&self) -> Dtype {
+        match self.precision.map(Precision::is_signed) {
+            None => Dtype::F32,
+            Some(true) => Dtype::I8,
+            Some(false) => Dtype::U8,
+        }
+    }
+
+    /// What NumPy calls the numbers.
+    fn npy_type(&self) -> &'static str {
+        match self.precision.map(Precision::is_signed) {
+            None => "<f4",
+            Some(true) => "|i1",
+            Some(false) => "|u1",
+        }
     }
 }
 
@@ -108,11 +164,11 @@ fn view(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> io::Result<TensorView<
     TensorView::new(dtype, shape, bytes).map_err(io::Error::other)
 }
 
-/// Header of an `.npy` file, version 1.0: little-endian f32, C order; its length is a multiple of 64.
-fn npy_header(shape: &[usize; 2]) -> Vec<u8> {
+/// Header of an `.npy` file, version 1.0: C order; its length is a multiple of 64.
+fn npy_header(kind: &str, shape: &[usize; 2]) -> Vec<u8> {
     const BEFORE: usize = 10; // magic, version and length
     let [rows, columns] = shape;
-    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+    let mut header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
     let padding = 64 - (BEFORE + header.len() + 1) % 64;
     header.push_str(&" ".repeat(padding % 64));
     header.push('\n');
@@ -135,7 +191,7 @@ mod tests {
     #[test]
     fn npy_headers_are_aligned_and_say_the_shape() {
         for shape in [[0, 0], [1, 1], [3, 768], [1_000_000_000, 12_345], [usize::MAX, usize::MAX]] {
-            let header = npy_header(&shape);
+            let header = npy_header("<f4", &shape);
             assert_eq!(header.len() % 64, 0);
             assert_eq!(&header[..8], b"\x93NUMPY\x01\x00");
             assert_eq!(header.last(), Some(&b'\n'));
@@ -158,6 +214,35 @@ mod tests {
         assert_eq!(values[2..4], [1.0, 2.0]);
         assert!(values[..2].iter().chain(&values[4..]).all(|value| value.is_nan()));
         assert!(String::from_utf8_lossy(&out).contains("(3, 2)"));
+    }
+
+    #[test]
+    fn quantised_rows_are_bytes_with_their_ranges_and_missing_ones_are_zeros() {
+        let ranges = Ranges::new(vec![0.0, -1.0], vec![1.0, 1.0]).unwrap();
+        let mut writer = ArrayWriter::quantized(false, Precision::Int8, Some(&ranges));
+        writer.skip();
+        writer.push(ArrayRow::QuantizedPooled(&Integers::Signed(vec![-1, 127])));
+        writer.skip();
+        let out = written(&writer, Format::Npy);
+        assert!(String::from_utf8_lossy(&out).contains("'descr': '|i1', 'fortran_order': False, 'shape': (3, 2)"));
+        assert_eq!(out[out.len() - 6..], [0, 0, 255, 127, 0, 0]);
+        let out = written(&writer, Format::Safetensors);
+        let file = safetensors::SafeTensors::deserialize(&out).unwrap();
+        let embeddings = file.tensor("embeddings").unwrap();
+        assert_eq!((embeddings.shape(), embeddings.dtype()), (&[3, 2][..], Dtype::I8));
+        let file = ettin::files::FileData::from_bytes("out", out);
+        assert_eq!(Ranges::from_file(&file).unwrap(), ranges);
+
+        let mut writer = ArrayWriter::quantized(true, Precision::Ubinary, None);
+        writer.push(ArrayRow::QuantizedTokens(&[Integers::Unsigned(vec![7]), Integers::Unsigned(vec![9])]));
+        writer.skip();
+        let out = written(&writer, Format::Safetensors);
+        let (_, metadata) = safetensors::SafeTensors::read_metadata(&out).unwrap();
+        assert_eq!(metadata.metadata().as_ref().unwrap()["precision"], "ubinary");
+        let file = safetensors::SafeTensors::deserialize(&out).unwrap();
+        assert_eq!((file.tensor("embeddings").unwrap().data(), file.len()), (&[7, 9][..], 2));
+        assert_eq!(file.tensor("embeddings").unwrap().dtype(), Dtype::U8);
+        assert_eq!(file.tensor("offsets").unwrap().shape(), [3]);
     }
 
     #[test]
