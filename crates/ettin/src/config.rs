@@ -144,6 +144,9 @@ pub struct Config {
     pub architectures: Vec<String>,
     /// Label names in the order of the classifier's outputs; `LABEL_0`, `LABEL_1` where the file names none.
     pub labels: Vec<String>,
+    /// `label2id`, in the order of the file: names and numbers of outputs, where they are others than those of
+    /// `labels`. Zero-shot classification reads it and nothing else; what is no whole number is none.
+    pub label_ids: Option<Vec<(String, Option<i64>)>>,
     /// What the classifier's outputs mean, where the file says so.
     pub problem_type: Option<ProblemType>,
     /// The dtype the file claims for its weights: a hint, the weights file decides.
@@ -219,6 +222,7 @@ impl Config {
             mask_token_id: token("mask_token_id", None)?,
             architectures: owned(keys.texts("architectures")?),
             problem_type: later(&mut fault, labels::problem_type(&keys, labels.as_ref().map(Vec::len)))?.flatten(),
+            label_ids: labels.as_ref().and_then(|labels| labels::label_ids(&keys, labels)),
             labels: labels.unwrap_or_else(labels::unnamed),
             stored_dtype: stored_dtype(&keys),
             activation_fn: later(&mut fault, activation_fn(&keys))?.flatten(),

@@ -1,6 +1,6 @@
 //! A classifier's labels and what its outputs mean.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::ProblemType;
 use super::keys::Keys;
@@ -42,6 +42,22 @@ pub(super) fn labels(keys: &Keys<'_>) -> Result<Vec<String>> {
     }
     // `count` keys, each in a slot of its own: none is empty.
     Ok(labels.into_iter().flatten().collect())
+}
+
+/// `label2id` in its order, where it says something else than [`numbers`] of the labels. An entry of which the value is
+/// no whole number has none.
+///
+/// transformers writes its own where `id2label` is missing.
+pub(super) fn label_ids(keys: &Keys<'_>, labels: &[String]) -> Option<Vec<(String, Option<i64>)>> {
+    keys.get("id2label")?;
+    let ids = keys.get("label2id")?.as_object()?;
+    let said = !ids.iter().eq(numbers(labels).iter());
+    said.then(|| ids.iter().map(|(name, id)| (name.clone(), id.as_i64())).collect())
+}
+
+/// The `label2id` of labels in order; of several of one name, the last counts.
+pub(super) fn numbers(labels: &[String]) -> Map<String, Value> {
+    labels.iter().enumerate().map(|(index, label)| (label.clone(), json!(index))).collect()
 }
 
 /// The labels of a model whose file says nothing of them.

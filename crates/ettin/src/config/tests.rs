@@ -464,11 +464,30 @@ fn a_cross_encoders_activation_is_read_from_either_key() {
     }
 }
 
+/// As transformers keeps it: in the file's order, and only beside `id2label`.
+#[test]
+fn label2id_is_kept_where_it_says_more_than_id2label() {
+    let ids = |changes: Value| read(&with(older(), changes)).unwrap().label_ids;
+    let names = json!({"0": "no", "1": "yes"});
+    let id = |name: &str, id: Option<i64>| (name.to_owned(), id);
+    assert_eq!(ids(json!({"id2label": names, "label2id": {"no": 0, "yes": 1}})), None);
+    assert_eq!(ids(json!({"id2label": names})), None);
+    assert_eq!(ids(json!({"id2label": names, "label2id": ["no"]})), None);
+    assert_eq!(ids(json!({"label2id": {"no": 1, "yes": 0}})), None);
+    let turned = ids(json!({"id2label": names, "label2id": {"yes": 1, "no": 0}}));
+    assert_eq!(turned, Some(vec![id("yes", Some(1)), id("no", Some(0))]));
+    let odd = ids(json!({"id2label": names, "label2id": {"yes": "1", "no": 0.5, "else": -1}}));
+    assert_eq!(odd, Some(vec![id("yes", None), id("no", None), id("else", Some(-1))]));
+    let twice = read(&with(older(), json!({"id2label": {"0": "a", "1": "a"}}))).unwrap();
+    assert_eq!(Config::from_json(twice.to_json().unwrap().as_bytes(), "written").unwrap(), twice);
+}
+
 #[test]
 fn what_is_written_reads_back_the_same() {
     let changes = json!({
         "activation_fn": null, "classifier_bias": true, "classifier_pooling": "mean", "eos_token_id": [1, 2],
         "hidden_activation": "silu", "id2label": {"0": "no", "1": "yes", "2": "?"}, "local_attention": 20,
+        "label2id": {"yes": -2, "no": "0", "?": 2},
         "local_rope_theta": 1e4, "mask_token_id": 9, "problem_type": "multi_label_classification",
         "sentence_transformers": {"activation_fn": "torch.nn.Sigmoid"}, "tie_word_embeddings": false, "norm_eps": 3e-6,
     });

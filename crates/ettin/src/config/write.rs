@@ -1,8 +1,8 @@
 //! A [`Config`] as JSON, in the newer dialect.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{Activation, ClassifierPooling, Config, LayerSpec, Objective, ProblemType};
+use super::{Activation, ClassifierPooling, Config, LayerSpec, Objective, ProblemType, labels};
 use crate::{Error, Result};
 
 impl Config {
@@ -34,10 +34,9 @@ impl Config {
             "hidden_activation": name(self.hidden_activation),
             "hidden_size": self.hidden_size,
             "id2label": self.labels.iter().enumerate().map(|(i, label)| (i.to_string(), json!(label)))
-                .collect::<serde_json::Map<_, _>>(),
+                .collect::<Map<_, _>>(),
             "intermediate_size": self.intermediate_size,
-            "label2id": self.labels.iter().enumerate().map(|(i, label)| (label.clone(), json!(i)))
-                .collect::<serde_json::Map<_, _>>(),
+            "label2id": self.label_numbers(),
             "layer_types": self.layers.iter().map(|layer| kind(layer)).collect::<Vec<_>>(),
             "local_attention": 2 * kinds.half_window,
             "max_position_embeddings": self.max_position_embeddings,
@@ -70,6 +69,13 @@ impl Config {
             out["sentence_transformers"] = json!({ "activation_fn": activation });
         }
         Ok(format!("{out:#}\n"))
+    }
+
+    fn label_numbers(&self) -> Map<String, Value> {
+        match &self.label_ids {
+            Some(ids) => ids.iter().map(|(label, id)| (label.clone(), json!(id))).collect(),
+            None => labels::numbers(&self.labels),
+        }
     }
 }
 
