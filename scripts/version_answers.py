@@ -108,6 +108,18 @@ def answer(folder: Path, _options: dict[str, Any], inputs: list[dict[str, str]])
     return [answer_question(model, tokenizer, **question, max_seq_len=window)[0] for question in inputs]
 
 
+@torch.no_grad()
+def choose(folder: Path, _options: dict[str, Any], inputs: list[dict[str, Any]]) -> Any:
+    """The logit of every choice, each pair alone."""
+    model, tokenizer = load(folder, transformers.AutoModelForMultipleChoice)
+
+    def logit(context: str, choice: str) -> torch.Tensor:
+        pair = tokenizer([[context, choice]], truncation=True, return_tensors="pt")
+        return model(**{key: value[None] for key, value in pair.items()}).logits[0, 0]
+
+    return [torch.stack([logit(given["context"], choice) for choice in given["choices"]]) for given in inputs]
+
+
 def causal(folder: Path) -> tuple[Any, Callable[[str], list[int]]]:
     """The model, and a prompt's ids: the bos token and the text, no closing token."""
     model, tokenizer = load(folder, transformers.AutoModelForCausalLM)
@@ -146,6 +158,7 @@ TASKS: dict[str, Callable[[Path, dict[str, Any], Any], Any]] = {
     "tag": tag,
     "fill-mask": fill_mask,
     "answer": answer,
+    "choose": choose,
     "generate": generate,
     "score": score,
 }

@@ -47,6 +47,11 @@ QUESTIONS = [
     {"question": "What?", "context": SHORT[1]},
     {"question": "Who was it?", "context": LONG},
 ]
+CHOICES = [
+    {"context": SHORT[0], "choices": [SHORT[1], SHORT[2]]},
+    {"context": SHORT[1], "choices": ["alone"]},
+    {"context": LONG, "choices": SHORT},
+]
 
 
 def case(task: str, inputs: list[Any], **options: Any) -> Case:
@@ -501,7 +506,7 @@ def kinds() -> list[Kind]:
         Kind("decoder-generation-lengths", generation_config(min_new_tokens=6, max_new_tokens=9), [case("generate", SHORT)]),
         Kind("decoder-sequence-3", plain_folder(DECODER_SEQUENCE, "decoder-sequence-3", num_labels=3, **THREE), classify),
         Kind("decoder-sequence-1", plain_folder(DECODER_SEQUENCE, "decoder-sequence-1", num_labels=1), classify),
-        Kind("encoder-choice", multiple_choice, task="classify", words=("multiple choice",), generations=ST6),
+        Kind("encoder-choice", multiple_choice, [case("choose", CHOICES), embedding()], generations=ST6),
         Kind("state-compiled", compiled, task="fill-mask", words=("_orig_mod",), generations=ST6),
         Kind("state-compiled-saved", compiled_saved, [filling()]),
         Kind("state-distributed", distributed, task="fill-mask", words=("module.",), generations=ST6),

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::{repository, run};
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "fill-mask",
     "generate",
     "embed",
@@ -12,6 +12,7 @@ const COMMANDS: [&str; 17] = [
     "classify",
     "tag",
     "answer",
+    "choose",
     "rerank",
     "score",
     "tokenize",

@@ -2,6 +2,7 @@
 
 mod arrays;
 mod bench;
+mod choices;
 mod contract;
 mod finite;
 mod formats;

@@ -4,12 +4,14 @@
 //! is decided in [`crate::plan`]. Help, man pages and completions are generated from [`command`].
 
 mod bench;
+mod choices;
 mod common;
 mod generate;
 mod tasks;
 mod tools;
 
 pub(crate) use bench::*;
+pub(crate) use choices::*;
 pub(crate) use common::*;
 pub(crate) use generate::*;
 pub(crate) use tasks::*;
@@ -23,7 +25,7 @@ const ABOUT: &str = "Run Ettin and ModernBERT models: one binary, no Python";
 
 const LONG_ABOUT: &str = "\
 Run Ettin and ModernBERT encoders and decoders: fill masks, generate, embed, classify, tag, answer, \
-rerank and score text, on the command line, with the numbers transformers gives.
+choose, rerank and score text, on the command line, with the numbers transformers gives.
 
 Without --model a tiny demonstration pair compiled into the binary answers, offline. It is not Ettin: \
 choose a real one with --model encoder-150m (see `ettin-run models`).";
@@ -96,6 +98,7 @@ pub(crate) enum Command {
     Classify(Classify),
     Tag(Tag),
     Answer(Answer),
+    Choose(Choose),
     Rerank(Rerank),
     Score(Score),
     Tokenize(Tokenize),

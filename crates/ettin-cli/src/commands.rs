@@ -2,6 +2,7 @@
 
 mod answer;
 mod bench;
+mod choose;
 mod classify;
 mod convert;
 mod driver;
@@ -18,6 +19,7 @@ mod similarity;
 mod stream;
 mod tag;
 mod tokenize;
+mod zero_shot;
 
 use crate::args::Command;
 use crate::exit::Status;
@@ -32,6 +34,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Status> {
         Command::Classify(args) => classify::run(args),
         Command::Tag(args) => tag::run(args),
         Command::Answer(args) => answer::run(args),
+        Command::Choose(args) => choose::run(args),
         Command::Rerank(args) => rerank::run(args),
         Command::Score(args) => score::run(args),
         Command::Tokenize(args) => tokenize::run(args),

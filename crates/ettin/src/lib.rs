@@ -28,6 +28,8 @@
 //! | embed texts | [`TextEmbedder`](tasks::TextEmbedder) | `embed`, `embed_tokens` | `embed_with`, `run`, `similarity` |
 //! | fill masks | [`FillMask`](tasks::FillMask) | `fill` | `run` |
 //! | classify texts or pairs | [`Classifier`](tasks::Classifier) | `classify` | `run` |
+//! | classify texts by labels of your own | [`ZeroShotClassifier`](tasks::ZeroShotClassifier) | `classify` | `run` |
+//! | choose between texts | [`MultipleChoice`](tasks::MultipleChoice) | `choose` | `run` |
 //! | label tokens | [`Tagger`](tasks::Tagger) | `tag` | `run` |
 //! | find answers | [`Answerer`](tasks::Answerer) | `answer` | `run` |
 //! | rank documents | [`Reranker`](tasks::Reranker) | `rerank` | `run` |

@@ -264,7 +264,7 @@ fn unfitting_models_are_named_with_what_fits() {
     let text = fs::read_to_string(&config).unwrap().replace("ForSequenceClassification", "ForMultipleChoice");
     fs::write(&config, text).unwrap();
     let choice = Classifier::load(&ModelFiles::folder(folder.path()).unwrap(), &options).unwrap_err();
-    says(choice, &["not supported", "multiple choice"]);
+    says(choice, &["not supported", "ModernBertForMultipleChoice", "fits choose"]);
 }
 
 #[test]

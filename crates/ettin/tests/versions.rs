@@ -214,6 +214,18 @@ fn answers(files: &ModelFiles, task: &str, given: &Value, inputs: &[Value]) -> A
             let questions: Vec<Question<'_>> = inputs.iter().map(question).collect();
             values(Answerer::load(files, &options)?.run(&questions, &AnswerRequest::default())?)
         }
+        "choose" => {
+            fn given(input: &Value) -> ChoiceInput<'_> {
+                ChoiceInput { context: text(&input["context"]), choices: texts(input["choices"].as_array().unwrap()) }
+            }
+            let inputs: Vec<ChoiceInput<'_>> = inputs.iter().map(given).collect();
+            let outcomes = MultipleChoice::load(files, &options)?.run(&inputs)?.into_iter().map(|outcome| {
+                let Outcome { mut value, truncated } = outcome?;
+                value.sort_by_key(|choice| choice.index);
+                Ok((value.iter().map(|choice| json!(choice.logit)).collect(), truncated))
+            });
+            outcomes.collect()
+        }
         "generate" => {
             let mut request = GenerationDefaults::load(files)?.request()?;
             if let Some(most) = given["max_new_tokens"].as_u64() {

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use ettin::quantization::Precision;
 
 use super::common::count;
-use super::{InputArgs, ModelArgs, OutputArgs, RunArgs};
+use super::{InputArgs, ModelArgs, OutputArgs, RunArgs, ZeroShotArgs};
 
 /// Predict the tokens behind [MASK]
 ///
@@ -219,15 +219,29 @@ pub(crate) struct Similarity {
 /// Gives [{label, score}], best first, as transformers' text-classification pipeline does: softmax, or sigmoid
 /// for multi-label models and models with one label, or the raw value for regression. Needs a model with a
 /// classification head.
+///
+/// With --labels it gives {sequence, labels, scores}, best first, as the zero-shot-classification pipeline does,
+/// and needs a classifier of natural language inference.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Zero-shot:
+  A label fits as far as the text entails a sentence about it (--template). Entailment
+  is the first name in label2id that begins with \"entail\", else the last output.
+  Scores sum to 1 over the labels. With --multi-label, and for one label, each is
+  that of entailment against contradiction: the first output, or the last where the
+  first is entailment. Of a pair that is too long, only the text is ever cut.
+
 JSONL fields:
   text, text_pair, id
+  with --labels: text, labels (a list, or a text with commas), id
 
 Examples:
   ettin-run classify -m ./my-classifier \"What a lovely day\"
   ettin-run classify -m ./my-nli-model --pair \"He is outside.\" \"A man runs.\"
-  ettin-run classify -m ./my-classifier --top-k 1 -i reviews.txt > labels.jsonl")]
+  ettin-run classify -m ./my-classifier --top-k 1 -i reviews.txt > labels.jsonl
+  ettin-run classify -m ./my-nli-model --labels sports,politics \"A late goal\"
+  ettin-run classify -m ./my-nli-model --labels \"rain, wind\" --multi-label \\
+    --template \"It is about {}.\" -i reports.txt")]
 pub(crate) struct Classify {
     /// Texts to classify
     pub(crate) text: Vec<String>,
@@ -243,6 +257,9 @@ pub(crate) struct Classify {
     /// The model's raw outputs, without softmax or sigmoid
     #[arg(long)]
     pub(crate) raw: bool,
+
+    #[command(flatten)]
+    pub(crate) zero_shot: ZeroShotArgs,
 
     #[command(flatten)]
     pub(crate) prompt: PromptArgs,

@@ -5,14 +5,17 @@ use std::num::NonZeroUsize;
 use ettin::tasks::{Classifier, ClassifyRequest, Label, TextInput};
 use serde::{Serialize, Serializer};
 
-use super::{driver, embed};
+use super::{driver, embed, zero_shot};
 use crate::args;
 use crate::exit::Status;
 use crate::input::{self, TextPair};
 use crate::output::{Cut, LIST_KEYS, Payload, number};
 use crate::plan::{self, Plan, Suited};
 
-pub(super) fn run(args: args::Classify) -> anyhow::Result<Status> {
+pub(super) fn run(mut args: args::Classify) -> anyhow::Result<Status> {
+    if let Some(labels) = args.zero_shot.labels.take() {
+        return zero_shot::run(args, &labels);
+    }
     let texts = input::texts(args.text, &plan::input(&args.run.input), "TEXT", TextPair::new)?.paired(args.pair);
     let plan = Plan::new(&args.run, Suited::NeedsHead("a classification head"))?;
     let job = plan.open()?;

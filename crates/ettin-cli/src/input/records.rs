@@ -1,11 +1,13 @@
 //! The JSON records of each kind of task.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny};
 use serde_json::{Map, Value};
 
 use ettin::json::non_finite_at;
-use ettin::tasks::TextInput;
+use ettin::tasks::{TextInput, split_labels};
 
 use super::Texts;
 use super::elements::At;
@@ -46,6 +48,31 @@ pub(crate) struct TextPair {
     pub(crate) id: Option<Id>,
     pub(crate) text: String,
     pub(crate) text_pair: Option<String>,
+}
+
+/// `{text, labels}`: classify with labels of one's own.
+#[derive(Debug, PartialEq, Deserialize)]
+pub(crate) struct LabelledText {
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) id: Option<Id>,
+    pub(crate) text: String,
+    #[serde(default, deserialize_with = "labels")]
+    labels: Option<Labels>,
+}
+
+/// Labels that records may share.
+type Labels = Arc<[String]>;
+
+/// `{context, choices}`: choose.
+#[derive(Debug, PartialEq, Deserialize)]
+pub(crate) struct ContextChoices {
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) id: Option<Id>,
+    pub(crate) context: String,
+    pub(crate) choices: Vec<String>,
+    /// The choices' numbers in the output, where they are not 0, 1, 2, ….
+    #[serde(skip)]
+    pub(crate) numbers: Option<Vec<usize>>,
 }
 
 /// `{text, context}`: score.
@@ -112,6 +139,20 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
     })
 }
 
+/// A list of labels, or a text that separates them by commas.
+fn labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Labels>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "labels must be a list of texts, or a text with commas")]
+    enum Given {
+        Listed(Vec<String>),
+        Together(String),
+    }
+    Ok(Some(match Given::deserialize(deserializer)? {
+        Given::Listed(labels) => labels.into(),
+        Given::Together(text) => split_labels(&text).into_iter().map(str::to_owned).collect(),
+    }))
+}
+
 macro_rules! records {
     ($($record:ty: |$it:ident| $bytes:expr $(, missing $missing:expr)?;)*) => {$(
         impl Record for $record {
@@ -135,6 +176,8 @@ macro_rules! records {
 records! {
     Text: |it| it.text.len();
     TextPair: |it| it.text.len() + it.text_pair.as_ref().map_or(0, String::len);
+    LabelledText: |it| it.labels().iter().map(|label| it.text.len() + label.len()).sum();
+    ContextChoices: |it| it.choices.iter().map(|choice| it.context.len() + choice.len()).sum();
     ContextText: |it| it.text.len() + it.context.as_ref().map_or(0, String::len);
     QueryDocuments: |it| it.documents.iter().map(|document| it.query.len() + document.len()).sum();
     QuestionContext: |it| it.question().len() + it.context.len(), missing it.question.is_none().then_some("question");
@@ -156,6 +199,17 @@ impl TextPair {
     /// As the library takes it.
     pub(crate) fn input(&self) -> TextInput<'_> {
         TextInput { text: &self.text, pair: self.text_pair.as_deref() }
+    }
+}
+
+impl LabelledText {
+    pub(crate) fn new(text: String) -> Self {
+        LabelledText { id: None, text, labels: None }
+    }
+
+    /// The labels; every text that is classified by labels has some.
+    pub(crate) fn labels(&self) -> &[String] {
+        self.labels.as_deref().unwrap_or_default()
     }
 }
 
@@ -191,6 +245,16 @@ impl Texts<TextPair> {
             }),
             None => self,
         }
+    }
+}
+
+impl Texts<LabelledText> {
+    /// Gives these labels to every text that comes without labels of its own.
+    pub(crate) fn labelled(self, labels: Vec<String>) -> Self {
+        let labels = Labels::from(labels);
+        self.complete(move |record| {
+            record.labels.get_or_insert_with(|| labels.clone());
+        })
     }
 }
 

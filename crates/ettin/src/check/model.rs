@@ -29,6 +29,8 @@ pub(super) struct Subject<'a> {
 enum CheckedHead {
     Language,
     Sequence,
+    /// One output, whatever labels there are.
+    Choices,
     Tokens,
     Vectors,
 }
@@ -65,6 +67,10 @@ impl<'a> Subject<'a> {
                 config.check_classifier()?;
                 weights::Head::Classifier { outputs: config.labels.len() }
             }
+            CheckedHead::Choices => {
+                config.check_classifier()?;
+                weights::Head::Classifier { outputs: 1 }
+            }
         };
         let parameters = match rounded_as {
             None => Parameters::from_weights(&self.weights, config, head)?,
@@ -75,7 +81,9 @@ impl<'a> Subject<'a> {
         };
         Ok(match self.head {
             CheckedHead::Language => CheckedModel::Language(LanguageModel::build(parameters, config, backend)?),
-            CheckedHead::Sequence => CheckedModel::Sequence(SequenceClassifier::build(parameters, config, backend)?),
+            CheckedHead::Sequence | CheckedHead::Choices => {
+                CheckedModel::Sequence(SequenceClassifier::build(parameters, config, backend)?)
+            }
             CheckedHead::Tokens => CheckedModel::Tokens(TokenClassifier::build(parameters, config, backend)?),
             CheckedHead::Vectors => {
                 let chain = |repository| Chain::load(self.files, repository, config.hidden_size, backend);
@@ -95,12 +103,13 @@ impl CheckedHead {
             };
         }
         let class = config.architecture().unwrap_or_default();
-        const HEADS: [(&str, CheckedHead); 5] = [
+        const HEADS: [(&str, CheckedHead); 6] = [
             ("ForMaskedLM", CheckedHead::Language),
             ("ForCausalLM", CheckedHead::Language),
             ("ForSequenceClassification", CheckedHead::Sequence),
             ("ForTokenClassification", CheckedHead::Tokens),
             ("ForQuestionAnswering", CheckedHead::Tokens),
+            ("ForMultipleChoice", CheckedHead::Choices),
         ];
         HEADS.iter().find(|(end, _)| class.ends_with(end)).map_or(CheckedHead::Vectors, |(_, head)| *head)
     }

@@ -2,6 +2,7 @@
 
 mod activation;
 mod chain;
+mod choice;
 mod embedder;
 mod language;
 mod sequence;
@@ -11,6 +12,7 @@ mod token;
 pub use crate::sentence_transformers::Settings;
 pub(crate) use activation::TorchActivation;
 pub use chain::Chain;
+pub use choice::ChoiceScorer;
 pub(crate) use embedder::{Asked, TracedEmbedder};
 pub use embedder::{EmbedOptions, Embedder};
 pub use language::LanguageModel;
@@ -43,7 +45,7 @@ macro_rules! heads {
     };
 }
 
-heads!(LanguageModel, SequenceClassifier, TokenClassifier, QuestionAnswering, Embedder);
+heads!(LanguageModel, SequenceClassifier, ChoiceScorer, TokenClassifier, QuestionAnswering, Embedder);
 
 /// Reads configuration and weights and builds a model from them; every tensor must be there, of its shape.
 fn open<T>(

@@ -14,6 +14,7 @@
 //! The output structs serialise to the keys and the key order of the transformers pipelines.
 
 mod answer;
+mod choose;
 mod classify;
 mod embed;
 mod embeddings;
@@ -22,6 +23,7 @@ mod generate;
 mod limit;
 mod numbers;
 mod options;
+mod pairs;
 mod plain;
 mod preprocessor;
 mod profile;
@@ -31,11 +33,13 @@ mod score;
 mod spec;
 mod tag;
 mod tokenize;
+mod zero_shot;
 
 use crate::Result;
 pub use crate::tokenizer::Truncate;
 
 pub use answer::{Answer, AnswerRequest, Answerer, Question};
+pub use choose::{ChoiceInput, MultipleChoice, ScoredChoice};
 pub use classify::{Classifier, ClassifyRequest, Label};
 pub use embed::{EmbedRequest, Embedding, IndexedScore, SimilarityInput, TextEmbedder, TextVectors};
 pub use embeddings::Embeddings;
@@ -49,6 +53,9 @@ pub use rerank::{Activation, RerankInput, RerankRequest, Reranker};
 pub use score::{ScoreInput, ScoreMethod, ScoreRequest, Scored, Scorer, TokenScore};
 pub use tag::{Aggregation, Tag, TagRequest, Tagger};
 pub use tokenize::{Tokenized, tokenize};
+pub use zero_shot::{
+    HypothesisTemplate, ZeroShotClassifier, ZeroShotInput, ZeroShotLabels, ZeroShotRequest, split_labels,
+};
 
 /// What a task computed for one input.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,9 +3,10 @@
 //! These methods fail with the error of the first input that failed; the `run` beside each gives every input its own.
 
 use super::{
-    Answer, AnswerRequest, Answerer, Candidate, Classifier, ClassifyRequest, EmbedRequest, Embeddings, FillMask, Fills,
-    IndexedScore, Label, Outcomes, Question, RerankInput, RerankRequest, Reranker, ScoreInput, ScoreRequest, Scored,
-    Scorer, Tag, TagRequest, Tagger, TextEmbedder, TextInput, TextVectors,
+    Answer, AnswerRequest, Answerer, Candidate, ChoiceInput, Classifier, ClassifyRequest, EmbedRequest, Embeddings,
+    FillMask, Fills, IndexedScore, Label, MultipleChoice, Outcomes, Question, RerankInput, RerankRequest, Reranker,
+    ScoreInput, ScoreRequest, Scored, ScoredChoice, Scorer, Tag, TagRequest, Tagger, TextEmbedder, TextInput,
+    TextVectors, ZeroShotClassifier, ZeroShotInput, ZeroShotLabels, ZeroShotRequest,
 };
 use crate::{Error, Result};
 
@@ -113,6 +114,27 @@ impl Classifier {
         let inputs: Vec<TextInput<'_>> = texts.iter().map(|text| text.as_ref().into()).collect();
         let best = |labels: Vec<Label>| labels.into_iter().next().ok_or_else(|| Error::internal("a text has no label"));
         values(self.run(&inputs, &ClassifyRequest::default())?)?.into_iter().map(best).collect()
+    }
+}
+
+impl ZeroShotClassifier {
+    /// The labels of a text, best first, of which one holds.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for an empty text and without labels; failures of the engine.
+    pub fn classify(&self, text: &str, labels: &[impl AsRef<str>]) -> Result<ZeroShotLabels> {
+        let input = ZeroShotInput { text, labels: texts_of(labels) };
+        single(self.run(&[input], &ZeroShotRequest::default())?)
+    }
+}
+
+impl MultipleChoice {
+    /// The choices, best first, each with its index.
+    ///
+    /// # Errors
+    /// [`Error::Input`] without choices; failures of the engine.
+    pub fn choose(&self, context: &str, choices: &[impl AsRef<str>]) -> Result<Vec<ScoredChoice>> {
+        single(self.run(&[ChoiceInput { context, choices: texts_of(choices) }])?)
     }
 }
 

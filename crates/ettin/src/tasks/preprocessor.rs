@@ -7,7 +7,7 @@ use super::prompt::prompted;
 use super::{Options, Outcomes, TextInput};
 use crate::batching::{self, BATCH_TOKENS, Item};
 use crate::files::ModelFiles;
-use crate::tokenizer::{Encoding, Limit, LimitOrigin, Tokenizer, Truncate};
+use crate::tokenizer::{Encoding, Limit, LimitOrigin, PairCut, PairIds, TextPart, Tokenizer, Truncate};
 use crate::{Config, Error, PackedBatch, Result, Team};
 
 /// A tokenizer with a length limit and the size of batches: what turns texts into packed batches. Cheap to clone.
@@ -139,10 +139,16 @@ impl Preprocessor {
     pub(super) fn encode_behind(&self, prompt: &str, input: TextInput<'_>, limit: Limit) -> Result<Encoding> {
         let encoding = self.tokenizer.within(&prompted(prompt, input.text), input.pair, self.special_tokens, limit)?;
         match encoding.ids.is_empty() {
-            // Only where no special tokens are put around it.
-            true => Err(Error::input("the text has no tokens, and the model's files put none around it")),
+            true => Err(no_tokens()),
             false => Ok(encoding),
         }
+    }
+
+    /// Puts two texts together that were encoded apart: the ids of [`encode`](Self::encode) of the pair, but for the
+    /// text that is cut where it is over the limit.
+    pub(super) fn pair(&self, first: &TextPart, second: &TextPart, cut: PairCut) -> Result<PairIds> {
+        let pair = self.tokenizer.pair(first, second, self.special_tokens, cut, self.limit)?;
+        if pair.ids.is_empty() { Err(no_tokens()) } else { Ok(pair) }
     }
 
     /// How many leading tokens of an input are its prompt's, with the special tokens before it, as
@@ -202,4 +208,9 @@ impl Preprocessor {
     ) -> Result<Outcomes<T>> {
         batching::run_encodings(self.encode_all(inputs, encode), self.batch_tokens, compute)
     }
+}
+
+/// Only where no special tokens are put around a text.
+fn no_tokens() -> Error {
+    Error::input("the text has no tokens, and the model's files put none around it")
 }

@@ -116,16 +116,14 @@ impl TaskSpec {
         let name = files.name();
         // Their heads have tensors of the same names, so that each could be computed as another. A chain takes the
         // trunk alone.
-        const LABELLED: [&str; 3] = ["ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"];
+        const LABELLED: [&str; 4] =
+            ["ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"];
         if config.architecture().is_some_and(|class| LABELLED.iter().any(|end| class.ends_with(end)))
             && let Some(hint) = self.hint(config)
             && files.peek(MODULES)?.is_none()
         {
             identity::check(files, identity::Use::Head)?;
             return Err(Error::Unsupported(format!("{} with {name}: {hint}", self.task)));
-        }
-        if let Some(class) = config.architecture().filter(|class| class.ends_with("ForMultipleChoice")) {
-            return Err(Error::Unsupported(format!("multiple choice: {name} is a {class}")));
         }
         match self.objective {
             Some(objective) if objective != config.objective => Err(Error::Unsupported(format!(
@@ -145,12 +143,13 @@ impl TaskSpec {
 
     /// What a model of another class is for.
     fn hint(self, config: &Config) -> Option<String> {
-        const FITS: [(&str, &[&str]); 5] = [
+        const FITS: [(&str, &[&str]); 6] = [
             ("ForMaskedLM", &["fill-mask", "embed", "score"]),
             ("ForCausalLM", &["generate", "embed", "score"]),
             ("ForSequenceClassification", &["classify", "rerank", "embed"]),
             ("ForTokenClassification", &["tag", "embed"]),
             ("ForQuestionAnswering", &["answer", "embed"]),
+            ("ForMultipleChoice", &["choose", "embed"]),
         ];
         let class = config.architecture()?;
         let fits = FITS.iter().find(|(end, _)| class.ends_with(end)).map_or(&["embed"][..], |(_, tasks)| tasks);

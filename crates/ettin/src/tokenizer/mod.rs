@@ -7,12 +7,13 @@ mod check;
 mod cleanup;
 mod encoding;
 mod limit;
+mod parts;
 mod settings;
 mod special;
 mod stream;
 
 use tokenizers::tokenizer::PostProcessor as _;
-use tokenizers::utils::truncation::{TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings};
+use tokenizers::utils::truncation::{TruncationDirection, TruncationStrategy};
 use tokenizers::{Decoder as _, ModelWrapper, Tokenizer as Inner};
 
 use crate::files::{FileSource, ModelFiles, Subfolder};
@@ -23,6 +24,7 @@ use crate::{Error, Result};
 pub use encoding::Encoding;
 pub(crate) use limit::TokenizerLimits;
 pub use limit::{Limit, LimitOrigin, Side, Truncate};
+pub(crate) use parts::{PairCut, PairIds, TextPart};
 use settings::TokenizerSettings;
 pub use special::SpecialIds;
 use stream::DecoderKind;
@@ -141,27 +143,10 @@ impl Tokenizer {
         if encoding.ids.len() <= limit.tokens {
             return Ok(encoding);
         }
-        let added = if special_tokens { self.added_tokens(pair.is_some()) } else { 0 };
-        let room = limit.tokens.saturating_sub(added);
-        let side = limit.cut().ok_or_else(|| limit.too_long(encoding.ids.len()))?;
-        if room == 0 {
-            return Err(Error::NoRoom { limit: limit.tokens, origin: limit.origin, special: added });
-        }
-        let params = TruncationParams {
-            direction: side.into(),
-            max_length: room,
-            strategy: TruncationStrategy::LongestFirst,
-            stride: 0,
-        };
+        let strategy = TruncationStrategy::LongestFirst;
+        let params = self.truncation(strategy, pair.is_some(), special_tokens, limit, encoding.ids.len())?;
         let (first, second) = (self.plain(text)?, pair.map(|pair| self.plain(pair)).transpose()?);
-        let (mut first, mut second) = truncate_encodings(first, second, &params).map_err(tokenizer_error)?;
-        // The parts cut off would otherwise be combined with one another.
-        first.take_overflowing();
-        if let Some(second) = &mut second {
-            second.take_overflowing();
-        }
-        let encoding = self.inner.post_process(first, second, special_tokens).map_err(tokenizer_error)?;
-        self.checked(&encoding, true)
+        self.checked(&self.truncated(first, second, special_tokens, &params)?, true)
     }
 
     /// Encodes a pair of which the second text is cut into windows that overlap by `overlap` tokens, so that each

@@ -323,3 +323,51 @@ fn files_that_the_tokenizers_crate_panics_on_are_errors() {
     let error = Tokenizer::from_bytes(prefixed.as_bytes()).unwrap_err().to_string();
     assert!(error.contains("continuing_subword_prefix"), "{error}");
 }
+
+/// Texts of a pair are encoded apart by the tokenizer itself, so that one may be encoded once for many pairs.
+#[test]
+fn pairs_of_parts_are_the_pairs_that_are_encoded_whole() {
+    let texts = ["", " ", "A cat.", "  Two spaces", "x", "Zoë's 日本語 👩‍👩‍👧", "[SEP] a [MASK] b", "the end\n"];
+    let kinds = ["byte-fallback", "byte-level", "metaspace", "metaspace-never", "suffix", "word-piece", "words"];
+    let small = kinds.map(|kind| {
+        let file = repository(&format!("tests/fixtures/tokenizers/{kind}/tokenizer.json"));
+        Tokenizer::from_bytes(&std::fs::read(file).unwrap()).unwrap()
+    });
+    for tokenizer in [ettin(), nano()].iter().chain(&small) {
+        for (first, second) in texts.iter().flat_map(|first| texts.iter().map(move |second| (*first, *second))) {
+            let parts = (tokenizer.part(first).unwrap(), tokenizer.part(second).unwrap());
+            for special in [true, false] {
+                for tokens in [4, 6, 8, 1000] {
+                    let limit = limit(tokens, Truncate::Right);
+                    let pair = tokenizer.pair(&parts.0, &parts.1, special, PairCut::LongestFirst, limit);
+                    let whole = tokenizer.within(first, Some(second), special, limit);
+                    let whole = whole.map(|whole| (whole.ids, whole.truncated));
+                    let pair = pair.map(|pair| (pair.ids, pair.truncated));
+                    assert_eq!(pair.unwrap(), whole.unwrap(), "{first:?} {second:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_first_text_alone_is_cut_as_long_as_a_token_of_it_is_left() {
+    let tokenizer = nano();
+    let (first, second) = (tokenizer.part(" a b c d e").unwrap(), tokenizer.part(" f g").unwrap());
+    let ids = |text: &str| tokenizer.ids(text).unwrap();
+    let pair = |tokens: usize, truncate: Truncate, whole: usize| {
+        tokenizer.pair(&first, &second, true, PairCut::FirstAlone { whole }, limit(tokens, truncate))
+    };
+    let joined = |first: &str| [&[2], &ids(first)[..], &[3], &ids(" f g"), &[3]].concat();
+    assert_eq!(pair(10, Truncate::Error, 0).unwrap(), PairIds { ids: joined(" a b c d e"), truncated: false });
+    assert_eq!(pair(8, Truncate::Right, 0).unwrap(), PairIds { ids: joined(" a b c"), truncated: true });
+    assert_eq!(pair(8, Truncate::Left, 0).unwrap(), PairIds { ids: joined(" c d e"), truncated: true });
+    assert_eq!(pair(6, Truncate::Right, 0).unwrap(), PairIds { ids: joined(" a"), truncated: true });
+    assert!(matches!(pair(9, Truncate::Error, 100), Err(Error::TooLong { tokens: 10, limit: 9, .. })));
+    // Nothing would be left of it: whole, if that is few enough.
+    for tokens in [4, 5] {
+        assert_eq!(pair(tokens, Truncate::Right, 10).unwrap(), PairIds { ids: joined(" a b c d e"), truncated: false });
+        assert!(matches!(pair(tokens, Truncate::Right, 9), Err(Error::TooLong { tokens: 10, .. })));
+    }
+    assert!(matches!(pair(3, Truncate::Right, 10), Err(Error::NoRoom { .. })));
+}
