@@ -170,8 +170,13 @@ fn wrong_calls_of_choose() {
         assert_eq!(refused.status, Some(status), "{arguments:?}: {}", refused.err);
         assert!(refused.err.contains(message) && refused.out.is_empty(), "{message:?}: {}", refused.err);
     }
-    let described = run(&["info", "-m", model, "-f", "json"]);
-    assert!(described.text(0).contains("ModernBertForMultipleChoice"), "{}", described.text(0));
+    let described = run(&["info", "-m", model, "-f", "jsonl"]).lines(0);
+    assert_eq!(described[0]["model"]["architecture"], json!("ModernBertForMultipleChoice"));
+    assert_eq!(described[0]["model"]["tasks"], json!(["choose", "embed"]));
+    let table = run(&["info", "-m", model, "-f", "table"]);
+    assert!(table.text(0).contains("choose, embed"), "{}", table.text(0));
+    let chain = run(&["info", "-m", "models/tiny-text-chain-mean", "-f", "jsonl"]).lines(0);
+    assert_eq!(chain[0]["model"].get("tasks"), None);
     let checked = run(&["info", "--check", "-m", model]);
     assert_eq!(checked.status, Some(0), "{}", checked.err);
 }

@@ -1,10 +1,12 @@
 //! What a model's files say of its texts and results, without its weights: for descriptions.
 
 use super::limit::Bounds;
+use super::spec::fitting;
 use super::{Options, Truncate};
 use crate::files::ModelFiles;
 use crate::files::Subfolder;
 use crate::heads::Settings;
+use crate::metadata::MODULES;
 use crate::sentence_transformers::{Repository, Task, trunk_folder};
 use crate::tokenizer::Limit;
 use crate::{Config, Result};
@@ -16,6 +18,9 @@ pub struct Profile {
     pub folder: String,
     /// The trunk's configuration.
     pub config: Config,
+    /// The tasks that fit the class of transformers that it names; none where it names none, and beside
+    /// `modules.json`, whose chain counts.
+    pub tasks: &'static [&'static str],
     /// What a text on no side of a search is cut to, and who says so; none where the files that say it cannot be used.
     pub limit: Option<Limit>,
     /// The chain, where the model has one that can be run.
@@ -53,11 +58,12 @@ impl Profile {
                 Bounds::sentence_transformers(files, &repository.transformer, &config, None)
             }
         };
+        let tasks = if files.peek(MODULES)?.is_some() { &[] } else { fitting(&config) };
         let options = Options { truncate: Truncate::Model, ..Options::default() };
         let limit = kept(bounds, &mut refused).map(|bounds| bounds.limit(&options, None));
         let chain = repository.map(|repository| ChainProfile::of(files, repository, &config));
         let chain = chain.and_then(|chain| kept(chain, &mut refused));
-        Ok(Self { folder, config, limit, chain, refused })
+        Ok(Self { folder, config, tasks, limit, chain, refused })
     }
 }
 

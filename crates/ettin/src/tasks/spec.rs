@@ -143,19 +143,26 @@ impl TaskSpec {
 
     /// What a model of another class is for.
     fn hint(self, config: &Config) -> Option<String> {
-        const FITS: [(&str, &[&str]); 6] = [
-            ("ForMaskedLM", &["fill-mask", "embed", "score"]),
-            ("ForCausalLM", &["generate", "embed", "score"]),
-            ("ForSequenceClassification", &["classify", "rerank", "embed"]),
-            ("ForTokenClassification", &["tag", "embed"]),
-            ("ForQuestionAnswering", &["answer", "embed"]),
-            ("ForMultipleChoice", &["choose", "embed"]),
-        ];
-        let class = config.architecture()?;
-        let fits = FITS.iter().find(|(end, _)| class.ends_with(end)).map_or(&["embed"][..], |(_, tasks)| tasks);
+        let (class, fits) = (config.architecture()?, fitting(config));
         (!fits.contains(&self.task))
             .then(|| format!("the model is a {class}, which fits {}, not {}", fits.join(", "), self.task))
     }
+}
+
+/// The tasks that fit the class of transformers that a configuration names; none where it names none.
+pub(super) fn fitting(config: &Config) -> &'static [&'static str] {
+    const FITS: [(&str, &[&str]); 6] = [
+        ("ForMaskedLM", &["fill-mask", "embed", "score"]),
+        ("ForCausalLM", &["generate", "embed", "score"]),
+        ("ForSequenceClassification", &["classify", "rerank", "embed"]),
+        ("ForTokenClassification", &["tag", "embed"]),
+        ("ForQuestionAnswering", &["answer", "embed"]),
+        ("ForMultipleChoice", &["choose", "embed"]),
+    ];
+    let Some(class) = config.architecture() else {
+        return &[];
+    };
+    FITS.iter().find(|(end, _)| class.ends_with(end)).map_or(&["embed"], |(_, tasks)| tasks)
 }
 
 /// The preprocessor of a repository of sentence-transformers, for texts on no side of a search.

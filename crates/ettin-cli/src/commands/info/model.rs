@@ -21,6 +21,9 @@ pub(super) struct ModelRecord {
     revision: Option<String>,
     objective: &'static str,
     architecture: Option<String>,
+    /// Commands that fit its class, where it is named and no chain counts.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    tasks: &'static [&'static str],
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,
@@ -126,7 +129,7 @@ struct Bytes {
 impl ModelRecord {
     /// Reads the configuration and the weights' headers.
     pub(super) fn read(files: &ModelFiles) -> anyhow::Result<Self> {
-        let Profile { folder, config, limit, chain, refused } = Profile::read(files)?;
+        let Profile { folder, config, tasks, limit, chain, refused } = Profile::read(files)?;
         // Every configuration has label names, if only by default; a classifier's may be unusable, as the task then
         // says.
         let classifies = config.architecture().is_some_and(|name| name.contains("Classification"));
@@ -155,6 +158,7 @@ impl ModelRecord {
                 Objective::Decoder => "decoder",
             },
             architecture: config.architecture().map(str::to_owned),
+            tasks,
             vocab_size: config.vocab_size,
             hidden_size: config.hidden_size,
             intermediate_size: config.intermediate_size,
@@ -208,6 +212,9 @@ impl ModelRecord {
             ),
             ("max length", format!("{} tokens", self.max_length)),
         ]);
+        if !self.tasks.is_empty() {
+            rows.push(("commands", self.tasks.join(", ")));
+        }
         let limit = self.length_limit.as_ref();
         rows.extend(limit.map(|limit| ("texts", format!("up to {} tokens: {}", limit.tokens, limit.from))));
         if !self.folder.is_empty() {
