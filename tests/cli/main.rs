@@ -10,5 +10,6 @@ mod help;
 mod inputs;
 mod kinds;
 mod quantized;
+mod sparse;
 mod status;
 mod support;

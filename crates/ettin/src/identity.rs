@@ -206,7 +206,6 @@ fn model_type(files: &ModelFiles) -> Result<Option<Foreign>> {
     let kind = config.as_ref().and_then(|config| config.get("model_type")).and_then(Value::as_str);
     let evidence = |kind: &str| format!("`model_type` of {file} is {kind}");
     Ok(match kind {
-        Some(kind @ "SparseEncoder") => Some(classes::sparse(&evidence(kind))),
         Some(kind @ ("MultiVectorEncoder" | "ColBERT")) => Some(classes::late_interaction(&evidence(kind))),
         _ => None,
     })

@@ -383,7 +383,8 @@ fn modules_that_are_not_run_are_refused_by_name() {
         let first = entry("", "sentence_transformers.models.Transformer");
         serde_json::json!([first, entry("1_Pooling", "sentence_transformers.models.Pooling"), entry(path, class)])
     };
-    for class in ["sentence_transformers.models.CNN", "sentence_transformers.models.WordWeights", "custom.Normalize"] {
+    for class in ["sentence_transformers.models.CNN", "sentence_transformers.models.WordEmbeddings", "custom.Normalize"]
+    {
         let message = refused("null everywhere", "modules.json", &with("2_X", class), "embed");
         assert!(message.contains(class.rsplit('.').next().unwrap()), "{message}");
     }
@@ -395,6 +396,32 @@ fn modules_that_are_not_run_are_refused_by_name() {
         {"path": "1_LayerNorm", "type": "sentence_transformers.models.LayerNorm"},
     ]);
     assert!(refused("null everywhere", "modules.json", &early, "embed").contains("sentence_embedding"));
+}
+
+/// Scores over the vocabulary are no vectors, and vectors no scores.
+#[test]
+fn modules_stand_behind_the_trunk_that_they_are_for() {
+    let chain = |trunk: &str, second: &str| {
+        let entry = |path: &str, class: &str| serde_json::json!({"path": path, "type": format!("sentence_transformers.models.{class}")});
+        serde_json::json!([entry("", trunk), entry("1_Pooling", second), entry("2_Normalize", "Normalize")])
+    };
+    for (trunk, second, words) in [
+        ("Transformer", "SpladePooling", ["SpladePooling", "\"fill-mask\""]),
+        ("Transformer", "LogitScore", ["LogitScore", "\"text-generation\""]),
+        ("MLMTransformer", "Pooling", ["Pooling", "take for vectors"]),
+        ("MLMTransformer", "Dense", ["Dense", "take for vectors"]),
+    ] {
+        let folder = lay_out(&case("null everywhere"));
+        put(folder.path(), "modules.json", &chain(trunk, second));
+        // The head of a language model is there.
+        let words_model = root("models/tiny-words-masked");
+        for name in ["config.json", "model.safetensors"] {
+            std::fs::copy(words_model.join(name), folder.path().join(name)).unwrap();
+        }
+        let files = ModelFiles::folder(folder.path()).unwrap();
+        let message = TextEmbedder::load(&files, &Options::default()).unwrap_err().to_string();
+        assert!(words.iter().all(|word| message.contains(word)), "{trunk} {second}: {message}");
+    }
 }
 
 #[test]

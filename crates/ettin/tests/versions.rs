@@ -147,7 +147,21 @@ fn answers(files: &ModelFiles, task: &str, given: &Value, inputs: &[Value]) -> A
             });
             vectors.collect()
         }
-        "similarity" => {
+        "embed-sparse" => {
+            let embedder = TextEmbedder::load(files, &options)?;
+            let dims = given["max_active_dims"].as_u64().map(|dims| dims as usize);
+            let mut request = EmbedRequest::default().with_max_active_dims(dims);
+            if let Some(name) = given["prompt_name"].as_str() {
+                request.prompt = PromptChoice::Named(name.to_owned());
+            }
+            let vectors = embedder.run(&texts(inputs), &request)?;
+            let vectors = vectors.into_iter().map(|outcome| {
+                let Outcome { value, truncated } = outcome?;
+                Ok((serde_json::to_value(value.embedding).unwrap(), truncated))
+            });
+            vectors.collect()
+        }
+        "similarity" | "similarity-sparse" => {
             let embedder = TextEmbedder::load(files, &options)?;
             let inputs: Vec<Vec<&str>> = inputs.iter().map(|input| texts(input.as_array().unwrap())).collect();
             let compared: Vec<SimilarityInput<'_>> =
@@ -158,7 +172,7 @@ fn answers(files: &ModelFiles, task: &str, given: &Value, inputs: &[Value]) -> A
             });
             outcomes.collect()
         }
-        "rerank" => {
+        "rerank" | "rerank-sparse" => {
             let reranker = Reranker::load(files, &options)?;
             let inputs: Vec<RerankInput<'_>> = inputs
                 .iter()

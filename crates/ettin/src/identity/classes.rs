@@ -51,14 +51,6 @@ pub(super) fn late_interaction(evidence: &str) -> Foreign {
     Foreign::new("a late-interaction model (ColBERT)", evidence, LATE)
 }
 
-pub(super) fn sparse(evidence: &str) -> Foreign {
-    Foreign::new(
-        "a learned sparse encoder (SPLADE, CSR)",
-        evidence,
-        "sparse vectors are not supported; run it with SparseEncoder of sentence-transformers",
-    )
-}
-
 pub(super) fn routed(evidence: &str) -> Foreign {
     Foreign::new(
         "a routed model (Router or Asym)",
@@ -99,7 +91,6 @@ impl ModuleClass {
         match (package, class.rsplit('.').next().unwrap_or(class)) {
             ("pylate", _) => Some(late_interaction(&evidence)),
             ("sentence_transformers", "Router" | "Asym") => Some(routed(&evidence)),
-            ("sentence_transformers", _) if within("sparse_encoder") => Some(sparse(&evidence)),
             ("sentence_transformers", _) if within("multi_vector_encoder") => Some(late_interaction(&evidence)),
             ("sentence_transformers", _) => None,
             _ => Some(remote_code(class, &evidence)),
