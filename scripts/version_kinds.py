@@ -623,7 +623,7 @@ def kinds() -> list[Kind]:
         Kind("rerank-decoder", cross("decoder-sequence-1"), rerank),
         Kind("rerank-prompts", cross(**PROMPTS), [*rerank, case("rerank", PAIRS, prompt_name="document")], generations=ST6),
         Kind("rerank-modular", modular_reranker, rerank, generations=ST6),
-        Kind("rerank-modular-labels", modular_labels, task="rerank", words=("3 scores",), generations=ST6),
+        Kind("rerank-modular-labels", modular_labels, [case("rerank-labels", LONG_PAIRS)], generations=ST6),
         Kind("rerank-logit-score", logit_score, rerank, generations=ST6),
         Kind(
             "rerank-logit-of-one",

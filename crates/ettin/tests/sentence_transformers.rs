@@ -331,7 +331,7 @@ fn what_a_folder_is_not_for_is_refused_by_what_it_is() {
 
 /// No task sends to another that refuses as well.
 #[test]
-fn a_chain_with_several_scores_is_for_no_task_and_each_says_so() {
+fn a_chain_with_several_scores_is_for_classify_and_other_tasks_say_so() {
     let name = "a reranker's chain without an activation";
     let case = case(name);
     let folder = lay_out(&case);
@@ -347,13 +347,17 @@ fn a_chain_with_several_scores_is_for_no_task_and_each_says_so() {
     for error in [
         TextEmbedder::load(&files, &options).unwrap_err(),
         Reranker::load(&files, &options).unwrap_err(),
-        Classifier::load(&files, &options).unwrap_err(),
         Tagger::load(&files, &options).unwrap_err(),
     ] {
         let message = error.to_string();
-        assert!(message.contains("3 scores") && message.contains("no task"), "{message}");
-        assert!(!message.contains("fits") && !message.contains("try "), "{message}");
+        assert!(message.contains("3 scores") && message.contains("fits classify"), "{message}");
+        assert!(!message.contains("try "), "{message}");
     }
+    let classifier = Classifier::load(&files, &options).unwrap();
+    assert_eq!(classifier.labels(), ["LABEL_0", "LABEL_1", "LABEL_2"]);
+    let request = ClassifyRequest::default().with_top_k(None);
+    let labels = classifier.run(&[("a", "b").into()], &request).unwrap().remove(0).unwrap().value;
+    assert!(labels.iter().all(|label| label.score == labels[0].score), "weights of 0: {labels:?}");
 }
 
 #[test]

@@ -179,10 +179,7 @@ pub(super) fn of_repository(
 pub(super) fn of_scores(scores: usize) -> String {
     match scores {
         1 => "a reranker with one score per pair, which fits rerank".to_owned(),
-        _ => format!(
-            "a cross-encoder with {scores} scores per pair, for which there is no task here yet; run it with \
-             CrossEncoder of sentence-transformers"
-        ),
+        _ => format!("a cross-encoder with {scores} scores per pair, which fits classify"),
     }
 }
 
