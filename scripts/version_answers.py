@@ -27,7 +27,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, torch.Tensor):
-        value = value.detach().float().numpy()
+        value = (value.detach().float() if value.is_floating_point() else value).numpy()
     if isinstance(value, np.ndarray):
         return [plain(item) for item in value]
     if isinstance(value, float):
@@ -68,6 +68,37 @@ def similarity(folder: Path, _options: dict[str, Any], inputs: list[list[str]]) 
     model = sentence_transformer(folder)
     vectors = [model.encode(texts, batch_size=1, show_progress_bar=False) for texts in inputs]
     return [model.similarity(rows[:1], rows[1:])[0] for rows in vectors]
+
+
+def sparse_encoder(folder: Path) -> Any:
+    from sentence_transformers import SparseEncoder
+
+    return SparseEncoder(str(folder), device="cpu", model_kwargs={"torch_dtype": torch.float32})
+
+
+def embed_sparse(folder: Path, options: dict[str, Any], inputs: list[str]) -> Any:
+    """`encode`: the values that are not 0 and their places."""
+    rows = sparse_encoder(folder).encode(inputs, batch_size=1, show_progress_bar=False, convert_to_sparse_tensor=False, **options)
+    places = [row.nonzero()[:, 0] for row in rows]
+    return [{"indices": place, "values": row[place]} for row, place in zip(rows, places, strict=True)]
+
+
+def similarity_sparse(folder: Path, _options: dict[str, Any], inputs: list[list[str]]) -> Any:
+    model = sparse_encoder(folder)
+    vectors = [model.encode(texts, batch_size=1, show_progress_bar=False, convert_to_sparse_tensor=False) for texts in inputs]
+    return [model.similarity(rows[:1], rows[1:])[0] for rows in vectors]
+
+
+def rerank_sparse(folder: Path, _options: dict[str, Any], inputs: list[list[str]]) -> Any:
+    """The similarity of a query and a document."""
+    model = sparse_encoder(folder)
+
+    def score(query: str, document: str) -> Any:
+        sides = ((model.encode_query, query), (model.encode_document, document))
+        vectors = [encode([text], show_progress_bar=False, convert_to_sparse_tensor=False) for encode, text in sides]
+        return model.similarity(*vectors).item()
+
+    return [score(*pair) for pair in inputs]
 
 
 def rerank(folder: Path, options: dict[str, Any], inputs: list[list[str]]) -> Any:
@@ -152,6 +183,9 @@ def score(folder: Path, _options: dict[str, Any], inputs: list[str]) -> Any:
 TASKS: dict[str, Callable[[Path, dict[str, Any], Any], Any]] = {
     "embed": embed,
     "similarity": similarity,
+    "embed-sparse": embed_sparse,
+    "similarity-sparse": similarity_sparse,
+    "rerank-sparse": rerank_sparse,
     "rerank": rerank,
     "rerank-labels": rerank,
     "classify": classify,

@@ -62,6 +62,10 @@ def embedding(**options: Any) -> Case:
     return case("embed", TEXTS, **options)
 
 
+def sparse_embedding(**options: Any) -> Case:
+    return case("embed-sparse", TEXTS, **options)
+
+
 def filling() -> Case:
     return case("fill-mask", MASKED, top_k=3)
 
@@ -388,7 +392,19 @@ def logit_score(workshop: Workshop, folder: Path) -> None:
     model.save_pretrained(str(folder))
 
 
-# To be refused by name
+def logit_of_one_token(workshop: Workshop, folder: Path) -> None:
+    transformer = workshop.module("Transformer")(workshop.base(*DECODER_LM), transformer_task="text-generation")
+    score = workshop.module("LogitScore")(true_token_id=40)
+    model = CrossEncoder(modules=[transformer, score], device="cpu", activation_fn=nn.Identity(), **PROMPTS)
+    model.save_pretrained(str(folder))
+
+
+def modular_labels(workshop: Workshop, folder: Path) -> None:
+    scores = workshop.dense(32, 3, activation_function=nn.Identity(), module_output_name="scores")
+    CrossEncoder(modules=[workshop.transformer(), workshop.pooling("cls"), scores], device="cpu").save_pretrained(str(folder))
+
+
+# Sparse vectors
 
 
 def masked_transformer(workshop: Workshop) -> Any:
@@ -398,25 +414,33 @@ def masked_transformer(workshop: Workshop) -> Any:
     return workshop.module("MLMTransformer")(base)
 
 
-def sparse(modules: Callable[[Workshop], list[Any]]) -> Callable[[Workshop, Path], None]:
+def sparse(modules: Callable[[Workshop], list[Any]], **options: Any) -> Callable[[Workshop, Path], None]:
     def save(workshop: Workshop, folder: Path) -> None:
-        sentence_transformers.SparseEncoder(modules=modules(workshop), device="cpu").save_pretrained(str(folder), create_model_card=False)
+        model = sentence_transformers.SparseEncoder(modules=modules(workshop), device="cpu", **options)
+        model.save_pretrained(str(folder), create_model_card=False)
 
     return save
 
 
-def splade(workshop: Workshop) -> list[Any]:
-    return [masked_transformer(workshop), workshop.module("SpladePooling")("max")]
+def splade(workshop: Workshop, strategy: str = "max", **options: Any) -> list[Any]:
+    return [masked_transformer(workshop), workshop.module("SpladePooling")(strategy, **options)]
 
 
-def csr(workshop: Workshop) -> list[Any]:
-    encoder = workshop.seeded(workshop.module("SparseAutoEncoder")(input_dim=32, hidden_dim=64, k=8))
+def splade_normalized(workshop: Workshop) -> list[Any]:
+    return [*splade(workshop), normalize(workshop)]
+
+
+def csr(workshop: Workshop, **options: Any) -> list[Any]:
+    encoder = workshop.seeded(workshop.module("SparseAutoEncoder")(input_dim=32, hidden_dim=64, k=8, **options))
     return [workshop.transformer(), workshop.pooling(), encoder]
 
 
 def inference_free(workshop: Workshop) -> list[Any]:
     query = workshop.seeded(workshop.module("SparseStaticEmbedding")(workshop.tokenizer()))
     return [workshop.module("Router").for_query_document([query], splade(workshop))]
+
+
+# Routes
 
 
 def router(workshop: Workshop, folder: Path) -> None:
@@ -432,11 +456,18 @@ def asym(workshop: Workshop, folder: Path) -> None:
     workshop.chain(folder, [workshop.transformer(), workshop.pooling(), routes])
 
 
-def weighted_layers(workshop: Workshop, folder: Path) -> None:
-    workshop.chain(
-        folder,
-        [workshop.transformer(), workshop.module("WeightedLayerPooling")(32, num_hidden_layers=2, layer_start=1), workshop.pooling()],
-    )
+# Token vectors
+
+
+def weighted_layers(start: int = 1, **config: Any) -> Callable[[Workshop, Path], None]:
+    """The layers count only where the trunk's configuration says that they are shown."""
+
+    def save(workshop: Workshop, folder: Path) -> None:
+        base = workshop.base("ModernBertModel", "encoder-lm", **config)
+        layers = workshop.seeded(workshop.module("WeightedLayerPooling")(32, num_hidden_layers=2, layer_start=start))
+        workshop.chain(folder, [workshop.module("Transformer")(base), layers, workshop.pooling()])
+
+    return save
 
 
 def convolution(workshop: Workshop, folder: Path) -> None:
@@ -444,10 +475,17 @@ def convolution(workshop: Workshop, folder: Path) -> None:
     workshop.chain(folder, [workshop.transformer(), cnn, workshop.module("Pooling")(32)])
 
 
-def word_weights(workshop: Workshop, folder: Path) -> None:
-    vocabulary = list(workshop.tokenizer().get_vocab())
-    weights = workshop.module("WordWeights")(vocabulary, {vocabulary[0]: 2.0})
-    workshop.chain(folder, [workshop.transformer(), weights, workshop.pooling()])
+def word_weights(mode: str = "mean", **options: Any) -> Callable[[Workshop, Path], None]:
+    """A weight for every second token, some by their lower-cased spelling."""
+
+    def save(workshop: Workshop, folder: Path) -> None:
+        vocabulary = sorted(workshop.tokenizer().get_vocab().items(), key=lambda item: item[1])
+        words = [word for word, _ in vocabulary]
+        known = {word.lower(): 0.25 * (place % 7) for place, word in enumerate(words) if place % 2}
+        weights = workshop.module("WordWeights")(words, known, unknown_word_weight=1.5)
+        workshop.chain(folder, [workshop.transformer(), weights, workshop.pooling(mode)], **options)
+
+    return save
 
 
 def static_embedding(workshop: Workshop, folder: Path) -> None:
@@ -466,7 +504,7 @@ def multi_vector(workshop: Workshop, folder: Path) -> None:
     model.save_pretrained(str(folder), create_model_card=False)
 
 
-ADAPTER, SPARSE = ("adapter",), ("SparseEncoder", "Splade", "MLMTransformer")
+ADAPTER = ("adapter",)
 LONG_PAIRS = [*PAIRS, [LONG, SHORT[0]]]
 
 
@@ -515,6 +553,7 @@ def kinds() -> list[Kind]:
         Kind("adapter-beside-weights", adapter_beside, task="fill-mask", words=ADAPTER, generations=("st3", "st6")),
         Kind("adapter-merged", adapter_merged, [filling()], generations=("st3", "st6")),
     ]
+    whole = [sparse_embedding(), case("similarity-sparse", [[*SHORT, LONG]]), case("rerank-sparse", PAIRS)]
     both = [embedding(), embedding(prompt_name="document"), case("similarity", [[*SHORT, LONG]])]
     chains = [
         Kind("chain-implicit", implicit, [embedding(), case("similarity", [[*SHORT, LONG]])]),
@@ -551,14 +590,33 @@ def kinds() -> list[Kind]:
         Kind("state-chain-6", module_state, [embedding()], generations=ST6),
         Kind("chain-adapter", chain_adapter, task="embed", words=ADAPTER, generations=("st3", "st6")),
         Kind("chain-asym", asym, task="embed", words=("Asym",), generations=("st3",)),
-        Kind("chain-weighted-layers", weighted_layers, task="embed", words=("WeightedLayerPooling",)),
+        Kind("chain-weighted-layers", weighted_layers(output_hidden_states=True), [embedding()], generations=ST5),
+        Kind("chain-weighted-layers-all", weighted_layers(0, output_hidden_states=True), [embedding()], generations=ST6),
+        Kind("chain-weighted-layers-hidden", weighted_layers(), [embedding()], generations=ST6),
         Kind("chain-cnn", convolution, task="embed", words=("CNN",)),
-        Kind("chain-word-weights", word_weights, task="embed", words=("WordWeights",)),
+        Kind("chain-word-weights", word_weights(), [embedding()]),
+        Kind("chain-word-weights-sqrt", word_weights("mean_sqrt_len_tokens"), [embedding()], generations=ST6),
+        Kind("chain-word-weights-weighted", word_weights("weightedmean"), [embedding()], generations=ST6),
         Kind("chain-static", static_embedding, task="embed", words=("StaticEmbedding",)),
         Kind("chain-bag-of-words", bag_of_words, task="embed", words=("BoW",)),
         Kind("chain-router", router, task="embed", words=("Router",), generations=ST5),
-        Kind("sparse-splade", sparse(splade), task="embed", words=SPARSE, generations=ST5),
-        Kind("sparse-csr", sparse(csr), task="embed", words=("SparseEncoder", "SparseAutoEncoder"), generations=ST5),
+        Kind("sparse-splade", sparse(splade), whole, generations=ST5),
+        Kind(
+            "sparse-splade-sum",
+            sparse(lambda w: splade(w, "sum", activation_function="log1p_relu"), max_active_dims=24, **PROMPTS),
+            [sparse_embedding(), sparse_embedding(prompt_name="document"), *whole[1:], sparse_embedding(max_active_dims=5)],
+            generations=ST5,
+        ),
+        Kind(
+            "sparse-splade-twice",
+            sparse(lambda w: splade(w, activation_function="log1p_relu"), similarity_fn_name="cosine"),
+            whole,
+            generations=ST6,
+        ),
+        Kind("sparse-splade-plain-sum", sparse(lambda w: splade(w, "sum"), similarity_fn_name="manhattan"), whole, generations=ST6),
+        Kind("sparse-splade-normalized", sparse(splade_normalized, similarity_fn_name="euclidean"), whole, generations=ST6),
+        Kind("sparse-csr", sparse(csr), [*whole, sparse_embedding(max_active_dims=3)], generations=ST5),
+        Kind("sparse-csr-normalized", sparse(lambda w: csr(w, normalize=True)), whole, generations=ST6),
         Kind("sparse-inference-free", sparse(inference_free), task="embed", words=("SparseEncoder", "Router"), generations=ST5),
         Kind("multi-vector", multi_vector, task="embed", words=("MultiVectorEncoder", "late interaction"), generations=ST6),
     ]
@@ -570,7 +628,14 @@ def kinds() -> list[Kind]:
         Kind("rerank-decoder", cross("decoder-sequence-1"), rerank),
         Kind("rerank-prompts", cross(**PROMPTS), [*rerank, case("rerank", PAIRS, prompt_name="document")], generations=ST6),
         Kind("rerank-modular", modular_reranker, rerank, generations=ST6),
-        Kind("rerank-logit-score", logit_score, task="rerank", words=("LogitScore",), generations=ST6),
+        Kind("rerank-modular-labels", modular_labels, [case("rerank-labels", LONG_PAIRS)], generations=ST6),
+        Kind("rerank-logit-score", logit_score, rerank, generations=ST6),
+        Kind(
+            "rerank-logit-of-one",
+            logit_of_one_token,
+            [*rerank, case("rerank", PAIRS, prompt_name="document")],
+            generations=ST6,
+        ),
     ]
     return plain + chains + rerankers
 

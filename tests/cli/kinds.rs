@@ -78,7 +78,8 @@ fn info_describes_a_chain_wherever_its_trunk_is() {
     assert_eq!((&model["length_limit"], &model["max_length"]), (&limit, &json!(512)));
     assert_eq!(model["folder"], json!("0_Transformer"));
     let chain = json!({
-        "modules": ["Transformer", "Pooling"], "prompts": {"query": "Q: "}, "default_prompt": "query",
+        "modules": ["Transformer", "Pooling"],
+        "details": ["Transformer (feature-extraction)", "Pooling (mean)"], "prompts": {"query": "Q: "}, "default_prompt": "query",
         "truncate_dim": 12, "similarity": "dot",
     });
     assert_eq!(model["chain"], chain);

@@ -11,5 +11,6 @@ mod help;
 mod inputs;
 mod kinds;
 mod quantized;
+mod sparse;
 mod status;
 mod support;

@@ -294,7 +294,7 @@ fn embed_texts(model: &TextEmbedder, texts: &[String]) -> Result<(usize, Vec<Vec
     let outcomes = model.run(&texts, &EmbedRequest::default())?;
     let vectors = outcomes.into_iter().map(|outcome| match outcome?.value.embedding {
         TextVectors::Pooled(vector) => Ok(vector),
-        TextVectors::Tokens(_) => Err("pooled vectors were asked for".into()),
+        _ => Err("pooled vectors were asked for".into()),
     });
     Ok((0, vectors.collect::<Result<_>>()?))
 }

@@ -1,11 +1,13 @@
 //! How results are written: the formats, the rules of the JSON contract, and where the bytes go.
 
 mod arrays;
+mod csr;
 mod json;
 mod sink;
 mod table;
 
 pub(crate) use arrays::{ArrayRow, ArrayWriter};
+pub(crate) use csr::CsrWriter;
 pub(crate) use json::{Answered, Cut, JsonArray, line};
 pub(crate) use sink::{Sink, written};
 pub(crate) use table::{number, shortened, table};
@@ -26,7 +28,7 @@ pub(crate) enum Format {
     Jsonl,
     /// A NumPy array
     Npy,
-    /// A safetensors file with the tensor `embeddings`
+    /// A safetensors file with the tensor `embeddings`, of sparse vectors the parts of a CSR matrix
     Safetensors,
 }
 

@@ -151,8 +151,11 @@ fn identify(files: &ModelFiles, purpose: Use) -> Result<Option<Foreign>> {
     }
     let modules = classes::modules(files)?;
     if purpose == Use::Vectors {
-        if let Some(foreign) = modules.iter().find_map(classes::ModuleClass::foreign) {
-            return Ok(Some(foreign));
+        if let Some((module, foreign)) = modules.iter().find_map(|module| Some((module, module.foreign()?))) {
+            return Ok(Some(match classes::routes(files, &module.path)? {
+                Some(routes) => Foreign { evidence: format!("{}, with routes {routes}", foreign.evidence), ..foreign },
+                None => foreign,
+            }));
         }
         if let Some(foreign) = model_type(files)? {
             return Ok(Some(foreign));
@@ -206,7 +209,6 @@ fn model_type(files: &ModelFiles) -> Result<Option<Foreign>> {
     let kind = config.as_ref().and_then(|config| config.get("model_type")).and_then(Value::as_str);
     let evidence = |kind: &str| format!("`model_type` of {file} is {kind}");
     Ok(match kind {
-        Some(kind @ "SparseEncoder") => Some(classes::sparse(&evidence(kind))),
         Some(kind @ ("MultiVectorEncoder" | "ColBERT")) => Some(classes::late_interaction(&evidence(kind))),
         _ => None,
     })

@@ -200,6 +200,13 @@ impl<C: Compute> Network<C> {
         self.compute.enter(batch.tokens(), self.output_weights, work)
     }
 
+    /// The same with sums in the place of maxima.
+    pub(crate) fn splade_sum(&self, hidden: &C::Hidden, batch: &PackedBatch, twice: bool) -> Result<Tensor> {
+        let vocabulary = self.vocabulary()?;
+        let work = || self.compute.splade_sum(hidden, &vocabulary, batch, twice);
+        self.compute.enter(batch.tokens(), self.output_weights, work)
+    }
+
     /// What turns final hidden states into scores over the vocabulary.
     fn vocabulary(&self) -> Result<Vocabulary<'_, C>> {
         Ok(Vocabulary {

@@ -13,7 +13,7 @@
 //! | [`Logits`] | language model | `[rows, vocabulary]` |
 //! | [`TopK`] | language model | the best tokens at chosen rows, with their probabilities |
 //! | [`LogProbs`] | language model | one number for each chosen token |
-//! | [`Splade`] | language model | one weight per sequence and token of the vocabulary, `[sequences, vocabulary]` |
+//! | [`Splade`], [`SpladeSum`] | language model | one weight per sequence and token of the vocabulary |
 //!
 //! ```
 //! # fn main() -> ettin::Result<()> {
@@ -212,5 +212,23 @@ impl Readout<LanguageModel> for Splade {
             return Err(Error::input(format!("hidden states of {rows} tokens for a batch of {tokens}")));
         }
         model.trunk().model().splade(&hidden, batch)
+    }
+}
+
+/// The sum of `ln(1 + relu(logit))` of each token of the vocabulary over a sequence's rows, `[sequences, vocabulary]` in
+/// f32: [`Splade`] with `pooling_strategy: "sum"`.
+///
+/// Not finite where a logit is NaN or +∞.
+#[derive(Debug, Clone, Copy)]
+pub struct SpladeSum {
+    /// Whether the logarithm is taken twice (`log1p_relu`).
+    pub twice: bool,
+}
+
+impl Readout<LanguageModel> for SpladeSum {
+    type Output = Tensor;
+
+    fn read(&self, model: &LanguageModel, hidden: Hidden, batch: &PackedBatch) -> Result<Tensor> {
+        model.trunk().model().splade_sum(&hidden, batch, self.twice)
     }
 }

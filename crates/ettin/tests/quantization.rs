@@ -231,6 +231,7 @@ fn texts_become_the_integers_of_encode() {
             .flat_map(|outcome| match outcome.unwrap().value.embedding {
                 TextVectors::Pooled(vector) => vec![vector],
                 TextVectors::Tokens(vectors) => vectors,
+                TextVectors::Sparse(_) => panic!("dense vectors were asked for"),
             })
             .collect();
         let (precision, what) = (precision(&case), format!("{}: {options}", case["precision"]));

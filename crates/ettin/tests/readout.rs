@@ -13,7 +13,7 @@ use ettin::{
     Backend, Config, Dtype, Isa, PackedBatch, Parameters, Pooling, Scheme, Team, Trunk,
     heads::{EmbedOptions, Embedder, LanguageModel},
     ops::{LinearParams, Matrix, Vector},
-    readout::{LogProbs, Logits, Pooled, Projected, Rows, Splade, Tokens, TopK, TopTokens},
+    readout::{LogProbs, Logits, Pooled, Projected, Rows, Splade, SpladeSum, Tokens, TopK, TopTokens},
     weights::{Head, Weights},
 };
 use ettin_kernels::vocabulary::log_sum_exp;
@@ -104,6 +104,21 @@ fn what_is_streamed_equals_full_logits_reduced() {
                 expected.extend(most.into_iter().map(f32::ln_1p));
             }
             assert_same(&what, &values(&weights), &expected);
+
+            // Sums are the same code for every scheme.
+            for twice in [false, true].into_iter().filter(|_| scheme == Scheme::F32) {
+                let weights = language.read(&batch, &SpladeSum { twice }).unwrap();
+                let mut expected = vec![0f32; LENGTHS.len() * SHAPE.vocabulary];
+                for (sequence, sums) in expected.chunks_exact_mut(SHAPE.vocabulary).enumerate() {
+                    for row in batch.rows(sequence) {
+                        for (sum, &logit) in sums.iter_mut().zip(&logits[row]) {
+                            let once = logit.max(0.0).ln_1p();
+                            *sum += if twice { once.ln_1p() } else { once };
+                        }
+                    }
+                }
+                assert_same(&what, &values(&weights), &expected);
+            }
         }
     }
 }
@@ -139,6 +154,7 @@ fn everything(language: &LanguageModel, backend: &Backend, batch: &PackedBatch) 
         rows.iter().map(|&row| (row, batch.ids()[row] % language.config().vocab_size as u32)).collect();
     let log_probs = language.read(batch, &LogProbs { targets: &targets }).unwrap();
     let weights = language.read(batch, &Splade).unwrap();
+    let sums = language.read(batch, &SpladeSum { twice: true }).unwrap();
     let pooled = Pooling::ALL.map(|(pooling, _)| {
         let readout = Pooled { pooling, skip: Some(&skip) };
         trunk.read(batch, &readout).unwrap().to_tensor().unwrap()
@@ -146,7 +162,7 @@ fn everything(language: &LanguageModel, backend: &Backend, batch: &PackedBatch) 
     let row = |tensor: &Tensor, index: usize| values(&tensor.get(index).unwrap());
     let of_sequence = |index: usize| {
         let mut all = [common::rows(&tokens, batch, index), common::rows(&projected, batch, index)].concat();
-        all.extend([row(&chosen, index), row(&weights, index)].concat());
+        all.extend([row(&chosen, index), row(&weights, index), row(&sums, index)].concat());
         all.extend(&log_probs[batch.rows(index)]);
         for best in &best[batch.rows(index)] {
             all.push(best.log_sum_exp as f32);
@@ -206,7 +222,8 @@ fn the_reference_streams_too() {
     let batch = PackedBatch::new(&sequences).unwrap();
     let read = |backend: &Backend| {
         let language = LanguageModel::load(&files, backend).unwrap();
-        let weights = values(&language.read(&batch, &Splade).unwrap());
+        let weights = |twice| values(&language.read(&batch, &SpladeSum { twice }).unwrap());
+        let weights = [values(&language.read(&batch, &Splade).unwrap()), weights(false), weights(true)].concat();
         let targets = targets(&batch, SHAPE.vocabulary);
         (weights, language.read(&batch, &LogProbs { targets: &targets }).unwrap())
     };
@@ -227,7 +244,12 @@ fn logits_that_are_no_numbers_stay_in_sight() {
         let batch = PackedBatch::new(&[[1u32, 2, 3]]).unwrap();
         let best = language.read(&batch, &TopK { rows: &[1], k: 2 }).unwrap().remove(0);
         let log_probs = language.read(&batch, &LogProbs { targets: &[(0, 3), (0, 4)] }).unwrap();
-        (best, log_probs, values(&language.read(&batch, &Splade).unwrap()))
+        let splade = values(&language.read(&batch, &Splade).unwrap());
+        let sums = values(&language.read(&batch, &SpladeSum { twice: false }).unwrap());
+        for (largest, sum) in splade.iter().zip(&sums) {
+            assert_eq!(largest.is_finite(), sum.is_finite(), "{sums:?}");
+        }
+        (best, log_probs, splade)
     };
     for backend in [Backend::cpu().unwrap(), reference()] {
         // A token that the model excludes is no fault.

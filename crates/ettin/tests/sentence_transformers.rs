@@ -331,7 +331,7 @@ fn what_a_folder_is_not_for_is_refused_by_what_it_is() {
 
 /// No task sends to another that refuses as well.
 #[test]
-fn a_chain_with_several_scores_is_for_no_task_and_each_says_so() {
+fn a_chain_with_several_scores_is_for_classify_and_other_tasks_say_so() {
     let name = "a reranker's chain without an activation";
     let case = case(name);
     let folder = lay_out(&case);
@@ -347,13 +347,17 @@ fn a_chain_with_several_scores_is_for_no_task_and_each_says_so() {
     for error in [
         TextEmbedder::load(&files, &options).unwrap_err(),
         Reranker::load(&files, &options).unwrap_err(),
-        Classifier::load(&files, &options).unwrap_err(),
         Tagger::load(&files, &options).unwrap_err(),
     ] {
         let message = error.to_string();
-        assert!(message.contains("3 scores") && message.contains("no task"), "{message}");
-        assert!(!message.contains("fits") && !message.contains("try "), "{message}");
+        assert!(message.contains("3 scores") && message.contains("fits classify"), "{message}");
+        assert!(!message.contains("try "), "{message}");
     }
+    let classifier = Classifier::load(&files, &options).unwrap();
+    assert_eq!(classifier.labels(), ["LABEL_0", "LABEL_1", "LABEL_2"]);
+    let request = ClassifyRequest::default().with_top_k(None);
+    let labels = classifier.run(&[("a", "b").into()], &request).unwrap().remove(0).unwrap().value;
+    assert!(labels.iter().all(|label| label.score == labels[0].score), "weights of 0: {labels:?}");
 }
 
 #[test]
@@ -383,7 +387,8 @@ fn modules_that_are_not_run_are_refused_by_name() {
         let first = entry("", "sentence_transformers.models.Transformer");
         serde_json::json!([first, entry("1_Pooling", "sentence_transformers.models.Pooling"), entry(path, class)])
     };
-    for class in ["sentence_transformers.models.CNN", "sentence_transformers.models.WordWeights", "custom.Normalize"] {
+    for class in ["sentence_transformers.models.CNN", "sentence_transformers.models.WordEmbeddings", "custom.Normalize"]
+    {
         let message = refused("null everywhere", "modules.json", &with("2_X", class), "embed");
         assert!(message.contains(class.rsplit('.').next().unwrap()), "{message}");
     }
@@ -395,6 +400,32 @@ fn modules_that_are_not_run_are_refused_by_name() {
         {"path": "1_LayerNorm", "type": "sentence_transformers.models.LayerNorm"},
     ]);
     assert!(refused("null everywhere", "modules.json", &early, "embed").contains("sentence_embedding"));
+}
+
+/// Scores over the vocabulary are no vectors, and vectors no scores.
+#[test]
+fn modules_stand_behind_the_trunk_that_they_are_for() {
+    let chain = |trunk: &str, second: &str| {
+        let entry = |path: &str, class: &str| serde_json::json!({"path": path, "type": format!("sentence_transformers.models.{class}")});
+        serde_json::json!([entry("", trunk), entry("1_Pooling", second), entry("2_Normalize", "Normalize")])
+    };
+    for (trunk, second, words) in [
+        ("Transformer", "SpladePooling", ["SpladePooling", "\"fill-mask\""]),
+        ("Transformer", "LogitScore", ["LogitScore", "\"text-generation\""]),
+        ("MLMTransformer", "Pooling", ["Pooling", "take for vectors"]),
+        ("MLMTransformer", "Dense", ["Dense", "take for vectors"]),
+    ] {
+        let folder = lay_out(&case("null everywhere"));
+        put(folder.path(), "modules.json", &chain(trunk, second));
+        // The head of a language model is there.
+        let words_model = root("models/tiny-words-masked");
+        for name in ["config.json", "model.safetensors"] {
+            std::fs::copy(words_model.join(name), folder.path().join(name)).unwrap();
+        }
+        let files = ModelFiles::folder(folder.path()).unwrap();
+        let message = TextEmbedder::load(&files, &Options::default()).unwrap_err().to_string();
+        assert!(words.iter().all(|word| message.contains(word)), "{trunk} {second}: {message}");
+    }
 }
 
 #[test]

@@ -147,7 +147,21 @@ fn answers(files: &ModelFiles, task: &str, given: &Value, inputs: &[Value]) -> A
             });
             vectors.collect()
         }
-        "similarity" => {
+        "embed-sparse" => {
+            let embedder = TextEmbedder::load(files, &options)?;
+            let dims = given["max_active_dims"].as_u64().map(|dims| dims as usize);
+            let mut request = EmbedRequest::default().with_max_active_dims(dims);
+            if let Some(name) = given["prompt_name"].as_str() {
+                request.prompt = PromptChoice::Named(name.to_owned());
+            }
+            let vectors = embedder.run(&texts(inputs), &request)?;
+            let vectors = vectors.into_iter().map(|outcome| {
+                let Outcome { value, truncated } = outcome?;
+                Ok((serde_json::to_value(value.embedding).unwrap(), truncated))
+            });
+            vectors.collect()
+        }
+        "similarity" | "similarity-sparse" => {
             let embedder = TextEmbedder::load(files, &options)?;
             let inputs: Vec<Vec<&str>> = inputs.iter().map(|input| texts(input.as_array().unwrap())).collect();
             let compared: Vec<SimilarityInput<'_>> =
@@ -158,7 +172,7 @@ fn answers(files: &ModelFiles, task: &str, given: &Value, inputs: &[Value]) -> A
             });
             outcomes.collect()
         }
-        "rerank" => {
+        "rerank" | "rerank-sparse" => {
             let reranker = Reranker::load(files, &options)?;
             let inputs: Vec<RerankInput<'_>> = inputs
                 .iter()
@@ -317,6 +331,97 @@ fn sentence_transformers_5_and_transformers_5_0() {
 #[test]
 fn sentence_transformers_6_and_transformers_5_23() {
     check("st6");
+}
+
+/// A saved folder of the newest generation.
+fn saved(kind: &str) -> tempfile::TempDir {
+    let folders = listing("st6").folders;
+    folders.iter().find(|folder| folder.kind == kind).unwrap_or_else(|| panic!("no {kind}")).lay_out()
+}
+
+/// By the invariance rule, to the bit.
+#[test]
+fn a_text_has_one_result_whatever_is_beside_it() {
+    let texts = ["The cat sat.", "x", "", "Where was it? In the park."];
+    for kind in [
+        "sparse-splade",
+        "sparse-splade-sum",
+        "sparse-splade-normalized",
+        "sparse-csr-normalized",
+        "chain-weighted-layers-all",
+        "chain-word-weights-weighted",
+    ] {
+        let folder = saved(kind);
+        let files = ModelFiles::folder(folder.path()).unwrap();
+        let embedder = TextEmbedder::load(&files, &Options::default().with_batch_tokens(64)).unwrap();
+        let run = |texts: &[&str]| -> Vec<TextVectors> {
+            let outcomes = embedder.run(texts, &EmbedRequest::default()).unwrap();
+            outcomes.into_iter().map(|outcome| outcome.unwrap().value.embedding).collect()
+        };
+        let alone: Vec<TextVectors> = texts.iter().flat_map(|text| run(&[text])).collect();
+        assert_eq!(run(&texts), alone, "{kind}");
+    }
+    let folder = saved("rerank-logit-score");
+    let reranker = Reranker::load(&ModelFiles::folder(folder.path()).unwrap(), &Options::default()).unwrap();
+    for scored in reranker.rerank("Who sat?", &texts).unwrap() {
+        assert_eq!(reranker.rerank("Who sat?", &texts[scored.index..=scored.index]).unwrap()[0].score, scored.score);
+    }
+}
+
+/// Files that lie about their modules give errors that name the place.
+#[test]
+fn modules_that_do_not_fit_are_refused_by_what_does_not() {
+    let changed = |kind: &str, file: &str, change: &dyn Fn(&mut Value)| {
+        let folder = saved(kind);
+        let path = folder.path().join(file);
+        let mut settings: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut settings);
+        fs::write(&path, settings.to_string()).unwrap();
+        folder
+    };
+    let (csr, layers) = ("2_SparseAutoEncoder/config.json", "1_WeightedLayerPooling/config.json");
+    type Change = fn(&mut Value);
+    let cases: [(&str, &str, Change, &str, &str); 8] = [
+        ("sparse-csr", csr, |settings| settings["hidden_dim"] = json!(65), "embed", "decoder.linear.weight"),
+        ("sparse-csr", csr, |settings| settings["input_dim"] = json!(31), "embed", "input_dim"),
+        ("sparse-csr", csr, |settings| settings["k"] = json!(1u64 << 60), "embed", "`k`"),
+        (
+            "sparse-splade",
+            "1_SpladePooling/config.json",
+            |settings| settings["embedding_dimension"] = json!(7),
+            "embed",
+            "embedding_dimension",
+        ),
+        (
+            "sparse-splade",
+            "modules.json",
+            |modules| modules[1]["path"] = json!("../1_SpladePooling"),
+            "embed",
+            "inside the repository",
+        ),
+        ("chain-weighted-layers-all", layers, |settings| settings["num_hidden_layers"] = json!(3), "embed", "2 layers"),
+        ("chain-weighted-layers-all", layers, |settings| settings["layer_start"] = json!(1), "embed", "layer_weights"),
+        (
+            "rerank-logit-score",
+            "1_LogitScore/config.json",
+            |settings| settings["false_token_id"] = json!(264),
+            "rerank",
+            "false_token_id",
+        ),
+    ];
+    for (kind, file, change, task, word) in cases {
+        let folder = changed(kind, file, &change);
+        let fault = refused(&ModelFiles::folder(folder.path()).unwrap(), task, &[word.to_owned()]);
+        assert_eq!(fault, None, "{kind} {file}");
+    }
+    // A token without a weight fails its text alone.
+    let folder = changed("chain-word-weights", "1_WordWeights/config.json", &|settings| {
+        settings["vocab"].as_array_mut().unwrap().truncate(100);
+    });
+    let embedder = TextEmbedder::load(&ModelFiles::folder(folder.path()).unwrap(), &Options::default()).unwrap();
+    let outcomes = embedder.run(&["x", "The cat sat. A much longer text."], &EmbedRequest::default()).unwrap();
+    let errors: Vec<String> = outcomes.into_iter().filter_map(|outcome| outcome.err().map(|e| e.to_string())).collect();
+    assert!(!errors.is_empty() && errors.iter().all(|error| error.contains("WordWeights")), "{errors:?}");
 }
 
 /// The table of docs/LAYOUTS.md has a row for every kind.

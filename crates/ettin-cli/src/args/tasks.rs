@@ -48,6 +48,9 @@ pub(crate) struct FillMask {
 /// --calibrate, or from all inputs of this run, of which there must be two or more. Only the first two give a
 /// text the same integers in every run. Arrays are int8 or uint8, with rows of zeros for bad inputs;
 /// safetensors also has the tensor ranges, which --ranges reads.
+///
+/// Encoders of sparse vectors (SPLADE, CSR) give {index, indices, values}, by ascending index and without zeros;
+/// --format safetensors writes them as the parts of a scipy CSR matrix: data, indices, indptr and shape.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 JSONL fields:
@@ -60,10 +63,19 @@ Examples:
   ettin-run embed --pooling none -f safetensors -o tokens.safetensors \"A text\"
   ettin-run embed -m encoder-150m --precision ubinary -i texts.txt -f npy -o bits.npy
   ettin-run embed -m encoder-150m --precision int8 --calibrate sample.txt -i texts.txt -o corpus.jsonl
-  ettin-run embed -m encoder-150m --precision int8 --ranges ranges.npy \"A query\"")]
+  ettin-run embed -m encoder-150m --precision int8 --ranges ranges.npy \"A query\"
+  ettin-run embed -m ./my-splade --as query --decode \"Who wrote it?\"")]
 pub(crate) struct Embed {
     /// Texts to embed
     pub(crate) text: Vec<String>,
+
+    /// The side of a search that the texts are on: its prompt, its length limit [default: on none]
+    #[arg(long = "as", value_name = "SIDE")]
+    pub(crate) side: Option<SideChoice>,
+
+    /// Give the tokens of sparse vectors, too
+    #[arg(long)]
+    pub(crate) decode: bool,
 
     #[command(flatten)]
     pub(crate) vectors: VectorArgs,
@@ -73,6 +85,15 @@ pub(crate) struct Embed {
 
     #[command(flatten)]
     pub(crate) run: RunArgs,
+}
+
+/// `--as`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SideChoice {
+    /// What is looked for
+    Query,
+    /// What is looked through
+    Document,
 }
 
 /// How a vector is made from hidden states.
@@ -95,6 +116,10 @@ pub(crate) struct VectorArgs {
     /// normalised are so again, which truncate_dim does not do
     #[arg(long, value_name = "D", value_parser = count)]
     pub(crate) dimensions: Option<NonZeroUsize>,
+
+    /// Keep the N largest values of a sparse vector [default: the model's max_active_dims, else all]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub(crate) max_active_dims: Option<NonZeroUsize>,
 
     /// Hidden state to use: 0 is the embedding, N the output of layer N [default: the last]
     #[arg(long, value_name = "N")]
@@ -355,7 +380,8 @@ pub(crate) struct Answer {
 /// Sort documents by their relevance to a query
 ///
 /// Gives [{index, score}], best first, where index counts the documents from 0. Needs a reranker: what CrossEncoder of
-/// sentence-transformers saves (a chain with one score or a classifier), or a plain classifier with one label.
+/// sentence-transformers saves (a chain with one score, a classifier, or a decoder with LogitScore), a plain classifier
+/// with one label, or an encoder of sparse vectors (SPLADE, CSR), whose similarity is the score.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Input:

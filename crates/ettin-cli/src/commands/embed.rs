@@ -5,14 +5,15 @@ mod quantized;
 use std::num::NonZeroUsize;
 
 use ettin::pooling::Pooling;
-use ettin::tasks::{EmbedRequest, Embedding, PromptChoice, TextEmbedder, TextVectors};
+use ettin::tasks::{EmbedRequest, Embedding, Outcome, Outcomes, PromptChoice, SearchSide, TextEmbedder, TextVectors};
+use serde::Serialize;
 
 use super::driver::{self, Numbered};
-use crate::args::{self, PoolingChoice, PromptArgs, VectorArgs};
+use crate::args::{self, PoolingChoice, PromptArgs, SideChoice, VectorArgs};
 use crate::exit::{Status, Usage};
-use crate::input::{self, Text};
+use crate::input::{self, ChunkSize, Text, Texts};
 use crate::nano::Nano;
-use crate::output::{ArrayRow, ArrayWriter, Format, Payload, number, written};
+use crate::output::{ArrayRow, ArrayWriter, CsrWriter, Format, Payload, Sink, number, written};
 use crate::plan::{self, Plan, Suited};
 use crate::say::Notes;
 
@@ -20,7 +21,11 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
     let texts = input::texts(args.text, &plan::input(&args.run.input), "TEXT", Text::new)?;
     let plan = Plan::new(&args.run, Suited::Nano(Nano::Encoder))?;
     let format = plan.output.format;
-    let request = request(&args.vectors);
+    let side = args.side.map(|side| match side {
+        SideChoice::Query => SearchSide::Query,
+        SideChoice::Document => SearchSide::Document,
+    });
+    let request = request(&args.vectors).with_side(side).with_decode(args.decode);
     if request.per_token && format == Format::Npy {
         return Err(Usage::error(
             "--pooling none gives texts of different lengths, which npy cannot hold: use --format safetensors",
@@ -43,9 +48,15 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
         Ok(outcomes)
     };
     if let Some(quantized) = quantized {
+        if task.is_sparse() {
+            return Err(Usage::error("--precision is for dense vectors, and those of this model are sparse"));
+        }
         return quantized.run(texts, &plan, job.sink, &quantized::Embedder { task, request: &request, run: &run });
     }
     let size = plan.chunk_size();
+    if let Some(columns) = sparse_size(task, &request) {
+        return sparse(texts, size, &plan, job.sink, columns, run);
+    }
     if !matches!(format, Format::Npy | Format::Safetensors) {
         return driver::answer(texts, size, &plan.output, job.sink, run);
     }
@@ -56,6 +67,8 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
                 Some(answer) => array.push(match &answer.payload.embedding {
                     TextVectors::Pooled(vector) => ArrayRow::Pooled(vector),
                     TextVectors::Tokens(vectors) => ArrayRow::Tokens(vectors),
+                    // None of a model whose vectors are dense.
+                    TextVectors::Sparse(vector) => ArrayRow::Pooled(&vector.values),
                 }),
                 None => array.skip(),
             }
@@ -72,6 +85,51 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
     Ok(status)
 }
 
+/// How long the sparse vectors of a model are; none where its vectors are dense.
+fn sparse_size(task: &TextEmbedder, request: &EmbedRequest) -> Option<usize> {
+    task.chain().filter(|chain| chain.is_sparse() && !request.per_token).map(ettin::heads::Chain::output_size)
+}
+
+/// Answers with sparse vectors.
+fn sparse(
+    texts: Texts<Text>,
+    size: ChunkSize,
+    plan: &Plan,
+    mut sink: Sink,
+    columns: usize,
+    mut run: impl FnMut(&[Numbered<'_, Text>]) -> anyhow::Result<Outcomes<Embedding>>,
+) -> anyhow::Result<Status> {
+    match plan.output.format {
+        Format::Safetensors => {}
+        Format::Npy => {
+            let message = "the vectors of this model are sparse, which npy cannot hold: use --format safetensors";
+            return Err(Usage::error(message));
+        }
+        _ => {
+            let marked = |outcome: Outcome<Embedding>| Outcome {
+                value: SparseEmbedding(outcome.value),
+                truncated: outcome.truncated,
+            };
+            return driver::answer(texts, size, &plan.output, sink, |records| {
+                Ok(run(records)?.into_iter().map(|outcome| outcome.map(marked)).collect())
+            });
+        }
+    }
+    let mut matrix = CsrWriter::new(columns);
+    let status = driver::each_chunk(texts, size, &plan.output, run, |slots| {
+        for (_, answer) in slots {
+            match answer.map(|answer| answer.payload.embedding) {
+                Some(TextVectors::Sparse(vector)) => matrix.push(&vector.indices, &vector.values),
+                _ => matrix.skip(),
+            }
+        }
+        Ok(())
+    })?;
+    written(matrix.write(&mut sink))?;
+    sink.finish()?;
+    Ok(status)
+}
+
 /// How long the vectors are that the request asks for, found by making one; none where every text fails, as under a
 /// limit that leaves no room.
 fn width(task: &TextEmbedder, request: &EmbedRequest) -> anyhow::Result<Option<usize>> {
@@ -79,6 +137,7 @@ fn width(task: &TextEmbedder, request: &EmbedRequest) -> anyhow::Result<Option<u
     Ok(made.and_then(Result::ok).and_then(|outcome| match outcome.value.embedding {
         TextVectors::Pooled(vector) => Some(vector.len()),
         TextVectors::Tokens(vectors) => vectors.first().map(Vec::len),
+        TextVectors::Sparse(_) => None,
     }))
 }
 
@@ -106,6 +165,7 @@ pub(super) fn request(args: &VectorArgs) -> EmbedRequest {
         .with_normalize(args.normalization())
         .with_dimensions(args.dimensions.map(NonZeroUsize::get))
         .with_layer(args.layer)
+        .with_max_active_dims(args.max_active_dims.map(NonZeroUsize::get))
         .with_prompt(prompt(&args.prompt))
 }
 
@@ -149,6 +209,37 @@ impl Payload for Embedding {
         match &self.embedding {
             TextVectors::Pooled(vector) => vec![row(vector)],
             TextVectors::Tokens(vectors) => vectors.iter().map(row).collect(),
+            TextVectors::Sparse(_) => Vec::new(),
         }
+    }
+}
+
+/// An embedding that is a sparse vector, with keys of its own.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct SparseEmbedding(Embedding);
+
+impl Payload for SparseEmbedding {
+    const LIST: bool = false;
+    const KEYS: &'static [&'static str] = &["index", "indices", "values", "tokens", "truncated"];
+    const HEADS: &'static [&'static str] = &["index", "active", "norm", "largest"];
+
+    fn rows(&self) -> Vec<Vec<String>> {
+        const SHOWN: usize = 6;
+        let TextVectors::Sparse(vector) = &self.0.embedding else {
+            return Vec::new();
+        };
+        let norm: f64 = vector.values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        let place = |at: usize| match &vector.tokens {
+            Some(tokens) => tokens[at].clone(),
+            None => vector.indices[at].to_string(),
+        };
+        let shown = vector.descending().into_iter().take(SHOWN);
+        let mut values: Vec<String> =
+            shown.map(|at| format!("{}: {}", place(at), number(vector.values[at].into()))).collect();
+        if vector.len() > SHOWN {
+            values.push("…".into());
+        }
+        vec![vec![self.0.index.to_string(), vector.len().to_string(), number(norm.sqrt()), values.join(", ")]]
     }
 }

@@ -86,7 +86,7 @@ impl<'a> Subject<'a> {
             }
             CheckedHead::Tokens => CheckedModel::Tokens(TokenClassifier::build(parameters, config, backend)?),
             CheckedHead::Vectors => {
-                let chain = |repository| Chain::load(self.files, repository, config.hidden_size, backend);
+                let chain = |repository| Chain::load(self.files, repository, config, backend);
                 let chain = self.repository.clone().map(chain).transpose()?;
                 CheckedModel::Vectors(Embedder::build(parameters, config, backend, chain)?.into())
             }
@@ -99,6 +99,7 @@ impl CheckedHead {
         if let Some(repository) = repository {
             return match repository.transformer.task {
                 Task::SequenceClassification => CheckedHead::Sequence,
+                Task::FillMask | Task::TextGeneration => CheckedHead::Language,
                 Task::FeatureExtraction => CheckedHead::Vectors,
             };
         }

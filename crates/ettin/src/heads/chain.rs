@@ -2,24 +2,31 @@
 //!
 //! Modules read and write named values ([`Slot`]): token vectors, the vector of a text, a reranker's scores. Most
 //! chains are Pooling → any of Dense, LayerNorm, Normalize, Dropout; some of these may work on token vectors before or
-//! after.
+//! after. Over a language model, the token vectors of the library are scores over the vocabulary; here they stay hidden
+//! states, and the module that reads them (SpladePooling, LogitScore) makes no more scores than it needs at a time.
+
+mod dense;
+mod sparse;
+mod tokens;
 
 use candle_core::Tensor;
 
-use super::TorchActivation;
 use crate::named::Named;
 use crate::{
-    Backend, Error, PackedBatch, Pooling, Result, finite,
+    Backend, Config, Error, Objective, PackedBatch, Pooling, Result, Trunk,
     metadata::MODULES,
-    ops::{self, Hidden, Linear, Norm, NormParams, Vector},
-    params,
+    ops::{self, Hidden, Norm, NormParams, Vector},
     pooling::normalize,
     sentence_transformers::{
-        Class, DenseConfig, Module, NormalizeConfig, PoolingConfig, Repository, Settings, Slot, Task, Transformer,
-        check_dropout, check_layer_norm,
+        Class, DenseConfig, LogitScoreConfig, ModelType, Module, NormalizeConfig, PoolingConfig, Repository, Settings,
+        Slot, SpladeConfig, Task, Transformer, check_dropout, check_layer_norm,
     },
     weights::{FileSource, Subfolder, Weights},
 };
+
+use dense::Dense;
+use sparse::AutoEncoder;
+use tokens::{LayerMean, TokenWeights};
 
 /// `torch.nn.LayerNorm`'s default, which sentence-transformers' `LayerNorm` module leaves alone.
 const LAYER_NORM_EPS: f32 = 1e-5;
@@ -33,6 +40,20 @@ pub struct Chain {
     transformer: Transformer,
     /// Values per vector in each slot behind the last module; none where no module fills it.
     widths: [Option<usize>; Slot::NAMES.len()],
+    /// Layers of the trunk.
+    layers: usize,
+}
+
+/// What a chain reads of the trunk.
+#[derive(Debug)]
+pub(crate) struct Start<'a> {
+    pub(crate) trunk: &'a Trunk,
+    pub(crate) batch: &'a PackedBatch,
+    /// Token vectors, `[tokens, hidden]`.
+    pub(crate) tokens: Hidden,
+    /// The hidden states behind every layer, `[tokens, hidden]` each, of a chain that
+    /// [reads them](Chain::reads_layers).
+    pub(crate) layers: Vec<Tensor>,
 }
 
 /// A module, ready to run.
@@ -43,31 +64,21 @@ enum ChainStep {
         include_prompt: bool,
     },
     Dense(Box<Dense>),
+    /// Token vectors from those of all layers.
+    Layers(LayerMean),
+    /// Token vectors times a number for each token.
+    Weights(TokenWeights),
+    /// Scores over the vocabulary become the weights of a sparse vector.
+    Splade(SpladeConfig),
+    /// Scores of one token, or of one less another, at the last place.
+    LogitScore(LogitScoreConfig),
+    AutoEncoder(Box<AutoEncoder>),
     /// On the sentence.
     LayerNorm(Norm),
     Normalize {
         input: Slot,
         output: Slot,
     },
-}
-
-#[derive(Debug)]
-struct Dense {
-    linear: Linear,
-    activation: TorchActivation,
-    residual: Residual,
-    input: Slot,
-    output: Slot,
-}
-
-/// What a dense layer adds to its output.
-#[derive(Debug)]
-enum Residual {
-    None,
-    /// Its input.
-    Input,
-    /// Its input, brought to the output's width.
-    Projected(Box<Linear>),
 }
 
 /// Sees what every module of a chain gives, by its place in the chain and its class.
@@ -82,14 +93,16 @@ pub(crate) struct Wanted {
     pub(crate) pooling: Option<Pooling>,
     /// Whether vectors of texts are scaled to length 1 where the chain does so.
     pub(crate) keep_normalize: bool,
+    /// How many features an autoencoder keeps instead of what its files say.
+    pub(crate) active: Option<usize>,
 }
 
 impl Chain {
-    /// The chain that a repository describes, over a trunk with vectors of `hidden_size` values.
+    /// The chain that a repository describes, over a trunk of this configuration.
     pub(crate) fn load(
         files: &dyn FileSource,
         repository: Repository,
-        hidden_size: usize,
+        config: &Config,
         backend: &Backend,
     ) -> Result<Self> {
         let Repository { settings, transformer, modules } = repository;
@@ -100,7 +113,12 @@ impl Chain {
                     .to_owned(),
             ));
         }
-        let mut chain = Self { steps: Vec::new(), settings, transformer, widths: [Some(hidden_size), None, None] };
+        let task = transformer.task;
+        check_objective(task, config)?;
+        // What the first module calls a token's vector.
+        let width = if task.scores_vocabulary() { config.vocab_size } else { config.hidden_size };
+        let widths = [Some(width), None, None];
+        let mut chain = Self { steps: Vec::new(), settings, transformer, widths, layers: config.num_layers() };
         for (number, module) in (1..).zip(&modules) {
             if let Some(step) = chain.step(files, module, backend)? {
                 chain.steps.push((number, step));
@@ -108,8 +126,7 @@ impl Chain {
         }
         if chain.width(Slot::Sentence).or(chain.width(Slot::Scores)).is_none() {
             return Err(Error::Unsupported(
-                "a chain without a Pooling module in modules.json (late interaction and SPLADE are not supported)"
-                    .to_owned(),
+                "a chain without a Pooling module in modules.json (late interaction is not supported)".to_owned(),
             ));
         }
         Ok(chain)
@@ -118,8 +135,9 @@ impl Chain {
     /// A module; `None` for one that does nothing.
     fn step(&mut self, files: &dyn FileSource, module: &Module, backend: &Backend) -> Result<Option<ChainStep>> {
         let Module { class, folder } = module;
+        self.check_place(module)?;
         match class {
-            Class::Transformer => {
+            Class::Transformer | Class::MlmTransformer => {
                 Err(Error::Unsupported(format!("a second Transformer in modules.json (folder {folder:?})")))
             }
             Class::Pooling => {
@@ -163,7 +181,62 @@ impl Chain {
                 check_dropout(files, folder)?;
                 Ok(None)
             }
+            Class::WeightedLayerPooling => {
+                // As in the library, nothing happens where the trunk does not show its layers.
+                if !self.transformer.shows_layers(files)? {
+                    return Ok(None);
+                }
+                let width = self.input(Slot::Tokens, module)?;
+                Ok(Some(ChainStep::Layers(LayerMean::load(files, folder, width, self.layers)?)))
+            }
+            Class::WordWeights => {
+                self.input(Slot::Tokens, module)?;
+                Ok(Some(ChainStep::Weights(TokenWeights::load(files, folder)?)))
+            }
+            Class::SpladePooling => {
+                let width = self.input(Slot::Tokens, module)?;
+                self.set(Slot::Sentence, width);
+                Ok(Some(ChainStep::Splade(SpladeConfig::load(files, folder, width)?)))
+            }
+            Class::LogitScore => {
+                let size = self.input(Slot::Tokens, module)?;
+                self.set(Slot::Scores, 1);
+                Ok(Some(ChainStep::LogitScore(LogitScoreConfig::load(files, folder, size)?)))
+            }
+            Class::SparseAutoEncoder => {
+                let width = self.input(Slot::Sentence, module)?;
+                let encoder = AutoEncoder::load(files, folder, width, backend)?;
+                self.set(Slot::Sentence, encoder.features());
+                Ok(Some(ChainStep::AutoEncoder(Box::new(encoder))))
+            }
         }
+    }
+
+    /// Refuses a module that would read scores over the vocabulary as vectors, or vectors as scores.
+    fn check_place(&self, Module { class, folder }: &Module) -> Result<()> {
+        let reads = match class {
+            Class::SpladePooling => Some(Task::FillMask),
+            Class::LogitScore => Some(Task::TextGeneration),
+            _ => None,
+        };
+        let task = self.transformer.task;
+        let scores = task.scores_vocabulary();
+        // Only the first behind the trunk finds what the trunk leaves.
+        let fits = match reads {
+            Some(wanted) => wanted == task && self.steps.is_empty(),
+            None => !scores || self.width(Slot::Sentence).or(self.width(Slot::Scores)).is_some(),
+        };
+        if fits {
+            return Ok(());
+        }
+        Err(Error::Unsupported(format!(
+            "the module {class} ({folder:?}) behind a Transformer with the task {:?}{}",
+            task.name(),
+            match reads {
+                Some(wanted) => format!(": it reads what one with {:?} leaves", wanted.name()),
+                None => ", whose scores over the vocabulary it would take for vectors".to_owned(),
+            }
+        )))
     }
 
     fn width(&self, slot: Slot) -> Option<usize> {
@@ -207,6 +280,41 @@ impl Chain {
         self.width(Slot::Scores)
     }
 
+    /// Whether its embeddings are learned sparse vectors.
+    pub fn is_sparse(&self) -> bool {
+        self.settings.model_type == Some(ModelType::SparseEncoder)
+    }
+
+    /// Whether its sparse vectors have an entry for each token of the vocabulary, and not for features of its own.
+    pub(crate) fn weighs_tokens(&self) -> bool {
+        let splade = self.steps.iter().any(|(_, step)| matches!(step, ChainStep::Splade(_)));
+        splade && !self.steps.iter().any(|(_, step)| matches!(step, ChainStep::Dense(_) | ChainStep::AutoEncoder(_)))
+    }
+
+    /// How many values of a sparse vector are kept, the largest by magnitude; all where none says.
+    pub(crate) fn max_active_dims(&self) -> Option<usize> {
+        let kept = |(_, step): &(usize, ChainStep)| match step {
+            ChainStep::AutoEncoder(encoder) => Some(encoder.kept()),
+            _ => None,
+        };
+        self.settings.max_active_dims.or_else(|| self.steps.iter().find_map(kept))
+    }
+
+    /// Whether a pooling can be asked for instead of its own.
+    pub(crate) fn pools(&self) -> bool {
+        self.steps.iter().any(|(_, step)| matches!(step, ChainStep::Pooling { .. }))
+    }
+
+    /// Whether it reads the hidden states behind every layer.
+    pub(crate) fn reads_layers(&self) -> bool {
+        self.steps.iter().any(|(_, step)| matches!(step, ChainStep::Layers(_)))
+    }
+
+    /// Whether it needs the head of a language model.
+    pub(crate) fn scores_vocabulary(&self) -> bool {
+        self.transformer.task.scores_vocabulary()
+    }
+
     /// Whether its embeddings are scaled to length 1.
     pub fn normalizes(&self) -> bool {
         let last = self.steps.iter().rev().find(|(_, step)| step.output() == Slot::Sentence);
@@ -219,23 +327,34 @@ impl Chain {
     }
 
     /// Token vectors `[tokens, hidden]` as the chain leaves them.
-    pub(crate) fn tokens(&self, mut tokens: Hidden) -> Result<Hidden> {
+    pub(crate) fn tokens(&self, start: Start<'_>) -> Result<Hidden> {
+        if self.scores_vocabulary() {
+            let message = "one vector per token of a chain that reads scores over the vocabulary";
+            return Err(Error::Unsupported(message.to_owned()));
+        }
+        let Start { batch, mut tokens, layers, .. } = start;
         for (_, step) in self.steps.iter().filter(|(_, step)| step.output() == Slot::Tokens) {
-            tokens = step.forward(&tokens)?;
+            tokens = match step {
+                ChainStep::Layers(mean) => mean.of(&layers)?,
+                ChainStep::Weights(weights) => weights.apply(&tokens, batch)?,
+                step => step.forward(&tokens)?,
+            };
         }
         Ok(tokens)
     }
 
-    /// `[tokens, hidden]` to `[sequences, size]` of the slot that is wanted.
+    /// From token vectors to `[sequences, size]` of the slot that is wanted.
     pub(crate) fn forward(
         &self,
-        tokens: Hidden,
-        batch: &PackedBatch,
+        start: Start<'_>,
         skip: Option<&[usize]>,
         wanted: Wanted,
         look: &mut Look<'_>,
     ) -> Result<Hidden> {
+        let Start { trunk, batch, tokens, layers } = start;
         let mut values = [Some(tokens), None, None];
+        // Of each sequence, once tokens are weighed.
+        let mut sums: Option<Vec<f32>> = None;
         for (number, step) in &self.steps {
             if !wanted.keep_normalize && matches!(step, ChainStep::Normalize { input: Slot::Sentence, .. }) {
                 continue;
@@ -245,8 +364,16 @@ impl Chain {
                 ChainStep::Pooling { modes, include_prompt } => {
                     let one = wanted.pooling.as_slice();
                     let modes = if one.is_empty() { modes.as_slice() } else { one };
-                    pooled(input, batch, modes, skip.filter(|_| !include_prompt))?
+                    pooled(input, batch, modes, skip.filter(|_| !include_prompt), sums.as_deref())?
                 }
+                ChainStep::Layers(mean) => mean.of(&layers)?,
+                ChainStep::Weights(weights) => {
+                    sums = Some(weights.sums(batch));
+                    weights.apply(input, batch)?
+                }
+                ChainStep::Splade(config) => sparse::splade(*config, trunk, input, batch)?,
+                ChainStep::LogitScore(config) => sparse::logit_score(*config, trunk, input, batch)?,
+                ChainStep::AutoEncoder(encoder) => encoder.forward(input, wanted.active.or(self.max_active_dims()))?,
                 step => step.forward(input)?,
             };
             look((*number, step.class()), &output)?;
@@ -256,12 +383,40 @@ impl Chain {
     }
 }
 
-/// The vectors of several poolings side by side, `[sequences, size · modes]`.
-fn pooled(tokens: &Hidden, batch: &PackedBatch, modes: &[Pooling], skip: Option<&[usize]>) -> Result<Hidden> {
-    if let [mode] = modes {
-        return mode.pool(tokens, batch, skip);
+/// Refuses a task that transformers has no class for.
+fn check_objective(task: Task, config: &Config) -> Result<()> {
+    match (task, config.objective) {
+        (Task::FillMask, Objective::Decoder) | (Task::TextGeneration, Objective::Encoder) => {
+            Err(Error::Unsupported(format!(
+                "the transformer_task {:?} of {}: transformers has no such class of it",
+                task.name(),
+                match config.objective {
+                    Objective::Encoder => "an encoder",
+                    Objective::Decoder => "a decoder",
+                }
+            )))
+        }
+        _ => Ok(()),
     }
-    let pooled = modes.iter().map(|mode| mode.pool(tokens, batch, skip)?.to_tensor()).collect::<Result<Vec<_>>>()?;
+}
+
+/// The vectors of several poolings side by side, `[sequences, size · modes]`; with the sums of the tokens' weights,
+/// where they are weighed.
+fn pooled(
+    tokens: &Hidden,
+    batch: &PackedBatch,
+    modes: &[Pooling],
+    skip: Option<&[usize]>,
+    sums: Option<&[f32]>,
+) -> Result<Hidden> {
+    let pool = |mode: &Pooling| match sums {
+        Some(sums) => tokens::pooled(*mode, tokens, batch, skip, sums),
+        None => mode.pool(tokens, batch, skip),
+    };
+    if let [mode] = modes {
+        return pool(mode);
+    }
+    let pooled = modes.iter().map(|mode| pool(mode)?.to_tensor()).collect::<Result<Vec<_>>>()?;
     Ok(Hidden::new(Tensor::cat(&pooled, 1)?))
 }
 
@@ -270,6 +425,11 @@ impl ChainStep {
         match self {
             ChainStep::Pooling { .. } => "Pooling",
             ChainStep::Dense(_) => "Dense",
+            ChainStep::Layers(_) => "WeightedLayerPooling",
+            ChainStep::Weights(_) => "WordWeights",
+            ChainStep::Splade(_) => "SpladePooling",
+            ChainStep::LogitScore(_) => "LogitScore",
+            ChainStep::AutoEncoder(_) => "SparseAutoEncoder",
             ChainStep::LayerNorm(_) => "LayerNorm",
             ChainStep::Normalize { .. } => "Normalize",
         }
@@ -277,81 +437,38 @@ impl ChainStep {
 
     fn input(&self) -> Slot {
         match self {
-            ChainStep::Pooling { .. } => Slot::Tokens,
+            ChainStep::Pooling { .. }
+            | ChainStep::Layers(_)
+            | ChainStep::Weights(_)
+            | ChainStep::Splade(_)
+            | ChainStep::LogitScore(_) => Slot::Tokens,
             ChainStep::Dense(dense) => dense.input,
-            ChainStep::LayerNorm(_) => Slot::Sentence,
+            ChainStep::LayerNorm(_) | ChainStep::AutoEncoder(_) => Slot::Sentence,
             ChainStep::Normalize { input, .. } => *input,
         }
     }
 
     fn output(&self) -> Slot {
         match self {
-            ChainStep::Pooling { .. } | ChainStep::LayerNorm(_) => Slot::Sentence,
+            ChainStep::Layers(_) | ChainStep::Weights(_) => Slot::Tokens,
+            ChainStep::Pooling { .. } | ChainStep::LayerNorm(_) | ChainStep::Splade(_) | ChainStep::AutoEncoder(_) => {
+                Slot::Sentence
+            }
+            ChainStep::LogitScore(_) => Slot::Scores,
             ChainStep::Dense(dense) => dense.output,
             ChainStep::Normalize { output, .. } => *output,
         }
     }
 
-    /// `[rows, size]` to `[rows, size]`. A pooling, which needs a batch, leaves them as they are.
+    /// `[rows, size]` to `[rows, size]`, of the modules that need no more than that.
     fn forward(&self, vectors: &Hidden) -> Result<Hidden> {
         match self {
-            ChainStep::Pooling { .. } => Ok(Hidden::new(vectors.to_tensor()?)),
             ChainStep::Dense(dense) => dense.forward(vectors),
             ChainStep::LayerNorm(norm) => ops::norm(vectors, norm),
             ChainStep::Normalize { .. } => Ok(Hidden::new(normalize(&vectors.to_tensor()?)?)),
+            step => Err(Error::internal(format!("the module {} was run on vectors alone", step.class()))),
         }
     }
-}
-
-impl Dense {
-    fn load(files: &dyn FileSource, folder: &str, config: &DenseConfig, backend: &Backend) -> Result<Self> {
-        let activation = match config.activation.as_deref() {
-            None => TorchActivation::Tanh,
-            Some(path) => TorchActivation::from_class(path)
-                .ok_or_else(|| Error::Unsupported(format!("the activation {path:?} of the Dense module {folder:?}")))?,
-        };
-        let weights = Weights::open(&Subfolder { files, folder })?;
-        let projects = config.residual && config.inputs != config.outputs;
-        let used = |name: &str| {
-            name == "linear.weight" || (name == "linear.bias" && config.bias) || (name == "residual.weight" && projects)
-        };
-        if let Some(view) = weights.views().find(|view| !used(view.name())) {
-            return Err(Error::Tensors {
-                file: format!("{folder}/config.json"),
-                message: format!("no setting of the module uses its tensor {}", view.name()),
-            });
-        }
-        let shape = [config.outputs, config.inputs];
-        let weight = weights.require("linear.weight", &shape)?;
-        let bias = config.bias.then(|| weights.require("linear.bias", &shape[..1])).transpose()?;
-        let residual = match (config.residual, projects) {
-            (false, _) => Residual::None,
-            (true, false) => Residual::Input,
-            (true, true) => {
-                let weight = weights.require("residual.weight", &shape)?;
-                Residual::Projected(Box::new(backend.linear(params::dense(&weights, weight, None))?))
-            }
-        };
-        let linear = backend.linear(params::dense(&weights, weight, bias))?;
-        Ok(Self { linear, activation, residual, input: config.input, output: config.output })
-    }
-
-    fn forward(&self, vectors: &Hidden) -> Result<Hidden> {
-        let mut output = ops::linear(vectors, &self.linear)?;
-        if self.activation != TorchActivation::Identity {
-            let dense = output.to_tensor()?;
-            output = Hidden::new(finite::passed_on(&dense, &self.activation.apply(&dense)?)?);
-        }
-        Ok(match &self.residual {
-            Residual::None => output,
-            Residual::Input => sum(&output, vectors)?,
-            Residual::Projected(linear) => sum(&output, &ops::linear(vectors, linear)?)?,
-        })
-    }
-}
-
-fn sum(a: &Hidden, b: &Hidden) -> Result<Hidden> {
-    Ok(Hidden::new((a.to_tensor()? + b.to_tensor()?)?))
 }
 
 fn missing(slot: Slot) -> Error {

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::chain::{Chain, Look, Wanted};
+use super::chain::{Chain, Look, Start, Wanted};
 use crate::{
     Backend, Config, Error, PackedBatch, Pooling, Result, Trunk,
     config::Objective,
@@ -36,6 +36,8 @@ pub struct EmbedOptions {
     pub dimensions: Option<usize>,
     /// Pool another layer's output: 0 is the embedding, the number of layers the final hidden state.
     pub layer: Option<usize>,
+    /// How many values of a sparse vector an autoencoder keeps, instead of what its files say.
+    pub max_active_dims: Option<usize>,
     /// Leading tokens of each sequence left out of the pooling (a prompt with `include_prompt: false`).
     pub skip: Option<Vec<usize>>,
 }
@@ -49,6 +51,8 @@ setters!(EmbedOptions {
     with_dimensions(dimensions: impl Into<Option<usize>>);
     /// With another layer's output.
     with_layer(layer: impl Into<Option<usize>>);
+    /// With so many values of an autoencoder's vector.
+    with_max_active_dims(max_active_dims: impl Into<Option<usize>>);
     /// Without so many leading tokens of each sequence.
     with_skip(skip: impl Into<Option<Vec<usize>>>);
 });
@@ -63,9 +67,11 @@ impl Embedder {
         let mut config = Config::load(&trunk).map_err(|error| identity::explained(files, error))?;
         config.allow_length(repository.as_ref().and_then(|repository| repository.transformer.longest()));
         let weights = Weights::open(&trunk).map_err(|error| identity::explained(files, error))?;
-        let parameters = Parameters::from_weights(&weights, &config, Head::None)?;
+        let scores = repository.as_ref().is_some_and(|repository| repository.transformer.task.scores_vocabulary());
+        let head = if scores { Head::Language } else { Head::None };
+        let parameters = Parameters::from_weights(&weights, &config, head)?;
         let backend = backend.for_stored(parameters.quantization);
-        let chain = repository.map(|repository| Chain::load(files, repository, config.hidden_size, &backend));
+        let chain = repository.map(|repository| Chain::load(files, repository, &config, &backend));
         Self::build(parameters, &config, &backend, chain.transpose()?)
     }
 
@@ -76,7 +82,11 @@ impl Embedder {
         backend: &Backend,
         chain: Option<Chain>,
     ) -> Result<Self> {
-        Ok(Self { trunk: Trunk::build(parameters, config, backend)?, chain })
+        let trunk = match chain.as_ref().is_some_and(Chain::scores_vocabulary) {
+            true => Trunk::with_head(parameters, config, backend)?,
+            false => Trunk::build(parameters, config, backend)?,
+        };
+        Ok(Self { trunk, chain })
     }
 
     /// The configuration of the trunk.
@@ -109,33 +119,32 @@ impl Embedder {
 
     /// The same with a look at what the pooling and the modules behind it give.
     fn vectors(&self, batch: &PackedBatch, options: &EmbedOptions, look: &mut Look<'_>) -> Result<Tensor> {
-        self.pooled(self.hidden(batch, options.layer)?, batch, options, look)
+        self.pooled(self.start(batch, options.layer)?, options, look)
     }
 
     /// One vector per sequence from final hidden states, `[sequences, size]`.
     pub(crate) fn pool(&self, tokens: Hidden, batch: &PackedBatch, options: &EmbedOptions) -> Result<Tensor> {
-        self.pooled(tokens, batch, options, &mut |_, _| Ok(()))
+        let layers = match self.reads_layers() {
+            true => self.trunk.hidden_states(batch)?,
+            false => Vec::new(),
+        };
+        self.pooled(Start { trunk: &self.trunk, batch, tokens, layers }, options, &mut |_, _| Ok(()))
     }
 
-    fn pooled(
-        &self,
-        tokens: Hidden,
-        batch: &PackedBatch,
-        options: &EmbedOptions,
-        look: &mut Look<'_>,
-    ) -> Result<Tensor> {
+    fn pooled(&self, start: Start<'_>, options: &EmbedOptions, look: &mut Look<'_>) -> Result<Tensor> {
         let skip = options.skip.as_deref();
         let mut normalized = options.normalize == Some(true);
         let vectors = match &self.chain {
             Some(chain) => {
                 let keep_normalize = options.normalize != Some(false);
                 normalized |= keep_normalize && chain.normalizes();
-                let wanted = Wanted { output: Slot::Sentence, pooling: options.pooling, keep_normalize };
-                chain.forward(tokens, batch, skip, wanted, look)?
+                let (pooling, active) = (options.pooling, options.max_active_dims);
+                let wanted = Wanted { output: Slot::Sentence, pooling, keep_normalize, active };
+                chain.forward(start, skip, wanted, look)?
             }
             None => {
                 let pooling = options.pooling.unwrap_or_else(|| self.default_pooling());
-                let pooled = pooling.pool(&tokens, batch, skip)?;
+                let pooled = pooling.pool(&start.tokens, start.batch, skip)?;
                 look((1, "Pooling"), &pooled)?;
                 pooled
             }
@@ -162,17 +171,17 @@ impl Embedder {
         let Some(chain) = &self.chain else {
             return Err(Error::input("an embedder without a chain has no scores"));
         };
-        let wanted = Wanted { output: Slot::Scores, pooling: None, keep_normalize: true };
-        chain.forward(self.trunk.forward(batch)?, batch, skip, wanted, look)
+        let wanted = Wanted { output: Slot::Scores, pooling: None, keep_normalize: true, active: None };
+        chain.forward(self.start(batch, None)?, skip, wanted, look)
     }
 
     /// The vector of every token, `[tokens, size]`: the final hidden states, or another layer's, and what the modules
     /// of a chain make of them; cut and scaled as `options` say.
     pub fn token_vectors(&self, batch: &PackedBatch, options: &EmbedOptions) -> Result<Tensor> {
-        let hidden = self.hidden(batch, options.layer)?;
+        let start = self.start(batch, options.layer)?;
         let vectors = match &self.chain {
-            Some(chain) => chain.tokens(hidden)?,
-            None => hidden,
+            Some(chain) => chain.tokens(start)?,
+            None => start.tokens,
         };
         finished(vectors, options.dimensions, options.normalize == Some(true))
     }
@@ -182,12 +191,26 @@ impl Embedder {
         self.token_vectors(batch, &EmbedOptions::default().with_layer(layer))
     }
 
-    /// The final hidden states, or another layer's, `[tokens, hidden]`.
-    fn hidden(&self, batch: &PackedBatch, layer: Option<usize>) -> Result<Hidden> {
-        match layer {
-            None => self.trunk.forward(batch),
-            Some(layer) => self.trunk.forward_to(batch, layer),
-        }
+    /// What the modules begin with: the final hidden states, or another layer's.
+    fn start<'a>(&'a self, batch: &'a PackedBatch, layer: Option<usize>) -> Result<Start<'a>> {
+        let (trunk, reads) = (&self.trunk, self.reads_layers());
+        let (tokens, layers) = match layer {
+            Some(_) if reads => {
+                return Err(Error::input("one layer was asked of a model that takes a mean of several"));
+            }
+            None if reads => {
+                let layers = trunk.hidden_states(batch)?;
+                let last = layers.last().cloned().ok_or_else(|| Error::internal("a model without layers"))?;
+                (Hidden::new(last), layers)
+            }
+            None => (trunk.forward(batch)?, Vec::new()),
+            Some(layer) => (trunk.forward_to(batch, layer)?, Vec::new()),
+        };
+        Ok(Start { trunk, batch, tokens, layers })
+    }
+
+    fn reads_layers(&self) -> bool {
+        self.chain.as_ref().is_some_and(Chain::reads_layers)
     }
 }
 

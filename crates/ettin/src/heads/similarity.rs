@@ -1,5 +1,6 @@
 //! How two embeddings of a model are compared.
 
+use std::fmt;
 use std::str::FromStr;
 
 use crate::{Error, Result, named::Named};
@@ -36,14 +37,27 @@ impl FromStr for Similarity {
     }
 }
 
+impl fmt::Display for Similarity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 impl Similarity {
     /// Compares two vectors of one length; larger is more alike. Sums run in f64.
     pub fn score(self, a: &[f32], b: &[f32]) -> f32 {
-        let pairs = || a.iter().zip(b).map(|(&a, &b)| (f64::from(a), f64::from(b)));
+        self.of_pairs(|| a.iter().zip(b).map(|(&a, &b)| (f64::from(a), f64::from(b))))
+    }
+
+    /// The same of the values of two vectors, side by side; those that are 0 in both may be left out.
+    pub(crate) fn of_pairs<I: Iterator<Item = (f64, f64)>>(self, pairs: impl Fn() -> I) -> f32 {
         let dot = || pairs().map(|(a, b)| a * b).sum::<f64>();
-        let norm = |v: &[f32]| v.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt().max(1e-12);
+        let norm = |square: f64| square.sqrt().max(1e-12);
         let score = match self {
-            Similarity::Cosine => dot() / (norm(a) * norm(b)),
+            Similarity::Cosine => {
+                let norms = pairs().fold((0.0, 0.0), |(a, b), (x, y)| (a + x * x, b + y * y));
+                dot() / (norm(norms.0) * norm(norms.1))
+            }
             Similarity::Dot => dot(),
             Similarity::Euclidean => -pairs().map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt(),
             Similarity::Manhattan => -pairs().map(|(a, b)| (a - b).abs()).sum::<f64>(),

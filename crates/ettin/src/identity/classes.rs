@@ -1,10 +1,19 @@
 //! Python class names that say what a model is: `architectures` of config.json, `type` of modules.json.
 
+use serde_json::Value;
+
 use super::Foreign;
 use crate::Result;
-use crate::files::ModelFiles;
+use crate::files::{ModelFiles, Subfolder};
+use crate::json::parse_object;
 use crate::metadata::MODULES;
 use crate::sentence_transformers::module_classes;
+
+/// Where a router keeps its routes.
+const ROUTER: &str = "router_config.json";
+
+/// Routes that are named; nobody has more.
+const MAX_ROUTES: usize = 8;
 
 /// Heads that transformers has for ModernBERT, as the ends of class names.
 const HEADS: [&str; 7] = [
@@ -51,12 +60,27 @@ pub(super) fn late_interaction(evidence: &str) -> Foreign {
     Foreign::new("a late-interaction model (ColBERT)", evidence, LATE)
 }
 
-pub(super) fn sparse(evidence: &str) -> Foreign {
-    Foreign::new(
-        "a learned sparse encoder (SPLADE, CSR)",
-        evidence,
-        "sparse vectors are not supported; run it with SparseEncoder of sentence-transformers",
-    )
+/// What the routes of a router are made of, where its file can be read: `query: StaticEmbedding; document: Transformer,
+/// Pooling`.
+pub(super) fn routes(files: &ModelFiles, folder: &str) -> Result<Option<String>> {
+    let within = Subfolder { files, folder };
+    let Some(data) = files.peek(&within.path(ROUTER))? else {
+        return Ok(None);
+    };
+    let Ok(map) = parse_object(&data, ROUTER) else {
+        return Ok(None);
+    };
+    let class = |id: &Value| {
+        let path = map.get("types")?.get(id.as_str()?)?.as_str()?;
+        Some(path.rsplit('.').next().unwrap_or(path).to_owned())
+    };
+    let route = |(name, ids): (&String, &Value)| {
+        let classes: Option<Vec<String>> = ids.as_array()?.iter().map(class).collect();
+        Some(format!("{name}: {}", classes?.join(", ")))
+    };
+    let routes = map.get("structure").and_then(Value::as_object);
+    let routes: Option<Vec<String>> = routes.and_then(|routes| routes.iter().take(MAX_ROUTES).map(route).collect());
+    Ok(routes.map(|routes| routes.join("; ")))
 }
 
 pub(super) fn routed(evidence: &str) -> Foreign {
@@ -99,7 +123,6 @@ impl ModuleClass {
         match (package, class.rsplit('.').next().unwrap_or(class)) {
             ("pylate", _) => Some(late_interaction(&evidence)),
             ("sentence_transformers", "Router" | "Asym") => Some(routed(&evidence)),
-            ("sentence_transformers", _) if within("sparse_encoder") => Some(sparse(&evidence)),
             ("sentence_transformers", _) if within("multi_vector_encoder") => Some(late_interaction(&evidence)),
             ("sentence_transformers", _) => None,
             _ => Some(remote_code(class, &evidence)),

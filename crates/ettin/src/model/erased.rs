@@ -43,6 +43,8 @@ pub(crate) trait ErasedModel: fmt::Debug + Send + Sync {
 
     fn splade(&self, hidden: &Hidden, batch: &PackedBatch) -> Result<Tensor>;
 
+    fn splade_sum(&self, hidden: &Hidden, batch: &PackedBatch, twice: bool) -> Result<Tensor>;
+
     fn classify(&self, hidden: &Hidden) -> Result<Tensor>;
 
     /// The vectors of some tokens as they are stored, `[ids, hidden]`.
@@ -104,6 +106,10 @@ impl<C: Compute> ErasedModel for Network<C> {
 
     fn splade(&self, hidden: &Hidden, batch: &PackedBatch) -> Result<Tensor> {
         hidden.within(&*self.compute, |own| Network::splade(self, own, batch))
+    }
+
+    fn splade_sum(&self, hidden: &Hidden, batch: &PackedBatch, twice: bool) -> Result<Tensor> {
+        hidden.within(&*self.compute, |own| Network::splade_sum(self, own, batch, twice))
     }
 
     fn classify(&self, hidden: &Hidden) -> Result<Tensor> {

@@ -224,6 +224,18 @@ pub trait Compute: fmt::Debug + Send + Sync + Sized + 'static {
     fn splade(&self, hidden: &Self::Hidden, vocabulary: &Vocabulary<'_, Self>, batch: &PackedBatch) -> Result<Tensor> {
         vocabulary::splade(self, hidden, vocabulary, batch)
     }
+
+    /// `Σ ln(1 + relu(logits))` over each sequence's rows, the logarithm taken once or twice, `[sequences, vocabulary]`;
+    /// see [`SpladeSum`](crate::readout::SpladeSum).
+    fn splade_sum(
+        &self,
+        hidden: &Self::Hidden,
+        vocabulary: &Vocabulary<'_, Self>,
+        batch: &PackedBatch,
+        twice: bool,
+    ) -> Result<Tensor> {
+        vocabulary::splade_sum(self, hidden, vocabulary, batch, twice)
+    }
 }
 
 /// Refuses parameters that are to be trained where blocks keep copies: nothing would be learned.

@@ -261,6 +261,16 @@ impl Compute for Fused {
     fn splade(&self, hidden: &FusedRows, vocabulary: &Vocabulary<'_, Self>, batch: &PackedBatch) -> Result<Tensor> {
         self.largest_weights(hidden, vocabulary, batch)
     }
+
+    fn splade_sum(
+        &self,
+        hidden: &FusedRows,
+        vocabulary: &Vocabulary<'_, Self>,
+        batch: &PackedBatch,
+        twice: bool,
+    ) -> Result<Tensor> {
+        self.summed_weights(hidden, vocabulary, batch, twice)
+    }
 }
 
 impl Fused {

@@ -22,7 +22,7 @@ pub struct Norm {
 /// A dense layer on every row.
 ///
 /// # Errors
-/// [`Error::Input`] for rows of another size than the layer's inputs.
+/// [`Error::Input`](crate::Error::Input) for rows of another size than the layer's inputs.
 pub fn linear(hidden: &Hidden, linear: &Linear) -> Result<Hidden> {
     check_size(hidden, linear.inputs)?;
     linear.layer.forward(hidden)
@@ -31,7 +31,7 @@ pub fn linear(hidden: &Hidden, linear: &Linear) -> Result<Hidden> {
 /// Normalises every row.
 ///
 /// # Errors
-/// [`Error::Input`] for rows of another size than the norm's.
+/// [`Error::Input`](crate::Error::Input) for rows of another size than the norm's.
 pub fn norm(hidden: &Hidden, norm: &Norm) -> Result<Hidden> {
     check_size(hidden, norm.size)?;
     norm.layer.forward(hidden)

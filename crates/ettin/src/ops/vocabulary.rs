@@ -141,3 +141,33 @@ pub(super) fn splade<C: Compute>(
     }
     Ok((Tensor::cat(&weights, 0)? + 1.0)?.log()?)
 }
+
+pub(super) fn splade_sum<C: Compute>(
+    compute: &C,
+    hidden: &C::Hidden,
+    vocabulary: &Vocabulary<'_, C>,
+    batch: &PackedBatch,
+    twice: bool,
+) -> Result<Tensor> {
+    let mut weights = Vec::with_capacity(batch.sequences());
+    for sequence in 0..batch.sequences() {
+        let rows: Vec<usize> = batch.rows(sequence).collect();
+        let mut sum: Option<Tensor> = None;
+        for chunk in vocabulary.chunks(rows.len()) {
+            let logits = vocabulary.logits(compute, hidden, &rows[chunk])?;
+            // 0 · tanh is NaN where a logit is, which relu would hide.
+            let zero_or_nan = (logits.tanh()? * 0.0)?;
+            let mut chunk = (logits.relu()? + 1.0)?.log()?;
+            if twice {
+                chunk = (chunk + 1.0)?.log()?;
+            }
+            let chunk = (chunk + zero_or_nan)?.sum_keepdim(0)?;
+            sum = Some(match sum {
+                None => chunk,
+                Some(sum) => (sum + chunk)?,
+            });
+        }
+        weights.extend(sum);
+    }
+    Ok(Tensor::cat(&weights, 0)?)
+}

@@ -5,25 +5,31 @@
 //! | `modules.json` | the modules of the chain, their classes and folders | [`modules`] |
 //! | `config_sentence_transformers.json` | kind of model, prompts, similarity, width, activation | [`settings`] |
 //! | `sentence_bert_config.json` | how text becomes tokens, lengths included | [`transformer`] |
-//! | `N_Class/config.json` | one module's settings | [`parts`] |
+//! | `N_Class/config.json` | one module's settings | [`parts`], [`layers`], [`sparse`] |
 //!
 //! Versions 1 to 6.2 of the library wrote these files. Every one goes through the strict JSON door of `config`, a key
 //! that is null counts as absent, a key that changes nothing here is known to, and any other is refused by name: the
 //! library gives every key of these files a meaning.
 
+mod describe;
 mod keys;
+mod layers;
 mod modules;
 mod parts;
 mod settings;
+mod sparse;
 mod transformer;
 
 use crate::{Error, Result, files::FileSource};
 
+pub(crate) use layers::{WeightedLayersConfig, WordWeightsConfig};
 pub(crate) use modules::{Class, module_classes, module_folders, trunk_folder};
 pub(crate) use parts::{DenseConfig, NormalizeConfig, PoolingConfig, Slot, check_dropout, check_layer_norm};
 pub use settings::Settings;
 pub(crate) use settings::{IMPLIED_PROMPTS, ModelType};
-pub(crate) use transformer::{SearchSide, Task, Transformer};
+pub(crate) use sparse::{AutoEncoderConfig, LogitScoreConfig, SpladeConfig};
+pub use transformer::SearchSide;
+pub(crate) use transformer::{Task, Transformer};
 
 /// What the metadata of a sentence-transformers repository says, the settings of modules after the first left out.
 #[derive(Debug, Clone)]
@@ -55,14 +61,21 @@ impl Repository {
             return Ok(None);
         };
         // A kind of model says more than the first module that only it has.
-        let settings = Settings::load(files)?;
+        let mut settings = Settings::load(files)?;
         let mut modules = Vec::with_capacity(entries.len());
         for entry in &entries {
             modules.push(Module { class: entry.class()?, folder: entry.folder.clone() });
         }
+        if settings.model_type.is_none() && modules.iter().any(|module| module.class.is_sparse()) {
+            // What only one class of the library can make sense of was saved by it.
+            settings.model_type = Some(ModelType::SparseEncoder);
+        }
         let mut modules = modules.into_iter();
         let transformer = match modules.next() {
-            Some(Module { class: Class::Transformer, folder }) => Transformer::load(files, &folder)?,
+            Some(Module { class, folder }) if class.is_transformer() => {
+                let default = if class.is_sparse() { Task::FillMask } else { Task::FeatureExtraction };
+                Transformer::load(files, &folder, default)?
+            }
             Some(Module { class, .. }) => {
                 return Err(Error::Unsupported(format!("{class} as the first module of {}", modules::FILE)));
             }
@@ -82,10 +95,16 @@ impl Repository {
     /// What reading the settings of a Dense module finds wrong.
     pub(crate) fn scores(&self, files: &dyn FileSource) -> Result<Option<usize>> {
         let mut scores = None;
-        for module in self.modules.iter().filter(|module| module.class == Class::Dense) {
-            let dense = DenseConfig::load(files, &module.folder)?;
-            if dense.output == Slot::Scores {
-                scores = Some(dense.outputs);
+        for module in &self.modules {
+            match module.class {
+                Class::Dense => {
+                    let dense = DenseConfig::load(files, &module.folder)?;
+                    if dense.output == Slot::Scores {
+                        scores = Some(dense.outputs);
+                    }
+                }
+                Class::LogitScore => scores = Some(1),
+                _ => {}
             }
         }
         Ok(scores)

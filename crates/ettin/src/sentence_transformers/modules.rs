@@ -34,6 +34,24 @@ pub(crate) enum Class {
     LayerNorm,
     Normalize,
     Dropout,
+    WeightedLayerPooling,
+    WordWeights,
+    LogitScore,
+    MlmTransformer,
+    SpladePooling,
+    SparseAutoEncoder,
+}
+
+impl Class {
+    /// Whether it is the first module, which runs the trunk.
+    pub(super) fn is_transformer(self) -> bool {
+        matches!(self, Class::Transformer | Class::MlmTransformer)
+    }
+
+    /// Whether it makes learned sparse vectors.
+    pub(crate) fn is_sparse(self) -> bool {
+        matches!(self, Class::MlmTransformer | Class::SpladePooling | Class::SparseAutoEncoder)
+    }
 }
 
 impl Named for Class {
@@ -44,6 +62,12 @@ impl Named for Class {
         (Class::LayerNorm, "LayerNorm"),
         (Class::Normalize, "Normalize"),
         (Class::Dropout, "Dropout"),
+        (Class::WeightedLayerPooling, "WeightedLayerPooling"),
+        (Class::WordWeights, "WordWeights"),
+        (Class::LogitScore, "LogitScore"),
+        (Class::MlmTransformer, "MLMTransformer"),
+        (Class::SpladePooling, "SpladePooling"),
+        (Class::SparseAutoEncoder, "SparseAutoEncoder"),
     ];
 }
 
@@ -141,14 +165,15 @@ impl ModuleEntry {
 fn reason(name: &str) -> &'static str {
     match name {
         "Router" | "Asym" => ": texts go different ways through the model",
-        "LogitScore" => ": a reranker that reads the logits of two tokens",
-        "MLMTransformer" | "SpladePooling" | "SparseAutoEncoder" | "SparseStaticEmbedding" | "IDF" => {
-            ": learned sparse vectors"
-        }
+        "SparseStaticEmbedding" | "IDF" => ": one weight for each token of a query, without a trunk",
         "MultiVectorMask" | "HierarchicalTokenPooling" => ": late interaction",
-        "WeightedLayerPooling" => ": a mean over layers",
-        "CNN" | "LSTM" => ": its result for a text depends on the texts beside it",
-        "WordWeights" | "WordEmbeddings" | "BoW" | "StaticEmbedding" => ": weights or vectors of words without a trunk",
+        "CNN" => {
+            ": it convolves over the padding between texts, so that its result for a text depends on those beside it"
+        }
+        "LSTM" => {
+            ": it needs the lengths that WordEmbeddings alone provides, and the library runs it on no transformer"
+        }
+        "WordEmbeddings" | "BoW" | "StaticEmbedding" => ": vectors of words without a trunk",
         "CLIPModel" => ": images",
         _ => "",
     }

@@ -10,7 +10,7 @@ use crate::named::Named;
 use crate::{Error, Pooling, Result};
 
 /// The largest feature count a module may declare: a bound on hostile configurations.
-const MAX_FEATURES: usize = 1 << 20;
+pub(super) const MAX_FEATURES: usize = 1 << 20;
 
 /// What modules read and write, by the library's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,11 +79,7 @@ impl PoolingConfig {
         let mut known = vec!["word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt"];
         known.extend(MODES.iter().map(|(key, _, _)| *key));
         only(&keys, &known)?;
-        for key in ["word_embedding_dimension", "embedding_dimension"] {
-            if count(&keys, key, MAX_FEATURES)?.is_some_and(|size| size != width) {
-                return Err(keys.refuse(key, format_args!("vectors of {width} values come in")));
-            }
-        }
+        check_width(&keys, width)?;
         let include_prompt = keys.flag("include_prompt", true)?;
         let set = MODES.iter().filter_map(|(key, _, mode)| match keys.flag(key, false) {
             Ok(set) => set.then_some(Ok(*mode)),
@@ -112,6 +108,16 @@ impl PoolingConfig {
         }
         Ok(Self { modes, include_prompt })
     }
+}
+
+/// Refuses a width of another size, under its older and its newer name.
+pub(super) fn check_width(keys: &Keys<'_>, width: usize) -> Result<()> {
+    for key in ["word_embedding_dimension", "embedding_dimension"] {
+        if count(keys, key, MAX_FEATURES)?.is_some_and(|size| size != width) {
+            return Err(keys.refuse(key, format_args!("vectors of {width} values come in")));
+        }
+    }
+    Ok(())
 }
 
 /// A `Dense` module; the library's own defaults where keys are missing.

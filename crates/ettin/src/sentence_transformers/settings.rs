@@ -16,12 +16,13 @@ const MAX_WIDTH: usize = 1 << 20;
 
 /// Keys that are read, and keys that change nothing here: `__version__` and `requirements` are about Python packages,
 /// and `keep_in_fp32_modules` about a dtype that is this engine's anyway.
-const KNOWN: [&str; 9] = [
+const KNOWN: [&str; 10] = [
     "model_type",
     "prompts",
     "default_prompt_name",
     "similarity_fn_name",
     "truncate_dim",
+    "max_active_dims",
     "activation_fn",
     "__version__",
     "requirements",
@@ -35,6 +36,8 @@ pub(crate) enum ModelType {
     Embedder,
     /// `CrossEncoder`: scores of pairs of texts.
     CrossEncoder,
+    /// `SparseEncoder`: learned sparse vectors.
+    SparseEncoder,
 }
 
 /// The settings of a chain that concern its input and the comparison of its output.
@@ -44,10 +47,13 @@ pub struct Settings {
     pub prompts: BTreeMap<String, String>,
     /// The prompt used when none is named.
     pub default_prompt_name: Option<String>,
-    /// How embeddings are compared, by the library's name for it; cosine where there is none.
+    /// How embeddings are compared, by the library's name for it; cosine where there is none, and the dot product of
+    /// sparse ones.
     pub similarity_fn_name: Option<String>,
     /// Only so many leading values of each embedding are kept; what was normalised is then not normalised again.
     pub truncate_dim: Option<usize>,
+    /// Only so many values of a sparse vector are kept, the largest by magnitude.
+    pub max_active_dims: Option<usize>,
     /// Python class of what a reranker applies to its scores.
     pub activation_fn: Option<String>,
     /// Which class saved the repository.
@@ -62,6 +68,7 @@ impl Settings {
             None => None,
             Some("SentenceTransformer") => Some(ModelType::Embedder),
             Some("CrossEncoder") => Some(ModelType::CrossEncoder),
+            Some("SparseEncoder") => Some(ModelType::SparseEncoder),
             Some(other) => {
                 return Err(Error::Unsupported(format!("the sentence-transformers model type {other} ({FILE})")));
             }
@@ -77,11 +84,19 @@ impl Settings {
         {
             return Err(keys.refuse("default_prompt_name", "it is not among the `prompts`"));
         }
+        let foreign = match model_type {
+            Some(ModelType::SparseEncoder) => "truncate_dim",
+            _ => "max_active_dims",
+        };
+        if model_type.is_some() && keys.get(foreign).is_some() {
+            return Err(keys.refuse(foreign, "a key of another kind of model; remove it"));
+        }
         Ok(Self {
             prompts,
             default_prompt_name,
             similarity_fn_name: keys.text("similarity_fn_name")?.map(str::to_owned),
             truncate_dim: count(&keys, "truncate_dim", MAX_WIDTH)?,
+            max_active_dims: count(&keys, "max_active_dims", MAX_WIDTH)?,
             activation_fn: keys.text("activation_fn")?.map(str::to_owned),
             model_type,
         })
@@ -92,7 +107,11 @@ impl Settings {
     /// # Errors
     /// [`Error::Unsupported`] for a function that is not implemented.
     pub fn similarity(&self) -> Result<Similarity> {
-        self.similarity_fn_name.as_deref().map_or(Ok(Similarity::default()), str::parse)
+        let default = match self.model_type {
+            Some(ModelType::SparseEncoder) => Similarity::Dot,
+            _ => Similarity::Cosine,
+        };
+        self.similarity_fn_name.as_deref().map_or(Ok(default), str::parse)
     }
 }
 

@@ -62,7 +62,9 @@ fn class_paths_of_every_generation_are_one_class_and_foreign_code_is_none() {
     for (path, reason) in [
         ("sentence_transformers.models.CNN", "CNN"),
         ("sentence_transformers.base.modules.router.Router", "Router"),
-        ("sentence_transformers.cross_encoder.modules.logit_score.LogitScore", "LogitScore"),
+        ("sentence_transformers.models.LSTM", "WordEmbeddings alone"),
+        ("sentence_transformers.models.StaticEmbedding", "StaticEmbedding"),
+        ("sentence_transformers.sparse_encoder.models.IDF", "IDF"),
     ] {
         let message = class(path).unwrap_err().to_string();
         assert!(message.contains(reason), "{message}");
@@ -145,8 +147,9 @@ fn arguments_of_processing_are_obeyed_or_refused_by_name() {
         (r#"{"query_expansion": {"strategy": "min", "length": 8}}"#, "query_expansion"),
         (r#"{"do_lower_case": true}"#, "do_lower_case"),
         (r#"{"module_output_name": "elsewhere"}"#, "module_output_name"),
-        (r#"{"transformer_task": "fill-mask"}"#, "fill-mask"),
-        (r#"{"transformer_task": "text-generation"}"#, "text-generation"),
+        (r#"{"transformer_task": "any-to-any"}"#, "any-to-any"),
+        (r#"{"config_args": {"output_hidden_states": 1}}"#, "output_hidden_states"),
+        (r#"{"transformer_task": "text-generation", "module_output_name": "scores"}"#, "module_output_name"),
         (r#"{"modality_config": {"message": {"method": "forward", "format": "flat"}}}"#, "message"),
         (r#"{"modality_config": {"text": {"method": "get_text_features"}}}"#, "get_text_features"),
         (
@@ -162,7 +165,7 @@ fn arguments_of_processing_are_obeyed_or_refused_by_name() {
 
 #[test]
 fn settings_of_other_kinds_of_model_are_refused_by_their_name() {
-    for kind in ["SparseEncoder", "MultiVectorEncoder", "ColBERT", "Novelty"] {
+    for kind in ["MultiVectorEncoder", "ColBERT", "Novelty"] {
         let text = format!(r#"{{"model_type": "{kind}", "query_prefix": "[Q] "}}"#);
         let message = refused(&chain().with("config_sentence_transformers.json", &text));
         assert!(message.contains(kind), "{message}");
@@ -201,4 +204,94 @@ fn a_module_reads_and_writes_texts_or_tokens_but_does_not_change_between_them() 
         assert!(slots(text).is_err(), "{text}");
     }
     assert_eq!(NormalizeConfig::load(&Files::default(), "1").unwrap().input, Slot::Sentence, "before 6 it had no file");
+}
+
+#[test]
+fn keys_of_dense_and_of_sparse_vectors_are_told_apart() {
+    let settings = |text: &str| {
+        Repository::load(&chain().with("config_sentence_transformers.json", text)).map(|found| found.unwrap().settings)
+    };
+    let sparse = settings(r#"{"model_type": "SparseEncoder", "max_active_dims": 7}"#).unwrap();
+    assert_eq!((sparse.max_active_dims, sparse.similarity().unwrap()), (Some(7), crate::heads::Similarity::Dot));
+    for (text, key) in [
+        (r#"{"model_type": "SparseEncoder", "truncate_dim": 7}"#, "truncate_dim"),
+        (r#"{"model_type": "SentenceTransformer", "max_active_dims": 7}"#, "max_active_dims"),
+        (r#"{"model_type": "SparseEncoder", "max_active_dims": 0}"#, "max_active_dims"),
+    ] {
+        assert!(settings(text).unwrap_err().to_string().contains(key), "{text}");
+    }
+}
+
+#[test]
+fn the_older_class_of_sparse_encoders_reads_scores_over_the_vocabulary() {
+    let list = |class: &str| format!(r#"[{{"path": "", "type": "sentence_transformers.{class}"}}]"#);
+    for class in ["sparse_encoder.models.MLMTransformer", "sparse_encoder.models.MLMTransformer.MLMTransformer"] {
+        let repository = Repository::load(&Files::new(&[("modules.json", &list(class))])).unwrap().unwrap();
+        assert_eq!(repository.transformer.task, Task::FillMask);
+        assert_eq!(repository.settings.model_type, Some(ModelType::SparseEncoder));
+    }
+}
+
+#[test]
+fn settings_of_sparse_modules_are_bounded() {
+    let module = |text: &str| Files::new(&[("1/config.json", text)]);
+    let splade = SpladeConfig::load(&module("{}"), "1", 8).unwrap();
+    assert_eq!(splade, SpladeConfig { sum: false, twice: false });
+    for (text, key) in [
+        (r#"{"pooling_strategy": "mean"}"#, "pooling_strategy"),
+        (r#"{"activation_function": "gelu"}"#, "activation_function"),
+        (r#"{"embedding_dimension": 9}"#, "embedding_dimension"),
+        (r#"{"chunk_size": 9}"#, "chunk_size"),
+    ] {
+        assert!(SpladeConfig::load(&module(text), "1", 8).unwrap_err().to_string().contains(key), "{text}");
+    }
+    let encoder = AutoEncoderConfig::load(&module(r#"{"input_dim": 8, "hidden_dim": 16, "k": 4}"#), "1", 8).unwrap();
+    assert_eq!((encoder.features, encoder.kept, encoder.standardizes), (16, 4, false));
+    for (text, key) in [
+        (r#"{"hidden_dim": 16}"#, "input_dim"),
+        (r#"{"input_dim": 9}"#, "input_dim"),
+        (r#"{"input_dim": 8, "hidden_dim": 16, "k": 17}"#, "`k`"),
+        (r#"{"input_dim": 8, "hidden_dim": 4}"#, "hidden_dim"),
+        (r#"{"input_dim": 8, "hidden_dim": 9007199254740993}"#, "hidden_dim"),
+    ] {
+        assert!(AutoEncoderConfig::load(&module(text), "1", 8).unwrap_err().to_string().contains(key), "{text}");
+    }
+    let score = LogitScoreConfig::load(&module(r#"{"true_token_id": 7, "false_token_id": null}"#), "1", 8).unwrap();
+    assert_eq!((score.wanted, score.unwanted), (7, None));
+    for (text, key) in [
+        ("{}", "true_token_id"),
+        (r#"{"true_token_id": -1}"#, "true_token_id"),
+        (r#"{"true_token_id": 8}"#, "true_token_id"),
+        (r#"{"true_token_id": 1, "false_token_id": 8}"#, "false_token_id"),
+        (r#"{"true_token_id": 1, "module_input_name": "scores"}"#, "module_input_name"),
+    ] {
+        assert!(LogitScoreConfig::load(&module(text), "1", 8).unwrap_err().to_string().contains(key), "{text}");
+    }
+}
+
+#[test]
+fn settings_of_layers_and_words_are_bounded() {
+    let module = |text: &str| Files::new(&[("1/config.json", text)]);
+    let layers = WeightedLayersConfig::load(&module(r#"{"num_hidden_layers": 2, "layer_start": 0}"#), "1", 8).unwrap();
+    assert_eq!((layers.start, layers.weights), (0, 3));
+    assert!(layers.check("1", 2).is_ok() && layers.check("1", 3).unwrap_err().to_string().contains("3 layers"));
+    for (text, key) in [
+        (r#"{"num_hidden_layers": 2}"#, "layer_start"),
+        (r#"{"num_hidden_layers": 2, "layer_start": -1}"#, "layer_start"),
+        (r#"{"embedding_dimension": 9}"#, "embedding_dimension"),
+        (r#"{"num_hidden_layers": 1e9}"#, "num_hidden_layers"),
+    ] {
+        assert!(WeightedLayersConfig::load(&module(text), "1", 8).unwrap_err().to_string().contains(key), "{text}");
+    }
+    let words = r#"{"vocab": ["A", "b", "C"], "word_weights": {"a": 2, "C": 3, "c": 4}, "unknown_word_weight": 0.5}"#;
+    assert_eq!(WordWeightsConfig::load(&module(words), "1").unwrap().weights, [2.0, 0.5, 3.0]);
+    for (text, key) in [
+        (r#"{"vocab": ["a"]}"#, "word_weights"),
+        (r#"{"vocab": [], "word_weights": {}}"#, "vocab"),
+        (r#"{"vocab": ["a"], "word_weights": {"a": "b"}}"#, "word_weights"),
+        (r#"{"vocab": ["a"], "word_weights": {"a": 1e60}}"#, "word_weights"),
+        (r#"{"vocab": ["a"], "word_weights": {}, "unknown_word_weight": []}"#, "unknown_word_weight"),
+    ] {
+        assert!(WordWeightsConfig::load(&module(text), "1").unwrap_err().to_string().contains(key), "{text}");
+    }
 }

@@ -3,7 +3,8 @@
 use super::keys::{count, join, object, only};
 use crate::config::Keys;
 use crate::files::FileSource;
-use crate::metadata::SENTENCE_BERT;
+use crate::metadata::{CONFIG, SENTENCE_BERT};
+use crate::named::Named;
 use crate::tokenizer::Side;
 use crate::{Error, Result};
 
@@ -32,13 +33,45 @@ pub(crate) enum Task {
     FeatureExtraction,
     /// A classifier of its own, whose logits are the scores.
     SequenceClassification,
+    /// The masked language model's scores over the vocabulary, at every token.
+    FillMask,
+    /// The causal language model's scores over the vocabulary, at the last token.
+    TextGeneration,
 }
 
-/// Which side of a search a text is on; the library's `encode_query` and `encode_document`.
+impl Task {
+    /// Whether the prediction head and the output matrix are needed.
+    pub(crate) fn scores_vocabulary(self) -> bool {
+        matches!(self, Task::FillMask | Task::TextGeneration)
+    }
+}
+
+impl Named for Task {
+    const NAMES: &'static [(Self, &'static str)] = &[
+        (Task::FeatureExtraction, "feature-extraction"),
+        (Task::SequenceClassification, "sequence-classification"),
+        (Task::FillMask, "fill-mask"),
+        (Task::TextGeneration, "text-generation"),
+    ];
+}
+
+/// Which side of a search a text is on: `encode_query` and `encode_document` of sentence-transformers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SearchSide {
+pub enum SearchSide {
+    /// What is looked for.
     Query,
+    /// What is looked through.
     Document,
+}
+
+impl SearchSide {
+    /// The name of its prompt and of its route.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            SearchSide::Query => "query",
+            SearchSide::Document => "document",
+        }
+    }
 }
 
 /// The first module.
@@ -62,10 +95,13 @@ pub(crate) struct Transformer {
     pub(crate) truncates: bool,
     /// Whether `[CLS]` and `[SEP]` are put around a text.
     pub(crate) special_tokens: bool,
+    /// `output_hidden_states` given to the configuration when it is loaded.
+    output_hidden_states: Option<bool>,
 }
 
 impl Transformer {
-    pub(super) fn load(files: &dyn FileSource, folder: &str) -> Result<Self> {
+    /// Reads the module in `folder`, of the task `default` where its file names none.
+    pub(super) fn load(files: &dyn FileSource, folder: &str, default: Task) -> Result<Self> {
         let mut file = join(folder, FILES[0]);
         let mut map = object(files, &file)?;
         for name in &FILES[1..] {
@@ -105,13 +141,18 @@ impl Transformer {
         }
         // Whether batches are padded: they never are here.
         keys.flag("unpad_inputs", false)?;
-        let task = task(&keys)?;
+        let task = task(&keys, default)?;
         modalities(&keys, task)?;
         for key in ["model_args", "model_kwargs"] {
             loading(&keys, key, &MODEL_ARGUMENTS)?;
         }
+        let mut output_hidden_states = None;
         for key in ["config_args", "config_kwargs"] {
-            loading(&keys, key, &CONFIG_ARGUMENTS)?;
+            if let Some(arguments) = loading(&keys, key, &CONFIG_ARGUMENTS)?
+                && arguments.get("output_hidden_states").is_some()
+            {
+                output_hidden_states = Some(arguments.flag("output_hidden_states", false)?);
+            }
         }
         let mut transformer = Self {
             folder: folder.to_owned(),
@@ -124,6 +165,7 @@ impl Transformer {
             max_length: None,
             truncates: true,
             special_tokens: true,
+            output_hidden_states,
         };
         // The older key is renamed to the newer one, and so wins where both are there.
         for key in ["processor_kwargs", "tokenizer_args"] {
@@ -195,6 +237,15 @@ impl Transformer {
         Ok(())
     }
 
+    /// Whether modules may read the hidden states behind every layer.
+    pub(crate) fn shows_layers(&self, files: &dyn FileSource) -> Result<bool> {
+        if let Some(shown) = self.output_hidden_states {
+            return Ok(shown);
+        }
+        let file = join(&self.folder, CONFIG);
+        Keys::new(&object(files, &file)?, &file).flag("output_hidden_states", false)
+    }
+
     /// The longest text that these settings let through whole, where they set a limit themselves or say that none is
     /// cut: the library then hands on texts of any length, over the model's positions as well.
     pub(crate) fn longest(&self) -> Option<usize> {
@@ -221,8 +272,16 @@ const MODEL_ARGUMENTS: [&str; 10] = [
 ];
 
 /// Those of `AutoConfig.from_pretrained`.
-const CONFIG_ARGUMENTS: [&str; 6] =
-    ["torch_dtype", "dtype", "attn_implementation", "trust_remote_code", "use_cache", "local_files_only"];
+const CONFIG_ARGUMENTS: [&str; 7] = [
+    "torch_dtype",
+    "dtype",
+    "attn_implementation",
+    "trust_remote_code",
+    "use_cache",
+    "local_files_only",
+    // Obeyed.
+    "output_hidden_states",
+];
 
 /// Those of `AutoTokenizer.from_pretrained`; the first two are obeyed.
 const TOKENIZER_ARGUMENTS: [&str; 8] = [
@@ -245,19 +304,12 @@ fn loading<'a>(keys: &Keys<'a>, key: &str, known: &[&str]) -> Result<Option<Keys
     Ok(Some(arguments))
 }
 
-fn task(keys: &Keys<'_>) -> Result<Task> {
-    match keys.text("transformer_task")? {
-        None | Some("feature-extraction") => Ok(Task::FeatureExtraction),
-        Some("sequence-classification") => Ok(Task::SequenceClassification),
-        Some(other) => {
-            let what = match other {
-                "fill-mask" => " (learned sparse vectors)",
-                "text-generation" => " (a reranker that reads the logits of two tokens)",
-                _ => "",
-            };
-            Err(Error::Unsupported(format!("the transformer_task {other:?} of {}{what}", FILES[0])))
-        }
-    }
+fn task(keys: &Keys<'_>, default: Task) -> Result<Task> {
+    let Some(name) = keys.text("transformer_task")? else {
+        return Ok(default);
+    };
+    let unknown = || Error::Unsupported(format!("the transformer_task {name:?} of {}", FILES[0]));
+    Task::of_name(name).ok_or_else(unknown)
 }
 
 /// What text goes through: `forward` and its usual output, under its usual name.
@@ -265,6 +317,8 @@ fn modalities(keys: &Keys<'_>, task: Task) -> Result<()> {
     let (output, name) = match task {
         Task::FeatureExtraction => ("last_hidden_state", "token_embeddings"),
         Task::SequenceClassification => ("logits", "scores"),
+        Task::FillMask => ("logits", "token_embeddings"),
+        Task::TextGeneration => ("logits", "causal_logits"),
     };
     if keys.text("module_output_name")?.is_some_and(|given| given != name) {
         return Err(keys.refuse("module_output_name", format_args!("supported: {name:?}")));

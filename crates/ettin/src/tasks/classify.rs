@@ -7,15 +7,15 @@ use serde::Serialize;
 use super::limit::Bounds;
 use super::numbers::{descending, sigmoid, softmax};
 use super::prompt::{PromptChoice, Prompts};
-use super::spec::TaskSpec;
+use super::spec::{TaskSpec, of_repository, of_scores};
 use super::{Options, Outcomes, Preprocessor, TextInput};
 use crate::config::ProblemType;
 use crate::files::ModelFiles;
 use crate::finite::{Traced, is_comparable};
-use crate::heads::SequenceClassifier;
+use crate::heads::{Asked, Chain, EmbedOptions, Embedder, SequenceClassifier, TorchActivation, TracedEmbedder};
 use crate::sentence_transformers::{Repository, Task};
 use crate::setters::setters;
-use crate::{Config, Result};
+use crate::{Config, Error, PackedBatch, Result};
 
 /// Labels whole texts or pairs of texts.
 ///
@@ -36,9 +36,18 @@ use crate::{Config, Result};
 /// ```
 #[derive(Debug)]
 pub struct Classifier {
-    model: Arc<SequenceClassifier>,
+    model: ClassifyModel,
     preprocessor: Preprocessor,
     prompts: Prompts,
+    /// In the order of the model's outputs.
+    labels: Vec<String>,
+}
+
+#[derive(Debug)]
+enum ClassifyModel {
+    Head(Arc<SequenceClassifier>),
+    /// A chain with several scores, and what its files apply to them.
+    Chain(Arc<Embedder>, TorchActivation),
 }
 
 /// What to report.
@@ -86,15 +95,23 @@ enum Function {
 }
 
 impl Classifier {
-    /// Loads a classifier.
+    /// Loads a classifier: a model with that head, or a cross-encoder of sentence-transformers whose modules write several
+    /// scores, which have no names there (`LABEL_0`, …).
     ///
     /// # Errors
     /// What loading the model's files can meet; the classifier's tensors must be there.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let spec = TaskSpec { task: "classify", objective: None };
+        let repository = Repository::load(files)?;
+        if let Some(repository) = &repository
+            && repository.scores(files)?.is_some_and(|scores| scores > 1)
+        {
+            let (model, tokenizer) = spec.load_parts(files, options, Embedder::load)?;
+            let preprocessor = of_repository(files, tokenizer, options, &repository.transformer, model.config())?;
+            return Self::of_embedder(model, preprocessor);
+        }
         // Any other chain is of no use here, and its trunk may have a classifier of its own beside it.
-        let repository =
-            Repository::load(files)?.filter(|repository| repository.transformer.task == Task::SequenceClassification);
+        let repository = repository.filter(|repository| repository.transformer.task == Task::SequenceClassification);
         let Some(repository) = repository else {
             let (model, preprocessor) = spec.load(files, options, SequenceClassifier::load, Bounds::lenient)?;
             return Ok(Self::new(model, preprocessor));
@@ -106,12 +123,40 @@ impl Classifier {
 
     /// A classifier of parts; it has no prompts.
     pub fn new(model: impl Into<Arc<SequenceClassifier>>, preprocessor: Preprocessor) -> Self {
-        Self { model: model.into(), preprocessor, prompts: Prompts::default() }
+        let model = model.into();
+        let labels = model.config().labels.clone();
+        Self { model: ClassifyModel::Head(model), preprocessor, prompts: Prompts::default(), labels }
     }
 
-    /// The model.
-    pub fn model(&self) -> &Arc<SequenceClassifier> {
-        &self.model
+    /// A classifier of parts: a chain of sentence-transformers whose last module writes several scores.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an embedder without several scores, or with an activation that is not implemented.
+    pub fn of_embedder(model: impl Into<Arc<Embedder>>, preprocessor: Preprocessor) -> Result<Self> {
+        let model = model.into();
+        let scores = model.chain().and_then(|chain| Some((chain, chain.scores_size()?)));
+        let Some((chain, scores)) = scores.filter(|(_, scores)| *scores > 1) else {
+            let what = scores.map_or("an embedder".to_owned(), |(_, scores)| of_scores(scores));
+            return Err(Error::Unsupported(format!("classify needs several scores, and the model is {what}")));
+        };
+        let class = [&chain.settings().activation_fn, &model.config().activation_fn].into_iter().flatten();
+        // The library takes torch's own classes alone, and the identity where there is none.
+        let activation = match class.into_iter().find(|class| class.starts_with("torch.")) {
+            None => TorchActivation::Identity,
+            Some(class) => TorchActivation::from_class(class)
+                .ok_or_else(|| Error::Unsupported(format!("the model's activation {class}")))?,
+        };
+        let labels = (0..scores).map(|index| format!("LABEL_{index}")).collect();
+        let prompts = Prompts::new(chain.settings());
+        Ok(Self { model: ClassifyModel::Chain(model, activation), preprocessor, prompts, labels })
+    }
+
+    /// The model, where it is one with a head; none where it is a chain.
+    pub fn model(&self) -> Option<&Arc<SequenceClassifier>> {
+        match &self.model {
+            ClassifyModel::Head(model) => Some(model),
+            ClassifyModel::Chain(..) => None,
+        }
     }
 
     /// What turns texts into batches.
@@ -121,7 +166,7 @@ impl Classifier {
 
     /// All label names in the order of the model's outputs.
     pub fn labels(&self) -> &[String] {
-        &self.model.config().labels
+        &self.labels
     }
 
     /// The labels of every input, best first.
@@ -129,18 +174,48 @@ impl Classifier {
     /// # Errors
     /// Failures of the engine; an input's own failure is in its place.
     pub fn run(&self, inputs: &[TextInput<'_>], request: &ClassifyRequest) -> Result<Outcomes<Vec<Label>>> {
-        let function = if request.raw { Function::Raw } else { Function::of(self.model.config()) };
+        let function = match &self.model {
+            _ if request.raw => Function::Raw,
+            ClassifyModel::Head(model) => Function::of(model.config()),
+            ClassifyModel::Chain(..) => Function::Softmax,
+        };
         let prompt = self.prompts.text(&request.prompt)?;
+        let skip = match &self.model {
+            ClassifyModel::Chain(model, _) if model.chain().is_some_and(Chain::skips_prompt) => {
+                self.preprocessor.prompt_tokens(prompt)?
+            }
+            _ => 0,
+        };
         let encode = |input: &TextInput<'_>| self.preprocessor.encode_behind(prompt, *input, self.preprocessor.limit);
         self.preprocessor.run(inputs, encode, |batch, items| {
-            let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
+            let options =
+                EmbedOptions { skip: (skip > 0).then(|| vec![skip; batch.sequences()]), ..EmbedOptions::default() };
+            let logits = self.logits(batch, &options, request.raw)?;
             let labels = items.iter().zip(&logits).map(|(item, row)| {
                 let ranked = ranked(self.labels(), &function.apply(row), request.top_k);
                 let finite = is_comparable(row) && ranked.iter().all(|label| label.score.is_finite());
-                self.model.finite(finite, ranked, &item.encoding.ids)
+                let ids = &item.encoding.ids;
+                match &self.model {
+                    ClassifyModel::Head(model) => model.finite(finite, ranked, ids),
+                    ClassifyModel::Chain(model, _) => {
+                        TracedEmbedder { model, options: &options, result: Asked::Scores }.finite(finite, ranked, ids)
+                    }
+                }
             });
             Ok(labels.collect())
         })
+    }
+
+    /// One row of scores per sequence, of a chain behind its activation unless they are to be raw.
+    fn logits(&self, batch: &PackedBatch, options: &EmbedOptions, raw: bool) -> Result<Vec<Vec<f32>>> {
+        let logits = match &self.model {
+            ClassifyModel::Head(model) => model.logits(batch)?,
+            ClassifyModel::Chain(model, activation) => {
+                let scores = model.scores(batch, options.skip.as_deref())?;
+                if raw { scores } else { activation.apply(&scores)? }
+            }
+        };
+        Ok(logits.to_vec2::<f32>()?)
     }
 }
 

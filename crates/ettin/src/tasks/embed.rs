@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::limit::Bounds;
 use super::prompt::{PromptChoice, Prompts};
 use super::spec::{TaskSpec, of_scores};
-use super::{Options, Outcome, Outcomes, Preprocessor};
+use super::{Options, Outcome, Outcomes, Preprocessor, SparseVector};
 use crate::batching::Item;
 use crate::files::ModelFiles;
 use crate::finite::{self, Traced};
@@ -61,6 +61,12 @@ pub struct EmbedRequest {
     pub layer: Option<usize>,
     /// The prompt.
     pub prompt: PromptChoice,
+    /// The side of a search that the texts are on: decides their limit and, unless `prompt` does, their prompt.
+    pub side: Option<SearchSide>,
+    /// Of a sparse vector, keep only so many values, the largest by magnitude, instead of what the model's files say.
+    pub max_active_dims: Option<usize>,
+    /// Give the tokens of sparse vectors, too.
+    pub decode: bool,
 }
 
 setters!(EmbedRequest {
@@ -76,29 +82,55 @@ setters!(EmbedRequest {
     with_layer(layer: impl Into<Option<usize>>);
     /// With another prompt.
     with_prompt(prompt: PromptChoice);
+    /// With texts that are queries, or documents.
+    with_side(side: impl Into<Option<SearchSide>>);
+    /// With the largest values of sparse vectors alone.
+    with_max_active_dims(max_active_dims: impl Into<Option<usize>>);
+    /// With the tokens of sparse vectors, or without.
+    with_decode(decode: bool);
 });
 
 /// A vector per text, or one per token of it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[serde(untagged)]
 pub enum TextVectors {
     /// `[dimensions]`.
     Pooled(Vec<f32>),
     /// `[tokens, dimensions]`, special tokens included.
     Tokens(Vec<Vec<f32>>),
+    /// Most of whose values are 0.
+    Sparse(SparseVector),
 }
 
 impl TextVectors {
+    /// Compares the vectors of two texts of one model.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for texts with one vector per token, and where the result is not finite.
+    pub(super) fn similarity(&self, other: &Self, similarity: Similarity) -> Result<f32> {
+        let score = match (self, other) {
+            (TextVectors::Pooled(a), TextVectors::Pooled(b)) => similarity.score(a, b),
+            (TextVectors::Sparse(a), TextVectors::Sparse(b)) => a.similarity(b, similarity),
+            _ => return Err(Error::input("texts are compared by one vector each")),
+        };
+        match score.is_finite() {
+            true => Ok(score),
+            false => Err(Error::input("the vectors are too large to be compared: their similarity is not finite")),
+        }
+    }
+
     fn is_finite(&self) -> bool {
         match self {
             TextVectors::Pooled(vector) => finite::is_finite(vector),
             TextVectors::Tokens(vectors) => vectors.iter().all(|vector| finite::is_finite(vector)),
+            TextVectors::Sparse(vector) => finite::is_finite(&vector.values),
         }
     }
 }
 
-/// The embedding of one input.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// The embedding of one input. It serialises to `{index, embedding}`, a sparse one to `{index, indices, values}`, with
+/// `tokens` where they were asked for.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Embedding {
     /// Index of the input.
     pub index: usize,
@@ -106,8 +138,27 @@ pub struct Embedding {
     pub embedding: TextVectors,
 }
 
+impl Serialize for Embedding {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let TextVectors::Sparse(vector) = &self.embedding else {
+            let mut fields = serializer.serialize_struct("Embedding", 2)?;
+            fields.serialize_field("index", &self.index)?;
+            fields.serialize_field("embedding", &self.embedding)?;
+            return fields.end();
+        };
+        let mut fields = serializer.serialize_struct("Embedding", 3 + usize::from(vector.tokens.is_some()))?;
+        fields.serialize_field("index", &self.index)?;
+        fields.serialize_field("indices", &vector.indices)?;
+        fields.serialize_field("values", &vector.values)?;
+        if let Some(tokens) = &vector.tokens {
+            fields.serialize_field("tokens", tokens)?;
+        }
+        fields.end()
+    }
+}
+
 /// A score and the index of the text it belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct IndexedScore {
     /// Index among the texts compared.
     pub index: usize,
@@ -128,7 +179,8 @@ impl TextEmbedder {
     /// Loads a trunk or a sentence-transformers chain.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for rerankers, late interaction and SPLADE; what loading the model's files can meet.
+    /// [`Error::Unsupported`] for rerankers, late interaction and routed models; what loading the model's files can
+    /// meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let spec = TaskSpec { task: "embed", objective: None };
         let (model, tokenizer) = spec.load_parts(files, options, Embedder::load)?;
@@ -191,16 +243,17 @@ impl TextEmbedder {
     /// its place.
     pub fn run(&self, texts: &[&str], request: &EmbedRequest) -> Result<Outcomes<Embedding>> {
         self.check(request)?;
-        let prompt = self.prompts.text(&request.prompt)?;
+        let prompt = self.prompts.text(&request.prompt.on_side(request.side))?;
         let skip = match self.model.chain() {
             Some(chain) if chain.skips_prompt() => self.preprocessor.prompt_tokens(prompt)?,
             _ => 0,
         };
-        let limit = match request.prompt.role() {
+        let limit = match request.side.or(request.prompt.role()) {
             None => self.preprocessor.limit,
             Some(SearchSide::Query) => self.queries,
             Some(SearchSide::Document) => self.documents,
         };
+        let sparse = self.is_sparse();
         let encode = |text: &&str| self.preprocessor.encode_behind(prompt, (*text).into(), limit);
         self.preprocessor.run(texts, encode, |batch, items| {
             let options = EmbedOptions {
@@ -208,6 +261,7 @@ impl TextEmbedder {
                 normalize: request.normalize,
                 dimensions: request.dimensions,
                 layer: request.layer,
+                max_active_dims: request.max_active_dims,
                 skip: (skip > 0).then(|| vec![skip; items.len()]),
             };
             let vectors: Vec<TextVectors> = if request.per_token {
@@ -215,6 +269,10 @@ impl TextEmbedder {
                 let of_text =
                     |item: &Item<'_>| TextVectors::Tokens(rows.by_ref().take(item.encoding.ids.len()).collect());
                 items.iter().map(of_text).collect()
+            } else if sparse {
+                let dense = self.model.embed(batch, &options)?;
+                let sparse = |row| Ok(TextVectors::Sparse(self.sparse(&dense.get(row)?.to_vec1()?, request)?));
+                (0..items.len()).map(sparse).collect::<Result<_>>()?
             } else {
                 self.model.embed(batch, &options)?.to_vec2()?.into_iter().map(TextVectors::Pooled).collect()
             };
@@ -226,6 +284,31 @@ impl TextEmbedder {
             });
             Ok(embeddings.collect())
         })
+    }
+
+    /// Whether its vectors are sparse.
+    pub fn is_sparse(&self) -> bool {
+        self.model.chain().is_some_and(Chain::is_sparse)
+    }
+
+    /// The sparse form of a text's vector.
+    fn sparse(&self, vector: &[f32], request: &EmbedRequest) -> Result<SparseVector> {
+        let kept = request.max_active_dims.or(self.model.chain().and_then(Chain::max_active_dims));
+        let mut sparse = SparseVector::of_dense(vector, kept);
+        if request.decode {
+            // A model may have more entries than its tokenizer has tokens.
+            let token = |&id: &u32| self.preprocessor.tokenizer().token(id).unwrap_or_default();
+            sparse.tokens = Some(sparse.indices.iter().map(token).collect());
+        }
+        Ok(sparse)
+    }
+
+    /// How two of its vectors are compared.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a function of the model's files that is not implemented.
+    pub fn similarity_function(&self) -> Result<Similarity> {
+        self.model.chain().map_or(Ok(Similarity::default()), |chain| chain.settings().similarity())
     }
 
     /// Compares each `a` with each of its `b`, in the order given, by the model's similarity function
@@ -241,7 +324,7 @@ impl TextEmbedder {
         if request.per_token {
             return Err(Error::input("texts are compared by one vector each, not by one per token"));
         }
-        let similarity = self.model.chain().map_or(Ok(Similarity::default()), |chain| chain.settings().similarity())?;
+        let similarity = self.similarity_function()?;
         let texts: Vec<&str> =
             inputs.iter().flat_map(|input| std::iter::once(input.a).chain(input.b.iter().copied())).collect();
         let mut embeddings = self.run(&texts, request)?.into_iter();
@@ -267,11 +350,39 @@ impl TextEmbedder {
                 "there is no layer {layer}: the model has {layers}, and 0 is the embedding"
             )));
         }
-        if request.dimensions == Some(0) {
+        if request.dimensions == Some(0) || request.max_active_dims == Some(0) {
             return Err(Error::input("an embedding must keep at least one dimension"));
+        }
+        let Some(chain) = self.model.chain() else {
+            return sparse_wish(request).map_or(Ok(()), |wish| Err(not_sparse(wish)));
+        };
+        if request.pooling.is_some() && !chain.pools() {
+            return Err(Error::input("another pooling was asked of a chain that has none to be replaced"));
+        }
+        if !chain.is_sparse() {
+            return sparse_wish(request).map_or(Ok(()), |wish| Err(not_sparse(wish)));
+        }
+        if request.decode && !chain.weighs_tokens() {
+            return Err(Error::input("the tokens of a vector whose values belong to features, not to tokens"));
+        }
+        if request.dimensions.is_some() {
+            return Err(Error::input("the first dimensions of a sparse vector: keep its largest values instead"));
+        }
+        if request.layer.is_some() && chain.scores_vocabulary() {
+            return Err(Error::input("another layer of a model whose vectors are scores over the vocabulary"));
         }
         Ok(())
     }
+}
+
+/// What only sparse vectors have, where a request asks for it.
+fn sparse_wish(request: &EmbedRequest) -> Option<&'static str> {
+    let decode = request.decode.then_some("the tokens");
+    decode.or(request.max_active_dims.map(|_| "the largest values"))
+}
+
+fn not_sparse(wish: &str) -> Error {
+    Error::input(format!("{wish} of sparse vectors were asked of a model whose vectors are dense"))
 }
 
 /// The first embedding against each of the others.
@@ -281,18 +392,12 @@ fn compared(similarity: Similarity, embeddings: Outcomes<Embedding>) -> Result<O
     for outcome in embeddings {
         let outcome = outcome?;
         truncated |= outcome.truncated;
-        match outcome.value.embedding {
-            TextVectors::Pooled(vector) => vectors.push(vector),
-            TextVectors::Tokens(_) => return Err(Error::input("texts are compared by one vector each")),
-        }
+        vectors.push(outcome.value.embedding);
     }
     let Some((a, rest)) = vectors.split_first() else {
         return Err(Error::internal("a comparison has no first embedding"));
     };
-    let score = |(index, b): (usize, &Vec<f32>)| IndexedScore { index, score: similarity.score(a, b) };
-    let scores: Vec<IndexedScore> = rest.iter().enumerate().map(score).collect();
-    if !scores.iter().all(|score| score.score.is_finite()) {
-        return Err(Error::input("the vectors are too large to be compared: their similarity is not finite"));
-    }
+    let score = |(index, b)| Ok(IndexedScore { index, score: a.similarity(b, similarity)? });
+    let scores = rest.iter().enumerate().map(score).collect::<Result<Vec<IndexedScore>>>()?;
     Ok(Outcome { value: scores, truncated })
 }

@@ -30,12 +30,14 @@ mod profile;
 mod prompt;
 mod rerank;
 mod score;
+mod sparse;
 mod spec;
 mod tag;
 mod tokenize;
 mod zero_shot;
 
 use crate::Result;
+pub use crate::sentence_transformers::SearchSide;
 pub use crate::tokenizer::Truncate;
 
 pub use answer::{Answer, AnswerRequest, Answerer, Question};
@@ -51,6 +53,7 @@ pub use profile::{ChainProfile, Profile};
 pub use prompt::PromptChoice;
 pub use rerank::{Activation, RerankInput, RerankRequest, Reranker};
 pub use score::{ScoreInput, ScoreMethod, ScoreRequest, Scored, Scorer, TokenScore};
+pub use sparse::SparseVector;
 pub use tag::{Aggregation, Tag, TagRequest, Tagger};
 pub use tokenize::{Tokenized, tokenize};
 pub use zero_shot::{

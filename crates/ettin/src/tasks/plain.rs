@@ -3,10 +3,10 @@
 //! These methods fail with the error of the first input that failed; the `run` beside each gives every input its own.
 
 use super::{
-    Answer, AnswerRequest, Answerer, Candidate, ChoiceInput, Classifier, ClassifyRequest, EmbedRequest, Embeddings,
-    FillMask, Fills, IndexedScore, Label, MultipleChoice, Outcomes, Question, RerankInput, RerankRequest, Reranker,
-    ScoreInput, ScoreRequest, Scored, ScoredChoice, Scorer, Tag, TagRequest, Tagger, TextEmbedder, TextInput,
-    TextVectors, ZeroShotClassifier, ZeroShotInput, ZeroShotLabels, ZeroShotRequest,
+    Answer, AnswerRequest, Answerer, Candidate, ChoiceInput, Classifier, ClassifyRequest, EmbedRequest, Embedding,
+    Embeddings, FillMask, Fills, IndexedScore, Label, MultipleChoice, Outcomes, Question, RerankInput, RerankRequest,
+    Reranker, ScoreInput, ScoreRequest, Scored, ScoredChoice, Scorer, SparseVector, Tag, TagRequest, Tagger,
+    TextEmbedder, TextInput, TextVectors, ZeroShotClassifier, ZeroShotInput, ZeroShotLabels, ZeroShotRequest,
 };
 use crate::{Error, Result};
 
@@ -55,13 +55,28 @@ impl TextEmbedder {
         if request.per_token {
             return Err(Error::input("one vector per text was asked for with a request for one per token"));
         }
+        if self.is_sparse() {
+            return Err(Error::input("dense vectors were asked of a model whose vectors are sparse; `embed_sparse`"));
+        }
         let pooled = |vector| match vector {
             TextVectors::Pooled(vector) => Some(vector),
-            TextVectors::Tokens(_) => None,
+            TextVectors::Tokens(_) | TextVectors::Sparse(_) => None,
         };
         let embedded = values(self.run(&texts_of(texts), request)?)?;
         let rows: Option<Vec<_>> = embedded.into_iter().map(|embedding| pooled(embedding.embedding)).collect();
         rows.and_then(Embeddings::from_rows).ok_or_else(uneven)
+    }
+
+    /// One sparse vector per text, of a model that makes such ones.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed); [`Error::Input`] for a model whose vectors are dense.
+    pub fn embed_sparse(&self, texts: &[impl AsRef<str>], request: &EmbedRequest) -> Result<Vec<SparseVector>> {
+        let sparse = |embedding: Embedding| match embedding.embedding {
+            TextVectors::Sparse(vector) => Ok(vector),
+            _ => Err(Error::input("sparse vectors were asked of a model whose vectors are dense")),
+        };
+        values(self.run(&texts_of(texts), request)?)?.into_iter().map(sparse).collect()
     }
 
     /// One vector per token of each text, special tokens included: `[tokens, size]` for every text.
@@ -81,7 +96,7 @@ impl TextEmbedder {
         let request = request.clone().with_per_token(true);
         let tokens = |vector| match vector {
             TextVectors::Tokens(rows) => Embeddings::from_rows(rows),
-            TextVectors::Pooled(_) => None,
+            TextVectors::Pooled(_) | TextVectors::Sparse(_) => None,
         };
         let embedded = values(self.run(&texts_of(texts), &request)?)?;
         embedded.into_iter().map(|embedding| tokens(embedding.embedding).ok_or_else(uneven)).collect()

@@ -34,6 +34,8 @@ pub struct Profile {
 pub struct ChainProfile {
     /// The classes of all modules, in order.
     pub modules: Vec<String>,
+    /// The same with their settings: `Dense (768 → 128, Tanh)`.
+    pub details: Vec<String>,
     /// Prompts, similarity, width.
     pub settings: Settings,
     /// What is applied to scores, by its Python class: of a reranker alone.
@@ -81,12 +83,14 @@ fn kept<T>(value: Result<T>, refused: &mut Option<String>) -> Option<T> {
 impl ChainProfile {
     fn of(files: &ModelFiles, repository: Repository, config: &Config) -> Result<Self> {
         let scores = repository.transformer.task == Task::SequenceClassification || repository.scores(files)?.is_some();
+        let details = repository.described(files)?;
         let Repository { settings, modules, .. } = repository;
         let classes = modules.iter().map(|module| module.class.to_string());
         // As `rerank` chooses: only torch's own classes are taken.
         let torch = |class: &Option<String>| class.clone().filter(|class| class.starts_with("torch."));
         let named = torch(&settings.activation_fn).or_else(|| torch(&config.activation_fn));
         let activation = scores.then(|| named.unwrap_or_else(|| "torch.nn.modules.activation.Sigmoid".to_owned()));
-        Ok(Self { modules: std::iter::once("Transformer".to_owned()).chain(classes).collect(), settings, activation })
+        let modules = std::iter::once("Transformer".to_owned()).chain(classes).collect();
+        Ok(Self { modules, details, settings, activation })
     }
 }

@@ -19,6 +19,15 @@ pub enum PromptChoice {
 }
 
 impl PromptChoice {
+    /// The prompt of texts on a side of a search, unless another is chosen: as `encode_query` and `encode_document` of
+    /// sentence-transformers do.
+    pub(super) fn on_side(&self, side: Option<SearchSide>) -> PromptChoice {
+        match (self, side) {
+            (PromptChoice::Default, Some(side)) => PromptChoice::Named(side.name().to_owned()),
+            (choice, _) => choice.clone(),
+        }
+    }
+
     /// The side of a search that it is for: `encode_query` and `encode_document` of sentence-transformers go by these
     /// names.
     pub(super) fn role(&self) -> Option<SearchSide> {

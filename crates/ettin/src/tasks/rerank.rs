@@ -1,5 +1,7 @@
 //! Reranking: how well documents answer a query.
 
+mod by_vectors;
+
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -8,7 +10,7 @@ use super::limit::Bounds;
 use super::numbers::{descending, sigmoid};
 use super::prompt::{PromptChoice, Prompts};
 use super::spec::{TaskSpec, of_repository, of_scores};
-use super::{IndexedScore, Options, Outcome, Outcomes, Preprocessor, TextInput};
+use super::{IndexedScore, Options, Outcome, Outcomes, Preprocessor, TextEmbedder, TextInput};
 use crate::files::ModelFiles;
 use crate::finite::{Traced, is_finite};
 use crate::heads::{Asked, Chain, EmbedOptions, Embedder, SequenceClassifier, TorchActivation, TracedEmbedder};
@@ -16,10 +18,11 @@ use crate::sentence_transformers::{ModelType, Repository, Settings, Task};
 use crate::setters::setters;
 use crate::{Config, Error, PackedBatch, Result};
 
-/// Scores documents against a query with a cross-encoder.
+/// Scores documents against a query with a cross-encoder, or with an encoder of sparse vectors.
 ///
 /// Query and document are encoded as a pair, a prompt before the query; a pair over the limit is cut at its longer
-/// text first, as sentence-transformers does.
+/// text first, as sentence-transformers does. An encoder of sparse vectors sees each text alone: a query behind the
+/// prompt of queries and a document behind that of documents, and their score is the model's similarity.
 ///
 /// ```no_run
 /// # fn main() -> ettin::Result<()> {
@@ -48,6 +51,7 @@ pub struct Reranker {
 enum RerankModel {
     Chain(Arc<Embedder>),
     Classifier(Arc<SequenceClassifier>),
+    Vectors(Box<TextEmbedder>),
 }
 
 /// What messages call a model that comes without a name.
@@ -99,7 +103,8 @@ enum Configured {
 }
 
 impl Reranker {
-    /// Loads a reranker: a chain of sentence-transformers with one score, or a classifier with one label.
+    /// Loads a reranker: a chain of sentence-transformers with one score, a classifier with one label, or an encoder of
+    /// sparse vectors.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a model with several outputs or with modules that are not implemented; what loading
@@ -119,6 +124,9 @@ impl Reranker {
                 let (activation, prompts) = (activation(settings, model.config()), Prompts::new(settings));
                 let plain = Self::from_classifier(files.name(), model.into(), preprocessor)?;
                 Ok(Self { activation, prompts, ..plain })
+            }
+            Some(repository) if repository.settings.model_type == Some(ModelType::SparseEncoder) => {
+                Ok(Self::by_similarity(TextEmbedder::load(files, options)?))
             }
             Some(_) => {
                 let (model, tokenizer) = spec.load_parts(files, options, Embedder::load)?;
@@ -146,6 +154,14 @@ impl Reranker {
     /// [`Error::Unsupported`] for an embedder without scores, or with several.
     pub fn of_embedder(model: impl Into<Arc<Embedder>>, preprocessor: Preprocessor) -> Result<Self> {
         Self::from_chain(THE_MODEL, model.into(), preprocessor)
+    }
+
+    /// A reranker that compares the vectors of queries and documents.
+    pub fn by_similarity(embedder: TextEmbedder) -> Self {
+        let preprocessor = embedder.preprocessor().clone();
+        let prompts = embedder.chain().map_or_else(Prompts::of_embedder, |chain| Prompts::new(chain.settings()));
+        let activation = Configured::Known(Activation::Raw);
+        Self { model: RerankModel::Vectors(Box::new(embedder)), preprocessor, prompts, activation }
     }
 
     fn from_classifier(name: &str, model: Arc<SequenceClassifier>, preprocessor: Preprocessor) -> Result<Self> {
@@ -205,6 +221,9 @@ impl Reranker {
     /// # Errors
     /// Failures of the engine; a query fails in its place if one of its documents does.
     pub fn run(&self, inputs: &[RerankInput<'_>], request: &RerankRequest) -> Result<Outcomes<Vec<IndexedScore>>> {
+        if let RerankModel::Vectors(embedder) = &self.model {
+            return by_vectors::run(embedder, inputs, request);
+        }
         let activation = match request.activation {
             Some(activation) => Configured::Known(activation),
             None => self.activation()?,
@@ -234,6 +253,7 @@ impl Reranker {
                         TracedEmbedder { model, options: &options, result: Asked::Scores }.finite(finite, score, ids)
                     }
                     RerankModel::Classifier(model) => model.finite(finite, score, ids),
+                    RerankModel::Vectors(_) => Ok(score),
                 }
             });
             Ok(scores.collect())
@@ -252,6 +272,7 @@ impl Reranker {
         let scores = match &self.model {
             RerankModel::Chain(model) => model.scores(batch, options.skip.as_deref())?,
             RerankModel::Classifier(model) => model.logits(batch)?,
+            RerankModel::Vectors(_) => return Err(Error::internal("vectors are compared, not run in pairs")),
         };
         Ok(scores.flatten_all()?)
     }

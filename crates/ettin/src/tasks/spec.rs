@@ -104,9 +104,13 @@ impl TaskSpec {
         let scores = repository.scores(files).ok().flatten();
         match (repository.transformer.task, scores) {
             (Task::SequenceClassification, _) => None,
-            (Task::FeatureExtraction, Some(scores)) => Some(format!("modules.json describes {}", of_scores(scores))),
-            (Task::FeatureExtraction, None) if repository.settings.model_type == Some(ModelType::CrossEncoder) => None,
-            (Task::FeatureExtraction, None) => {
+            (_, Some(scores)) => Some(format!("modules.json describes {}", of_scores(scores))),
+            _ if repository.settings.model_type == Some(ModelType::SparseEncoder) => Some(format!(
+                "modules.json describes an encoder of sparse vectors, which fits embed, similarity and rerank, not {}",
+                self.task
+            )),
+            (_, None) if repository.settings.model_type == Some(ModelType::CrossEncoder) => None,
+            (_, None) => {
                 Some(format!("modules.json describes an embedder, which fits embed and similarity, not {}", self.task))
             }
         }
@@ -181,10 +185,7 @@ pub(super) fn of_repository(
 pub(super) fn of_scores(scores: usize) -> String {
     match scores {
         1 => "a reranker with one score per pair, which fits rerank".to_owned(),
-        _ => format!(
-            "a cross-encoder with {scores} scores per pair, for which there is no task here yet; run it with \
-             CrossEncoder of sentence-transformers"
-        ),
+        _ => format!("a cross-encoder with {scores} scores per pair, which fits classify"),
     }
 }
 

@@ -134,15 +134,11 @@ fn chains_of_other_libraries_are_refused_by_their_kind() {
     };
     says(1, "pylate.models.Dense.Dense", "late-interaction");
     says(1, "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask", "late-interaction");
-    says(1, "sentence_transformers.sparse_encoder.models.SpladePooling", "sparse");
-    says(0, "sentence_transformers.sparse_encoder.models.MLMTransformer", "sparse");
     says(0, "sentence_transformers.base.modules.router.Router", "routed");
     says(1, "sentence_transformers.models.Asym", "routed");
 
     let folder = copied("tiny-text-chain-mean");
-    for (kind, said) in
-        [("SparseEncoder", "sparse"), ("MultiVectorEncoder", "late-interaction"), ("ColBERT", "late-interaction")]
-    {
+    for (kind, said) in [("MultiVectorEncoder", "late-interaction"), ("ColBERT", "late-interaction")] {
         change_json(folder.path(), "config_sentence_transformers.json", |config| config["model_type"] = json!(kind));
         let refusal = refusal(embed(&ModelFiles::folder(folder.path()).unwrap()));
         assert!(refusal.contains(said) && refusal.contains(kind), "{refusal}");

@@ -192,7 +192,13 @@ fn add(embedding: &Embedding, seen: &mut RunningRanges) -> ettin::Result<()> {
     match &embedding.embedding {
         TextVectors::Pooled(vector) => seen.add(vector),
         TextVectors::Tokens(vectors) => vectors.iter().try_for_each(|vector| seen.add(vector)),
+        TextVectors::Sparse(_) => Err(sparse()),
     }
+}
+
+/// A model with sparse vectors is refused before any is made.
+fn sparse() -> ettin::Error {
+    ettin::Error::Unsupported("integers of sparse vectors".to_owned())
 }
 
 fn say_unstable(count: usize, notes: Notes) {
@@ -284,6 +290,7 @@ impl QuantizedEmbedding {
                 let rows = vectors.iter().map(|vector| quantizer.quantize_one(vector));
                 QuantizedRows::Tokens(rows.collect::<ettin::Result<_>>()?)
             }
+            TextVectors::Sparse(_) => return Err(sparse()),
         };
         Ok(QuantizedEmbedding { index: embedding.index, embedding: rows })
     }

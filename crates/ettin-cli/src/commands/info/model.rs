@@ -69,9 +69,14 @@ struct LengthLimit {
 #[derive(Serialize)]
 struct Chain {
     modules: Vec<String>,
+    /// The modules with their settings.
+    details: Vec<String>,
     prompts: BTreeMap<String, String>,
     default_prompt: Option<String>,
     truncate_dim: Option<usize>,
+    /// Of an encoder of sparse vectors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_active_dims: Option<usize>,
     /// Of an embedder.
     #[serde(skip_serializing_if = "Option::is_none")]
     similarity: Option<String>,
@@ -81,13 +86,17 @@ struct Chain {
 }
 
 impl From<ChainProfile> for Chain {
-    fn from(ChainProfile { modules, settings, activation }: ChainProfile) -> Self {
-        let similarity = settings.similarity_fn_name.unwrap_or_else(|| "cosine".to_owned());
+    fn from(ChainProfile { modules, details, settings, activation }: ChainProfile) -> Self {
+        // A function that is not implemented has its name all the same.
+        let default = settings.similarity().map(|similarity| similarity.to_string());
+        let similarity = settings.similarity_fn_name.or(default.ok()).unwrap_or_default();
         Chain {
             modules,
+            details,
             prompts: settings.prompts,
             default_prompt: settings.default_prompt_name,
             truncate_dim: settings.truncate_dim,
+            max_active_dims: settings.max_active_dims,
             similarity: activation.is_none().then_some(similarity),
             activation,
         }
@@ -96,12 +105,13 @@ impl From<ChainProfile> for Chain {
 
 impl Chain {
     fn rows(&self) -> Vec<(&'static str, String)> {
-        let mut rows = vec![("modules", self.modules.join(", "))];
+        let mut rows = vec![("modules", self.details.join(", "))];
         for (name, text) in &self.prompts {
             let default = if self.default_prompt.as_ref() == Some(name) { " (the default)" } else { "" };
             rows.push(("prompt", format!("{name}{default}: {text:?}")));
         }
         rows.extend(self.truncate_dim.map(|size| ("truncate_dim", size.to_string())));
+        rows.extend(self.max_active_dims.map(|size| ("max_active_dims", size.to_string())));
         rows.extend(self.similarity.iter().map(|name| ("similarity", name.clone())));
         rows.extend(self.activation.iter().map(|name| ("activation", name.clone())));
         rows

@@ -87,6 +87,45 @@ impl Fused {
         batch: &PackedBatch,
     ) -> Result<Tensor> {
         let (cpu, size) = (&self.0, vocabulary.size);
+        let mut weights = self.by_sequence(hidden, vocabulary, batch, |logits, weights| {
+            relu_max(cpu.isa, &cpu.team, logits, weights);
+        })?;
+        let work = LOG_WORK * weights.len();
+        // The logarithm grows with its argument: it is taken of the largest alone.
+        cpu.team.run_rows(&mut weights, 1, work, |_, weights| weights.iter_mut().for_each(|x| *x = x.ln_1p()));
+        Ok(Tensor::from_vec(weights, (batch.sequences(), size), &Device::Cpu)?)
+    }
+    pub(super) fn summed_weights(
+        &self,
+        hidden: &FusedRows,
+        vocabulary: &Vocabulary<'_, Self>,
+        batch: &PackedBatch,
+        twice: bool,
+    ) -> Result<Tensor> {
+        let (cpu, size) = (&self.0, vocabulary.size);
+        let weights = self.by_sequence(hidden, vocabulary, batch, |logits, weights| {
+            // Row after row, so that the order of additions does not depend on chunks or threads.
+            cpu.team.run_rows(weights, 1, LOG_WORK * logits.len(), |first, weights| {
+                for row in logits.chunks_exact(size) {
+                    for (weight, &logit) in weights.iter_mut().zip(&row[first..]) {
+                        *weight += log_relu(logit, twice);
+                    }
+                }
+            });
+        })?;
+        Ok(Tensor::from_vec(weights, (batch.sequences(), size), &Device::Cpu)?)
+    }
+
+    /// One number for each sequence and entry of the vocabulary, `[sequences, vocabulary]`, from 0 on: `add` is shown
+    /// runs of rows of scores `[rows, vocabulary]`, each with the numbers of their sequence.
+    fn by_sequence(
+        &self,
+        hidden: &FusedRows,
+        vocabulary: &Vocabulary<'_, Self>,
+        batch: &PackedBatch,
+        mut add: impl FnMut(&[f32], &mut [f32]),
+    ) -> Result<Vec<f32>> {
+        let size = vocabulary.size;
         let mut weights = vec![0.0f32; batch.sequences() * size];
         let rows: Vec<usize> = (0..batch.tokens()).collect();
         let mut sequence = 0;
@@ -96,14 +135,19 @@ impl Fused {
             while row < chunk.end {
                 let end = batch.rows(sequence).end.min(chunk.end);
                 let logits = &logits[(row - chunk.start) * size..(end - chunk.start) * size];
-                relu_max(cpu.isa, &cpu.team, logits, &mut weights[sequence * size..(sequence + 1) * size]);
+                add(logits, &mut weights[sequence * size..(sequence + 1) * size]);
                 sequence += usize::from(end == batch.rows(sequence).end);
                 row = end;
             }
         })?;
-        let work = LOG_WORK * weights.len();
-        // The logarithm grows with its argument: it is taken of the largest alone.
-        cpu.team.run_rows(&mut weights, 1, work, |_, weights| weights.iter_mut().for_each(|x| *x = x.ln_1p()));
-        Ok(Tensor::from_vec(weights, (batch.sequences(), size), &Device::Cpu)?)
+        Ok(weights)
     }
+}
+
+/// `ln(1 + relu(x))`, the logarithm taken once or twice. NaN and +∞ stay what they are.
+fn log_relu(x: f32, twice: bool) -> f32 {
+    if x <= 0.0 {
+        return 0.0;
+    }
+    if twice { x.ln_1p().ln_1p() } else { x.ln_1p() }
 }
