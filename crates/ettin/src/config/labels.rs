@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::ProblemType;
 use super::keys::Keys;
+use super::{Config, ProblemType};
 use crate::Result;
 
 /// transformers' `num_labels` where a file says nothing.
@@ -42,6 +42,15 @@ pub(super) fn labels(keys: &Keys<'_>) -> Result<Vec<String>> {
     }
     // `count` keys, each in a slot of its own: none is empty.
     Ok(labels.into_iter().flatten().collect())
+}
+
+impl Config {
+    /// Gives `count` labels numbers for names where the file says nothing of labels, or no more than that.
+    pub(crate) fn number_labels(&mut self, count: usize) {
+        if (1..=MAX_LABELS).contains(&count) && self.labels == unnamed() {
+            self.labels = numbered(count);
+        }
+    }
 }
 
 /// The labels of a model whose file says nothing of them.
