@@ -15,14 +15,13 @@ use crate::config::Objective;
 use crate::files::ModelFiles;
 use crate::files::Subfolder;
 use crate::json::parse_object;
-use crate::metadata::{CONFIG, MODULES, SENTENCE_TRANSFORMERS};
+use crate::metadata::{ADAPTER_CONFIG, CONFIG, MODULES, SENTENCE_TRANSFORMERS};
 use crate::{Error, Result};
 
 pub(crate) use contents::of_file;
 
 /// Files at a model's root that are looked at only to tell what it is.
-pub(crate) const TELLING: [&str; 4] =
-    ["gliner_config.json", "router_config.json", "artifact.metadata", "adapter_config.json"];
+pub(crate) const TELLING: [&str; 4] = ["gliner_config.json", "router_config.json", "artifact.metadata", ADAPTER_CONFIG];
 
 /// A kind of model that this engine does not run, as the model's own files name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -246,7 +245,7 @@ pub fn lacks_its_base(error: &Error) -> bool {
 
 /// An adapter without the weights that it is for. Who names a weights file wants that one.
 fn adapter(files: &ModelFiles, trunk: &Subfolder<'_>) -> Result<Option<Foreign>> {
-    let file = trunk.path("adapter_config.json");
+    let file = trunk.path(ADAPTER_CONFIG);
     if files.weights_file().is_some() {
         return Ok(None);
     }

@@ -10,7 +10,7 @@ mod random;
 mod stored;
 mod variables;
 
-pub(crate) use adapter::{ADAPTER_CONFIG, TIED};
+pub(crate) use adapter::TIED;
 pub use adapter::{Adapted, Adapter};
 pub use random::Random;
 pub use stored::Stored;

@@ -12,16 +12,13 @@ use candle_core::{DType, Device, Tensor};
 use crate::{
     Error, Result,
     files::{FileData, FileSource},
+    metadata::{ADAPTER_CONFIG, ADAPTER_WEIGHTS},
     ops::{LowRank, Matrix},
     tensors::{Kind, Role, Source},
     weights::{Weights, canonical},
 };
 
-pub(crate) use config::FILE as ADAPTER_CONFIG;
 use config::LoraConfig;
-
-/// Weights of an adapter, in order of preference.
-pub(crate) const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
 /// What PEFT puts before the names of the model that it wraps.
 const WRAPPER: &str = "base_model.model.";

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use super::checkpoint::{EMBEDDINGS, OUTPUT};
 use super::{FileSource, TensorEntry, View, Weights, names};
 use crate::config::{Config, Objective};
+use crate::metadata::ADAPTER_CONFIG;
 use crate::ops::AddRow;
-use crate::params::{ADAPTER_CONFIG, Adapter, TIED};
+use crate::params::{Adapter, TIED};
 use crate::{Error, Result};
 
 /// A tensor that every trunk has: an adapter is for that, not for other modules of a chain.

@@ -14,8 +14,7 @@ use super::{FileSource, StoredDtype, StoredType, Subfolder, View, Weights};
 use crate::config::Config;
 use crate::identity::TELLING;
 use crate::json::parse_object;
-use crate::metadata::{BESIDE, CONFIG, MODULES};
-use crate::params::ADAPTER_CONFIG;
+use crate::metadata::{ADAPTER_CONFIG, BESIDE, CONFIG, MODULES};
 use crate::sentence_transformers::module_folders;
 use crate::{Error, Result};
 

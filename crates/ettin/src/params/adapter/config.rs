@@ -7,9 +7,6 @@ use crate::config::Keys;
 use crate::json::parse_object;
 use crate::{Error, Result};
 
-/// The file.
-pub(crate) const FILE: &str = "adapter_config.json";
-
 /// PEFT's defaults of `r` and `lora_alpha`.
 const DEFAULT_RANK: usize = 8;
 const DEFAULT_ALPHA: f64 = 8.0;
@@ -18,7 +15,7 @@ const DEFAULT_ALPHA: f64 = 8.0;
 const MAX_RANK: usize = 1 << 20;
 
 /// Each pattern is compiled; a model has a few hundred modules.
-const MAX_PATTERNS: usize = 4096;
+const MAX_PATTERNS: usize = 1024;
 
 /// Keys that are obeyed.
 const READ: [&str; 14] = [
@@ -204,7 +201,7 @@ mod tests {
     use super::*;
 
     fn parsed(json: &str) -> Result<LoraConfig> {
-        LoraConfig::parse(json.as_bytes(), FILE)
+        LoraConfig::parse(json.as_bytes(), "adapter_config.json")
     }
 
     /// A configuration with these keys on top of what every one has.

@@ -1,14 +1,14 @@
 //! Which modules of a model an adapter is for, by PEFT's rules of matching names.
 
-use regex::{Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 use serde_json::Value;
 
 use crate::Result;
 use crate::config::Keys;
 
-/// A regular expression of a user's file may take this much memory compiled; matching it takes time in proportion to
-/// the name, whatever it is.
-const MAX_COMPILED: usize = 1 << 20;
+/// A regular expression of a user's file may take this much memory compiled, and as much while it matches; it takes time
+/// in proportion to the name, whatever it is. Names of modules are ASCII: as bytes, classes stay small.
+const MAX_COMPILED: usize = 1 << 17;
 
 /// What PEFT takes to stand for every linear layer, before it is spelled out in a saved file.
 const ALL_LINEAR: &str = "all-linear";
@@ -28,7 +28,8 @@ impl ModulePattern {
     }
 
     fn compiled(expression: &str) -> Result<Self, String> {
-        let compiled = RegexBuilder::new(expression).size_limit(MAX_COMPILED).build();
+        let compiled =
+            RegexBuilder::new(expression).unicode(false).size_limit(MAX_COMPILED).dfa_size_limit(MAX_COMPILED).build();
         compiled.map(Self).map_err(|error| {
             let text = error.to_string();
             let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
@@ -38,7 +39,7 @@ impl ModulePattern {
 
     /// Whether the name of a module is one of those meant.
     pub(super) fn fits(&self, module: &str) -> bool {
-        self.0.is_match(module)
+        self.0.is_match(module.as_bytes())
     }
 }
 
@@ -116,8 +117,8 @@ impl Modules {
         match self.targets {
             // Only names are narrowed to layers.
             Names::Listed(_) if !self.layers.is_empty() => {
-                let found = self.layers_patterns.iter().find_map(|pattern| pattern.captures(module)?.get(1));
-                let number = found.and_then(|number| number.as_str().parse().ok());
+                let found = self.layers_patterns.iter().find_map(|pattern| pattern.captures(module.as_bytes())?.get(1));
+                let number = found.and_then(|number| std::str::from_utf8(number.as_bytes()).ok()?.parse().ok());
                 number.is_some_and(|number| self.layers.contains(&number))
             }
             _ => true,
