@@ -78,8 +78,8 @@ pub struct Converted {
 /// for a prefix that is to go.
 ///
 /// # Errors
-/// What reading or writing finds wrong: see [`Weights::open`], [`Config::from_json`] and [`save`]; [`Error::Input`] for
-/// a prefix that no tensor's name has, or one for a model with an adapter.
+/// What reading or writing finds wrong: see [`Weights::open`], [`Config::from_json`] and [`save`](super::save());
+/// [`Error::Input`] for a prefix that no tensor's name has, or one for a model with an adapter.
 pub fn convert<'a>(
     source: &dyn FileSource,
     out_dir: &Path,
