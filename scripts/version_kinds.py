@@ -550,7 +550,7 @@ def kinds() -> list[Kind]:
         Kind("state-distributed", distributed, task="fill-mask", words=("module.",), generations=ST6),
         Kind("trainer-checkpoint", trainer, classify, generations=("st3", "st6")),
         Kind("adapter", adapter_alone, task="fill-mask", words=ADAPTER, generations=("st3", "st6")),
-        Kind("adapter-beside-weights", adapter_beside, task="fill-mask", words=ADAPTER, generations=("st3", "st6")),
+        Kind("adapter-beside-weights", adapter_beside, [filling()], generations=("st3", "st6")),
         Kind("adapter-merged", adapter_merged, [filling()], generations=("st3", "st6")),
     ]
     whole = [sparse_embedding(), case("similarity-sparse", [[*SHORT, LONG]]), case("rerank-sparse", PAIRS)]

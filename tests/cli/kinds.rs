@@ -104,11 +104,7 @@ fn models_of_other_kinds_are_converted_whole_or_not_at_all() {
     let colbert = model("tiny-text-classify-single", |config| config["architectures"] = json!(["HF_ColBERT"]));
     let gliner = model("tiny-text-classify-single", |_| {});
     put(&gliner, "gliner_config.json", "{}");
-    let adapted = model("tiny-text-classify-single", |_| {});
-    put(&adapted, "adapter_config.json", r#"{"peft_type": "LORA"}"#);
-    for (folder, kind) in
-        [(&colbert, "Stanford ColBERT"), (&gliner, "GLiNER"), (&adapted, "LORA adapter beside full weights")]
-    {
+    for (folder, kind) in [(&colbert, "Stanford ColBERT"), (&gliner, "GLiNER")] {
         let converted = convert(folder.path(), &kind.replace(' ', "-"));
         converted.text(0);
         assert!(converted.err.contains(kind) && converted.err.contains("the same kind"), "{}", converted.err);

@@ -1,5 +1,6 @@
 //! The command line end to end: the binary is run as a user or a script would run it.
 
+mod adapters;
 mod arrays;
 mod bench;
 mod choices;

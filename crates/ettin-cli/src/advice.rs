@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use ettin::Error;
 use ettin::generate::GenerationDefaults;
+use ettin::{Error, identity};
 
 /// The library's error, with what to type about it.
 pub(crate) fn told(error: &Error) -> String {
@@ -26,6 +26,7 @@ fn added(error: &Error) -> Cow<'static, str> {
         Error::TooLong { .. } => " (--truncate right or left)",
         Error::NoRanges { .. } => " (--ranges FILE or --calibrate FILE)",
         error if GenerationDefaults::are_refused_by(error) => " (--ignore-generation-config)",
+        error if identity::lacks_its_base(error) => " (--adapter)",
         _ => "",
     })
 }

@@ -15,7 +15,9 @@ use ettin::hub::HubOptions;
 use ettin::tasks::{Notices, Options};
 use ettin::tokenizer::Truncate;
 
-use crate::args::{EngineArgs, HubArgs, InputArgs, LengthArgs, ModelArgs, OutputArgs, RunArgs, TruncateSide};
+use crate::args::{
+    AdapterArgs, EngineArgs, HubArgs, InputArgs, LengthArgs, ModelArgs, OutputArgs, RunArgs, TruncateSide,
+};
 use crate::device;
 use crate::exit::Usage;
 use crate::input::{ChunkSize, ExtraFields, Input, Source};
@@ -35,7 +37,14 @@ pub(crate) enum Suited {
 
 /// Which model is used.
 #[derive(Debug, Clone)]
-pub(crate) enum Model {
+pub(crate) struct Model {
+    base: BaseModel,
+    adapters: AdapterArgs,
+}
+
+/// The model itself, without what goes on top.
+#[derive(Debug, Clone)]
+enum BaseModel {
     /// An embedded one.
     Nano {
         /// Which.
@@ -69,6 +78,7 @@ impl Model {
             (Some(name), Suited::Nano(nano)) => Nano::named(name, nano),
             (Some(name), Suited::NeedsHead(_)) => Nano::named(name, Nano::Encoder),
         };
+        let of = |base| Model { base, adapters: args.adapters.clone() };
         match (nano, name) {
             (Some(nano), _) => {
                 if let Some(revision) = &args.hub.revision {
@@ -76,20 +86,20 @@ impl Model {
                         "--revision {revision}: the embedded models have no revisions; choose a model with --model"
                     )));
                 }
-                Ok(Model::Nano { nano, by_default: name.is_none() })
+                Ok(of(BaseModel::Nano { nano, by_default: name.is_none() }))
             }
-            (None, name) => Ok(Model::Named {
+            (None, name) => Ok(of(BaseModel::Named {
                 name: name.unwrap_or_default().to_owned(),
                 revision: args.hub.revision.clone(),
                 hub: Box::new(hub_options(&args.hub, notes)),
-            }),
+            })),
         }
     }
 
     /// Its files; nothing is downloaded until they are asked for.
     pub(crate) fn open(&self, notes: Notes) -> anyhow::Result<ModelFiles> {
-        match self {
-            Model::Nano { nano, by_default } => {
+        let files = match &self.base {
+            BaseModel::Nano { nano, by_default } => {
                 if *by_default {
                     notes.note(format_args!(
                         "using the embedded {}, a small demonstration model, not Ettin; choose one with --model (see \
@@ -97,29 +107,39 @@ impl Model {
                         nano.name()
                     ));
                 }
-                Ok(nano.files())
+                nano.files()
             }
-            Model::Named { name, revision, hub } => Ok(ettin::hub::resolve(name, revision.as_deref(), hub)?),
-        }
+            BaseModel::Named { name, revision, hub } => ettin::hub::resolve(name, revision.as_deref(), hub)?,
+        };
+        with_adapters(files, &self.adapters)
     }
+}
+
+/// A model with adapters on top, each known by its folder.
+pub(crate) fn with_adapters(files: ModelFiles, args: &AdapterArgs) -> anyhow::Result<ModelFiles> {
+    args.folders.iter().try_fold(files, |files, folder| {
+        let adapter = ModelFiles::folder(folder).with_context(|| format!("--adapter {}", folder.display()))?;
+        Ok(files.with_adapter(&folder.display().to_string(), adapter)?)
+    })
 }
 
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Model::Nano { nano, by_default } => {
+        match &self.base {
+            BaseModel::Nano { nano, by_default } => {
                 let why = if *by_default { ", by default" } else { "" };
-                write!(f, "{} (embedded{why})", nano.name())
+                write!(f, "{} (embedded{why})", nano.name())?;
             }
-            Model::Named { name, revision, hub } => {
+            BaseModel::Named { name, revision, hub } => {
                 write!(f, "{name}")?;
                 if let Some(revision) = revision {
                     write!(f, " at {revision}")?;
                 }
                 let offline = if hub.offline { ", offline" } else { "" };
-                write!(f, " (cache {}{offline})", hub.cache.display())
+                write!(f, " (cache {}{offline})", hub.cache.display())?;
             }
         }
+        self.adapters.folders.iter().try_for_each(|folder| write!(f, " with the adapter {}", folder.display()))
     }
 }
 
@@ -235,9 +255,9 @@ impl Plan {
 
     /// Another model for the same work, from where the first one may come.
     pub(crate) fn second_model(&self, name: &str, hub: &HubArgs, suited: Suited) -> anyhow::Result<ModelFiles> {
-        // A revision is that of the first model; the second one's is part of its name.
+        // A revision is that of the first model; the second one's is part of its name. So are adapters.
         let hub = HubArgs { revision: None, ..hub.clone() };
-        let args = ModelArgs { model: Some(name.to_owned()), hub };
+        let args = ModelArgs { model: Some(name.to_owned()), adapters: AdapterArgs::default(), hub };
         Model::resolve(&args, suited, self.output.notes)?.open(self.output.notes)
     }
 

@@ -28,6 +28,8 @@ pub type EmbeddedFiles = &'static [(&'static str, &'static [u8])];
 pub struct ModelFiles {
     name: Arc<str>,
     origin: Origin,
+    /// By name, first to last.
+    adapters: Arc<[(Arc<str>, ModelFiles)]>,
 }
 
 #[derive(Clone)]
@@ -86,16 +88,74 @@ impl ModelFiles {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             (parent.unwrap_or(Path::new(".")), Some(file.into()))
         };
-        Ok(Self { name: path.display().to_string().into(), origin: Origin::Folder { folder: folder.into(), weights } })
+        Ok(Self::new(&path.display().to_string(), Origin::Folder { folder: folder.into(), weights }))
     }
 
     /// A model compiled into the program.
     pub fn embedded(name: &str, files: EmbeddedFiles) -> Self {
-        Self { name: name.into(), origin: Origin::Embedded(files) }
+        Self::new(name, Origin::Embedded(files))
     }
 
     pub(crate) fn hub(name: &str, files: HubFiles) -> Self {
-        Self { name: name.into(), origin: Origin::Hub(Arc::new(files)) }
+        Self::new(name, Origin::Hub(Arc::new(files)))
+    }
+
+    fn new(name: &str, origin: Origin) -> Self {
+        Self { name: name.into(), origin, adapters: Arc::new([]) }
+    }
+
+    /// The same model with an adapter on top (LoRA, as PEFT saves it), known by a name. What is loaded from these files
+    /// has it merged into its weights: it costs nothing afterwards. Several add up, each scaled as its own
+    /// configuration says; no two may replace the same tensor. An adapter's files are read with the model's weights.
+    ///
+    /// ```
+    /// # fn main() -> ettin::Result<()> {
+    /// # let folder = |name: &str| format!("{}/../../models/{name}", env!("CARGO_MANIFEST_DIR"));
+    /// # let (base, legal) = (folder("tiny-encoder"), folder("tiny-adapters/list"));
+    /// # let plain = folder("tiny-adapters/regex");
+    /// use ettin::{Backend, files::ModelFiles, heads::LanguageModel};
+    ///
+    /// let files = ModelFiles::folder(base)?
+    ///     .with_adapter("legal", ModelFiles::folder(legal)?)?
+    ///     .with_adapter("plain", ModelFiles::folder(plain)?)?;
+    /// let backend = Backend::cpu()?;
+    /// let both = LanguageModel::load(&files, &backend)?;
+    /// // Whoever serves several loads one model for each choice of adapters.
+    /// let legal = LanguageModel::load(&files.choose_adapters(&["legal"])?, &backend)?;
+    /// let base = LanguageModel::load(&files.choose_adapters(&[])?, &backend)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a name that another adapter has.
+    pub fn with_adapter(self, name: &str, files: ModelFiles) -> Result<Self> {
+        if self.adapter_names().any(|other| other == name) {
+            return Err(Error::input(format!("two adapters are called {name:?}")));
+        }
+        let added = [(Arc::from(name), files)];
+        let adapters = self.adapters.iter().cloned().chain(added).collect();
+        Ok(Self { adapters, ..self })
+    }
+
+    /// The same model with some of its adapters, in the order of `names`; with none, the base alone.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a name that no adapter has, or that is there twice.
+    pub fn choose_adapters(&self, names: &[&str]) -> Result<Self> {
+        let base = Self { adapters: Arc::new([]), ..self.clone() };
+        names.iter().try_fold(base, |files, name| match self.adapters.iter().find(|(known, _)| **known == **name) {
+            Some((_, adapter)) => files.with_adapter(name, adapter.clone()),
+            None => {
+                let known: Vec<&str> = self.adapter_names().collect();
+                Err(Error::input(format!("no adapter is called {name:?}; there are {known:?}")))
+            }
+        })
+    }
+
+    /// Names of the adapters, first to last.
+    pub fn adapter_names(&self) -> impl Iterator<Item = &str> {
+        self.adapters.iter().map(|(name, _)| &**name)
     }
 
     /// What to call the model in messages and records: its path, embedded name or Hub id.

@@ -15,14 +15,13 @@ use crate::config::Objective;
 use crate::files::ModelFiles;
 use crate::files::Subfolder;
 use crate::json::parse_object;
-use crate::metadata::{CONFIG, MODULES, SENTENCE_TRANSFORMERS};
+use crate::metadata::{ADAPTER_CONFIG, CONFIG, MODULES, SENTENCE_TRANSFORMERS};
 use crate::{Error, Result};
 
 pub(crate) use contents::of_file;
 
 /// Files at a model's root that are looked at only to tell what it is.
-pub(crate) const TELLING: [&str; 4] =
-    ["gliner_config.json", "router_config.json", "artifact.metadata", "adapter_config.json"];
+pub(crate) const TELLING: [&str; 4] = ["gliner_config.json", "router_config.json", "artifact.metadata", ADAPTER_CONFIG];
 
 /// A kind of model that this engine does not run, as the model's own files name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,10 +237,17 @@ fn by_configuration(config: &Map<String, Value>, file: &str, chain: bool) -> Opt
     class.map(|class| classes::architecture(class, file))
 }
 
-/// An adapter changes the weights beside it, or needs weights that are elsewhere. Who names a weights file wants that
-/// one.
+/// How the refusal of an adapter without its base ends.
+const ON_TOP: &str = "and this folder as an adapter on it";
+
+/// Whether an error is the refusal of an adapter that was named as a model.
+pub fn lacks_its_base(error: &Error) -> bool {
+    matches!(error, Error::Unsupported(message) if message.ends_with(ON_TOP))
+}
+
+/// An adapter without the weights that it is for. Who names a weights file wants that one.
 fn adapter(files: &ModelFiles, trunk: &Subfolder<'_>) -> Result<Option<Foreign>> {
-    let file = trunk.path("adapter_config.json");
+    let file = trunk.path(ADAPTER_CONFIG);
     if files.weights_file().is_some() {
         return Ok(None);
     }
@@ -251,21 +257,13 @@ fn adapter(files: &ModelFiles, trunk: &Subfolder<'_>) -> Result<Option<Foreign>>
     let text = |key: &str| config.get(key).and_then(Value::as_str);
     let method = text("peft_type").unwrap_or("PEFT");
     let base = text("base_model_name_or_path").unwrap_or("the base model");
-    let merge = "merge it in Python (`peft`: merge_and_unload, then save_pretrained) and use what that writes";
     let names = files.listing()?;
-    let whole = contents::USUAL.iter().any(|usual| names.contains(&trunk.path(usual)));
-    Ok(Some(if whole {
-        Foreign::new(
-            format!("a {method} adapter beside full weights"),
-            format!("it has an {file}"),
-            format!(
-                "transformers applies the adapter to them, this program cannot; {merge}, or name the weights file \
-                 itself to run the base alone"
-            ),
-        )
-    } else {
-        Foreign::new(format!("a {method} adapter of {base}"), format!("it has an {file}"), merge).whole_alone()
-    }))
+    if contents::USUAL.iter().any(|usual| names.contains(&trunk.path(usual))) {
+        // Opening the weights puts it on them, or says why it cannot.
+        return Ok(None);
+    }
+    let advice = format!("name {base} as the model, {ON_TOP}");
+    Ok(Some(Foreign::new(format!("a {method} adapter of {base}"), format!("it has an {file}"), advice).whole_alone()))
 }
 
 /// A JSON object of a model, or nothing where it is none: whoever needs the file says what is wrong with it.

@@ -5,8 +5,8 @@
 //! # Load a model, run a task
 //!
 //! [`ModelFiles::open`](files::ModelFiles::open) takes a folder, a name of the [suite] (`encoder-150m`) or a Hub id.
-//! A model in the Hugging Face cache, which is shared with Python, never touches the network. Every task loads from
-//! there:
+//! A model in the Hugging Face cache, which is shared with Python, never touches the network. An adapter (LoRA) goes on
+//! top with [`ModelFiles::with_adapter`](files::ModelFiles::with_adapter). Every task loads from there:
 //!
 //! ```
 //! # fn main() -> ettin::Result<()> {

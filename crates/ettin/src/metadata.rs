@@ -34,6 +34,11 @@ pub(crate) const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 /// Added tokens by text, of older saves.
 pub(crate) const ADDED_TOKENS: &str = "added_tokens.json";
 
+/// The settings of an adapter, as PEFT saves it.
+pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// Weights of an adapter, in order of preference.
+pub(crate) const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
+
 /// What a model may have beside its configuration and its weights: downloaded with it, and copied when it is converted.
 pub(crate) const BESIDE: [&str; 11] = [
     TOKENIZER,

@@ -10,6 +10,7 @@ mod random;
 mod stored;
 mod variables;
 
+pub(crate) use adapter::TIED;
 pub use adapter::{Adapted, Adapter};
 pub use random::Random;
 pub use stored::Stored;
@@ -44,10 +45,11 @@ impl<'a> Parameters<'a> {
     ///
     /// # Errors
     /// [`Error::Tensors`](crate::Error::Tensors) naming every tensor that is missing, mis-shaped or of an unsupported
-    /// dtype.
+    /// dtype, and layers that an adapter on the weights changes and that do not fit, or are not there.
     pub fn from_weights(weights: &'a Weights, config: &Config, head: Head) -> Result<Self> {
         let mut stored = Stored::new(weights, config, head)?;
         let tensors = walk(config, head, &mut stored)?;
+        stored.finish()?;
         Ok(Self { tensors, quantization: weights.quantization(), report: stored.report().clone() })
     }
 
@@ -60,6 +62,7 @@ impl<'a> Parameters<'a> {
         let mut adapted = Adapted::new(Stored::new(weights, config, head)?, adapter);
         let tensors = walk(config, head, &mut adapted)?;
         let stored = adapted.finish()?;
+        stored.finish()?;
         Ok(Self { tensors, quantization: weights.quantization(), report: stored.report().clone() })
     }
 

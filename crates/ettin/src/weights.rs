@@ -4,6 +4,7 @@
 //! mapped file's bytes; nothing is copied but tensors that a torch file stores with gaps. Checkpoint spellings live in
 //! this module alone: [`Weights::checkpoint`] presents a model's tensors by role, every one of them checked.
 
+mod adapt;
 mod checkpoint;
 mod convert;
 mod kept;
@@ -29,6 +30,7 @@ pub use crate::tensors::Head;
 pub use checkpoint::{Checkpoint, LoadReport};
 pub use convert::{ConvertOptions, Converted, convert};
 pub use kept::Kept;
+pub(crate) use names::{canonical, is_head};
 pub use save::save;
 pub(crate) use tensors::save_tensors;
 pub use view::{Stack, View};
@@ -44,6 +46,7 @@ pub struct Weights {
     tensors: BTreeMap<String, TensorEntry>,
     /// What an index names and no shard holds.
     lacking: shards::Lacking,
+    adaptation: adapt::Adaptation,
 }
 
 impl fmt::Debug for Weights {
@@ -53,6 +56,7 @@ impl fmt::Debug for Weights {
 }
 
 /// Where one tensor is.
+#[derive(Clone)]
 struct TensorEntry {
     /// The name as the file spells it.
     stored: String,
@@ -78,6 +82,7 @@ enum StoredType {
     Foreign(String),
 }
 
+#[derive(Clone)]
 enum Data {
     /// A range of the file's bytes, inside it.
     Mapped(Range<usize>),
@@ -104,8 +109,13 @@ impl Weights {
     /// Of an index, transformers reads only which files there are. So a tensor may lie in another shard than it says,
     /// and what it names and no shard holds is missing once something asks for it, not before.
     ///
+    /// Adapters are put on: the one that lies beside the weights, and those of the source
+    /// ([`FileSource::adapters`]). What they replace is replaced; what they add to a matrix is added when parameters
+    /// are made of the weights, and not part of a [`View`].
+    ///
     /// # Errors
-    /// [`Error::MissingFile`] when there is none of them, [`Error::Weights`] when one is corrupt.
+    /// [`Error::MissingFile`] when there is none of them, [`Error::Weights`] when one is corrupt; those of
+    /// [`Adapter::load`](crate::params::Adapter::load).
     pub fn open(source: &dyn FileSource) -> Result<Self> {
         let files = shards::find(source)?;
         let mut weights = Self::empty();
@@ -115,6 +125,7 @@ impl Weights {
         if let Some(index) = files.index {
             weights.lacking = index.lacking(|name| weights.tensors.contains_key(name));
         }
+        weights.adapt(source)?;
         Ok(weights)
     }
 
@@ -129,7 +140,12 @@ impl Weights {
     }
 
     fn empty() -> Self {
-        Self { files: Vec::new(), tensors: BTreeMap::new(), lacking: shards::Lacking::default() }
+        Self {
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+            lacking: shards::Lacking::default(),
+            adaptation: adapt::Adaptation::default(),
+        }
     }
 
     fn add(&mut self, file: FileData) -> Result<()> {

@@ -38,7 +38,20 @@ pub(crate) struct ModelArgs {
     pub(crate) model: Option<String>,
 
     #[command(flatten)]
+    pub(crate) adapters: AdapterArgs,
+
+    #[command(flatten)]
     pub(crate) hub: HubArgs,
+}
+
+/// What goes on top of a model.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct AdapterArgs {
+    /// Adapter (LoRA) on top of the model: a folder with adapter_config.json and adapter_model.safetensors, as PEFT
+    /// saves it; given more than once, adapters add up
+    #[arg(long = "adapter", env = "ETTIN_ADAPTER", value_name = "DIR")]
+    pub(crate) folders: Vec<PathBuf>,
 }
 
 /// How the model computes.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use clap_complete::Shell;
 
-use super::{EngineArgs, HubArgs, ModelArgs, OutputArgs, QuietArgs};
+use super::{AdapterArgs, EngineArgs, HubArgs, ModelArgs, OutputArgs, QuietArgs};
 
 /// Show what this machine and this binary can do, or what a model is
 ///
@@ -79,14 +79,16 @@ pub(crate) struct Pull {
 ///
 /// Reads every layout the engine loads (pytorch_model.bin and shards included) and writes a folder with
 /// model.safetensors and the model's other files, ready for --model, transformers and the Hub. With w8 and w4
-/// the large matrices are quantised once and for all; only ettin-run reads that format (docs/FORMATS.md).
+/// the large matrices are quantised once and for all; only ettin-run reads that format (docs/FORMATS.md). With
+/// --adapter the adapter is merged, and the result is a plain model (docs/ADAPTERS.md).
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   ettin-run convert encoder-150m --output ./encoder-150m
   ettin-run convert ./my-model --dtype bf16 --output ./my-model-bf16
   ettin-run convert decoder-150m --dtype w4 --output ./decoder-150m-w4
-  ettin-run convert ./compiled --strip-prefix _orig_mod. --output ./my-model")]
+  ettin-run convert ./compiled --strip-prefix _orig_mod. --output ./my-model
+  ettin-run convert encoder-150m --adapter ./my-lora --output ./merged")]
 pub(crate) struct Convert {
     /// Model to read: a name, Hub id or local folder
     #[arg(value_name = "MODEL")]
@@ -106,6 +108,9 @@ pub(crate) struct Convert {
     /// wherever they stand in a name.
     #[arg(long, value_name = "PREFIX", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) strip_prefix: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) adapters: AdapterArgs,
 
     #[command(flatten)]
     pub(crate) hub: HubArgs,

@@ -9,7 +9,7 @@ use ettin::weights::{self, ConvertOptions, StoredDtype};
 use crate::args;
 use crate::exit::{Status, Usage};
 use crate::nano::Nano;
-use crate::plan::hub_options;
+use crate::plan::{hub_options, with_adapters};
 use crate::progress;
 use crate::say::Notes;
 
@@ -24,6 +24,7 @@ pub(super) fn run(args: args::Convert) -> anyhow::Result<Status> {
             ettin::hub::resolve(&args.model, args.hub.revision.as_deref(), &options)?
         }
     };
+    let files = with_adapters(files, &args.adapters)?;
     let dtype = match args.dtype {
         args::StoredDtype::F32 => StoredDtype::F32,
         args::StoredDtype::F16 => StoredDtype::F16,

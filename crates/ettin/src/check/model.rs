@@ -45,6 +45,7 @@ impl<'a> Subject<'a> {
         let mut config = Config::load(&trunk).map_err(|error| identity::explained(files, error))?;
         config.allow_length(repository.as_ref().and_then(|repository| repository.transformer.longest()));
         let weights = Weights::open(&trunk).map_err(|error| identity::explained(files, error))?;
+        weights.label(&mut config);
         let head = CheckedHead::of(repository.as_ref(), &config);
         Ok(Self { files, repository, config, weights, head })
     }

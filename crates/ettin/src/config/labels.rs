@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::ProblemType;
 use super::keys::Keys;
+use super::{Config, ProblemType};
 use crate::Result;
 
 /// transformers' `num_labels` where a file says nothing.
@@ -58,6 +58,15 @@ pub(super) fn label_ids(keys: &Keys<'_>, labels: &[String]) -> Option<Vec<(Strin
 /// The `label2id` of labels in order; of several of one name, the last counts.
 pub(super) fn numbers(labels: &[String]) -> Map<String, Value> {
     labels.iter().enumerate().map(|(index, label)| (label.clone(), json!(index))).collect()
+}
+
+impl Config {
+    /// Gives `count` labels numbers for names where the file says nothing of labels, or no more than that.
+    pub(crate) fn number_labels(&mut self, count: usize) {
+        if (1..=MAX_LABELS).contains(&count) && self.labels == unnamed() {
+            self.labels = numbered(count);
+        }
+    }
 }
 
 /// The labels of a model whose file says nothing of them.

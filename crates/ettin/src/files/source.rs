@@ -1,5 +1,7 @@
 //! What files are read from: a model, a folder of it, or whatever a caller brings.
 
+use std::sync::Arc;
+
 use super::{FileData, ModelFiles};
 use crate::{Error, Result};
 
@@ -24,6 +26,11 @@ pub trait FileSource {
         None
     }
 
+    /// Adapters that go on top of the model's weights, by name, first to last.
+    fn adapters(&self) -> &[(Arc<str>, ModelFiles)] {
+        &[]
+    }
+
     /// What is searched, for error messages: a folder, a repository.
     fn place(&self) -> String;
 }
@@ -39,6 +46,10 @@ impl FileSource for ModelFiles {
 
     fn weights_file(&self) -> Option<&str> {
         ModelFiles::weights_file(self)
+    }
+
+    fn adapters(&self) -> &[(Arc<str>, ModelFiles)] {
+        &self.adapters
     }
 
     fn place(&self) -> String {
@@ -77,6 +88,10 @@ impl FileSource for Subfolder<'_> {
     fn weights_file(&self) -> Option<&str> {
         // A named weights file lies at the top.
         self.files.weights_file().filter(|_| self.folder.is_empty())
+    }
+
+    fn adapters(&self) -> &[(Arc<str>, ModelFiles)] {
+        self.files.adapters()
     }
 
     fn place(&self) -> String {

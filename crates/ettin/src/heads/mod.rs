@@ -70,11 +70,12 @@ fn open_in<T>(
     let trunk = Subfolder { files, folder };
     let mut config = Config::load(&trunk).map_err(|error| identity::explained(files, error))?;
     config.allow_length(length);
+    let weights = Weights::open(&trunk).map_err(|error| identity::explained(files, error))?;
+    weights.label(&mut config);
     let head = head(&config);
     if matches!(head, weights::Head::Classifier { .. }) {
         config.check_classifier()?;
     }
-    let weights = Weights::open(&trunk).map_err(|error| identity::explained(files, error))?;
     let parameters = Parameters::from_weights(&weights, &config, head)?;
     let backend = backend.for_stored(parameters.quantization);
     build(parameters, &config, &backend)

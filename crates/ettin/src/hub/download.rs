@@ -9,7 +9,7 @@ use super::cache::{RepoCache, Snapshot, is_commit};
 use super::client::{Client, encoded, file_url};
 use super::layout::{metadata, shards};
 use super::transfer::Transfer;
-use crate::metadata::{CONFIG, MODULES, TOKENIZER, WEIGHTS, is_index};
+use crate::metadata::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MODULES, TOKENIZER, WEIGHTS, is_index};
 use crate::sentence_transformers::module_folders;
 use crate::suite::Suite;
 use crate::{Error, Result};
@@ -131,12 +131,24 @@ impl Download {
     /// Everything that loading the model needs.
     pub(super) fn fetch_all(&self) -> Result<()> {
         if self.fetch_weights("")? {
-            return Ok(());
+            return self.fetch_adapter();
         }
         Err(Error::NotFound {
             what: format!("weights in {} at {}", self.id, self.commit),
             message: format!("none of {} is there", WEIGHTS.join(", ")),
         })
+    }
+
+    /// The weights of an adapter that lies beside the model's.
+    fn fetch_adapter(&self) -> Result<()> {
+        if self.snapshot().open(ADAPTER_CONFIG)?.is_some() {
+            for file in ADAPTER_WEIGHTS {
+                if self.fetch(file)? {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The first form of weights that the repository has, in the folder of that prefix.

@@ -16,7 +16,7 @@ pub struct LowRank {
 }
 
 /// Adds to one row of a matrix.
-type AddRow = Box<dyn Fn(usize, &mut [f32]) + Send + Sync>;
+pub(crate) type AddRow = Box<dyn Fn(usize, &mut [f32]) + Send + Sync>;
 
 impl LowRank {
     /// Whether an optimiser means to change it.
@@ -24,13 +24,20 @@ impl LowRank {
         self.a.track_op() || self.b.track_op()
     }
 
+    /// Whether it can be added to a matrix of this shape.
+    pub(crate) fn fits(&self, [outputs, inputs]: [usize; 2]) -> bool {
+        self.rank(outputs, inputs).is_ok()
+    }
+
     /// What adds it, computed in f32, to a row of a matrix `[outputs, inputs]`.
-    pub(super) fn rows(&self, outputs: usize, inputs: usize) -> Result<AddRow> {
+    pub(crate) fn rows(&self, outputs: usize, inputs: usize) -> Result<AddRow> {
         let rank = self.rank(outputs, inputs)?;
         let values = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
         let (a, b, scale) = (values(&self.a)?, values(&self.b)?, self.scale as f32);
         Ok(Box::new(move |row, out| {
-            for (factor, a) in b[row * rank..][..rank].iter().zip(a.chunks_exact(inputs)) {
+            let factors = b[row * rank..][..rank].iter().zip(a.chunks_exact(inputs));
+            // Of query, key and value each has rows of its own: what it says of the others is zero.
+            for (factor, a) in factors.filter(|(factor, _)| **factor != 0.0) {
                 out.iter_mut().zip(a).for_each(|(out, a)| *out += scale * factor * a);
             }
         }))

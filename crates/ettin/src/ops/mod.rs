@@ -36,6 +36,7 @@ pub use hidden::Hidden;
 pub(crate) use hidden::{check_rows, check_size};
 pub use kv::{Caches, KvShape, KvStore, LayerKv};
 pub use layers::{Linear, Norm, linear, norm};
+pub(crate) use low_rank::AddRow;
 pub use low_rank::LowRank;
 pub use params::{AttentionParams, HeadParams, LinearParams, Matrix, MlpParams, NormParams, StoredRows, Vector};
 pub use reference::Reference;

@@ -120,6 +120,20 @@ impl<'a> Matrix<'a> {
         })
     }
 
+    /// The matrix with what adapters add to it, as one that is read row by row.
+    ///
+    /// # Errors
+    /// When an update does not fit the matrix.
+    pub(crate) fn merged(self) -> Result<Self> {
+        match self {
+            Matrix::Adapted { .. } => {
+                let (outputs, inputs, fill) = self.rows()?;
+                Ok(Matrix::Rows { outputs, inputs, fill })
+            }
+            other => Ok(other),
+        }
+    }
+
     /// The matrix as a tensor on `device`: a trainable one is itself, in its own dtype, so that an optimiser
     /// reaches it.
     ///

@@ -1,23 +1,26 @@
 //! Parameters out of a checkpoint: read row by row straight from its bytes when their block is built.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use ettin_kernels::{Quantization, QuantizedRow};
 
+use super::adapter::adapted;
 use crate::{
     Config, Error, Result,
     ops::{LinearParams, Matrix, StoredRows, Vector},
     tensors::{Head, Leaf, Part, Role, Source},
-    weights::{LoadReport, Stack, View, Weights},
+    weights::{LoadReport, Stack, View, Weights, is_head},
 };
 
-/// A checkpoint's tensors, all of them there and of their shapes.
+/// A checkpoint's tensors, all of them there and of their shapes, with what adapters on it add.
 pub struct Stored<'a> {
     weights: &'a Weights,
     tensors: HashMap<Role, Stack<'a>>,
     /// Whether the embedding is the output matrix, too.
     multiplied: bool,
     report: LoadReport,
+    /// Layers of each adapter that were used.
+    used: Vec<BTreeSet<String>>,
 }
 
 impl<'a> Stored<'a> {
@@ -30,19 +33,45 @@ impl<'a> Stored<'a> {
         let tensors = checkpoint.tensors.into_named().into_iter().map(|(role, tensor)| match tensor {
             Leaf::Matrix(stack) | Leaf::Vector(stack) => (role, stack),
         });
-        let tensors: HashMap<_, _> = tensors.collect();
+        let mut tensors: HashMap<_, _> = tensors.collect();
         let output = Part::Output.weight();
-        let multiplied = head == Head::Language && !tensors.contains_key(&output);
+        let tied = head == Head::Language && !tensors.contains_key(&output);
+        if tied
+            && weights.unties()
+            && let Some(embedding) = tensors.get(&Part::Embedding.weight()).cloned()
+        {
+            // Adding to the one matrix what is meant for the other would change both.
+            tensors.insert(output, embedding);
+        }
+        let multiplied = tied && !tensors.contains_key(&output);
         if let (true, Some(tied)) = (multiplied, weights.get(&output.to_string())) {
             // Read only to be compared with the embedding.
             weights.release(&tied);
         }
-        Ok(Self { weights, tensors, multiplied, report: checkpoint.report })
+        let used = weights.adapters().map(|_| BTreeSet::new()).collect();
+        Ok(Self { weights, tensors, multiplied, report: checkpoint.report, used })
     }
 
     /// What was noticed and not refused.
     pub fn report(&self) -> &LoadReport {
         &self.report
+    }
+
+    /// Once all was read: whether adapters had a layer for all that they add. Other heads' layers may stay unused.
+    ///
+    /// # Errors
+    /// [`Error::Tensors`] naming layers that the model does not have.
+    pub fn finish(&self) -> Result<()> {
+        let of_a_head = |layer: &str| is_head(&format!("{layer}.weight"));
+        self.weights.adapters().zip(&self.used).try_for_each(|(adapter, used)| adapter.check_used(used, of_a_head))
+    }
+
+    /// A matrix with what adapters add to it, summed where it is read.
+    fn adapted(&mut self, mut matrix: Matrix<'a>, role: Role, shape: [usize; 2]) -> Result<Matrix<'a>> {
+        for (adapter, used) in self.weights.adapters().zip(&mut self.used) {
+            matrix = adapted(matrix, adapter, role, shape, used)?;
+        }
+        matrix.merged()
     }
 
     fn take(&mut self, role: Role) -> Result<Stack<'a>> {
@@ -56,20 +85,24 @@ impl<'a> Source for Stored<'a> {
     type Vector = Vector;
     type Error = Error;
 
-    fn matrix(&mut self, role: Role, _: [usize; 2]) -> Result<Matrix<'a>> {
+    fn matrix(&mut self, role: Role, shape: [usize; 2]) -> Result<Matrix<'a>> {
         let stack = self.take(role)?;
-        match (role.part, stack.parts()) {
-            (Part::Embedding, &[view]) if !self.multiplied => Ok(embedding(self.weights, view)),
-            _ => Ok(matrix(self.weights, stack)),
-        }
+        let matrix = match (role.part, stack.parts()) {
+            (Part::Embedding, &[view]) if !self.multiplied => embedding(self.weights, view),
+            _ => matrix(self.weights, stack),
+        };
+        self.adapted(matrix, role, shape)
     }
 
     fn vector(&mut self, role: Role, _: usize) -> Result<Vector> {
         Ok(Vector::Values(self.take(role)?.to_f32()))
     }
 
-    fn tied_output(&mut self, role: Role, _: [usize; 2]) -> Result<Option<Matrix<'a>>> {
-        Ok(self.tensors.remove(&role).map(|stack| matrix(self.weights, stack)))
+    fn tied_output(&mut self, role: Role, shape: [usize; 2]) -> Result<Option<Matrix<'a>>> {
+        match self.tensors.remove(&role) {
+            Some(stack) => self.adapted(matrix(self.weights, stack), role, shape).map(Some),
+            None => Ok(None),
+        }
     }
 }
 

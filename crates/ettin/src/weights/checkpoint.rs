@@ -84,8 +84,11 @@ impl Weights {
             embedding: NOTHING,
             used: BTreeSet::new(),
             problems: Vec::new(),
-            warnings: Vec::new(),
+            warnings: self.adaptation.notes.clone(),
         };
+        if matches!(head, Head::Classifier { .. }) {
+            reader.warnings.extend(self.lacking_head(config.objective));
+        }
         let Ok(tensors) = walk(config, head, &mut reader);
         (Checkpoint { tensors, report: reader.report() }, reader.problems)
     }
@@ -129,7 +132,7 @@ impl<'a> Source for Reader<'a, '_> {
     fn tied_output(&mut self, _: Role, shape: [usize; 2]) -> Result<Option<Stack<'a>>, Infallible> {
         let embedding = self.embedding;
         let weight = self.may(OUTPUT, &shape).filter(|output| !output.same_values(&embedding));
-        if weight.is_some() && !embedding.is_empty() {
+        if weight.is_some() && !embedding.is_empty() && !self.weights.unties() {
             self.warnings.push(format!(
                 "`{OUTPUT}` differs from `{EMBEDDINGS}` although the configuration ties them; both are used as stored"
             ));

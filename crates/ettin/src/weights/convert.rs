@@ -1,6 +1,6 @@
 //! Rewrites a model folder: weights of any form as one safetensors file, the other files beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,20 +8,18 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::checkpoint::{EMBEDDINGS, OUTPUT};
-use super::save::{PartialFile, save};
+use super::names::is_head;
+use super::save::{PartialFile, Written, save_sums};
 use super::{FileSource, StoredDtype, StoredType, Subfolder, View, Weights};
 use crate::config::Config;
 use crate::identity::TELLING;
 use crate::json::parse_object;
-use crate::metadata::{BESIDE, CONFIG, MODULES};
+use crate::metadata::{ADAPTER_CONFIG, BESIDE, CONFIG, MODULES};
 use crate::sentence_transformers::module_folders;
 use crate::{Error, Result};
 
 /// Documents that go with a model.
 const DOCUMENTS: [&str; 3] = ["README.md", "LICENSE", "LICENSE.md"];
-
-/// Weights of an adapter, which go with its configuration.
-const ADAPTER: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
 /// What a conversion changes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -72,12 +70,16 @@ pub struct Converted {
 /// the name of each file goes to `progress` before it is written. Files that exist are replaced, each one when its
 /// successor is complete.
 ///
+/// Adapters are merged: the one beside the weights, and those of the source. The copy has none; where one of them has
+/// to do with token vectors or output matrix, it holds both, no longer tied, and where one brings a classifier,
+/// `config.json` says so.
+///
 /// A sentence-transformers model is converted with all its modules. Tensors keep the names they were stored under, but
 /// for a prefix that is to go.
 ///
 /// # Errors
-/// What reading or writing finds wrong: see [`Weights::open`], [`Config::from_json`] and [`save`]; [`Error::Input`] for
-/// a prefix that no tensor's name has.
+/// What reading or writing finds wrong: see [`Weights::open`], [`Config::from_json`] and [`save`](super::save());
+/// [`Error::Input`] for a prefix that no tensor's name has, or one for a model with an adapter.
 pub fn convert<'a>(
     source: &dyn FileSource,
     out_dir: &Path,
@@ -117,16 +119,19 @@ impl Conversion<'_> {
             Err(other) => return Err(other),
         };
         let config = folder.get(CONFIG)?;
+        let mut changes = ConfigChanges::default();
         if let Some(weights) = &weights {
-            self.weights(folder, weights, config.as_deref())?;
+            changes = self.weights(folder, weights, config.as_deref())?;
         }
         if let Some(config) = config {
             // A module's configuration says nothing about a dtype.
-            let dtype = self.options.dtype.filter(|_| weights.is_some() && is_model(&config));
-            self.write(&folder.path(CONFIG), &with_dtype(&config, dtype)?)?;
+            changes.dtype = self.options.dtype.filter(|_| weights.is_some() && is_model(&config));
+            self.write(&folder.path(CONFIG), &changes.apply(&config)?)?;
         }
-        // What tells that a model is of another kind stays, or the copy would pass for a plain one.
-        for name in BESIDE.into_iter().chain(DOCUMENTS).chain(TELLING).chain(ADAPTER) {
+        // What tells that a model is of another kind stays, or the copy would pass for a plain one. An adapter is in
+        // the weights now.
+        let beside = BESIDE.into_iter().chain(DOCUMENTS).chain(TELLING).filter(|name| *name != ADAPTER_CONFIG);
+        for name in beside {
             if let Some(file) = folder.get(name)? {
                 self.write(&folder.path(name), &file)?;
             }
@@ -137,33 +142,53 @@ impl Conversion<'_> {
     /// The prefix is the model's; a module's file that lacks it is as it should be.
     fn without_prefix(&self, folder: &Subfolder<'_>, weights: Weights) -> Result<Weights> {
         match self.options.strip_prefix {
+            Some(_) if folder.folder.is_empty() && !folder.adapters().is_empty() => Err(Error::input(
+                "a prefix is stripped and an adapter merged in two conversions, in this order: the adapter is for the \
+                 names without the prefix",
+            )),
             Some(prefix) if folder.folder.is_empty() || weights.has_prefix(prefix) => weights.strip_prefix(prefix),
             _ => Ok(weights),
         }
     }
 
-    fn weights(&mut self, folder: Subfolder<'_>, weights: &Weights, config: Option<&[u8]>) -> Result<()> {
+    /// Writes the weights; returns what `config.json` must say otherwise of them.
+    fn weights(&mut self, folder: Subfolder<'_>, weights: &Weights, config: Option<&[u8]>) -> Result<ConfigChanges> {
         weights.refuse_foreign()?;
-        let tied = match config.filter(|config| is_model(config) || folder.folder.is_empty()) {
-            Some(config) => Config::from_json(config, &folder.path(CONFIG))?.tie_word_embeddings,
-            None => false,
-        };
+        let config = config.filter(|config| is_model(config) || folder.folder.is_empty());
+        let config = config.map(|config| Config::from_json(config, &folder.path(CONFIG))).transpose()?;
+        let tied = config.as_ref().is_some_and(|config| config.tie_word_embeddings);
         weights.refuse_incomplete(tied)?;
-        let repeated = tied && weights.output_repeats_embeddings();
+        let untied = tied && weights.unties() && weights.names().any(is_head);
+        let repeated = tied && !untied && weights.output_repeats_embeddings();
         let mut tensors: Vec<(&str, View<'_>)> = Vec::new();
         for (entry, view) in weights.tensors.values().zip(weights.views()) {
             if repeated && view.name() == OUTPUT {
                 self.done.dropped.push(entry.stored.clone());
             } else {
-                self.done.parameters += view.len() as u64;
                 tensors.push((&entry.stored, view));
             }
         }
+        if let (true, None, Some(embedding)) = (untied, weights.get(OUTPUT), weights.get(EMBEDDINGS)) {
+            tensors.push((OUTPUT, View { name: OUTPUT, ..embedding }));
+        }
+        self.done.parameters += tensors.iter().map(|(_, view)| view.len() as u64).sum::<u64>();
         self.done.tensors += tensors.len();
+        let mut used: Vec<BTreeSet<String>> = weights.adapters().map(|_| BTreeSet::new()).collect();
+        let written = tensors.into_iter().map(|(name, view)| {
+            let additions = weights.additions(&view, &mut used)?;
+            Ok(Written { name, view, additions })
+        });
+        let written: Vec<Written<'_>> = written.collect::<Result<_>>()?;
+        weights.adapters().zip(&used).try_for_each(|(adapter, used)| adapter.check_used(used, |_| false))?;
         let name = folder.path("model.safetensors");
         let path = self.prepare(&name)?;
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-        save(&path, &tensors, self.options.dtype, &metadata)
+        save_sums(&path, &written, self.options.dtype, &metadata)?;
+        let (labels, class) = match config {
+            Some(config) => weights.classified(config),
+            None => (None, None),
+        };
+        Ok(ConfigChanges { dtype: None, untied, labels, class })
     }
 
     fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
@@ -227,20 +252,47 @@ impl Weights {
     }
 }
 
-/// `config.json` as it was, but for the dtype it claims and the weights file it names: the one written has the usual
-/// name.
-fn with_dtype(config: &[u8], dtype: Option<StoredDtype>) -> Result<Vec<u8>> {
-    let mut map = parse_object(config, CONFIG)?;
-    let renamed = map.shift_remove("transformers_weights").is_some();
-    match dtype {
-        None if !renamed => return Ok(config.to_vec()),
-        None => {}
-        Some(dtype) => {
+/// What `config.json` must say otherwise than it did.
+#[derive(Debug, Default)]
+struct ConfigChanges {
+    dtype: Option<StoredDtype>,
+    /// Whether token vectors and output matrix were one, and are two.
+    untied: bool,
+    /// Names of labels.
+    labels: Option<Vec<String>>,
+    /// transformers' class of the model.
+    class: Option<String>,
+}
+
+impl ConfigChanges {
+    /// `config.json` as it was, but for these and the weights file it names: the one written has the usual name.
+    fn apply(self, config: &[u8]) -> Result<Vec<u8>> {
+        let mut map = parse_object(config, CONFIG)?;
+        let before = map.clone();
+        map.shift_remove("transformers_weights");
+        if let Some(dtype) = self.dtype {
             let key = if map.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
             // What is not quantised is f32, and so is the arithmetic.
             let dtype = if dtype.quantization().is_some() { StoredDtype::F32 } else { dtype };
             map.insert(key.to_owned(), Value::from(dtype.name()));
         }
+        if self.untied {
+            map.insert("tie_word_embeddings".to_owned(), Value::from(false));
+        }
+        if let Some(labels) = self.labels {
+            map.shift_remove("num_labels");
+            let numbered = || labels.iter().enumerate();
+            let names = numbered().map(|(index, label)| (index.to_string(), Value::from(label.as_str())));
+            map.insert("id2label".to_owned(), Value::Object(names.collect()));
+            let numbers = numbered().map(|(index, label)| (label.clone(), Value::from(index)));
+            map.insert("label2id".to_owned(), Value::Object(numbers.collect()));
+        }
+        if let Some(class) = self.class {
+            map.insert("architectures".to_owned(), Value::from(vec![class]));
+        }
+        match map == before {
+            true => Ok(config.to_vec()),
+            false => Ok(format!("{:#}\n", Value::Object(map)).into_bytes()),
+        }
     }
-    Ok(format!("{:#}\n", Value::Object(map)).into_bytes())
 }

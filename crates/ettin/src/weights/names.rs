@@ -6,7 +6,7 @@ use std::borrow::Cow;
 const TRUNK: [&str; 3] = ["embeddings.", "layers.", "final_norm."];
 
 /// The name under which a tensor is known here: trunk tensors carry `model.`, others keep their name.
-pub(super) fn canonical(stored: &str) -> Cow<'_, str> {
+pub(crate) fn canonical(stored: &str) -> Cow<'_, str> {
     match TRUNK.iter().any(|part| stored.starts_with(part)) {
         true => Cow::Owned(format!("model.{stored}")),
         false => Cow::Borrowed(stored),
@@ -28,7 +28,7 @@ pub(super) fn is_quantizable(canonical: &str, shape: &[usize]) -> bool {
 }
 
 /// Whether an unused tensor belongs to a head that this load did not ask for.
-pub(super) fn is_head(canonical: &str) -> bool {
+pub(crate) fn is_head(canonical: &str) -> bool {
     ["head.", "lm_head.", "decoder.", "classifier."].iter().any(|part| canonical.starts_with(part))
 }
 

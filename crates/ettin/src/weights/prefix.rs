@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 use std::path::Path;
 
+use super::adapt::Adaptation;
 use super::shards::Lacking;
 use super::{Data, Head, TensorEntry, Weights, names};
 use crate::config::Config;
@@ -176,7 +177,7 @@ impl Weights {
                 }
             };
         }
-        Ok(Self { files: self.files, tensors, lacking: self.lacking })
+        Ok(Self { files: self.files, tensors, lacking: self.lacking, adaptation: self.adaptation })
     }
 
     /// Whether a tensor's name has something of `prefix`.
@@ -195,6 +196,11 @@ impl Weights {
                 TensorEntry { stored: stored.clone(), file: *file, dtype: dtype.clone(), shape: shape.clone(), data },
             )
         });
-        Self { files: self.files.clone(), tensors: tensors.collect(), lacking: Lacking::default() }
+        Self {
+            files: self.files.clone(),
+            tensors: tensors.collect(),
+            lacking: Lacking::default(),
+            adaptation: Adaptation::default(),
+        }
     }
 }

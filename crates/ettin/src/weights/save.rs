@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{StoredDtype, View, names, quantized};
+use crate::ops::AddRow;
 use crate::{Error, Result};
 
 /// The header is padded so that data starts at a multiple of this.
@@ -18,6 +19,26 @@ const ALIGNMENT: usize = 8;
 
 /// Rows that are quantised together, by all threads.
 const ROWS: usize = 1024;
+
+/// A tensor to write.
+pub(super) struct Written<'a> {
+    pub(super) name: &'a str,
+    pub(super) view: View<'a>,
+    /// What is added to its rows, each in turn.
+    pub(super) additions: Vec<AddRow>,
+}
+
+impl<'a> Written<'a> {
+    /// One as it is stored.
+    pub(super) fn plain(name: &'a str, view: View<'a>) -> Self {
+        Self { name, view, additions: Vec::new() }
+    }
+
+    fn row(&self, index: usize, out: &mut [f32]) {
+        self.view.row(index, out);
+        self.additions.iter().for_each(|add| add(index, out));
+    }
+}
 
 /// Writes `tensors` to `path` under their names, in the given order; `dtype` converts them all, `None` keeps each as
 /// stored. With `w8` and `w4` that means the large matrices; all else is then f32.
@@ -33,6 +54,17 @@ pub fn save(
     dtype: Option<StoredDtype>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
+    let tensors: Vec<_> = tensors.iter().map(|&(name, view)| Written::plain(name, view)).collect();
+    save_sums(path, &tensors, dtype, metadata)
+}
+
+/// The same for tensors that something is added to, in f32 and row by row.
+pub(super) fn save_sums(
+    path: &Path,
+    tensors: &[Written<'_>],
+    dtype: Option<StoredDtype>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
     let fail = |message| Error::Tensors { file: path.display().to_string(), message };
     let header = header(tensors, dtype, metadata).map_err(fail)?;
     let partial = PartialFile::beside(path)?;
@@ -40,14 +72,15 @@ pub fn save(
     let mut out = BufWriter::with_capacity(1 << 20, partial.create()?);
     out.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
     out.write_all(&header).map_err(io)?;
-    for (name, view) in tensors {
+    for tensor in tensors {
+        let Written { name, view, additions } = tensor;
         let to = target(view, dtype);
-        if to == view.dtype() {
+        if to == view.dtype() && additions.is_empty() {
             out.write_all(view.bytes()).and_then(|()| out.write_all(view.scales)).map_err(io)?;
             continue;
         }
         if let Some(quantization) = to.quantization() {
-            let scales = write_codes(view, quantization, &mut out).map_err(io)?;
+            let scales = write_codes(tensor, quantization, &mut out).map_err(io)?;
             if !quantization.is_finite(&scales) {
                 return Err(fail(format!(
                     "`{name}` holds values that are not finite, which {} cannot keep",
@@ -59,7 +92,7 @@ pub fn save(
         }
         let (mut row, mut bytes) = (vec![0.0; view.columns()], Vec::new());
         for index in 0..view.rows() {
-            view.row(index, &mut row);
+            tensor.row(index, &mut row);
             bytes.clear();
             narrow(&row, to, &mut bytes).map_err(|value| {
                 fail(format!("`{name}` holds {value}, beyond float16's ±65504; convert to bfloat16 or float32"))
@@ -82,7 +115,8 @@ fn target(view: &View<'_>, dtype: Option<StoredDtype>) -> StoredDtype {
 }
 
 /// Quantises the rows of a matrix, writes their codes and returns their scales.
-fn write_codes(view: &View<'_>, quantization: Quantization, out: &mut impl Write) -> std::io::Result<Vec<u8>> {
+fn write_codes(tensor: &Written<'_>, quantization: Quantization, out: &mut impl Write) -> std::io::Result<Vec<u8>> {
+    let view = &tensor.view;
     let k = view.columns();
     let (code_bytes, scale_bytes) = (quantization.code_bytes(k), quantization.scale_bytes(k));
     let (mut codes, mut scales) = (vec![0; ROWS * code_bytes], vec![0; view.rows() * scale_bytes]);
@@ -92,7 +126,7 @@ fn write_codes(view: &View<'_>, quantization: Quantization, out: &mut impl Write
         rows.for_each_init(
             || vec![0.0; k],
             |row, (index, (codes, scales))| {
-                view.row(block * ROWS + index, row);
+                tensor.row(block * ROWS + index, row);
                 quantization.quantize(row, codes, scales);
             },
         );
@@ -106,7 +140,7 @@ fn write_codes(view: &View<'_>, quantization: Quantization, out: &mut impl Write
 /// # Errors
 /// What is wrong with a tensor that is to be quantised.
 fn header(
-    tensors: &[(&str, View<'_>)],
+    tensors: &[Written<'_>],
     dtype: Option<StoredDtype>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>, String> {
@@ -117,7 +151,7 @@ fn header(
         map.insert(name, json!({"dtype": tag, "shape": shape, "data_offsets": [offset, end]}));
         offset = end;
     };
-    for (name, view) in tensors {
+    for Written { name, view, .. } in tensors {
         let (dtype, rows, columns) = (target(view, dtype), view.rows(), view.columns());
         let codes = rows * dtype.row_bytes(columns);
         let Some(quantization) = dtype.quantization() else {

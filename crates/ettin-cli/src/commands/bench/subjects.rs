@@ -7,7 +7,7 @@ use ettin::hub::{HubOptions, cached};
 use ettin::suite::{Entry, Suite};
 use ettin_bench::{Source, Subject, Workload};
 
-use crate::args::{self, Bench, ModelArgs};
+use crate::args::{self, AdapterArgs, Bench, ModelArgs};
 use crate::exit::Usage;
 use crate::nano::Nano;
 use crate::plan::{Model, Suited, hub_options};
@@ -80,7 +80,7 @@ fn named(name: &str, args: &Bench, options: &HubOptions, notes: Notes) -> anyhow
                 return Ok(vec![Subject::random(entry, Vec::new())?]);
             }
         }
-        let model = ModelArgs { model: Some(name.to_owned()), hub: args.hub.clone() };
+        let model = ModelArgs { model: Some(name.to_owned()), adapters: AdapterArgs::default(), hub: args.hub.clone() };
         vec![Model::resolve(&model, Suited::Nano(Nano::Encoder), notes)?.open(notes)?]
     };
     let subject = |files| {

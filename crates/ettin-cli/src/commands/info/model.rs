@@ -6,6 +6,7 @@ use ettin::Quantization;
 use ettin::config::{LayerSpec, Objective};
 use ettin::files::ModelFiles;
 use ettin::generate::GenerationDefaults;
+use ettin::params::Adapter;
 use ettin::tasks::{ChainProfile, Profile};
 use ettin::weights::{Subfolder, Weights};
 use serde::Serialize;
@@ -41,6 +42,9 @@ pub(super) struct ModelRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<String>,
     tied_embeddings: bool,
+    /// What lies on top of the weights, first to last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    adapters: Vec<AdapterRecord>,
     labels: Vec<String>,
     layers: Vec<Layer>,
     stored_dtypes: Vec<&'static str>,
@@ -118,6 +122,42 @@ impl Chain {
     }
 }
 
+/// An adapter on the model.
+#[derive(Serialize)]
+struct AdapterRecord {
+    file: String,
+    /// What it was trained on, as its configuration calls it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base: Option<String>,
+    /// Layers that get a low-rank update.
+    layers: Vec<String>,
+    /// Tensors that are replaced as a whole.
+    replaced: Vec<String>,
+}
+
+impl From<&Adapter> for AdapterRecord {
+    fn from(adapter: &Adapter) -> Self {
+        AdapterRecord {
+            file: adapter.file().to_owned(),
+            base: adapter.base().map(str::to_owned),
+            layers: adapter.layers().map(str::to_owned).collect(),
+            replaced: adapter.replaced().map(str::to_owned).collect(),
+        }
+    }
+}
+
+impl AdapterRecord {
+    fn describe(&self) -> String {
+        let trained = self.base.as_ref().map_or(String::new(), |base| format!(", trained on {base}"));
+        format!(
+            "{}: {} layers changed, {} tensors replaced{trained}",
+            self.file,
+            self.layers.len(),
+            self.replaced.len()
+        )
+    }
+}
+
 /// What one layer sees, and the base of its rotary positions.
 #[derive(Serialize, PartialEq)]
 struct Layer {
@@ -179,6 +219,7 @@ impl ModelRecord {
             chain: chain.map(Chain::from),
             refused,
             tied_embeddings: config.tie_word_embeddings,
+            adapters: weights.adapters().map(AdapterRecord::from).collect(),
             layers: config.layers.iter().map(Layer::from).collect(),
             labels: if classifies { config.labels } else { Vec::new() },
             stored_dtypes,
@@ -232,6 +273,7 @@ impl ModelRecord {
         }
         rows.extend(self.chain.iter().flat_map(Chain::rows));
         rows.extend(self.refused.iter().map(|reason| ("refused", reason.clone())));
+        rows.extend(self.adapters.iter().map(|adapter| ("adapter", adapter.describe())));
         if !self.labels.is_empty() {
             rows.push(("labels", self.labels.join(", ")));
         }
