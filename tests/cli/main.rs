@@ -9,5 +9,6 @@ mod generate;
 mod help;
 mod inputs;
 mod kinds;
+mod late_interaction;
 mod status;
 mod support;

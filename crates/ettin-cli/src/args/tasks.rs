@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use ettin::tasks::SearchSide;
 
 use super::common::count;
 use super::{InputArgs, ModelArgs, OutputArgs, RunArgs};
@@ -39,7 +40,9 @@ pub(crate) struct FillMask {
 /// Models with a sentence-transformers chain (modules.json) are run as it says. Others use mean pooling
 /// (encoders) or the last token (decoders), not normalised. Each input gives {index, embedding}; --format npy
 /// or safetensors writes one f32 array with a row per input, and a row of NaN for a bad one. With --skip-blank
-/// its rows are those of the lines that are left.
+/// its rows are those of the lines that are left. Late-interaction models (ColBERT, as PyLate saves them) give a
+/// vector per token, {index, embedding: [[…], …]}; an array then has a row per token, and offsets beside it: input i
+/// has the rows from offsets[i] to offsets[i + 1]. npy holds them as a second array behind the first.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 JSONL fields:
@@ -49,16 +52,48 @@ Examples:
   ettin-run embed \"A sentence\" \"Another one\"
   ettin-run embed -m encoder-150m --pooling cls --normalize < texts.txt
   ettin-run embed -m encoder-150m -i texts.txt -f npy -o vectors.npy
-  ettin-run embed --pooling none -f safetensors -o tokens.safetensors \"A text\"")]
+  ettin-run embed --pooling none -f safetensors -o tokens.safetensors \"A text\"
+  ettin-run embed -m lightonai/GTE-ModernColBERT-v1 --as query \"Which planet is red?\"")]
 pub(crate) struct Embed {
     /// Texts to embed
     pub(crate) text: Vec<String>,
+
+    /// The side of a search that the texts are on, for models that encode the two differently [default: document for
+    /// late interaction, none for others]
+    #[arg(long = "as", value_name = "SIDE")]
+    pub(crate) side: Option<SideChoice>,
+
+    /// Bring alike vectors of a document together, about F of them to one (Ward's method): late interaction alone
+    #[arg(long, value_name = "F")]
+    pub(crate) pool_factor: Option<f64>,
+
+    /// With --pool-factor, so many leading vectors are left alone
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "pool_factor")]
+    pub(crate) protected_tokens: usize,
 
     #[command(flatten)]
     pub(crate) vectors: VectorArgs,
 
     #[command(flatten)]
     pub(crate) run: RunArgs,
+}
+
+/// `--as`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SideChoice {
+    /// What is looked for
+    Query,
+    /// What is looked through
+    Document,
+}
+
+impl From<SideChoice> for SearchSide {
+    fn from(choice: SideChoice) -> Self {
+        match choice {
+            SideChoice::Query => SearchSide::Query,
+            SideChoice::Document => SearchSide::Document,
+        }
+    }
 }
 
 /// How a vector is made from hidden states.
@@ -288,7 +323,8 @@ pub(crate) struct Answer {
 /// Sort documents by their relevance to a query
 ///
 /// Gives [{index, score}], best first, where index counts the documents from 0. Needs a reranker: what CrossEncoder of
-/// sentence-transformers saves (a chain with one score or a classifier), or a plain classifier with one label.
+/// sentence-transformers saves (a chain with one score or a classifier), or a plain classifier with one label; or a
+/// late-interaction model, which scores by MaxSim.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Input:

@@ -3,9 +3,10 @@
 use std::num::NonZeroUsize;
 
 use ettin::pooling::Pooling;
-use ettin::tasks::{EmbedRequest, Embedding, PromptChoice, TextEmbedder, TextVectors};
+use ettin::tasks::{EmbedRequest, Embedding, PromptChoice, SearchSide, TextEmbedder, TextVectors};
 
 use super::driver::{self, Numbered};
+use super::multi_vector;
 use crate::args::{self, PoolingChoice, PromptArgs, VectorArgs};
 use crate::exit::{Status, Usage};
 use crate::input::{self, Text};
@@ -18,14 +19,21 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
     let texts = input::texts(args.text, &plan::input(&args.run.input), "TEXT", Text::new)?;
     let plan = Plan::new(&args.run, Suited::Nano(Nano::Encoder))?;
     let format = plan.output.format;
-    let request = request(&args.vectors);
-    if request.per_token && format == Format::Npy {
-        return Err(Usage::error(
-            "--pooling none gives texts of different lengths, which npy cannot hold: use --format safetensors",
-        ));
-    }
+    let mut request = request(&args.vectors);
     let mut job = plan.open()?;
     refuse_terminal(&plan)?;
+    let side = args.side.map(SearchSide::from);
+    if multi_vector::fits(&job.files)? {
+        let pooling = args.pool_factor.map(|factor| (factor, args.protected_tokens));
+        return multi_vector::embed(texts, &args.vectors, side, pooling, &plan, job);
+    }
+    if args.pool_factor.is_some() {
+        return Err(Usage::error("--pool-factor: the model gives one vector per text, not one per token"));
+    }
+    if let (Some(side), PromptChoice::Default) = (side, &request.prompt) {
+        // As encode_query and encode_document of sentence-transformers.
+        request.prompt = PromptChoice::Named(side.prompt().to_owned());
+    }
     let task = driver::until_exit(TextEmbedder::load(&job.files, &plan.options)?);
     say_pooling(task, &args.vectors, plan.output.notes);
     let run = |records: &[Numbered<'_, Text>]| {
@@ -131,18 +139,20 @@ impl Payload for Embedding {
     const HEADS: &'static [&'static str] = &["index", "dimensions", "norm", "embedding"];
 
     fn rows(&self) -> Vec<Vec<String>> {
-        let row = |vector: &Vec<f32>| {
-            const SHOWN: usize = 4;
-            let norm: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-            let mut values: Vec<String> = vector.iter().take(SHOWN).map(|&value| number(value.into())).collect();
-            if vector.len() > SHOWN {
-                values.push("…".into());
-            }
-            vec![self.index.to_string(), vector.len().to_string(), number(norm.sqrt()), values.join(" ")]
-        };
         match &self.embedding {
-            TextVectors::Pooled(vector) => vec![row(vector)],
-            TextVectors::Tokens(vectors) => vectors.iter().map(row).collect(),
+            TextVectors::Pooled(vector) => vec![row(self.index, vector)],
+            TextVectors::Tokens(vectors) => vectors.iter().map(|vector| row(self.index, vector)).collect(),
         }
     }
+}
+
+/// A vector as a row of a table: the index of its text, its length, its norm, and its beginning.
+pub(super) fn row(index: usize, vector: &[f32]) -> Vec<String> {
+    const SHOWN: usize = 4;
+    let norm: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    let mut values: Vec<String> = vector.iter().take(SHOWN).map(|&value| number(value.into())).collect();
+    if vector.len() > SHOWN {
+        values.push("…".into());
+    }
+    vec![index.to_string(), vector.len().to_string(), number(norm.sqrt()), values.join(" ")]
 }

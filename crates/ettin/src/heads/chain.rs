@@ -51,8 +51,9 @@ enum ChainStep {
     },
 }
 
+/// A dense layer with its activation, of a module's folder.
 #[derive(Debug)]
-struct Dense {
+pub(super) struct Dense {
     linear: Linear,
     activation: TorchActivation,
     residual: Residual,
@@ -304,7 +305,7 @@ impl ChainStep {
 }
 
 impl Dense {
-    fn load(files: &dyn FileSource, folder: &str, config: &DenseConfig, backend: &Backend) -> Result<Self> {
+    pub(super) fn load(files: &dyn FileSource, folder: &str, config: &DenseConfig, backend: &Backend) -> Result<Self> {
         let activation = match config.activation.as_deref() {
             None => TorchActivation::Tanh,
             Some(path) => TorchActivation::from_class(path)
@@ -336,7 +337,8 @@ impl Dense {
         Ok(Self { linear, activation, residual, input: config.input, output: config.output })
     }
 
-    fn forward(&self, vectors: &Hidden) -> Result<Hidden> {
+    /// `[rows, inputs]` to `[rows, outputs]`.
+    pub(super) fn forward(&self, vectors: &Hidden) -> Result<Hidden> {
         let mut output = ops::linear(vectors, &self.linear)?;
         if self.activation != TorchActivation::Identity {
             let dense = output.to_tensor()?;

@@ -4,6 +4,7 @@ mod activation;
 mod chain;
 mod embedder;
 mod language;
+mod multi_vector;
 mod sequence;
 mod similarity;
 mod token;
@@ -14,6 +15,8 @@ pub use chain::Chain;
 pub(crate) use embedder::{Asked, TracedEmbedder};
 pub use embedder::{EmbedOptions, Embedder};
 pub use language::LanguageModel;
+pub use multi_vector::MultiVectorModel;
+pub(crate) use multi_vector::no_late_interaction;
 pub use sequence::SequenceClassifier;
 pub use similarity::Similarity;
 pub use token::{QuestionAnswering, TokenClassifier};
@@ -43,7 +46,7 @@ macro_rules! heads {
     };
 }
 
-heads!(LanguageModel, SequenceClassifier, TokenClassifier, QuestionAnswering, Embedder);
+heads!(LanguageModel, SequenceClassifier, TokenClassifier, QuestionAnswering, Embedder, MultiVectorModel);
 
 /// Reads configuration and weights and builds a model from them; every tensor must be there, of its shape.
 fn open<T>(

@@ -48,7 +48,11 @@ pub(super) fn stanford(evidence: &str) -> Foreign {
 }
 
 pub(super) fn late_interaction(evidence: &str) -> Foreign {
-    Foreign::new("a late-interaction model (ColBERT)", evidence, LATE)
+    Foreign::new(
+        "a late-interaction model (ColBERT)",
+        evidence,
+        "one pooled vector of it means nothing; it gives a vector per token, as MultiVectorEncoder computes them",
+    )
 }
 
 pub(super) fn sparse(evidence: &str) -> Foreign {

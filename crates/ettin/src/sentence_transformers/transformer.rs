@@ -1,6 +1,7 @@
 //! `sentence_bert_config.json`: how the first module turns text into tokens, and what it takes from the trunk.
 
 use super::keys::{count, join, object, only};
+use super::late_interaction::Expansion;
 use crate::config::Keys;
 use crate::files::FileSource;
 use crate::metadata::SENTENCE_BERT;
@@ -36,9 +37,21 @@ pub(crate) enum Task {
 
 /// Which side of a search a text is on; the library's `encode_query` and `encode_document`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SearchSide {
+pub enum SearchSide {
+    /// What is looked for.
     Query,
+    /// What is looked through.
     Document,
+}
+
+impl SearchSide {
+    /// The name of the prompt that is for this side.
+    pub fn prompt(self) -> &'static str {
+        match self {
+            SearchSide::Query => "query",
+            SearchSide::Document => "document",
+        }
+    }
 }
 
 /// The first module.
@@ -62,10 +75,25 @@ pub(crate) struct Transformer {
     pub(crate) truncates: bool,
     /// Whether `[CLS]` and `[SEP]` are put around a text.
     pub(crate) special_tokens: bool,
+    /// How queries are made longer: of late interaction alone.
+    pub(crate) expansion: Option<Expansion>,
 }
 
 impl Transformer {
+    /// Reads the module in `folder`.
     pub(super) fn load(files: &dyn FileSource, folder: &str) -> Result<Self> {
+        let transformer = Self::load_with_expansion(files, folder)?;
+        match transformer.expansion {
+            None => Ok(transformer),
+            Some(_) => Err(Error::Unsupported(format!(
+                "`query_expansion` of {} in a model that is not one of late interaction",
+                join(folder, FILES[0])
+            ))),
+        }
+    }
+
+    /// The same of a late-interaction model, whose queries may be expanded.
+    pub(super) fn load_with_expansion(files: &dyn FileSource, folder: &str) -> Result<Self> {
         let mut file = join(folder, FILES[0]);
         let mut map = object(files, &file)?;
         for name in &FILES[1..] {
@@ -100,9 +128,6 @@ impl Transformer {
         if keys.flag("do_lower_case", false)? {
             return Err(keys.refuse("do_lower_case", "lower-casing before the tokenizer is not supported"));
         }
-        if keys.get("query_expansion").is_some() {
-            return Err(keys.refuse("query_expansion", "late interaction is not supported"));
-        }
         // Whether batches are padded: they never are here.
         keys.flag("unpad_inputs", false)?;
         let task = task(&keys)?;
@@ -124,6 +149,7 @@ impl Transformer {
             max_length: None,
             truncates: true,
             special_tokens: true,
+            expansion: keys.object("query_expansion")?.map(|keys| expansion(&keys)).transpose()?,
         };
         // The older key is renamed to the newer one, and so wins where both are there.
         for key in ["processor_kwargs", "tokenizer_args"] {
@@ -204,6 +230,20 @@ impl Transformer {
         let base = self.model_max_length.or(self.max_seq_length);
         [base, self.query_length, self.document_length, self.max_length].into_iter().flatten().max()
     }
+}
+
+/// `query_expansion`.
+fn expansion(keys: &Keys<'_>) -> Result<Expansion> {
+    only(keys, &["strategy", "attend", "token", "length"])?;
+    let cuts = match keys.text("strategy")? {
+        Some("fixed") => true,
+        Some("min") => false,
+        _ => return Err(keys.refuse("strategy", "supported: \"fixed\", \"min\"")),
+    };
+    let length = count(keys, "length", LONGEST_UNCUT)?
+        .ok_or_else(|| keys.refuse("length", "the number of tokens with the expansion is expected"))?;
+    let token = keys.text("token")?.map(str::to_owned);
+    Ok(Expansion { length, cuts, attended: keys.flag("attend", false)?, token })
 }
 
 /// Arguments of `AutoModel.from_pretrained` that change no number in f32, or are about how the library computes.

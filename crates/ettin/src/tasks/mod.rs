@@ -20,6 +20,7 @@ mod embeddings;
 mod fill_mask;
 mod generate;
 mod limit;
+mod multi_vector;
 mod numbers;
 mod options;
 mod plain;
@@ -31,8 +32,10 @@ mod score;
 mod spec;
 mod tag;
 mod tokenize;
+mod ward;
 
 use crate::Result;
+pub use crate::sentence_transformers::SearchSide;
 pub use crate::tokenizer::Truncate;
 
 pub use answer::{Answer, AnswerRequest, Answerer, Question};
@@ -41,6 +44,7 @@ pub use embed::{EmbedRequest, Embedding, IndexedScore, SimilarityInput, TextEmbe
 pub use embeddings::Embeddings;
 pub use fill_mask::{Candidate, FillMask, Fills};
 pub use generate::{Drafted, Generated, GenerationStream, Generations, Generator, StreamPiece, Timings};
+pub use multi_vector::{MultiVector, MultiVectorEncoder, MultiVectorRequest};
 pub use options::{Notices, Options};
 pub use preprocessor::Preprocessor;
 pub use profile::{ChainProfile, Profile};

@@ -5,7 +5,7 @@ use super::{Options, Truncate};
 use crate::files::ModelFiles;
 use crate::files::Subfolder;
 use crate::heads::Settings;
-use crate::sentence_transformers::{Repository, Task, trunk_folder};
+use crate::sentence_transformers::{LateInteraction, LateModule, Repository, Task, trunk_folder};
 use crate::tokenizer::Limit;
 use crate::{Config, Result};
 
@@ -16,7 +16,8 @@ pub struct Profile {
     pub folder: String,
     /// The trunk's configuration.
     pub config: Config,
-    /// What a text on no side of a search is cut to, and who says so; none where the files that say it cannot be used.
+    /// What a text on no side of a search is cut to, and who says so; none where the files that say it cannot be used, or
+    /// texts are always on one side.
     pub limit: Option<Limit>,
     /// The chain, where the model has one that can be run.
     pub chain: Option<ChainProfile>,
@@ -42,7 +43,11 @@ impl Profile {
     /// What reading `config.json` finds wrong.
     pub fn read(files: &ModelFiles) -> Result<Self> {
         let mut refused = None;
-        let repository = kept(Repository::load(files), &mut refused).flatten();
+        let late = kept(LateInteraction::load(files), &mut refused).flatten();
+        let repository = match (&late, &refused) {
+            (None, None) => kept(Repository::load(files), &mut refused).flatten(),
+            _ => None,
+        };
         let folder = trunk_folder(files).unwrap_or_default();
         let config = Config::load(&Subfolder { files, folder: &folder })?;
         let bounds = match &repository {
@@ -54,9 +59,11 @@ impl Profile {
             }
         };
         let options = Options { truncate: Truncate::Model, ..Options::default() };
-        let limit = kept(bounds, &mut refused).map(|bounds| bounds.limit(&options, None));
+        // Each side of late interaction has a limit of its own.
+        let bounds = kept(bounds, &mut refused).filter(|_| late.is_none());
+        let limit = bounds.map(|bounds| bounds.limit(&options, None));
         let chain = repository.map(|repository| ChainProfile::of(files, repository, &config));
-        let chain = chain.and_then(|chain| kept(chain, &mut refused));
+        let chain = chain.and_then(|chain| kept(chain, &mut refused)).or(late.map(ChainProfile::of_late_interaction));
         Ok(Self { folder, config, limit, chain, refused })
     }
 }
@@ -73,6 +80,19 @@ fn kept<T>(value: Result<T>, refused: &mut Option<String>) -> Option<T> {
 }
 
 impl ChainProfile {
+    fn of_late_interaction(late: LateInteraction) -> Self {
+        let module = |module: &LateModule| match module {
+            LateModule::Dense(..) => "Dense",
+            LateModule::Normalize => "Normalize",
+        };
+        let mut modules = vec!["Transformer"];
+        modules.extend(late.modules.iter().map(module));
+        modules.extend(late.pooling.is_some().then_some("HierarchicalTokenPooling"));
+        let mut settings = late.settings;
+        settings.similarity_fn_name.get_or_insert_with(|| "maxsim".to_owned());
+        Self { modules: modules.into_iter().map(str::to_owned).collect(), settings, activation: None }
+    }
+
     fn of(files: &ModelFiles, repository: Repository, config: &Config) -> Result<Self> {
         let scores = repository.transformer.task == Task::SequenceClassification || repository.scores(files)?.is_some();
         let Repository { settings, modules, .. } = repository;
