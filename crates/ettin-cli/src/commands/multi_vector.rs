@@ -29,7 +29,7 @@ pub(super) fn embed(
     refuse_vector_flags(vectors)?;
     let prompt = embed::prompt(&vectors.prompt);
     // As for other models, prompts of these names are for that side.
-    let side = side.or_else(|| match vectors.prompt.prompt.as_deref() {
+    let side = side.or(match vectors.prompt.prompt.as_deref() {
         Some("query") => Some(SearchSide::Query),
         _ => None,
     });

@@ -63,13 +63,11 @@ fn labels(distances: &[f64], rows: usize, clusters: usize) -> Vec<usize> {
     let heights = heights(&merges, rows);
     let height = cut(&merges, &heights, rows, clusters);
     let mut labels = vec![0; rows];
-    let mut next = 0;
-    for cluster in under(&merges, &heights, rows, height) {
+    for (label, cluster) in under(&merges, &heights, rows, height).into_iter().enumerate() {
         match cluster {
-            Below::Row(row) => labels[row] = next,
-            Below::Rows(members) => members.into_iter().for_each(|row| labels[row] = next),
+            Below::Row(row) => labels[row] = label,
+            Below::Rows(members) => members.into_iter().for_each(|row| labels[row] = label),
         }
-        next += 1;
     }
     labels
 }
