@@ -11,6 +11,7 @@ mod generate;
 mod help;
 mod inputs;
 mod kinds;
+mod late_interaction;
 mod quantized;
 mod sparse;
 mod status;

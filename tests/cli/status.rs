@@ -21,7 +21,6 @@ fn wrong_usage() {
         (&["embed", "a", "--device", "gpu"], "choose auto, cpu"),
         (&["embed", "a", "--dtype", "f8"], "f8"),
         (&["embed", "a", "--threads", "0"], "between 1"),
-        (&["embed", "a", "--pooling", "none", "--format", "npy"], "safetensors"),
         (&["similarity", "a", "b", "--pooling", "none"], "--pooling none"),
         (&["generate", "a", "--top-p", "7"], "at most 1"),
         (&["classify", "a"], "--model"),

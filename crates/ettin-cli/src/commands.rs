@@ -12,6 +12,7 @@ mod generate;
 mod info;
 mod man;
 mod models;
+mod multi_vector;
 mod pull;
 mod rerank;
 mod score;

@@ -7,11 +7,11 @@ use std::{cell::LazyCell, hint::black_box};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ettin_kernels::{
-    Activation, Aligned, Attention, Isa, KvBlocks, KvFormat, KvRows, KvWrite, Norm, PackedActivations, PackedWeight,
-    Precision, RopeRows, RopeTable, Scheme, Sequence, Span, Store, Team, attention,
+    Activation, Aligned, Attention, DocumentVectors, Isa, KvBlocks, KvFormat, KvRows, KvWrite, MaxSimQueries, Norm,
+    PackedActivations, PackedWeight, Precision, RopeRows, RopeTable, Scheme, Sequence, Span, Store, Team, attention,
     attention::store,
     block::{AttentionPlan, Linear, Mlp, PackedSequences, SelfAttention, Workspace, mlp},
-    gemm, layer_norm, rope, vocabulary,
+    gemm, layer_norm, max_sim, rope, vocabulary,
 };
 
 fn data(len: usize) -> Vec<f32> {
@@ -188,7 +188,8 @@ fn layers(c: &mut Criterion) {
                             precision: if rounds { Precision::Bf16 } else { Precision::F32 },
                             kv: if rounds { KvFormat::Bf16 } else { KvFormat::F32 },
                         };
-                        let sequences = PackedSequences { offsets: &offsets, positions: &positions, caches: None };
+                        let sequences =
+                            PackedSequences { offsets: &offsets, positions: &positions, caches: None, unseen: &[] };
                         AttentionPlan::Heads.run(&team, &mut hidden_states, block, sequences, &mut memory);
                     }
                 });
@@ -204,6 +205,38 @@ fn layers(c: &mut Criterion) {
                     }
                 });
             });
+        }
+    }
+}
+
+/// One query against 1,000 documents of 128 vectors of 128 elements.
+fn late_interaction(c: &mut Criterion) {
+    let (documents, length, size) = (1000, 128, 128);
+    let offsets: Vec<usize> = (0..=documents).map(|document| document * length).collect();
+    let vectors = data(documents * length * size);
+    let halves: Vec<u16> = vectors.iter().map(|x| (x.to_bits() >> 16) as u16).collect();
+    let codes: Vec<i8> = vectors.iter().map(|x| (x * 127.0) as i8).collect();
+    let scales = vec![1.0 / 127.0; documents * length];
+    let kept = [
+        ("f32", DocumentVectors::F32(&vectors)),
+        ("bf16", DocumentVectors::Bf16(&halves)),
+        ("int8", DocumentVectors::Int8 { codes: &codes, scales: &scales }),
+    ];
+    let mut scores = vec![0.0; documents];
+    for team in teams() {
+        for isa in Isa::available() {
+            for scheme in [Scheme::F32, Scheme::Bf16] {
+                let mut group = c.benchmark_group(format!("maxsim/{isa}/{scheme}/{}t", team.threads()));
+                for queries in [10, 32] {
+                    let query = MaxSimQueries::pack(isa, scheme, &team, &data(queries * size), size, &[0, queries]);
+                    group.throughput(Throughput::Elements((2 * queries * documents * length * size) as u64));
+                    for (name, kept) in kept {
+                        group.bench_function(format!("{queries}-{name}"), |b| {
+                            b.iter(|| max_sim(&team, &query, black_box(kept), &offsets, &mut scores));
+                        });
+                    }
+                }
+            }
         }
     }
 }
@@ -244,5 +277,5 @@ fn quick() -> Criterion {
         .without_plots()
 }
 
-criterion_group! { name = benches; config = quick(); targets = products, attentions, layers, elementwise }
+criterion_group! { name = benches; config = quick(); targets = products, attentions, layers, late_interaction, elementwise }
 criterion_main!(benches);

@@ -12,6 +12,7 @@
 //! * [`norm`], [`activation`], [`rope`](mod@rope), [`pool`](mod@pool), [`vocabulary`] and [`embedding`] work
 //!   row by row.
 //! * [`gemm`](mod@gemm) multiplies with packed weights; [`attention`](mod@attention) attends to stored keys and values.
+//! * [`maxsim`] scores documents of many vectors.
 //! * [`block`] fuses them into the two halves of a layer.
 //! * [`roofline`] measures the highest rates of the machine.
 //!
@@ -50,6 +51,7 @@ pub mod gemm;
 mod isa;
 pub mod mapped;
 mod math;
+pub mod maxsim;
 pub mod norm;
 mod pages;
 pub mod pool;
@@ -73,6 +75,7 @@ pub use gemm::{
 pub use isa::{BF16_DOT_VARIABLE, ISA_VARIABLE, Isa, IsaError};
 pub use mapped::MappedFile;
 pub use math::EXP_ERROR;
+pub use maxsim::{DocumentVectors, EMPTY_DOCUMENT_SCORE, MaxSimQueries, max_sim};
 pub use norm::{Norm, layer_norm};
 pub use pool::{Pooled, Reduce, pool};
 pub use rope::{RopeRows, RopeTable, rope};

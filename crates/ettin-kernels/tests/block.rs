@@ -167,7 +167,7 @@ fn by_heads(
     workspace: &mut Workspace,
 ) {
     let offsets: Vec<usize> = std::iter::once(0).chain(sequences.iter().map(|rows| rows.end)).collect();
-    let sequences = PackedSequences { offsets: &offsets, positions, caches: None };
+    let sequences = PackedSequences { offsets: &offsets, positions, caches: None, unseen: &[] };
     AttentionPlan::Heads.run(team, x, block, sequences, workspace);
 }
 
@@ -244,7 +244,7 @@ fn sequences_depend_neither_on_their_neighbours_nor_on_groups_of_heads_nor_on_th
 fn plans_do_not_change_a_bit() {
     let (teams, (sequences, positions)) = (teams(), sequences());
     let offsets: Vec<usize> = std::iter::once(0).chain(sequences.iter().map(|rows| rows.end)).collect();
-    let packed = || PackedSequences { offsets: &offsets, positions: &positions, caches: None };
+    let packed = || PackedSequences { offsets: &offsets, positions: &positions, caches: None, unseen: &[] };
     each_block(Span { left: Some(64), right: Some(64) }, |name, block, x| {
         let want = step_by_step(x, block, &positions, &sequences);
         for team in &teams {
@@ -255,6 +255,58 @@ fn plans_do_not_change_a_bit() {
                 let mut got = x.to_vec();
                 plan.run(team, &mut got, block, packed(), &mut workspace);
                 assert!(bits(&got) == bits(&want), "{name}, {plan:?}, {} threads", team.threads());
+            }
+        }
+    });
+}
+
+/// Rows behind the end of a sequence (query expansion): they see it, nobody sees them, and those that are too far away
+/// to see anything add nothing but the output's bias, of which there is none.
+#[test]
+fn rows_that_nobody_sees_change_no_other_row_and_may_see_nothing() {
+    let (teams, (sequences, positions)) = (teams(), sequences());
+    let offsets: Vec<usize> = std::iter::once(0).chain(sequences.iter().map(|rows| rows.end)).collect();
+    let unseen = [100, 0, 1, 64, 32, 7];
+    let packed = || PackedSequences { offsets: &offsets, positions: &positions, caches: None, unseen: &unseen };
+    let span = Span { left: Some(64), right: Some(64) };
+    each_block(span, |name, block, x| {
+        let mut memory = Workspace::new();
+        let mut want = x.to_vec();
+        AttentionPlan::Heads.run(&teams[0], &mut want, block, packed(), &mut memory);
+        for (team, plan) in [
+            (&teams[0], AttentionPlan::Rows),
+            (&teams[1], AttentionPlan::Sequences(vec![0, 1, 4, sequences.len()])),
+            (&teams[2], AttentionPlan::Heads),
+        ] {
+            let mut got = x.to_vec();
+            plan.run(team, &mut got, block, packed(), &mut memory);
+            assert!(bits(&got) == bits(&want), "{name}, {plan:?}");
+        }
+        for (rows, unseen) in sequences.iter().zip(unseen) {
+            let part = |rows: Range<usize>| rows.start * HIDDEN..rows.end * HIDDEN;
+            let seen = rows.start..rows.end - unseen;
+            // The sequence alone, as it is without them.
+            let mut alone = x[part(seen.clone())].to_vec();
+            let only: Vec<_> = std::iter::once(0..seen.len()).collect();
+            by_heads(&teams[0], &mut alone, block, &positions[seen.clone()], &only, &mut memory);
+            assert_eq!(bits(&want[part(seen.clone())]), bits(&alone), "{name}, rows {rows:?}");
+            for row in seen.end..rows.end {
+                let changed = want[part(row..row + 1)] != x[part(row..row + 1)];
+                assert_eq!(changed, row - (seen.end - 1) <= 64, "{name}, row {row} behind {seen:?}");
+                // Alone behind the sequence, as one of many.
+                if row % 9 == 0 {
+                    let mut pair = x[part(seen.clone())].to_vec();
+                    pair.extend_from_slice(&x[part(row..row + 1)]);
+                    let mut at = positions[seen.clone()].to_vec();
+                    at.push(positions[row]);
+                    if at[at.len() - 1] as usize == seen.len() {
+                        let offsets = [0, at.len()];
+                        let sequences =
+                            PackedSequences { offsets: &offsets, positions: &at, caches: None, unseen: &[1] };
+                        AttentionPlan::Heads.run(&teams[0], &mut pair, block, sequences, &mut memory);
+                        assert_eq!(bits(&pair[part(seen.len()..at.len())]), bits(&want[part(row..row + 1)]), "{name}");
+                    }
+                }
             }
         }
     });
@@ -286,7 +338,7 @@ fn cached_sequences_are_the_same_in_steps_of_any_length() {
                         }
                     }
                     let caches = Some(&mut stores[..]);
-                    let sequences = PackedSequences { offsets: &offsets, positions: &at, caches };
+                    let sequences = PackedSequences { offsets: &offsets, positions: &at, caches, unseen: &[] };
                     let plan = if first / step % 3 == 2 { AttentionPlan::Rows } else { AttentionPlan::Heads };
                     plan.run(team, &mut batch, block, sequences, &mut workspace);
                     for (row, got) in from.into_iter().zip(batch.chunks_exact(HIDDEN)) {

@@ -15,6 +15,8 @@ pub struct PackedBatch {
     /// Borders; empty while there is no sequence.
     offsets: Vec<usize>,
     max_len: usize,
+    /// One for each sequence, or nothing.
+    unseen: Vec<usize>,
 }
 
 impl PackedBatch {
@@ -44,6 +46,30 @@ impl PackedBatch {
         self.positions.clear();
         self.offsets.clear();
         self.max_len = 0;
+        self.unseen.clear();
+    }
+
+    /// With so many rows at the end of each sequence that no row sees as keys, themselves included: the expansion of
+    /// queries in late interaction. Every other row is computed as it is without them.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for another number of sequences, or a sequence without a row that is seen.
+    pub fn with_unseen(mut self, unseen: Vec<usize>) -> Result<Self> {
+        let fits = unseen.len() == self.sequences()
+            && unseen.iter().enumerate().all(|(sequence, &rows)| rows < self.rows(sequence).len());
+        if !fits {
+            return Err(Error::input(format!(
+                "{unseen:?} unseen rows for sequences with the borders {:?}",
+                self.offsets
+            )));
+        }
+        self.unseen = if unseen.iter().all(|&rows| rows == 0) { Vec::new() } else { unseen };
+        Ok(self)
+    }
+
+    /// How many rows at the end of each sequence no row sees as keys, `[sequences]`; nothing where all are seen.
+    pub fn unseen(&self) -> &[usize] {
+        &self.unseen
     }
 
     /// Adds a sequence of which `start` tokens were computed before; it must hold at least one.
@@ -63,6 +89,9 @@ impl PackedBatch {
         self.ids.extend_from_slice(sequence);
         self.positions.extend(end - sequence.len() as u32..end);
         self.offsets.push(self.ids.len());
+        if !self.unseen.is_empty() {
+            self.unseen.push(0);
+        }
         self.max_len = self.max_len.max(end as usize);
         Ok(())
     }

@@ -16,6 +16,7 @@ use crate::files::ModelFiles;
 use crate::files::Subfolder;
 use crate::json::parse_object;
 use crate::metadata::{ADAPTER_CONFIG, CONFIG, MODULES, SENTENCE_TRANSFORMERS};
+use crate::sentence_transformers::LateInteraction;
 use crate::{Error, Result};
 
 pub(crate) use contents::of_file;
@@ -63,6 +64,8 @@ impl fmt::Display for Foreign {
 pub(crate) enum Use {
     /// One vector per text, or one score: everything that `modules.json` describes counts.
     Vectors,
+    /// A vector for every token, as late interaction compares them; its modules have been read by then.
+    Tokens,
     /// A head of `config.json`: a chain beside it does not matter.
     Head,
 }
@@ -81,7 +84,7 @@ pub(crate) fn check(files: &ModelFiles, purpose: Use) -> Result<()> {
 /// When a file is there and cannot be read.
 pub fn describe(files: &ModelFiles) -> Result<Option<Foreign>> {
     if let Some(foreign) = identify(files, Use::Vectors)? {
-        return Ok(Some(foreign));
+        return Ok(Some(foreign).filter(|_| !runs(files)));
     }
     contents(files)
 }
@@ -95,6 +98,7 @@ pub fn describe(files: &ModelFiles) -> Result<Option<Foreign>> {
 pub fn before_conversion(files: &ModelFiles) -> Result<Option<String>> {
     match identify(files, Use::Vectors)? {
         None => Ok(None),
+        Some(_) if runs(files) => Ok(None),
         Some(foreign) if !foreign.convertible => {
             Err(Error::Unsupported(format!("convert: {} is {foreign}", files.name())))
         }
@@ -104,6 +108,12 @@ pub fn before_conversion(files: &ModelFiles) -> Result<Option<String>> {
             files.name()
         ))),
     }
+}
+
+/// Whether a model that gives no single vector per text is run as what it is.
+fn runs(files: &ModelFiles) -> bool {
+    let late = LateInteraction::load(files);
+    late.is_ok_and(|late| late.is_some()) && identify(files, Use::Tokens).is_ok_and(|foreign| foreign.is_none())
 }
 
 /// What a folder holds in the place of weights; of no interest where a weights file was named.
@@ -126,7 +136,7 @@ pub fn explained(files: &ModelFiles, error: Error) -> Error {
     if !missing && !matches!(error, Error::Config { .. }) {
         return error;
     }
-    let told = identify(files, Use::Vectors).ok().flatten();
+    let told = identify(files, Use::Vectors).ok().flatten().filter(|_| !runs(files));
     let shown = || contents(files).ok().flatten().filter(|_| missing);
     match told.or_else(shown) {
         Some(foreign) => foreign.refusal(files.name()),
@@ -179,7 +189,7 @@ fn identify(files: &ModelFiles, purpose: Use) -> Result<Option<Foreign>> {
 /// Old sentence-transformers keep the trunk in a folder of its own.
 fn trunk_folder(modules: &[classes::ModuleClass], purpose: Use) -> &str {
     match purpose {
-        Use::Vectors => modules.first().map_or("", |module| &module.path),
+        Use::Vectors | Use::Tokens => modules.first().map_or("", |module| &module.path),
         Use::Head => "",
     }
 }

@@ -143,6 +143,7 @@ impl<C: Compute> Network<C> {
         let count = self.layers.len();
         let layer = self.layers.get(index);
         let layer = layer.ok_or_else(|| Error::input(format!("layer {index} was asked of a model with {count}")))?;
+        self.check_unseen(batch)?;
         self.compute.enter(batch.tokens(), self.layer_weights, || {
             let mut hidden = residual.select(&(0..residual.rows()).collect::<Vec<_>>())?;
             layer.forward(&self.compute, &mut hidden, batch, None)?;
@@ -152,7 +153,19 @@ impl<C: Compute> Network<C> {
 
     /// Starts the residual stream, `[tokens, hidden]`.
     fn embed(&self, batch: &PackedBatch) -> Result<C::Hidden> {
+        self.check_unseen(batch)?;
         self.compute.embed(&self.embeddings.tokens, &self.embeddings.norm, batch)
+    }
+
+    /// Refuses rows that are no keys where attention would see them.
+    fn check_unseen(&self, batch: &PackedBatch) -> Result<()> {
+        if batch.unseen().is_empty() || self.compute.hides_keys() {
+            return Ok(());
+        }
+        Err(Error::Unsupported(format!(
+            "rows that no other row sees (the expansion of queries) on {}; compute on the cpu",
+            self.compute.describe()
+        )))
     }
 
     /// Ends it.

@@ -122,6 +122,9 @@ impl Trunk {
     /// Makes room in caches for the rows of a batch that continues them.
     fn reserve(&self, batch: &PackedBatch, caches: &mut [&mut KvCache]) -> Result<()> {
         self.check(batch)?;
+        if !batch.unseen().is_empty() {
+            return Err(Error::input("sequences with unseen rows are whole: no cache holds their beginning"));
+        }
         if caches.len() != batch.sequences() {
             return Err(Error::input(format!("{} caches for {} sequences", caches.len(), batch.sequences())));
         }

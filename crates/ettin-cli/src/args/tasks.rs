@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use ettin::quantization::Precision;
+use ettin::tasks::SearchSide;
 
 use super::common::count;
 use super::{InputArgs, ModelArgs, OutputArgs, RunArgs, ZeroShotArgs};
@@ -41,7 +42,9 @@ pub(crate) struct FillMask {
 /// Models with a sentence-transformers chain (modules.json) are run as it says. Others use mean pooling
 /// (encoders) or the last token (decoders), not normalised. Each input gives {index, embedding}; --format npy
 /// or safetensors writes one f32 array with a row per input, and a row of NaN for a bad one. With --skip-blank
-/// its rows are those of the lines that are left.
+/// its rows are those of the lines that are left. Late-interaction models (ColBERT, as PyLate saves them) give a
+/// vector per token, {index, embedding: [[…], …]}; an array then has a row per token, and offsets beside it: input i
+/// has the rows from offsets[i] to offsets[i + 1]. npy holds them as a second array behind the first.
 ///
 /// --precision keeps vectors as integers, those that sentence-transformers' encode(precision=...) gives. int8
 /// and uint8 need the lowest and the highest value of each dimension: from --ranges, from the texts of
@@ -64,18 +67,28 @@ Examples:
   ettin-run embed -m encoder-150m --precision ubinary -i texts.txt -f npy -o bits.npy
   ettin-run embed -m encoder-150m --precision int8 --calibrate sample.txt -i texts.txt -o corpus.jsonl
   ettin-run embed -m encoder-150m --precision int8 --ranges ranges.npy \"A query\"
-  ettin-run embed -m ./my-splade --as query --decode \"Who wrote it?\"")]
+  ettin-run embed -m ./my-splade --as query --decode \"Who wrote it?\"
+  ettin-run embed -m lightonai/GTE-ModernColBERT-v1 --as query \"Which planet is red?\"")]
 pub(crate) struct Embed {
     /// Texts to embed
     pub(crate) text: Vec<String>,
 
-    /// The side of a search that the texts are on: its prompt, its length limit [default: on none]
+    /// The side of a search that the texts are on: its prompt, its length limit, its form [default: document for late
+    /// interaction, none for others]
     #[arg(long = "as", value_name = "SIDE")]
     pub(crate) side: Option<SideChoice>,
 
     /// Give the tokens of sparse vectors, too
     #[arg(long)]
     pub(crate) decode: bool,
+
+    /// Bring alike vectors of a document together, about F of them to one (Ward's method): late interaction alone
+    #[arg(long, value_name = "F")]
+    pub(crate) pool_factor: Option<f64>,
+
+    /// With --pool-factor, so many leading vectors are left alone
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "pool_factor")]
+    pub(crate) protected_tokens: usize,
 
     #[command(flatten)]
     pub(crate) vectors: VectorArgs,
@@ -94,6 +107,15 @@ pub(crate) enum SideChoice {
     Query,
     /// What is looked through
     Document,
+}
+
+impl From<SideChoice> for SearchSide {
+    fn from(choice: SideChoice) -> Self {
+        match choice {
+            SideChoice::Query => SearchSide::Query,
+            SideChoice::Document => SearchSide::Document,
+        }
+    }
 }
 
 /// How a vector is made from hidden states.
@@ -381,7 +403,8 @@ pub(crate) struct Answer {
 ///
 /// Gives [{index, score}], best first, where index counts the documents from 0. Needs a reranker: what CrossEncoder of
 /// sentence-transformers saves (a chain with one score, a classifier, or a decoder with LogitScore), a plain classifier
-/// with one label, or an encoder of sparse vectors (SPLADE, CSR), whose similarity is the score.
+/// with one label, an encoder of sparse vectors (SPLADE, CSR), whose similarity is the score, or a late-interaction
+/// model, which scores by MaxSim.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Input:

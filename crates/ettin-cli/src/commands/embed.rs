@@ -9,7 +9,8 @@ use ettin::tasks::{EmbedRequest, Embedding, Outcome, Outcomes, PromptChoice, Sea
 use serde::Serialize;
 
 use super::driver::{self, Numbered};
-use crate::args::{self, PoolingChoice, PromptArgs, SideChoice, VectorArgs};
+use super::multi_vector;
+use crate::args::{self, PoolingChoice, PromptArgs, VectorArgs};
 use crate::exit::{Status, Usage};
 use crate::input::{self, ChunkSize, Text, Texts};
 use crate::nano::Nano;
@@ -21,19 +22,25 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
     let texts = input::texts(args.text, &plan::input(&args.run.input), "TEXT", Text::new)?;
     let plan = Plan::new(&args.run, Suited::Nano(Nano::Encoder))?;
     let format = plan.output.format;
-    let side = args.side.map(|side| match side {
-        SideChoice::Query => SearchSide::Query,
-        SideChoice::Document => SearchSide::Document,
-    });
+    let side = args.side.map(SearchSide::from);
     let request = request(&args.vectors).with_side(side).with_decode(args.decode);
-    if request.per_token && format == Format::Npy {
-        return Err(Usage::error(
-            "--pooling none gives texts of different lengths, which npy cannot hold: use --format safetensors",
-        ));
-    }
     let quantized = quantized::Quantized::wanted(&args.precision)?;
     let mut job = plan.open()?;
     refuse_terminal(&plan)?;
+    if multi_vector::fits(&job.files)? {
+        for (given, flag) in [(quantized.is_some(), "--precision"), (args.decode, "--decode")] {
+            if given {
+                return Err(Usage::error(format!(
+                    "{flag}: the model is one of late interaction, with a vector per token"
+                )));
+            }
+        }
+        let pooling = args.pool_factor.map(|factor| (factor, args.protected_tokens));
+        return multi_vector::embed(texts, &args.vectors, side, pooling, &plan, job);
+    }
+    if args.pool_factor.is_some() {
+        return Err(Usage::error("--pool-factor: the model gives one vector per text, not one per token"));
+    }
     let task = driver::until_exit(TextEmbedder::load(&job.files, &plan.options)?);
     say_pooling(task, &args.vectors, plan.output.notes);
     let run = |records: &[Numbered<'_, Text>]| {
@@ -197,18 +204,9 @@ impl Payload for Embedding {
     const HEADS: &'static [&'static str] = &["index", "dimensions", "norm", "embedding"];
 
     fn rows(&self) -> Vec<Vec<String>> {
-        let row = |vector: &Vec<f32>| {
-            const SHOWN: usize = 4;
-            let norm: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-            let mut values: Vec<String> = vector.iter().take(SHOWN).map(|&value| number(value.into())).collect();
-            if vector.len() > SHOWN {
-                values.push("…".into());
-            }
-            vec![self.index.to_string(), vector.len().to_string(), number(norm.sqrt()), values.join(" ")]
-        };
         match &self.embedding {
-            TextVectors::Pooled(vector) => vec![row(vector)],
-            TextVectors::Tokens(vectors) => vectors.iter().map(row).collect(),
+            TextVectors::Pooled(vector) => vec![row(self.index, vector)],
+            TextVectors::Tokens(vectors) => vectors.iter().map(|vector| row(self.index, vector)).collect(),
             TextVectors::Sparse(_) => Vec::new(),
         }
     }
@@ -242,4 +240,15 @@ impl Payload for SparseEmbedding {
         }
         vec![vec![self.0.index.to_string(), vector.len().to_string(), number(norm.sqrt()), values.join(", ")]]
     }
+}
+
+/// A vector as a row of a table: the index of its text, its length, its norm, and its beginning.
+pub(super) fn row(index: usize, vector: &[f32]) -> Vec<String> {
+    const SHOWN: usize = 4;
+    let norm: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    let mut values: Vec<String> = vector.iter().take(SHOWN).map(|&value| number(value.into())).collect();
+    if vector.len() > SHOWN {
+        values.push("…".into());
+    }
+    vec![index.to_string(), vector.len().to_string(), number(norm.sqrt()), values.join(" ")]
 }

@@ -3,17 +3,21 @@
 use ettin::tasks::{Activation, IndexedScore, RerankInput, RerankRequest, Reranker};
 use serde::{Serialize, Serializer};
 
-use super::{driver, embed};
+use super::{driver, embed, multi_vector};
 use crate::args::{self, ActivationChoice};
 use crate::exit::Status;
 use crate::input::{self, Input, QueryDocuments, Texts};
 use crate::output::{Cut, Format, LIST_KEYS, Payload, number, shortened};
 use crate::plan::{self, Plan, Suited};
 
-pub(super) fn run(args: args::Rerank) -> anyhow::Result<Status> {
-    let texts = texts(args.query, args.document, &plan::input(&args.run.input))?;
+pub(super) fn run(mut args: args::Rerank) -> anyhow::Result<Status> {
+    let (query, documents) = (args.query.take(), std::mem::take(&mut args.document));
+    let texts = texts(query, documents, &plan::input(&args.run.input))?;
     let plan = Plan::new(&args.run, Suited::NeedsHead("one output, a reranker"))?;
     let job = plan.open()?;
+    if multi_vector::fits(&job.files)? {
+        return multi_vector::rerank(texts, &args, &plan, job);
+    }
     let task = driver::until_exit(Reranker::load(&job.files, &plan.options)?);
     let activation = args.activation.map(|activation| match activation {
         ActivationChoice::Raw => Activation::Raw,

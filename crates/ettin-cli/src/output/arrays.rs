@@ -1,13 +1,16 @@
 //! Vectors as one array: NumPy's `.npy` and safetensors.
 //!
 //! Row i belongs to input i: the row of an input that could not be embedded is NaN, or zeros where integers have none,
-//! so that nothing moves up.
+//! so that nothing moves up. With one vector per token, input i has the rows from `offsets[i]` to `offsets[i + 1]`; in an
+//! `.npy` file the offsets are a second array behind the first, as `numpy.save` writes two arrays to one file.
+//!
 //! The array is gathered in memory, because both formats begin with its size.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
 
 use ettin::quantization::{Integers, Precision, Ranges};
+use ettin::tasks::Embeddings;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::Format;
@@ -23,6 +26,8 @@ pub(crate) enum ArrayRow<'a> {
     QuantizedPooled(&'a Integers),
     /// One quantised vector per token.
     QuantizedTokens(&'a [Integers]),
+    /// The same in one piece.
+    Vectors(&'a Embeddings),
 }
 
 /// Gathers vectors and writes them as one array.
@@ -62,6 +67,7 @@ impl ArrayWriter {
             ArrayRow::Tokens(vectors) => vectors.iter().for_each(|vector| self.vector(vector)),
             ArrayRow::QuantizedPooled(integers) => self.row(integers.len(), &integers.to_bytes()),
             ArrayRow::QuantizedTokens(rows) => rows.iter().for_each(|row| self.row(row.len(), &row.to_bytes())),
+            ArrayRow::Vectors(vectors) => vectors.rows().for_each(|vector| self.vector(vector)),
         }
         self.close();
     }
@@ -119,12 +125,17 @@ impl ArrayWriter {
     /// Writes the array in one of the two formats.
     pub(crate) fn write(&self, format: Format, out: &mut impl Write) -> io::Result<()> {
         let shape = [self.rows + self.missing, self.width.unwrap_or(0)];
-        if format == Format::Npy {
-            out.write_all(&npy_header(self.npy_type(), &shape))?;
-            return out.write_all(&self.bytes);
-        }
         let offsets: Option<Vec<u8>> =
             self.offsets.as_ref().map(|offsets| offsets.iter().flat_map(|at| at.to_le_bytes()).collect());
+        if format == Format::Npy {
+            out.write_all(&npy_header(self.npy_type(), &format!("{}, {}", shape[0], shape[1])))?;
+            out.write_all(&self.bytes)?;
+            if let Some(bytes) = offsets {
+                out.write_all(&npy_header("<i8", &format!("{},", bytes.len() / 8)))?;
+                out.write_all(&bytes)?;
+            }
+            return Ok(());
+        }
         let embeddings = view(self.dtype(), shape.to_vec(), &self.bytes)?;
         let mut tensors = vec![("embeddings", embeddings)];
         if let Some(bytes) = &offsets {
@@ -164,11 +175,11 @@ fn view(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> io::Result<TensorView<
     TensorView::new(dtype, shape, bytes).map_err(io::Error::other)
 }
 
-/// Header of an `.npy` file, version 1.0: C order; its length is a multiple of 64.
-fn npy_header(kind: &str, shape: &[usize; 2]) -> Vec<u8> {
+/// Header of an array in an `.npy` file, version 1.0, in C order; its length is a multiple of 64. The shape is that of a
+/// Python tuple, without its parentheses.
+fn npy_header(descr: &str, shape: &str) -> Vec<u8> {
     const BEFORE: usize = 10; // magic, version and length
-    let [rows, columns] = shape;
-    let mut header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
     let padding = 64 - (BEFORE + header.len() + 1) % 64;
     header.push_str(&" ".repeat(padding % 64));
     header.push('\n');
@@ -191,7 +202,7 @@ mod tests {
     #[test]
     fn npy_headers_are_aligned_and_say_the_shape() {
         for shape in [[0, 0], [1, 1], [3, 768], [1_000_000_000, 12_345], [usize::MAX, usize::MAX]] {
-            let header = npy_header("<f4", &shape);
+            let header = npy_header("<f4", &format!("{}, {}", shape[0], shape[1]));
             assert_eq!(header.len() % 64, 0);
             assert_eq!(&header[..8], b"\x93NUMPY\x01\x00");
             assert_eq!(header.last(), Some(&b'\n'));
@@ -254,6 +265,10 @@ mod tests {
         let out = written(&writer, Format::Safetensors);
         let file = safetensors::SafeTensors::deserialize(&out).unwrap();
         assert_eq!(file.tensor("embeddings").unwrap().shape(), [3, 1]);
+        let npy = written(&writer, Format::Npy);
+        let second = npy.len() - 4 * 8 - 128;
+        assert!(npy[second..].starts_with(b"\x93NUMPY") && String::from_utf8_lossy(&npy[second..]).contains("(4,)"));
+        assert!(String::from_utf8_lossy(&npy[..second]).contains("(3, 1)"));
         let offsets: Vec<i64> = file
             .tensor("offsets")
             .unwrap()

@@ -24,7 +24,7 @@ use crate::{
     weights::{FileSource, Subfolder, Weights},
 };
 
-use dense::Dense;
+pub(super) use dense::Dense;
 use sparse::AutoEncoder;
 use tokens::{LayerMean, TokenWeights};
 

@@ -5,6 +5,7 @@ mod chain;
 mod choice;
 mod embedder;
 mod language;
+mod multi_vector;
 mod sequence;
 mod similarity;
 mod token;
@@ -16,6 +17,8 @@ pub use choice::ChoiceScorer;
 pub(crate) use embedder::{Asked, TracedEmbedder};
 pub use embedder::{EmbedOptions, Embedder};
 pub use language::LanguageModel;
+pub use multi_vector::MultiVectorModel;
+pub(crate) use multi_vector::no_late_interaction;
 pub use sequence::SequenceClassifier;
 pub use similarity::Similarity;
 pub use token::{QuestionAnswering, TokenClassifier};
@@ -45,7 +48,7 @@ macro_rules! heads {
     };
 }
 
-heads!(LanguageModel, SequenceClassifier, ChoiceScorer, TokenClassifier, QuestionAnswering, Embedder);
+heads!(LanguageModel, SequenceClassifier, ChoiceScorer, TokenClassifier, QuestionAnswering, Embedder, MultiVectorModel);
 
 /// Reads configuration and weights and builds a model from them; every tensor must be there, of its shape.
 fn open<T>(

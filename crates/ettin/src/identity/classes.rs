@@ -57,7 +57,11 @@ pub(super) fn stanford(evidence: &str) -> Foreign {
 }
 
 pub(super) fn late_interaction(evidence: &str) -> Foreign {
-    Foreign::new("a late-interaction model (ColBERT)", evidence, LATE)
+    Foreign::new(
+        "a late-interaction model (ColBERT)",
+        evidence,
+        "one pooled vector of it means nothing; it gives a vector per token, as MultiVectorEncoder computes them",
+    )
 }
 
 /// What the routes of a router are made of, where its file can be read: `query: StaticEmbedding; document: Transformer,

@@ -86,6 +86,12 @@ pub trait Compute: fmt::Debug + Send + Sync + Sized + 'static {
         false
     }
 
+    /// Whether attention leaves out the keys that [`PackedBatch::unseen`] names, and gives zeros to a row that is left
+    /// without any; batches with such rows are refused elsewhere.
+    fn hides_keys(&self) -> bool {
+        false
+    }
+
     /// Bytes of one kept number of a key or value, but for scales.
     fn kv_bytes(&self) -> f64 {
         4.0

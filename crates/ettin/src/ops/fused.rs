@@ -73,6 +73,10 @@ impl Compute for Fused {
         Dtype::of(self.0.scheme)
     }
 
+    fn hides_keys(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         let Cpu { scheme, isa, team, .. } = &*self.0;
         format!("cpu, {scheme}, {isa} kernels, {} threads", team.threads())

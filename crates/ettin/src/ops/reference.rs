@@ -156,6 +156,10 @@ impl Compute for Reference {
         true
     }
 
+    fn hides_keys(&self) -> bool {
+        true
+    }
+
     fn kv_bytes(&self) -> f64 {
         self.dtype.size_in_bytes() as f64
     }
@@ -342,13 +346,14 @@ impl ReferenceAttention {
     }
 
     /// One sequence: `q` `[heads, rows, head_dim]` from position `start`, keys and values `[heads, keys, head_dim]`
-    /// from position `first`; gives `[rows, heads · head_dim]`.
+    /// from position `first`; gives `[rows, heads · head_dim]`, zeros for a row behind all the keys that it could see.
     fn attend(&self, q: &Tensor, start: usize, k: &Tensor, v: &Tensor, first: usize) -> Result<Tensor> {
         let (rows, keys) = (q.dim(1)?, k.dim(1)?);
         let scale = 1.0 / (self.head_dim as f64).sqrt();
-        let mut outputs = Vec::with_capacity(rows.div_ceil(QUERY_CHUNK));
-        for row in (0..rows).step_by(QUERY_CHUNK) {
-            let count = QUERY_CHUNK.min(rows - row);
+        let mut outputs = Vec::with_capacity(rows.div_ceil(QUERY_CHUNK) + 1);
+        let seeing = (start..start + rows).take_while(|&query| !self.span.keys(query, first + keys).is_empty()).count();
+        for row in (0..seeing).step_by(QUERY_CHUNK) {
+            let count = QUERY_CHUNK.min(seeing - row);
             let queries = start + row..start + row + count;
             let low = self.span.left.map_or(0, |left| queries.start.saturating_sub(left)).max(first);
             let high = self
@@ -367,6 +372,9 @@ impl ReferenceAttention {
             let weights = softmax(&scores)?.to_dtype(v.dtype())?;
             let output = weights.matmul(&v)?.transpose(0, 1)?; // [count, heads, head_dim]
             outputs.push(output.reshape((count, self.heads * self.head_dim))?);
+        }
+        if seeing < rows {
+            outputs.push(Tensor::zeros((rows - seeing, self.heads * self.head_dim), v.dtype(), v.device())?);
         }
         Ok(Tensor::cat(&outputs, 0)?)
     }
@@ -440,6 +448,10 @@ fn attention_block(
         if let Some(cache) = &mut cache {
             let store = cache.store_mut(sequence);
             (keys, values, first) = store.append(&keys, &values, first, attention.span.left)?;
+        }
+        if let Some(&unseen) = batch.unseen().get(sequence) {
+            let seen = keys.dim(1)? - unseen;
+            (keys, values) = (keys.narrow(1, 0, seen)?, values.narrow(1, 0, seen)?);
         }
         outputs.push(attention.attend(&take(&q)?, batch.start(sequence), &keys, &values, first)?);
     }

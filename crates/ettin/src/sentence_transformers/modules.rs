@@ -139,13 +139,23 @@ fn folder(path: &str) -> Option<String> {
 }
 
 impl ModuleEntry {
+    /// Its Python class with the path of its package.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The last component of that.
+    pub(super) fn name(&self) -> &str {
+        self.path.rsplit('.').next().unwrap_or(&self.path)
+    }
+
     /// The class, if this engine runs it; class paths were moved twice by their library
     /// (`sentence_transformers.models.Pooling`, `….models.Pooling.Pooling`,
     /// `….sentence_transformer.modules.pooling.Pooling`), so its package and last component count.
     pub(super) fn class(&self) -> Result<Class> {
         // `kwargs` names what a caller may hand on to the module: nobody hands on anything here.
         only(&Keys::new(&self.map, FILE), &["idx", "name", "path", "type", "kwargs"])?;
-        let name = self.path.rsplit('.').next().unwrap_or(&self.path);
+        let name = self.name();
         if name.is_empty() {
             let message = format!("the module in {:?} has no `type`", self.folder);
             return Err(Error::Config { file: FILE.to_owned(), message });

@@ -40,9 +40,9 @@ impl Slot {
         }
     }
 
-    /// Where a module reads and where it writes: by default the sentence, and what it read.
-    fn pair(keys: &Keys<'_>) -> Result<(Self, Self)> {
-        let input = Self::read(keys, "module_input_name")?.unwrap_or(Slot::Sentence);
+    /// Where a module reads and where it writes: where nothing is said, `default`, and what it read.
+    fn pair(keys: &Keys<'_>, default: Slot) -> Result<(Self, Self)> {
+        let input = Self::read(keys, "module_input_name")?.unwrap_or(default);
         let output = Self::read(keys, "module_output_name")?.unwrap_or(input);
         if (input == Slot::Tokens) != (output == Slot::Tokens) {
             return Err(keys.refuse("module_output_name", format_args!("it reads `{}`", input.name())));
@@ -135,7 +135,17 @@ pub(crate) struct DenseConfig {
 }
 
 impl DenseConfig {
+    /// Reads the module in `folder`, which reads the sentence where it does not say otherwise.
     pub(crate) fn load(files: &dyn FileSource, folder: &str) -> Result<Self> {
+        Self::load_on(files, folder, Slot::Sentence)
+    }
+
+    /// The same of a late-interaction model, where it reads the vectors of tokens.
+    pub(crate) fn load_on_tokens(files: &dyn FileSource, folder: &str) -> Result<Self> {
+        Self::load_on(files, folder, Slot::Tokens)
+    }
+
+    fn load_on(files: &dyn FileSource, folder: &str, default: Slot) -> Result<Self> {
         let file = join(folder, FILE);
         let map = required(files, &file)?;
         let keys = Keys::new(&map, &file);
@@ -154,7 +164,7 @@ impl DenseConfig {
         let features = |key: &str| {
             count(&keys, key, MAX_FEATURES)?.ok_or_else(|| keys.refuse(key, "a number of features is expected"))
         };
-        let (input, output) = Slot::pair(&keys)?;
+        let (input, output) = Slot::pair(&keys, default)?;
         Ok(Self {
             inputs: features("in_features")?,
             outputs: features("out_features")?,
@@ -190,7 +200,7 @@ impl NormalizeConfig {
         let (file, map) = own(files, folder)?;
         let keys = Keys::new(&map, &file);
         only(&keys, &["module_input_name", "module_output_name"])?;
-        let (input, output) = Slot::pair(&keys)?;
+        let (input, output) = Slot::pair(&keys, Slot::Sentence)?;
         Ok(Self { input, output })
     }
 }

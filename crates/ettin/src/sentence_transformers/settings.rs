@@ -118,7 +118,7 @@ impl Settings {
 /// Prompts that every embedder has.
 pub(crate) const IMPLIED_PROMPTS: [&str; 2] = ["query", "document"];
 
-fn prompts(keys: &Keys<'_>) -> Result<BTreeMap<String, String>> {
+pub(super) fn prompts(keys: &Keys<'_>) -> Result<BTreeMap<String, String>> {
     let Some(prompts) = keys.object("prompts")? else {
         return Ok(BTreeMap::new());
     };

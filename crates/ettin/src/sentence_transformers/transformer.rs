@@ -1,6 +1,7 @@
 //! `sentence_bert_config.json`: how the first module turns text into tokens, and what it takes from the trunk.
 
 use super::keys::{count, join, object, only};
+use super::late_interaction::Expansion;
 use crate::config::Keys;
 use crate::files::FileSource;
 use crate::metadata::{CONFIG, SENTENCE_BERT};
@@ -97,11 +98,25 @@ pub(crate) struct Transformer {
     pub(crate) special_tokens: bool,
     /// `output_hidden_states` given to the configuration when it is loaded.
     output_hidden_states: Option<bool>,
+    /// How queries are made longer: of late interaction alone.
+    pub(crate) expansion: Option<Expansion>,
 }
 
 impl Transformer {
     /// Reads the module in `folder`, of the task `default` where its file names none.
     pub(super) fn load(files: &dyn FileSource, folder: &str, default: Task) -> Result<Self> {
+        let transformer = Self::load_with_expansion(files, folder, default)?;
+        match transformer.expansion {
+            None => Ok(transformer),
+            Some(_) => Err(Error::Unsupported(format!(
+                "`query_expansion` of {} in a model that is not one of late interaction",
+                join(folder, FILES[0])
+            ))),
+        }
+    }
+
+    /// The same of a late-interaction model, whose queries may be expanded.
+    pub(super) fn load_with_expansion(files: &dyn FileSource, folder: &str, default: Task) -> Result<Self> {
         let mut file = join(folder, FILES[0]);
         let mut map = object(files, &file)?;
         for name in &FILES[1..] {
@@ -136,9 +151,6 @@ impl Transformer {
         if keys.flag("do_lower_case", false)? {
             return Err(keys.refuse("do_lower_case", "lower-casing before the tokenizer is not supported"));
         }
-        if keys.get("query_expansion").is_some() {
-            return Err(keys.refuse("query_expansion", "late interaction is not supported"));
-        }
         // Whether batches are padded: they never are here.
         keys.flag("unpad_inputs", false)?;
         let task = task(&keys, default)?;
@@ -166,6 +178,7 @@ impl Transformer {
             truncates: true,
             special_tokens: true,
             output_hidden_states,
+            expansion: keys.object("query_expansion")?.map(|keys| expansion(&keys)).transpose()?,
         };
         // The older key is renamed to the newer one, and so wins where both are there.
         for key in ["processor_kwargs", "tokenizer_args"] {
@@ -255,6 +268,20 @@ impl Transformer {
         let base = self.model_max_length.or(self.max_seq_length);
         [base, self.query_length, self.document_length, self.max_length].into_iter().flatten().max()
     }
+}
+
+/// `query_expansion`.
+fn expansion(keys: &Keys<'_>) -> Result<Expansion> {
+    only(keys, &["strategy", "attend", "token", "length"])?;
+    let cuts = match keys.text("strategy")? {
+        Some("fixed") => true,
+        Some("min") => false,
+        _ => return Err(keys.refuse("strategy", "supported: \"fixed\", \"min\"")),
+    };
+    let length = count(keys, "length", LONGEST_UNCUT)?
+        .ok_or_else(|| keys.refuse("length", "the number of tokens with the expansion is expected"))?;
+    let token = keys.text("token")?.map(str::to_owned);
+    Ok(Expansion { length, cuts, attended: keys.flag("attend", false)?, token })
 }
 
 /// Arguments of `AutoModel.from_pretrained` that change no number in f32, or are about how the library computes.

@@ -21,6 +21,7 @@ mod embeddings;
 mod fill_mask;
 mod generate;
 mod limit;
+mod multi_vector;
 mod numbers;
 mod options;
 mod pairs;
@@ -34,6 +35,7 @@ mod sparse;
 mod spec;
 mod tag;
 mod tokenize;
+mod ward;
 mod zero_shot;
 
 use crate::Result;
@@ -47,6 +49,7 @@ pub use embed::{EmbedRequest, Embedding, IndexedScore, SimilarityInput, TextEmbe
 pub use embeddings::Embeddings;
 pub use fill_mask::{Candidate, FillMask, Fills};
 pub use generate::{Drafted, Generated, GenerationStream, Generations, Generator, StreamPiece, Timings};
+pub use multi_vector::{MultiVector, MultiVectorEncoder, MultiVectorRequest};
 pub use options::{Notices, Options};
 pub use preprocessor::Preprocessor;
 pub use profile::{ChainProfile, Profile};

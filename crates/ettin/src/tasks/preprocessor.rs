@@ -99,6 +99,11 @@ impl Preprocessor {
         Self { batch_tokens, ..self }
     }
 
+    /// With the batches and the threads of a task's options.
+    pub(super) fn with_options(self, options: &Options) -> Self {
+        Self { batch_tokens: options.batch_tokens, team: options.team.clone(), ..self }
+    }
+
     /// With the tokens of the tokenizer's template around inputs, or without.
     #[must_use]
     pub fn with_special_tokens(self, special_tokens: bool) -> Self {

@@ -7,7 +7,7 @@ use crate::files::ModelFiles;
 use crate::files::Subfolder;
 use crate::heads::Settings;
 use crate::metadata::MODULES;
-use crate::sentence_transformers::{Repository, Task, trunk_folder};
+use crate::sentence_transformers::{LateInteraction, LateModule, Repository, Task, trunk_folder};
 use crate::tokenizer::Limit;
 use crate::{Config, Result};
 
@@ -21,7 +21,8 @@ pub struct Profile {
     /// The tasks that fit the class of transformers that it names; none where it names none, and beside
     /// `modules.json`, whose chain counts.
     pub tasks: &'static [&'static str],
-    /// What a text on no side of a search is cut to, and who says so; none where the files that say it cannot be used.
+    /// What a text on no side of a search is cut to, and who says so; none where the files that say it cannot be used, or
+    /// texts are always on one side.
     pub limit: Option<Limit>,
     /// The chain, where the model has one that can be run.
     pub chain: Option<ChainProfile>,
@@ -49,7 +50,11 @@ impl Profile {
     /// What reading `config.json` finds wrong.
     pub fn read(files: &ModelFiles) -> Result<Self> {
         let mut refused = None;
-        let repository = kept(Repository::load(files), &mut refused).flatten();
+        let late = kept(LateInteraction::load(files), &mut refused).flatten();
+        let repository = match (&late, &refused) {
+            (None, None) => kept(Repository::load(files), &mut refused).flatten(),
+            _ => None,
+        };
         let folder = trunk_folder(files).unwrap_or_default();
         let config = Config::load(&Subfolder { files, folder: &folder })?;
         let bounds = match &repository {
@@ -62,9 +67,11 @@ impl Profile {
         };
         let tasks = if files.peek(MODULES)?.is_some() { &[] } else { fitting(&config) };
         let options = Options { truncate: Truncate::Model, ..Options::default() };
-        let limit = kept(bounds, &mut refused).map(|bounds| bounds.limit(&options, None));
+        // Each side of late interaction has a limit of its own.
+        let bounds = kept(bounds, &mut refused).filter(|_| late.is_none());
+        let limit = bounds.map(|bounds| bounds.limit(&options, None));
         let chain = repository.map(|repository| ChainProfile::of(files, repository, &config));
-        let chain = chain.and_then(|chain| kept(chain, &mut refused));
+        let chain = chain.and_then(|chain| kept(chain, &mut refused)).or(late.map(ChainProfile::of_late_interaction));
         Ok(Self { folder, config, tasks, limit, chain, refused })
     }
 }
@@ -81,6 +88,21 @@ fn kept<T>(value: Result<T>, refused: &mut Option<String>) -> Option<T> {
 }
 
 impl ChainProfile {
+    fn of_late_interaction(late: LateInteraction) -> Self {
+        let module = |module: &LateModule| match module {
+            LateModule::Dense(_, config) => ("Dense", format!("Dense ({} → {})", config.inputs, config.outputs)),
+            LateModule::Normalize => ("Normalize", "Normalize".to_owned()),
+        };
+        let mut all = vec![("Transformer", "Transformer".to_owned())];
+        all.extend(late.modules.iter().map(module));
+        const POOLING: &str = "HierarchicalTokenPooling";
+        all.extend(late.pooling.is_some().then(|| (POOLING, POOLING.to_owned())));
+        let mut settings = late.settings;
+        settings.similarity_fn_name.get_or_insert_with(|| "maxsim".to_owned());
+        let (modules, details) = all.into_iter().map(|(name, detail)| (name.to_owned(), detail)).unzip();
+        Self { modules, details, settings, activation: None }
+    }
+
     fn of(files: &ModelFiles, repository: Repository, config: &Config) -> Result<Self> {
         let scores = repository.transformer.task == Task::SequenceClassification || repository.scores(files)?.is_some();
         let details = repository.described(files)?;

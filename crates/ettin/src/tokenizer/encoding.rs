@@ -23,6 +23,19 @@ pub struct Encoding {
 }
 
 impl Encoding {
+    /// Puts in a token that stands for nothing in the text, like those of the template.
+    ///
+    /// # Panics
+    /// If `at` is behind the end.
+    pub(crate) fn insert(&mut self, at: usize, id: u32, token: &str) {
+        self.ids.insert(at, id);
+        self.tokens.insert(at, token.to_owned());
+        self.offsets.insert(at, (0, 0));
+        self.sequences.insert(at, None);
+        self.words.insert(at, None);
+        self.special.insert(at, true);
+    }
+
     /// `spelling` is the vocabulary's, by id: the encoding itself has what an added or unknown token matched in the
     /// text.
     pub(super) fn new(

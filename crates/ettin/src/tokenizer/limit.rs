@@ -123,6 +123,12 @@ pub enum LimitOrigin {
     QueryLength,
     /// `document_length` of `sentence_bert_config.json`.
     DocumentLength,
+    /// `query_length` of a late-interaction model, less its prefix.
+    LateInteractionQuery,
+    /// `document_length` of a late-interaction model, less its prefix.
+    LateInteractionDocument,
+    /// `length` of `query_expansion` of `sentence_bert_config.json`.
+    QueryExpansion,
     /// `max_length` in `processing_kwargs` of `sentence_bert_config.json`.
     ProcessingKwargs,
     /// This engine, for texts that `processing_kwargs` of `sentence_bert_config.json` leaves whole.
@@ -144,6 +150,11 @@ impl fmt::Display for LimitOrigin {
             }
             LimitOrigin::QueryLength => "query_length of sentence_bert_config.json",
             LimitOrigin::DocumentLength => "document_length of sentence_bert_config.json",
+            LimitOrigin::LateInteractionQuery => "query_length of config_sentence_transformers.json, less the prefix",
+            LimitOrigin::LateInteractionDocument => {
+                "document_length of config_sentence_transformers.json, less the prefix"
+            }
+            LimitOrigin::QueryExpansion => "length of query_expansion of sentence_bert_config.json",
             LimitOrigin::ProcessingKwargs => "max_length of processing_kwargs in sentence_bert_config.json",
             LimitOrigin::Uncut => "the most that is computed under `truncation: false` in sentence_bert_config.json",
             LimitOrigin::Window => "a window of question answering",

@@ -87,7 +87,8 @@ pub(super) fn attend(
     sequences: PackedSequences<'_, '_>,
     memory: &mut HeadsMemory,
 ) {
-    let all = super::SequenceRows { offsets: sequences.offsets, positions: sequences.positions };
+    let PackedSequences { offsets, positions, unseen, .. } = sequences;
+    let all = super::SequenceRows { offsets, positions, unseen };
     let mut stored = recycled(std::mem::take(&mut memory.kept));
     let keys = match sequences.caches {
         Some(caches) => {
@@ -190,10 +191,11 @@ impl Group {
             }
         }
         let mut list = recycled(std::mem::take(&mut self.lists));
-        for &Stored { ref rows, start, ref kv } in stored {
+        for (index, &Stored { ref rows, start, ref kv }) in stored.iter().enumerate() {
             // SAFETY: these heads are this task's, and nothing more is written to them.
             let kv = unsafe { kv.heads(stored_heads.clone()) };
-            list.push(Sequence { rows: rows.clone(), start, len: start + rows.len(), kv });
+            let len = start + rows.len() - sequences.unseen(index);
+            list.push(Sequence { rows: rows.clone(), start, len, kv });
         }
         let args = block.queries(heads.len(), &self.qkv, &list);
         if rounded {

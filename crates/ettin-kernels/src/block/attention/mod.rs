@@ -53,11 +53,13 @@ pub struct PackedSequences<'a, 'kv> {
     /// One for each sequence: keys and values of the rows are written there at their positions, and rows attend to the
     /// earlier ones as well. Without caches, sequences start at the position 0 and attend to themselves.
     pub caches: Option<&'a mut [&'kv mut KvBlocks]>,
+    /// How many rows at the end of each sequence no row sees as keys, themselves included; nothing where all are seen.
+    pub unseen: &'a [usize],
 }
 
 impl PackedSequences<'_, '_> {
     fn rows(&self) -> SequenceRows<'_> {
-        SequenceRows { offsets: self.offsets, positions: self.positions }
+        SequenceRows { offsets: self.offsets, positions: self.positions, unseen: self.unseen }
     }
 }
 
@@ -67,6 +69,7 @@ struct SequenceRows<'a> {
     /// The first need not be 0: rows count from it.
     offsets: &'a [usize],
     positions: &'a [u32],
+    unseen: &'a [usize],
 }
 
 impl<'a> SequenceRows<'a> {
@@ -87,11 +90,17 @@ impl<'a> SequenceRows<'a> {
         })
     }
 
+    /// How many rows at the end of a sequence are no keys.
+    fn unseen(self, sequence: usize) -> usize {
+        self.unseen.get(sequence).copied().unwrap_or(0)
+    }
+
     /// Some of the sequences.
     fn part(self, sequences: Range<usize>) -> Self {
         let offsets = &self.offsets[sequences.start..=sequences.end];
         let rows = offsets[0] - self.offsets[0]..offsets[sequences.len()] - self.offsets[0];
-        Self { offsets, positions: &self.positions[rows] }
+        let unseen = self.unseen.get(sequences).unwrap_or(&[]);
+        Self { offsets, positions: &self.positions[rows], unseen }
     }
 }
 
@@ -156,10 +165,10 @@ fn by_sequences(
 ) {
     let cuts: Vec<usize> = firsts.iter().map(|&sequence| all.offsets[sequence] - all.offsets[0]).collect();
     team.run_parts(x, block.qkv.weight.k(), &cuts, block.work(all.len()), |task, x| {
-        let SequenceRows { offsets, positions } = all.part(firsts[task]..firsts[task + 1]);
+        let SequenceRows { offsets, positions, unseen } = all.part(firsts[task]..firsts[task + 1]);
         let kept = memories.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut memory = kept.unwrap_or_default();
-        let part = PackedSequences { offsets, positions, caches: None };
+        let part = PackedSequences { offsets, positions, caches: None, unseen };
         heads::attend(&Team::single(), x, block, part, &mut memory);
         memories.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
     });
@@ -173,6 +182,13 @@ impl SelfAttention<'_> {
         assert!(qkv.weight.n() == 3 * size && out.weight.k() == size && out.weight.n() == qkv.weight.k(), "{self:?}");
         let (first, last) = (all.offsets.first().unwrap_or(&0), all.offsets.last().unwrap_or(&0));
         assert!(all.offsets.is_sorted() && last - first == all.len(), "{:?} for {} rows", all.offsets, all.len());
+        let unseen = all.unseen;
+        assert!(
+            unseen.is_empty()
+                || unseen.len() == all.sequences() && all.each().zip(unseen).all(|(at, &n)| n <= at.0.len()),
+            "{unseen:?} rows at the ends of {:?}",
+            all.offsets
+        );
         if let Some(caches) = &sequences.caches {
             assert_eq!(caches.len(), all.sequences(), "a cache for every sequence");
             for cache in caches.iter() {

@@ -177,7 +177,8 @@ mod tests {
                 let mut caches: Vec<_> = caches.iter_mut().collect();
                 let positions = vec![0; rows];
                 let caches = cached.then_some(&mut caches[..]);
-                AttentionPlan::choose(block, &PackedSequences { offsets: &offsets, positions: &positions, caches }, 2)
+                let sequences = PackedSequences { offsets: &offsets, positions: &positions, caches, unseen: &[] };
+                AttentionPlan::choose(block, &sequences, 2)
             };
             assert_eq!(chosen(&[16], false), AttentionPlan::Heads);
             assert_eq!(chosen(&[16], true), AttentionPlan::Heads);

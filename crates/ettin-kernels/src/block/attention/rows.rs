@@ -32,7 +32,8 @@ pub(super) fn attend(
     operand: &mut PackedActivations,
 ) {
     let RowsMemory { qkv, attended, keys, writes, sequences: list } = memory;
-    let all = SequenceRows { offsets: sequences.offsets, positions: sequences.positions };
+    let PackedSequences { offsets, positions, unseen, .. } = sequences;
+    let all = SequenceRows { offsets, positions, unseen };
     project(team, x, &block, all.positions, qkv, operand);
     attended.resize(all.len() * block.heads * block.head_dim);
     match sequences.caches {
@@ -96,9 +97,9 @@ fn attend_to<'kv>(
     list: &mut Vec<Sequence<'static>>,
 ) {
     let mut sequences = recycled(std::mem::take(list));
-    sequences.extend(keys.zip(all.each()).map(|(kv, (rows, start))| Sequence {
+    sequences.extend(keys.zip(all.each()).enumerate().map(|(index, (kv, (rows, start)))| Sequence {
         start,
-        len: start + rows.len(),
+        len: start + rows.len() - all.unseen(index),
         rows,
         kv: kv.view(),
     }));

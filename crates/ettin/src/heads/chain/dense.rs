@@ -11,7 +11,7 @@ use crate::{
 
 /// An affine map with an activation, and what is added to the result.
 #[derive(Debug)]
-pub(super) struct Dense {
+pub(in crate::heads) struct Dense {
     linear: Linear,
     activation: TorchActivation,
     residual: Residual,
@@ -30,7 +30,12 @@ enum Residual {
 }
 
 impl Dense {
-    pub(super) fn load(files: &dyn FileSource, folder: &str, config: &DenseConfig, backend: &Backend) -> Result<Self> {
+    pub(in crate::heads) fn load(
+        files: &dyn FileSource,
+        folder: &str,
+        config: &DenseConfig,
+        backend: &Backend,
+    ) -> Result<Self> {
         let activation = match config.activation.as_deref() {
             None => TorchActivation::Tanh,
             Some(path) => TorchActivation::from_class(path)
@@ -62,7 +67,7 @@ impl Dense {
         Ok(Self { linear, activation, residual, input: config.input, output: config.output })
     }
 
-    pub(super) fn forward(&self, vectors: &Hidden) -> Result<Hidden> {
+    pub(in crate::heads) fn forward(&self, vectors: &Hidden) -> Result<Hidden> {
         let mut output = ops::linear(vectors, &self.linear)?;
         if self.activation != TorchActivation::Identity {
             let dense = output.to_tensor()?;

@@ -40,15 +40,15 @@ pub(super) fn attention_block(
 ) {
     let cpu = rows.cpu.clone();
     let Memory { hidden, buffers, workspace, .. } = &mut rows.memory;
-    let (offsets, positions) = (batch.offsets(), batch.positions());
+    let (offsets, positions, unseen) = (batch.offsets(), batch.positions(), batch.unseen());
     let Some(mut cache) = cache else {
-        let sequences = PackedSequences { offsets, positions, caches: None };
+        let sequences = PackedSequences { offsets, positions, caches: None, unseen };
         self_attention(&cpu.team, hidden, block.kernel(&cpu), sequences, workspace);
         return;
     };
     let mut caches = recycled(std::mem::take(&mut buffers.caches));
     cache.stores_mut(&mut |store| caches.push(&mut store.blocks));
-    let sequences = PackedSequences { offsets, positions, caches: Some(&mut caches) };
+    let sequences = PackedSequences { offsets, positions, caches: Some(&mut caches), unseen };
     self_attention(&cpu.team, hidden, block.kernel(&cpu), sequences, workspace);
     buffers.caches = recycled(caches);
 }
