@@ -64,11 +64,11 @@ Examples:
   ettin-run embed -m encoder-150m --pooling cls --normalize < texts.txt
   ettin-run embed -m encoder-150m -i texts.txt -f npy -o vectors.npy
   ettin-run embed --pooling none -f safetensors -o tokens.safetensors \"A text\"
-  ettin-run embed -m encoder-150m --precision ubinary -i texts.txt -f npy -o bits.npy
-  ettin-run embed -m encoder-150m --precision int8 --calibrate sample.txt -i texts.txt -o corpus.jsonl
-  ettin-run embed -m encoder-150m --precision int8 --ranges ranges.npy \"A query\"
+  ettin-run embed --precision ubinary -i texts.txt -f npy -o bits.npy
+  ettin-run embed --precision int8 --calibrate sample.txt -i texts.txt -f jsonl
+  ettin-run embed --precision int8 --ranges ranges.npy \"A query\"
   ettin-run embed -m ./my-splade --as query --decode \"Who wrote it?\"
-  ettin-run embed -m lightonai/GTE-ModernColBERT-v1 --as query \"Which planet is red?\"")]
+  ettin-run embed -m ./my-colbert --as query \"Which planet is red?\"")]
 pub(crate) struct Embed {
     /// Texts to embed
     pub(crate) text: Vec<String>,
@@ -272,8 +272,9 @@ pub(crate) struct Similarity {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Zero-shot:
-  A label fits as far as the text entails a sentence about it (--template). Entailment
-  is the first name in label2id that begins with \"entail\", else the last output.
+  A label fits as far as the text entails a sentence about it (--template).
+  Entailment is the first name in label2id that begins with \"entail\", else the last
+  output.
   Scores sum to 1 over the labels. With --multi-label, and for one label, each is
   that of entailment against contradiction: the first output, or the last where the
   first is entailment. Of a pair that is too long, only the text is ever cut.
