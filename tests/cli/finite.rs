@@ -63,7 +63,7 @@ fn the_check_of_a_model_names_the_layer_and_fails() {
     let failed = run(&["info", "--check", "-m", folder.path().to_str().unwrap(), "--format", "jsonl"]);
     let check = &failed.lines(1)[0]["check"];
     assert_eq!((&check["passed"], &check["first_divergent"]), (&false.into(), &"layer 2 of 6".into()), "{check}");
-    assert!(failed.err.contains("layer 2 of 6 has values that are not finite"), "{}", failed.err);
+    assert!(failed.err.contains("values that are not finite in layer 2 of 6"), "{}", failed.err);
 }
 
 #[test]
