@@ -13,6 +13,20 @@ use crate::say;
 /// A good record with its input's number.
 pub(super) type Numbered<'a, T> = (usize, &'a T);
 
+/// Outcomes with the numbers of their inputs: the library counts within a call, the contract counts all inputs.
+pub(super) fn numbered<V, T>(
+    mut outcomes: Outcomes<V>,
+    records: &[Numbered<'_, T>],
+    index: impl Fn(&mut V) -> &mut usize,
+) -> Outcomes<V> {
+    for (outcome, (number, _)) in outcomes.iter_mut().zip(records) {
+        if let Ok(outcome) = outcome {
+            *index(&mut outcome.value) = *number;
+        }
+    }
+    outcomes
+}
+
 /// An input's number and its answer; none for a bad one.
 pub(super) type Slot<P> = (usize, Option<Answered<P>>);
 

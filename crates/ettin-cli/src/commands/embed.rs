@@ -45,14 +45,7 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
     say_pooling(task, &args.vectors, plan.output.notes);
     let run = |records: &[Numbered<'_, Text>]| {
         let texts: Vec<&str> = records.iter().map(|(_, record)| record.text.as_str()).collect();
-        let mut outcomes = task.run(&texts, &request)?;
-        // The library counts within the call; the contract counts all inputs.
-        for (outcome, (index, _)) in outcomes.iter_mut().zip(records) {
-            if let Ok(outcome) = outcome {
-                outcome.value.index = *index;
-            }
-        }
-        Ok(outcomes)
+        Ok(driver::numbered(task.run(&texts, &request)?, records, |embedding| &mut embedding.index))
     };
     if let Some(quantized) = quantized {
         if task.is_sparse() {

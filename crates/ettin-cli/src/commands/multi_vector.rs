@@ -1,11 +1,11 @@
 //! `embed` and `rerank` with late-interaction models: a vector per token, and MaxSim.
 
 use ettin::files::ModelFiles;
-use ettin::tasks::{MultiVector, MultiVectorEncoder, MultiVectorRequest, Outcomes, RerankInput, SearchSide};
+use ettin::tasks::{MultiVector, MultiVectorEncoder, MultiVectorRequest, SearchSide};
 
 use super::driver::{self, Numbered};
 use super::embed;
-use super::rerank::Ranked;
+use super::rerank;
 use crate::args::{self, ActivationChoice, PoolingChoice, VectorArgs};
 use crate::exit::{Status, Usage};
 use crate::input::{QueryDocuments, Text, Texts};
@@ -40,14 +40,7 @@ pub(super) fn embed(
     let task = driver::until_exit(MultiVectorEncoder::load(&job.files, &plan.options)?);
     let run = |records: &[Numbered<'_, Text>]| {
         let texts: Vec<&str> = records.iter().map(|(_, record)| record.text.as_str()).collect();
-        let mut outcomes: Outcomes<MultiVector> = task.run(&texts, &request)?;
-        // The library counts within the call; the contract counts all inputs.
-        for (outcome, (index, _)) in outcomes.iter_mut().zip(records) {
-            if let Ok(outcome) = outcome {
-                outcome.value.index = *index;
-            }
-        }
-        Ok(outcomes)
+        Ok(driver::numbered(task.run(&texts, &request)?, records, |vectors: &mut MultiVector| &mut vectors.index))
     };
     let (size, format) = (plan.chunk_size(), plan.output.format);
     if !matches!(format, Format::Npy | Format::Safetensors) {
@@ -99,18 +92,7 @@ pub(super) fn rerank(
     }
     let task = driver::until_exit(MultiVectorEncoder::load(&job.files, &plan.options)?);
     let prompt = embed::prompt(&args.prompt);
-    driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
-        let inputs: Vec<RerankInput<'_>> = records
-            .iter()
-            .map(|(_, record)| RerankInput {
-                query: &record.query,
-                documents: record.documents.iter().map(String::as_str).collect(),
-            })
-            .collect();
-        let outcomes = task.rerank(&inputs, &prompt)?;
-        let documents = records.iter().map(|(_, record)| (record.documents.as_slice(), record.numbers.as_deref()));
-        Ok(Ranked::all(outcomes, documents, plan.output.format))
-    })
+    rerank::answer(texts, plan, job.sink, |inputs| Ok(task.rerank(inputs, &prompt)?))
 }
 
 impl Payload for MultiVector {

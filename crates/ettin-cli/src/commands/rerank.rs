@@ -1,13 +1,13 @@
 //! `rerank`.
 
-use ettin::tasks::{Activation, IndexedScore, RerankInput, RerankRequest, Reranker};
+use ettin::tasks::{Activation, IndexedScore, Outcomes, RerankInput, RerankRequest, Reranker};
 use serde::{Serialize, Serializer};
 
 use super::{driver, embed, multi_vector};
 use crate::args::{self, ActivationChoice};
 use crate::exit::Status;
 use crate::input::{self, Input, QueryDocuments, Texts};
-use crate::output::{Cut, Format, LIST_KEYS, Payload, number, shortened};
+use crate::output::{Cut, Format, LIST_KEYS, Payload, Sink, number, shortened};
 use crate::plan::{self, Plan, Suited};
 
 pub(super) fn run(mut args: args::Rerank) -> anyhow::Result<Status> {
@@ -24,8 +24,17 @@ pub(super) fn run(mut args: args::Rerank) -> anyhow::Result<Status> {
         ActivationChoice::Sigmoid => Activation::Sigmoid,
     });
     let request = RerankRequest::default().with_activation(activation).with_prompt(embed::prompt(&args.prompt));
-    let format = plan.output.format;
-    driver::answer(texts, plan.chunk_size(), &plan.output, job.sink, |records| {
+    answer(texts, &plan, job.sink, |inputs| task.run(inputs, &request).map_err(advised))
+}
+
+/// Answers every query by what scores its documents.
+pub(super) fn answer(
+    texts: Texts<QueryDocuments>,
+    plan: &Plan,
+    sink: Sink,
+    score: impl Fn(&[RerankInput<'_>]) -> anyhow::Result<Outcomes<Vec<IndexedScore>>>,
+) -> anyhow::Result<Status> {
+    driver::answer(texts, plan.chunk_size(), &plan.output, sink, |records| {
         let inputs: Vec<RerankInput<'_>> = records
             .iter()
             .map(|(_, record)| RerankInput {
@@ -33,9 +42,8 @@ pub(super) fn run(mut args: args::Rerank) -> anyhow::Result<Status> {
                 documents: record.documents.iter().map(String::as_str).collect(),
             })
             .collect();
-        let outcomes = task.run(&inputs, &request).map_err(advised)?;
         let documents = records.iter().map(|(_, record)| (record.documents.as_slice(), record.numbers.as_deref()));
-        Ok(Ranked::all(outcomes, documents, format))
+        Ok(Ranked::all(score(&inputs)?, documents, plan.output.format))
     })
 }
 
@@ -68,10 +76,10 @@ impl Ranked {
     ///
     /// `texts` has those of each input, with their numbers where they are not 0, 1, 2, ….
     pub(super) fn all<'a>(
-        outcomes: ettin::tasks::Outcomes<Vec<IndexedScore>>,
+        outcomes: Outcomes<Vec<IndexedScore>>,
         texts: impl Iterator<Item = (&'a [String], Option<&'a [usize]>)>,
         format: Format,
-    ) -> ettin::tasks::Outcomes<Ranked> {
+    ) -> Outcomes<Ranked> {
         let ranked = |scores: Vec<IndexedScore>, texts: &[String], numbers: Option<&[usize]>| {
             let text = |scored: &IndexedScore| texts.get(scored.index).map(|text| shortened(text)).unwrap_or_default();
             let texts = match format {
