@@ -15,10 +15,11 @@ use crate::{
 };
 
 /// Embedding, layers and final norm (a backbone): token ids to hidden states.
-#[derive(Debug)]
+/// Cheap to clone: clones share the weights.
+#[derive(Debug, Clone)]
 pub struct Trunk {
     /// With the head, in a model that has one.
-    model: Box<dyn ErasedModel>,
+    model: Arc<dyn ErasedModel>,
     config: Config,
     backend: Backend,
     /// Memory of caches that are gone; every cache of this trunk knows it.
@@ -49,7 +50,7 @@ impl Trunk {
             ));
         }
         Ok(Self {
-            model: backend.model(parameters.tensors, config)?,
+            model: backend.model(parameters.tensors, config)?.into(),
             config: config.clone(),
             backend: backend.clone(),
             spare: Arc::default(),

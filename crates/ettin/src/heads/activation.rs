@@ -6,7 +6,7 @@ use crate::{Result, named::Named};
 
 /// A torch activation with its default settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TorchActivation {
+pub enum TorchActivation {
     Identity,
     Tanh,
     Relu,

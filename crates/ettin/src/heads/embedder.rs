@@ -89,6 +89,11 @@ impl Embedder {
         Ok(Self { trunk, chain })
     }
 
+    /// An embedder over the trunk of another model, whose weights they share: one without a chain.
+    pub fn of_trunk(trunk: Trunk) -> Self {
+        Self { trunk, chain: None }
+    }
+
     /// The configuration of the trunk.
     pub fn config(&self) -> &Config {
         self.trunk.config()

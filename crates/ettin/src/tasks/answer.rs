@@ -2,21 +2,19 @@
 
 mod search;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::limit::Bounds;
 use super::spec::TaskSpec;
-use super::{Options, Outcome, Outcomes, Preprocessor};
-use crate::batching::{merge, run_rows, split};
+use super::{Options, Outcome, Outcomes, Prepared, PreparedSequence, Preprocessor, Staged, staged};
 use crate::files::ModelFiles;
 use crate::finite::Traced;
 use crate::heads::QuestionAnswering;
 use crate::setters::setters;
 use crate::tokenizer::{Encoding, Limit, LimitOrigin};
-use crate::{Error, Result};
+use crate::{Error, PackedBatch, Result};
 use search::{Scores, Search};
 
 /// Length of a window over question and context, unless the model's limit or `max_length` is smaller.
@@ -128,47 +126,43 @@ impl Answerer {
     /// # Errors
     /// Failures of the engine; a question's own failure is in its place.
     pub fn run(&self, questions: &[Question<'_>], request: &AnswerRequest) -> Result<Outcomes<Answer>> {
-        let AnswerRequest { max_answer_len, no_answer } = *request;
-        let search = Search { answers: 1, max_answer_len, no_answer };
-        let found = self.search(questions, search)?.into_iter();
-        let none = || Error::internal("a search gave no answer");
-        let best = |answers: Vec<Answer>| answers.into_iter().next().ok_or_else(none);
-        Ok(found.map(|answers| Ok(Outcome { value: best(answers?)?, truncated: false })).collect())
+        self.prepare(questions, request)?.run(self, self.preprocessor.batch_tokens)
     }
 
-    /// The best answers to every question, as many as `search` asks for.
-    fn search(&self, questions: &[Question<'_>], search: Search) -> Result<Vec<Result<Vec<Answer>>>> {
-        if search.max_answer_len == 0 {
+    /// The first stage of [`run`](Self::run).
+    ///
+    /// # Errors
+    /// [`Error::Input`] for an answer of no tokens.
+    pub fn prepare(&self, questions: &[Question<'_>], request: &AnswerRequest) -> Result<Prepared<Self>> {
+        let AnswerRequest { max_answer_len, no_answer } = *request;
+        if max_answer_len == 0 {
             return Err(Error::input("an answer must be allowed at least one token"));
         }
-        let encoded = self.preprocessor.encode_all(questions, |question| self.windows(question));
-        let (good, errors) = split(encoded.into_iter());
-        let windows: Vec<&Encoding> = good.iter().flatten().collect();
-        let lengths: Vec<usize> = windows.iter().map(|window| window.ids.len()).collect();
-        let ids = |row: usize| Cow::Borrowed(&windows[row].ids[..]);
-        let mut scores = run_rows(&lengths, self.preprocessor.batch_tokens, ids, |batch, rows| {
-            let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
-            let scores = rows.iter().enumerate().map(|(index, &row)| {
-                let scores = Scores::new(&logits[batch.rows(index)]);
-                self.model.finite(scores.are_comparable(), scores, &windows[row].ids)
-            });
-            Ok(scores.collect())
-        })?
-        .into_iter();
+        Ok(self.prepare_search(questions, Search { answers: 1, max_answer_len, no_answer }))
+    }
+
+    fn prepare_search(&self, questions: &[Question<'_>], search: Search) -> Prepared<Self> {
+        let windows = self.preprocessor.encode_all(questions, |question| self.windows(question));
+        let sequence = |window: &Encoding| PreparedSequence::new(window.ids.clone());
+        let sequences = windows.iter().flatten().flatten().map(sequence).collect();
+        let asked = windows.into_iter().zip(questions).map(|(windows, question)| {
+            let context = question.context.to_owned();
+            windows.map(|windows| AskedQuestion { context, windows })
+        });
+        Prepared::new(sequences, (), AnswerPlan { asked: asked.collect(), search })
+    }
+
+    /// The best answers to every question, as many as were asked for.
+    fn found(&self, plan: &AnswerPlan, rows: Vec<Result<Scores>>) -> Vec<Result<Vec<Answer>>> {
         let cls = self.preprocessor.tokenizer.special().cls;
-        let asked = errors.iter().zip(questions).filter(|(error, _)| error.is_none()).map(|(_, question)| question);
-        let answers: Vec<_> = good
-            .iter()
-            .zip(asked)
-            .map(|(windows, question)| {
-                // All of the question's, so that the next one's follow.
-                let scores: Vec<Result<Scores>> = scores.by_ref().take(windows.len()).collect();
-                let scores = scores.into_iter().collect::<Result<Vec<_>>>()?;
-                let scored: Vec<_> = windows.iter().zip(scores).collect();
-                Ok(search.answers(question.context, &scored, cls))
-            })
-            .collect();
-        Ok(merge(answers.into_iter(), errors))
+        let mut rows = rows.into_iter();
+        let answers = plan.asked.iter().map(|asked| {
+            let AskedQuestion { context, windows } = asked.as_ref().map_err(Error::clone)?;
+            let scores = staged::take_rows(&mut rows, windows.len())?;
+            let scored: Vec<_> = windows.iter().zip(scores).collect();
+            Ok(plan.search.answers(context, &scored, cls))
+        });
+        answers.collect()
     }
 
     fn windows(&self, question: &Question<'_>) -> Result<Vec<Encoding>> {
@@ -183,6 +177,42 @@ impl Answerer {
         };
         let overlap = OVERLAP.min(window.tokens / 2);
         self.preprocessor.tokenizer.encode_windows(question.question, question.context, window, overlap)
+    }
+}
+
+/// Questions that wait for the logits of their windows.
+#[derive(Debug)]
+pub struct AnswerPlan {
+    asked: Vec<Result<AskedQuestion>>,
+    search: Search,
+}
+
+#[derive(Debug)]
+struct AskedQuestion {
+    context: String,
+    windows: Vec<Encoding>,
+}
+
+impl Staged for Answerer {
+    type Reading = ();
+    type Row = Scores;
+    type Plan = AnswerPlan;
+    type Answer = Answer;
+
+    fn compute(&self, batch: &PackedBatch, sequences: &[&PreparedSequence], (): &()) -> Result<Vec<Result<Scores>>> {
+        let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
+        let scores = sequences.iter().enumerate().map(|(index, sequence)| {
+            let scores = Scores::new(&logits[batch.rows(index)]);
+            self.model.finite(scores.are_comparable(), scores, sequence.ids())
+        });
+        Ok(scores.collect())
+    }
+
+    fn assemble(&self, prepared: &Prepared<Self>, rows: Vec<Result<Scores>>) -> Outcomes<Answer> {
+        let none = || Error::internal("a search gave no answer");
+        let best = |answers: Vec<Answer>| answers.into_iter().next().ok_or_else(none);
+        let found = self.found(&prepared.plan, rows).into_iter();
+        found.map(|answers| Ok(Outcome { value: best(answers?)?, truncated: false })).collect()
     }
 }
 

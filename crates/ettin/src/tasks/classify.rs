@@ -8,7 +8,8 @@ use super::limit::Bounds;
 use super::numbers::{descending, sigmoid, softmax};
 use super::prompt::{PromptChoice, Prompts};
 use super::spec::{TaskSpec, of_repository, of_scores};
-use super::{Options, Outcomes, Preprocessor, TextInput};
+use super::staged::{self, EachInput};
+use super::{Options, Outcomes, Prepared, PreparedSequence, Preprocessor, Staged, TextInput, Truncate};
 use crate::config::ProblemType;
 use crate::files::ModelFiles;
 use crate::finite::{Traced, is_comparable};
@@ -60,6 +61,8 @@ pub struct ClassifyRequest {
     pub raw: bool,
     /// The prompt put before every first text, of a model that sentence-transformers saved.
     pub prompt: PromptChoice,
+    /// What becomes of inputs over the limit, instead of the task's own choice.
+    pub truncate: Option<Truncate>,
 }
 
 setters!(ClassifyRequest {
@@ -69,11 +72,13 @@ setters!(ClassifyRequest {
     with_raw(raw: bool);
     /// With another prompt.
     with_prompt(prompt: PromptChoice);
+    /// With another fate of inputs over the limit.
+    with_truncate(truncate: impl Into<Option<Truncate>>);
 });
 
 impl Default for ClassifyRequest {
     fn default() -> Self {
-        Self { top_k: Some(1), raw: false, prompt: PromptChoice::Default }
+        Self { top_k: Some(1), raw: false, prompt: PromptChoice::Default, truncate: None }
     }
 }
 
@@ -174,11 +179,14 @@ impl Classifier {
     /// # Errors
     /// Failures of the engine; an input's own failure is in its place.
     pub fn run(&self, inputs: &[TextInput<'_>], request: &ClassifyRequest) -> Result<Outcomes<Vec<Label>>> {
-        let function = match &self.model {
-            _ if request.raw => Function::Raw,
-            ClassifyModel::Head(model) => Function::of(model.config()),
-            ClassifyModel::Chain(..) => Function::Softmax,
-        };
+        self.prepare(inputs, request)?.run(self, self.preprocessor.batch_tokens)
+    }
+
+    /// The first stage of [`run`](Self::run).
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a prompt that the model does not have.
+    pub fn prepare(&self, inputs: &[TextInput<'_>], request: &ClassifyRequest) -> Result<Prepared<Self>> {
         let prompt = self.prompts.text(&request.prompt)?;
         let skip = match &self.model {
             ClassifyModel::Chain(model, _) if model.chain().is_some_and(Chain::skips_prompt) => {
@@ -186,24 +194,11 @@ impl Classifier {
             }
             _ => 0,
         };
-        let encode = |input: &TextInput<'_>| self.preprocessor.encode_behind(prompt, *input, self.preprocessor.limit);
-        self.preprocessor.run(inputs, encode, |batch, items| {
-            let options =
-                EmbedOptions { skip: (skip > 0).then(|| vec![skip; batch.sequences()]), ..EmbedOptions::default() };
-            let logits = self.logits(batch, &options, request.raw)?;
-            let labels = items.iter().zip(&logits).map(|(item, row)| {
-                let ranked = ranked(self.labels(), &function.apply(row), request.top_k);
-                let finite = is_comparable(row) && ranked.iter().all(|label| label.score.is_finite());
-                let ids = &item.encoding.ids;
-                match &self.model {
-                    ClassifyModel::Head(model) => model.finite(finite, ranked, ids),
-                    ClassifyModel::Chain(model, _) => {
-                        TracedEmbedder { model, options: &options, result: Asked::Scores }.finite(finite, ranked, ids)
-                    }
-                }
-            });
-            Ok(labels.collect())
-        })
+        let limit = self.preprocessor.limit_for(request.truncate);
+        let encode = |input: &TextInput<'_>| self.preprocessor.encode_behind(prompt, *input, limit);
+        let (sequences, plan) = EachInput::new(self.preprocessor.encode_all(inputs, encode), skip);
+        let reading = request.clone().with_prompt(PromptChoice::Default).with_truncate(None);
+        Ok(Prepared::new(sequences, reading, plan))
     }
 
     /// One row of scores per sequence, of a chain behind its activation unless they are to be raw.
@@ -216,6 +211,45 @@ impl Classifier {
             }
         };
         Ok(logits.to_vec2::<f32>()?)
+    }
+}
+
+impl Staged for Classifier {
+    type Reading = ClassifyRequest;
+    type Row = Vec<Label>;
+    type Plan = EachInput;
+    type Answer = Vec<Label>;
+
+    fn compute(
+        &self,
+        batch: &PackedBatch,
+        sequences: &[&PreparedSequence],
+        request: &ClassifyRequest,
+    ) -> Result<Vec<Result<Vec<Label>>>> {
+        let function = match &self.model {
+            _ if request.raw => Function::Raw,
+            ClassifyModel::Head(model) => Function::of(model.config()),
+            ClassifyModel::Chain(..) => Function::Softmax,
+        };
+        let options = EmbedOptions { skip: staged::skipped(sequences), ..EmbedOptions::default() };
+        let logits = self.logits(batch, &options, request.raw)?;
+        let labels = sequences.iter().zip(&logits).map(|(sequence, row)| {
+            let ranked = ranked(self.labels(), &function.apply(row), request.top_k);
+            let finite = is_comparable(row) && ranked.iter().all(|label| label.score.is_finite());
+            let ids = sequence.ids();
+            match &self.model {
+                ClassifyModel::Head(model) => model.finite(finite, ranked, ids),
+                ClassifyModel::Chain(model, _) => {
+                    let options = &EmbedOptions { skip: staged::skipped(&[sequence]), ..EmbedOptions::default() };
+                    TracedEmbedder { model, options, result: Asked::Scores }.finite(finite, ranked, ids)
+                }
+            }
+        });
+        Ok(labels.collect())
+    }
+
+    fn assemble(&self, prepared: &Prepared<Self>, rows: Vec<Result<Vec<Label>>>) -> Outcomes<Vec<Label>> {
+        prepared.plan.answers(rows, |_, labels| Ok(labels))
     }
 }
 

@@ -7,16 +7,16 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 use super::limit::Bounds;
 use super::prompt::{PromptChoice, Prompts};
 use super::spec::{TaskSpec, of_scores};
-use super::{Options, Outcome, Outcomes, Preprocessor, SparseVector};
-use crate::batching::Item;
+use super::staged::{self, EachInput};
+use super::{Options, Outcome, Outcomes, Prepared, PreparedSequence, Preprocessor, SparseVector, Staged};
 use crate::files::ModelFiles;
 use crate::finite::{self, Traced};
 use crate::heads::{Asked, Chain, EmbedOptions, Embedder, Similarity, TracedEmbedder};
 use crate::pooling::Pooling;
 use crate::sentence_transformers::{ModelType, SearchSide};
 use crate::setters::setters;
-use crate::tokenizer::Limit;
-use crate::{Error, Result};
+use crate::tokenizer::{Limit, Truncate};
+use crate::{Error, PackedBatch, Result};
 
 /// Turns texts into vectors.
 ///
@@ -67,6 +67,8 @@ pub struct EmbedRequest {
     pub max_active_dims: Option<usize>,
     /// Give the tokens of sparse vectors, too.
     pub decode: bool,
+    /// What becomes of texts over the limit, instead of the task's own choice.
+    pub truncate: Option<Truncate>,
 }
 
 setters!(EmbedRequest {
@@ -88,7 +90,18 @@ setters!(EmbedRequest {
     with_max_active_dims(max_active_dims: impl Into<Option<usize>>);
     /// With the tokens of sparse vectors, or without.
     with_decode(decode: bool);
+    /// With another fate of texts over the limit.
+    with_truncate(truncate: impl Into<Option<Truncate>>);
 });
+
+/// What is embedded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EmbedInput<'a> {
+    /// A text.
+    Text(&'a str),
+    /// Token ids, computed as they are: without a prompt, and with the special tokens that they hold.
+    Ids(&'a [u32]),
+}
 
 /// A vector per text, or one per token of it.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -107,7 +120,7 @@ impl TextVectors {
     ///
     /// # Errors
     /// [`Error::Input`] for texts with one vector per token, and where the result is not finite.
-    pub(super) fn similarity(&self, other: &Self, similarity: Similarity) -> Result<f32> {
+    pub fn similarity(&self, other: &Self, similarity: Similarity) -> Result<f32> {
         let score = match (self, other) {
             (TextVectors::Pooled(a), TextVectors::Pooled(b)) => similarity.score(a, b),
             (TextVectors::Sparse(a), TextVectors::Sparse(b)) => a.similarity(b, similarity),
@@ -242,48 +255,54 @@ impl TextEmbedder {
     /// [`Error::Input`] for a request that does not fit the model; failures of the engine. A text's own failure is in
     /// its place.
     pub fn run(&self, texts: &[&str], request: &EmbedRequest) -> Result<Outcomes<Embedding>> {
+        self.prepare(texts, request)?.run(self, self.preprocessor.batch_tokens)
+    }
+
+    /// The first stage of [`run`](Self::run).
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a request that does not fit the model.
+    pub fn prepare(&self, texts: &[&str], request: &EmbedRequest) -> Result<Prepared<Self>> {
+        self.prepare_inputs(texts, request, |text| EmbedInput::Text(text))
+    }
+
+    /// The same with texts or token ids, as `input` says of each.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare). Ids beyond the vocabulary are their input's own failure.
+    pub fn prepare_inputs<I: Sync>(
+        &self,
+        inputs: &[I],
+        request: &EmbedRequest,
+        input: impl Fn(&I) -> EmbedInput<'_> + Send + Sync,
+    ) -> Result<Prepared<Self>> {
         self.check(request)?;
         let prompt = self.prompts.text(&request.prompt.on_side(request.side))?;
         let skip = match self.model.chain() {
             Some(chain) if chain.skips_prompt() => self.preprocessor.prompt_tokens(prompt)?,
             _ => 0,
         };
-        let limit = match request.side.or(request.prompt.role()) {
-            None => self.preprocessor.limit,
-            Some(SearchSide::Query) => self.queries,
-            Some(SearchSide::Document) => self.documents,
+        let limit = self.limit(request);
+        let vocabulary = self.model.config().vocab_size;
+        let encode = |one: &I| match input(one) {
+            EmbedInput::Text(text) => self.preprocessor.encode_behind(prompt, text.into(), limit),
+            EmbedInput::Ids(ids) => self.preprocessor.take_ids(ids, vocabulary, limit),
         };
-        let sparse = self.is_sparse();
-        let encode = |text: &&str| self.preprocessor.encode_behind(prompt, (*text).into(), limit);
-        self.preprocessor.run(texts, encode, |batch, items| {
-            let options = EmbedOptions {
-                pooling: request.pooling,
-                normalize: request.normalize,
-                dimensions: request.dimensions,
-                layer: request.layer,
-                max_active_dims: request.max_active_dims,
-                skip: (skip > 0).then(|| vec![skip; items.len()]),
-            };
-            let vectors: Vec<TextVectors> = if request.per_token {
-                let mut rows = self.model.token_vectors(batch, &options)?.to_vec2()?.into_iter();
-                let of_text =
-                    |item: &Item<'_>| TextVectors::Tokens(rows.by_ref().take(item.encoding.ids.len()).collect());
-                items.iter().map(of_text).collect()
-            } else if sparse {
-                let dense = self.model.embed(batch, &options)?;
-                let sparse = |row| Ok(TextVectors::Sparse(self.sparse(&dense.get(row)?.to_vec1()?, request)?));
-                (0..items.len()).map(sparse).collect::<Result<_>>()?
-            } else {
-                self.model.embed(batch, &options)?.to_vec2()?.into_iter().map(TextVectors::Pooled).collect()
-            };
-            let result = if request.per_token { Asked::Tokens } else { Asked::Pooled };
-            let asked = TracedEmbedder { model: &self.model, options: &options, result };
-            let embeddings = items.iter().zip(vectors).map(|(item, embedding)| {
-                let finite = embedding.is_finite();
-                asked.finite(finite, Embedding { index: item.input, embedding }, &item.encoding.ids)
-            });
-            Ok(embeddings.collect())
-        })
+        let (sequences, plan) = EachInput::new(self.preprocessor.encode_all(inputs, encode), skip);
+        // What has been said of the texts says nothing of how they are computed.
+        let reading = request.clone().with_prompt(PromptChoice::Default).with_side(None).with_truncate(None);
+        Ok(Prepared::new(sequences, reading, plan))
+    }
+
+    /// The limit of a request's texts.
+    fn limit(&self, request: &EmbedRequest) -> Limit {
+        // Files of sentence-transformers know one limit, cut or not.
+        let of_side = |limit: Limit| Limit { truncate: request.truncate.unwrap_or(limit.truncate), ..limit };
+        match request.side.or(request.prompt.role()) {
+            None => self.preprocessor.limit_for(request.truncate),
+            Some(SearchSide::Query) => of_side(self.queries),
+            Some(SearchSide::Document) => of_side(self.documents),
+        }
     }
 
     /// Whether its vectors are sparse.
@@ -372,6 +391,53 @@ impl TextEmbedder {
             return Err(Error::input("another layer of a model whose vectors are scores over the vocabulary"));
         }
         Ok(())
+    }
+}
+
+impl Staged for TextEmbedder {
+    type Reading = EmbedRequest;
+    type Row = TextVectors;
+    type Plan = EachInput;
+    type Answer = Embedding;
+
+    fn compute(
+        &self,
+        batch: &PackedBatch,
+        sequences: &[&PreparedSequence],
+        request: &EmbedRequest,
+    ) -> Result<Vec<Result<TextVectors>>> {
+        let options = EmbedOptions {
+            pooling: request.pooling,
+            normalize: request.normalize,
+            dimensions: request.dimensions,
+            layer: request.layer,
+            max_active_dims: request.max_active_dims,
+            skip: staged::skipped(sequences),
+        };
+        let vectors: Vec<TextVectors> = if request.per_token {
+            let mut rows = self.model.token_vectors(batch, &options)?.to_vec2()?.into_iter();
+            let of_text = |sequence: &&PreparedSequence| rows.by_ref().take(sequence.ids().len()).collect();
+            sequences.iter().map(of_text).map(TextVectors::Tokens).collect()
+        } else if self.is_sparse() {
+            let dense = self.model.embed(batch, &options)?;
+            let sparse = |row| Ok(TextVectors::Sparse(self.sparse(&dense.get(row)?.to_vec1()?, request)?));
+            (0..sequences.len()).map(sparse).collect::<Result<_>>()?
+        } else {
+            self.model.embed(batch, &options)?.to_vec2()?.into_iter().map(TextVectors::Pooled).collect()
+        };
+        let result = if request.per_token { Asked::Tokens } else { Asked::Pooled };
+        let rows = sequences.iter().zip(vectors).map(|(sequence, vectors)| match vectors.is_finite() {
+            true => Ok(vectors),
+            false => {
+                let options = &EmbedOptions { skip: staged::skipped(&[sequence]), ..options.clone() };
+                Err(TracedEmbedder { model: &self.model, options, result }.not_finite(sequence.ids()))
+            }
+        });
+        Ok(rows.collect())
+    }
+
+    fn assemble(&self, prepared: &Prepared<Self>, rows: Vec<Result<TextVectors>>) -> Outcomes<Embedding> {
+        prepared.plan.answers(rows, |index, embedding| Ok(Embedding { index, embedding }))
     }
 }
 

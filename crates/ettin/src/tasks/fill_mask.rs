@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::limit::Bounds;
 use super::spec::TaskSpec;
-use super::{Options, Outcomes, Preprocessor};
-use crate::batching::Item;
+use super::staged::{self, EachInput};
+use super::{Options, Outcomes, Prepared, PreparedSequence, Preprocessor, Staged};
 use crate::files::ModelFiles;
 use crate::finite::Traced;
 use crate::heads::LanguageModel;
@@ -110,27 +110,17 @@ impl FillMask {
     /// # Errors
     /// Failures of the engine; a text's own failure is in its place.
     pub fn run(&self, texts: &[&str], top_k: usize) -> Result<Outcomes<Fills>> {
+        self.prepare(texts, top_k).run(self, self.preprocessor.batch_tokens)
+    }
+
+    /// The first stage of [`run`](Self::run).
+    pub fn prepare(&self, texts: &[&str], top_k: usize) -> Prepared<Self> {
         let encode = |text: &&str| {
             let encoding = self.preprocessor.encode((*text).into())?;
             if encoding.ids.contains(&self.mask) { Ok(encoding) } else { Err(self.no_mask(&encoding)) }
         };
-        self.preprocessor.run(texts, encode, |batch, rows| self.compute(batch, rows, top_k))
-    }
-
-    fn compute(&self, batch: &PackedBatch, rows: &[Item<'_>], top_k: usize) -> Result<Vec<Result<Fills>>> {
-        let is_mask = |row: &usize| batch.ids()[*row] == self.mask;
-        let masks: Vec<usize> = (0..batch.tokens()).filter(is_mask).collect();
-        let best = self.model.read(batch, &TopK { rows: &masks, k: top_k })?;
-        let mut best = best.into_iter();
-        Ok(rows
-            .iter()
-            .map(|Item { encoding, .. }| {
-                let masks = encoding.ids.iter().filter(|&&id| id == self.mask).count();
-                let best: Vec<_> = best.by_ref().take(masks).collect();
-                let finite = best.iter().all(|best| best.log_sum_exp.is_finite());
-                self.fills(&encoding.ids, self.model.finite(finite, best, &encoding.ids)?)
-            })
-            .collect())
+        let (sequences, inputs) = EachInput::new(self.preprocessor.encode_all(texts, encode), 0);
+        Prepared::new(sequences, top_k, inputs)
     }
 
     /// `best` holds the tokens of each mask.
@@ -173,5 +163,41 @@ impl FillMask {
             true => format!("the part of the text that is left after truncation has no {mask}"),
             false => format!("the text has no {mask} to fill"),
         })
+    }
+}
+
+impl Staged for FillMask {
+    /// How many fillings of each mask.
+    type Reading = usize;
+    type Row = Vec<TopTokens>;
+    type Plan = EachInput;
+    type Answer = Fills;
+
+    fn compute(
+        &self,
+        batch: &PackedBatch,
+        sequences: &[&PreparedSequence],
+        &top_k: &usize,
+    ) -> Result<Vec<Result<Vec<TopTokens>>>> {
+        let is_mask = |row: &usize| batch.ids()[*row] == self.mask;
+        let masks: Vec<usize> = (0..batch.tokens()).filter(is_mask).collect();
+        let best = self.model.read(batch, &TopK { rows: &masks, k: top_k })?;
+        let mut best = best.into_iter();
+        let rows = sequences.iter().map(|sequence| {
+            let masks = sequence.ids().iter().filter(|&&id| id == self.mask).count();
+            let best: Vec<_> = best.by_ref().take(masks).collect();
+            let finite = best.iter().all(|best| best.log_sum_exp.is_finite());
+            self.model.finite(finite, best, sequence.ids())
+        });
+        Ok(rows.collect())
+    }
+
+    fn assemble(&self, prepared: &Prepared<Self>, rows: Vec<Result<Vec<TopTokens>>>) -> Outcomes<Fills> {
+        let mut sequences = prepared.sequences().iter();
+        let with_ids = rows.into_iter().map(|row| {
+            let sequence = sequences.next();
+            Ok((sequence.ok_or_else(staged::no_row)?, row?))
+        });
+        prepared.plan.answers(with_ids.collect(), |_, (sequence, best)| self.fills(sequence.ids(), best))
     }
 }

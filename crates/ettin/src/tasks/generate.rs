@@ -13,7 +13,9 @@ use super::limit::Bounds;
 use super::spec::TaskSpec;
 use super::{Options, Outcome, Outcomes, Preprocessor};
 use crate::files::ModelFiles;
-use crate::generate::{AnyDraft, Completion, Engine, EngineSettings, FinishReason, GenerateRequest, Piece, TextRun};
+use crate::generate::{
+    AnyDraft, Completion, Engine, EngineSettings, FinishReason, GenerateRequest, Piece, Request, TextRun,
+};
 use crate::heads::LanguageModel;
 use crate::tokenizer::{Side, Tokenizer};
 use crate::{Error, Objective, Result, metadata};
@@ -176,6 +178,37 @@ impl Generator {
         Ok(Self { draft: Speculation::Model(Box::new(draft)), ..self })
     }
 
+    /// The model.
+    pub fn model(&self) -> &Arc<LanguageModel> {
+        &self.model
+    }
+
+    /// The tokenizer and the limit of prompt and continuation together.
+    pub fn preprocessor(&self) -> &Preprocessor {
+        &self.preprocessor
+    }
+
+    /// What an [`Engine`] of one's own is asked for, to continue a prompt as [`run`](Self::run) does, and whether the
+    /// prompt was cut. A [`TextSequence`](crate::generate::TextSequence) then finds the stop strings.
+    ///
+    /// # Errors
+    /// Those of the prompt; [`Error::Config`] as `run`.
+    pub fn prepare(&self, prompt: &str, request: &GenerateRequest) -> Result<(Request, bool)> {
+        self.check_ends(request)?;
+        let (ids, cut) = self.encode(prompt, request)?;
+        Ok((request.to_request(ids, &self.preprocessor.tokenizer), cut))
+    }
+
+    /// The same for a prompt of token ids, which are taken as they are: no bos token is put before them.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare).
+    pub fn prepare_ids(&self, ids: &[u32], request: &GenerateRequest) -> Result<(Request, bool)> {
+        self.check_ends(request)?;
+        let (ids, cut) = self.cut(ids.to_vec(), None, request)?;
+        Ok((request.to_request(ids, &self.preprocessor.tokenizer), cut))
+    }
+
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.preprocessor.tokenizer
@@ -243,9 +276,7 @@ impl Generator {
 
     /// An engine for one call.
     fn start(&self, request: &GenerateRequest) -> Result<GeneratorRun<'_>> {
-        if let Some(error) = self.no_ends.as_ref().filter(|_| request.eos.is_none() && !request.ignore_eos) {
-            return Err(error.clone());
-        }
+        self.check_ends(request)?;
         let draft = match &self.draft {
             Speculation::None => AnyDraft::None,
             Speculation::Lookup => AnyDraft::Lookup,
@@ -253,6 +284,17 @@ impl Generator {
         };
         let settings = EngineSettings::default().with_max_context(self.preprocessor.limit.tokens);
         TextRun::new(Engine::with_draft(&*self.model, draft, settings)?, &self.preprocessor.tokenizer, request)
+    }
+
+    /// Fails where the model's files are to say what ends a text and cannot.
+    ///
+    /// # Errors
+    /// [`Error::Config`] then.
+    pub fn check_ends(&self, request: &GenerateRequest) -> Result<()> {
+        match self.no_ends.as_ref().filter(|_| request.eos.is_none() && !request.ignore_eos) {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
     }
 
     fn generated(&self, prompt: &str, completion: Completion) -> Generated {
@@ -286,7 +328,11 @@ impl Generator {
                 return Err(Error::Tokenizer("the model's files name no bos token; leave it out".to_owned()));
             }
         };
-        let mut ids = tokenizer.ids(prompt)?;
+        self.cut(tokenizer.ids(prompt)?, bos, request)
+    }
+
+    /// A prompt's tokens as they fit behind the bos token, and whether it was cut.
+    fn cut(&self, mut ids: Vec<u32>, bos: Option<u32>, request: &GenerateRequest) -> Result<(Vec<u32>, bool)> {
         let limit = self.preprocessor.limit;
         let tokens = ids.len() + usize::from(bos.is_some());
         if let Some(most) = request.max_length.filter(|&most| tokens >= most) {

@@ -11,6 +11,9 @@
 //! * plain methods beside `run` for plain wishes, such as [`TextEmbedder::embed`], [`FillMask::fill`] and
 //!   [`Classifier::classify`].
 //!
+//! `run` is three stages that can be called one by one, as a server does that packs the inputs of several callers into
+//! one batch: `prepare`, and then [`Staged::compute`] and [`Staged::assemble`].
+//!
 //! The output structs serialise to the keys and the key order of the transformers pipelines.
 
 mod answer;
@@ -33,6 +36,7 @@ mod rerank;
 mod score;
 mod sparse;
 mod spec;
+mod staged;
 mod tag;
 mod tokenize;
 mod ward;
@@ -45,7 +49,7 @@ pub use crate::tokenizer::Truncate;
 pub use answer::{Answer, AnswerRequest, Answerer, Question};
 pub use choose::{ChoiceInput, MultipleChoice, ScoredChoice};
 pub use classify::{Classifier, ClassifyRequest, Label};
-pub use embed::{EmbedRequest, Embedding, IndexedScore, SimilarityInput, TextEmbedder, TextVectors};
+pub use embed::{EmbedInput, EmbedRequest, Embedding, IndexedScore, SimilarityInput, TextEmbedder, TextVectors};
 pub use embeddings::Embeddings;
 pub use fill_mask::{Candidate, FillMask, Fills};
 pub use generate::{Drafted, Generated, GenerationStream, Generations, Generator, StreamPiece, Timings};
@@ -57,6 +61,7 @@ pub use prompt::PromptChoice;
 pub use rerank::{Activation, RerankInput, RerankRequest, Reranker};
 pub use score::{ScoreInput, ScoreMethod, ScoreRequest, Scored, Scorer, TokenScore};
 pub use sparse::SparseVector;
+pub use staged::{Prepared, PreparedSequence, Staged};
 pub use tag::{Aggregation, Tag, TagRequest, Tagger};
 pub use tokenize::{Tokenized, tokenize};
 pub use zero_shot::{

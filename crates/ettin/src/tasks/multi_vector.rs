@@ -10,9 +10,11 @@ use super::limit::Bounds;
 use super::numbers::descending;
 use super::prompt::{PromptChoice, Prompts, prompted};
 use super::spec::TaskSpec;
+use super::staged::EachInput;
 use super::ward;
-use super::{Embeddings, IndexedScore, Options, Outcome, Outcomes, Preprocessor, RerankInput};
-use crate::batching::{merge, run_rows, split};
+use super::{
+    Embeddings, IndexedScore, Options, Outcome, Outcomes, Prepared, PreparedSequence, Preprocessor, RerankInput, Staged,
+};
 use crate::files::ModelFiles;
 use crate::finite::{self, Traced};
 use crate::heads::{MultiVectorModel, no_late_interaction};
@@ -21,7 +23,7 @@ use crate::sentence_transformers::{
 };
 use crate::setters::setters;
 use crate::tokenizer::{Encoding, Limit, LimitOrigin, Tokenizer};
-use crate::{Config, Error, Result};
+use crate::{Config, Error, PackedBatch, Result};
 
 /// Turns texts into a vector per token, for late interaction (ColBERT).
 ///
@@ -142,6 +144,54 @@ struct EncodedText {
     real: usize,
 }
 
+/// Texts that wait for the vectors of their tokens.
+#[derive(Debug)]
+pub struct MultiVectorPlan {
+    inputs: EachInput,
+    request: MultiVectorRequest,
+}
+
+impl Staged for MultiVectorEncoder {
+    type Reading = ();
+    /// The vectors that are kept, end to end.
+    type Row = Vec<f32>;
+    type Plan = MultiVectorPlan;
+    type Answer = MultiVector;
+
+    fn compute(&self, batch: &PackedBatch, sequences: &[&PreparedSequence], (): &()) -> Result<Vec<Result<Vec<f32>>>> {
+        let starts = batch.offsets();
+        let of_text = |(sequence, &start): (&&PreparedSequence, &usize)| {
+            sequence.wanted.iter().map(|row| start + row).collect::<Vec<_>>()
+        };
+        let wanted: Vec<usize> = sequences.iter().zip(starts).flat_map(of_text).collect();
+        let values: Vec<f32> = match (sequences.iter().any(|sequence| sequence.unseen > 0), wanted.is_empty()) {
+            (_, true) => Vec::new(),
+            (false, _) => self.model.vectors(batch, &wanted)?.flatten_all()?.to_vec1()?,
+            (true, _) => {
+                let unseen = sequences.iter().map(|sequence| sequence.unseen).collect();
+                let batch = batch.clone().with_unseen(unseen)?;
+                self.model.vectors(&batch, &wanted)?.flatten_all()?.to_vec1()?
+            }
+        };
+        let mut values = values.as_slice();
+        let rows = sequences.iter().map(|sequence| {
+            let (own, rest) = values.split_at(sequence.wanted.len() * self.size());
+            values = rest;
+            self.model.finite(finite::is_finite(own), own.to_vec(), sequence.ids())
+        });
+        Ok(rows.collect())
+    }
+
+    fn assemble(&self, prepared: &Prepared<Self>, rows: Vec<Result<Vec<f32>>>) -> Outcomes<MultiVector> {
+        let MultiVectorPlan { inputs, request } = &prepared.plan;
+        inputs.answers(rows, |index, values| {
+            let values = self.pooled(values, request);
+            let vectors = Embeddings { shape: [values.len() / self.size(), self.size()], values };
+            Ok(MultiVector { index, vectors })
+        })
+    }
+}
+
 impl MultiVectorEncoder {
     /// Whether a model is one of late interaction that this task runs.
     ///
@@ -222,6 +272,11 @@ impl MultiVectorEncoder {
         &self.model
     }
 
+    /// The tokenizer and the size of batches; limits are those of the sides of a search.
+    pub fn preprocessor(&self) -> &Preprocessor {
+        &self.preprocessor
+    }
+
     /// Values per vector.
     pub fn size(&self) -> usize {
         self.model.size()
@@ -247,6 +302,14 @@ impl MultiVectorEncoder {
     /// [`Error::Input`] for a prompt that the model does not have; failures of the engine. A text's own failure is in
     /// its place.
     pub fn run(&self, texts: &[&str], request: &MultiVectorRequest) -> Result<Outcomes<MultiVector>> {
+        self.prepare(texts, request)?.run(self, self.preprocessor.batch_tokens())
+    }
+
+    /// The first stage of [`run`](Self::run).
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a prompt that the model does not have.
+    pub fn prepare(&self, texts: &[&str], request: &MultiVectorRequest) -> Result<Prepared<Self>> {
         if let Some(factor) = request.pool_factor.filter(|factor| !(1.0..f64::INFINITY).contains(factor)) {
             return Err(Error::input(format!("a pool factor of {factor}: it is at least 1")));
         }
@@ -257,49 +320,21 @@ impl MultiVectorEncoder {
             prompt => self.prompts.text(prompt)?,
         };
         let rules = self.rules(request.side);
-        let encode = |text: &&str| self.encode_text(prompt, text, rules);
-        let (rows, errors) = split(self.preprocessor.encode_all(texts, encode).into_iter());
-        let inputs: Vec<usize> = (0..errors.len()).filter(|&input| errors[input].is_none()).collect();
-        let lengths: Vec<usize> = rows.iter().map(|row| row.encoding.ids.len()).collect();
-        let values = run_rows(
-            &lengths,
-            self.preprocessor.batch_tokens(),
-            |row| Cow::Borrowed(&rows[row].encoding.ids[..]),
-            |batch, group| {
-                let kept: Vec<Vec<usize>> = group.iter().map(|&row| rules.kept(&rows[row])).collect();
-                let starts = batch.offsets();
-                let wanted: Vec<usize> =
-                    kept.iter().zip(starts).flat_map(|(kept, start)| kept.iter().map(move |row| start + row)).collect();
-                let values = match (rules.hides_expansion(), wanted.is_empty()) {
-                    (_, true) => Vec::new(),
-                    (false, _) => self.model.vectors(batch, &wanted)?.flatten_all()?.to_vec1()?,
-                    (true, _) => {
-                        let unseen = group.iter().map(|&row| lengths[row] - rows[row].real).collect();
-                        let batch = batch.clone().with_unseen(unseen)?;
-                        self.model.vectors(&batch, &wanted)?.flatten_all()?.to_vec1::<f32>()?
-                    }
-                };
-                let mut values = values.as_slice();
-                Ok(group
-                    .iter()
-                    .zip(&kept)
-                    .map(|(&row, kept)| {
-                        let (own, rest) = values.split_at(kept.len() * self.size());
-                        values = rest;
-                        let finite = finite::is_finite(own);
-                        // The distances of what is no number have no order.
-                        let values = if finite { self.pooled(own.to_vec(), request) } else { Vec::new() };
-                        let vectors = Embeddings { shape: [values.len() / self.size(), self.size()], values };
-                        self.model.finite(finite, MultiVector { index: inputs[row], vectors }, &rows[row].encoding.ids)
-                    })
-                    .collect())
-            },
-        )?;
-        let outcomes = rows.iter().zip(values).map(|(row, value): (_, Result<MultiVector>)| {
-            let truncated = row.encoding.truncated;
-            value.map(|value| Outcome { value, truncated })
-        });
-        Ok(merge(outcomes, errors))
+        let encoded = self.preprocessor.encode_all(texts, |text: &&str| self.encode_text(prompt, text, rules));
+        let kept: Vec<_> = encoded
+            .iter()
+            .flatten()
+            .map(|text| {
+                let unseen = if rules.hides_expansion() { text.encoding.ids.len() - text.real } else { 0 };
+                (rules.kept(text), unseen)
+            })
+            .collect();
+        let encodings = encoded.into_iter().map(|text| text.map(|text| text.encoding)).collect();
+        let (mut sequences, inputs) = EachInput::new(encodings, 0);
+        for (sequence, (wanted, unseen)) in sequences.iter_mut().zip(kept) {
+            (sequence.wanted, sequence.unseen) = (wanted, unseen);
+        }
+        Ok(Prepared::new(sequences, (), MultiVectorPlan { inputs, request: request.clone() }))
     }
 
     /// The MaxSim score of every document: the largest dot products of the query's vectors with the document's, added.
@@ -351,7 +386,11 @@ impl MultiVectorEncoder {
         Ok(ranked.collect())
     }
 
-    fn ranked(
+    /// The documents of one query, best first, from the vectors of all of them.
+    ///
+    /// # Errors
+    /// The first failure of a document; as [`scores`](Self::scores).
+    pub fn ranked(
         &self,
         query: Outcome<MultiVector>,
         documents: Outcomes<MultiVector>,

@@ -7,7 +7,7 @@ use super::prompt::prompted;
 use super::{Options, Outcomes, TextInput};
 use crate::batching::{self, BATCH_TOKENS, Item};
 use crate::files::ModelFiles;
-use crate::tokenizer::{Encoding, Limit, LimitOrigin, PairCut, PairIds, TextPart, Tokenizer, Truncate};
+use crate::tokenizer::{Encoding, Limit, LimitOrigin, PairCut, PairIds, Side, TextPart, Tokenizer, Truncate};
 use crate::{Config, Error, PackedBatch, Result, Team};
 
 /// A tokenizer with a length limit and the size of batches: what turns texts into packed batches. Cheap to clone.
@@ -41,6 +41,8 @@ use crate::{Config, Error, PackedBatch, Result, Team};
 pub struct Preprocessor {
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) limit: Limit,
+    /// The limit of calls that cut where this one does not, or do not where it does.
+    other: Limit,
     pub(super) batch_tokens: usize,
     /// Whether the tokens of the tokenizer's template are put around inputs.
     special_tokens: bool,
@@ -59,7 +61,7 @@ impl Preprocessor {
             origin: LimitOrigin::Positions,
             side: tokenizer.truncation_side().unwrap_or_default(),
         };
-        Self { tokenizer, limit, batch_tokens: BATCH_TOKENS, special_tokens: true, team: None }
+        Self { tokenizer, limit, other: limit, batch_tokens: BATCH_TOKENS, special_tokens: true, team: None }
     }
 
     /// The tokenizer and the length limit that a model's files hold, under the options of a task.
@@ -73,15 +75,19 @@ impl Preprocessor {
     /// What a task makes when it is loaded.
     pub(super) fn within(bounds: Bounds, tokenizer: Tokenizer, options: &Options) -> Self {
         let limit = bounds.limit(options, tokenizer.truncation_side());
+        let truncate = if options.truncate == Truncate::Error { Truncate::Model } else { Truncate::Error };
+        let other = bounds.limit(&Options { truncate, ..options.clone() }, tokenizer.truncation_side());
         let (batch_tokens, team) = (options.batch_tokens, options.team.clone());
-        Self { tokenizer: Arc::new(tokenizer), limit, batch_tokens, special_tokens: true, team }
+        Self { tokenizer: Arc::new(tokenizer), limit, other, batch_tokens, special_tokens: true, team }
     }
 
     /// With at most so many tokens in an input, special tokens included; never more than before.
     #[must_use]
     pub fn with_max_length(mut self, tokens: usize) -> Self {
-        if tokens < self.limit.tokens {
-            self.limit = Limit { tokens, origin: LimitOrigin::Asked, ..self.limit };
+        for limit in [&mut self.limit, &mut self.other] {
+            if tokens < limit.tokens {
+                *limit = Limit { tokens, origin: LimitOrigin::Asked, ..*limit };
+            }
         }
         self
     }
@@ -90,6 +96,8 @@ impl Preprocessor {
     #[must_use]
     pub fn with_truncate(mut self, truncate: Truncate) -> Self {
         self.limit.truncate = truncate;
+        self.other.tokens = self.limit.tokens;
+        self.other.origin = self.limit.origin;
         self
     }
 
@@ -118,13 +126,47 @@ impl Preprocessor {
     }
 
     /// The tokenizer.
-    pub fn tokenizer(&self) -> &Tokenizer {
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
     }
 
     /// How long an input may be, and what happens to a longer one.
     pub fn limit(&self) -> Limit {
         self.limit
+    }
+
+    /// The limit of a call that may have its own say in what becomes of longer inputs. Which files count for those that
+    /// are cut, and which for others, may differ.
+    pub fn limit_for(&self, truncate: Option<Truncate>) -> Limit {
+        let Some(truncate) = truncate else {
+            return self.limit;
+        };
+        let cuts = |truncate| truncate != Truncate::Error;
+        let limit = if cuts(truncate) == cuts(self.limit.truncate) { self.limit } else { self.other };
+        Limit { truncate, ..limit }
+    }
+
+    /// Takes token ids as an input, within a limit.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for no ids, and for ids that the model has no vector for; [`Error::TooLong`].
+    pub(super) fn take_ids(&self, ids: &[u32], vocabulary: usize, limit: Limit) -> Result<Encoding> {
+        if ids.is_empty() {
+            return Err(Error::input("the input is empty: it has no tokens"));
+        }
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+            return Err(Error::input(format!(
+                "the input holds token {id}, and the model's vocabulary has {vocabulary}: these are ids of another \
+                 tokenizer; send text, or ids of the model's own"
+            )));
+        }
+        let kept = match (ids.len() > limit.tokens, limit.cut()) {
+            (false, _) => ids,
+            (true, None) => return Err(limit.too_long(ids.len())),
+            (true, Some(Side::Right)) => &ids[..limit.tokens],
+            (true, Some(Side::Left)) => &ids[ids.len() - limit.tokens..],
+        };
+        Ok(Encoding::of_ids(kept, kept.len() < ids.len()))
     }
 
     /// Tokens packed into one batch.

@@ -10,10 +10,14 @@ use super::limit::Bounds;
 use super::numbers::{descending, sigmoid};
 use super::prompt::{PromptChoice, Prompts};
 use super::spec::{TaskSpec, of_repository, of_scores};
-use super::{IndexedScore, Options, Outcome, Outcomes, Preprocessor, TextEmbedder, TextInput};
+use super::staged::{self, EachInput};
+use super::{
+    EmbedRequest, IndexedScore, Options, Outcome, Outcomes, Prepared, PreparedSequence, Preprocessor, Staged,
+    TextEmbedder, TextInput, TextVectors, Truncate,
+};
 use crate::files::ModelFiles;
 use crate::finite::{Traced, is_finite};
-use crate::heads::{Asked, Chain, EmbedOptions, Embedder, SequenceClassifier, TorchActivation, TracedEmbedder};
+use crate::heads::{Asked, EmbedOptions, Embedder, SequenceClassifier, TorchActivation, TracedEmbedder};
 use crate::sentence_transformers::{ModelType, Repository, Settings, Task};
 use crate::setters::setters;
 use crate::{Config, Error, PackedBatch, Result};
@@ -83,6 +87,8 @@ pub struct RerankRequest {
     pub activation: Option<Activation>,
     /// The prompt put before every query.
     pub prompt: PromptChoice,
+    /// What becomes of inputs over the limit, instead of the task's own choice.
+    pub truncate: Option<Truncate>,
 }
 
 setters!(RerankRequest {
@@ -90,11 +96,14 @@ setters!(RerankRequest {
     with_activation(activation: impl Into<Option<Activation>>);
     /// With another prompt.
     with_prompt(prompt: PromptChoice);
+    /// With another fate of inputs over the limit.
+    with_truncate(truncate: impl Into<Option<Truncate>>);
 });
 
 /// The activation of the model's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Configured {
+pub enum Configured {
+    /// One that can be asked for.
     Known(Activation),
     /// Another of torch's.
     Torch(TorchActivation),
@@ -221,18 +230,27 @@ impl Reranker {
     /// # Errors
     /// Failures of the engine; a query fails in its place if one of its documents does.
     pub fn run(&self, inputs: &[RerankInput<'_>], request: &RerankRequest) -> Result<Outcomes<Vec<IndexedScore>>> {
-        if let RerankModel::Vectors(embedder) = &self.model {
-            return by_vectors::run(embedder, inputs, request);
-        }
+        self.prepare(inputs, request)?.run(self, self.preprocessor.batch_tokens)
+    }
+
+    /// The first stage of [`run`](Self::run).
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a prompt that the model does not have; [`Error::Unsupported`] when the model's files name an
+    /// activation that is not implemented, and the request none.
+    pub fn prepare(&self, inputs: &[RerankInput<'_>], request: &RerankRequest) -> Result<Prepared<Self>> {
+        let model = match &self.model {
+            RerankModel::Vectors(embedder) => return by_vectors::prepare(embedder, inputs, request),
+            RerankModel::Chain(model) => Some(model),
+            RerankModel::Classifier(_) => None,
+        };
         let activation = match request.activation {
             Some(activation) => Configured::Known(activation),
             None => self.activation()?,
         };
         let prompt = self.prompts.text(&request.prompt)?;
-        let skip = match &self.model {
-            RerankModel::Chain(model) if model.chain().is_some_and(Chain::skips_prompt) => {
-                self.preprocessor.prompt_tokens(prompt)?
-            }
+        let skip = match model.and_then(|model| model.chain()) {
+            Some(chain) if chain.skips_prompt() => self.preprocessor.prompt_tokens(prompt)?,
             _ => 0,
         };
         let pair = |query, document| TextInput { text: query, pair: Some(document) };
@@ -240,26 +258,12 @@ impl Reranker {
             .iter()
             .flat_map(|input| input.documents.iter().map(|&document| pair(input.query, document)))
             .collect();
-        let encode = |pair: &TextInput<'_>| self.preprocessor.encode_behind(prompt, *pair, self.preprocessor.limit);
-        let scored = self.preprocessor.run(&pairs, encode, |batch, items| {
-            let options =
-                EmbedOptions { skip: (skip > 0).then(|| vec![skip; batch.sequences()]), ..EmbedOptions::default() };
-            let raw = self.scores(batch, &options)?;
-            let scores = activation.apply(&raw)?;
-            let scores = items.iter().zip(raw.to_vec1::<f32>()?).zip(scores).map(|((item, raw), score)| {
-                let (finite, ids) = (is_finite(&[raw, score]), &item.encoding.ids);
-                match &self.model {
-                    RerankModel::Chain(model) => {
-                        TracedEmbedder { model, options: &options, result: Asked::Scores }.finite(finite, score, ids)
-                    }
-                    RerankModel::Classifier(model) => model.finite(finite, score, ids),
-                    RerankModel::Vectors(_) => Ok(score),
-                }
-            });
-            Ok(scores.collect())
-        })?;
-        let mut scored = scored.into_iter();
-        Ok(inputs.iter().map(|input| ranked(scored.by_ref().take(input.documents.len()).collect())).collect())
+        let limit = self.preprocessor.limit_for(request.truncate);
+        let encode = |pair: &TextInput<'_>| self.preprocessor.encode_behind(prompt, *pair, limit);
+        let (sequences, pairs) = EachInput::new(self.preprocessor.encode_all(&pairs, encode), skip);
+        let documents = inputs.iter().map(|input| input.documents.len()).collect();
+        let reading = RerankReading::Scores(activation);
+        Ok(Prepared::new(sequences, reading, RerankPlan::Pairs { pairs, documents }))
     }
 
     /// Names of the model's prompts.
@@ -275,6 +279,91 @@ impl Reranker {
             RerankModel::Vectors(_) => return Err(Error::internal("vectors are compared, not run in pairs")),
         };
         Ok(scores.flatten_all()?)
+    }
+}
+
+/// How sequences are read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RerankReading {
+    /// As pairs, with this behind the score.
+    Scores(Configured),
+    /// As vectors to be compared.
+    Vectors(EmbedRequest),
+}
+
+/// What a sequence is read as.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RerankRow {
+    /// A pair's score.
+    Score(f32),
+    /// A text's vector.
+    Vector(TextVectors),
+}
+
+/// How rows become ranks.
+#[derive(Debug)]
+pub enum RerankPlan {
+    /// A sequence per document.
+    Pairs {
+        /// All of them.
+        pairs: EachInput,
+        /// How many each query has.
+        documents: Vec<usize>,
+    },
+    /// A sequence per text.
+    Vectors(by_vectors::Sides),
+}
+
+impl Staged for Reranker {
+    type Reading = RerankReading;
+    type Row = RerankRow;
+    type Plan = RerankPlan;
+    type Answer = Vec<IndexedScore>;
+
+    fn compute(
+        &self,
+        batch: &PackedBatch,
+        sequences: &[&PreparedSequence],
+        reading: &RerankReading,
+    ) -> Result<Vec<Result<RerankRow>>> {
+        let activation = match (&self.model, reading) {
+            (RerankModel::Vectors(embedder), RerankReading::Vectors(request)) => {
+                let vectors = embedder.compute(batch, sequences, request)?.into_iter();
+                return Ok(vectors.map(|vector| vector.map(RerankRow::Vector)).collect());
+            }
+            (RerankModel::Chain(_) | RerankModel::Classifier(_), RerankReading::Scores(activation)) => activation,
+            _ => return Err(Error::internal("a reranker was given what another prepared")),
+        };
+        let options = EmbedOptions { skip: staged::skipped(sequences), ..EmbedOptions::default() };
+        let raw = self.scores(batch, &options)?;
+        let scores = activation.apply(&raw)?;
+        let scores = sequences.iter().zip(raw.to_vec1::<f32>()?).zip(scores).map(|((sequence, raw), score)| {
+            let (finite, ids) = (is_finite(&[raw, score]), sequence.ids());
+            let score = match &self.model {
+                RerankModel::Chain(model) => {
+                    let options = &EmbedOptions { skip: staged::skipped(&[sequence]), ..EmbedOptions::default() };
+                    TracedEmbedder { model, options, result: Asked::Scores }.finite(finite, score, ids)
+                }
+                RerankModel::Classifier(model) => model.finite(finite, score, ids),
+                RerankModel::Vectors(_) => Ok(score),
+            };
+            score.map(RerankRow::Score)
+        });
+        Ok(scores.collect())
+    }
+
+    fn assemble(&self, prepared: &Prepared<Self>, rows: Vec<Result<RerankRow>>) -> Outcomes<Vec<IndexedScore>> {
+        let (pairs, documents) = match (&prepared.plan, &self.model) {
+            (RerankPlan::Pairs { pairs, documents }, _) => (pairs, documents),
+            (RerankPlan::Vectors(sides), RerankModel::Vectors(embedder)) => return sides.ranked(embedder, rows),
+            (RerankPlan::Vectors(sides), _) => return sides.of_another(),
+        };
+        let score = |row| match row {
+            RerankRow::Score(score) => Ok(score),
+            RerankRow::Vector(_) => Err(Error::internal("a pair was read as a vector")),
+        };
+        let mut scores = pairs.answers(rows, |_, row| score(row)).into_iter();
+        documents.iter().map(|&documents| ranked(scores.by_ref().take(documents).collect())).collect()
     }
 }
 

@@ -9,14 +9,14 @@ use serde::Serialize;
 use super::limit::Bounds;
 use super::numbers::softmax;
 use super::spec::TaskSpec;
-use super::{Options, Outcomes, Preprocessor};
-use crate::Result;
-use crate::batching::Item;
+use super::staged::{self, EachInput};
+use super::{Options, Outcomes, Prepared, PreparedSequence, Preprocessor, Staged};
 use crate::files::ModelFiles;
 use crate::finite::{Traced, is_comparable};
 use crate::heads::TokenClassifier;
 use crate::setters::setters;
 use crate::tokenizer::Encoding;
+use crate::{PackedBatch, Result};
 
 /// Labels the tokens of a text.
 ///
@@ -147,17 +147,20 @@ impl Tagger {
     /// # Errors
     /// Failures of the engine; a text's own failure is in its place.
     pub fn run(&self, texts: &[&str], request: &TagRequest) -> Result<Outcomes<Vec<Tag>>> {
-        let encode = |text: &&str| self.preprocessor.encode((*text).into());
-        self.preprocessor.run(texts, encode, |batch, items| {
-            let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
-            let tags = |(index, item): (usize, &Item<'_>)| {
-                let logits = &logits[batch.rows(index)];
-                let finite = logits.iter().all(is_comparable);
-                self.model.finite(finite, (), &item.encoding.ids)?;
-                self.tags(texts[item.input], item.encoding, logits, request)
-            };
-            Ok(items.iter().enumerate().map(tags).collect())
-        })
+        self.prepare(texts, request).run(self, self.preprocessor.batch_tokens)
+    }
+
+    /// The first stage of [`run`](Self::run).
+    pub fn prepare(&self, texts: &[&str], request: &TagRequest) -> Prepared<Self> {
+        let encoded = self.preprocessor.encode_all(texts, |text: &&str| self.preprocessor.encode((*text).into()));
+        let keep = |(text, encoding): (&&str, &Result<Encoding>)| {
+            encoding
+                .as_ref()
+                .map_or_else(|_| Default::default(), |encoding| ((*text).to_owned(), Some(encoding.clone())))
+        };
+        let texts = texts.iter().zip(&encoded).map(keep).collect();
+        let (sequences, inputs) = EachInput::new(encoded, 0);
+        Prepared::new(sequences, (), TagPlan { inputs, texts, request: *request })
     }
 
     fn tags(&self, text: &str, encoding: &Encoding, logits: &[Vec<f32>], request: &TagRequest) -> Result<Vec<Tag>> {
@@ -170,5 +173,45 @@ impl Tagger {
             tags.retain(|tag| tag.label() != "O");
         }
         Ok(tags)
+    }
+}
+
+/// Texts that wait for the logits of their tokens.
+#[derive(Debug)]
+pub struct TagPlan {
+    inputs: EachInput,
+    /// Nothing where a text could not be encoded.
+    texts: Vec<(String, Option<Encoding>)>,
+    request: TagRequest,
+}
+
+impl Staged for Tagger {
+    type Reading = ();
+    /// `[tokens, labels]`.
+    type Row = Vec<Vec<f32>>;
+    type Plan = TagPlan;
+    type Answer = Vec<Tag>;
+
+    fn compute(
+        &self,
+        batch: &PackedBatch,
+        sequences: &[&PreparedSequence],
+        (): &(),
+    ) -> Result<Vec<Result<Vec<Vec<f32>>>>> {
+        let mut logits = self.model.logits(batch)?.to_vec2::<f32>()?.into_iter();
+        let rows = sequences.iter().map(|sequence| {
+            let logits: Vec<Vec<f32>> = logits.by_ref().take(sequence.ids().len()).collect();
+            let finite = logits.iter().all(is_comparable);
+            self.model.finite(finite, logits, sequence.ids())
+        });
+        Ok(rows.collect())
+    }
+
+    fn assemble(&self, prepared: &Prepared<Self>, rows: Vec<Result<Vec<Vec<f32>>>>) -> Outcomes<Vec<Tag>> {
+        let TagPlan { inputs, texts, request } = &prepared.plan;
+        inputs.answers(rows, |input, logits| match texts.get(input) {
+            Some((text, Some(encoding))) => self.tags(text, encoding, &logits, request),
+            _ => Err(staged::no_row()),
+        })
     }
 }

@@ -12,15 +12,15 @@ use serde::Serialize;
 
 use super::limit::Bounds;
 use super::numbers::{descending, softmax};
-use super::pairs::PairGroup;
+use super::pairs::{EncodedGroups, PairGroup, PairPlan};
 use super::spec::TaskSpec;
-use super::{Options, Outcome, Outcomes, Preprocessor};
+use super::{Options, Outcome, Outcomes, Prepared, PreparedSequence, Preprocessor, Staged};
 use crate::files::ModelFiles;
 use crate::finite::{Traced, is_finite};
 use crate::heads::SequenceClassifier;
 use crate::setters::setters;
 use crate::tokenizer::{LimitOrigin, PairCut};
-use crate::{Config, Error, Result};
+use crate::{Config, Error, PackedBatch, Result};
 
 pub use template::HypothesisTemplate;
 
@@ -156,22 +156,18 @@ impl ZeroShotClassifier {
     /// # Errors
     /// Failures of the engine; a text fails in its place if it is empty, has no labels, or if one of its pairs does.
     pub fn run(&self, inputs: &[ZeroShotInput<'_>], request: &ZeroShotRequest) -> Result<Outcomes<ZeroShotLabels>> {
+        self.prepare(inputs, request).run(self, self.preprocessor.batch_tokens)
+    }
+
+    /// The first stage of [`run`](Self::run).
+    pub fn prepare(&self, inputs: &[ZeroShotInput<'_>], request: &ZeroShotRequest) -> Prepared<Self> {
         let groups: Vec<_> = inputs.iter().map(|input| input.pairs(&request.template)).collect();
-        let NliOutputs { entailment, contradiction, .. } = self.outputs;
-        let pairs = self.preprocessor.run_pairs(&groups, self.cut(), |batch, ids| {
-            let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
-            let of_pair = |(row, ids): (&Vec<f32>, &&[u32])| {
-                let logits = NliLogits { entailment: row[entailment], contradiction: row[contradiction] };
-                self.model.finite(is_finite(&[logits.entailment, logits.contradiction]), logits, ids)
-            };
-            Ok(logits.iter().zip(ids).map(of_pair).collect())
-        })?;
-        let ranked = inputs.iter().zip(pairs).map(|(input, outcome)| {
-            let Outcome { value, truncated } = outcome?;
-            let value = input.ranked(&scores(&value, request.multi_label));
-            Ok(Outcome { value, truncated })
-        });
-        Ok(ranked.collect())
+        let EncodedGroups { sequences, plan: pairs } = self.preprocessor.encode_pairs(&groups, self.cut());
+        let owned = |input: &ZeroShotInput<'_>| {
+            (input.text.to_owned(), input.labels.iter().map(|&label| label.to_owned()).collect())
+        };
+        let inputs = inputs.iter().map(owned).collect();
+        Prepared::new(sequences, (), ZeroShotPlan { pairs, inputs, multi_label: request.multi_label })
     }
 
     /// A limit of the caller's own is one that pairs must keep.
@@ -184,9 +180,46 @@ impl ZeroShotClassifier {
     }
 }
 
+/// Texts that wait for the logits of their pairs.
+#[derive(Debug)]
+pub struct ZeroShotPlan {
+    pairs: PairPlan,
+    /// Texts with their labels.
+    inputs: Vec<(String, Vec<String>)>,
+    multi_label: bool,
+}
+
+impl Staged for ZeroShotClassifier {
+    type Reading = ();
+    type Row = NliLogits;
+    type Plan = ZeroShotPlan;
+    type Answer = ZeroShotLabels;
+
+    fn compute(&self, batch: &PackedBatch, sequences: &[&PreparedSequence], (): &()) -> Result<Vec<Result<NliLogits>>> {
+        let NliOutputs { entailment, contradiction, .. } = self.outputs;
+        let logits = self.model.logits(batch)?.to_vec2::<f32>()?;
+        let of_pair = |(row, sequence): (&Vec<f32>, &&PreparedSequence)| {
+            let logits = NliLogits { entailment: row[entailment], contradiction: row[contradiction] };
+            let finite = is_finite(&[logits.entailment, logits.contradiction]);
+            self.model.finite(finite, logits, sequence.ids())
+        };
+        Ok(logits.iter().zip(sequences).map(of_pair).collect())
+    }
+
+    fn assemble(&self, prepared: &Prepared<Self>, rows: Vec<Result<NliLogits>>) -> Outcomes<ZeroShotLabels> {
+        let ZeroShotPlan { pairs, inputs, multi_label } = &prepared.plan;
+        let ranked = inputs.iter().zip(pairs.together(rows)).map(|((text, labels), outcome)| {
+            let Outcome { value, truncated } = outcome?;
+            let input = ZeroShotInput { text, labels: labels.iter().map(String::as_str).collect() };
+            Ok(Outcome { value: input.ranked(&scores(&value, *multi_label)), truncated })
+        });
+        ranked.collect()
+    }
+}
+
 /// What a model says of one pair.
 #[derive(Debug, Clone, Copy)]
-struct NliLogits {
+pub struct NliLogits {
     entailment: f32,
     contradiction: f32,
 }

@@ -23,6 +23,12 @@ pub struct Encoding {
 }
 
 impl Encoding {
+    /// Ids that come without a text: nothing else is known of them.
+    pub(crate) fn of_ids(ids: &[u32], truncated: bool) -> Self {
+        let (tokens, offsets, sequences, words, special) = Default::default();
+        Self { ids: ids.to_vec(), tokens, offsets, sequences, words, special, truncated }
+    }
+
     /// Puts in a token that stands for nothing in the text, like those of the template.
     ///
     /// # Panics

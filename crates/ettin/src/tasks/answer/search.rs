@@ -21,7 +21,7 @@ pub(super) struct Search {
 
 /// A window's logits.
 #[derive(Debug, Clone)]
-pub(super) struct Scores {
+pub struct Scores {
     start: Vec<f32>,
     end: Vec<f32>,
 }
