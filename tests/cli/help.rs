@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::{repository, run};
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "fill-mask",
     "generate",
     "embed",
@@ -15,6 +15,7 @@ const COMMANDS: [&str; 18] = [
     "choose",
     "rerank",
     "score",
+    "serve",
     "tokenize",
     "bench",
     "info",

@@ -7,6 +7,7 @@ mod bench;
 mod choices;
 mod common;
 mod generate;
+mod serve;
 mod tasks;
 mod tools;
 
@@ -14,6 +15,7 @@ pub(crate) use bench::*;
 pub(crate) use choices::*;
 pub(crate) use common::*;
 pub(crate) use generate::*;
+pub(crate) use serve::*;
 pub(crate) use tasks::*;
 pub(crate) use tools::*;
 
@@ -101,6 +103,7 @@ pub(crate) enum Command {
     Choose(Choose),
     Rerank(Rerank),
     Score(Score),
+    Serve(Serve),
     Tokenize(Tokenize),
     Bench(Bench),
     Info(Info),

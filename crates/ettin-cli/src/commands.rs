@@ -16,6 +16,7 @@ mod multi_vector;
 mod pull;
 mod rerank;
 mod score;
+mod serve;
 mod similarity;
 mod stream;
 mod tag;
@@ -38,6 +39,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Status> {
         Command::Choose(args) => choose::run(args),
         Command::Rerank(args) => rerank::run(args),
         Command::Score(args) => score::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Info(args) => info::run(args),
