@@ -1,1 +1,3 @@
 //! HTTP for ettin.
+
+pub mod protocol;
