@@ -10,6 +10,7 @@
 //! | [`scheduler`] | who computes what when: one turn, fair queues of sequences, streams, admission |
 //! | [`models`] | models by name: loaded in the background, chosen, replaced |
 //! | [`service`] | **what routes call**: typed requests in, typed answers out |
+//! | [`protocol`] | what clients send and read, as pure types: no server, no model |
 //! | [`http`] | routes, the listener, and how the server ends |
 #![forbid(unsafe_code)]
 
@@ -18,5 +19,6 @@ pub mod http;
 pub mod logs;
 pub mod metrics;
 pub mod models;
+pub mod protocol;
 pub mod scheduler;
 pub mod service;

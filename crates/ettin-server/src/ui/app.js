@@ -1,0 +1,531 @@
+"use strict";
+// The page at /ui. It talks to the documented routes of this server only, and keeps nothing.
+
+// The page is at /ui, possibly below a proxy's prefix; the routes are its siblings.
+const base = new URL("./", location.href);
+const $ = (id) => document.getElementById(id);
+
+/** An element: name, attributes and properties, children (nodes or texts; texts are never parsed as HTML). */
+function el(name, attributes = {}, ...children) {
+  const node = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key === "class") node.className = value;
+    else if (key in node && key !== "list") node[key] = value;
+    else node.setAttribute(key, value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+/** What the server says is wrong: both forms of errors. */
+function faultOf(status, text) {
+  try {
+    const { error, message } = JSON.parse(text);
+    return (error && error.message) || error || message || text;
+  } catch {
+    return text || `status ${status}`;
+  }
+}
+
+/** The key that the server asked for, for as long as the page is open. */
+let key = "";
+
+async function request(path, body, signal) {
+  const headers = body === undefined ? {} : { "content-type": "application/json" };
+  if (key) headers.authorization = `Bearer ${key}`;
+  const options = { method: body === undefined ? "GET" : "POST", headers, signal };
+  if (body !== undefined) options.body = JSON.stringify(body);
+  const response = await fetch(new URL(path, base), options);
+  if (response.ok) return response;
+  const text = await response.text();
+  if (response.status === 401) {
+    const entered = prompt("This server asks for a key:");
+    if (entered) {
+      key = entered;
+      return request(path, body, signal);
+    }
+  }
+  throw new Error(`${response.status}: ${faultOf(response.status, text)}`);
+}
+
+async function ask(path, body, signal) {
+  if (body !== undefined) {
+    $("request").textContent = `POST /${path}\n${JSON.stringify(body, null, 2)}`;
+  }
+  const response = await request(path, body, signal);
+  const cut = response.headers.get("x-truncated");
+  if (cut) $("took").dataset.cut = cut;
+  return response.json();
+}
+
+// Models
+
+let models = [];
+
+/** The models that can do one of these; all of them where the server does not say. */
+function able(...abilities) {
+  const fit = models.filter((model) => model.tasks && model.tasks.some((task) => abilities.includes(task)));
+  return fit.length || models.some((model) => model.tasks) ? fit : models;
+}
+
+// Parts of forms and results
+
+const field = (name, label, control) => el("label", {}, label, Object.assign(control, { name }));
+const area = (name, label, value) => field(name, label, el("textarea", { value, required: true, spellcheck: false }));
+const line = (name, label, value) => field(name, label, el("input", { value, required: true, autocomplete: "off" }));
+const number = (name, label, value, min, max, step) =>
+  field(name, label, el("input", { type: "number", value, min, max, step, required: true }));
+const choice = (name, label, options) =>
+  field(name, label, el("select", {}, options.map(([value, text]) => el("option", { value }, text))));
+const modelChoice = (name, label, abilities) =>
+  choice(name, label, able(...abilities).map((model) => [model.id, model.id]));
+const row = (...children) => el("div", { class: "row" }, children);
+const lines = (text) => text.split("\n").map((one) => one.trim()).filter(Boolean);
+const percent = (p) => (p >= 0.001 ? `${(100 * p).toFixed(1)} %` : `${(100 * p).toExponential(1)} %`);
+const bar = (share, kind = "") =>
+  el("span", { class: `bar ${kind}`, style: `width:${100 * Math.min(1, Math.max(0, share))}%`, ariaHidden: "true" });
+
+/** A table: columns are [heading, cell of a row, whether it is a number]. */
+function table(caption, columns, rows) {
+  const head = columns.map(([heading, , numeric]) => el("th", { scope: "col", class: numeric ? "number" : "" }, heading));
+  const body = rows.map((one, i) =>
+    el("tr", {}, columns.map(([, cell, numeric]) => el("td", { class: numeric ? "number" : "" }, cell(one, i)))));
+  return el("div", { class: "scroll" },
+    el("table", {}, el("caption", {}, caption), el("thead", {}, el("tr", {}, head)), el("tbody", {}, body)));
+}
+
+const scores = (caption, list, label) =>
+  table(caption, [
+    ["label", (one) => label(one)],
+    ["score", (one) => one.score.toFixed(4), true],
+    ["", (one) => el("div", { class: "track" }, bar(one.score))],
+  ], list);
+
+function show(...nodes) {
+  $("result").replaceChildren(...nodes);
+}
+
+const cosine = (a, b) => {
+  let [dot, aa, bb] = [0, 0, 0];
+  a.forEach((x, i) => { dot += x * b[i]; aa += x * x; bb += b[i] * b[i]; });
+  return dot / Math.sqrt(aa * bb);
+};
+
+/** Runs `work` on all items, a few at a time; the order of results is that of items. */
+async function each(items, width, work) {
+  const results = [];
+  let next = 0;
+  const worker = async () => {
+    while (next < items.length) {
+      const i = next++;
+      results[i] = await work(items[i], i);
+    }
+  };
+  await Promise.all(Array.from({ length: width }, worker));
+  return results;
+}
+
+/** The events of a stream, without `[DONE]`. */
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    rest += value;
+    const parts = rest.split("\n\n");
+    rest = parts.pop();
+    for (const part of parts) {
+      if (!part.startsWith("data:")) continue;
+      const data = part.slice(5).trim();
+      if (data === "[DONE]") return;
+      yield JSON.parse(data);
+    }
+  }
+}
+
+// Tasks
+
+const MAX_COMPARED = 48; // tokens: each one is a request of its own
+
+const tasks = [
+  {
+    name: "Compare",
+    about: "One text through an encoder and a decoder: how likely is each token when both sides are known (masked), " +
+      "and when only what stands before it is (causal)?",
+    fits: () => able("fill-mask").length && able("generate").length,
+    fields: () => [
+      area("text", "Text", "The capital of France is Paris, and the capital of Italy is Rome."),
+      row(modelChoice("encoder", "Encoder", ["fill-mask"]), modelChoice("decoder", "Decoder", ["generate"])),
+    ],
+    async run({ text, encoder, decoder }, signal) {
+      const [tokens] = await ask("tokenize", { inputs: text, add_special_tokens: false, model: encoder }, signal);
+      const bytes = new TextEncoder().encode(text);
+      const slice = (from, to) => new TextDecoder().decode(bytes.slice(from, to));
+      const shown = tokens.filter((token) => token.start !== null).slice(0, MAX_COMPARED);
+      const causal = await ask("v1/completions",
+        { model: decoder, prompt: text, max_tokens: 0, echo: true, logprobs: 1, temperature: 0 }, signal);
+      const { tokens: strings, token_logprobs: logprobs, text_offset: offsets } = causal.choices[0].logprobs;
+      const masked = await each(shown, 4, async (token) => {
+        const word = slice(token.start, token.stop);
+        const before = slice(0, token.start);
+        const target = !word.startsWith(" ") && before.endsWith(" ") ? ` ${word}` : word;
+        const inputs = `${before}${word.startsWith(" ") ? " " : ""}[MASK]${slice(token.stop, bytes.length)}`;
+        const answer = await request("", { model: encoder, inputs, parameters: { targets: [target], top_k: 1 } }, signal)
+          .then((response) => response.json()).catch((fault) => {
+            if (fault.name === "AbortError") throw fault;
+            return null; // A token that is no word of the encoder has no probability of its own.
+          });
+        return answer && answer[0] && (Array.isArray(answer[0]) ? answer[0][0] : answer[0]).score;
+      });
+      // Both have one tokenizer. Their tokens are matched by where they begin, in characters of the text.
+      const skipped = strings.findIndex((string, i) => logprobs[i] !== null || text.startsWith(string));
+      const origin = offsets[Math.max(0, skipped)] || 0;
+      const at = new Map(offsets.map((offset, i) => [offset - origin, i]));
+      const rows = shown.map((token, i) => {
+        const start = [...slice(0, token.start)].length;
+        const spaced = /^\s/.test(slice(token.start, token.stop)) ? start : Math.max(0, start - 1);
+        const found = at.get(start) ?? at.get(spaced);
+        const logprob = found === undefined ? null : logprobs[found];
+        return { word: slice(token.start, token.stop), masked: masked[i], causal: logprob === null ? null : Math.exp(logprob) };
+      });
+      const cell = (value) => (value === null || value === undefined ? "–" : percent(value));
+      const track = (value, kind) => el("div", { class: "track" }, value === null || value === undefined ? "" : bar(value, kind));
+      show(
+        el("p", { class: "key" }, el("span", { class: "masked" }, "masked (encoder)"), el("span", { class: "causal" }, "causal (decoder)")),
+        table("Probability of each token", [
+          ["token", (one) => one.word],
+          ["masked", (one) => cell(one.masked), true],
+          ["", (one) => track(one.masked, "masked")],
+          ["causal", (one) => cell(one.causal), true],
+          ["", (one) => track(one.causal, "causal")],
+        ], rows),
+        tokens.length > shown.length ? el("p", { class: "hint" }, `the first ${shown.length} of ${tokens.length} tokens`) : "",
+      );
+    },
+  },
+  {
+    name: "Embed",
+    about: "Cosines of all pairs of texts.",
+    fits: () => able("embed").length,
+    fields: () => [
+      area("texts", "Texts, one a line", "A cat sits on the mat.\nA kitten rests on a rug.\nStocks fell sharply today."),
+      modelChoice("model", "Model", ["embed"]),
+    ],
+    async run({ texts, model }, signal) {
+      const inputs = lines(texts);
+      const vectors = await ask("embed", { inputs, model }, signal);
+      const columns = inputs.map((_, i) => [`${i + 1}`, (one) => cosine(vectors[one], vectors[i]).toFixed(3), true]);
+      show(
+        table("Cosines", [["text", (one) => `${one + 1}. ${inputs[one]}`], ...columns], inputs.map((_, i) => i)),
+        el("p", { class: "hint" }, `${vectors[0].length} numbers a vector`),
+      );
+    },
+  },
+  {
+    name: "Fill mask",
+    about: "Words for each [MASK].",
+    fits: () => able("fill-mask").length,
+    fields: () => [
+      area("text", "Text with [MASK]", "The capital of France is [MASK]."),
+      row(modelChoice("model", "Model", ["fill-mask"]), number("top_k", "Words", 5, 1, 50, 1)),
+    ],
+    async run({ text, model, top_k }, signal) {
+      const answer = await ask("", { model, inputs: text, parameters: { top_k: Number(top_k), targets: null } }, signal);
+      const masks = Array.isArray(answer[0]) ? answer : [answer];
+      show(...masks.map((words, i) =>
+        scores(masks.length > 1 ? `Mask ${i + 1}` : "Words", words, (one) => one.token_str)));
+    },
+  },
+  {
+    name: "Classify",
+    about: "Labels of a text.",
+    fits: () => able("classify").length,
+    fields: () => [area("text", "Text", "What a lovely day!"), modelChoice("model", "Model", ["classify"])],
+    async run({ text, model }, signal) {
+      show(scores("Labels", await ask("predict", { inputs: text, model }, signal), (one) => one.label));
+    },
+  },
+  {
+    name: "Zero-shot",
+    about: "Labels of your own.",
+    fits: () => able("zero-shot").length,
+    fields: () => [
+      area("text", "Text", "The match ended two to one."),
+      line("labels", "Labels, with commas", "sport, politics, science"),
+      modelChoice("model", "Model", ["zero-shot"]),
+    ],
+    async run({ text, labels, model }, signal) {
+      const candidate_labels = labels.split(",").map((label) => label.trim()).filter(Boolean);
+      const answer = await ask("", { model, inputs: text, parameters: { candidate_labels } }, signal);
+      show(scores("Labels", answer, (one) => one.label));
+    },
+  },
+  {
+    name: "Tag",
+    about: "Labels within a text.",
+    fits: () => able("tag").length,
+    fields: () => [area("text", "Text", "Ada Lovelace was born in London."), modelChoice("model", "Model", ["tag"])],
+    async run({ text, model }, signal) {
+      const spans = await ask("", { model, inputs: text, parameters: { aggregation_strategy: "simple" } }, signal);
+      const characters = [...text];
+      const parts = [];
+      let at = 0;
+      for (const span of [...spans].sort((a, b) => a.start - b.start)) {
+        if (span.start < at) continue;
+        parts.push(characters.slice(at, span.start).join(""));
+        const words = characters.slice(span.start, span.end).join("");
+        parts.push(el("mark", {}, words, el("small", {}, `${span.entity_group ?? span.entity} ${percent(span.score)}`)));
+        at = span.end;
+      }
+      parts.push(characters.slice(at).join(""));
+      show(el("p", { class: "text" }, parts));
+    },
+  },
+  {
+    name: "Answer",
+    about: "Answers to a question within a text.",
+    fits: () => able("answer").length,
+    fields: () => [
+      line("question", "Question", "Where was Ada born?"),
+      area("context", "Text", "Ada Lovelace was born in London in 1815."),
+      modelChoice("model", "Model", ["answer"]),
+    ],
+    async run({ question, context, model }, signal) {
+      const answers = await ask("", { model, inputs: { question, context }, parameters: { top_k: 3 } }, signal);
+      show(scores("Answers", [answers].flat(), (one) => one.answer || "(none)"));
+    },
+  },
+  {
+    name: "Rerank",
+    about: "Texts by how well they answer a query.",
+    fits: () => able("rerank").length,
+    fields: () => [
+      line("query", "Query", "How do I bake bread?"),
+      area("texts", "Texts, one a line", "Mix flour, water, salt and yeast.\nThe train leaves at noon."),
+      modelChoice("model", "Model", ["rerank"]),
+    ],
+    async run({ query, texts, model }, signal) {
+      const ranks = await ask("rerank", { query, texts: lines(texts), return_text: true, model }, signal);
+      show(table("Best first", [
+        ["", (_, i) => `${i + 1}`, true],
+        ["text", (one) => one.text],
+        ["score", (one) => one.score.toFixed(4), true],
+      ], ranks));
+    },
+  },
+  {
+    name: "Tokens",
+    about: "The tokens of a text with their ids.",
+    fits: () => models.length,
+    fields: () => [area("text", "Text", "Tokenisation, naïvely 🙂"), modelChoice("model", "Model", [])],
+    models: () => models,
+    async run({ text, model }, signal) {
+      const [tokens] = await ask("tokenize", { inputs: text, model }, signal);
+      show(
+        el("ol", { class: "tokens" }, tokens.map((token) =>
+          el("li", { class: token.special ? "special" : "" }, token.text, el("small", {}, `${token.id}`)))),
+        el("p", { class: "hint" }, `${tokens.length} tokens`),
+      );
+    },
+  },
+  {
+    name: "Generate",
+    about: "A continuation, token by token.",
+    fits: () => able("generate").length,
+    fields: () => [
+      area("prompt", "Text", "Once upon a time"),
+      modelChoice("model", "Model", ["generate"]),
+      row(number("max_tokens", "Tokens", 64, 1, 4096, 1), number("temperature", "Temperature", 0.8, 0, 5, 0.1),
+        number("top_p", "Top p", 0.95, 0.01, 1, 0.01)),
+    ],
+    async run({ prompt, model, max_tokens, temperature, top_p }, signal) {
+      const body = {
+        model, prompt, max_tokens: Number(max_tokens), temperature: Number(temperature), top_p: Number(top_p),
+        stream: true, stream_options: { include_usage: true },
+      };
+      $("request").textContent = `POST /v1/completions\n${JSON.stringify(body, null, 2)}`;
+      const start = performance.now();
+      const response = await request("v1/completions", body, signal);
+      const text = el("span", { class: "new" });
+      const note = el("p", { class: "hint" });
+      show(el("p", { class: "text", ariaLive: "off" }, prompt, text), note);
+      let first = 0;
+      for await (const event of events(response)) {
+        if (event.error) throw new Error(event.error.message);
+        first ||= performance.now() - start;
+        for (const one of event.choices) text.append(one.text);
+        if (event.usage) {
+          const tokens = event.usage.completion_tokens;
+          const after = (performance.now() - start - first) / 1000;
+          const rate = tokens > 1 && after > 0 ? `, then ${((tokens - 1) / after).toFixed(0)} tokens/s` : "";
+          note.textContent = `${tokens} tokens; the first after ${first.toFixed(0)} ms${rate}`;
+        }
+      }
+    },
+  },
+];
+
+// The page
+
+let current = null;
+let running = null;
+
+function open(task, focus) {
+  if (running) running.abort();
+  current = task;
+  for (const tab of $("tabs").children) {
+    const selected = tab.textContent === task.name;
+    tab.setAttribute("aria-selected", selected);
+    tab.tabIndex = selected ? 0 : -1;
+    if (selected) {
+      $("panel").setAttribute("aria-labelledby", tab.id);
+      if (focus) tab.focus();
+    }
+  }
+  $("title").textContent = task.name;
+  $("about").textContent = task.about;
+  $("fields").replaceChildren(...task.fields());
+  const select = $("fields").querySelector("select[name=model]");
+  if (task.models && select) select.replaceChildren(...task.models().map((model) => el("option", { value: model.id }, model.id)));
+  $("error").hidden = true;
+  $("took").textContent = "";
+  $("request").textContent = "";
+  show();
+  history.replaceState(null, "", `#${encodeURIComponent(task.name)}`);
+}
+
+function tabs() {
+  const usable = tasks.filter((task) => task.fits());
+  $("tabs").replaceChildren(...usable.map((task, i) =>
+    el("button", { type: "button", role: "tab", id: `tab-${i}`, "aria-controls": "panel", onclick: () => open(task) }, task.name)));
+  $("tabs").onkeydown = (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const at = usable.indexOf(current);
+    const next = event.key === "Home" ? 0 : event.key === "End" ? usable.length - 1 : at + (step ?? NaN);
+    if (Number.isNaN(next)) return;
+    event.preventDefault();
+    open(usable[(next + usable.length) % usable.length], true);
+  };
+  const wanted = decodeURIComponent(location.hash.slice(1));
+  const first = usable.find((task) => task.name === wanted) ?? usable[0];
+  if (first) open(first);
+  else $("about").textContent = "No model is loaded.";
+}
+
+$("form").onsubmit = async (event) => {
+  event.preventDefault();
+  if (running) return;
+  running = new AbortController();
+  const mine = running;
+  $("run").disabled = true;
+  $("stop").hidden = false;
+  $("error").hidden = true;
+  delete $("took").dataset.cut;
+  $("took").textContent = "running…";
+  const start = performance.now();
+  try {
+    await current.run(Object.fromEntries(new FormData($("form"))), mine.signal);
+    const cut = $("took").dataset.cut;
+    $("took").textContent = `${(performance.now() - start).toFixed(0)} ms${cut ? `; ${cut} texts were cut` : ""}`;
+  } catch (fault) {
+    $("took").textContent = fault.name === "AbortError" ? "stopped" : "";
+    if (fault.name !== "AbortError") {
+      $("error").textContent = fault.message;
+      $("error").hidden = false;
+    }
+  } finally {
+    if (running === mine) running = null;
+    $("run").disabled = false;
+    $("stop").hidden = true;
+  }
+};
+$("stop").onclick = () => running && running.abort();
+$("form").onkeydown = (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
+};
+
+// Live figures
+
+/** The sum of a metric over its labels. */
+function metric(text, name) {
+  let sum = null;
+  for (const row of text.split("\n")) {
+    if (!row.startsWith(name) || !/^[{ ]/.test(row.slice(name.length))) continue;
+    const value = Number(row.slice(row.lastIndexOf(" ") + 1));
+    if (!Number.isNaN(value)) sum = (sum ?? 0) + value;
+  }
+  return sum;
+}
+
+let last = null;
+const rates = [];
+
+async function watch() {
+  try {
+    const text = await (await request("metrics")).text();
+    const now = {
+      at: performance.now() / 1000,
+      requests: metric(text, "te_request_count") ?? 0,
+      finished: metric(text, "te_request_duration_count") ?? 0,
+      seconds: metric(text, "te_request_duration_sum") ?? 0,
+      failures: metric(text, "te_request_failure") ?? 0,
+      tokens: metric(text, "te_batch_next_tokens_sum"),
+      queue: metric(text, "te_queue_size") ?? 0,
+    };
+    if (last) {
+      const span = now.at - last.at;
+      const rate = Math.max(0, now.requests - last.requests) / span;
+      const finished = now.finished - last.finished;
+      rates.push(rate);
+      if (rates.length > 60) rates.shift();
+      const rows = [
+        ["requests/s", rate.toFixed(1)],
+        ["mean latency", finished > 0 ? `${(1000 * (now.seconds - last.seconds) / finished).toFixed(1)} ms` : "–"],
+        ["queue", `${now.queue}`],
+        ["failures", `${now.failures}`],
+        ["requests", `${now.requests}`],
+      ];
+      if (now.tokens !== null) rows.splice(1, 0, ["tokens/s", (Math.max(0, now.tokens - (last.tokens ?? 0)) / span).toFixed(0)]);
+      $("live").replaceChildren(...rows.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
+      const top = Math.max(1, ...rates);
+      const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
+      line.setAttribute("points", rates.map((r, i) => `${(240 - 4 * (rates.length - 1 - i)).toFixed(1)},${(58 - 56 * r / top).toFixed(1)}`).join(" "));
+      $("chart").replaceChildren(line);
+    }
+    last = now;
+  } catch {
+    $("live").replaceChildren(el("dt", {}, "metrics"), el("dd", {}, "not available"));
+  }
+}
+
+async function start() {
+  for (;;) {
+    const health = $("health");
+    try {
+      const response = await fetch(new URL("health", base));
+      if (response.ok) {
+        ({ data: models } = await ask("v1/models"));
+        health.textContent = "ready";
+        health.className = "good";
+        break;
+      }
+      health.textContent = faultOf(response.status, await response.text());
+    } catch (fault) {
+      health.textContent = fault.message;
+    }
+    health.className = "bad";
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+  $("models").replaceChildren(...models.map((model) =>
+    el("li", {}, model.id, el("small", {}, (model.tasks ?? []).join(", ")),
+      model.max_model_len ? el("small", {}, `up to ${model.max_model_len} tokens`) : "")));
+  tabs();
+  ask("info").then((info) => {
+    $("health").textContent = `ready · ${info.version} · ${info.model_dtype}`;
+  }).catch(() => {});
+  await watch();
+  setInterval(() => { if (!document.hidden) watch(); }, 2000);
+}
+
+start();
