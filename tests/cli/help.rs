@@ -4,13 +4,14 @@ use serde_json::{Value, json};
 
 use crate::support::{repository, run};
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "fill-mask",
     "generate",
     "embed",
     "similarity",
     "classify",
     "tag",
+    "extract",
     "answer",
     "choose",
     "rerank",

@@ -6,6 +6,7 @@
 mod bench;
 mod choices;
 mod common;
+mod extract;
 mod generate;
 mod tasks;
 mod tools;
@@ -13,6 +14,7 @@ mod tools;
 pub(crate) use bench::*;
 pub(crate) use choices::*;
 pub(crate) use common::*;
+pub(crate) use extract::*;
 pub(crate) use generate::*;
 pub(crate) use tasks::*;
 pub(crate) use tools::*;
@@ -97,6 +99,7 @@ pub(crate) enum Command {
     Similarity(Similarity),
     Classify(Classify),
     Tag(Tag),
+    Extract(Extract),
     Answer(Answer),
     Choose(Choose),
     Rerank(Rerank),

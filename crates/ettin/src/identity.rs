@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use crate::config::Objective;
 use crate::files::ModelFiles;
 use crate::files::Subfolder;
+use crate::gliner::{GLINER_CONFIG, GlinerConfig};
 use crate::json::parse_object;
 use crate::metadata::{ADAPTER_CONFIG, CONFIG, MODULES, SENTENCE_TRANSFORMERS};
 use crate::sentence_transformers::LateInteraction;
@@ -22,7 +23,7 @@ use crate::{Error, Result};
 pub(crate) use contents::of_file;
 
 /// Files at a model's root that are looked at only to tell what it is.
-pub(crate) const TELLING: [&str; 4] = ["gliner_config.json", "router_config.json", "artifact.metadata", ADAPTER_CONFIG];
+pub(crate) const TELLING: [&str; 4] = [GLINER_CONFIG, "router_config.json", "artifact.metadata", ADAPTER_CONFIG];
 
 /// A kind of model that this engine does not run, as the model's own files name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +113,9 @@ pub fn before_conversion(files: &ModelFiles) -> Result<Option<String>> {
 
 /// Whether a model that gives no single vector per text is run as what it is.
 fn runs(files: &ModelFiles) -> bool {
+    if let Ok(Some(_)) = GlinerConfig::load(files) {
+        return true;
+    }
     let late = LateInteraction::load(files);
     late.is_ok_and(|late| late.is_some()) && identify(files, Use::Tokens).is_ok_and(|foreign| foreign.is_none())
 }
@@ -151,12 +155,12 @@ fn identify(files: &ModelFiles, purpose: Use) -> Result<Option<Foreign>> {
     if purpose == Use::Vectors {
         files.get(MODULES)?;
     }
-    if files.peek("gliner_config.json")?.is_some() {
-        return Ok(Some(Foreign::new(
-            "a GLiNER model",
-            "it has a gliner_config.json",
-            "its entity recognition is not supported; run it with the Python package `gliner`",
-        )));
+    if files.peek(GLINER_CONFIG)?.is_some() {
+        let advice = match GlinerConfig::load(files) {
+            Ok(_) => "it finds entities, which fits extract".to_owned(),
+            Err(error) => format!("it is not run: {error}"),
+        };
+        return Ok(Some(Foreign::new("a GLiNER model", format!("it has a {GLINER_CONFIG}"), advice)));
     }
     let modules = classes::modules(files)?;
     if purpose == Use::Vectors {

@@ -5,9 +5,11 @@ mod chain;
 mod choice;
 mod embedder;
 mod language;
+mod lstm;
 mod multi_vector;
 mod sequence;
 mod similarity;
+mod spans;
 mod token;
 
 pub use crate::sentence_transformers::Settings;
@@ -21,6 +23,8 @@ pub use multi_vector::MultiVectorModel;
 pub(crate) use multi_vector::no_late_interaction;
 pub use sequence::SequenceClassifier;
 pub use similarity::Similarity;
+pub use spans::SpanModel;
+pub(crate) use spans::{LabelMatrix, SpanText, spans};
 pub use token::{QuestionAnswering, TokenClassifier};
 
 use crate::{
@@ -48,7 +52,16 @@ macro_rules! heads {
     };
 }
 
-heads!(LanguageModel, SequenceClassifier, ChoiceScorer, TokenClassifier, QuestionAnswering, Embedder, MultiVectorModel);
+heads!(
+    LanguageModel,
+    SequenceClassifier,
+    ChoiceScorer,
+    TokenClassifier,
+    QuestionAnswering,
+    Embedder,
+    MultiVectorModel,
+    SpanModel
+);
 
 /// Reads configuration and weights and builds a model from them; every tensor must be there, of its shape.
 fn open<T>(
