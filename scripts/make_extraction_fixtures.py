@@ -1,11 +1,12 @@
-"""Writes fixtures of entity extraction: what gliner makes of span models on a ModernBERT trunk.
+"""Writes fixtures of gliner and gliner2: entities of span models, and classification by a schema, on a ModernBERT trunk.
 
     python -m venv .venv-gliner && .venv-gliner/bin/pip install -r scripts/requirements-gliner.txt
     .venv-gliner/bin/python scripts/make_extraction_fixtures.py
 
 Two tiny random models, as gliner saves them, go to `models/tiny-gliner-bi` and `models/tiny-gliner-uni`. A case is one of them with
 keys of its `gliner_config.json` replaced; the spans of each text go to `tests/fixtures/pipelines/extraction.json`. Weights are such
-that scores lie on both sides of the thresholds and spans overlap. Texts are computed one at a time.
+that scores lie on both sides of the thresholds and spans overlap. A third, as gliner2 saves it, goes to `models/tiny-gliner2`, and the
+probabilities of its labels to `schema_classification.json` beside. Texts are computed one at a time.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import gliner2
 from gliner import GLiNER
 from gliner.config import BiEncoderSpanConfig, UniEncoderSpanConfig
 from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
+from gliner2 import GLiNER2, ExtractorConfig
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, ModernBertConfig
 
 from reference import provenance
 
@@ -31,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SEED = ROOT / "models" / "tiny-text-chain-mean"
 MODELS = ROOT / "models"
 OUTPUT = ROOT / "tests" / "fixtures" / "pipelines" / "extraction.json"
+SCHEMA_OUTPUT = OUTPUT.with_name("schema_classification.json")
 KEPT = ("gliner_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 TEXTS = [
@@ -138,6 +142,64 @@ def make_models() -> None:
     saved(model, "tiny-gliner-uni")
 
 
+SCHEMA_TEXTS = [
+    "The cat sat on the mat",
+    "The keeper saved the penalty!",
+    "Écris à Zoë@Example.com ou www.Example.com/a?b, @User_1: well-known_place… \u0130STANBUL \u039f\u0394\u039f\u03a3",
+    "Is it [SEP_TEXT] or [L]?",
+    "e\u0301 हिन्दी \u200d \U0001f600",
+    "",
+    " ",
+    " ".join(["Once more."] * 30),
+]
+SCHEMAS = [
+    ("category", ["sports", "politics", "very bad weather"]),
+    ("What is it about?", ["Cat", "dog"]),
+    ("category", ["one"]),
+    ("a [L] task", ["[L] label", "other", "other"]),
+]
+
+
+def make_schema_model() -> None:
+    folder = MODELS / "tiny-gliner2"
+    shutil.rmtree(folder, ignore_errors=True)
+    tokenizer = AutoTokenizer.from_pretrained(SEED)
+    config = ExtractorConfig(model_name="tiny", max_width=4, counting_layer="count_lstm")
+    model = GLiNER2(config, encoder_config=ModernBertConfig(**trunk(16, 2, len(tokenizer))), tokenizer=tokenizer)
+    model.eval()
+    randomise(model, 13)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(torch.bfloat16).float())
+    model.save_pretrained(str(folder))
+    tensors = {key: value.to(torch.bfloat16) for key, value in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "model.safetensors").chmod(0o644)
+
+
+def schema_fixture() -> None:
+    make_schema_model()
+    model = GLiNER2.from_pretrained(str(MODELS / "tiny-gliner2"))
+    model.eval()
+    runs = []
+    for task, labels in SCHEMAS:
+        for multi_label in (False, True):
+            for text in SCHEMA_TEXTS:
+                # Every label, with the probability that it is chosen by.
+                rule = {"multi_label": True, "cls_threshold": 0.0, "class_act": "sigmoid" if multi_label else "softmax"}
+                found = model.classify_text(text, {task: {"labels": labels, **rule}}, include_confidence=True)[task]
+                assert [entry["label"] for entry in found] == labels
+                scores = [round(entry["confidence"], 8) for entry in found]
+                runs.append({"text": text, "task": task, "labels": labels, "multi_label": multi_label, "scores": scores})
+                if not multi_label:
+                    best = model.classify_text(text, {task: labels}, include_confidence=True)[task]
+                    assert abs(best["confidence"] - max(scores)) < 1e-6, (best, scores)
+    print("schema", [run["scores"] for run in runs[:4]])
+    head = provenance(gliner2=gliner2.__version__, dtype="f32")
+    lines = ",\n".join(json.dumps(run, ensure_ascii=False) for run in runs)
+    SCHEMA_OUTPUT.write_text(f'{{"provenance": {json.dumps(head)},\n"runs": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
 def cases() -> list[tuple[str, str, dict[str, Any]]]:
     """Name, model, keys of gliner_config.json."""
     bi, uni = "tiny-gliner-bi", "tiny-gliner-uni"
@@ -179,6 +241,7 @@ def short(span: dict[str, Any], text: str) -> list[Any]:
 def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    schema_fixture()
     make_models()
     written = []
     for name, base, keys in cases():

@@ -1,4 +1,4 @@
-//! `extract`: keys, flags, records and bad input.
+//! `extract`, and `classify --labels` with GLiNER2: keys, flags, records and bad input.
 
 use serde_json::{Value, json};
 
@@ -45,7 +45,10 @@ fn entities_are_those_of_gliner() {
             let found = found.as_array().unwrap();
             assert_eq!(found.len(), expected.len(), "{arguments:?}");
             for (ours, theirs) in found.iter().zip(expected) {
-                assert_eq!(json!([ours["start"], ours["end"], ours["label"]]), json!([theirs[0], theirs[1], theirs[2]]));
+                assert_eq!(
+                    json!([ours["start"], ours["end"], ours["label"]]),
+                    json!([theirs[0], theirs[1], theirs[2]])
+                );
                 assert!((ours["score"].as_f64().unwrap() - theirs[3].as_f64().unwrap()).abs() < 1e-5, "{arguments:?}");
                 let keys: Vec<&String> = ours.as_object().unwrap().keys().collect();
                 assert_eq!(keys, ["start", "end", "text", "label", "score"]);
@@ -111,10 +114,49 @@ fn a_model_of_spans_is_described_and_converted() {
     assert_eq!(model["length_limit"]["tokens"], 200);
     let table = run(&["info", "-m", UNI, "-f", "table"]);
     assert!(table.text(0).contains("together with the text"), "{}", table.text(0));
+    let schema = run(&["info", "-m", "models/tiny-gliner2"]).lines(0).remove(0);
+    assert_eq!(schema["model"]["tasks"], json!(["classify"]));
     let out = tempfile::tempdir().unwrap();
+    let refused = run(&["convert", "models/tiny-gliner2", "-o", out.path().join("no").to_str().unwrap()]);
+    assert!(refused.status == Some(1) && refused.err.contains("GLiNER2"), "{}", refused.err);
     let copy = out.path().join("copy");
     let copy = copy.to_str().unwrap();
     run(&["convert", BI, "-o", copy, "--dtype", "f32"]).text(0);
     let extract = |model| run(&["extract", "-m", model, "--labels", "a,b", "--threshold", "0.1", "A cat on a mat."]);
     assert_eq!(extract(copy).text(0), extract(BI).text(0));
+}
+
+#[test]
+fn labels_are_classified_by_a_schema() {
+    let model = "models/tiny-gliner2";
+    let fixture = read_json("tests/fixtures/pipelines/schema_classification.json");
+    for given in fixture["runs"].as_array().unwrap().iter().filter(|run| run["task"] == "What is it about?").step_by(5)
+    {
+        let mut arguments = vec!["classify", "-m", model, "--labels", "Cat,dog", "--task", "What is it about?"];
+        if given["multi_label"] == true {
+            arguments.push("--multi-label");
+        }
+        arguments.extend(["--", given["text"].as_str().unwrap()]);
+        let found = run(&arguments).lines(0).remove(0);
+        for (label, score) in found["labels"].as_array().unwrap().iter().zip(found["scores"].as_array().unwrap()) {
+            let expected = &given["scores"][usize::from(label == "dog")];
+            assert!((score.as_f64().unwrap() - expected.as_f64().unwrap()).abs() < 1e-5, "{arguments:?}: {found}");
+        }
+    }
+    let records = "{\"text\": \"A cat.\", \"labels\": [\"a\", \"b\", \"c\"]}\n{\"text\": \"\"}\n";
+    let lines = pipe(&["classify", "-m", model, "--labels", "x"], records).lines(0);
+    assert_eq!(lines[0]["labels"].as_array().unwrap().len(), 3);
+    assert_eq!((&lines[1]["labels"], &lines[1]["scores"]), (&json!(["x"]), &json!([1.0])));
+    let nli = "models/tiny-text-classify-single";
+    for (arguments, message) in [
+        (&["classify", "a", "-m", model, "--labels", "x", "--template", "{}."][..], "--task"),
+        (&["classify", "a", "-m", nli, "--labels", "x", "--task", "t"], "--template"),
+        (&["classify", "a", "-m", model, "--task", "t"], "--labels"),
+    ] {
+        let failed = run(arguments);
+        assert_eq!(failed.status, Some(2), "{arguments:?}: {}", failed.err);
+        assert!(failed.err.contains(message), "{arguments:?}: {}", failed.err);
+    }
+    let entities = run(&["extract", "a", "-m", model, "--labels", "x"]);
+    assert!(entities.status == Some(1) && entities.err.contains("GLiNER2"), "{}", entities.err);
 }

@@ -76,7 +76,9 @@ pub enum Error {
         side: Side,
     },
     /// A text has more words than a span model takes.
-    #[error("the text has {words} words, more than the limit of {limit} (max_len of gliner_config.json); shorten it, or cut it")]
+    #[error(
+        "the text has {words} words, more than the limit of {limit} (max_len of gliner_config.json); shorten it, or cut it"
+    )]
     TooManyWords {
         /// Words of the text.
         words: usize,

@@ -3,12 +3,15 @@
 //! Which class a file stands for is decided as the library (0.2.29) does it, by keys that are there or not. Run are
 //! span models (`markerV0`) on a ModernBERT trunk, with labels encoded apart or put before the text. Everything else is
 //! refused by its name.
+//!
+//! GLiNER2 (2.1.0) says what it is in `config.json`: `model_type` is `extractor`. Its span models are run as classifiers.
 
 use serde_json::Value;
 
 use crate::config::{Keys, Objective};
 use crate::files::ModelFiles;
 use crate::json::read_object;
+use crate::metadata::{CONFIG, config_as_python_reads_it};
 use crate::named::Named;
 use crate::{Config, Error, Result};
 
@@ -150,6 +153,34 @@ fn trunk(keys: &Keys<'_>, key: &str) -> Result<Option<Result<Config, String>>> {
     }
     let json = keys.get(key).map(Value::to_string).unwrap_or_default();
     Config::from_json(json.as_bytes(), &format!("{GLINER_CONFIG} ({key})")).map(|config| Some(Ok(config)))
+}
+
+/// Where a GLiNER2 model keeps the configuration of its trunk.
+pub(crate) const GLINER2_ENCODER: &str = "encoder_config/config.json";
+/// What `model_type` of its `config.json` says.
+pub(crate) const GLINER2_TYPE: &str = "extractor";
+
+/// The trunk of the GLiNER2 model in `files`; `None` for a model of another kind.
+///
+/// # Errors
+/// [`Error::Unsupported`] for an architecture, or a trunk, that is not run; [`Error::Config`] for what cannot be.
+pub(crate) fn schema_trunk(files: &ModelFiles) -> Result<Option<Config>> {
+    let Some(map) = config_as_python_reads_it(files)? else {
+        return Ok(None);
+    };
+    let keys = Keys::new(&map, CONFIG);
+    if keys.get("model_type").and_then(Value::as_str) != Some(GLINER2_TYPE) {
+        return Ok(None);
+    }
+    match keys.text("architecture")?.unwrap_or("span") {
+        "span" => {}
+        other => return Err(Error::Unsupported(format!("a GLiNER2 model of the architecture {other:?} ({CONFIG})"))),
+    }
+    let config = Config::from_json(&files.require(GLINER2_ENCODER)?, GLINER2_ENCODER)?;
+    match config.objective {
+        Objective::Encoder => Ok(Some(config)),
+        Objective::Decoder => Err(Error::Unsupported("a GLiNER2 model on a decoder".to_owned())),
+    }
 }
 
 /// Refuses everything but span models without extras.

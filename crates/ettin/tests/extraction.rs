@@ -8,9 +8,9 @@ use std::fs;
 use std::path::Path;
 
 use common::root;
+use ettin::Error;
 use ettin::files::ModelFiles;
 use ettin::tasks::*;
-use ettin::Error;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::{Value, json};
 

@@ -7,6 +7,7 @@ mod embedder;
 mod language;
 mod lstm;
 mod multi_vector;
+mod schema;
 mod sequence;
 mod similarity;
 mod spans;
@@ -21,6 +22,7 @@ pub use embedder::{EmbedOptions, Embedder};
 pub use language::LanguageModel;
 pub use multi_vector::MultiVectorModel;
 pub(crate) use multi_vector::no_late_interaction;
+pub use schema::SchemaModel;
 pub use sequence::SequenceClassifier;
 pub use similarity::Similarity;
 pub use spans::SpanModel;
@@ -60,7 +62,8 @@ heads!(
     QuestionAnswering,
     Embedder,
     MultiVectorModel,
-    SpanModel
+    SpanModel,
+    SchemaModel
 );
 
 /// Reads configuration and weights and builds a model from them; every tensor must be there, of its shape.

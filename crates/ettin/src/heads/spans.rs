@@ -290,12 +290,10 @@ fn no_spans(files: &ModelFiles) -> Error {
 }
 
 /// One of the trunks in a file.
-fn trunk(weights: &Weights, prefix: &str, config: &Config, backend: &Backend) -> Result<Trunk> {
+pub(super) fn trunk(weights: &Weights, prefix: &str, config: &Config, backend: &Backend) -> Result<Trunk> {
     let part = weights.part(prefix);
     let parameters = Parameters::from_weights(&part, config, Head::None).map_err(|error| match error {
-        Error::Tensors { file, message } => {
-            Error::Tensors { file, message: format!("behind `{prefix}`: {message}") }
-        }
+        Error::Tensors { file, message } => Error::Tensors { file, message: format!("behind `{prefix}`: {message}") },
         error => error,
     })?;
     let backend = backend.for_stored(parameters.quantization);
@@ -309,7 +307,7 @@ pub(super) fn linear(weights: &Weights, names: [&str; 2], shape: [usize; 2], bac
     backend.linear(params::dense(weights, weight, Some(bias)))
 }
 
-fn layer(weights: &Weights, name: &str, shape: [usize; 2], backend: &Backend) -> Result<Linear> {
+pub(super) fn layer(weights: &Weights, name: &str, shape: [usize; 2], backend: &Backend) -> Result<Linear> {
     linear(weights, [&format!("{name}.weight"), &format!("{name}.bias")], shape, backend)
 }
 
@@ -365,7 +363,8 @@ pub(super) fn values(rows: &Hidden) -> Result<Vec<f32>> {
     Ok(rows.to_tensor()?.flatten_all()?.to_vec1::<f32>()?)
 }
 
-fn relu(rows: &Hidden) -> Result<Hidden> {
+/// What is above zero; what is no number stays so.
+pub(super) fn relu(rows: &Hidden) -> Result<Hidden> {
     let tensor = rows.to_tensor()?;
     let values: Vec<f32> = values(rows)?.into_iter().map(above_zero).collect();
     Ok(Hidden::new(Tensor::from_vec(values, tensor.dims2()?, tensor.device())?))

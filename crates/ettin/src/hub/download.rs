@@ -9,7 +9,7 @@ use super::cache::{RepoCache, Snapshot, is_commit};
 use super::client::{Client, encoded, file_url};
 use super::layout::{metadata, shards};
 use super::transfer::Transfer;
-use crate::gliner::{GLINER_CONFIG, LABELS_TOKENIZER};
+use crate::gliner::{GLINER_CONFIG, GLINER2_ENCODER, LABELS_TOKENIZER};
 use crate::metadata::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MODULES, TOKENIZER, WEIGHTS, is_index};
 use crate::sentence_transformers::module_folders;
 use crate::suite::Suite;
@@ -126,6 +126,9 @@ impl Download {
             }
         }
         if let Some(files) = &self.files {
+            if files.contains(GLINER2_ENCODER) {
+                self.fetch(GLINER2_ENCODER)?;
+            }
             for file in WEIGHTS.iter().filter(|&&file| !files.contains(file)) {
                 self.fetch(file)?;
             }

@@ -254,12 +254,7 @@ impl EntityExtractor {
     ///
     /// # Errors
     /// Failures of the engine; a text's own failure is in its place.
-    pub fn run(
-        &self,
-        texts: &[&str],
-        labels: &EntityLabels,
-        request: &EntityRequest,
-    ) -> Result<Outcomes<Vec<Entity>>> {
+    pub fn run(&self, texts: &[&str], labels: &EntityLabels, request: &EntityRequest) -> Result<Outcomes<Vec<Entity>>> {
         let split_texts = self.preprocessor.encode_all(texts, |text| self.split(text, labels));
         let (rows, errors) = split(split_texts.into_iter());
         let inputs: Vec<usize> = (0..errors.len()).filter(|&input| errors[input].is_none()).collect();
@@ -369,7 +364,7 @@ impl EntityExtractor {
     /// Words behind a prompt, with the tokens of each.
     fn encode<'a>(&self, prompt: &[&str], words: Vec<Word<'a>>) -> Result<SplitText<'a>> {
         let all: Vec<&str> = prompt.iter().copied().chain(words.iter().map(|word| word.text)).collect();
-        let encoding = self.preprocessor.tokenizer.encode_words(&all)?;
+        let encoding = self.preprocessor.tokenizer.encode_words(&all, true)?;
         let mut tokens: Vec<Range<usize>> = vec![0..0; all.len()];
         for (token, word) in encoding.words.iter().enumerate() {
             let Some(range) = word.and_then(|word| tokens.get_mut(word as usize)) else {

@@ -4,9 +4,10 @@
 
 use super::{
     Answer, AnswerRequest, Answerer, Candidate, ChoiceInput, Classifier, ClassifyRequest, EmbedRequest, Embedding,
-    Embeddings, Entity, EntityExtractor, EntityRequest, FillMask, Fills, IndexedScore, Label, MultipleChoice, Outcomes, Question, RerankInput, RerankRequest,
-    Reranker, ScoreInput, ScoreRequest, Scored, ScoredChoice, Scorer, SparseVector, Tag, TagRequest, Tagger,
-    TextEmbedder, TextInput, TextVectors, ZeroShotClassifier, ZeroShotInput, ZeroShotLabels, ZeroShotRequest,
+    Embeddings, Entity, EntityExtractor, EntityRequest, FillMask, Fills, IndexedScore, Label, MultipleChoice, Outcomes,
+    Question, RerankInput, RerankRequest, Reranker, ScoreInput, ScoreRequest, Scored, ScoredChoice, Scorer,
+    SparseVector, Tag, TagRequest, Tagger, TextEmbedder, TextInput, TextVectors, ZeroShotClassifier, ZeroShotInput,
+    ZeroShotLabels, ZeroShotRequest,
 };
 use crate::{Error, Result};
 

@@ -5,7 +5,7 @@ use super::spec::fitting;
 use super::{Options, Truncate};
 use crate::files::ModelFiles;
 use crate::files::Subfolder;
-use crate::gliner::{GlinerConfig, LabelSide};
+use crate::gliner::{GlinerConfig, LabelSide, schema_trunk};
 use crate::heads::Settings;
 use crate::metadata::MODULES;
 use crate::sentence_transformers::{LateInteraction, LateModule, Repository, Task, trunk_folder};
@@ -47,8 +47,10 @@ pub struct ExtractionProfile {
 impl From<&GlinerConfig> for ExtractionProfile {
     fn from(config: &GlinerConfig) -> Self {
         let labels = match &config.labels {
-            LabelSide::Encoder(encoder) => format!("encoded apart, by {} layers of their own", encoder.num_layers()),
-            LabelSide::Foreign(kind) => format!("encoded apart by {kind}, which is not run: by a file of their vectors"),
+            LabelSide::Encoder(encoder) => format!("encoded apart, by a trunk of hidden size {}", encoder.hidden_size),
+            LabelSide::Foreign(kind) => {
+                format!("encoded apart by {kind}, which is not run: by a file of their vectors")
+            }
             LabelSide::Prompt(_) => "read together with the text".to_owned(),
         };
         Self { labels, max_width: config.max_width, max_words: config.max_words }
@@ -77,6 +79,13 @@ impl Profile {
         let mut refused = None;
         if let Some(gliner) = GlinerConfig::load(files)? {
             return Self::of_gliner(files, gliner);
+        }
+        if let Some(config) = schema_trunk(files)? {
+            let bounds = kept(Bounds::positions(files, &config), &mut refused);
+            let options = Options { truncate: Truncate::Model, ..Options::default() };
+            let limit = bounds.map(|bounds| bounds.limit(&options, None));
+            let tasks = &["classify"];
+            return Ok(Self { folder: String::new(), config, tasks, limit, chain: None, extraction: None, refused });
         }
         let late = kept(LateInteraction::load(files), &mut refused).flatten();
         let repository = match (&late, &refused) {

@@ -125,12 +125,12 @@ impl Tokenizer {
     }
 
     /// Encodes words each by itself, as if nothing stood before them, with the special tokens of the model's template
-    /// around them all; `words` of the encoding are their numbers.
+    /// around them all or without any; `words` of the encoding are their numbers.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
-    pub(crate) fn encode_words(&self, words: &[&str]) -> Result<Encoding> {
-        let encoding = self.inner.encode_char_offsets(words, true);
+    pub(crate) fn encode_words(&self, words: &[&str], special_tokens: bool) -> Result<Encoding> {
+        let encoding = self.inner.encode_char_offsets(words, special_tokens);
         self.checked(&encoding.map_err(tokenizer_error)?, false)
     }
 

@@ -88,10 +88,7 @@ impl From<ExtractionProfile> for ExtractionRecord {
 impl ExtractionRecord {
     fn rows(&self) -> [(&'static str, String); 2] {
         let ExtractionRecord { labels, max_width, max_words } = self;
-        [
-            ("entities", format!("up to {max_width} words, in texts of up to {max_words}")),
-            ("labels", labels.clone()),
-        ]
+        [("entities", format!("up to {max_width} words, in texts of up to {max_words}")), ("labels", labels.clone())]
     }
 }
 

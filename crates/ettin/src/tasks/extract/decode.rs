@@ -52,7 +52,13 @@ struct Taken {
 impl Taken {
     fn new(words: usize, request: &EntityRequest) -> Self {
         let EntityRequest { nested, multi_label, .. } = *request;
-        Self { nested, multi_label, words: vec![false; words], ends: vec![Vec::new(); words], starts: vec![None; words] }
+        Self {
+            nested,
+            multi_label,
+            words: vec![false; words],
+            ends: vec![Vec::new(); words],
+            starts: vec![None; words],
+        }
     }
 
     /// Takes a span that conflicts with none that was taken.
