@@ -17,7 +17,8 @@ Label vectors:
   Where a model's labels are encoded by another kind of model (a BERT), their vectors
   are read from a safetensors file with a tensor for each label, called as the label.
   With gliner and safetensors:
-    save_file(dict(zip(labels, model.encode_labels(labels))), \"labels.safetensors\")
+    vectors = model.encode_labels(labels)
+    save_file({l: v.clone() for l, v in zip(labels, vectors)}, \"labels.safetensors\")
 
 JSONL fields:
   text, id

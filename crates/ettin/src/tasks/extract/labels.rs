@@ -18,7 +18,7 @@ const MAX_NAMES: usize = 5;
 /// They are what gliner's `encode_labels` gives:
 ///
 /// ```python
-/// save_file(dict(zip(labels, model.encode_labels(labels))), "labels.safetensors")
+/// save_file({label: v.clone() for label, v in zip(labels, model.encode_labels(labels))}, "labels.safetensors")
 /// ```
 #[derive(Debug)]
 pub struct LabelVectors {
