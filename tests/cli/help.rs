@@ -11,6 +11,7 @@ const COMMANDS: [&str; 19] = [
     "similarity",
     "classify",
     "tag",
+    "extract",
     "answer",
     "choose",
     "rerank",

@@ -5,6 +5,7 @@ mod arrays;
 mod bench;
 mod choices;
 mod contract;
+mod extract;
 mod finite;
 mod formats;
 mod generate;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use ettin::generate::GenerationDefaults;
+use ettin::tasks::lacks_label_vectors;
 use ettin::{Error, identity};
 
 /// The library's error, with what to type about it.
@@ -23,9 +24,10 @@ fn added(error: &Error) -> Cow<'static, str> {
         }
         Error::UnknownModel { .. } => " (`ettin-run models` lists the names of the suite)",
         Error::NotCached { .. } if cfg!(feature = "hub") => " (without --offline, `ettin-run pull` fetches it)",
-        Error::TooLong { .. } => " (--truncate right or left)",
+        Error::TooLong { .. } | Error::TooManyWords { .. } => " (--truncate right or left)",
         Error::NoRanges { .. } => " (--ranges FILE or --calibrate FILE)",
         error if GenerationDefaults::are_refused_by(error) => " (--ignore-generation-config)",
+        error if lacks_label_vectors(error) => " (--label-vectors FILE)",
         error if identity::lacks_its_base(error) => " (--adapter)",
         _ => "",
     })

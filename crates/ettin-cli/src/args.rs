@@ -6,6 +6,7 @@
 mod bench;
 mod choices;
 mod common;
+mod extract;
 mod generate;
 mod serve;
 mod tasks;
@@ -14,6 +15,7 @@ mod tools;
 pub(crate) use bench::*;
 pub(crate) use choices::*;
 pub(crate) use common::*;
+pub(crate) use extract::*;
 pub(crate) use generate::*;
 pub(crate) use serve::*;
 pub(crate) use tasks::*;
@@ -99,6 +101,7 @@ pub(crate) enum Command {
     Similarity(Similarity),
     Classify(Classify),
     Tag(Tag),
+    Extract(Extract),
     Answer(Answer),
     Choose(Choose),
     Rerank(Rerank),

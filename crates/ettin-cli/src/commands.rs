@@ -7,6 +7,7 @@ mod classify;
 mod convert;
 mod driver;
 mod embed;
+mod extract;
 mod fill_mask;
 mod generate;
 mod info;
@@ -35,6 +36,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Status> {
         Command::Similarity(args) => similarity::run(args),
         Command::Classify(args) => classify::run(args),
         Command::Tag(args) => tag::run(args),
+        Command::Extract(args) => extract::run(args),
         Command::Answer(args) => answer::run(args),
         Command::Choose(args) => choose::run(args),
         Command::Rerank(args) => rerank::run(args),

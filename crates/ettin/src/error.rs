@@ -75,6 +75,16 @@ pub enum Error {
         /// The side that the model's own files would cut.
         side: Side,
     },
+    /// A text has more words than a span model takes.
+    #[error(
+        "the text has {words} words, more than the limit of {limit} (max_len of gliner_config.json); shorten it, or cut it"
+    )]
+    TooManyWords {
+        /// Words of the text.
+        words: usize,
+        /// The most words that are accepted.
+        limit: usize,
+    },
     /// Truncation was asked for, but the limit has no room for anything beside the special tokens.
     #[error("the limit of {limit} tokens ({origin}) leaves no room for text beside {special} special tokens; raise it")]
     NoRoom {

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use crate::config::Objective;
 use crate::files::ModelFiles;
 use crate::files::Subfolder;
+use crate::gliner::{GLINER_CONFIG, GLINER2_TYPE, GlinerConfig, schema_trunk};
 use crate::json::parse_object;
 use crate::metadata::{ADAPTER_CONFIG, CONFIG, MODULES, SENTENCE_TRANSFORMERS};
 use crate::sentence_transformers::LateInteraction;
@@ -22,7 +23,7 @@ use crate::{Error, Result};
 pub(crate) use contents::of_file;
 
 /// Files at a model's root that are looked at only to tell what it is.
-pub(crate) const TELLING: [&str; 4] = ["gliner_config.json", "router_config.json", "artifact.metadata", ADAPTER_CONFIG];
+pub(crate) const TELLING: [&str; 4] = [GLINER_CONFIG, "router_config.json", "artifact.metadata", ADAPTER_CONFIG];
 
 /// A kind of model that this engine does not run, as the model's own files name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +85,7 @@ pub(crate) fn check(files: &ModelFiles, purpose: Use) -> Result<()> {
 /// When a file is there and cannot be read.
 pub fn describe(files: &ModelFiles) -> Result<Option<Foreign>> {
     if let Some(foreign) = identify(files, Use::Vectors)? {
-        return Ok(Some(foreign).filter(|_| !runs(files)));
+        return Ok(Some(foreign).filter(|_| !runs(files) && !classifies_by_schema(files)));
     }
     contents(files)
 }
@@ -112,8 +113,16 @@ pub fn before_conversion(files: &ModelFiles) -> Result<Option<String>> {
 
 /// Whether a model that gives no single vector per text is run as what it is.
 fn runs(files: &ModelFiles) -> bool {
+    if let Ok(Some(_)) = GlinerConfig::load(files) {
+        return true;
+    }
     let late = LateInteraction::load(files);
     late.is_ok_and(|late| late.is_some()) && identify(files, Use::Tokens).is_ok_and(|foreign| foreign.is_none())
+}
+
+/// Whether a model that is run for less than it is made for, and by files that no other model has, can be described.
+fn classifies_by_schema(files: &ModelFiles) -> bool {
+    schema_trunk(files).is_ok_and(|trunk| trunk.is_some())
 }
 
 /// What a folder holds in the place of weights; of no interest where a weights file was named.
@@ -151,12 +160,12 @@ fn identify(files: &ModelFiles, purpose: Use) -> Result<Option<Foreign>> {
     if purpose == Use::Vectors {
         files.get(MODULES)?;
     }
-    if files.peek("gliner_config.json")?.is_some() {
-        return Ok(Some(Foreign::new(
-            "a GLiNER model",
-            "it has a gliner_config.json",
-            "its entity recognition is not supported; run it with the Python package `gliner`",
-        )));
+    if files.peek(GLINER_CONFIG)?.is_some() {
+        let advice = match GlinerConfig::load(files) {
+            Ok(_) => "it finds entities, which fits extract".to_owned(),
+            Err(error) => format!("it is not run: {error}"),
+        };
+        return Ok(Some(Foreign::new("a GLiNER model", format!("it has a {GLINER_CONFIG}"), advice)));
     }
     let modules = classes::modules(files)?;
     if purpose == Use::Vectors {
@@ -227,12 +236,13 @@ fn model_type(files: &ModelFiles) -> Result<Option<Foreign>> {
 /// was saved from.
 fn by_configuration(config: &Map<String, Value>, file: &str, chain: bool) -> Option<Foreign> {
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
-    if model_type == "extractor" {
+    if model_type == GLINER2_TYPE {
         return Some(
             Foreign::new(
                 "a GLiNER2 model",
-                format!("`model_type` of {file} is extractor"),
-                "its extraction is not supported; run it with the Python package `gliner2`",
+                format!("`model_type` of {file} is {GLINER2_TYPE}"),
+                "it classifies by labels that are given with the text; its entities, structures and relations are not \
+                 supported: run those with the Python package `gliner2`",
             )
             .whole_alone(),
         );

@@ -31,6 +31,7 @@
 //! | classify texts by labels of your own | [`ZeroShotClassifier`](tasks::ZeroShotClassifier) | `classify` | `run` |
 //! | choose between texts | [`MultipleChoice`](tasks::MultipleChoice) | `choose` | `run` |
 //! | label tokens | [`Tagger`](tasks::Tagger) | `tag` | `run` |
+//! | find entities by labels of your own | [`EntityExtractor`](tasks::EntityExtractor) | `extract` | `run` |
 //! | find answers | [`Answerer`](tasks::Answerer) | `answer` | `run` |
 //! | rank documents | [`Reranker`](tasks::Reranker) | `rerank` | `run` |
 //! | score texts | [`Scorer`](tasks::Scorer) | `score` | `run` |
@@ -139,6 +140,7 @@ mod error;
 pub mod files;
 mod finite;
 pub mod generate;
+mod gliner;
 pub mod heads;
 pub mod hub;
 pub mod identity;

@@ -178,6 +178,16 @@ impl Weights {
         Ok(())
     }
 
+    /// The tensors whose names begin with `prefix`, under names without it: one model of several that lie in one file.
+    /// Adapters are not put on them.
+    pub(crate) fn part(&self, prefix: &str) -> Self {
+        let within = self.tensors.values().filter_map(|entry| Some((entry.stored.strip_prefix(prefix)?, entry)));
+        let tensors = within.filter(|(bare, _)| !names::is_buffer(bare)).map(|(bare, entry)| {
+            (names::canonical(bare).into_owned(), TensorEntry { stored: bare.to_owned(), ..entry.clone() })
+        });
+        Self { files: self.files.clone(), tensors: tensors.collect(), ..Self::empty() }
+    }
+
     /// Canonical names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

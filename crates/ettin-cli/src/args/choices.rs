@@ -9,14 +9,18 @@ use super::RunArgs;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Zero-shot")]
 pub(crate) struct ZeroShotArgs {
-    /// Classify by these labels, separated by commas, with a model of natural language inference; records may have
-    /// labels of their own
+    /// Classify by these labels, separated by commas, with a model of natural language inference or a GLiNER2 model;
+    /// records may have labels of their own
     #[arg(long, value_name = "LABELS", conflicts_with_all = ["pair", "top_k", "raw", "prompt", "no_prompt"])]
     pub(crate) labels: Option<String>,
 
     /// The sentence about a label that texts are asked to entail, {} being the label [default: This example is {}.]
     #[arg(long, value_name = "TEMPLATE", requires = "labels")]
     pub(crate) template: Option<HypothesisTemplate>,
+
+    /// What is decided, as a GLiNER2 model reads it [default: category]
+    #[arg(long, value_name = "TASK", requires = "labels", conflicts_with = "template")]
+    pub(crate) task: Option<String>,
 
     /// Several labels may hold: score each by itself
     #[arg(long, requires = "labels")]

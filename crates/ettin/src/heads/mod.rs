@@ -5,9 +5,12 @@ mod chain;
 mod choice;
 mod embedder;
 mod language;
+mod lstm;
 mod multi_vector;
+mod schema;
 mod sequence;
 mod similarity;
+mod spans;
 mod token;
 
 pub use crate::sentence_transformers::Settings;
@@ -19,8 +22,11 @@ pub use embedder::{EmbedOptions, Embedder};
 pub use language::LanguageModel;
 pub use multi_vector::MultiVectorModel;
 pub(crate) use multi_vector::no_late_interaction;
+pub use schema::SchemaModel;
 pub use sequence::SequenceClassifier;
 pub use similarity::Similarity;
+pub use spans::SpanModel;
+pub(crate) use spans::{LabelMatrix, SpanText, spans};
 pub use token::{QuestionAnswering, TokenClassifier};
 
 use crate::{
@@ -48,7 +54,17 @@ macro_rules! heads {
     };
 }
 
-heads!(LanguageModel, SequenceClassifier, ChoiceScorer, TokenClassifier, QuestionAnswering, Embedder, MultiVectorModel);
+heads!(
+    LanguageModel,
+    SequenceClassifier,
+    ChoiceScorer,
+    TokenClassifier,
+    QuestionAnswering,
+    Embedder,
+    MultiVectorModel,
+    SpanModel,
+    SchemaModel
+);
 
 /// Reads configuration and weights and builds a model from them; every tensor must be there, of its shape.
 fn open<T>(

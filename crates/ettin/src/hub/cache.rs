@@ -18,6 +18,7 @@ use super::layout::{metadata, shards};
 use crate::Result;
 use crate::files::FileData;
 use crate::files::is_plain_name;
+use crate::gliner::GLINER_CONFIG;
 use crate::metadata::{CONFIG, MODULES, TOKENIZER, WEIGHTS, is_index};
 use crate::sentence_transformers::module_folders;
 
@@ -130,7 +131,7 @@ impl Snapshot<'_> {
     /// A complete snapshot is taken as it is: a file it lacks is one that the model does not have.
     pub(super) fn is_complete(&self) -> bool {
         let there = |file: &str| self.has(file) || self.is_known_absent(file);
-        self.has(CONFIG) && there(TOKENIZER) && self.has_weights() && self.has_modules()
+        (self.has(CONFIG) || self.has(GLINER_CONFIG)) && there(TOKENIZER) && self.has_weights() && self.has_modules()
     }
 
     fn has_weights(&self) -> bool {

@@ -9,6 +9,7 @@ use super::cache::{RepoCache, Snapshot, is_commit};
 use super::client::{Client, encoded, file_url};
 use super::layout::{metadata, shards};
 use super::transfer::Transfer;
+use crate::gliner::{GLINER_CONFIG, GLINER2_ENCODER, LABELS_TOKENIZER};
 use crate::metadata::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MODULES, TOKENIZER, WEIGHTS, is_index};
 use crate::sentence_transformers::module_folders;
 use crate::suite::Suite;
@@ -119,7 +120,15 @@ impl Download {
                 self.fetch_weights(&format!("{folder}/"))?;
             }
         }
+        if self.snapshot().open(GLINER_CONFIG)?.is_some() {
+            for file in metadata() {
+                self.fetch(&format!("{LABELS_TOKENIZER}/{file}"))?;
+            }
+        }
         if let Some(files) = &self.files {
+            if files.contains(GLINER2_ENCODER) {
+                self.fetch(GLINER2_ENCODER)?;
+            }
             for file in WEIGHTS.iter().filter(|&&file| !files.contains(file)) {
                 self.fetch(file)?;
             }

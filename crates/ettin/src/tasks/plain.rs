@@ -4,9 +4,10 @@
 
 use super::{
     Answer, AnswerRequest, Answerer, Candidate, ChoiceInput, Classifier, ClassifyRequest, EmbedRequest, Embedding,
-    Embeddings, FillMask, Fills, IndexedScore, Label, MultipleChoice, Outcomes, Question, RerankInput, RerankRequest,
-    Reranker, ScoreInput, ScoreRequest, Scored, ScoredChoice, Scorer, SparseVector, Tag, TagRequest, Tagger,
-    TextEmbedder, TextInput, TextVectors, ZeroShotClassifier, ZeroShotInput, ZeroShotLabels, ZeroShotRequest,
+    Embeddings, Entity, EntityExtractor, EntityRequest, FillMask, Fills, IndexedScore, Label, MultipleChoice, Outcomes,
+    Question, RerankInput, RerankRequest, Reranker, ScoreInput, ScoreRequest, Scored, ScoredChoice, Scorer,
+    SparseVector, Tag, TagRequest, Tagger, TextEmbedder, TextInput, TextVectors, ZeroShotClassifier, ZeroShotInput,
+    ZeroShotLabels, ZeroShotRequest,
 };
 use crate::{Error, Result};
 
@@ -22,6 +23,16 @@ fn single<T>(outcomes: Outcomes<T>) -> Result<T> {
 
 fn texts_of(texts: &[impl AsRef<str>]) -> Vec<&str> {
     texts.iter().map(AsRef::as_ref).collect()
+}
+
+impl EntityExtractor {
+    /// The entities of one text with these labels.
+    ///
+    /// # Errors
+    /// As [`labels`](Self::labels) and [`run`](Self::run); the error of the text.
+    pub fn extract(&self, text: &str, labels: &[impl AsRef<str>]) -> Result<Vec<Entity>> {
+        single(self.run(&[text], &self.labels(labels)?, &EntityRequest::default())?)
+    }
 }
 
 impl TextEmbedder {

@@ -5,6 +5,7 @@ use super::spec::fitting;
 use super::{Options, Truncate};
 use crate::files::ModelFiles;
 use crate::files::Subfolder;
+use crate::gliner::{GlinerConfig, LabelSide, schema_trunk};
 use crate::heads::Settings;
 use crate::metadata::MODULES;
 use crate::sentence_transformers::{LateInteraction, LateModule, Repository, Task, trunk_folder};
@@ -26,8 +27,34 @@ pub struct Profile {
     pub limit: Option<Limit>,
     /// The chain, where the model has one that can be run.
     pub chain: Option<ChainProfile>,
+    /// What a GLiNER model finds entities with.
+    pub extraction: Option<ExtractionProfile>,
     /// What is wrong with the files of the chain or of the limit: the tasks that need them fail with it.
     pub refused: Option<String>,
+}
+
+/// What the files of a GLiNER model say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtractionProfile {
+    /// How labels become vectors, in words.
+    pub labels: String,
+    /// The most words of an entity.
+    pub max_width: usize,
+    /// The most words of a text.
+    pub max_words: usize,
+}
+
+impl From<&GlinerConfig> for ExtractionProfile {
+    fn from(config: &GlinerConfig) -> Self {
+        let labels = match &config.labels {
+            LabelSide::Encoder(encoder) => format!("encoded apart, by a trunk of hidden size {}", encoder.hidden_size),
+            LabelSide::Foreign(kind) => {
+                format!("encoded apart by {kind}, which is not run: by a file of their vectors")
+            }
+            LabelSide::Prompt(_) => "read together with the text".to_owned(),
+        };
+        Self { labels, max_width: config.max_width, max_words: config.max_words }
+    }
 }
 
 /// What sentence-transformers' files say.
@@ -50,6 +77,16 @@ impl Profile {
     /// What reading `config.json` finds wrong.
     pub fn read(files: &ModelFiles) -> Result<Self> {
         let mut refused = None;
+        if let Some(gliner) = GlinerConfig::load(files)? {
+            return Self::of_gliner(files, gliner);
+        }
+        if let Some(config) = schema_trunk(files)? {
+            let bounds = kept(Bounds::positions(files, &config), &mut refused);
+            let options = Options { truncate: Truncate::Model, ..Options::default() };
+            let limit = bounds.map(|bounds| bounds.limit(&options, None));
+            let tasks = &["classify"];
+            return Ok(Self { folder: String::new(), config, tasks, limit, chain: None, extraction: None, refused });
+        }
         let late = kept(LateInteraction::load(files), &mut refused).flatten();
         let repository = match (&late, &refused) {
             (None, None) => kept(Repository::load(files), &mut refused).flatten(),
@@ -72,7 +109,22 @@ impl Profile {
         let limit = bounds.map(|bounds| bounds.limit(&options, None));
         let chain = repository.map(|repository| ChainProfile::of(files, repository, &config));
         let chain = chain.and_then(|chain| kept(chain, &mut refused)).or(late.map(ChainProfile::of_late_interaction));
-        Ok(Self { folder, config, tasks, limit, chain, refused })
+        Ok(Self { folder, config, tasks, limit, chain, extraction: None, refused })
+    }
+
+    fn of_gliner(files: &ModelFiles, gliner: GlinerConfig) -> Result<Self> {
+        let mut refused = None;
+        let options = Options { truncate: Truncate::Model, ..Options::default() };
+        let bounds = kept(Bounds::strict(files, &gliner.encoder), &mut refused);
+        Ok(Self {
+            folder: String::new(),
+            tasks: &["extract"],
+            limit: bounds.map(|bounds| bounds.limit(&options, None)),
+            chain: None,
+            extraction: Some(ExtractionProfile::from(&gliner)),
+            refused,
+            config: gliner.encoder,
+        })
     }
 }
 

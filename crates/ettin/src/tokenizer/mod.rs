@@ -67,8 +67,12 @@ impl Tokenizer {
     /// [`Error::MissingFile`] without `tokenizer.json`; [`Error::Tokenizer`] or [`Error::Config`] for a malformed file.
     pub fn load(files: &ModelFiles) -> Result<Self> {
         // Old sentence-transformers saves keep the trunk and its tokenizer in a folder of their own.
-        let folder = trunk_folder(files)?;
-        let files = Subfolder { files, folder: &folder };
+        Self::load_in(files, &trunk_folder(files)?)
+    }
+
+    /// The same from a folder of the repository.
+    pub(crate) fn load_in(files: &ModelFiles, folder: &str) -> Result<Self> {
+        let files = Subfolder { files, folder };
         let Some(bytes) = files.get(TOKENIZER)? else {
             return Err(Error::MissingFile { place: files.place(), file: TOKENIZER.to_owned() });
         };
@@ -117,6 +121,16 @@ impl Tokenizer {
             None => self.inner.encode_char_offsets(text, special_tokens),
             Some(pair) => self.inner.encode_char_offsets((text, pair), special_tokens),
         };
+        self.checked(&encoding.map_err(tokenizer_error)?, false)
+    }
+
+    /// Encodes words each by itself, as if nothing stood before them, with the special tokens of the model's template
+    /// around them all or without any; `words` of the encoding are their numbers.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub(crate) fn encode_words(&self, words: &[&str], special_tokens: bool) -> Result<Encoding> {
+        let encoding = self.inner.encode_char_offsets(words, special_tokens);
         self.checked(&encoding.map_err(tokenizer_error)?, false)
     }
 

@@ -12,6 +12,7 @@ use super::names::is_head;
 use super::save::{PartialFile, Written, save_sums};
 use super::{FileSource, StoredDtype, StoredType, Subfolder, View, Weights};
 use crate::config::Config;
+use crate::gliner::{GLINER_CONFIG, LABELS_TOKENIZER};
 use crate::identity::TELLING;
 use crate::json::parse_object;
 use crate::metadata::{ADAPTER_CONFIG, BESIDE, CONFIG, MODULES};
@@ -92,6 +93,9 @@ pub fn convert<'a>(
         None => Vec::new(),
     };
     folders.insert(0, String::new());
+    if source.get(GLINER_CONFIG)?.is_some() {
+        folders.push(LABELS_TOKENIZER.to_owned());
+    }
     let mut conversion = Conversion { out_dir, options, progress, done: Converted::default() };
     for folder in &folders {
         conversion.folder(Subfolder { files: source, folder })?;

@@ -7,7 +7,7 @@ use ettin::config::{LayerSpec, Objective};
 use ettin::files::ModelFiles;
 use ettin::generate::GenerationDefaults;
 use ettin::params::Adapter;
-use ettin::tasks::{ChainProfile, Profile};
+use ettin::tasks::{ChainProfile, ExtractionProfile, Profile};
 use ettin::weights::{Subfolder, Weights};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -38,6 +38,8 @@ pub(super) struct ModelRecord {
     folder: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     chain: Option<Chain>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extraction: Option<ExtractionRecord>,
     /// What is wrong with the files of the chain or of the limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<String>,
@@ -67,6 +69,27 @@ pub(super) struct ModelRecord {
 struct LengthLimit {
     tokens: usize,
     from: String,
+}
+
+/// What a GLiNER model finds entities with.
+#[derive(Serialize)]
+struct ExtractionRecord {
+    labels: String,
+    max_width: usize,
+    max_words: usize,
+}
+
+impl From<ExtractionProfile> for ExtractionRecord {
+    fn from(ExtractionProfile { labels, max_width, max_words }: ExtractionProfile) -> Self {
+        Self { labels, max_width, max_words }
+    }
+}
+
+impl ExtractionRecord {
+    fn rows(&self) -> [(&'static str, String); 2] {
+        let ExtractionRecord { labels, max_width, max_words } = self;
+        [("entities", format!("up to {max_width} words, in texts of up to {max_words}")), ("labels", labels.clone())]
+    }
 }
 
 /// What the files of sentence-transformers say.
@@ -179,7 +202,7 @@ struct Bytes {
 impl ModelRecord {
     /// Reads the configuration and the weights' headers.
     pub(super) fn read(files: &ModelFiles) -> anyhow::Result<Self> {
-        let Profile { folder, config, tasks, limit, chain, refused } = Profile::read(files)?;
+        let Profile { folder, config, tasks, limit, chain, extraction, refused } = Profile::read(files)?;
         // Every configuration has label names, if only by default; a classifier's may be unusable, as the task then
         // says.
         let classifies = config.architecture().is_some_and(|name| name.contains("Classification"));
@@ -217,6 +240,7 @@ impl ModelRecord {
             length_limit: limit.map(|limit| LengthLimit { tokens: limit.tokens, from: limit.origin.to_string() }),
             folder: folder.clone(),
             chain: chain.map(Chain::from),
+            extraction: extraction.map(ExtractionRecord::from),
             refused,
             tied_embeddings: config.tie_word_embeddings,
             adapters: weights.adapters().map(AdapterRecord::from).collect(),
@@ -272,6 +296,7 @@ impl ModelRecord {
             rows.push(("trunk", format!("in the folder {}: for the tasks that run modules.json alone", self.folder)));
         }
         rows.extend(self.chain.iter().flat_map(Chain::rows));
+        rows.extend(self.extraction.iter().flat_map(ExtractionRecord::rows));
         rows.extend(self.refused.iter().map(|reason| ("refused", reason.clone())));
         rows.extend(self.adapters.iter().map(|adapter| ("adapter", adapter.describe())));
         if !self.labels.is_empty() {
