@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::{repository, run};
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "fill-mask",
     "generate",
     "embed",
