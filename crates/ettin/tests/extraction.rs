@@ -305,6 +305,10 @@ fn kinds_of_gliner_that_are_not_run_are_named() {
     assert!(ettin::identity::describe(&files(&root(BI))).unwrap().is_none());
     let other = TextEmbedder::load(&files(&root(BI)), &options()).map(drop).unwrap_err().to_string();
     assert!(other.contains("GLiNER") && other.contains("fits extract"), "{other}");
+    let adapter = files(&root("models/tiny-adapters/list"));
+    let adapted = files(&root(BI)).with_adapter("x", adapter).unwrap();
+    let adapted = EntityExtractor::load(&adapted, &options()).map(drop).unwrap_err().to_string();
+    assert!(adapted.contains("an adapter on the GLiNER model"), "{adapted}");
     let plain = EntityExtractor::load(&files(&root("models/tiny-text-chain-mean")), &options()).map(drop);
     assert!(plain.unwrap_err().to_string().contains("gliner_config.json"));
     let tagger = EntityExtractor::load(&files(&root("models/tiny-text-tag")), &options()).map(drop);

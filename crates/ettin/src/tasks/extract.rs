@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use candle_core::{Device, Tensor};
 use serde::Serialize;
 
 use super::limit::Bounds;
@@ -226,12 +227,14 @@ impl EntityExtractor {
                 )));
             }
         };
-        let matrix = vectors.map(|vectors| self.model.label_matrix(&vectors)).transpose()?;
+        let device = self.model.trunk().backend().device();
+        let matrix =
+            vectors.map(|vectors| self.model.label_matrix(&Hidden::new(vectors.to_device(&device)?))).transpose()?;
         Ok(EntityLabels { names, matrix })
     }
 
     /// The vectors of labels by the model's own encoder, `[labels, size]`.
-    fn encoded(&self, names: &[String], tokenizer: &Tokenizer, limit: Limit) -> Result<Hidden> {
+    fn encoded(&self, names: &[String], tokenizer: &Tokenizer, limit: Limit) -> Result<Tensor> {
         let encodings = self.preprocessor.encode_all(names, |name| tokenizer.within(name, None, true, limit));
         let encodings = encodings.into_iter().collect::<Result<Vec<_>>>()?;
         let lengths: Vec<usize> = encodings.iter().map(|encoding| encoding.ids.len()).collect();
@@ -243,8 +246,7 @@ impl EntityExtractor {
             return Err(Error::input(format!("the vector of the label {name:?} is not finite")));
         }
         let size = self.model.label_size();
-        let values = candle_core::Tensor::from_vec(rows.concat(), (names.len(), size), &candle_core::Device::Cpu)?;
-        Ok(Hidden::new(values.to_device(&self.model.trunk().backend().device())?))
+        Ok(Tensor::from_vec(rows.concat(), (names.len(), size), &Device::Cpu)?)
     }
 
     /// The entities of every text, by where they start; of those that start together the best first.

@@ -120,6 +120,39 @@ fn a_model_is_downloaded_once_and_then_makes_no_request() {
     assert_eq!(hub.requests().len(), 0);
 }
 
+/// Models of gliner and gliner2 have no `config.json` where others have it, and files in folders.
+#[test]
+fn models_of_gliner_are_downloaded_whole() {
+    use ettin::tasks::{EntityExtractor, Options, SchemaClassifier};
+    for name in ["tiny-gliner-bi", "tiny-gliner-uni", "tiny-gliner2"] {
+        let model = common::root("models").join(name);
+        let mut contents = Vec::new();
+        for folder in ["", "labels_tokenizer", "encoder_config"] {
+            for entry in std::fs::read_dir(model.join(folder)).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_file() {
+                    let name = path.strip_prefix(&model).unwrap().to_str().unwrap().to_owned();
+                    contents.push((name, std::fs::read(path).unwrap()));
+                }
+            }
+        }
+        let files: Vec<(&str, &[u8])> = contents.iter().map(|(name, bytes)| (&name[..], &bytes[..])).collect();
+        let (hub, cache) = (Hub::with(&files), tempfile::tempdir().unwrap());
+        let options = hub.options(cache.path());
+        let load = |files: &ModelFiles| match name {
+            "tiny-gliner2" => SchemaClassifier::load(files, &Options::default()).map(drop),
+            _ => EntityExtractor::load(files, &Options::default()).map(drop),
+        };
+        resolve("org/model", None, &options).unwrap().download().unwrap();
+        assert!(!hub.requests().is_empty());
+        let mut offline = hub.options(cache.path());
+        offline.offline = true;
+        load(&resolve("org/model", None, &offline).unwrap()).unwrap();
+        load(&resolve("org/model", None, &options).unwrap()).unwrap();
+        assert_eq!(hub.requests().len(), 0, "{name}");
+    }
+}
+
 #[test]
 fn weights_are_fetched_when_asked_for_and_not_before() {
     let (hub, cache) = (Hub::with_model(), tempfile::tempdir().unwrap());

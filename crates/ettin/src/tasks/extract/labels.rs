@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::files::FileData;
-use crate::ops::Hidden;
 use crate::weights::{Weights, canonical};
 use crate::{Error, Result};
 
@@ -40,7 +39,7 @@ impl LabelVectors {
     }
 
     /// The vectors of some labels, `[labels, size]`.
-    pub(super) fn rows(&self, labels: &[String], size: usize) -> Result<Hidden> {
+    pub(super) fn rows(&self, labels: &[String], size: usize) -> Result<Tensor> {
         let mut values = Vec::with_capacity(labels.len() * size);
         for label in labels {
             let name = canonical(label);
@@ -60,7 +59,7 @@ impl LabelVectors {
             }
             values.extend(vector);
         }
-        Ok(Hidden::new(Tensor::from_vec(values, (labels.len(), size), &candle_core::Device::Cpu)?))
+        Ok(Tensor::from_vec(values, (labels.len(), size), &Device::Cpu)?)
     }
 
     fn missing(&self, label: &str) -> Error {
