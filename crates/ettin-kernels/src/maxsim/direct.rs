@@ -72,8 +72,8 @@ impl PanelMaxima<'_> {
         let count = rows.len() / size;
         let maxima = maxima.as_chunks_mut::<LANES>().0;
         let mut largest = Largest { most: [s.zero(); N], broken: [s.zero(); N] };
-        for n in 0..N {
-            largest.most[n] = s.load(&maxima[n]);
+        for (most, maxima) in largest.most.iter_mut().zip(maxima.iter()) {
+            *most = s.load(maxima);
         }
         let tiles = count.div_ceil(S::MAX_ROWS);
         for tile in 0..tiles {
@@ -90,8 +90,8 @@ impl PanelMaxima<'_> {
             }
             tile_of!(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14);
         }
-        for n in 0..N {
-            s.store(s.add(largest.most[n], largest.broken[n]), &mut maxima[n]);
+        for ((&most, &broken), maxima) in largest.most.iter().zip(&largest.broken).zip(maxima) {
+            s.store(s.add(most, broken), maxima);
         }
     }
 }
