@@ -2,20 +2,24 @@
 //!
 //! The score of a document is `Σᵢ maxⱼ qᵢ·dⱼ`: every query vector takes its best document vector, and the best are
 //! added. The dot products are those of [`gemm`](mod@crate::gemm): query vectors are its weight, packed once, and
-//! document vectors its rows. The products never reach memory: a tile of them is reduced while it is in L1.
+//! document vectors its rows. The products never reach memory: a tile of them is reduced while it is in L1. In f32,
+//! document vectors are not packed either, and tiles are reduced in registers (`direct.rs`); the numbers are the same.
 //!
 //! **Order.** A dot product has the order of its scheme. The largest has no rounding; the sum over query vectors runs in
 //! f64, in their order, and is rounded once. So a score depends on its query and its document alone, bit for bit: never
 //! on other queries, other documents, or threads.
 
+mod direct;
+
 use std::ops::Range;
 
+use self::direct::DocumentMaxima;
 use crate::{
     buffer::{as_words, take, with_scratch},
     gemm::{OUTPUT_TILE_WIDTH, OutputTile, PackedActivationsView, PackedWeight, Product, Scheme, Sink},
     isa::Isa,
     simd::{Kernel, LANES, Simd, vector, vector_mut},
-    team::{TASKS_PER_THREAD, Team},
+    team::{TASKS_PER_THREAD, Team, share},
 };
 
 /// The score of a document without vectors, below every other: that of sentence-transformers.
@@ -187,28 +191,24 @@ impl DocumentChunk<'_> {
     fn score(&self, out: &mut [f32]) {
         let &Self { queries, documents, offsets } = self;
         let (w, size) = (&queries.vectors, queries.size());
-        let (first, count) = (offsets[0], offsets.len() - 1);
-        let range = first..offsets[count];
-        let rows = range.len();
+        let (rows, count) = (self.rows().len(), offsets.len() - 1);
         // Whole panels: the kernel writes whole vectors.
         let stride = w.n().next_multiple_of(w.width());
-        let sizes = [rows * w.row_words(), rows, documents.room(rows * size), count * stride]
-            .map(|len| len.next_multiple_of(LANES));
+        let direct = direct::serves(w);
+        // Directly, rows are widened a few at a time and never packed.
+        let (widened, packed) = if direct { (direct::block_rows(size), 0) } else { (rows, rows) };
+        let room = documents.room(widened * size);
+        let sizes = [count * stride, room, packed * w.row_words(), packed].map(|len| len.next_multiple_of(LANES));
         with_scratch(sizes.iter().sum(), |scratch| {
             let mut left = scratch;
-            let [words, scales, room, maxima] = sizes.map(|len| take(&mut left, len));
-            let x = documents.rows(w.isa(), range, size, &mut room[..documents.room(rows * size)]);
-            let words = as_words(&mut words[..rows * w.row_words()]);
-            let view = PackedActivationsView::encode(w, x, None, words, &mut scales[..rows]);
+            let [maxima, widened, words, scales] = sizes.map(|len| take(&mut left, len));
+            let (maxima, room) = (&mut maxima[..count * stride], &mut widened[..room]);
             maxima.fill(f32::NEG_INFINITY);
             if rows > 0 && w.n() > 0 {
-                let mut reduce = |cell: OutputTile<'_>| {
-                    w.isa().run(Maxima { cell, first, offsets, maxima: &mut *maxima, stride });
-                };
-                let sink = Sink::Epilogue { apart: None, take: &mut reduce };
-                let (tiles, panels) = (0..view.tiles(), w.panels_of(0..w.n()));
-                // SAFETY: no rows are written.
-                unsafe { Product { rows: view, w, bias: None, tiles, panels, sink }.run() };
+                match direct {
+                    true => self.find_directly(room, maxima, stride),
+                    false => self.find_packed([room, words, scales], maxima, stride),
+                }
             }
             for (document, out) in out.chunks_exact_mut(queries.len()).enumerate() {
                 let best = &maxima[document * stride..(document + 1) * stride];
@@ -221,6 +221,43 @@ impl DocumentChunk<'_> {
                 }
             }
         });
+    }
+
+    /// The vectors of all its documents.
+    fn rows(&self) -> Range<usize> {
+        self.offsets[0]..self.offsets[self.offsets.len() - 1]
+    }
+
+    /// The largest products of each document, `[documents, stride]`.
+    fn find_directly(&self, room: &mut [f32], maxima: &mut [f32], stride: usize) {
+        let (w, size) = (&self.queries.vectors, self.queries.size());
+        for (document, maxima) in self.offsets.windows(2).zip(maxima.chunks_exact_mut(stride)) {
+            let rows = document[1] - document[0];
+            let blocks = rows.div_ceil(direct::block_rows(size));
+            for block in 0..blocks {
+                let part = share(rows, blocks, block);
+                let part = document[0] + part.start..document[0] + part.end;
+                let elements = self.documents.room(part.len() * size);
+                let rows = self.documents.rows(w.isa(), part, size, &mut room[..elements]);
+                w.isa().run(DocumentMaxima { queries: w, rows, maxima: &mut *maxima });
+            }
+        }
+    }
+
+    /// The same by products of packed rows, in `[room, words, scales]` of them.
+    fn find_packed(&self, [room, words, scales]: [&mut [f32]; 3], maxima: &mut [f32], stride: usize) {
+        let (w, size) = (&self.queries.vectors, self.queries.size());
+        let (first, rows) = (self.offsets[0], self.rows().len());
+        let x = self.documents.rows(w.isa(), self.rows(), size, room);
+        let words = as_words(&mut words[..rows * w.row_words()]);
+        let view = PackedActivationsView::encode(w, x, None, words, &mut scales[..rows]);
+        let mut reduce = |cell: OutputTile<'_>| {
+            w.isa().run(Maxima { cell, first, offsets: self.offsets, maxima: &mut *maxima, stride });
+        };
+        let sink = Sink::Epilogue { apart: None, take: &mut reduce };
+        let (tiles, panels) = (0..view.tiles(), w.panels_of(0..w.n()));
+        // SAFETY: no rows are written.
+        unsafe { Product { rows: view, w, bias: None, tiles, panels, sink }.run() };
     }
 }
 

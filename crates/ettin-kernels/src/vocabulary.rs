@@ -6,10 +6,11 @@
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use crate::{
+    gemm::{OUTPUT_TILE_WIDTH, OutputTile, PackedActivations, PackedWeight, Product, Sink},
     isa::Isa,
     math::exp,
-    simd::{Kernel, LANES, Simd},
-    team::Team,
+    simd::{Kernel, LANES, Simd, vector},
+    team::{Shared, TASKS_PER_THREAD, Team, share},
 };
 
 /// Vectors summed in f32 before the sum goes on in f64, so that a whole vocabulary adds without drift. Part of the
@@ -157,6 +158,88 @@ impl Kernel for ReluMax<'_> {
                 s.store(relu_max_of(s, s.load(v), s.load(out)), out);
             }
             s.store_part(relu_max_of(s, s.load_part(tail), s.load_part(out_tail)), out_tail);
+        }
+    }
+}
+
+/// `out[s][i] = max(out[s][i], relu(x·wᵀ + bias)[j][i])` over the rows `offsets[s]..offsets[s + 1]` of each sequence `s`,
+/// into `out` `[sequences, n]`; NaN from an element on that is NaN or +∞.
+///
+/// The products never reach memory: a tile of them is reduced while it is in L1. The maximum has no rounding and no
+/// order, so a sequence's rows may come in chunks, one call for each.
+///
+/// # Panics
+/// If the offsets do not ascend from 0 to the number of rows, or the lengths do not fit together.
+pub fn relu_max_products(
+    team: &Team,
+    x: &PackedActivations,
+    w: &PackedWeight,
+    bias: Option<&[f32]>,
+    offsets: &[usize],
+    out: &mut [f32],
+) {
+    let (rows, n) = (x.view(w), w.n());
+    let ends = (offsets.first(), offsets.last());
+    assert!(
+        ends == (Some(&0), Some(&x.rows())) && offsets.is_sorted(),
+        "offsets that do not ascend from 0 to the rows"
+    );
+    assert_eq!(out.len(), (offsets.len() - 1) * n, "out is not [{}, {n}]", offsets.len() - 1);
+    assert!(bias.is_none_or(|bias| bias.len() == n), "bias is not [{n}]");
+    if x.rows() == 0 || n == 0 {
+        return;
+    }
+    let panels = w.panels_of(0..n).len();
+    let tasks = panels.min(team.threads() * TASKS_PER_THREAD);
+    let out = Shared::new(out);
+    let work = (2 * x.rows() * n).saturating_mul(w.k());
+    team.run(tasks, work, |task| {
+        let mut reduce = |cell: OutputTile<'_>| {
+            w.isa().run(ReluMaxima { cell, offsets, out: &out, size: n });
+        };
+        let sink = Sink::Epilogue { apart: None, take: &mut reduce };
+        let (tiles, panels) = (0..rows.tiles(), share(panels, tasks, task));
+        // SAFETY: no rows are written.
+        unsafe { Product { rows, w, bias, tiles, panels, sink }.run() };
+    });
+}
+
+/// Takes the largest products of each sequence in a tile.
+struct ReluMaxima<'a> {
+    cell: OutputTile<'a>,
+    offsets: &'a [usize],
+    /// `[sequences, size]`, of which no other task has the outputs of the cell.
+    out: &'a Shared<'a, f32>,
+    size: usize,
+}
+
+impl Kernel for ReluMaxima<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { cell, offsets, out, size } = self;
+        let (values, start) = (cell.values[0], cell.rows.start);
+        let mut row = start;
+        // Of the sequence that holds the row; sequences without rows end before it.
+        let mut sequence = offsets[1..].partition_point(|&end| end <= row);
+        while row < cell.rows.end {
+            let end = offsets[sequence + 1].min(cell.rows.end);
+            let place = sequence * size + cell.outputs.start;
+            // SAFETY: outputs of a sequence; tasks have outputs of their own, and cells of a task come one by one.
+            let out = unsafe { out.slice(place..place + cell.outputs.len()) };
+            for (column, out) in out.chunks_mut(LANES).enumerate() {
+                let mut most = s.load_part(out);
+                for row in row..end {
+                    let x = s.load(vector(values, (row - start) * OUTPUT_TILE_WIDTH + column * LANES));
+                    most = relu_max_of(s, x, most);
+                }
+                s.store_part(most, out);
+            }
+            row = end;
+            while sequence + 2 < offsets.len() && offsets[sequence + 1] <= row {
+                sequence += 1;
+            }
         }
     }
 }

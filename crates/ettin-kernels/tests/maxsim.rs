@@ -4,7 +4,8 @@ mod common;
 
 use common::{Random, bits, relative_error};
 use ettin_kernels::{
-    DocumentVectors, EMPTY_DOCUMENT_SCORE, Isa, MaxSimQueries, Scheme, Team, max_sim,
+    DocumentVectors, EMPTY_DOCUMENT_SCORE, Isa, MaxSimQueries, PackedActivations, PackedWeight, Scheme, Store, Team,
+    gemm, max_sim,
     testing::{each_isa, tolerance},
 };
 
@@ -214,4 +215,27 @@ fn offsets_that_lead_out_are_refused() {
     let team = Team::single();
     let query = MaxSimQueries::pack(Isa::Portable, Scheme::F32, &team, &[1.0; 4], 4, &[0, 1]);
     max_sim(&team, &query, DocumentVectors::F32(&[1.0; 8]), &[0, 3], &mut [0.0]);
+}
+
+/// f32 is multiplied by a kernel of its own up to a length, and by that of products beyond: one order of additions.
+#[test]
+fn products_in_f32_are_those_of_the_matrix_product() {
+    let team = Team::single();
+    each_isa(|isa| {
+        let mut random = Random::new(45);
+        for size in [1, 16, 50, 128, 255, 256, 257] {
+            let (queries, documents) = ([1; 37], [1; 41]);
+            let (q, d) = (vectors(&mut random, &queries, size), vectors(&mut random, &documents, size));
+            let case = Case { isa, scheme: Scheme::F32, size, queries: &queries, documents: &documents };
+            // Of one vector each: a score is a product.
+            let got = case.scores(&team, &q, DocumentVectors::F32(&d));
+            let fill = |row: usize, out: &mut [f32]| out.copy_from_slice(&q[row * size..(row + 1) * size]);
+            let weight = PackedWeight::pack(isa, Scheme::F32, &team, queries.len(), size, &fill);
+            let mut products = vec![0.0; documents.len() * queries.len()];
+            let mut rows = PackedActivations::default();
+            rows.encode(&team, &weight, &d);
+            gemm(&team, &rows, &weight, None, Store::Write, &mut products);
+            assert_eq!(bits(&got), bits(&products), "{isa} {size}");
+        }
+    });
 }

@@ -6,7 +6,7 @@ use common::{Random, bits};
 use ettin_kernels::{
     Isa, PackedActivations, PackedWeight, Scheme, Store, Team, gemm,
     testing::each_isa,
-    vocabulary::{log_sum_exp, log_sum_exps, relu_max, top_k},
+    vocabulary::{log_sum_exp, log_sum_exps, relu_max, relu_max_products, top_k},
 };
 
 fn exact(row: &[f32]) -> f64 {
@@ -173,6 +173,41 @@ fn rows_in_chunks_give_what_all_rows_give() {
                             "{isa} {scheme}, {rows} rows by {chunk}"
                         );
                     }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn the_largest_products_are_those_of_products_in_memory() {
+    let (n, k, lengths) = (1101, 80, [5, 0, 1, 40, 17, 0]);
+    let mut random = Random::new(12);
+    let (weight, bias) = (random.vector(n * k), random.vector(n));
+    let offsets: Vec<usize> = (0..=lengths.len()).map(|end| lengths[..end].iter().sum()).collect();
+    let rows = offsets[lengths.len()];
+    let mut x = random.vector(rows * k);
+    x[3 * k] = f32::NAN;
+    let teams = [Team::single(), Team::with_threads(3).unwrap()];
+    each_isa(|isa| {
+        for scheme in Scheme::ALL {
+            let fill = |row: usize, out: &mut [f32]| out.copy_from_slice(&weight[row * k..(row + 1) * k]);
+            let w = PackedWeight::pack(isa, scheme, &teams[0], n, k, &fill);
+            for bias in [None, Some(&bias[..])] {
+                let mut operand = PackedActivations::default();
+                operand.encode(&teams[0], &w, &x);
+                let mut logits = vec![0.0; rows * n];
+                gemm(&teams[0], &operand, &w, bias, Store::Write, &mut logits);
+                let mut want = vec![0.0; lengths.len() * n];
+                for (ends, want) in offsets.windows(2).zip(want.chunks_exact_mut(n)) {
+                    relu_max(isa, &teams[0], &logits[ends[0] * n..ends[1] * n], want);
+                }
+                for team in &teams {
+                    let mut got = vec![0.0; lengths.len() * n];
+                    relu_max_products(team, &operand, &w, bias, &offsets, &mut got);
+                    let same =
+                        got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan());
+                    assert!(same, "{isa} {scheme}");
                 }
             }
         }

@@ -242,7 +242,8 @@ impl PackedWeight {
         self.n.div_ceil(self.width)
     }
 
-    pub(super) fn panel(&self, panels: Range<usize>) -> &[u32] {
+    /// Some panels.
+    pub(crate) fn panel(&self, panels: Range<usize>) -> &[u32] {
         &self.data[panels.start * self.panel_words..panels.end * self.panel_words]
     }
 

@@ -1,9 +1,10 @@
 //! Late interaction: a vector for every token of a text, and documents scored by MaxSim.
 
 use std::borrow::Cow;
+use std::slice;
 use std::sync::Arc;
 
-use ettin_kernels::{DocumentVectors, Isa, MaxSimQueries, Scheme, max_sim};
+use ettin_kernels::{DocumentVectors, Isa, MaxSimQueries, Scheme, Team, max_sim};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::limit::Bounds;
@@ -349,17 +350,21 @@ impl MultiVectorEncoder {
             let shape = odd.shape;
             return Err(Error::input(format!("vectors of shape {shape:?}, where this model's have {size} values")));
         }
-        let (mut offsets, mut vectors) = (vec![0], Vec::new());
-        for document in documents {
-            vectors.extend_from_slice(&document.values);
-            offsets.push(vectors.len() / size);
-        }
         let backend = self.model.trunk().backend();
         let team = backend.team();
         let isa = backend.isa().unwrap_or_else(Isa::best);
         let packed = MaxSimQueries::pack(isa, Scheme::F32, &team, &query.values, size, &[0, query.len()]);
         let mut scores = vec![0.0; documents.len()];
-        max_sim(&team, &packed, DocumentVectors::F32(&vectors), &offsets, &mut scores);
+        let vectors: usize = documents.iter().map(Embeddings::len).sum();
+        let work = (2 * query.len() * size).saturating_mul(vectors);
+        // Each where it lies: to bring them together first takes longer than to score them.
+        team.run_rows(&mut scores, 1, work, |first, scores| {
+            let alone = Team::single();
+            for (document, score) in documents[first..].iter().zip(scores) {
+                let vectors = DocumentVectors::F32(&document.values);
+                max_sim(&alone, &packed, vectors, &[0, document.len()], slice::from_mut(score));
+            }
+        });
         if self.mean {
             scores.iter_mut().for_each(|score| *score /= query.len().max(1) as f32);
         }

@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use candle_core::{Device, Tensor};
-use ettin_kernels::vocabulary::{log_sum_exps, relu_max};
+use ettin_kernels::{
+    PackedActivations,
+    vocabulary::{log_sum_exps, relu_max_products},
+};
 
 use super::{
     super::{
@@ -16,6 +19,9 @@ use crate::{PackedBatch, Result, readout::TopTokens};
 
 /// Operations of an element of a row in a search for its largest, about.
 const SEARCH_WORK: usize = 4;
+
+/// Rows whose largest scores are taken at once: packed, they stay in L2 while the output matrix passes once.
+const MAXIMA_ROWS: usize = 512;
 
 /// Operations of a logarithm, about.
 const LOG_WORK: usize = 16;
@@ -87,14 +93,31 @@ impl Fused {
         batch: &PackedBatch,
     ) -> Result<Tensor> {
         let (cpu, size) = (&self.0, vocabulary.size);
-        let mut weights = self.by_sequence(hidden, vocabulary, batch, |logits, weights| {
-            relu_max(cpu.isa, &cpu.team, logits, weights);
-        })?;
+        let matrix = vocabulary.output.matrix()?;
+        let mut weights = vec![0.0f32; batch.sequences() * size];
+        let rows: Vec<usize> = (0..batch.tokens()).collect();
+        let mut operand = PackedActivations::default();
+        let mut first = 0;
+        for chunk in rows.chunks(MAXIMA_ROWS) {
+            let head = self.apply_head(&hidden.select(chunk)?, vocabulary.head)?;
+            operand.encode(&cpu.team, matrix, head.values());
+            // A chunk may begin and end inside a sequence.
+            let place = chunk[0]..chunk[0] + chunk.len();
+            while batch.rows(first).end <= place.start {
+                first += 1;
+            }
+            let count = batch.offsets()[first + 1..].partition_point(|&end| end < place.end) + 1;
+            let ends = batch.offsets()[first..=first + count].iter();
+            let offsets: Vec<usize> = ends.map(|end| (*end).clamp(place.start, place.end) - place.start).collect();
+            let weights = &mut weights[first * size..(first + count) * size];
+            relu_max_products(&cpu.team, &operand, matrix, vocabulary.bias.map(Vec::as_slice), &offsets, weights);
+        }
         let work = LOG_WORK * weights.len();
         // The logarithm grows with its argument: it is taken of the largest alone.
         cpu.team.run_rows(&mut weights, 1, work, |_, weights| weights.iter_mut().for_each(|x| *x = x.ln_1p()));
         Ok(Tensor::from_vec(weights, (batch.sequences(), size), &Device::Cpu)?)
     }
+
     pub(super) fn summed_weights(
         &self,
         hidden: &FusedRows,
