@@ -20,14 +20,14 @@ import transformers
 
 from make_fixtures import MODELS, ROOT
 from make_pipeline_fixtures import TEXTS, plain, write
-from make_sentence_fixtures import lay_over, tokenizer_settings
+from make_sentence_fixtures import tokenizer_settings
+from overlay import Files, lay_over
 
 THREE = MODELS / "tiny-text-classify-single"
 TWO = MODELS / "tiny-text-classify-regression"
 ONE = MODELS / "tiny-text-classify-one"
 DECODER = MODELS / "tiny-text-classify-decoder"
 EAGER = {"attn_implementation": "eager"}
-Files = dict[str, Any]
 Case = tuple[str, Path, Files, list[dict[str, Any]]]
 
 LABELS = ["sports", "a game of cards", "Wetter in Zürich", "日本語"]

@@ -21,13 +21,13 @@ import torch
 from pylate import models
 from safetensors.torch import save
 
+from overlay import MODEL_FILES, Files, lay_over, weights
 from reference import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / "models" / "tiny-text-late-interaction"
 SEED = ROOT / "models" / "tiny-text-chain-mean"
 OUTPUT = ROOT / "tests" / "fixtures" / "pipelines" / "late_interaction.json"
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 HIDDEN = 32
 
 QUERIES = ["Where was the ball?", "x", "  What, about spaces? \n", ""]
@@ -39,11 +39,6 @@ DOCUMENTS = [
     "",
 ]
 LONG = " ".join(DOCUMENTS[:2] * 6)
-Files = dict[str, Any]
-
-
-def weights(seed: int, *shape: int) -> torch.Tensor:
-    return torch.empty(shape).normal_(0.0, 0.3, generator=torch.Generator().manual_seed(seed))
 
 
 def hexadecimal(value: bytes) -> dict[str, str]:
@@ -131,18 +126,6 @@ def cases() -> list[tuple[str, Files, dict[str, Any]]]:
     ]  # fmt: skip
 
 
-def lay_over(files: Files, folder: Path) -> None:
-    for name in MODEL_FILES:
-        shutil.copy(BASE / name, folder / name)
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, dict) and list(content) == ["hex"]:
-            path.write_bytes(bytes.fromhex(content["hex"]))
-        else:
-            path.write_text(json.dumps(content, indent=2) + "\n")
-
-
 def write_base() -> None:
     """The trunk with a vocabulary that has the prefixes."""
     torch.manual_seed(0)
@@ -171,7 +154,7 @@ def main() -> None:
     written = []
     for name, files, options in cases():
         with tempfile.TemporaryDirectory() as place:
-            lay_over(files, Path(place))
+            lay_over(BASE, files, Path(place))
             model = models.ColBERT(place, device="cpu")
             queries, documents = options.get("texts", QUERIES), options.get("texts", DOCUMENTS)
             query_vectors = [encoded(model, text, True, options) for text in queries]

@@ -9,7 +9,6 @@ Of the form of `make_late_interaction_fixtures.py`, whose trunk they stand on; t
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,12 @@ from sentence_transformers.base.modules.normalize import Normalize
 from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling, MultiVectorMask
 from torch import nn
 
+from overlay import MODEL_FILES, Files, lay_over, weights
 from reference import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / "models" / "tiny-text-late-interaction"
 OUTPUT = ROOT / "tests" / "fixtures" / "pipelines" / "multi_vector.json"
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 HIDDEN = 32
 TOKENS = {"module_input_name": "token_embeddings"}
 PROMPTS = {"query": "[Q] ", "document": "[D] "}
@@ -38,11 +37,6 @@ DOCUMENTS = [
     "Café crème costs 3 € at Zoë's — naïve, isn't it? [UNK] [MASK]",
     "",
 ]
-Files = dict[str, Any]
-
-
-def weights(seed: int, *shape: int) -> torch.Tensor:
-    return torch.empty(shape).normal_(0.0, 0.3, generator=torch.Generator().manual_seed(seed))
 
 
 def dense(inputs: int = HIDDEN, outputs: int = 8, **arguments: Any) -> Dense:
@@ -100,18 +94,6 @@ def cases() -> list[tuple[str, Files]]:
     ]  # fmt: skip
 
 
-def lay_over(files: Files, folder: Path) -> None:
-    for name in MODEL_FILES:
-        shutil.copy(BASE / name, folder / name)
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, dict) and list(content) == ["hex"]:
-            path.write_bytes(bytes.fromhex(content["hex"]))
-        else:
-            path.write_text(json.dumps(content, indent=2) + "\n")
-
-
 def recorded(text: str, vectors: Any) -> dict[str, Any]:
     return {"text": text, "shape": list(vectors.shape), "hex": vectors.float().numpy().astype("<f4").tobytes().hex()}
 
@@ -121,7 +103,7 @@ def main() -> None:
     written = []
     for name, files in cases():
         with tempfile.TemporaryDirectory() as place:
-            lay_over(files, Path(place))
+            lay_over(BASE, files, Path(place))
             model = MultiVectorEncoder(place, device="cpu")
             queries = [model.encode_query([text], show_progress_bar=False)[0] for text in QUERIES]
             documents = [model.encode_document([text], show_progress_bar=False)[0] for text in DOCUMENTS]

@@ -11,7 +11,6 @@ from the fixture, one text at a time, eager attention, f32.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from torch import nn
 
 from make_fixtures import FIXTURES, MODELS, ROOT
 from make_pipeline_fixtures import PAIRS, TEXTS, plain, weights
+from overlay import MODEL_FILES, Files, lay_over
 from reference import provenance
 
 OUTPUT = FIXTURES / "pipelines" / "sentence_transformers.json"
@@ -35,34 +35,17 @@ TRUNK = MODELS / "tiny-text-chain-mean"
 ONE_LABEL = MODELS / "tiny-text-rerank-sigmoid"
 THREE_LABELS = MODELS / "tiny-text-classify-single"
 TAGGER = MODELS / "tiny-text-tag"
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 OLD = "sentence_transformers.models"
 QUERY = "Where was the ball?"
 DOCUMENTS = [TEXTS[7], TEXTS[0], "The ball was in the park.", "", TEXTS[4]]
 INPUTS = [TEXTS[0], TEXTS[7], TEXTS[4], TEXTS[6]]
 EAGER = {"attn_implementation": "eager"}
-Files = dict[str, Any]
 Run = dict[str, Any]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Repositories
-
-
-def lay_over(base: Path, files: Files, folder: Path) -> None:
-    """The model in `base` with `files` over it; None takes a file away."""
-    for name in MODEL_FILES:
-        shutil.copy(base / name, folder / name)
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if content is None:
-            path.unlink(missing_ok=True)
-        elif isinstance(content, dict) and list(content) == ["hex"]:
-            path.write_bytes(bytes.fromhex(content["hex"]))
-        else:
-            path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def saved(base: Path, model: Any) -> Files:

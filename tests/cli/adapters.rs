@@ -51,6 +51,8 @@ fn what_is_no_adapter_for_the_model_is_told() {
         assert_eq!(refused.status, Some(1), "{}", refused.err);
         words.iter().for_each(|word| assert!(refused.err.contains(word), "{} should say {word}", refused.err));
     }
+    let file = run(&["embed", "-m", BASE, "--adapter", "README.md", "x"]);
+    assert!(file.status == Some(2) && file.err.contains("--adapter README.md: it is no folder"), "{}", file.err);
     // Given as the model itself.
     let alone = run(&["embed", "-m", ADAPTER, "x"]);
     assert!(alone.status == Some(1) && alone.err.contains(BASE) && alone.err.contains("--adapter"), "{}", alone.err);

@@ -104,6 +104,10 @@ fn wrong_calls_of_zero_shot() {
     assert!(refused.status == Some(1) && refused.err.contains("--truncate"), "{}", refused.err);
     let cut = run(&["classify", "-m", model, "--labels", "a", "--truncate", "right", &long]);
     assert_eq!(cut.lines(0)[0]["truncated"], json!(true));
+    // Where cutting is allowed and cannot help, it is no advice.
+    let never = run(&["classify", "-m", model, "--labels", "a", "--truncate", "right", "--max-length", "4", "a cat"]);
+    assert!(never.status == Some(1) && never.err.contains("the second text is never cut"), "{}", never.err);
+    assert!(!never.err.contains("--truncate"), "{}", never.err);
 }
 
 #[test]

@@ -103,6 +103,9 @@ fn what_makes_no_sense_for_vectors_of_tokens_is_refused() {
         (&["embed", "--layer", "1", "x"], "--layer"),
         (&["rerank", "--activation", "sigmoid", "x", "y"], "--activation sigmoid"),
         (&["embed", "--pool-factor", "0.5", "x"], "pool"),
+        (&["embed", "--pool-factor", "2", "--as", "query", "x"], "--pool-factor: vectors of queries"),
+        (&["embed", "--max-active-dims", "2", "x"], "--max-active-dims"),
+        (&["embed", "--decode", "x"], "--decode"),
     ] {
         let refused = run(&[arguments, &["-m", name]].concat());
         assert!(refused.status != Some(0) && refused.err.contains(message), "{arguments:?}: {}", refused.err);

@@ -118,6 +118,12 @@ impl Model {
 /// A model with adapters on top, each known by its folder.
 pub(crate) fn with_adapters(files: ModelFiles, args: &AdapterArgs) -> anyhow::Result<ModelFiles> {
     args.folders.iter().try_fold(files, |files, folder| {
+        if folder.exists() && !folder.is_dir() {
+            let place = folder.display();
+            return Err(Usage::error(format!(
+                "--adapter {place}: it is no folder; name the one with adapter_config.json"
+            )));
+        }
         let adapter = ModelFiles::folder(folder).with_context(|| format!("--adapter {}", folder.display()))?;
         Ok(files.with_adapter(&folder.display().to_string(), adapter)?)
     })

@@ -30,6 +30,10 @@
 //! between tasks is chosen, it only decides
 //! *where* an element is computed. Tests hold all of it with `==`.
 //!
+//! # Panics
+//! A kernel panics if the CPU lacks the [`Isa`] that it is to run on. [`Isa::select`], [`Isa::best`] and
+//! [`Isa::available`] never give one; [`Isa::supported`] asks.
+//!
 //! # Adding an instruction set
 //! 1. A variant of [`Isa`] at its place in the order of preference, with its detection and dispatch in `isa.rs`.
 //! 2. A token in `simd/` whose constructor asks the CPU, implementing `Lanes` (sixteen lanes, however many registers)
@@ -79,4 +83,4 @@ pub use maxsim::{DocumentVectors, EMPTY_DOCUMENT_SCORE, MaxSimQueries, max_sim};
 pub use norm::{Norm, layer_norm};
 pub use pool::{Pooled, Reduce, pool};
 pub use rope::{RopeRows, RopeTable, rope};
-pub use team::{Team, TeamError};
+pub use team::{MAX_THREADS, Team, TeamError};

@@ -32,6 +32,9 @@ const ENTERED_SOLO_WORK: usize = 1 << 16;
 /// Tasks per thread where a kernel chooses the cut: enough to even out a late or slow thread.
 pub(crate) const TASKS_PER_THREAD: usize = 4;
 
+/// The most threads of a team: more than any machine has cores are a slip, and starting them may well succeed.
+pub const MAX_THREADS: usize = 4096;
+
 /// Most runs of tasks that a call is cut into, one for each worker.
 const MAX_RUNS: usize = 16;
 
@@ -66,13 +69,16 @@ impl Team {
         Team(PoolKind::Global)
     }
 
-    /// On a pool of its own with `n` threads; 0 means one per CPU.
+    /// On a pool of its own with `n` threads, at most [`MAX_THREADS`]; 0 means one per CPU.
     ///
     /// # Errors
-    /// If the threads cannot be started.
+    /// For more, and if the threads cannot be started.
     pub fn with_threads(n: usize) -> Result<Team, TeamError> {
         if n == 1 {
             return Ok(Team::single());
+        }
+        if n > MAX_THREADS {
+            return Err(TeamError(format!("{n} of them were asked for, and at most {MAX_THREADS} are started")));
         }
         let pool = ThreadPoolBuilder::new().num_threads(n).build().map_err(|e| TeamError(e.to_string()))?;
         Ok(Team::on(Arc::new(pool)))
@@ -282,6 +288,14 @@ mod tests {
             team.run(40, MUCH, |_| assert_eq!(std::thread::current().id(), here));
         });
         assert_eq!(team.threads(), 3);
+    }
+
+    #[test]
+    fn more_threads_than_any_machine_has_are_refused_at_once() {
+        for threads in [MAX_THREADS + 1, 1_000_000, usize::MAX] {
+            let told = Team::with_threads(threads).unwrap_err().to_string();
+            assert!(told.contains(&threads.to_string()) && told.contains("at most 4096"), "{told}");
+        }
     }
 
     #[test]

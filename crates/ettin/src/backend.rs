@@ -50,6 +50,10 @@ impl Backend {
     }
 
     /// Fused kernels of a given instruction set and number format on given threads.
+    ///
+    /// # Panics
+    /// If this CPU lacks the instruction set. [`Isa::select`], [`Isa::best`] and [`Isa::available`] never give one;
+    /// [`Isa::supported`] asks.
     pub fn fused(isa: Isa, scheme: Scheme, team: Team) -> Self {
         Self::custom(Fused::new(isa, scheme, team))
     }

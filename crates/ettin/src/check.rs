@@ -33,7 +33,7 @@ use ettin_kernels::KvFormat;
 use serde::Serialize;
 
 use crate::files::ModelFiles;
-use crate::{Backend, Dtype, Result, Trunk};
+use crate::{Backend, Dtype, Error, Result, Trunk};
 use compare::Comparison;
 use model::Subject;
 pub use tolerance::tolerance;
@@ -179,8 +179,11 @@ pub fn check(files: &ModelFiles, options: &CheckOptions) -> Result<Report> {
 /// Compares two builds of one trunk on texts of token ids: embeddings, layers, final norm.
 ///
 /// # Errors
-/// When the two have different shapes, or a text is none that they can read.
+/// When the two have different shapes, a text is none that they can read, or there is none: nothing would be compared.
 pub fn compare_trunks(ours: &Trunk, reference: &Trunk, texts: &[Vec<u32>]) -> Result<Vec<Step>> {
+    if texts.is_empty() {
+        return Err(Error::input("no text was given, so nothing would be compared; give some ids of tokens"));
+    }
     let mut comparison = Comparison::new(ours, reference);
     for batch in compare::batches(texts)? {
         comparison.trunk(&batch)?;

@@ -169,7 +169,7 @@ pub use cache::KvCache;
 pub use candle_core as candle;
 pub use config::{Config, Objective};
 pub use error::{Error, Result};
-pub use ettin_kernels::{Activation, Isa, KvFormat, Quantization, Scheme, Span, Team};
+pub use ettin_kernels::{Activation, Isa, KvFormat, MAX_THREADS, Quantization, Scheme, Span, Team};
 pub use ops::{DeviceChoice, Dtype};
 pub use params::Parameters;
 pub use pooling::Pooling;

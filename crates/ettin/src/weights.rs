@@ -92,6 +92,23 @@ enum Data {
     Quantized { codes: Range<usize>, scales: Range<usize> },
 }
 
+impl TensorEntry {
+    /// What is wrong where another entry is the same tensor.
+    fn beside(&self, other: &Self) -> String {
+        let in_few_bits = |entry: &Self| matches!(entry.data, Data::Quantized { .. });
+        let (plain, quantized) = match (in_few_bits(self), in_few_bits(other)) {
+            (false, true) => (self, other),
+            (true, false) => (other, self),
+            _ => return format!("`{}` is stored twice (the other copy is called `{}`)", other.stored, self.stored),
+        };
+        format!(
+            "`{}` is stored in full, and in few bits as `{}`; nothing says which of the two is meant",
+            plain.stored,
+            quantized::codes(&quantized.stored)
+        )
+    }
+}
+
 impl StoredType {
     /// As safetensors or torch name it.
     fn tag(&self) -> &str {
@@ -163,14 +180,7 @@ impl Weights {
             match self.tensors.entry(names::canonical(&entry.stored).into_owned()) {
                 Slot::Vacant(slot) => slot.insert(entry),
                 Slot::Occupied(slot) => {
-                    return Err(Error::Weights {
-                        file: file.name().to_owned(),
-                        message: format!(
-                            "`{}` is stored twice (the other copy is called `{}`)",
-                            entry.stored,
-                            slot.get().stored
-                        ),
-                    });
+                    return Err(Error::Weights { file: file.name().to_owned(), message: slot.get().beside(&entry) });
                 }
             };
         }

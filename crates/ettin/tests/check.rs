@@ -142,4 +142,7 @@ fn models_of_other_shapes_are_no_pair() {
     let load = |name| LanguageModel::load(&model(name), &Backend::cpu().unwrap()).unwrap();
     let (ours, other) = (load("tiny-encoder"), load("nano-encoder"));
     assert!(compare_trunks(ours.trunk(), other.trunk(), &[vec![1, 2]]).is_err());
+    // Where nothing is compared, every step would pass.
+    let told = compare_trunks(ours.trunk(), ours.trunk(), &[]).unwrap_err().to_string();
+    assert!(told.contains("nothing would be compared"), "{told}");
 }

@@ -495,6 +495,28 @@ fn a_request_can_be_cancelled_in_every_phase() {
 }
 
 #[test]
+fn one_of_many_that_wait_is_cancelled_without_a_look_at_the_others() {
+    const MANY: usize = 100_000;
+    let model = nano();
+    let mut engine = Engine::new(&model, settings().with_max_running(2)).unwrap();
+    let handles: Vec<Handle> = (0..MANY).map(|_| engine.submit(Request::new([5])).unwrap()).collect();
+    engine.step().unwrap();
+    assert_eq!((engine.running(), engine.waiting()), (2, MANY - 2));
+    // From the middle outwards: from neither end.
+    let (front, back) = handles[2..].split_at(MANY / 2);
+    let start = std::time::Instant::now();
+    for (one, other) in front.iter().rev().zip(back) {
+        assert_eq!((engine.cancel(*one).len(), engine.cancel(*other).len()), (1, 1));
+    }
+    let took = start.elapsed();
+    let left: Vec<Handle> = handles.into_iter().filter(|&handle| !engine.cancel(handle).is_empty()).collect();
+    assert_eq!(left.len(), 4, "the two that ran and the two of the longer half");
+    assert!(engine.is_idle());
+    // Tenths of a second; minutes where each is looked for among all.
+    assert!(took.as_secs() < 10, "{took:?}");
+}
+
+#[test]
 fn what_cannot_be_computed_is_refused_when_it_is_submitted() {
     let model = nano();
     let (vocabulary, positions) = (model.vocabulary() as u32, model.positions());

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
-use ettin::{DeviceChoice, KvFormat, ops::Dtype};
+use ettin::{DeviceChoice, KvFormat, MAX_THREADS, ops::Dtype};
 
 use crate::input::{ExtraFields, InputFormat};
 use crate::output::Format;
@@ -195,9 +195,8 @@ pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
     })
 }
 
-/// More threads than any machine has cores are a slip of the keyboard, and starting them may well succeed.
+/// As many as a [`Team`](ettin::Team) may have.
 pub(super) fn threads(text: &str) -> Result<NonZeroUsize, String> {
-    const MAX_THREADS: usize = 4096;
     match text.parse::<NonZeroUsize>() {
         Ok(count) if count.get() <= MAX_THREADS => Ok(count),
         _ => Err(format!("must be between 1 and {MAX_THREADS}")),

@@ -28,7 +28,11 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
     let mut job = plan.open()?;
     refuse_terminal(&plan)?;
     if multi_vector::fits(&job.files)? {
-        for (given, flag) in [(quantized.is_some(), "--precision"), (args.decode, "--decode")] {
+        for (given, flag) in [
+            (quantized.is_some(), "--precision"),
+            (args.decode, "--decode"),
+            (args.vectors.max_active_dims.is_some(), "--max-active-dims"),
+        ] {
             if given {
                 return Err(Usage::error(format!(
                     "{flag}: the model is one of late interaction, with a vector per token"

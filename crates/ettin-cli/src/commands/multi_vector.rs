@@ -33,8 +33,14 @@ pub(super) fn embed(
         Some("query") => Some(SearchSide::Query),
         _ => None,
     });
-    let mut request = MultiVectorRequest::default().with_side(side.unwrap_or(SearchSide::Document)).with_prompt(prompt);
+    let side = side.unwrap_or(SearchSide::Document);
+    let mut request = MultiVectorRequest::default().with_side(side).with_prompt(prompt);
     if let Some((factor, protected)) = pooling {
+        if side == SearchSide::Query {
+            return Err(Usage::error(
+                "--pool-factor: vectors of queries are not brought together, only documents' are",
+            ));
+        }
         request = request.with_pool_factor(factor).with_protected_tokens(protected);
     }
     let task = driver::until_exit(MultiVectorEncoder::load(&job.files, &plan.options)?);

@@ -1,6 +1,5 @@
 //! The generation loop, one step at a time: token ids in, token ids out.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use super::logprobs::Logprobs;
 use super::model::{Cache, CausalModel};
 use super::prefix_cache::{PrefixCache, worth_keeping};
 use super::request::{Request, Rules};
-use super::running::{Running, Waiting};
+use super::running::{Queue, Running, Waiting};
 use super::sampler::Scratch;
 use super::sequence::Sequence;
 use super::settings::EngineSettings;
@@ -68,7 +67,7 @@ pub struct Engine<M: CausalModel, D: Draft = NoDraft> {
     isa: Isa,
     /// The handle of the next request.
     next: u64,
-    waiting: VecDeque<Waiting>,
+    waiting: Queue,
     running: Vec<Running<M::Cache, D::State>>,
     prefixes: PrefixCache<M::Cache, D::State>,
     /// Used again for every step: what is fed, its rows with logits, the logits.
@@ -119,7 +118,7 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
             draft,
             settings,
             next: 0,
-            waiting: VecDeque::new(),
+            waiting: Queue::new(),
             running: Vec::new(),
             batch: PackedBatch::default(),
             rows: Vec::new(),
@@ -151,7 +150,7 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
 
     /// Sequences that wait, each sample of a request counted.
     pub fn waiting(&self) -> usize {
-        self.waiting.iter().map(|one| one.samples).sum()
+        self.waiting.values().map(|one| one.samples).sum()
     }
 
     /// Sequences that run, each sample of a request counted.
@@ -187,7 +186,8 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
         let rules = self.rules(&request)?;
         self.next += 1;
         let (handle, samples) = (rules.handle, rules.samples);
-        self.waiting.push_back(Waiting { sequence: Sequence::new(Arc::new(rules), request.ids), samples });
+        let one = Waiting { sequence: Sequence::new(Arc::new(rules), request.ids), samples };
+        self.waiting.insert(one.place(), one);
         Ok(handle)
     }
 
@@ -204,18 +204,24 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
     /// There are no further events of it, and nothing of it is kept.
     pub fn cancel(&mut self, handle: Handle) -> Vec<Finished> {
         let mut cancelled = Vec::new();
-        let mut stays = |sequence: &Sequence, samples: usize| {
-            let stays = sequence.rules.handle != handle;
+        let mut cancel = |sequence: &Sequence, samples: usize| {
+            cancelled.extend((0..samples).map(|sample| {
+                let finished = sequence.finished(FinishReason::Cancelled);
+                Finished { sample: finished.sample + sample, ..finished }
+            }));
+        };
+        self.running.retain(|one| {
+            let stays = one.sequence.rules.handle != handle;
             if !stays {
-                cancelled.extend((0..samples).map(|sample| {
-                    let finished = sequence.finished(FinishReason::Cancelled);
-                    Finished { sample: finished.sample + sample, ..finished }
-                }));
+                cancel(&one.sequence, one.samples);
             }
             stays
-        };
-        self.running.retain(|one| stays(&one.sequence, one.samples));
-        self.waiting.retain(|one| stays(&one.sequence, one.samples));
+        });
+        while let Some((&place, _)) = self.waiting.range((handle, 0)..=(handle, usize::MAX)).next()
+            && let Some(one) = self.waiting.remove(&place)
+        {
+            cancel(&one.sequence, one.samples);
+        }
         self.forget_prefixes();
         cancelled.sort_by_key(|finished| finished.sample);
         cancelled
@@ -265,7 +271,7 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
     /// Moves sequences from waiting to running; those that leave no room for a token end at once.
     fn admit(&mut self, observer: &mut Observer<'_>) -> Result<()> {
         let mut taken = self.running();
-        while let Some(next) = self.waiting.front() {
+        while let Some((_, next)) = self.waiting.first_key_value() {
             let (sequence, samples) = (&next.sequence, next.samples);
             if taken > 0 && (taken + samples > self.settings.max_running || !self.has_memory(sequence, samples)) {
                 break;
@@ -279,14 +285,14 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
                     let finished = sequence.finished(reason);
                     observer.tell(Event::Finished(Finished { sample: finished.sample + sample, ..finished }));
                 }
-                self.waiting.pop_front();
+                self.waiting.pop_first();
                 continue;
             }
             let (cache, draft) = match self.prefixes.find(sequence.tokens()) {
                 Some(prefix) => (prefix.cache.fork(), self.draft.fork(&prefix.draft)),
                 None => (self.model.cache(self.settings.step_rows)?, self.draft.state()?),
             };
-            let Some(mut next) = self.waiting.pop_front() else {
+            let Some((_, mut next)) = self.waiting.pop_first() else {
                 break;
             };
             let shared = match self.settings.prefix_caches {
@@ -469,10 +475,10 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
     /// Lets all that runs wait again, before the others and in the order in which it came, without what was computed.
     fn requeue(&mut self) {
         self.running.retain(|one| !one.over);
-        self.running.sort_by_key(|one| std::cmp::Reverse((one.sequence.rules.handle, one.sequence.sample)));
         for Running { mut sequence, samples, .. } in self.running.drain(..) {
             sequence.restart();
-            self.waiting.push_front(Waiting { sequence, samples });
+            let one = Waiting { sequence, samples };
+            self.waiting.insert(one.place(), one);
         }
     }
 
@@ -492,6 +498,6 @@ impl<M: CausalModel, D: Draft> fmt::Debug for Engine<M, D> {
 }
 
 /// The tokens of sequences that wait.
-fn prompts(waiting: &VecDeque<Waiting>) -> impl Iterator<Item = &[u32]> + Clone {
-    waiting.iter().map(|one| one.sequence.tokens())
+fn prompts(waiting: &Queue) -> impl Iterator<Item = &[u32]> + Clone {
+    waiting.values().map(|one| one.sequence.tokens())
 }

@@ -1,8 +1,9 @@
 //! Sequences of an engine: those that wait, and those that run.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::event::{Event, Failed};
+use super::event::{Event, Failed, Handle};
 use super::sequence::Sequence;
 use crate::Error;
 
@@ -11,6 +12,17 @@ pub(super) struct Waiting {
     pub(super) sequence: Sequence,
     /// How many it stands for.
     pub(super) samples: usize,
+}
+
+/// Those that wait, first come, first served: by handle, then by sample. Whoever runs came before whoever waits, so one
+/// that has to wait again is before the others, and each is found without a look at the rest.
+pub(super) type Queue = BTreeMap<(Handle, usize), Waiting>;
+
+impl Waiting {
+    /// Its place in the queue.
+    pub(super) fn place(&self) -> (Handle, usize) {
+        (self.sequence.rules.handle, self.sequence.sample)
+    }
 }
 
 /// A sequence with what models remember of it.

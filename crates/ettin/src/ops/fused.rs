@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use ettin_kernels::{
-    Isa, KvBlocks, KvFormat, PackedActivations, PackedWeight, Quantization, Scheme, Store, Team, activate, block, gemm,
+    Isa, IsaError, KvBlocks, KvFormat, PackedActivations, PackedWeight, Quantization, Scheme, Store, Team, activate,
+    block, gemm,
 };
 
 use super::{
@@ -33,7 +34,12 @@ pub struct Fused(Arc<Cpu>);
 
 impl Fused {
     /// Kernels of a given instruction set and number format on given threads.
+    ///
+    /// # Panics
+    /// If this CPU lacks the instruction set. [`Isa::select`], [`Isa::best`] and [`Isa::available`] never give one;
+    /// [`Isa::supported`] asks.
     pub fn new(isa: Isa, scheme: Scheme, team: Team) -> Self {
+        assert!(isa.supported(), "{}", IsaError::Unsupported(isa));
         Self(Arc::new(Cpu {
             isa,
             scheme,

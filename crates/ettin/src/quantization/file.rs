@@ -20,14 +20,12 @@ impl Ranges {
     ///
     /// # Errors
     /// [`Error::Weights`] or [`Error::Config`] for a file of another form, shape or type, and for what [`Ranges::new`]
-    /// refuses; [`Error::MissingFile`], [`Error::Io`].
+    /// refuses; [`Error::Io`].
     pub fn read(path: &Path) -> Result<Self> {
-        let Some(file) = FileData::open(path)? else {
-            let place = path.parent().filter(|place| !place.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let file = path.file_name().unwrap_or(path.as_os_str()).display().to_string();
-            return Err(Error::MissingFile { place: place.display().to_string(), file });
-        };
-        Self::from_file(&file)
+        match FileData::open(path)? {
+            Some(file) => Self::from_file(&file),
+            None => Err(Error::io(path)(std::io::ErrorKind::NotFound.into())),
+        }
     }
 
     /// The same from bytes.

@@ -376,19 +376,27 @@ impl TextEmbedder {
             return sparse_wish(request).map_or(Ok(()), |wish| Err(not_sparse(wish)));
         };
         if request.pooling.is_some() && !chain.pools() {
-            return Err(Error::input("another pooling was asked of a chain that has none to be replaced"));
+            return Err(Error::input(
+                "another pooling was asked of a model whose modules have none that it could replace",
+            ));
         }
         if !chain.is_sparse() {
             return sparse_wish(request).map_or(Ok(()), |wish| Err(not_sparse(wish)));
         }
         if request.decode && !chain.weighs_tokens() {
-            return Err(Error::input("the tokens of a vector whose values belong to features, not to tokens"));
+            return Err(Error::input(
+                "tokens were asked of a model whose sparse vectors have values of features, not of tokens",
+            ));
         }
         if request.dimensions.is_some() {
-            return Err(Error::input("the first dimensions of a sparse vector: keep its largest values instead"));
+            return Err(Error::input(
+                "the first dimensions were asked of a model whose vectors are sparse; keep their largest values instead",
+            ));
         }
         if request.layer.is_some() && chain.scores_vocabulary() {
-            return Err(Error::input("another layer of a model whose vectors are scores over the vocabulary"));
+            return Err(Error::input(
+                "another layer was asked of a model whose vectors are scores over the vocabulary",
+            ));
         }
         Ok(())
     }

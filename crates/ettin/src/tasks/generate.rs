@@ -249,8 +249,7 @@ impl Generator {
         let mut run = self.start(request)?;
         let seed = run.seed();
         let mut truncated = vec![false; prompts.len()];
-        let mut outputs: Vec<Option<Result<Outcome<Generated>>>> = Vec::new();
-        outputs.resize_with(prompts.len() * request.samples, || None);
+        let mut outputs: Vec<Option<Result<Outcome<Generated>>>> = places(prompts.len(), request.samples)?;
         let encoded = self.preprocessor.encode_all(prompts, |prompt| self.encode(prompt, request));
         for (index, encoded) in encoded.into_iter().enumerate() {
             let output = index * request.samples;
@@ -359,6 +358,22 @@ impl Generator {
     }
 }
 
+/// A place for every result of a call.
+///
+/// # Errors
+/// [`Error::Input`] where there are more than memory can hold.
+fn places<T>(prompts: usize, samples: usize) -> Result<Vec<Option<T>>> {
+    let mut places = Vec::new();
+    let count = prompts.checked_mul(samples).filter(|&count| places.try_reserve_exact(count).is_ok());
+    let count = count.ok_or_else(|| {
+        Error::input(format!(
+            "{samples} samples of each of {prompts} prompts are more than memory holds; ask for fewer at a time"
+        ))
+    })?;
+    places.resize_with(count, || None);
+    Ok(places)
+}
+
 /// How two vocabularies differ, each with the rows of its model's output.
 fn difference(ours: (usize, &Tokenizer), theirs: (usize, &Tokenizer)) -> Option<String> {
     if ours.0 != theirs.0 {
@@ -370,4 +385,19 @@ fn difference(ours: (usize, &Tokenizer), theirs: (usize, &Tokenizer)) -> Option<
         .into_iter()
         .find(|(_, ours, theirs)| ours != theirs)
         .map(|(id, ours, theirs)| format!("token {id} is {} there and {} here", spelled(theirs), spelled(ours)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_results_than_memory_holds_are_refused() {
+        assert_eq!(places::<u64>(3, 2).unwrap(), [None; 6]);
+        assert!(places::<u64>(0, 5).unwrap().is_empty());
+        for (prompts, samples) in [(usize::MAX, 2), (1 << 40, 1 << 40), (usize::MAX / 8, 1)] {
+            let told = places::<u64>(prompts, samples).unwrap_err().to_string();
+            assert!(told.contains("ask for fewer"), "{told}");
+        }
+    }
 }

@@ -71,7 +71,16 @@ impl Tokenizer {
         if let PairCut::FirstAlone { whole: most } = cut
             && second.0.len() >= params.max_length
         {
-            return if tokens <= most { Ok(whole) } else { Err(limit.too_long(tokens)) };
+            return match tokens <= most {
+                true => Ok(whole),
+                false => Err(Error::input(format!(
+                    "the second text is never cut, and its {} tokens leave none of the {} ({}) to the first; shorten \
+                     it, or raise the limit",
+                    second.0.len(),
+                    limit.tokens,
+                    limit.origin
+                ))),
+            };
         }
         let cut = self.truncated(first.0.clone(), Some(second.0.clone()), special_tokens, &params)?;
         self.checked_ids(&cut, true)

@@ -48,6 +48,11 @@ pub(super) fn parts(name: &str) -> [String; 2] {
     WRITTEN.parts().map(|part| format!("{name}{part}"))
 }
 
+/// Name of the tensor that holds the codes of the tensor `name`, in every version.
+pub(super) fn codes(name: &str) -> String {
+    format!("{name}{CODES}")
+}
+
 /// Shapes of the codes and scales of a matrix `[n, k]`.
 pub(super) fn shapes(quantization: Quantization, n: usize, k: usize) -> [Vec<usize>; 2] {
     match quantization {

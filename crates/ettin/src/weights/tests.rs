@@ -237,6 +237,27 @@ fn lying_safetensors_headers_are_told_apart() {
 }
 
 #[test]
+fn a_tensor_beside_its_own_codes_is_refused_as_that() {
+    let header = |plain: &str| {
+        let metadata = json!({"format": "ettin-w8", "version": "2"});
+        let plain = (plain.to_owned(), tensor("F32", json!([1, 2]), 4, 12));
+        let mut header = json!({
+            "__metadata__": metadata,
+            "layers.0.x.scales": tensor("F32", json!([1]), 0, 4),
+            "layers.0.x.codes": tensor("I8", json!([1, 2]), 12, 14),
+        });
+        header.as_object_mut().unwrap().extend([plain]);
+        safetensors(&header.to_string(), 14)
+    };
+    assert!(open("w", header("b")).is_ok());
+    for plain in ["layers.0.x", "model.layers.0.x"] {
+        let told = refusal(header(plain));
+        let expected = format!("`{plain}` is stored in full, and in few bits as `layers.0.x.codes`");
+        assert!(told.contains(&expected), "{told}");
+    }
+}
+
+#[test]
 fn other_dtypes_are_refused_where_they_are_asked_for() {
     let header = json!({"a": tensor("F64", json!([1]), 0, 8), "b": tensor("F32", json!([1]), 8, 12)});
     let weights = open("w", safetensors(&header.to_string(), 12)).unwrap();

@@ -172,3 +172,10 @@ fn greedy_decoding_gives_no_token_that_is_forbidden() {
     let events = engine.step().unwrap();
     assert!(matches!(&events[..], [Event::Failed(failed)] if failed.error.to_string().contains("no token is allowed")));
 }
+
+#[test]
+#[should_panic = "this CPU does not support"]
+fn an_instruction_set_that_the_cpu_lacks_is_told_when_it_is_chosen() {
+    let lacking = ettin::Isa::ALL.into_iter().find(|isa| !isa.supported()).expect("no CPU has NEON and AVX2");
+    Backend::fused(lacking, ettin::Scheme::F32, ettin::Team::single());
+}

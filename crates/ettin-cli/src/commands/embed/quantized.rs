@@ -35,8 +35,13 @@ enum ScaleSource {
     Inputs,
 }
 
+/// Embeds texts.
+pub(super) trait Embed: Fn(&[Numbered<'_, Text>]) -> anyhow::Result<Outcomes<Embedding>> {}
+
+impl<F: Fn(&[Numbered<'_, Text>]) -> anyhow::Result<Outcomes<Embedding>>> Embed for F {}
+
 /// What embeds.
-pub(super) struct Embedder<'a, R> {
+pub(super) struct Embedder<'a, R: Embed> {
     pub(super) task: &'a TextEmbedder,
     pub(super) request: &'a EmbedRequest,
     pub(super) run: &'a R,
@@ -69,16 +74,13 @@ impl Quantized {
     }
 
     /// Embeds and quantises all texts.
-    pub(super) fn run<R>(
+    pub(super) fn run<R: Embed>(
         self,
         texts: Texts<Text>,
         plan: &Plan,
         sink: Sink,
         embedder: &Embedder<'_, R>,
-    ) -> anyhow::Result<Status>
-    where
-        R: Fn(&[Numbered<'_, Text>]) -> anyhow::Result<Outcomes<Embedding>>,
-    {
+    ) -> anyhow::Result<Status> {
         let (precision, output) = (self.precision, &plan.output);
         let single = texts.is_single();
         let texts =
@@ -109,16 +111,13 @@ impl Quantized {
 }
 
 /// Quantises when all texts are embedded: their vectors have the ranges.
-fn from_inputs<R>(
+fn from_inputs<R: Embed>(
     precision: Precision,
     texts: Texts<Text>,
     plan: &Plan,
     sink: Sink,
     embedder: &Embedder<'_, R>,
-) -> anyhow::Result<Status>
-where
-    R: Fn(&[Numbered<'_, Text>]) -> anyhow::Result<Outcomes<Embedding>>,
-{
+) -> anyhow::Result<Status> {
     let (single, output) = (texts.is_single(), &plan.output);
     let mut seen = RunningRanges::default();
     let mut all: Vec<Slot<Embedding>> = Vec::new();
@@ -156,10 +155,7 @@ where
 }
 
 /// The ranges of the vectors of the texts in a file. One bad text fails them all: ranges of fewer are others.
-fn calibrated<R>(file: &Path, plan: &Plan, run: &R) -> anyhow::Result<Ranges>
-where
-    R: Fn(&[Numbered<'_, Text>]) -> anyhow::Result<Outcomes<Embedding>>,
-{
+fn calibrated(file: &Path, plan: &Plan, run: &impl Embed) -> anyhow::Result<Ranges> {
     let input = Input {
         named: Some(file.to_owned()),
         source: Some(Source::File(file.to_owned())),
@@ -251,7 +247,7 @@ impl QuantizedWriter {
         }
     }
 
-    fn finish<R>(self, embedder: &Embedder<'_, R>, precision: Precision) -> anyhow::Result<()> {
+    fn finish<R: Embed>(self, embedder: &Embedder<'_, R>, precision: Precision) -> anyhow::Result<()> {
         match self {
             QuantizedWriter::Text(printer) => printer.finish(),
             QuantizedWriter::Array(mut array, format, mut sink) => {
