@@ -5,7 +5,9 @@ mod chain;
 mod choice;
 mod embedder;
 mod language;
+mod lookup;
 mod multi_vector;
+mod routes;
 mod sequence;
 mod similarity;
 mod token;
@@ -17,8 +19,11 @@ pub use choice::ChoiceScorer;
 pub(crate) use embedder::{Asked, TracedEmbedder};
 pub use embedder::{EmbedOptions, Embedder};
 pub use language::LanguageModel;
+pub use lookup::StaticEmbedder;
+pub(crate) use lookup::no_trunk;
 pub use multi_vector::MultiVectorModel;
 pub(crate) use multi_vector::no_late_interaction;
+pub(crate) use routes::{RouteModel, RouteModels};
 pub use sequence::SequenceClassifier;
 pub use similarity::Similarity;
 pub use token::{QuestionAnswering, TokenClassifier};
@@ -36,6 +41,24 @@ use crate::{
 pub(crate) trait TaskHead {
     /// The layers under it.
     fn trunk(&self) -> &Trunk;
+}
+
+/// What loading can tell of.
+pub(crate) trait Reported {
+    /// What loading each trunk noticed.
+    fn reports(&self) -> Vec<&weights::LoadReport>;
+}
+
+impl<T: TaskHead> Reported for T {
+    fn reports(&self) -> Vec<&weights::LoadReport> {
+        vec![self.trunk().report()]
+    }
+}
+
+impl Reported for RouteModels {
+    fn reports(&self) -> Vec<&weights::LoadReport> {
+        RouteModels::reports(self)
+    }
 }
 
 macro_rules! heads {

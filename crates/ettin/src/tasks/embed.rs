@@ -2,21 +2,28 @@
 
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::limit::Bounds;
 use super::prompt::{PromptChoice, Prompts};
 use super::spec::{TaskSpec, of_scores};
 use super::{Options, Outcome, Outcomes, Preprocessor, SparseVector};
-use crate::batching::Item;
-use crate::files::ModelFiles;
+use crate::batching::{Item, merge, split};
+use crate::files::{FileSource, ModelFiles, Subfolder};
 use crate::finite::{self, Traced};
-use crate::heads::{Asked, Chain, EmbedOptions, Embedder, Similarity, TracedEmbedder};
+use crate::heads::{
+    Asked, Chain, EmbedOptions, Embedder, RouteModel, RouteModels, Similarity, StaticEmbedder, TracedEmbedder, no_trunk,
+};
+use crate::metadata::TOKENIZER;
 use crate::pooling::Pooling;
-use crate::sentence_transformers::{ModelType, SearchSide};
+use crate::sentence_transformers::{Class, ModelType, RouteChain, Routes, Routing, SearchSide};
 use crate::setters::setters;
-use crate::tokenizer::Limit;
+use crate::tokenizer::{Limit, Tokenizer};
 use crate::{Error, Result};
+
+/// Texts without a trunk that are looked up at once: the row of one is as long as the vocabulary, where it is sparse.
+const LOOKED_UP_AT_ONCE: usize = 64;
 
 /// Turns texts into vectors.
 ///
@@ -36,9 +43,20 @@ use crate::{Error, Result};
 /// ```
 #[derive(Debug)]
 pub struct TextEmbedder {
-    model: Arc<Embedder>,
-    preprocessor: Preprocessor,
+    /// One, or one for each route of the model.
+    routes: Vec<TextRoute>,
+    /// What chooses among them.
+    routing: Option<Routing>,
+    /// The route of texts that no task is named for.
+    default: usize,
     prompts: Prompts,
+}
+
+/// One way of texts to vectors.
+#[derive(Debug)]
+struct TextRoute {
+    model: RouteModel,
+    preprocessor: Preprocessor,
     /// Limits of texts on one side of a search.
     queries: Limit,
     documents: Limit,
@@ -61,8 +79,11 @@ pub struct EmbedRequest {
     pub layer: Option<usize>,
     /// The prompt.
     pub prompt: PromptChoice,
-    /// The side of a search that the texts are on: decides their limit and, unless `prompt` does, their prompt.
+    /// The side of a search that the texts are on: decides their route, their limit and, unless `prompt` does, their
+    /// prompt.
     pub side: Option<SearchSide>,
+    /// What the texts are encoded for, instead of the side: the route of that task is taken, of a model with routes.
+    pub task: Option<String>,
     /// Of a sparse vector, keep only so many values, the largest by magnitude, instead of what the model's files say.
     pub max_active_dims: Option<usize>,
     /// Give the tokens of sparse vectors, too.
@@ -84,6 +105,8 @@ setters!(EmbedRequest {
     with_prompt(prompt: PromptChoice);
     /// With texts that are queries, or documents.
     with_side(side: impl Into<Option<SearchSide>>);
+    /// With the route of a task.
+    with_task(task: impl Into<Option<String>>);
     /// With the largest values of sparse vectors alone.
     with_max_active_dims(max_active_dims: impl Into<Option<usize>>);
     /// With the tokens of sparse vectors, or without.
@@ -176,19 +199,17 @@ pub struct SimilarityInput<'a> {
 }
 
 impl TextEmbedder {
-    /// Loads a trunk or a sentence-transformers chain.
+    /// Loads a trunk or a sentence-transformers chain, with all routes of a model that has several.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for rerankers, late interaction and routed models; what loading the model's files can
-    /// meet.
+    /// [`Error::Unsupported`] for rerankers and late interaction; what loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let spec = TaskSpec { task: "embed", objective: None };
-        let (model, tokenizer) = spec.load_parts(files, options, Embedder::load)?;
-        let Some(chain) = model.chain() else {
-            let preprocessor = Preprocessor::within(Bounds::lenient(files, model.config())?, tokenizer, options);
-            return Ok(Self::new(model, preprocessor));
-        };
-        if chain.settings().model_type == Some(ModelType::CrossEncoder) {
+        let (models, tokenizers) = spec.load_with(files, options, RouteModels::load, || RouteTokenizer::all(files))?;
+        let RouteModels { routing, models, default } = models;
+        if let Some(chain) = models[default].chain()
+            && chain.settings().model_type == Some(ModelType::CrossEncoder)
+        {
             return Err(Error::Unsupported(format!(
                 "embeddings of {}: config_sentence_transformers.json says that it is {}",
                 files.name(),
@@ -198,42 +219,62 @@ impl TextEmbedder {
                 }
             )));
         }
-        let transformer = chain.transformer();
-        let bounds = |role| Bounds::sentence_transformers(files, transformer, model.config(), role);
-        let side = tokenizer.truncation_side();
-        let queries = bounds(Some(SearchSide::Query))?.limit(options, side);
-        let documents = bounds(Some(SearchSide::Document))?.limit(options, side);
-        let preprocessor =
-            Preprocessor::within(bounds(None)?, tokenizer, options).with_special_tokens(transformer.special_tokens);
-        Ok(Self { queries, documents, ..Self::new(model, preprocessor) })
+        let routes = models.into_iter().zip(tokenizers);
+        let routes = routes.map(|(model, tokenizer)| TextRoute::new(files, model, tokenizer, options));
+        Ok(Self::of_routes(routes.collect::<Result<_>>()?, routing, default))
     }
 
     /// An embedder of parts; the preprocessor's limit holds for texts on either side of a search.
     pub fn new(model: impl Into<Arc<Embedder>>, preprocessor: Preprocessor) -> Self {
-        let model = model.into();
-        let prompts = model.chain().map_or_else(Prompts::of_embedder, |chain| Prompts::new(chain.settings()));
-        let limit = preprocessor.limit;
-        Self { model, preprocessor, prompts, queries: limit, documents: limit }
+        let (model, limit) = (RouteModel::Trunk(model.into()), preprocessor.limit);
+        Self::of_routes(vec![TextRoute { model, preprocessor, queries: limit, documents: limit }], None, 0)
     }
 
-    /// The model.
-    pub fn model(&self) -> &Arc<Embedder> {
-        &self.model
+    fn of_routes(routes: Vec<TextRoute>, routing: Option<Routing>, default: usize) -> Self {
+        let chain = routes[default].model.chain();
+        let prompts = chain.map_or_else(Prompts::of_embedder, |chain| Prompts::new(chain.settings()));
+        Self { routes, routing, default, prompts }
     }
 
-    /// What turns texts into batches.
+    /// The model of the default route; none where that has no trunk.
+    pub fn model(&self) -> Option<&Arc<Embedder>> {
+        match &self.routes[self.default].model {
+            RouteModel::Trunk(model) => Some(model),
+            RouteModel::Lookup(_) => None,
+        }
+    }
+
+    /// What turns texts into batches on the default route.
     pub fn preprocessor(&self) -> &Preprocessor {
-        &self.preprocessor
+        &self.routes[self.default].preprocessor
     }
 
     /// The pooling taken because the model's files configure none; worth telling the user once.
     pub fn unconfigured_pooling(&self) -> Option<Pooling> {
-        self.model.chain().is_none().then(|| self.model.default_pooling())
+        self.model().filter(|model| model.chain().is_none()).map(|model| model.default_pooling())
     }
 
     /// Names of the model's prompts.
     pub fn prompts(&self) -> Vec<&str> {
         self.prompts.names()
+    }
+
+    /// Names of the model's routes, in order; none of a model that has one way for all texts.
+    pub fn routes(&self) -> &[String] {
+        self.routing.as_ref().map_or(&[], Routing::names)
+    }
+
+    /// The route of a request.
+    fn route(&self, request: &EmbedRequest) -> Result<&TextRoute> {
+        let task = request.task.as_deref();
+        let index = match &self.routing {
+            Some(routing) => routing.resolve(task.or(request.side.map(SearchSide::name)))?,
+            None if task.is_some() => {
+                return Err(Error::input("a task was named for a model that has one route for all texts"));
+            }
+            None => 0,
+        };
+        Ok(&self.routes[index])
     }
 
     /// The vector of every text.
@@ -242,65 +283,23 @@ impl TextEmbedder {
     /// [`Error::Input`] for a request that does not fit the model; failures of the engine. A text's own failure is in
     /// its place.
     pub fn run(&self, texts: &[&str], request: &EmbedRequest) -> Result<Outcomes<Embedding>> {
-        self.check(request)?;
+        let route = self.route(request)?;
+        route.check(request)?;
         let prompt = self.prompts.text(&request.prompt.on_side(request.side))?;
-        let skip = match self.model.chain() {
-            Some(chain) if chain.skips_prompt() => self.preprocessor.prompt_tokens(prompt)?,
-            _ => 0,
-        };
         let limit = match request.side.or(request.prompt.role()) {
-            None => self.preprocessor.limit,
-            Some(SearchSide::Query) => self.queries,
-            Some(SearchSide::Document) => self.documents,
+            None => route.preprocessor.limit,
+            Some(SearchSide::Query) => route.queries,
+            Some(SearchSide::Document) => route.documents,
         };
-        let sparse = self.is_sparse();
-        let encode = |text: &&str| self.preprocessor.encode_behind(prompt, (*text).into(), limit);
-        self.preprocessor.run(texts, encode, |batch, items| {
-            let options = EmbedOptions {
-                pooling: request.pooling,
-                normalize: request.normalize,
-                dimensions: request.dimensions,
-                layer: request.layer,
-                max_active_dims: request.max_active_dims,
-                skip: (skip > 0).then(|| vec![skip; items.len()]),
-            };
-            let vectors: Vec<TextVectors> = if request.per_token {
-                let mut rows = self.model.token_vectors(batch, &options)?.to_vec2()?.into_iter();
-                let of_text =
-                    |item: &Item<'_>| TextVectors::Tokens(rows.by_ref().take(item.encoding.ids.len()).collect());
-                items.iter().map(of_text).collect()
-            } else if sparse {
-                let dense = self.model.embed(batch, &options)?;
-                let sparse = |row| Ok(TextVectors::Sparse(self.sparse(&dense.get(row)?.to_vec1()?, request)?));
-                (0..items.len()).map(sparse).collect::<Result<_>>()?
-            } else {
-                self.model.embed(batch, &options)?.to_vec2()?.into_iter().map(TextVectors::Pooled).collect()
-            };
-            let result = if request.per_token { Asked::Tokens } else { Asked::Pooled };
-            let asked = TracedEmbedder { model: &self.model, options: &options, result };
-            let embeddings = items.iter().zip(vectors).map(|(item, embedding)| {
-                let finite = embedding.is_finite();
-                asked.finite(finite, Embedding { index: item.input, embedding }, &item.encoding.ids)
-            });
-            Ok(embeddings.collect())
-        })
+        match &route.model {
+            RouteModel::Trunk(model) => route.run(model, texts, prompt, limit, request),
+            RouteModel::Lookup(model) => route.look_up(model, texts, prompt, limit, request),
+        }
     }
 
     /// Whether its vectors are sparse.
     pub fn is_sparse(&self) -> bool {
-        self.model.chain().is_some_and(Chain::is_sparse)
-    }
-
-    /// The sparse form of a text's vector.
-    fn sparse(&self, vector: &[f32], request: &EmbedRequest) -> Result<SparseVector> {
-        let kept = request.max_active_dims.or(self.model.chain().and_then(Chain::max_active_dims));
-        let mut sparse = SparseVector::of_dense(vector, kept);
-        if request.decode {
-            // A model may have more entries than its tokenizer has tokens.
-            let token = |&id: &u32| self.preprocessor.tokenizer().token(id).unwrap_or_default();
-            sparse.tokens = Some(sparse.indices.iter().map(token).collect());
-        }
-        Ok(sparse)
+        self.chain().is_some_and(Chain::is_sparse)
     }
 
     /// How two of its vectors are compared.
@@ -308,11 +307,12 @@ impl TextEmbedder {
     /// # Errors
     /// [`Error::Unsupported`] for a function of the model's files that is not implemented.
     pub fn similarity_function(&self) -> Result<Similarity> {
-        self.model.chain().map_or(Ok(Similarity::default()), |chain| chain.settings().similarity())
+        self.chain().map_or(Ok(Similarity::default()), |chain| chain.settings().similarity())
     }
 
     /// Compares each `a` with each of its `b`, in the order given, by the model's similarity function
-    /// (cosine unless configured).
+    /// (cosine unless configured). Where the model has routes for queries and for documents, `a` is a query and each `b` a
+    /// document, unless the request says what they are.
     ///
     /// # Errors
     /// As [`run`](Self::run); an input fails if one of its texts does.
@@ -325,18 +325,163 @@ impl TextEmbedder {
             return Err(Error::input("texts are compared by one vector each, not by one per token"));
         }
         let similarity = self.similarity_function()?;
-        let texts: Vec<&str> =
-            inputs.iter().flat_map(|input| std::iter::once(input.a).chain(input.b.iter().copied())).collect();
-        let mut embeddings = self.run(&texts, request)?.into_iter();
-        Ok(inputs
-            .iter()
-            .map(|input| compared(similarity, embeddings.by_ref().take(1 + input.b.len()).collect()))
-            .collect())
+        let queries: Vec<&str> = inputs.iter().map(|input| input.a).collect();
+        let documents: Vec<&str> = inputs.iter().flat_map(|input| input.b.iter().copied()).collect();
+        let unsaid = request.side.is_none() && request.task.is_none();
+        let (queries, documents) = match &self.routing {
+            Some(routing) if unsaid && routing.has_sides() => {
+                let of_side = |side| request.clone().with_side(side);
+                (
+                    self.run(&queries, &of_side(SearchSide::Query))?,
+                    self.run(&documents, &of_side(SearchSide::Document))?,
+                )
+            }
+            _ => {
+                let mut all = self.run(&[queries.as_slice(), &documents].concat(), request)?;
+                let documents = all.split_off(queries.len());
+                (all, documents)
+            }
+        };
+        let mut documents = documents.into_iter();
+        let compare = |(input, query): (&SimilarityInput<'_>, _)| {
+            let others = documents.by_ref().take(input.b.len());
+            compared(similarity, std::iter::once(query).chain(others).collect())
+        };
+        Ok(inputs.iter().zip(queries).map(compare).collect())
     }
 
-    /// The sentence-transformers modules, where the model has them.
+    /// The sentence-transformers modules of the default route, where the model has them.
     pub fn chain(&self) -> Option<&Chain> {
-        self.model.chain()
+        self.routes[self.default].model.chain()
+    }
+
+    /// The modules of the route that a request takes, where the model has them.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a task without a route.
+    pub fn chain_for(&self, request: &EmbedRequest) -> Result<Option<&Chain>> {
+        Ok(self.route(request)?.model.chain())
+    }
+}
+
+impl TextRoute {
+    fn new(files: &ModelFiles, model: RouteModel, tokenizer: RouteTokenizer, options: &Options) -> Result<Self> {
+        let RouteTokenizer { tokenizer, folder, length } = tokenizer;
+        let limits = |bounds: Bounds| bounds.limit(options, tokenizer.truncation_side());
+        match &model {
+            RouteModel::Lookup(table) => {
+                let bounds = match table.weighs_tokens() {
+                    true => Bounds::of_tokenizer_in(&Subfolder { files, folder: &folder })?,
+                    false => Bounds::of_tokenizer_file(length),
+                };
+                let limit = limits(bounds);
+                let preprocessor = Preprocessor::within(bounds, tokenizer, options).with_special_tokens(false);
+                Ok(Self { model, preprocessor, queries: limit, documents: limit })
+            }
+            RouteModel::Trunk(trunk) => {
+                let config = trunk.config();
+                let Some(transformer) = trunk.chain().and_then(Chain::transformer) else {
+                    let preprocessor = Preprocessor::within(Bounds::lenient(files, config)?, tokenizer, options);
+                    let limit = preprocessor.limit;
+                    return Ok(Self { model, preprocessor, queries: limit, documents: limit });
+                };
+                let bounds = |role| Bounds::sentence_transformers(files, transformer, config, role);
+                let queries = limits(bounds(Some(SearchSide::Query))?);
+                let documents = limits(bounds(Some(SearchSide::Document))?);
+                let preprocessor = Preprocessor::within(bounds(None)?, tokenizer, options)
+                    .with_special_tokens(transformer.special_tokens);
+                Ok(Self { model, preprocessor, queries, documents })
+            }
+        }
+    }
+
+    /// The vectors of texts behind a trunk.
+    fn run(
+        &self,
+        model: &Embedder,
+        texts: &[&str],
+        prompt: &str,
+        limit: Limit,
+        request: &EmbedRequest,
+    ) -> Result<Outcomes<Embedding>> {
+        let chain = model.chain();
+        let skip = match chain.is_some_and(Chain::skips_prompt) {
+            true => self.preprocessor.prompt_tokens(prompt)?,
+            false => 0,
+        };
+        let encode = |text: &&str| self.preprocessor.encode_behind(prompt, (*text).into(), limit);
+        self.preprocessor.run(texts, encode, |batch, items| {
+            let options = EmbedOptions { skip: (skip > 0).then(|| vec![skip; items.len()]), ..request.options() };
+            let vectors: Vec<TextVectors> = if request.per_token {
+                let mut rows = model.token_vectors(batch, &options)?.to_vec2()?.into_iter();
+                let of_text =
+                    |item: &Item<'_>| TextVectors::Tokens(rows.by_ref().take(item.encoding.ids.len()).collect());
+                items.iter().map(of_text).collect()
+            } else {
+                self.of_texts(&model.embed(batch, &options)?, request)?
+            };
+            let result = if request.per_token { Asked::Tokens } else { Asked::Pooled };
+            let asked = TracedEmbedder { model, options: &options, result };
+            let embeddings = items.iter().zip(vectors).map(|(item, embedding)| {
+                let finite = embedding.is_finite();
+                asked.finite(finite, Embedding { index: item.input, embedding }, &item.encoding.ids)
+            });
+            Ok(embeddings.collect())
+        })
+    }
+
+    /// The vectors of texts without a trunk. A text without tokens has one, too.
+    fn look_up(
+        &self,
+        model: &StaticEmbedder,
+        texts: &[&str],
+        prompt: &str,
+        limit: Limit,
+        request: &EmbedRequest,
+    ) -> Result<Outcomes<Embedding>> {
+        let encode = |text: &&str| {
+            let encoding = self.preprocessor.encode_whatever(prompt, (*text).into(), limit)?;
+            model.check(&encoding.ids)?;
+            Ok(encoding)
+        };
+        let (encodings, errors) = split(self.preprocessor.encode_all(texts, encode).into_iter());
+        let inputs = (0..errors.len()).filter(|&input| errors[input].is_none());
+        let (options, mut embeddings) = (request.options(), Vec::with_capacity(encodings.len()));
+        let mut inputs = inputs.collect::<Vec<_>>().into_iter();
+        for rows in encodings.chunks(LOOKED_UP_AT_ONCE) {
+            let ids: Vec<&[u32]> = rows.iter().map(|row| row.ids.as_slice()).collect();
+            let vectors = self.of_texts(&model.embed(&ids, &options)?, request)?;
+            embeddings.extend(rows.iter().zip(inputs.by_ref()).zip(vectors).map(|((row, index), embedding)| {
+                match embedding.is_finite() {
+                    true => Ok(Outcome { value: Embedding { index, embedding }, truncated: row.truncated }),
+                    false => Err(model.not_finite(&row.ids, &options)),
+                }
+            }));
+        }
+        Ok(merge(embeddings.into_iter(), errors))
+    }
+
+    /// What each row of `[texts, size]` is in the form that the model's vectors have.
+    fn of_texts(&self, vectors: &Tensor, request: &EmbedRequest) -> Result<Vec<TextVectors>> {
+        match self.model.chain() {
+            Some(chain) if chain.is_sparse() => {
+                let sparse = |row| Ok(TextVectors::Sparse(self.sparse(chain, &vectors.get(row)?.to_vec1()?, request)));
+                (0..vectors.dim(0)?).map(sparse).collect()
+            }
+            _ => Ok(vectors.to_vec2()?.into_iter().map(TextVectors::Pooled).collect()),
+        }
+    }
+
+    /// The sparse form of a text's vector.
+    fn sparse(&self, chain: &Chain, vector: &[f32], request: &EmbedRequest) -> SparseVector {
+        let kept = request.max_active_dims.or(chain.max_active_dims());
+        let mut sparse = SparseVector::of_dense(vector, kept);
+        if request.decode {
+            // A model may have more entries than its tokenizer has tokens.
+            let token = |&id: &u32| self.preprocessor.tokenizer().token(id).unwrap_or_default();
+            sparse.tokens = Some(sparse.indices.iter().map(token).collect());
+        }
+        sparse
     }
 
     /// Refuses a request that no text could fulfil, before any is computed.
@@ -344,11 +489,21 @@ impl TextEmbedder {
         if request.per_token && request.pooling.is_some() {
             return Err(Error::input("one vector per token and a pooling exclude each other"));
         }
-        let layers = self.model.config().num_layers();
-        if let Some(layer) = request.layer.filter(|&layer| layer > layers) {
-            return Err(Error::input(format!(
-                "there is no layer {layer}: the model has {layers}, and 0 is the embedding"
-            )));
+        match &self.model {
+            RouteModel::Trunk(model) => {
+                let layers = model.config().num_layers();
+                if let Some(layer) = request.layer.filter(|&layer| layer > layers) {
+                    return Err(Error::input(format!(
+                        "there is no layer {layer}: the model has {layers}, and 0 is the embedding"
+                    )));
+                }
+            }
+            RouteModel::Lookup(_) => {
+                let per_token = request.per_token.then_some("one vector per token");
+                if let Some(wish) = per_token.or(request.layer.map(|_| "another layer")) {
+                    return Err(no_trunk(wish));
+                }
+            }
         }
         if request.dimensions == Some(0) || request.max_active_dims == Some(0) {
             return Err(Error::input("an embedding must keep at least one dimension"));
@@ -372,6 +527,56 @@ impl TextEmbedder {
             return Err(Error::input("another layer of a model whose vectors are scores over the vocabulary"));
         }
         Ok(())
+    }
+}
+
+impl EmbedRequest {
+    /// What it asks of a model.
+    fn options(&self) -> EmbedOptions {
+        EmbedOptions {
+            pooling: self.pooling,
+            normalize: self.normalize,
+            dimensions: self.dimensions,
+            layer: self.layer,
+            max_active_dims: self.max_active_dims,
+            skip: None,
+        }
+    }
+}
+
+/// The tokenizer of a route.
+struct RouteTokenizer {
+    tokenizer: Arc<Tokenizer>,
+    /// Where it is.
+    folder: String,
+    /// The length that `tokenizer.json` itself cuts to, of static embeddings.
+    length: Option<usize>,
+}
+
+impl RouteTokenizer {
+    /// Those of all routes of a model, in order; a folder's is read once.
+    fn all(files: &ModelFiles) -> Result<Vec<Self>> {
+        let Some(routes) = Routes::load(files)? else {
+            let tokenizer = Tokenizer::load(files)?.into();
+            return Ok(vec![Self { tokenizer, folder: String::new(), length: None }]);
+        };
+        let mut all: Vec<Self> = Vec::with_capacity(routes.chains.len());
+        for chain in &routes.chains {
+            let folder = chain.folder();
+            let within = Subfolder { files, folder };
+            let (tokenizer, length) = match chain {
+                RouteChain::Lookup(chain) if chain.lookup.class == Class::StaticEmbedding => {
+                    let (tokenizer, length) = Tokenizer::bare(&within.require(TOKENIZER)?)?;
+                    (tokenizer.into(), length)
+                }
+                _ => match all.iter().find(|other| other.folder == folder) {
+                    Some(other) => (other.tokenizer.clone(), None),
+                    None => (Tokenizer::load_in(&within)?.into(), None),
+                },
+            };
+            all.push(Self { tokenizer, folder: folder.to_owned(), length });
+        }
+        Ok(all)
     }
 }
 

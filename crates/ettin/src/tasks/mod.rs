@@ -52,7 +52,7 @@ pub use generate::{Drafted, Generated, GenerationStream, Generations, Generator,
 pub use multi_vector::{MultiVector, MultiVectorEncoder, MultiVectorRequest};
 pub use options::{Notices, Options};
 pub use preprocessor::Preprocessor;
-pub use profile::{ChainProfile, Profile};
+pub use profile::{ChainProfile, Profile, RouteProfile};
 pub use prompt::PromptChoice;
 pub use rerank::{Activation, RerankInput, RerankRequest, Reranker};
 pub use score::{ScoreInput, ScoreMethod, ScoreRequest, Scored, Scorer, TokenScore};

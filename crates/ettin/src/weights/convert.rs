@@ -14,8 +14,8 @@ use super::{FileSource, StoredDtype, StoredType, Subfolder, View, Weights};
 use crate::config::Config;
 use crate::identity::TELLING;
 use crate::json::parse_object;
-use crate::metadata::{ADAPTER_CONFIG, BESIDE, CONFIG, MODULES};
-use crate::sentence_transformers::module_folders;
+use crate::metadata::{ADAPTER_CONFIG, BESIDE, CONFIG};
+use crate::sentence_transformers::all_folders;
 use crate::{Error, Result};
 
 /// Documents that go with a model.
@@ -87,10 +87,7 @@ pub fn convert<'a>(
     progress: &mut dyn FnMut(&str),
 ) -> Result<Converted> {
     let options = options.into();
-    let mut folders = match source.get(MODULES)? {
-        Some(modules) => module_folders(MODULES, &modules)?,
-        None => Vec::new(),
-    };
+    let mut folders = all_folders(source)?;
     folders.insert(0, String::new());
     let mut conversion = Conversion { out_dir, options, progress, done: Converted::default() };
     for folder in &folders {
