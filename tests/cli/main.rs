@@ -13,6 +13,7 @@ mod inputs;
 mod kinds;
 mod late_interaction;
 mod quantized;
+mod routes;
 mod sparse;
 mod status;
 mod support;
