@@ -14,7 +14,7 @@ use crate::{Error, Result};
 
 /// The first module of a chain without a trunk.
 #[derive(Debug, Clone)]
-pub(crate) struct Lookup {
+pub(crate) struct LookupModule {
     /// One of the two.
     pub(crate) class: Class,
     pub(crate) folder: String,

@@ -4,7 +4,7 @@
 //! `modules.json` is part of every route, so that here each chain is whole: it begins with a trunk, or with a table in
 //! which vectors are looked up, and ends with the last module.
 
-use super::lookup::Lookup;
+use super::lookup::LookupModule;
 use super::router::RouterFile;
 use super::routing::Routing;
 use super::{Class, ModelType, Module, Repository, Settings, Task, Transformer, modules};
@@ -34,7 +34,7 @@ pub(crate) enum RouteChain {
 pub(crate) struct LookupChain {
     pub(crate) settings: Settings,
     /// The first module.
-    pub(crate) lookup: Lookup,
+    pub(crate) lookup: LookupModule,
     /// Those after it, in order.
     pub(crate) modules: Vec<Module>,
 }
@@ -136,7 +136,7 @@ impl RouteChain {
                 Ok(RouteChain::Trunk(Box::new(Repository { settings, transformer, modules })))
             }
             Class::StaticEmbedding | Class::SparseStaticEmbedding => {
-                Ok(RouteChain::Lookup(LookupChain { settings, lookup: Lookup { class, folder }, modules }))
+                Ok(RouteChain::Lookup(LookupChain { settings, lookup: LookupModule { class, folder }, modules }))
             }
             _ => Err(Error::Unsupported(format!("{class} as the first module of {}", modules::FILE))),
         }

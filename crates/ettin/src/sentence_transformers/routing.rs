@@ -109,7 +109,7 @@ impl Routing {
 
 /// The pair that a key of `route_mappings` spells as Python prints it: `('query', None)`, `(None, ('image', 'text'))`.
 fn pair(key: &str) -> Option<(Option<String>, Modality)> {
-    let mut reader = Reader(key.trim());
+    let mut reader = KeyReader(key.trim());
     let Value::Array(pair) = reader.value(0)? else {
         return None;
     };
@@ -129,9 +129,9 @@ fn pair(key: &str) -> Option<(Option<String>, Modality)> {
 }
 
 /// Reads None, strings and tuples of Python.
-struct Reader<'a>(&'a str);
+struct KeyReader<'a>(&'a str);
 
-impl Reader<'_> {
+impl KeyReader<'_> {
     /// A value in `depth` tuples; a modality is a tuple in the pair, and nothing goes deeper.
     fn value(&mut self, depth: usize) -> Option<Value> {
         self.0 = self.0.trim_start();
