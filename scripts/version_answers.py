@@ -58,9 +58,18 @@ def sentence_transformer(folder: Path) -> Any:
     return SentenceTransformer(str(folder), device="cpu", model_kwargs={"torch_dtype": torch.float32})
 
 
+def encoding(model: Any, route: str | None = None, **options: Any) -> Callable[[list[str]], Any]:
+    """What encodes texts on a route: the method of a side of a search, else the argument; before version 5, texts have a key."""
+    encode = getattr(model, f"encode_{route}", None)
+    if route and encode is None and not hasattr(model, "encode_query"):
+        return lambda texts: model.encode([{route: text} for text in texts], batch_size=1, show_progress_bar=False, **options)
+    named = {"task": route} if route and encode is None else {}
+    return lambda texts: (encode or model.encode)(texts, batch_size=1, show_progress_bar=False, **named, **options)
+
+
 def embed(folder: Path, options: dict[str, Any], inputs: list[str]) -> Any:
     """`encode`; the option `prompt_name` is its own."""
-    return sentence_transformer(folder).encode(inputs, batch_size=1, show_progress_bar=False, **options)
+    return encoding(sentence_transformer(folder), **options)(inputs)
 
 
 def similarity(folder: Path, _options: dict[str, Any], inputs: list[list[str]]) -> Any:
@@ -78,7 +87,7 @@ def sparse_encoder(folder: Path) -> Any:
 
 def embed_sparse(folder: Path, options: dict[str, Any], inputs: list[str]) -> Any:
     """`encode`: the values that are not 0 and their places."""
-    rows = sparse_encoder(folder).encode(inputs, batch_size=1, show_progress_bar=False, convert_to_sparse_tensor=False, **options)
+    rows = encoding(sparse_encoder(folder), convert_to_sparse_tensor=False, **options)(inputs)
     places = [row.nonzero()[:, 0] for row in rows]
     return [{"indices": place, "values": row[place]} for row, place in zip(rows, places, strict=True)]
 

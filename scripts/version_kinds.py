@@ -589,7 +589,7 @@ def kinds() -> list[Kind]:
         Kind("state-chain", module_state, task="embed", words=("auto_model",), generations=("st3",)),
         Kind("state-chain-6", module_state, [embedding()], generations=ST6),
         Kind("chain-adapter", chain_adapter, task="embed", words=ADAPTER, generations=("st3", "st6")),
-        Kind("chain-asym", asym, task="embed", words=("Asym",), generations=("st3",)),
+        Kind("chain-asym", asym, [embedding(), embedding(route="query"), embedding(route="doc")], generations=("st3",)),
         Kind("chain-weighted-layers", weighted_layers(output_hidden_states=True), [embedding()], generations=ST5),
         Kind("chain-weighted-layers-all", weighted_layers(0, output_hidden_states=True), [embedding()], generations=ST6),
         Kind("chain-weighted-layers-hidden", weighted_layers(), [embedding()], generations=ST6),
@@ -597,9 +597,9 @@ def kinds() -> list[Kind]:
         Kind("chain-word-weights", word_weights(), [embedding()]),
         Kind("chain-word-weights-sqrt", word_weights("mean_sqrt_len_tokens"), [embedding()], generations=ST6),
         Kind("chain-word-weights-weighted", word_weights("weightedmean"), [embedding()], generations=ST6),
-        Kind("chain-static", static_embedding, task="embed", words=("StaticEmbedding",)),
+        Kind("chain-static", static_embedding, [embedding(), case("similarity", [[*SHORT, LONG]])]),
         Kind("chain-bag-of-words", bag_of_words, task="embed", words=("BoW",)),
-        Kind("chain-router", router, task="embed", words=("Router",), generations=ST5),
+        Kind("chain-router", router, [embedding(), embedding(route="query"), embedding(route="document")], generations=ST5),
         Kind("sparse-splade", sparse(splade), whole, generations=ST5),
         Kind(
             "sparse-splade-sum",
@@ -617,7 +617,12 @@ def kinds() -> list[Kind]:
         Kind("sparse-splade-normalized", sparse(splade_normalized, similarity_fn_name="euclidean"), whole, generations=ST6),
         Kind("sparse-csr", sparse(csr), [*whole, sparse_embedding(max_active_dims=3)], generations=ST5),
         Kind("sparse-csr-normalized", sparse(lambda w: csr(w, normalize=True)), whole, generations=ST6),
-        Kind("sparse-inference-free", sparse(inference_free), task="embed", words=("SparseEncoder", "Router"), generations=ST5),
+        Kind(
+            "sparse-inference-free",
+            sparse(inference_free),
+            [sparse_embedding(), sparse_embedding(route="query"), sparse_embedding(route="document"), case("rerank-sparse", LONG_PAIRS)],
+            generations=ST5,
+        ),
         Kind("multi-vector", multi_vector, task="embed", words=("MultiVectorEncoder", "late interaction"), generations=ST6),
     ]
     rerankers = [

@@ -119,9 +119,12 @@ fn models_of_other_kinds_are_converted_whole_or_not_at_all() {
     put(&routed, "modules.json", r#"[{"path": "", "type": "sentence_transformers.models.Router"}]"#);
     let code = model("tiny-text-classify-single", |_| {});
     put(&code, "modules.json", r#"[{"path": "", "type": "custom_st.Transformer"}]"#);
-    for (folder, kind) in
-        [(&alone, "LORA adapter of acme/base"), (&gguf, "GGUF"), (&routed, "routed"), (&code, "code of its own")]
-    {
+    for (folder, kind) in [
+        (&alone, "LORA adapter of acme/base"),
+        (&gguf, "GGUF"),
+        (&routed, "router_config.json"),
+        (&code, "code of its own"),
+    ] {
         let refused = convert(folder.path(), &kind.replace('/', "-"));
         assert_eq!(refused.status, Some(1), "{kind}");
         assert!(refused.err.contains(kind), "{}", refused.err);

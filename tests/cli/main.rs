@@ -14,6 +14,7 @@ mod inputs;
 mod kinds;
 mod late_interaction;
 mod quantized;
+mod routes;
 mod serve;
 mod sparse;
 mod status;

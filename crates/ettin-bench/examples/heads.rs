@@ -103,7 +103,9 @@ impl Worker {
     fn describe(&self) -> String {
         match self {
             Worker::MultiVector(task) => task.model().trunk().backend().describe(),
-            Worker::Sparse(task) => task.model().trunk().backend().describe(),
+            Worker::Sparse(task) => {
+                task.model().map_or("looked up".to_owned(), |model| model.trunk().backend().describe())
+            }
             Worker::ZeroShot(task) => task.model().trunk().backend().describe(),
             Worker::MaxSim { isa, team, .. } => format!("max_sim, {isa}, {} thread(s)", team.threads()),
         }
@@ -120,7 +122,7 @@ impl Worker {
                 Ok(Done::of(seconds, vectors.into_iter().map(|vectors| vectors.values)))
             }
             Worker::Sparse(task) => {
-                let size = task.model().config().vocab_size;
+                let size = task.model().ok_or("vectors that are looked up")?.config().vocab_size;
                 let started = Instant::now();
                 let outcomes = task.run(&texts, &EmbedRequest::default())?;
                 let seconds = started.elapsed().as_secs_f64();

@@ -16,14 +16,14 @@ use crate::files::ModelFiles;
 use crate::files::Subfolder;
 use crate::gliner::{GLINER_CONFIG, GLINER2_TYPE, GlinerConfig, schema_trunk};
 use crate::json::parse_object;
-use crate::metadata::{ADAPTER_CONFIG, CONFIG, MODULES, SENTENCE_TRANSFORMERS};
-use crate::sentence_transformers::LateInteraction;
+use crate::metadata::{ADAPTER_CONFIG, CONFIG, MODULES, ROUTER, SENTENCE_TRANSFORMERS};
+use crate::sentence_transformers::{LateInteraction, trunk_folder};
 use crate::{Error, Result};
 
 pub(crate) use contents::of_file;
 
 /// Files at a model's root that are looked at only to tell what it is.
-pub(crate) const TELLING: [&str; 4] = [GLINER_CONFIG, "router_config.json", "artifact.metadata", ADAPTER_CONFIG];
+pub(crate) const TELLING: [&str; 4] = [GLINER_CONFIG, ROUTER, "artifact.metadata", ADAPTER_CONFIG];
 
 /// A kind of model that this engine does not run, as the model's own files name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,8 +131,7 @@ fn contents(files: &ModelFiles) -> Result<Option<Foreign>> {
         return Ok(None);
     }
     let names = files.listing()?;
-    let modules = classes::modules(files)?;
-    let trunk = Subfolder { files, folder: trunk_folder(&modules, Use::Vectors) };
+    let trunk = Subfolder { files, folder: &first_folder(files, Use::Vectors) };
     match contents::USUAL.iter().any(|usual| names.contains(&trunk.path(usual))) {
         true => Ok(None),
         false => Ok(contents::of_listing(&names)),
@@ -169,23 +168,20 @@ fn identify(files: &ModelFiles, purpose: Use) -> Result<Option<Foreign>> {
     }
     let modules = classes::modules(files)?;
     if purpose == Use::Vectors {
-        if let Some((module, foreign)) = modules.iter().find_map(|module| Some((module, module.foreign()?))) {
-            return Ok(Some(match classes::routes(files, &module.path)? {
-                Some(routes) => Foreign { evidence: format!("{}, with routes {routes}", foreign.evidence), ..foreign },
-                None => foreign,
-            }));
+        if let Some(foreign) = modules.iter().find_map(|module| module.foreign()) {
+            return Ok(Some(foreign));
         }
         if let Some(foreign) = model_type(files)? {
             return Ok(Some(foreign));
         }
-        if modules.is_empty() && files.peek("router_config.json")?.is_some() {
-            return Ok(Some(classes::routed("it has a router_config.json")));
+        if modules.is_empty() && files.peek(ROUTER)?.is_some() {
+            return Ok(Some(classes::routed("it has a router_config.json and no modules.json")));
         }
     }
     if modules.is_empty() && files.peek("artifact.metadata")?.is_some() {
         return Ok(Some(classes::stanford("it has an artifact.metadata")));
     }
-    let trunk = Subfolder { files, folder: trunk_folder(&modules, purpose) };
+    let trunk = Subfolder { files, folder: &first_folder(files, purpose) };
     let file = trunk.path(CONFIG);
     if let Some(config) = object(files, &file)?
         && let Some(foreign) = by_configuration(&config, &file, !modules.is_empty())
@@ -195,11 +191,12 @@ fn identify(files: &ModelFiles, purpose: Use) -> Result<Option<Foreign>> {
     adapter(files, &trunk)
 }
 
-/// Old sentence-transformers keep the trunk in a folder of its own.
-fn trunk_folder(modules: &[classes::ModuleClass], purpose: Use) -> &str {
+/// Old sentence-transformers, and routes, keep the trunk in a folder of its own. What cannot be read is told by whoever
+/// needs it.
+fn first_folder(files: &ModelFiles, purpose: Use) -> String {
     match purpose {
-        Use::Vectors | Use::Tokens => modules.first().map_or("", |module| &module.path),
-        Use::Head => "",
+        Use::Vectors | Use::Tokens => trunk_folder(files).unwrap_or_default(),
+        Use::Head => String::new(),
     }
 }
 
@@ -209,8 +206,7 @@ fn trunk_folder(modules: &[classes::ModuleClass], purpose: Use) -> &str {
 /// # Errors
 /// When a file is there and cannot be read.
 pub(crate) fn code_left_out(files: &ModelFiles) -> Result<Option<String>> {
-    let modules = classes::modules(files)?;
-    let file = Subfolder { files, folder: trunk_folder(&modules, Use::Vectors) }.path(CONFIG);
+    let file = Subfolder { files, folder: &first_folder(files, Use::Vectors) }.path(CONFIG);
     let config = object(files, &file)?;
     let code = config.as_ref().and_then(|config| config.get("auto_map")).and_then(Value::as_object);
     let code = code.and_then(|code| code.iter().find(|(auto, _)| auto.starts_with("AutoModel")));

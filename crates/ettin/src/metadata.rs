@@ -19,6 +19,8 @@ pub(crate) use index::ShardIndex;
 pub(crate) const CONFIG: &str = "config.json";
 /// The modules of a sentence-transformers chain.
 pub(crate) const MODULES: &str = "modules.json";
+/// The routes of a router of sentence-transformers.
+pub(crate) const ROUTER: &str = "router_config.json";
 /// What sentence-transformers keeps for the model as a whole.
 pub(crate) const SENTENCE_TRANSFORMERS: &str = "config_sentence_transformers.json";
 /// What sentence-transformers keeps for the first module.

@@ -9,6 +9,7 @@ mod checkpoint;
 mod convert;
 mod kept;
 mod names;
+mod numbers;
 mod pickle;
 mod prefix;
 mod quantized;

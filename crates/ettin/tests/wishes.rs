@@ -101,7 +101,7 @@ fn a_tokenizer_and_limits_of_ones_own() -> Result<()> {
     let model = Embedder::load(&files, &Backend::cpu()?)?;
     let preprocessor = Preprocessor::new(tokenizer, model.config()).with_max_length(5).with_batch_tokens(8);
     let strict = TextEmbedder::new(model, preprocessor.clone());
-    let cutting = TextEmbedder::new(strict.model().clone(), preprocessor.with_truncate(Truncate::Right));
+    let cutting = TextEmbedder::new(strict.model().unwrap().clone(), preprocessor.with_truncate(Truncate::Right));
 
     let error = strict.embed(&TEXTS).unwrap_err();
     assert!(matches!(error, Error::TooLong { limit: 5, origin: LimitOrigin::Asked, .. }), "{error}");
@@ -265,7 +265,7 @@ fn threads_of_ones_own() -> Result<()> {
     for threads in [1, 3] {
         let team = Team::with_threads(threads)?;
         let embedder = TextEmbedder::load(&files, &Options::default().with_team(team))?;
-        assert_eq!(embedder.model().trunk().backend().team().threads(), threads);
+        assert_eq!(embedder.model().unwrap().trunk().backend().team().threads(), threads);
         assert_eq!(embedder.embed(&TEXTS)?, plain);
     }
     Ok(())

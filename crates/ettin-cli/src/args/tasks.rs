@@ -54,6 +54,9 @@ pub(crate) struct FillMask {
 ///
 /// Encoders of sparse vectors (SPLADE, CSR) give {index, indices, values}, by ascending index and without zeros;
 /// --format safetensors writes them as the parts of a scipy CSR matrix: data, indices, indptr and shape.
+///
+/// Models with a Router send queries and documents through different modules, such as a table of vectors and a
+/// trunk: --as query and --as document choose, and texts of which nothing is said take the default route.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 JSONL fields:
@@ -67,16 +70,21 @@ Examples:
   ettin-run embed --precision ubinary -i texts.txt -f npy -o bits.npy
   ettin-run embed --precision int8 --calibrate sample.txt -i texts.txt -f jsonl
   ettin-run embed --precision int8 --ranges ranges.npy \"A query\"
+  ettin-run embed -m ./my-router --as document -i documents.txt
   ettin-run embed -m ./my-splade --as query --decode \"Who wrote it?\"
   ettin-run embed -m ./my-colbert --as query \"Which planet is red?\"")]
 pub(crate) struct Embed {
     /// Texts to embed
     pub(crate) text: Vec<String>,
 
-    /// The side of a search that the texts are on: its prompt, its length limit, its form [default: document for late
-    /// interaction, none for others]
+    /// The side of a search that the texts are on: its route, its prompt, its length limit, its form [default: document
+    /// for late interaction, the default route of a model with routes, none for others]
     #[arg(long = "as", value_name = "SIDE")]
     pub(crate) side: Option<SideChoice>,
+
+    /// The route of this task, of a model whose routes are not called query and document; info names them
+    #[arg(long, value_name = "TASK", conflicts_with = "side")]
+    pub(crate) task: Option<String>,
 
     /// Give the tokens of sparse vectors, too
     #[arg(long)]

@@ -23,16 +23,18 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
     let plan = Plan::new(&args.run, Suited::Nano(Nano::Encoder))?;
     let format = plan.output.format;
     let side = args.side.map(SearchSide::from);
-    let request = request(&args.vectors).with_side(side).with_decode(args.decode);
+    let request = request(&args.vectors).with_side(side).with_task(args.task.clone()).with_decode(args.decode);
     let quantized = quantized::Quantized::wanted(&args.precision)?;
     let mut job = plan.open()?;
     refuse_terminal(&plan)?;
     if multi_vector::fits(&job.files)? {
-        for (given, flag) in [
+        let flags = [
             (quantized.is_some(), "--precision"),
             (args.decode, "--decode"),
+            (args.task.is_some(), "--task"),
             (args.vectors.max_active_dims.is_some(), "--max-active-dims"),
-        ] {
+        ];
+        for (given, flag) in flags {
             if given {
                 return Err(Usage::error(format!(
                     "{flag}: the model is one of late interaction, with a vector per token"
@@ -58,7 +60,7 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
         return quantized.run(texts, &plan, job.sink, &quantized::Embedder { task, request: &request, run: &run });
     }
     let size = plan.chunk_size();
-    if let Some(columns) = sparse_size(task, &request) {
+    if let Some(columns) = sparse_size(task, &request)? {
         return sparse(texts, size, &plan, job.sink, columns, run);
     }
     if !matches!(format, Format::Npy | Format::Safetensors) {
@@ -90,8 +92,9 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
 }
 
 /// How long the sparse vectors of a model are; none where its vectors are dense.
-fn sparse_size(task: &TextEmbedder, request: &EmbedRequest) -> Option<usize> {
-    task.chain().filter(|chain| chain.is_sparse() && !request.per_token).map(ettin::heads::Chain::output_size)
+fn sparse_size(task: &TextEmbedder, request: &EmbedRequest) -> anyhow::Result<Option<usize>> {
+    let sparse = task.chain_for(request)?.filter(|chain| chain.is_sparse() && !request.per_token);
+    Ok(sparse.map(ettin::heads::Chain::output_size))
 }
 
 /// Answers with sparse vectors.

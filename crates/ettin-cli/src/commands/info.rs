@@ -2,11 +2,13 @@
 
 mod check;
 mod foreign;
+mod lookup;
 mod machine;
 mod model;
 
 use std::io::{self, Write};
 
+use ettin::tasks::Profile;
 use serde::Serialize;
 
 use crate::args;
@@ -34,7 +36,13 @@ pub(super) fn run(args: args::Info) -> anyhow::Result<Status> {
         }
         Some(match foreign::Other::read(&files)? {
             Some(other) => Description::Other(other),
-            None => Description::Model(Box::new(model::ModelRecord::read(&files)?)),
+            None => {
+                let mut profile = Profile::read(&files)?;
+                match profile.config.take() {
+                    Some(config) => Description::Model(Box::new(model::ModelRecord::read(&files, profile, config)?)),
+                    None => Description::Lookup(Box::new(lookup::LookupRecord::read(&files, profile)?)),
+                }
+            }
         })
     } else {
         None
@@ -76,6 +84,7 @@ struct InfoRecord {
 #[serde(untagged)]
 enum Description {
     Model(Box<model::ModelRecord>),
+    Lookup(Box<lookup::LookupRecord>),
     Other(foreign::Other),
 }
 
@@ -83,13 +92,14 @@ impl Description {
     fn quantization(&self) -> Option<ettin::Quantization> {
         match self {
             Description::Model(model) => model.quantization(),
-            Description::Other(_) => None,
+            Description::Lookup(_) | Description::Other(_) => None,
         }
     }
 
     fn rows(&self) -> Vec<(&'static str, String)> {
         match self {
             Description::Model(model) => model.rows(),
+            Description::Lookup(model) => model.rows(),
             Description::Other(other) => other.rows(),
         }
     }

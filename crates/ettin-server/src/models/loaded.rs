@@ -160,10 +160,11 @@ impl ModelTasks {
         if profile.chain.is_some() || profile.refused.is_some() {
             return Self::of_chain(files, options);
         }
-        let class = profile.config.architecture().unwrap_or_default();
+        let Some(config) = &profile.config else { return Self::of_chain(files, options) };
+        let class = config.architecture().unwrap_or_default();
         let is = |end: &str| class.ends_with(end);
         if is("ForSequenceClassification") {
-            return Self::of_classifier(files, &profile.config, options);
+            return Self::of_classifier(files, config, options);
         }
         if is("ForTokenClassification") {
             let tag = Some(Arc::new(Tagger::load(files, options)?));
@@ -174,14 +175,14 @@ impl ModelTasks {
             return Ok((Self { answer, ..Self::default() }, Abilities(vec![Ability::Answer])));
         }
         if is("ForCausalLM") {
-            return Self::of_decoder(files, &profile.config, options);
+            return Self::of_decoder(files, config, options);
         }
         if is("ForMaskedLM") {
             return Self::of_encoder(files, options);
         }
         // Files that name no class: whatever can be loaded.
-        match profile.config.objective {
-            ettin::Objective::Decoder => Self::of_decoder(files, &profile.config, options),
+        match config.objective {
+            ettin::Objective::Decoder => Self::of_decoder(files, config, options),
             ettin::Objective::Encoder => Self::of_encoder(files, options),
         }
         .or_else(|error| match error.kind {
@@ -283,7 +284,7 @@ impl ModelTasks {
     /// The number format that products are computed in.
     fn dtype(&self) -> Option<String> {
         let trunk = None
-            .or(self.embed.as_ref().map(|task| task.model().trunk()))
+            .or(self.embed.as_ref().and_then(|task| task.model()).map(|model| model.trunk()))
             .or(self.multi_vector.as_ref().map(|task| task.model().trunk()))
             .or(self.classify.as_ref().and_then(|task| task.model()).map(|model| model.trunk()))
             .or(self.tag.as_ref().map(|task| task.model().trunk()))

@@ -7,7 +7,7 @@ use crate::files::{ModelFiles, Subfolder};
 use crate::heads::{Chain, EmbedOptions, Embedder, LanguageModel, SequenceClassifier, TokenClassifier};
 use crate::ops::Hidden;
 use crate::params::Stored;
-use crate::sentence_transformers::{Repository, Task};
+use crate::sentence_transformers::{Repository, Routes, Task};
 use crate::tensors::walk;
 use crate::weights::{self, Weights};
 use crate::{Backend, Config, PackedBatch, Parameters, Result, Trunk, identity};
@@ -37,7 +37,12 @@ enum CheckedHead {
 
 impl<'a> Subject<'a> {
     pub(super) fn open(files: &'a ModelFiles) -> Result<Self> {
-        let repository = Repository::load(files)?;
+        // Of several routes one with a trunk.
+        let routes = Routes::load(files)?;
+        let repository = match routes.as_ref().and_then(Routes::trunk) {
+            Some(repository) => Some(repository.clone()),
+            None => routes.map(Routes::into_trunk).transpose()?,
+        };
         let purpose = if repository.is_some() { identity::Use::Vectors } else { identity::Use::Head };
         identity::check(files, purpose)?;
         let folder = repository.as_ref().map_or("", |repository| &repository.transformer.folder);

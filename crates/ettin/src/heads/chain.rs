@@ -18,8 +18,8 @@ use crate::{
     ops::{self, Hidden, Norm, NormParams, Vector},
     pooling::normalize,
     sentence_transformers::{
-        Class, DenseConfig, LogitScoreConfig, ModelType, Module, NormalizeConfig, PoolingConfig, Repository, Settings,
-        Slot, SpladeConfig, Task, Transformer, check_dropout, check_layer_norm,
+        Class, DenseConfig, LogitScoreConfig, LookupChain, ModelType, Module, NormalizeConfig, PoolingConfig,
+        Repository, Settings, Slot, SpladeConfig, Task, Transformer, check_dropout, check_layer_norm,
     },
     weights::{FileSource, Subfolder, Weights},
 };
@@ -37,16 +37,27 @@ pub struct Chain {
     /// Each with its place in `modules.json`, where the transformer is number 0.
     steps: Vec<(usize, ChainStep)>,
     settings: Settings,
-    transformer: Transformer,
+    /// None of a chain without a trunk.
+    transformer: Option<Transformer>,
+    /// Whether it begins with weights of tokens.
+    weighs: bool,
     /// Values per vector in each slot behind the last module; none where no module fills it.
     widths: [Option<usize>; Slot::NAMES.len()],
     /// Layers of the trunk.
     layers: usize,
 }
 
+/// What a chain begins with.
+#[derive(Debug)]
+pub(crate) enum Start<'a> {
+    Trunk(FromTrunk<'a>),
+    /// Vectors of texts, `[texts, size]`, of a chain without a trunk.
+    Vectors(Hidden),
+}
+
 /// What a chain reads of the trunk.
 #[derive(Debug)]
-pub(crate) struct Start<'a> {
+pub(crate) struct FromTrunk<'a> {
     pub(crate) trunk: &'a Trunk,
     pub(crate) batch: &'a PackedBatch,
     /// Token vectors, `[tokens, hidden]`.
@@ -118,18 +129,37 @@ impl Chain {
         // What the first module calls a token's vector.
         let width = if task.scores_vocabulary() { config.vocab_size } else { config.hidden_size };
         let widths = [Some(width), None, None];
-        let mut chain = Self { steps: Vec::new(), settings, transformer, widths, layers: config.num_layers() };
-        for (number, module) in (1..).zip(&modules) {
-            if let Some(step) = chain.step(files, module, backend)? {
-                chain.steps.push((number, step));
+        let (transformer, layers) = (Some(transformer), config.num_layers());
+        let chain = Self { steps: Vec::new(), settings, transformer, weighs: false, widths, layers };
+        chain.with_modules(files, &modules, backend)
+    }
+
+    /// The chain behind a table of vectors or weights, `size` values per text.
+    pub(super) fn of_vectors(
+        files: &dyn FileSource,
+        chain: LookupChain,
+        size: usize,
+        backend: &Backend,
+    ) -> Result<Self> {
+        let LookupChain { settings, lookup, modules } = chain;
+        let (steps, widths) = (Vec::new(), [None, Some(size), None]);
+        let weighs = lookup.class == Class::SparseStaticEmbedding;
+        let chain = Self { steps, settings, transformer: None, weighs, widths, layers: 0 };
+        chain.with_modules(files, &modules, backend)
+    }
+
+    fn with_modules(mut self, files: &dyn FileSource, modules: &[Module], backend: &Backend) -> Result<Self> {
+        for (number, module) in (1..).zip(modules) {
+            if let Some(step) = self.step(files, module, backend)? {
+                self.steps.push((number, step));
             }
         }
-        if chain.width(Slot::Sentence).or(chain.width(Slot::Scores)).is_none() {
+        if self.width(Slot::Sentence).or(self.width(Slot::Scores)).is_none() {
             return Err(Error::Unsupported(
                 "a chain without a Pooling module in modules.json (late interaction is not supported)".to_owned(),
             ));
         }
-        Ok(chain)
+        Ok(self)
     }
 
     /// A module; `None` for one that does nothing.
@@ -140,6 +170,10 @@ impl Chain {
             Class::Transformer | Class::MlmTransformer => {
                 Err(Error::Unsupported(format!("a second Transformer in modules.json (folder {folder:?})")))
             }
+            Class::Router => Err(Error::Unsupported(format!("a Router inside a Router (folder {folder:?})"))),
+            Class::StaticEmbedding | Class::SparseStaticEmbedding => Err(Error::Unsupported(format!(
+                "the module {class} ({folder:?}) behind another one: here it is the first of its chain"
+            ))),
             Class::Pooling => {
                 let width = self.input(Slot::Tokens, module)?;
                 let PoolingConfig { modes, include_prompt } = PoolingConfig::load(files, folder, width)?;
@@ -183,7 +217,10 @@ impl Chain {
             }
             Class::WeightedLayerPooling => {
                 // As in the library, nothing happens where the trunk does not show its layers.
-                if !self.transformer.shows_layers(files)? {
+                let Some(transformer) = &self.transformer else {
+                    return Ok(None);
+                };
+                if !transformer.shows_layers(files)? {
                     return Ok(None);
                 }
                 let width = self.input(Slot::Tokens, module)?;
@@ -219,7 +256,8 @@ impl Chain {
             Class::LogitScore => Some(Task::TextGeneration),
             _ => None,
         };
-        let task = self.transformer.task;
+        // Without a trunk, a module that reads one finds that out by what no module writes.
+        let task = self.transformer.as_ref().map_or(Task::FeatureExtraction, |transformer| transformer.task);
         let scores = task.scores_vocabulary();
         // Only the first behind the trunk finds what the trunk leaves.
         let fits = match reads {
@@ -265,9 +303,9 @@ impl Chain {
         &self.settings
     }
 
-    /// How text becomes tokens.
-    pub(crate) fn transformer(&self) -> &Transformer {
-        &self.transformer
+    /// How text becomes tokens; none of a chain without a trunk.
+    pub(crate) fn transformer(&self) -> Option<&Transformer> {
+        self.transformer.as_ref()
     }
 
     /// Values per output vector: of a text's embedding, or of a reranker's scores.
@@ -288,7 +326,8 @@ impl Chain {
     /// Whether its sparse vectors have an entry for each token of the vocabulary, and not for features of its own.
     pub(crate) fn weighs_tokens(&self) -> bool {
         let splade = self.steps.iter().any(|(_, step)| matches!(step, ChainStep::Splade(_)));
-        splade && !self.steps.iter().any(|(_, step)| matches!(step, ChainStep::Dense(_) | ChainStep::AutoEncoder(_)))
+        (splade || self.weighs)
+            && !self.steps.iter().any(|(_, step)| matches!(step, ChainStep::Dense(_) | ChainStep::AutoEncoder(_)))
     }
 
     /// How many values of a sparse vector are kept, the largest by magnitude; all where none says.
@@ -312,7 +351,7 @@ impl Chain {
 
     /// Whether it needs the head of a language model.
     pub(crate) fn scores_vocabulary(&self) -> bool {
-        self.transformer.task.scores_vocabulary()
+        self.transformer.as_ref().is_some_and(|transformer| transformer.task.scores_vocabulary())
     }
 
     /// Whether its embeddings are scaled to length 1.
@@ -327,12 +366,12 @@ impl Chain {
     }
 
     /// Token vectors `[tokens, hidden]` as the chain leaves them.
-    pub(crate) fn tokens(&self, start: Start<'_>) -> Result<Hidden> {
+    pub(crate) fn tokens(&self, start: FromTrunk<'_>) -> Result<Hidden> {
         if self.scores_vocabulary() {
             let message = "one vector per token of a chain that reads scores over the vocabulary";
             return Err(Error::Unsupported(message.to_owned()));
         }
-        let Start { batch, mut tokens, layers, .. } = start;
+        let FromTrunk { batch, mut tokens, layers, .. } = start;
         for (_, step) in self.steps.iter().filter(|(_, step)| step.output() == Slot::Tokens) {
             tokens = match step {
                 ChainStep::Layers(mean) => mean.of(&layers)?,
@@ -351,8 +390,14 @@ impl Chain {
         wanted: Wanted,
         look: &mut Look<'_>,
     ) -> Result<Hidden> {
-        let Start { trunk, batch, tokens, layers } = start;
-        let mut values = [Some(tokens), None, None];
+        let (source, layers, mut values) = match start {
+            Start::Trunk(FromTrunk { trunk, batch, tokens, layers }) => {
+                (Some((trunk, batch)), layers, [Some(tokens), None, None])
+            }
+            Start::Vectors(vectors) => (None, Vec::new(), [None, Some(vectors), None]),
+        };
+        // A module that reads tokens was refused where there are none.
+        let source = || source.ok_or_else(|| Error::internal("a module reads tokens in a chain without a trunk"));
         // Of each sequence, once tokens are weighed.
         let mut sums: Option<Vec<f32>> = None;
         for (number, step) in &self.steps {
@@ -364,15 +409,22 @@ impl Chain {
                 ChainStep::Pooling { modes, include_prompt } => {
                     let one = wanted.pooling.as_slice();
                     let modes = if one.is_empty() { modes.as_slice() } else { one };
-                    pooled(input, batch, modes, skip.filter(|_| !include_prompt), sums.as_deref())?
+                    pooled(input, source()?.1, modes, skip.filter(|_| !include_prompt), sums.as_deref())?
                 }
                 ChainStep::Layers(mean) => mean.of(&layers)?,
                 ChainStep::Weights(weights) => {
+                    let (_, batch) = source()?;
                     sums = Some(weights.sums(batch));
                     weights.apply(input, batch)?
                 }
-                ChainStep::Splade(config) => sparse::splade(*config, trunk, input, batch)?,
-                ChainStep::LogitScore(config) => sparse::logit_score(*config, trunk, input, batch)?,
+                ChainStep::Splade(config) => {
+                    let (trunk, batch) = source()?;
+                    sparse::splade(*config, trunk, input, batch)?
+                }
+                ChainStep::LogitScore(config) => {
+                    let (trunk, batch) = source()?;
+                    sparse::logit_score(*config, trunk, input, batch)?
+                }
                 ChainStep::AutoEncoder(encoder) => encoder.forward(input, wanted.active.or(self.max_active_dims()))?,
                 step => step.forward(input)?,
             };

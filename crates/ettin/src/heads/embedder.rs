@@ -1,8 +1,10 @@
 //! Embeddings: the trunk with pooling, or with the chain that its repository describes.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
-use super::chain::{Chain, Look, Start, Wanted};
+use super::chain::{Chain, FromTrunk, Look, Start, Wanted};
 use crate::{
     Backend, Config, Error, PackedBatch, Pooling, Result, Trunk,
     config::Objective,
@@ -20,7 +22,8 @@ use crate::{
 /// A trunk that gives one vector per sequence.
 #[derive(Debug)]
 pub struct Embedder {
-    trunk: Trunk,
+    /// Shared where several routes of a repository stand on it.
+    trunk: Arc<Trunk>,
     chain: Option<Chain>,
 }
 
@@ -58,10 +61,15 @@ setters!(EmbedOptions {
 });
 
 impl Embedder {
-    /// Loads the model that `files` hold, with its chain if there is a `modules.json`.
+    /// Loads the model that `files` hold, with its chain if there is a `modules.json`: that of the default route of a
+    /// model that has several.
     pub fn load(files: &ModelFiles, backend: &Backend) -> Result<Self> {
         identity::check(files, identity::Use::Vectors)?;
-        let repository = Repository::load(files)?;
+        Self::of_repository(files, Repository::load(files)?, backend)
+    }
+
+    /// Loads a chain with its trunk, or a trunk without one.
+    pub(super) fn of_repository(files: &ModelFiles, repository: Option<Repository>, backend: &Backend) -> Result<Self> {
         let folder = repository.as_ref().map_or("", |repository| &repository.transformer.folder);
         let trunk = Subfolder { files, folder };
         let mut config = Config::load(&trunk).map_err(|error| identity::explained(files, error))?;
@@ -86,12 +94,22 @@ impl Embedder {
             true => Trunk::with_head(parameters, config, backend)?,
             false => Trunk::build(parameters, config, backend)?,
         };
-        Ok(Self { trunk, chain })
+        Ok(Self { trunk: trunk.into(), chain })
+    }
+
+    /// Loads a chain behind a trunk that another one stands on, too.
+    pub(super) fn behind(files: &ModelFiles, repository: Repository, trunk: Arc<Trunk>) -> Result<Self> {
+        let chain = Chain::load(files, repository, trunk.config(), trunk.backend())?;
+        Ok(Self { trunk, chain: Some(chain) })
+    }
+
+    pub(super) fn shared_trunk(&self) -> &Arc<Trunk> {
+        &self.trunk
     }
 
     /// An embedder over the trunk of another model, whose weights they share: one without a chain.
-    pub fn of_trunk(trunk: Trunk) -> Self {
-        Self { trunk, chain: None }
+    pub fn of_trunk(trunk: impl Into<Arc<Trunk>>) -> Self {
+        Self { trunk: trunk.into(), chain: None }
     }
 
     /// The configuration of the trunk.
@@ -133,37 +151,18 @@ impl Embedder {
             true => self.trunk.hidden_states(batch)?,
             false => Vec::new(),
         };
-        self.pooled(Start { trunk: &self.trunk, batch, tokens, layers }, options, &mut |_, _| Ok(()))
+        let start = FromTrunk { trunk: &self.trunk, batch, tokens, layers };
+        self.pooled(start, options, &mut |_, _| Ok(()))
     }
 
-    fn pooled(&self, start: Start<'_>, options: &EmbedOptions, look: &mut Look<'_>) -> Result<Tensor> {
-        let skip = options.skip.as_deref();
-        let mut normalized = options.normalize == Some(true);
-        let vectors = match &self.chain {
-            Some(chain) => {
-                let keep_normalize = options.normalize != Some(false);
-                normalized |= keep_normalize && chain.normalizes();
-                let (pooling, active) = (options.pooling, options.max_active_dims);
-                let wanted = Wanted { output: Slot::Sentence, pooling, keep_normalize, active };
-                chain.forward(start, skip, wanted, look)?
-            }
-            None => {
-                let pooling = options.pooling.unwrap_or_else(|| self.default_pooling());
-                let pooled = pooling.pool(&start.tokens, start.batch, skip)?;
-                look((1, "Pooling"), &pooled)?;
-                pooled
-            }
-        };
-        let mut size = options.dimensions;
-        if size.is_none()
-            && let Some(truncated) = self.chain.as_ref().and_then(|chain| chain.settings().truncate_dim)
-            && truncated < vectors.size()
-        {
-            // Behind every module, so that what they normalised stays as it was cut.
-            size = Some(truncated);
-            normalized = options.normalize == Some(true);
+    fn pooled(&self, start: FromTrunk<'_>, options: &EmbedOptions, look: &mut Look<'_>) -> Result<Tensor> {
+        if let Some(chain) = &self.chain {
+            return chained(chain, Start::Trunk(start), options, look);
         }
-        finished(vectors, size, normalized)
+        let pooling = options.pooling.unwrap_or_else(|| self.default_pooling());
+        let pooled = pooling.pool(&start.tokens, start.batch, options.skip.as_deref())?;
+        look((1, "Pooling"), &pooled)?;
+        finished(pooled, options.dimensions, options.normalize == Some(true))
     }
 
     /// The scores of a reranker's chain, `[sequences, scores]`; `skip` as in [`EmbedOptions`].
@@ -177,7 +176,7 @@ impl Embedder {
             return Err(Error::input("an embedder without a chain has no scores"));
         };
         let wanted = Wanted { output: Slot::Scores, pooling: None, keep_normalize: true, active: None };
-        chain.forward(self.start(batch, None)?, skip, wanted, look)
+        chain.forward(Start::Trunk(self.start(batch, None)?), skip, wanted, look)
     }
 
     /// The vector of every token, `[tokens, size]`: the final hidden states, or another layer's, and what the modules
@@ -197,8 +196,8 @@ impl Embedder {
     }
 
     /// What the modules begin with: the final hidden states, or another layer's.
-    fn start<'a>(&'a self, batch: &'a PackedBatch, layer: Option<usize>) -> Result<Start<'a>> {
-        let (trunk, reads) = (&self.trunk, self.reads_layers());
+    fn start<'a>(&'a self, batch: &'a PackedBatch, layer: Option<usize>) -> Result<FromTrunk<'a>> {
+        let (trunk, reads) = (&*self.trunk, self.reads_layers());
         let (tokens, layers) = match layer {
             Some(_) if reads => {
                 return Err(Error::input("one layer was asked of a model that takes a mean of several"));
@@ -211,12 +210,31 @@ impl Embedder {
             None => (trunk.forward(batch)?, Vec::new()),
             Some(layer) => (trunk.forward_to(batch, layer)?, Vec::new()),
         };
-        Ok(Start { trunk, batch, tokens, layers })
+        Ok(FromTrunk { trunk, batch, tokens, layers })
     }
 
     fn reads_layers(&self) -> bool {
         self.chain.as_ref().is_some_and(Chain::reads_layers)
     }
+}
+
+/// What a chain makes of its input, as it is handed out: `[texts, size]`.
+pub(super) fn chained(chain: &Chain, start: Start<'_>, options: &EmbedOptions, look: &mut Look<'_>) -> Result<Tensor> {
+    let keep_normalize = options.normalize != Some(false);
+    let mut normalized = options.normalize == Some(true) || (keep_normalize && chain.normalizes());
+    let (pooling, active) = (options.pooling, options.max_active_dims);
+    let wanted = Wanted { output: Slot::Sentence, pooling, keep_normalize, active };
+    let vectors = chain.forward(start, options.skip.as_deref(), wanted, look)?;
+    let mut size = options.dimensions;
+    if size.is_none()
+        && let Some(truncated) = chain.settings().truncate_dim
+        && truncated < vectors.size()
+    {
+        // Behind every module, so that what they normalised stays as it was cut.
+        size = Some(truncated);
+        normalized = options.normalize == Some(true);
+    }
+    finished(vectors, size, normalized)
 }
 
 /// Vectors `[rows, size]` as they are handed out: of the first dimensions alone, scaled to length 1.

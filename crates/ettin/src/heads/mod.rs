@@ -5,8 +5,10 @@ mod chain;
 mod choice;
 mod embedder;
 mod language;
+mod lookup;
 mod lstm;
 mod multi_vector;
+mod routes;
 mod schema;
 mod sequence;
 mod similarity;
@@ -20,8 +22,11 @@ pub use choice::ChoiceScorer;
 pub(crate) use embedder::{Asked, TracedEmbedder};
 pub use embedder::{EmbedOptions, Embedder};
 pub use language::LanguageModel;
+pub use lookup::StaticEmbedder;
+pub(crate) use lookup::no_trunk;
 pub use multi_vector::MultiVectorModel;
 pub(crate) use multi_vector::no_late_interaction;
+pub(crate) use routes::{RouteModel, RouteModels};
 pub use schema::SchemaModel;
 pub use sequence::SequenceClassifier;
 pub use similarity::Similarity;
@@ -42,6 +47,24 @@ use crate::{
 pub(crate) trait TaskHead {
     /// The layers under it.
     fn trunk(&self) -> &Trunk;
+}
+
+/// What loading can tell of.
+pub(crate) trait Reported {
+    /// What loading each trunk noticed.
+    fn reports(&self) -> Vec<&weights::LoadReport>;
+}
+
+impl<T: TaskHead> Reported for T {
+    fn reports(&self) -> Vec<&weights::LoadReport> {
+        vec![self.trunk().report()]
+    }
+}
+
+impl Reported for RouteModels {
+    fn reports(&self) -> Vec<&weights::LoadReport> {
+        RouteModels::reports(self)
+    }
 }
 
 macro_rules! heads {

@@ -16,11 +16,10 @@ use serde_json::Value;
 
 use super::layout::{metadata, shards};
 use crate::Result;
-use crate::files::FileData;
-use crate::files::is_plain_name;
+use crate::files::{FileData, FileSource, check_name, is_plain_name};
 use crate::gliner::GLINER_CONFIG;
-use crate::metadata::{CONFIG, MODULES, TOKENIZER, WEIGHTS, is_index};
-use crate::sentence_transformers::module_folders;
+use crate::metadata::{CONFIG, MODULES, ROUTER, TOKENIZER, WEIGHTS, is_index};
+use crate::sentence_transformers::{all_folders, first_folders};
 
 /// A repository's folder in the cache.
 #[derive(Clone, Debug)]
@@ -126,29 +125,39 @@ impl Snapshot<'_> {
     }
 
     /// Whether the model can be loaded from here: configuration, tokenizer (unless it is known to have none), every
-    /// file of one form of weights, and the folders of its chain.
+    /// file of one form of weights, and the folders of its chain. Behind a router, and of static embeddings, these are
+    /// where its routes begin, and a table has no configuration.
     ///
     /// A complete snapshot is taken as it is: a file it lacks is one that the model does not have.
     pub(super) fn is_complete(&self) -> bool {
         let there = |file: &str| self.has(file) || self.is_known_absent(file);
-        (self.has(CONFIG) || self.has(GLINER_CONFIG)) && there(TOKENIZER) && self.has_weights() && self.has_modules()
+        let begins = |folder: &String| there(&join(folder, TOKENIZER)) && self.has_weights(folder);
+        if (self.has(CONFIG) || self.has(GLINER_CONFIG)) && begins(&String::new()) {
+            return self.has_modules();
+        }
+        self.has(MODULES) && first_folders(self).is_ok_and(|folders| folders.iter().all(begins)) && self.has_modules()
     }
 
-    fn has_weights(&self) -> bool {
+    fn has_weights(&self, folder: &str) -> bool {
         WEIGHTS.iter().any(|form| {
-            self.has(form)
-                && (!is_index(form)
-                    || self.listed(form, shards).is_some_and(|all| all.iter().all(|shard| self.has(shard))))
+            let file = join(folder, form);
+            let shard = |shard: &String| self.has(&join(folder, shard));
+            self.has(&file) && (!is_index(form) || self.listed(&file, shards).is_some_and(|all| all.iter().all(shard)))
         })
     }
 
     fn has_modules(&self) -> bool {
         !self.has(MODULES)
-            || self.listed(MODULES, module_folders).is_some_and(|folders| {
-                // A module without settings (Normalize) may have no folder at all, and is then marked so.
+            || all_folders(self).is_ok_and(|folders| {
+                // A module without settings (Normalize) may have no folder at all, and is then marked so; a router has
+                // a file of its own, and a table no settings.
                 folders.iter().all(|folder| {
-                    let config = format!("{folder}/{CONFIG}");
-                    self.has(&config) || self.is_known_absent(&config) || folder.ends_with("Normalize")
+                    let has = |file: &str| self.has(&join(folder, file));
+                    has(CONFIG)
+                        || has(ROUTER)
+                        || self.is_known_absent(&join(folder, CONFIG))
+                        || self.has_weights(folder)
+                        || folder.ends_with("Normalize")
                 })
             })
     }
@@ -164,11 +173,27 @@ impl Snapshot<'_> {
         for index in WEIGHTS.iter().filter(|form| is_index(form)) {
             files.extend(self.listed(index, shards).unwrap_or_default());
         }
-        for folder in self.listed(MODULES, module_folders).unwrap_or_default() {
+        for folder in all_folders(self).unwrap_or_default() {
             files.extend(metadata().chain(WEIGHTS).map(|file| format!("{folder}/{file}")));
         }
         files.iter().filter_map(|file| self.path(file).metadata().ok()).map(|metadata| metadata.len()).sum()
     }
+}
+
+impl FileSource for Snapshot<'_> {
+    fn get(&self, name: &str) -> Result<Option<FileData>> {
+        check_name(name)?;
+        self.open(name)
+    }
+
+    fn place(&self) -> String {
+        self.path("").display().to_string()
+    }
+}
+
+/// The path of a file in a folder, which may be the top.
+fn join(folder: &str, file: &str) -> String {
+    if folder.is_empty() { file.to_owned() } else { format!("{folder}/{file}") }
 }
 
 /// A full commit hash, which stands for itself; anything shorter is a branch or tag.

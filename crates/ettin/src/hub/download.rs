@@ -11,7 +11,7 @@ use super::layout::{metadata, shards};
 use super::transfer::Transfer;
 use crate::gliner::{GLINER_CONFIG, GLINER2_ENCODER, LABELS_TOKENIZER};
 use crate::metadata::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MODULES, TOKENIZER, WEIGHTS, is_index};
-use crate::sentence_transformers::module_folders;
+use crate::sentence_transformers::{all_folders, module_folders};
 use crate::suite::Suite;
 use crate::{Error, Result};
 
@@ -113,12 +113,11 @@ impl Download {
             self.fetch(file)?;
         }
         if let Some(modules) = self.snapshot().open(MODULES)? {
-            for folder in module_folders(modules.name(), &modules)? {
-                for file in metadata() {
-                    self.fetch(&format!("{folder}/{file}"))?;
-                }
-                self.fetch_weights(&format!("{folder}/"))?;
-            }
+            let listed = module_folders(modules.name(), &modules)?;
+            listed.iter().try_for_each(|folder| self.fetch_folder(folder))?;
+            // A router, which is there now, names folders of its own.
+            let routes = all_folders(&self.snapshot())?.into_iter().filter(|folder| !listed.contains(folder));
+            routes.into_iter().try_for_each(|folder| self.fetch_folder(&folder))?;
         }
         if self.snapshot().open(GLINER_CONFIG)?.is_some() {
             for file in metadata() {
@@ -137,10 +136,23 @@ impl Download {
         Ok(())
     }
 
+    /// Everything in a module's folder.
+    fn fetch_folder(&self, folder: &str) -> Result<()> {
+        for file in metadata() {
+            self.fetch(&format!("{folder}/{file}"))?;
+        }
+        self.fetch_weights(&format!("{folder}/"))?;
+        Ok(())
+    }
+
     /// Everything that loading the model needs.
     pub(super) fn fetch_all(&self) -> Result<()> {
         if self.fetch_weights("")? {
             return self.fetch_adapter();
+        }
+        if self.snapshot().is_complete() {
+            // The weights are in the folders of its modules.
+            return Ok(());
         }
         Err(Error::NotFound {
             what: format!("weights in {} at {}", self.id, self.commit),

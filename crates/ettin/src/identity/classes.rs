@@ -1,19 +1,10 @@
 //! Python class names that say what a model is: `architectures` of config.json, `type` of modules.json.
 
-use serde_json::Value;
-
 use super::Foreign;
 use crate::Result;
-use crate::files::{ModelFiles, Subfolder};
-use crate::json::parse_object;
+use crate::files::ModelFiles;
 use crate::metadata::MODULES;
 use crate::sentence_transformers::module_classes;
-
-/// Where a router keeps its routes.
-const ROUTER: &str = "router_config.json";
-
-/// Routes that are named; nobody has more.
-const MAX_ROUTES: usize = 8;
 
 /// Heads that transformers has for ModernBERT, as the ends of class names.
 const HEADS: [&str; 7] = [
@@ -64,34 +55,11 @@ pub(super) fn late_interaction(evidence: &str) -> Foreign {
     )
 }
 
-/// What the routes of a router are made of, where its file can be read: `query: StaticEmbedding; document: Transformer,
-/// Pooling`.
-pub(super) fn routes(files: &ModelFiles, folder: &str) -> Result<Option<String>> {
-    let within = Subfolder { files, folder };
-    let Some(data) = files.peek(&within.path(ROUTER))? else {
-        return Ok(None);
-    };
-    let Ok(map) = parse_object(&data, ROUTER) else {
-        return Ok(None);
-    };
-    let class = |id: &Value| {
-        let path = map.get("types")?.get(id.as_str()?)?.as_str()?;
-        Some(path.rsplit('.').next().unwrap_or(path).to_owned())
-    };
-    let route = |(name, ids): (&String, &Value)| {
-        let classes: Option<Vec<String>> = ids.as_array()?.iter().map(class).collect();
-        Some(format!("{name}: {}", classes?.join(", ")))
-    };
-    let routes = map.get("structure").and_then(Value::as_object);
-    let routes: Option<Vec<String>> = routes.and_then(|routes| routes.iter().take(MAX_ROUTES).map(route).collect());
-    Ok(routes.map(|routes| routes.join("; ")))
-}
-
 pub(super) fn routed(evidence: &str) -> Foreign {
     Foreign::new(
         "a routed model (Router or Asym)",
         evidence,
-        "routes for queries and documents are not supported; run it with sentence-transformers",
+        "its modules.json is missing, which says where its routes stand; fetch it as well",
     )
     .whole_alone()
 }
@@ -112,7 +80,6 @@ const LATE: &str = "one vector per token and their matching are not supported, a
 /// An entry of `modules.json`.
 #[derive(Debug)]
 pub(super) struct ModuleClass {
-    pub(super) path: String,
     class: String,
 }
 
@@ -124,11 +91,10 @@ impl ModuleClass {
         let mut parts = class.split('.');
         let package = parts.next().unwrap_or_default();
         let within = |part: &str| class.split('.').any(|name| name == part);
-        match (package, class.rsplit('.').next().unwrap_or(class)) {
-            ("pylate", _) => Some(late_interaction(&evidence)),
-            ("sentence_transformers", "Router" | "Asym") => Some(routed(&evidence)),
-            ("sentence_transformers", _) if within("multi_vector_encoder") => Some(late_interaction(&evidence)),
-            ("sentence_transformers", _) => None,
+        match package {
+            "pylate" => Some(late_interaction(&evidence)),
+            "sentence_transformers" if within("multi_vector_encoder") => Some(late_interaction(&evidence)),
+            "sentence_transformers" => None,
             _ => Some(remote_code(class, &evidence)),
         }
     }
@@ -139,5 +105,5 @@ impl ModuleClass {
 pub(super) fn modules(files: &ModelFiles) -> Result<Vec<ModuleClass>> {
     let data = files.peek(MODULES)?;
     let modules = data.iter().flat_map(|data| module_classes(data));
-    Ok(modules.filter(|(_, class)| !class.is_empty()).map(|(path, class)| ModuleClass { path, class }).collect())
+    Ok(modules.filter(|(_, class)| !class.is_empty()).map(|(_, class)| ModuleClass { class }).collect())
 }

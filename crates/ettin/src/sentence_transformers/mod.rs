@@ -4,8 +4,9 @@
 //! |---|---|---|
 //! | `modules.json` | the modules of the chain, their classes and folders | [`modules`] |
 //! | `config_sentence_transformers.json` | kind of model, prompts, similarity, width, activation | [`settings`] |
+//! | `router_config.json` | the routes of a router, and which texts take which | [`router`], [`routing`], [`routes`] |
 //! | `sentence_bert_config.json` | how text becomes tokens, lengths included | [`transformer`] |
-//! | `N_Class/config.json` | one module's settings | [`parts`], [`layers`], [`sparse`] |
+//! | `N_Class/config.json` | one module's settings | [`parts`], [`layers`], [`sparse`], [`lookup`] |
 //! | all of them, of a late-interaction model | queries, documents, vectors of tokens | [`late_interaction`] |
 //!
 //! Versions 1 to 6.2 of the library wrote these files. Every one goes through the strict JSON door of `config`, a key
@@ -16,27 +17,34 @@ mod describe;
 mod keys;
 mod late_interaction;
 mod layers;
+mod lookup;
 mod modules;
 mod parts;
+mod router;
+mod routes;
+mod routing;
 mod settings;
 mod sparse;
 mod transformer;
 
-use crate::{Error, Result, files::FileSource};
+use crate::{Result, files::FileSource};
 
 pub(crate) use late_interaction::{
     Expansion, LateInput, LateInteraction, LateModule, SideSettings, TokenMask, TokenPooling,
 };
 pub(crate) use layers::{WeightedLayersConfig, WordWeightsConfig};
-pub(crate) use modules::{Class, module_classes, module_folders, trunk_folder};
+pub(crate) use lookup::SparseLookup;
+pub(crate) use modules::{Class, all_folders, first_folders, module_classes, module_folders, trunk_folder};
 pub(crate) use parts::{DenseConfig, NormalizeConfig, PoolingConfig, Slot, check_dropout, check_layer_norm};
+pub(crate) use routes::{LookupChain, RouteChain, Routes};
+pub(crate) use routing::Routing;
 pub use settings::Settings;
 pub(crate) use settings::{IMPLIED_PROMPTS, ModelType};
 pub(crate) use sparse::{AutoEncoderConfig, LogitScoreConfig, SpladeConfig};
 pub use transformer::SearchSide;
 pub(crate) use transformer::{Task, Transformer};
 
-/// What the metadata of a sentence-transformers repository says, the settings of modules after the first left out.
+/// One chain of a repository of sentence-transformers over a trunk, the settings of modules after the first left out.
 #[derive(Debug, Clone)]
 pub(crate) struct Repository {
     /// Prompts, similarity and what else concerns the model as a whole.
@@ -56,39 +64,13 @@ pub(crate) struct Module {
 }
 
 impl Repository {
-    /// Reads what a repository with a `modules.json` says of itself; `None` for one without.
+    /// Reads the chain of a repository with a `modules.json`, that of the default route where it has several; `None`
+    /// for one without.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for modules and kinds of model that are not implemented, [`Error::Config`] for malformed
-    /// files and keys that are not known.
+    /// As [`Routes::load`]; [`Error::Unsupported`] for a chain without a trunk.
     pub(crate) fn load(files: &dyn FileSource) -> Result<Option<Self>> {
-        let Some(entries) = modules::entries(files)? else {
-            return Ok(None);
-        };
-        // A kind of model says more than the first module that only it has.
-        let mut settings = Settings::load(files)?;
-        let mut modules = Vec::with_capacity(entries.len());
-        for entry in &entries {
-            modules.push(Module { class: entry.class()?, folder: entry.folder.clone() });
-        }
-        if settings.model_type.is_none() && modules.iter().any(|module| module.class.is_sparse()) {
-            // What only one class of the library can make sense of was saved by it.
-            settings.model_type = Some(ModelType::SparseEncoder);
-        }
-        let mut modules = modules.into_iter();
-        let transformer = match modules.next() {
-            Some(Module { class, folder }) if class.is_transformer() => {
-                let default = if class.is_sparse() { Task::FillMask } else { Task::FeatureExtraction };
-                Transformer::load(files, &folder, default)?
-            }
-            Some(Module { class, .. }) => {
-                return Err(Error::Unsupported(format!("{class} as the first module of {}", modules::FILE)));
-            }
-            None => {
-                return Err(Error::Config { file: modules::FILE.to_owned(), message: "it lists no module".to_owned() });
-            }
-        };
-        Ok(Some(Self { settings, transformer, modules: modules.collect() }))
+        Routes::load(files)?.map(Routes::into_trunk).transpose()
     }
 }
 

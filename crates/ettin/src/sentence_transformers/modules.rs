@@ -1,10 +1,13 @@
 //! `modules.json`: which modules follow each other, and where their files are.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde_json::{Map, Value};
 
+use super::Module;
 use super::keys::only;
+use super::router::RouterFile;
 use crate::config::Keys;
 use crate::files::{FileSource, check_name};
 use crate::json::parse_list;
@@ -40,17 +43,16 @@ pub(crate) enum Class {
     MlmTransformer,
     SpladePooling,
     SparseAutoEncoder,
+    Router,
+    StaticEmbedding,
+    SparseStaticEmbedding,
 }
 
 impl Class {
-    /// Whether it is the first module, which runs the trunk.
-    pub(super) fn is_transformer(self) -> bool {
-        matches!(self, Class::Transformer | Class::MlmTransformer)
-    }
-
     /// Whether it makes learned sparse vectors.
     pub(crate) fn is_sparse(self) -> bool {
-        matches!(self, Class::MlmTransformer | Class::SpladePooling | Class::SparseAutoEncoder)
+        use Class::{MlmTransformer, SparseAutoEncoder, SparseStaticEmbedding, SpladePooling};
+        matches!(self, MlmTransformer | SpladePooling | SparseAutoEncoder | SparseStaticEmbedding)
     }
 }
 
@@ -68,6 +70,12 @@ impl Named for Class {
         (Class::MlmTransformer, "MLMTransformer"),
         (Class::SpladePooling, "SpladePooling"),
         (Class::SparseAutoEncoder, "SparseAutoEncoder"),
+        (Class::Router, "Router"),
+        // Older names come behind the newer ones.
+        (Class::Router, "Asym"),
+        (Class::StaticEmbedding, "StaticEmbedding"),
+        (Class::SparseStaticEmbedding, "SparseStaticEmbedding"),
+        (Class::SparseStaticEmbedding, "IDF"),
     ];
 }
 
@@ -82,15 +90,35 @@ pub(super) fn entries(files: &dyn FileSource) -> Result<Option<Vec<ModuleEntry>>
     files.get(FILE)?.map(|data| parse(FILE, &data)).transpose()
 }
 
-/// The folder in which a repository keeps its trunk: not the top only in old saves.
+/// The folder of the first module of a repository, of the default route where it has several: it has the tokenizer and
+/// mostly a trunk. Not the top only in old saves and behind a router.
 ///
 /// # Errors
 /// What reading `modules.json` finds wrong.
 pub(crate) fn trunk_folder(files: &dyn FileSource) -> Result<String> {
-    Ok(match entries(files)? {
-        Some(entries) => entries.into_iter().next().map(|entry| entry.folder).unwrap_or_default(),
-        None => String::new(),
-    })
+    let (mut folders, default) = beginnings(files)?;
+    Ok(folders.swap_remove(default))
+}
+
+/// The folder of the first module of every route.
+///
+/// # Errors
+/// What reading `modules.json` finds wrong.
+pub(crate) fn first_folders(files: &dyn FileSource) -> Result<Vec<String>> {
+    Ok(beginnings(files)?.0)
+}
+
+/// The folder of the first module of every route, of which there is one at least, and the index of the default route.
+fn beginnings(files: &dyn FileSource) -> Result<(Vec<String>, usize)> {
+    let Some(first) = entries(files)?.unwrap_or_default().into_iter().next() else {
+        return Ok((vec![String::new()], 0));
+    };
+    if Class::of_name(first.name()) != Some(Class::Router) {
+        return Ok((vec![first.folder], 0));
+    }
+    let RouterFile { routing, routes } = RouterFile::load(files, &first.folder)?;
+    let first = |route: &Vec<Module>| route.first().map(|module| module.folder.clone()).unwrap_or_default();
+    Ok((routes.iter().map(first).collect(), routing.resolve(None).unwrap_or(0)))
 }
 
 /// The folders of a chain, the top left out, from the bytes of a `modules.json` that is called `name`.
@@ -100,6 +128,26 @@ pub(crate) fn trunk_folder(files: &dyn FileSource) -> Result<String> {
 pub(crate) fn module_folders(name: &str, modules: &[u8]) -> Result<Vec<String>> {
     let folders = parse(name, modules)?.into_iter().map(|entry| entry.folder);
     Ok(folders.filter(|folder| !folder.is_empty()).collect())
+}
+
+/// The folders of a repository that hold modules, those of all routes of a router included and the top left out.
+///
+/// # Errors
+/// As [`module_folders`]; what reading a router finds wrong.
+pub(crate) fn all_folders(files: &dyn FileSource) -> Result<Vec<String>> {
+    let mut folders = Vec::new();
+    for entry in entries(files)?.unwrap_or_default() {
+        if Class::of_name(entry.name()) == Some(Class::Router) {
+            let router = RouterFile::load(files, &entry.folder)?;
+            folders.push(entry.folder);
+            folders.extend(router.routes.into_iter().flatten().map(|module| module.folder));
+        } else {
+            folders.push(entry.folder);
+        }
+    }
+    let mut seen = HashSet::new();
+    folders.retain(|folder| !folder.is_empty() && seen.insert(folder.clone()));
+    Ok(folders)
 }
 
 /// Folder and class of every module, from the bytes of a `modules.json`; none of what is no list of modules, as whoever
@@ -138,6 +186,17 @@ fn folder(path: &str) -> Option<String> {
     (folder.is_empty() || check_name(&folder).is_ok()).then_some(folder)
 }
 
+/// The folder of the module with this id, of the router in `router`; the id may be empty, which is the router's own
+/// folder. None for what leads out.
+pub(super) fn folder_in(router: &str, id: &str) -> Option<String> {
+    let inner = folder(id)?;
+    Some(match (router, inner.as_str()) {
+        ("", _) => inner,
+        (_, "") => router.to_owned(),
+        _ => format!("{router}/{inner}"),
+    })
+}
+
 impl ModuleEntry {
     /// Its Python class with the path of its package.
     pub(super) fn path(&self) -> &str {
@@ -149,33 +208,35 @@ impl ModuleEntry {
         self.path.rsplit('.').next().unwrap_or(&self.path)
     }
 
-    /// The class, if this engine runs it; class paths were moved twice by their library
-    /// (`sentence_transformers.models.Pooling`, `….models.Pooling.Pooling`,
-    /// `….sentence_transformer.modules.pooling.Pooling`), so its package and last component count.
+    /// The class, if this engine runs it.
     pub(super) fn class(&self) -> Result<Class> {
         // `kwargs` names what a caller may hand on to the module: nobody hands on anything here.
         only(&Keys::new(&self.map, FILE), &["idx", "name", "path", "type", "kwargs"])?;
-        let name = self.name();
-        if name.is_empty() {
+        if self.path.is_empty() {
             let message = format!("the module in {:?} has no `type`", self.folder);
             return Err(Error::Config { file: FILE.to_owned(), message });
         }
-        if !self.path.starts_with(PACKAGE) {
-            return Err(Error::Unsupported(format!(
-                "the module {} of {FILE}: code from outside sentence-transformers{}",
-                self.path,
-                if self.path.starts_with("pylate.") { " (late interaction)" } else { "" },
-            )));
-        }
-        Class::of_name(name).ok_or_else(|| Error::Unsupported(format!("the module {name} of {FILE}{}", reason(name))))
+        class_of(&self.path, FILE)
     }
+}
+
+/// The class of a path that `file` names, if this engine runs it; class paths were moved twice by their library
+/// (`sentence_transformers.models.Pooling`, `….models.Pooling.Pooling`,
+/// `….sentence_transformer.modules.pooling.Pooling`), so its package and last component count.
+pub(super) fn class_of(path: &str, file: &str) -> Result<Class> {
+    let name = path.rsplit('.').next().unwrap_or(path);
+    if !path.starts_with(PACKAGE) {
+        return Err(Error::Unsupported(format!(
+            "the module {path} of {file}: code from outside sentence-transformers{}",
+            if path.starts_with("pylate.") { " (late interaction)" } else { "" },
+        )));
+    }
+    Class::of_name(name).ok_or_else(|| Error::Unsupported(format!("the module {name} of {file}{}", reason(name))))
 }
 
 /// What a module that is not run would do.
 fn reason(name: &str) -> &'static str {
     match name {
-        "Router" | "Asym" => ": texts go different ways through the model",
-        "SparseStaticEmbedding" | "IDF" => ": one weight for each token of a query, without a trunk",
         "MultiVectorMask" | "HierarchicalTokenPooling" => ": late interaction",
         "CNN" => {
             ": it convolves over the padding between texts, so that its result for a text depends on those beside it"
@@ -183,7 +244,7 @@ fn reason(name: &str) -> &'static str {
         "LSTM" => {
             ": it needs the lengths that WordEmbeddings alone provides, and the library runs it on no transformer"
         }
-        "WordEmbeddings" | "BoW" | "StaticEmbedding" => ": vectors of words without a trunk",
+        "WordEmbeddings" | "BoW" => ": vectors of words, cut by a tokenizer of its own",
         "CLIPModel" => ": images",
         _ => "",
     }

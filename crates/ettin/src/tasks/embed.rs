@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::limit::Bounds;
@@ -9,14 +10,21 @@ use super::prompt::{PromptChoice, Prompts};
 use super::spec::{TaskSpec, of_scores};
 use super::staged::{self, EachInput};
 use super::{Options, Outcome, Outcomes, Prepared, PreparedSequence, Preprocessor, SparseVector, Staged};
-use crate::files::ModelFiles;
+use crate::batching::{merge, split};
+use crate::files::{FileSource, ModelFiles, Subfolder};
 use crate::finite::{self, Traced};
-use crate::heads::{Asked, Chain, EmbedOptions, Embedder, Similarity, TracedEmbedder};
+use crate::heads::{
+    Asked, Chain, EmbedOptions, Embedder, RouteModel, RouteModels, Similarity, StaticEmbedder, TracedEmbedder, no_trunk,
+};
+use crate::metadata::TOKENIZER;
 use crate::pooling::Pooling;
-use crate::sentence_transformers::{ModelType, SearchSide};
+use crate::sentence_transformers::{Class, ModelType, RouteChain, Routes, Routing, SearchSide};
 use crate::setters::setters;
-use crate::tokenizer::{Limit, Truncate};
+use crate::tokenizer::{Encoding, Limit, Tokenizer, Truncate};
 use crate::{Error, PackedBatch, Result};
+
+/// Texts without a trunk that are looked up at once: the row of one is as long as the vocabulary, where it is sparse.
+const LOOKED_UP_AT_ONCE: usize = 64;
 
 /// Turns texts into vectors.
 ///
@@ -36,9 +44,20 @@ use crate::{Error, PackedBatch, Result};
 /// ```
 #[derive(Debug)]
 pub struct TextEmbedder {
-    model: Arc<Embedder>,
-    preprocessor: Preprocessor,
+    /// One, or one for each route of the model.
+    routes: Vec<TextRoute>,
+    /// What chooses among them.
+    routing: Option<Routing>,
+    /// The route of texts that no task is named for.
+    default: usize,
     prompts: Prompts,
+}
+
+/// One way of texts to vectors.
+#[derive(Debug)]
+struct TextRoute {
+    model: RouteModel,
+    preprocessor: Preprocessor,
     /// Limits of texts on one side of a search.
     queries: Limit,
     documents: Limit,
@@ -61,8 +80,11 @@ pub struct EmbedRequest {
     pub layer: Option<usize>,
     /// The prompt.
     pub prompt: PromptChoice,
-    /// The side of a search that the texts are on: decides their limit and, unless `prompt` does, their prompt.
+    /// The side of a search that the texts are on: decides their route, their limit and, unless `prompt` does, their
+    /// prompt.
     pub side: Option<SearchSide>,
+    /// What the texts are encoded for, instead of the side: the route of that task is taken, of a model with routes.
+    pub task: Option<String>,
     /// Of a sparse vector, keep only so many values, the largest by magnitude, instead of what the model's files say.
     pub max_active_dims: Option<usize>,
     /// Give the tokens of sparse vectors, too.
@@ -86,6 +108,8 @@ setters!(EmbedRequest {
     with_prompt(prompt: PromptChoice);
     /// With texts that are queries, or documents.
     with_side(side: impl Into<Option<SearchSide>>);
+    /// With the route of a task.
+    with_task(task: impl Into<Option<String>>);
     /// With the largest values of sparse vectors alone.
     with_max_active_dims(max_active_dims: impl Into<Option<usize>>);
     /// With the tokens of sparse vectors, or without.
@@ -101,6 +125,18 @@ pub enum EmbedInput<'a> {
     Text(&'a str),
     /// Token ids, computed as they are: without a prompt, and with the special tokens that they hold.
     Ids(&'a [u32]),
+}
+
+/// How rows become embeddings.
+#[derive(Debug)]
+pub struct EmbedPlan(Planned);
+
+#[derive(Debug)]
+enum Planned {
+    /// Behind a trunk: by the rows of the sequences.
+    Rows(EachInput),
+    /// Without one there is nothing to compute together: they are looked up when they are prepared.
+    LookedUp(Outcomes<Embedding>),
 }
 
 /// A vector per text, or one per token of it.
@@ -189,19 +225,17 @@ pub struct SimilarityInput<'a> {
 }
 
 impl TextEmbedder {
-    /// Loads a trunk or a sentence-transformers chain.
+    /// Loads a trunk or a sentence-transformers chain, with all routes of a model that has several.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for rerankers, late interaction and routed models; what loading the model's files can
-    /// meet.
+    /// [`Error::Unsupported`] for rerankers and late interaction; what loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let spec = TaskSpec { task: "embed", objective: None };
-        let (model, tokenizer) = spec.load_parts(files, options, Embedder::load)?;
-        let Some(chain) = model.chain() else {
-            let preprocessor = Preprocessor::within(Bounds::lenient(files, model.config())?, tokenizer, options);
-            return Ok(Self::new(model, preprocessor));
-        };
-        if chain.settings().model_type == Some(ModelType::CrossEncoder) {
+        let (models, tokenizers) = spec.load_with(files, options, RouteModels::load, || RouteTokenizer::all(files))?;
+        let RouteModels { routing, models, default } = models;
+        if let Some(chain) = models[default].chain()
+            && chain.settings().model_type == Some(ModelType::CrossEncoder)
+        {
             return Err(Error::Unsupported(format!(
                 "embeddings of {}: config_sentence_transformers.json says that it is {}",
                 files.name(),
@@ -211,42 +245,61 @@ impl TextEmbedder {
                 }
             )));
         }
-        let transformer = chain.transformer();
-        let bounds = |role| Bounds::sentence_transformers(files, transformer, model.config(), role);
-        let side = tokenizer.truncation_side();
-        let queries = bounds(Some(SearchSide::Query))?.limit(options, side);
-        let documents = bounds(Some(SearchSide::Document))?.limit(options, side);
-        let preprocessor =
-            Preprocessor::within(bounds(None)?, tokenizer, options).with_special_tokens(transformer.special_tokens);
-        Ok(Self { queries, documents, ..Self::new(model, preprocessor) })
+        let routes = models.into_iter().zip(tokenizers);
+        let routes = routes.map(|(model, tokenizer)| TextRoute::new(files, model, tokenizer, options));
+        Ok(Self::of_routes(routes.collect::<Result<_>>()?, routing, default))
     }
 
     /// An embedder of parts; the preprocessor's limit holds for texts on either side of a search.
     pub fn new(model: impl Into<Arc<Embedder>>, preprocessor: Preprocessor) -> Self {
-        let model = model.into();
-        let prompts = model.chain().map_or_else(Prompts::of_embedder, |chain| Prompts::new(chain.settings()));
-        let limit = preprocessor.limit;
-        Self { model, preprocessor, prompts, queries: limit, documents: limit }
+        let (model, limit) = (RouteModel::Trunk(model.into()), preprocessor.limit);
+        Self::of_routes(vec![TextRoute { model, preprocessor, queries: limit, documents: limit }], None, 0)
     }
 
-    /// The model.
-    pub fn model(&self) -> &Arc<Embedder> {
-        &self.model
+    fn of_routes(routes: Vec<TextRoute>, routing: Option<Routing>, default: usize) -> Self {
+        let chain = routes[default].model.chain();
+        let prompts = chain.map_or_else(Prompts::of_embedder, |chain| Prompts::new(chain.settings()));
+        Self { routes, routing, default, prompts }
     }
 
-    /// What turns texts into batches.
+    /// The model of the default route; none where that has no trunk.
+    pub fn model(&self) -> Option<&Arc<Embedder>> {
+        match &self.routes[self.default].model {
+            RouteModel::Trunk(model) => Some(model),
+            RouteModel::Lookup(_) => None,
+        }
+    }
+
+    /// What turns texts into batches on the default route.
     pub fn preprocessor(&self) -> &Preprocessor {
-        &self.preprocessor
+        &self.routes[self.default].preprocessor
     }
 
     /// The pooling taken because the model's files configure none; worth telling the user once.
     pub fn unconfigured_pooling(&self) -> Option<Pooling> {
-        self.model.chain().is_none().then(|| self.model.default_pooling())
+        self.model().filter(|model| model.chain().is_none()).map(|model| model.default_pooling())
     }
 
     /// Names of the model's prompts.
     pub fn prompts(&self) -> Vec<&str> {
         self.prompts.names()
+    }
+
+    /// Names of the model's routes, in order; none of a model that has one way for all texts.
+    pub fn routes(&self) -> &[String] {
+        self.routing.as_ref().map_or(&[], Routing::names)
+    }
+
+    /// The number of the route of a request.
+    fn route(&self, request: &EmbedRequest) -> Result<usize> {
+        let task = request.task.as_deref();
+        match &self.routing {
+            Some(routing) => routing.resolve(task.or(request.side.map(SearchSide::name))),
+            None if task.is_some() => {
+                Err(Error::input("a task was named for a model that has one route for all texts"))
+            }
+            None => Ok(0),
+        }
     }
 
     /// The vector of every text.
@@ -255,10 +308,10 @@ impl TextEmbedder {
     /// [`Error::Input`] for a request that does not fit the model; failures of the engine. A text's own failure is in
     /// its place.
     pub fn run(&self, texts: &[&str], request: &EmbedRequest) -> Result<Outcomes<Embedding>> {
-        self.prepare(texts, request)?.run(self, self.preprocessor.batch_tokens)
+        self.prepare(texts, request)?.run(self, self.preprocessor().batch_tokens)
     }
 
-    /// The first stage of [`run`](Self::run).
+    /// The first stage of [`run`](Self::run). Vectors of a route without a trunk are looked up here.
     ///
     /// # Errors
     /// [`Error::Input`] for a request that does not fit the model.
@@ -276,22 +329,139 @@ impl TextEmbedder {
         request: &EmbedRequest,
         input: impl Fn(&I) -> EmbedInput<'_> + Send + Sync,
     ) -> Result<Prepared<Self>> {
-        self.check(request)?;
+        let index = self.route(request)?;
+        let route = &self.routes[index];
+        route.check(request)?;
         let prompt = self.prompts.text(&request.prompt.on_side(request.side))?;
-        let skip = match self.model.chain() {
-            Some(chain) if chain.skips_prompt() => self.preprocessor.prompt_tokens(prompt)?,
-            _ => 0,
+        let encodings = route.encode(inputs, prompt, route.limit(request), input);
+        let (sequences, plan) = match &route.model {
+            RouteModel::Lookup(model) => (Vec::new(), Planned::LookedUp(route.look_up(model, encodings, request)?)),
+            RouteModel::Trunk(model) => {
+                let skip = match model.chain().is_some_and(Chain::skips_prompt) {
+                    true => route.preprocessor.prompt_tokens(prompt)?,
+                    false => 0,
+                };
+                let (mut sequences, plan) = EachInput::new(encodings, skip);
+                sequences.iter_mut().for_each(|sequence| sequence.route = index);
+                (sequences, Planned::Rows(plan))
+            }
         };
-        let limit = self.limit(request);
-        let vocabulary = self.model.config().vocab_size;
-        let encode = |one: &I| match input(one) {
-            EmbedInput::Text(text) => self.preprocessor.encode_behind(prompt, text.into(), limit),
-            EmbedInput::Ids(ids) => self.preprocessor.take_ids(ids, vocabulary, limit),
-        };
-        let (sequences, plan) = EachInput::new(self.preprocessor.encode_all(inputs, encode), skip);
         // What has been said of the texts says nothing of how they are computed.
-        let reading = request.clone().with_prompt(PromptChoice::Default).with_side(None).with_truncate(None);
-        Ok(Prepared::new(sequences, reading, plan))
+        let reading = request.clone().with_prompt(PromptChoice::Default).with_side(None).with_task(None);
+        Ok(Prepared::new(sequences, reading.with_truncate(None), EmbedPlan(plan)))
+    }
+
+    /// The vectors of a batch all of whose sequences are on one route.
+    fn on_route(
+        &self,
+        route: usize,
+        batch: &PackedBatch,
+        sequences: &[&PreparedSequence],
+        request: &EmbedRequest,
+    ) -> Result<Vec<Result<TextVectors>>> {
+        let route = self.routes.get(route);
+        match route.map(|route| (route, &route.model)) {
+            Some((route, RouteModel::Trunk(model))) => route.compute(model, batch, sequences, request),
+            _ => Err(Error::internal("sequences of another model's route, or of one without a trunk")),
+        }
+    }
+
+    /// Whether its vectors are sparse.
+    pub fn is_sparse(&self) -> bool {
+        self.chain().is_some_and(Chain::is_sparse)
+    }
+
+    /// How two of its vectors are compared.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a function of the model's files that is not implemented.
+    pub fn similarity_function(&self) -> Result<Similarity> {
+        self.chain().map_or(Ok(Similarity::default()), |chain| chain.settings().similarity())
+    }
+
+    /// Compares each `a` with each of its `b`, in the order given, by the model's similarity function
+    /// (cosine unless configured). Where the model has routes for queries and for documents, `a` is a query and each `b` a
+    /// document, unless the request says what they are.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); an input fails if one of its texts does.
+    pub fn similarity(
+        &self,
+        inputs: &[SimilarityInput<'_>],
+        request: &EmbedRequest,
+    ) -> Result<Outcomes<Vec<IndexedScore>>> {
+        if request.per_token {
+            return Err(Error::input("texts are compared by one vector each, not by one per token"));
+        }
+        let similarity = self.similarity_function()?;
+        let queries: Vec<&str> = inputs.iter().map(|input| input.a).collect();
+        let documents: Vec<&str> = inputs.iter().flat_map(|input| input.b.iter().copied()).collect();
+        let unsaid = request.side.is_none() && request.task.is_none();
+        let (queries, documents) = match &self.routing {
+            Some(routing) if unsaid && routing.has_sides() => {
+                let of_side = |side| request.clone().with_side(side);
+                (
+                    self.run(&queries, &of_side(SearchSide::Query))?,
+                    self.run(&documents, &of_side(SearchSide::Document))?,
+                )
+            }
+            _ => {
+                let mut all = self.run(&[queries.as_slice(), &documents].concat(), request)?;
+                let documents = all.split_off(queries.len());
+                (all, documents)
+            }
+        };
+        let mut documents = documents.into_iter();
+        let compare = |(input, query): (&SimilarityInput<'_>, _)| {
+            let others = documents.by_ref().take(input.b.len());
+            compared(similarity, std::iter::once(query).chain(others).collect())
+        };
+        Ok(inputs.iter().zip(queries).map(compare).collect())
+    }
+
+    /// The sentence-transformers modules of the default route, where the model has them.
+    pub fn chain(&self) -> Option<&Chain> {
+        self.routes[self.default].model.chain()
+    }
+
+    /// The modules of the route that a request takes, where the model has them.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a task without a route.
+    pub fn chain_for(&self, request: &EmbedRequest) -> Result<Option<&Chain>> {
+        Ok(self.routes[self.route(request)?].model.chain())
+    }
+}
+
+impl TextRoute {
+    fn new(files: &ModelFiles, model: RouteModel, tokenizer: RouteTokenizer, options: &Options) -> Result<Self> {
+        let RouteTokenizer { tokenizer, folder, length } = tokenizer;
+        let limits = |bounds: Bounds| bounds.limit(options, tokenizer.truncation_side());
+        match &model {
+            RouteModel::Lookup(table) => {
+                let bounds = match table.weighs_tokens() {
+                    true => Bounds::of_tokenizer_in(&Subfolder { files, folder: &folder })?,
+                    false => Bounds::of_tokenizer_file(length),
+                };
+                let limit = limits(bounds);
+                let preprocessor = Preprocessor::within(bounds, tokenizer, options).with_special_tokens(false);
+                Ok(Self { model, preprocessor, queries: limit, documents: limit })
+            }
+            RouteModel::Trunk(trunk) => {
+                let config = trunk.config();
+                let Some(transformer) = trunk.chain().and_then(Chain::transformer) else {
+                    let preprocessor = Preprocessor::within(Bounds::lenient(files, config)?, tokenizer, options);
+                    let limit = preprocessor.limit;
+                    return Ok(Self { model, preprocessor, queries: limit, documents: limit });
+                };
+                let bounds = |role| Bounds::sentence_transformers(files, transformer, config, role);
+                let queries = limits(bounds(Some(SearchSide::Query))?);
+                let documents = limits(bounds(Some(SearchSide::Document))?);
+                let preprocessor = Preprocessor::within(bounds(None)?, tokenizer, options)
+                    .with_special_tokens(transformer.special_tokens);
+                Ok(Self { model, preprocessor, queries, documents })
+            }
+        }
     }
 
     /// The limit of a request's texts.
@@ -305,57 +475,105 @@ impl TextEmbedder {
         }
     }
 
-    /// Whether its vectors are sparse.
-    pub fn is_sparse(&self) -> bool {
-        self.model.chain().is_some_and(Chain::is_sparse)
+    fn encode<I: Sync>(
+        &self,
+        inputs: &[I],
+        prompt: &str,
+        limit: Limit,
+        input: impl Fn(&I) -> EmbedInput<'_> + Send + Sync,
+    ) -> Vec<Result<Encoding>> {
+        let preprocessor = &self.preprocessor;
+        match &self.model {
+            RouteModel::Trunk(model) => {
+                let vocabulary = model.config().vocab_size;
+                preprocessor.encode_all(inputs, |one| match input(one) {
+                    EmbedInput::Text(text) => preprocessor.encode_behind(prompt, text.into(), limit),
+                    EmbedInput::Ids(ids) => preprocessor.take_ids(ids, vocabulary, limit),
+                })
+            }
+            RouteModel::Lookup(model) => preprocessor.encode_all(inputs, |one| match input(one) {
+                EmbedInput::Text(text) => {
+                    let encoding = preprocessor.encode_whatever(prompt, text.into(), limit)?;
+                    model.check(&encoding.ids)?;
+                    Ok(encoding)
+                }
+                EmbedInput::Ids(ids) => preprocessor.take_ids(ids, model.tokens(), limit),
+            }),
+        }
+    }
+
+    /// The vectors of a batch behind a trunk.
+    fn compute(
+        &self,
+        model: &Embedder,
+        batch: &PackedBatch,
+        sequences: &[&PreparedSequence],
+        request: &EmbedRequest,
+    ) -> Result<Vec<Result<TextVectors>>> {
+        let options = EmbedOptions { skip: staged::skipped(sequences), ..request.options() };
+        let vectors: Vec<TextVectors> = if request.per_token {
+            let mut rows = model.token_vectors(batch, &options)?.to_vec2()?.into_iter();
+            let of_text = |sequence: &&PreparedSequence| rows.by_ref().take(sequence.ids().len()).collect();
+            sequences.iter().map(of_text).map(TextVectors::Tokens).collect()
+        } else {
+            self.of_texts(&model.embed(batch, &options)?, request)?
+        };
+        let result = if request.per_token { Asked::Tokens } else { Asked::Pooled };
+        let rows = sequences.iter().zip(vectors).map(|(sequence, vectors)| match vectors.is_finite() {
+            true => Ok(vectors),
+            false => {
+                let options = &EmbedOptions { skip: staged::skipped(&[sequence]), ..options.clone() };
+                Err(TracedEmbedder { model, options, result }.not_finite(sequence.ids()))
+            }
+        });
+        Ok(rows.collect())
+    }
+
+    /// The vectors of texts without a trunk. A text without tokens has one, too.
+    fn look_up(
+        &self,
+        model: &StaticEmbedder,
+        encodings: Vec<Result<Encoding>>,
+        request: &EmbedRequest,
+    ) -> Result<Outcomes<Embedding>> {
+        let (encodings, errors) = split(encodings.into_iter());
+        let inputs = (0..errors.len()).filter(|&input| errors[input].is_none());
+        let (options, mut embeddings) = (request.options(), Vec::with_capacity(encodings.len()));
+        let mut inputs = inputs.collect::<Vec<_>>().into_iter();
+        for rows in encodings.chunks(LOOKED_UP_AT_ONCE) {
+            let ids: Vec<&[u32]> = rows.iter().map(|row| row.ids.as_slice()).collect();
+            let vectors = self.of_texts(&model.embed(&ids, &options)?, request)?;
+            embeddings.extend(rows.iter().zip(inputs.by_ref()).zip(vectors).map(|((row, index), embedding)| {
+                match embedding.is_finite() {
+                    true => Ok(Outcome { value: Embedding { index, embedding }, truncated: row.truncated }),
+                    false => Err(model.not_finite(&row.ids, &options)),
+                }
+            }));
+        }
+        Ok(merge(embeddings.into_iter(), errors))
+    }
+
+    /// What each row of `[texts, size]` is in the form that the model's vectors have.
+    fn of_texts(&self, vectors: &Tensor, request: &EmbedRequest) -> Result<Vec<TextVectors>> {
+        match self.model.chain() {
+            Some(chain) if chain.is_sparse() => {
+                let sparse = |row| Ok(TextVectors::Sparse(self.sparse(chain, &vectors.get(row)?.to_vec1()?, request)));
+                (0..vectors.dim(0)?).map(sparse).collect()
+            }
+            _ => Ok(vectors.to_vec2()?.into_iter().map(TextVectors::Pooled).collect()),
+        }
     }
 
     /// The sparse form of a text's vector.
-    fn sparse(&self, vector: &[f32], request: &EmbedRequest) -> Result<SparseVector> {
-        let kept = request.max_active_dims.or(self.model.chain().and_then(Chain::max_active_dims));
+    fn sparse(&self, chain: &Chain, vector: &[f32], request: &EmbedRequest) -> SparseVector {
+        let kept = request.max_active_dims.or(chain.max_active_dims());
         let mut sparse = SparseVector::of_dense(vector, kept);
         if request.decode {
             // A model may have more entries than its tokenizer has tokens.
             let token = |&id: &u32| self.preprocessor.tokenizer().token(id).unwrap_or_default();
             sparse.tokens = Some(sparse.indices.iter().map(token).collect());
         }
-        Ok(sparse)
-    }
-
-    /// How two of its vectors are compared.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for a function of the model's files that is not implemented.
-    pub fn similarity_function(&self) -> Result<Similarity> {
-        self.model.chain().map_or(Ok(Similarity::default()), |chain| chain.settings().similarity())
-    }
-
-    /// Compares each `a` with each of its `b`, in the order given, by the model's similarity function
-    /// (cosine unless configured).
-    ///
-    /// # Errors
-    /// As [`run`](Self::run); an input fails if one of its texts does.
-    pub fn similarity(
-        &self,
-        inputs: &[SimilarityInput<'_>],
-        request: &EmbedRequest,
-    ) -> Result<Outcomes<Vec<IndexedScore>>> {
-        if request.per_token {
-            return Err(Error::input("texts are compared by one vector each, not by one per token"));
-        }
-        let similarity = self.similarity_function()?;
-        let texts: Vec<&str> =
-            inputs.iter().flat_map(|input| std::iter::once(input.a).chain(input.b.iter().copied())).collect();
-        let mut embeddings = self.run(&texts, request)?.into_iter();
-        Ok(inputs
-            .iter()
-            .map(|input| compared(similarity, embeddings.by_ref().take(1 + input.b.len()).collect()))
-            .collect())
-    }
-
-    /// The sentence-transformers modules, where the model has them.
-    pub fn chain(&self) -> Option<&Chain> {
-        self.model.chain()
+        sparse
     }
 
     /// Refuses a request that no text could fulfil, before any is computed.
@@ -363,11 +581,21 @@ impl TextEmbedder {
         if request.per_token && request.pooling.is_some() {
             return Err(Error::input("one vector per token and a pooling exclude each other"));
         }
-        let layers = self.model.config().num_layers();
-        if let Some(layer) = request.layer.filter(|&layer| layer > layers) {
-            return Err(Error::input(format!(
-                "there is no layer {layer}: the model has {layers}, and 0 is the embedding"
-            )));
+        match &self.model {
+            RouteModel::Trunk(model) => {
+                let layers = model.config().num_layers();
+                if let Some(layer) = request.layer.filter(|&layer| layer > layers) {
+                    return Err(Error::input(format!(
+                        "there is no layer {layer}: the model has {layers}, and 0 is the embedding"
+                    )));
+                }
+            }
+            RouteModel::Lookup(_) => {
+                let per_token = request.per_token.then_some("one vector per token");
+                if let Some(wish) = per_token.or(request.layer.map(|_| "another layer")) {
+                    return Err(no_trunk(wish));
+                }
+            }
         }
         if request.dimensions == Some(0) || request.max_active_dims == Some(0) {
             return Err(Error::input("an embedding must keep at least one dimension"));
@@ -376,27 +604,19 @@ impl TextEmbedder {
             return sparse_wish(request).map_or(Ok(()), |wish| Err(not_sparse(wish)));
         };
         if request.pooling.is_some() && !chain.pools() {
-            return Err(Error::input(
-                "another pooling was asked of a model whose modules have none that it could replace",
-            ));
+            return Err(Error::input("another pooling was asked of a chain that has none to be replaced"));
         }
         if !chain.is_sparse() {
             return sparse_wish(request).map_or(Ok(()), |wish| Err(not_sparse(wish)));
         }
         if request.decode && !chain.weighs_tokens() {
-            return Err(Error::input(
-                "tokens were asked of a model whose sparse vectors have values of features, not of tokens",
-            ));
+            return Err(Error::input("the tokens of a vector whose values belong to features, not to tokens"));
         }
         if request.dimensions.is_some() {
-            return Err(Error::input(
-                "the first dimensions were asked of a model whose vectors are sparse; keep their largest values instead",
-            ));
+            return Err(Error::input("the first dimensions of a sparse vector: keep its largest values instead"));
         }
         if request.layer.is_some() && chain.scores_vocabulary() {
-            return Err(Error::input(
-                "another layer was asked of a model whose vectors are scores over the vocabulary",
-            ));
+            return Err(Error::input("another layer of a model whose vectors are scores over the vocabulary"));
         }
         Ok(())
     }
@@ -405,7 +625,7 @@ impl TextEmbedder {
 impl Staged for TextEmbedder {
     type Reading = EmbedRequest;
     type Row = TextVectors;
-    type Plan = EachInput;
+    type Plan = EmbedPlan;
     type Answer = Embedding;
 
     fn compute(
@@ -414,38 +634,86 @@ impl Staged for TextEmbedder {
         sequences: &[&PreparedSequence],
         request: &EmbedRequest,
     ) -> Result<Vec<Result<TextVectors>>> {
-        let options = EmbedOptions {
-            pooling: request.pooling,
-            normalize: request.normalize,
-            dimensions: request.dimensions,
-            layer: request.layer,
-            max_active_dims: request.max_active_dims,
-            skip: staged::skipped(sequences),
-        };
-        let vectors: Vec<TextVectors> = if request.per_token {
-            let mut rows = self.model.token_vectors(batch, &options)?.to_vec2()?.into_iter();
-            let of_text = |sequence: &&PreparedSequence| rows.by_ref().take(sequence.ids().len()).collect();
-            sequences.iter().map(of_text).map(TextVectors::Tokens).collect()
-        } else if self.is_sparse() {
-            let dense = self.model.embed(batch, &options)?;
-            let sparse = |row| Ok(TextVectors::Sparse(self.sparse(&dense.get(row)?.to_vec1()?, request)?));
-            (0..sequences.len()).map(sparse).collect::<Result<_>>()?
-        } else {
-            self.model.embed(batch, &options)?.to_vec2()?.into_iter().map(TextVectors::Pooled).collect()
-        };
-        let result = if request.per_token { Asked::Tokens } else { Asked::Pooled };
-        let rows = sequences.iter().zip(vectors).map(|(sequence, vectors)| match vectors.is_finite() {
-            true => Ok(vectors),
-            false => {
-                let options = &EmbedOptions { skip: staged::skipped(&[sequence]), ..options.clone() };
-                Err(TracedEmbedder { model: &self.model, options, result }.not_finite(sequence.ids()))
+        let Some(first) = sequences.first().map(|sequence| sequence.route) else { return Ok(Vec::new()) };
+        if sequences.iter().all(|sequence| sequence.route == first) {
+            return self.on_route(first, batch, sequences, request);
+        }
+        let mut rows: Vec<Option<Result<TextVectors>>> = sequences.iter().map(|_| None).collect();
+        for route in 0..self.routes.len() {
+            let (places, own): (Vec<usize>, Vec<&PreparedSequence>) =
+                sequences.iter().enumerate().filter(|(_, sequence)| sequence.route == route).unzip();
+            if own.is_empty() {
+                continue;
             }
-        });
-        Ok(rows.collect())
+            let ids: Vec<&[u32]> = own.iter().map(|sequence| sequence.ids()).collect();
+            let computed = self.on_route(route, &PackedBatch::new(&ids)?, &own, request)?;
+            places.into_iter().zip(computed).for_each(|(place, row)| rows[place] = Some(row));
+        }
+        Ok(rows.into_iter().map(|row| row.unwrap_or_else(|| Err(staged::no_row()))).collect())
     }
 
     fn assemble(&self, prepared: &Prepared<Self>, rows: Vec<Result<TextVectors>>) -> Outcomes<Embedding> {
-        prepared.plan.answers(rows, |index, embedding| Ok(Embedding { index, embedding }))
+        prepared.plan.answers(rows)
+    }
+}
+
+impl EmbedPlan {
+    /// The embeddings of the inputs, from the rows of their sequences.
+    pub(super) fn answers(&self, rows: Vec<Result<TextVectors>>) -> Outcomes<Embedding> {
+        match &self.0 {
+            Planned::Rows(plan) => plan.answers(rows, |index, embedding| Ok(Embedding { index, embedding })),
+            Planned::LookedUp(embeddings) => embeddings.clone(),
+        }
+    }
+}
+
+impl EmbedRequest {
+    /// What it asks of a model.
+    fn options(&self) -> EmbedOptions {
+        EmbedOptions {
+            pooling: self.pooling,
+            normalize: self.normalize,
+            dimensions: self.dimensions,
+            layer: self.layer,
+            max_active_dims: self.max_active_dims,
+            skip: None,
+        }
+    }
+}
+
+/// The tokenizer of a route.
+struct RouteTokenizer {
+    tokenizer: Arc<Tokenizer>,
+    /// Where it is.
+    folder: String,
+    /// The length that `tokenizer.json` itself cuts to, of static embeddings.
+    length: Option<usize>,
+}
+
+impl RouteTokenizer {
+    /// Those of all routes of a model, in order; a folder's is read once.
+    fn all(files: &ModelFiles) -> Result<Vec<Self>> {
+        let Some(routes) = Routes::load(files)? else {
+            let tokenizer = Tokenizer::load(files)?.into();
+            return Ok(vec![Self { tokenizer, folder: String::new(), length: None }]);
+        };
+        let mut all: Vec<Self> = Vec::with_capacity(routes.chains.len());
+        for chain in &routes.chains {
+            let folder = chain.folder();
+            let within = Subfolder { files, folder };
+            let (tokenizer, length) = match chain {
+                RouteChain::Lookup(chain) if chain.lookup.class == Class::StaticEmbedding => {
+                    let (tokenizer, length) = Tokenizer::bare(&within.require(TOKENIZER)?)?;
+                    (tokenizer.into(), length)
+                }
+                _ => match all.iter().find(|other| other.folder == folder) {
+                    Some(other) => (other.tokenizer.clone(), None),
+                    None => (Tokenizer::load_in(&within)?.into(), None),
+                },
+            };
+            all.push(Self { tokenizer, folder: folder.to_owned(), length });
+        }
+        Ok(all)
     }
 }
 

@@ -161,7 +161,7 @@ impl EntityExtractor {
             }
             (LabelSide::Encoder(_), None) => return Err(Error::internal("the encoder of labels was not built")),
             (LabelSide::Encoder(config), Some(_)) => {
-                let tokenizer = Tokenizer::load_in(files, LABELS_TOKENIZER)?;
+                let tokenizer = Tokenizer::load_in(&Subfolder { files, folder: LABELS_TOKENIZER })?;
                 let TokenizerLimits { length, side } =
                     TokenizerLimits::load(&Subfolder { files, folder: LABELS_TOKENIZER })?;
                 let positions = config.max_position_embeddings;

@@ -6,6 +6,8 @@
 //! * With `modules.json`: the first that `sentence_bert_config.json` states of `max_length` of `processing_kwargs`,
 //!   `query_length` or `document_length`, `model_max_length` of the tokenizer's arguments, `max_seq_length`; and else as
 //!   above. Longer inputs are cut.
+//! * Without a trunk: `model_max_length` of the tokenizer under weights of tokens, the `truncation` of `tokenizer.json`
+//!   under static embeddings, and else none.
 //!
 //! Under `truncation: false` of `processing_kwargs` nothing is cut, and the limit is the most positions that this
 //! engine computes.
@@ -91,6 +93,19 @@ impl Bounds {
         Ok(Self { accepted: limit, kept: limit, side: transformer.truncation_side.or(tokenizer.side) })
     }
 
+    /// Of static embeddings, whose library cuts as the bare `tokenizer.json` says, at so many tokens or nowhere.
+    pub(super) fn of_tokenizer_file(length: Option<usize>) -> Self {
+        let limit = length.map_or(UNLIMITED, |tokens| Bound { tokens, origin: LimitOrigin::TokenizerFile });
+        Self { accepted: limit, kept: limit, side: None }
+    }
+
+    /// Of weights of tokens, which know no positions: the tokenizer's limit alone.
+    pub(super) fn of_tokenizer_in(folder: &Subfolder<'_>) -> Result<Self> {
+        let tokenizer = TokenizerLimits::load(folder)?;
+        let limit = of_tokenizer(&tokenizer).unwrap_or(UNLIMITED);
+        Ok(Self { accepted: limit, kept: limit, side: tokenizer.side })
+    }
+
     /// The limit under a task's options; `stored` is the side that `tokenizer.json` names.
     pub(super) fn limit(&self, options: &Options, stored: Option<Side>) -> Limit {
         let asked = options.max_length.map(|tokens| Bound { tokens, origin: LimitOrigin::Asked });
@@ -102,6 +117,8 @@ impl Bounds {
         Limit { tokens, truncate: options.truncate, origin, side: self.side.or(stored).unwrap_or_default() }
     }
 }
+
+const UNLIMITED: Bound = Bound { tokens: usize::MAX, origin: LimitOrigin::None };
 
 fn positions(config: &Config) -> Bound {
     Bound { tokens: config.max_position_embeddings, origin: LimitOrigin::Positions }

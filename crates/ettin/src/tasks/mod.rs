@@ -51,7 +51,9 @@ pub use crate::tokenizer::Truncate;
 pub use answer::{Answer, AnswerRequest, Answerer, Question};
 pub use choose::{ChoiceInput, MultipleChoice, ScoredChoice};
 pub use classify::{Classifier, ClassifyRequest, Label};
-pub use embed::{EmbedInput, EmbedRequest, Embedding, IndexedScore, SimilarityInput, TextEmbedder, TextVectors};
+pub use embed::{
+    EmbedInput, EmbedPlan, EmbedRequest, Embedding, IndexedScore, SimilarityInput, TextEmbedder, TextVectors,
+};
 pub use embeddings::Embeddings;
 pub use extract::{Entity, EntityExtractor, EntityLabels, EntityRequest, LabelVectors, lacks_label_vectors};
 pub use fill_mask::{Candidate, FillMask, Fills};
@@ -59,7 +61,7 @@ pub use generate::{Drafted, Generated, GenerationStream, Generations, Generator,
 pub use multi_vector::{MultiVector, MultiVectorEncoder, MultiVectorRequest};
 pub use options::{Notices, Options};
 pub use preprocessor::Preprocessor;
-pub use profile::{ChainProfile, ExtractionProfile, Profile};
+pub use profile::{ChainProfile, ExtractionProfile, Profile, RouteProfile};
 pub use prompt::PromptChoice;
 pub use rerank::{Activation, RerankInput, RerankRequest, Reranker};
 pub use schema::{SchemaClassifier, SchemaRequest};

@@ -73,12 +73,13 @@ impl Preprocessor {
     }
 
     /// What a task makes when it is loaded.
-    pub(super) fn within(bounds: Bounds, tokenizer: Tokenizer, options: &Options) -> Self {
+    pub(super) fn within(bounds: Bounds, tokenizer: impl Into<Arc<Tokenizer>>, options: &Options) -> Self {
+        let tokenizer = tokenizer.into();
         let limit = bounds.limit(options, tokenizer.truncation_side());
         let truncate = if options.truncate == Truncate::Error { Truncate::Model } else { Truncate::Error };
         let other = bounds.limit(&Options { truncate, ..options.clone() }, tokenizer.truncation_side());
         let (batch_tokens, team) = (options.batch_tokens, options.team.clone());
-        Self { tokenizer: Arc::new(tokenizer), limit, other, batch_tokens, special_tokens: true, team }
+        Self { tokenizer, limit, other, batch_tokens, special_tokens: true, team }
     }
 
     /// With at most so many tokens in an input, special tokens included; never more than before.
@@ -184,11 +185,16 @@ impl Preprocessor {
 
     /// Encodes an input whose (first) text has a prompt before it, under a limit of its own.
     pub(super) fn encode_behind(&self, prompt: &str, input: TextInput<'_>, limit: Limit) -> Result<Encoding> {
-        let encoding = self.tokenizer.within(&prompted(prompt, input.text), input.pair, self.special_tokens, limit)?;
+        let encoding = self.encode_whatever(prompt, input, limit)?;
         match encoding.ids.is_empty() {
             true => Err(no_tokens()),
             false => Ok(encoding),
         }
+    }
+
+    /// The same of an input that may have no tokens.
+    pub(super) fn encode_whatever(&self, prompt: &str, input: TextInput<'_>, limit: Limit) -> Result<Encoding> {
+        self.tokenizer.within(&prompted(prompt, input.text), input.pair, self.special_tokens, limit)
     }
 
     /// Puts two texts together that were encoded apart: the ids of [`encode`](Self::encode) of the pair, but for the

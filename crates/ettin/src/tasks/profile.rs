@@ -8,17 +8,18 @@ use crate::files::Subfolder;
 use crate::gliner::{GlinerConfig, LabelSide, schema_trunk};
 use crate::heads::Settings;
 use crate::metadata::MODULES;
-use crate::sentence_transformers::{LateInteraction, LateModule, Repository, Task, trunk_folder};
+use crate::sentence_transformers::{LateInteraction, LateModule, RouteChain, Routes, Task, trunk_folder};
 use crate::tokenizer::Limit;
 use crate::{Config, Result};
 
 /// How a model takes its texts, and what its files make of the result.
 #[derive(Debug, Clone)]
 pub struct Profile {
-    /// The folder of the trunk: not the top, which is empty here, only in old saves of sentence-transformers.
+    /// The folder of the trunk, or of the table of a model without one: not the top, which is empty here, only in old
+    /// saves of sentence-transformers and behind a router.
     pub folder: String,
-    /// The trunk's configuration.
-    pub config: Config,
+    /// The trunk's configuration; none of a model whose vectors are looked up.
+    pub config: Option<Config>,
     /// The tasks that fit the class of transformers that it names; none where it names none, and beside
     /// `modules.json`, whose chain counts.
     pub tasks: &'static [&'static str],
@@ -64,10 +65,28 @@ pub struct ChainProfile {
     pub modules: Vec<String>,
     /// The same with their settings: `Dense (768 → 128, Tanh)`.
     pub details: Vec<String>,
+    /// The routes of a model that has several; the modules above are those of the default one.
+    pub routes: Vec<RouteProfile>,
     /// Prompts, similarity, width.
     pub settings: Settings,
     /// What is applied to scores, by its Python class: of a reranker alone.
     pub activation: Option<String>,
+}
+
+/// One route of a model.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RouteProfile {
+    /// Its name.
+    pub name: String,
+    /// Whether texts take it for which no task is named.
+    pub is_default: bool,
+    /// The sides of a search whose texts take it.
+    pub sides: Vec<&'static str>,
+    /// The classes of its modules, in order.
+    pub modules: Vec<String>,
+    /// The same with their settings.
+    pub details: Vec<String>,
 }
 
 impl Profile {
@@ -84,30 +103,41 @@ impl Profile {
             let bounds = kept(Bounds::positions(files, &config), &mut refused);
             let options = Options { truncate: Truncate::Model, ..Options::default() };
             let limit = bounds.map(|bounds| bounds.limit(&options, None));
-            let tasks = &["classify"];
+            let (tasks, config) = (&["classify"], Some(config));
             return Ok(Self { folder: String::new(), config, tasks, limit, chain: None, extraction: None, refused });
         }
         let late = kept(LateInteraction::load(files), &mut refused).flatten();
-        let repository = match (&late, &refused) {
-            (None, None) => kept(Repository::load(files), &mut refused).flatten(),
+        let routes = match (&late, &refused) {
+            (None, None) => kept(Routes::load(files), &mut refused).flatten(),
             _ => None,
         };
-        let folder = trunk_folder(files).unwrap_or_default();
-        let config = Config::load(&Subfolder { files, folder: &folder })?;
-        let bounds = match &repository {
-            None => Bounds::lenient(files, &config),
+        let trunk = routes.as_ref().and_then(Routes::trunk);
+        let looked_up = routes.is_some() && trunk.is_none();
+        let folder = match trunk {
+            Some(repository) => repository.transformer.folder.clone(),
+            None => trunk_folder(files).unwrap_or_default(),
+        };
+        let config = match looked_up {
+            true => None,
+            false => Some(Config::load(&Subfolder { files, folder: &folder })?),
+        };
+        let limit = config.as_ref().map(|config| match trunk {
+            None => Bounds::lenient(files, config),
             Some(repository) => {
                 let mut config = config.clone();
                 config.allow_length(repository.transformer.longest());
                 Bounds::sentence_transformers(files, &repository.transformer, &config, None)
             }
+        });
+        let tasks = match &config {
+            Some(config) if files.peek(MODULES)?.is_none() => fitting(config),
+            _ => &[],
         };
-        let tasks = if files.peek(MODULES)?.is_some() { &[] } else { fitting(&config) };
         let options = Options { truncate: Truncate::Model, ..Options::default() };
         // Each side of late interaction has a limit of its own.
-        let bounds = kept(bounds, &mut refused).filter(|_| late.is_none());
+        let bounds = limit.and_then(|bounds| kept(bounds, &mut refused)).filter(|_| late.is_none());
         let limit = bounds.map(|bounds| bounds.limit(&options, None));
-        let chain = repository.map(|repository| ChainProfile::of(files, repository, &config));
+        let chain = routes.map(|routes| ChainProfile::of(files, &routes, config.as_ref()));
         let chain = chain.and_then(|chain| kept(chain, &mut refused)).or(late.map(ChainProfile::of_late_interaction));
         Ok(Self { folder, config, tasks, limit, chain, extraction: None, refused })
     }
@@ -123,7 +153,7 @@ impl Profile {
             chain: None,
             extraction: Some(ExtractionProfile::from(&gliner)),
             refused,
-            config: gliner.encoder,
+            config: Some(gliner.encoder),
         })
     }
 }
@@ -152,19 +182,43 @@ impl ChainProfile {
         let mut settings = late.settings;
         settings.similarity_fn_name.get_or_insert_with(|| "maxsim".to_owned());
         let (modules, details) = all.into_iter().map(|(name, detail)| (name.to_owned(), detail)).unzip();
-        Self { modules, details, settings, activation: None }
+        Self { modules, details, routes: Vec::new(), settings, activation: None }
     }
 
-    fn of(files: &ModelFiles, repository: Repository, config: &Config) -> Result<Self> {
-        let scores = repository.transformer.task == Task::SequenceClassification || repository.scores(files)?.is_some();
-        let details = repository.described(files)?;
-        let Repository { settings, modules, .. } = repository;
-        let classes = modules.iter().map(|module| module.class.to_string());
+    fn of(files: &ModelFiles, routes: &Routes, config: Option<&Config>) -> Result<Self> {
+        let chain = routes.default_chain();
+        let scores = match chain.trunk() {
+            Some(repository) => {
+                repository.transformer.task == Task::SequenceClassification || repository.scores(files)?.is_some()
+            }
+            None => false,
+        };
+        let settings = chain.settings().clone();
         // As `rerank` chooses: only torch's own classes are taken.
         let torch = |class: &Option<String>| class.clone().filter(|class| class.starts_with("torch."));
-        let named = torch(&settings.activation_fn).or_else(|| torch(&config.activation_fn));
+        let named = torch(&settings.activation_fn).or_else(|| torch(&config?.activation_fn));
         let activation = scores.then(|| named.unwrap_or_else(|| "torch.nn.modules.activation.Sigmoid".to_owned()));
-        let modules = std::iter::once("Transformer".to_owned()).chain(classes).collect();
-        Ok(Self { modules, details, settings, activation })
+        let (modules, details) = (chain.classes(), chain.described(files)?);
+        Ok(Self { modules, details, routes: RouteProfile::all(files, routes)?, settings, activation })
+    }
+}
+
+impl RouteProfile {
+    fn all(files: &ModelFiles, routes: &Routes) -> Result<Vec<Self>> {
+        let Some(routing) = &routes.routing else {
+            return Ok(Vec::new());
+        };
+        let default = routing.resolve(None).ok();
+        let profile = |(index, (name, chain)): (usize, (&String, &RouteChain))| {
+            let takes = |side: &&'static str| routing.resolve(Some(side)).ok() == Some(index);
+            Ok(Self {
+                name: name.clone(),
+                is_default: default == Some(index),
+                sides: ["query", "document"].into_iter().filter(takes).collect(),
+                modules: chain.classes(),
+                details: chain.described(files)?,
+            })
+        };
+        routing.names().iter().zip(&routes.chains).enumerate().map(profile).collect()
     }
 }

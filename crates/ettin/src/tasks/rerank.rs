@@ -18,15 +18,16 @@ use super::{
 use crate::files::ModelFiles;
 use crate::finite::{Traced, is_finite};
 use crate::heads::{Asked, EmbedOptions, Embedder, SequenceClassifier, TorchActivation, TracedEmbedder};
-use crate::sentence_transformers::{ModelType, Repository, Settings, Task};
+use crate::sentence_transformers::{ModelType, Routes, Settings, Task};
 use crate::setters::setters;
 use crate::{Config, Error, PackedBatch, Result};
 
-/// Scores documents against a query with a cross-encoder, or with an encoder of sparse vectors.
+/// Scores documents against a query with a cross-encoder, with an encoder of sparse vectors, or with an embedder that has
+/// routes for queries and documents.
 ///
 /// Query and document are encoded as a pair, a prompt before the query; a pair over the limit is cut at its longer
-/// text first, as sentence-transformers does. An encoder of sparse vectors sees each text alone: a query behind the
-/// prompt of queries and a document behind that of documents, and their score is the model's similarity.
+/// text first, as sentence-transformers does. The others see each text alone: a query behind the prompt and on the route
+/// of queries, a document behind and on those of documents, and their score is the model's similarity.
 ///
 /// ```no_run
 /// # fn main() -> ettin::Result<()> {
@@ -112,15 +113,19 @@ pub enum Configured {
 }
 
 impl Reranker {
-    /// Loads a reranker: a chain of sentence-transformers with one score, a classifier with one label, or an encoder of
-    /// sparse vectors.
+    /// Loads a reranker: a chain of sentence-transformers with one score, a classifier with one label, an encoder of
+    /// sparse vectors, or an embedder that has routes for queries and documents.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a model with several outputs or with modules that are not implemented; what loading
     /// the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
         let spec = TaskSpec { task: "rerank", objective: None };
-        match Repository::load(files)? {
+        let routes = Routes::load(files)?;
+        if routes.as_ref().is_some_and(|routes| routes.is_sparse() || routes.has_sides()) {
+            return Ok(Self::by_similarity(TextEmbedder::load(files, options)?));
+        }
+        match routes.map(Routes::into_trunk).transpose()? {
             None => {
                 let (model, preprocessor) = spec.load(files, options, SequenceClassifier::load, Bounds::strict)?;
                 Self::from_classifier(files.name(), model.into(), preprocessor)
@@ -134,16 +139,10 @@ impl Reranker {
                 let plain = Self::from_classifier(files.name(), model.into(), preprocessor)?;
                 Ok(Self { activation, prompts, ..plain })
             }
-            Some(repository) if repository.settings.model_type == Some(ModelType::SparseEncoder) => {
-                Ok(Self::by_similarity(TextEmbedder::load(files, options)?))
-            }
-            Some(_) => {
+            Some(repository) => {
                 let (model, tokenizer) = spec.load_parts(files, options, Embedder::load)?;
-                // What has no chain is refused below.
-                let preprocessor = match model.chain() {
-                    Some(chain) => of_repository(files, tokenizer, options, chain.transformer(), model.config())?,
-                    None => Preprocessor::within(Bounds::strict(files, model.config())?, tokenizer, options),
-                };
+                let transformer = &repository.transformer;
+                let preprocessor = of_repository(files, tokenizer, options, transformer, model.config())?;
                 Self::from_chain(files.name(), model.into(), preprocessor)
             }
         }

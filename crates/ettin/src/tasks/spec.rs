@@ -3,9 +3,9 @@
 use super::limit::Bounds;
 use super::{Options, Preprocessor};
 use crate::files::ModelFiles;
-use crate::heads::TaskHead;
+use crate::heads::{Reported, TaskHead};
 use crate::metadata::MODULES;
-use crate::sentence_transformers::{ModelType, Repository, Task, Transformer};
+use crate::sentence_transformers::{ModelType, RouteChain, Routes, Task, Transformer};
 use crate::tokenizer::Tokenizer;
 use crate::{Backend, Config, Error, Objective, Result, identity};
 
@@ -47,16 +47,28 @@ impl TaskSpec {
 
     /// Loads the task's model and its tokenizer, or says what the model is and what fits it. The tokenizer is read
     /// meanwhile: alone, it would take longer than the weights of a small model.
-    pub(super) fn load_parts<T: TaskHead>(
+    pub(super) fn load_parts<T: Reported>(
         self,
         files: &ModelFiles,
         options: &Options,
         load: impl FnOnce(&ModelFiles, &Backend) -> Result<T>,
     ) -> Result<(T, Tokenizer)> {
+        self.load_with(files, options, load, || Tokenizer::load(files))
+    }
+
+    /// The same with what reads the tokenizer.
+    pub(super) fn load_with<T: Reported, K: Send>(
+        self,
+        files: &ModelFiles,
+        options: &Options,
+        load: impl FnOnce(&ModelFiles, &Backend) -> Result<T>,
+        tokenizer: impl FnOnce() -> Result<K> + Send,
+    ) -> Result<(T, K)> {
         std::thread::scope(|scope| {
-            let tokenizer = scope.spawn(|| Tokenizer::load(files));
+            let tokenizer = scope.spawn(tokenizer);
             let model = self.load_model(files, options, load)?;
-            for sentence in model.trunk().report().sentences().into_iter().chain(identity::code_left_out(files)?) {
+            let noticed = model.reports().into_iter().flat_map(|report| report.sentences());
+            for sentence in noticed.chain(identity::code_left_out(files)?) {
                 options.notices.tell(&format!("{}: {sentence}", files.name()));
             }
             Ok((model, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?))
@@ -72,6 +84,8 @@ impl TaskSpec {
         // An embedder's configuration may lie in a folder of its own; the head then reports what is wrong.
         let config = match Config::load(files) {
             Err(Error::MissingFile { .. }) => None,
+            // Beside vectors that are looked up, it may be of any kind of model.
+            Err(_) if self.runs_chains() && looks_up_at_the_top(files) => None,
             config => Some(config.map_err(|error| identity::explained(files, error))?),
         };
         if let Some(config) = &config {
@@ -94,13 +108,24 @@ impl TaskSpec {
         })
     }
 
+    /// Whether it takes chains for what they are.
+    fn runs_chains(self) -> bool {
+        ["embed", "rerank"].contains(&self.task)
+    }
+
     /// What fits a chain of sentence-transformers, where this task does not run it as one: its `config.json` says
     /// nothing of it.
     fn chain_hint(self, files: &ModelFiles) -> Option<String> {
-        if ["embed", "rerank"].contains(&self.task) {
+        if self.runs_chains() {
             return None;
         }
-        let repository = Repository::load(files).ok().flatten()?;
+        let routes = Routes::load(files).ok().flatten()?;
+        let Some(repository) = routes.trunk() else {
+            return Some(format!(
+                "modules.json describes static embeddings, which fit embed and similarity, not {}",
+                self.task
+            ));
+        };
         let scores = repository.scores(files).ok().flatten();
         match (repository.transformer.task, scores) {
             (Task::SequenceClassification, _) => None,
@@ -151,6 +176,13 @@ impl TaskSpec {
         (!fits.contains(&self.task))
             .then(|| format!("the model is a {class}, which fits {}, not {}", fits.join(", "), self.task))
     }
+}
+
+/// Whether a chain begins with vectors that are looked up in a table at the top of the model.
+fn looks_up_at_the_top(files: &ModelFiles) -> bool {
+    let routes = Routes::load(files).ok().flatten();
+    let at_top = |chain: &RouteChain| chain.folder().is_empty() && chain.trunk().is_none();
+    routes.is_some_and(|routes| routes.chains.iter().any(at_top))
 }
 
 /// The tasks that fit the class of transformers that a configuration names; none where it names none.

@@ -83,12 +83,14 @@ pub struct PreparedSequence {
     pub(super) unseen: usize,
     /// Tokens whose rows are wanted, where not all of them are.
     pub(super) wanted: Vec<usize>,
+    /// Which way it takes through a model that has several.
+    pub(super) route: usize,
 }
 
 impl PreparedSequence {
     /// A sequence of these tokens, of which there must be one.
     pub fn new(ids: Vec<u32>) -> Self {
-        Self { ids, skip: 0, unseen: 0, wanted: Vec::new() }
+        Self { ids, skip: 0, unseen: 0, wanted: Vec::new(), route: 0 }
     }
 
     /// Its tokens, at least one.

@@ -133,6 +133,10 @@ pub enum LimitOrigin {
     ProcessingKwargs,
     /// This engine, for texts that `processing_kwargs` of `sentence_bert_config.json` leaves whole.
     Uncut,
+    /// `truncation` of `tokenizer.json`, of static embeddings.
+    TokenizerFile,
+    /// Nobody: any length is taken.
+    None,
     /// The windows in which long contexts are searched for answers.
     Window,
     /// The caller.
@@ -157,6 +161,8 @@ impl fmt::Display for LimitOrigin {
             LimitOrigin::QueryExpansion => "length of query_expansion of sentence_bert_config.json",
             LimitOrigin::ProcessingKwargs => "max_length of processing_kwargs in sentence_bert_config.json",
             LimitOrigin::Uncut => "the most that is computed under `truncation: false` in sentence_bert_config.json",
+            LimitOrigin::TokenizerFile => "truncation of tokenizer.json",
+            LimitOrigin::None => "no limit",
             LimitOrigin::Window => "a window of question answering",
             LimitOrigin::Asked => "the maximal length asked for",
         })

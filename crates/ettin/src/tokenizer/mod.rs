@@ -67,19 +67,20 @@ impl Tokenizer {
     /// [`Error::MissingFile`] without `tokenizer.json`; [`Error::Tokenizer`] or [`Error::Config`] for a malformed file.
     pub fn load(files: &ModelFiles) -> Result<Self> {
         // Old sentence-transformers saves keep the trunk and its tokenizer in a folder of their own.
-        Self::load_in(files, &trunk_folder(files)?)
+        let folder = trunk_folder(files)?;
+        Self::load_in(&Subfolder { files, folder: &folder })
     }
 
-    /// The same from a folder of the repository.
-    pub(crate) fn load_in(files: &ModelFiles, folder: &str) -> Result<Self> {
-        let files = Subfolder { files, folder };
+    /// The same out of one folder.
+    pub(crate) fn load_in(files: &Subfolder<'_>) -> Result<Self> {
         let Some(bytes) = files.get(TOKENIZER)? else {
             return Err(Error::MissingFile { place: files.place(), file: TOKENIZER.to_owned() });
         };
-        let Parsed { mut inner, pad, truncation_side } = parse(&bytes)?;
-        let settings = TokenizerSettings::load(&files, &inner, pad.as_deref())?;
+        let Parsed { mut inner, pad, truncation } = parse(&bytes)?;
+        let truncation_side = truncation.map(|(_, side)| side);
+        let settings = TokenizerSettings::load(files, &inner, pad.as_deref())?;
         settings.apply(&mut inner)?;
-        let (special, vocab_size) = special::load(&files, &inner, &settings)?;
+        let (special, vocab_size) = special::load(files, &inner, &settings)?;
         let clean_up = settings.cleans_up(&inner);
         let decoder = DecoderKind::of(inner.get_decoder());
         Ok(Self { inner, special, vocab_size, clean_up, truncation_side, decoder })
@@ -90,10 +91,17 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] for malformed bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let Parsed { inner, truncation_side, .. } = parse(bytes)?;
+        Ok(Self::bare(bytes)?.0)
+    }
+
+    /// The same, with the length that it cuts to itself.
+    pub(crate) fn bare(bytes: &[u8]) -> Result<(Self, Option<usize>)> {
+        let Parsed { inner, truncation, .. } = parse(bytes)?;
+        let (length, truncation_side) = truncation.unzip();
         let special = special::by_usual_names(&inner, None);
         let decoder = DecoderKind::of(inner.get_decoder());
-        Ok(Self { inner, special, vocab_size: None, clean_up: false, truncation_side, decoder })
+        let tokenizer = Self { inner, special, vocab_size: None, clean_up: false, truncation_side, decoder };
+        Ok((tokenizer, length))
     }
 
     /// The side of a longer text that `tokenizer.json` itself would cut, where it says one: transformers keeps its
@@ -321,18 +329,18 @@ struct Parsed {
     inner: Inner,
     /// The token that its padding names.
     pad: Option<String>,
-    /// The side that its truncation cuts.
-    truncation_side: Option<Side>,
+    /// The length that it cuts to, and the side that it cuts.
+    truncation: Option<(usize, Side)>,
 }
 
 fn parse(bytes: &[u8]) -> Result<Parsed> {
     check::before_parsing(bytes)?;
     let mut inner = Inner::from_bytes(bytes).map_err(|error| Error::Tokenizer(format!("tokenizer.json: {error}")))?;
     let pad = inner.get_padding().map(|padding| padding.pad_token.clone());
-    let truncation_side = inner.get_truncation().map(|truncation| truncation.direction.into());
+    let truncation = inner.get_truncation().map(|truncation| (truncation.max_length, truncation.direction.into()));
     inner.with_truncation(None).map_err(tokenizer_error)?;
     inner.with_padding(None);
-    Ok(Parsed { inner, pad, truncation_side })
+    Ok(Parsed { inner, pad, truncation })
 }
 
 fn tokenizer_error(error: tokenizers::Error) -> Error {

@@ -15,8 +15,8 @@ use crate::config::Config;
 use crate::gliner::{GLINER_CONFIG, LABELS_TOKENIZER};
 use crate::identity::TELLING;
 use crate::json::parse_object;
-use crate::metadata::{ADAPTER_CONFIG, BESIDE, CONFIG, MODULES};
-use crate::sentence_transformers::module_folders;
+use crate::metadata::{ADAPTER_CONFIG, BESIDE, CONFIG};
+use crate::sentence_transformers::all_folders;
 use crate::{Error, Result};
 
 /// Documents that go with a model.
@@ -88,10 +88,7 @@ pub fn convert<'a>(
     progress: &mut dyn FnMut(&str),
 ) -> Result<Converted> {
     let options = options.into();
-    let mut folders = match source.get(MODULES)? {
-        Some(modules) => module_folders(MODULES, &modules)?,
-        None => Vec::new(),
-    };
+    let mut folders = all_folders(source)?;
     folders.insert(0, String::new());
     if source.get(GLINER_CONFIG)?.is_some() {
         folders.push(LABELS_TOKENIZER.to_owned());

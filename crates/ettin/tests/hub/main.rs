@@ -566,6 +566,52 @@ fn hostile_names_never_leave_the_cache() {
 }
 
 #[test]
+fn routes_are_fetched_with_their_folders() {
+    let class = |name: &str| format!("sentence_transformers.models.{name}");
+    let modules = format!(r#"[{{"path": "", "type": "{}"}}]"#, class("Router"));
+    let router = format!(
+        r#"{{"types": {{"query": "{}", "document": "{}", "pooling": "{}"}}, "parameters": {{}},
+            "structure": {{"query": ["query"], "document": ["document", "pooling"]}}}}"#,
+        class("StaticEmbedding"),
+        class("Transformer"),
+        class("Pooling")
+    );
+    // Neither configuration nor weights are at the top.
+    let (hub, cache) = (
+        Hub::with(&[
+            ("modules.json", modules.as_bytes()),
+            ("router_config.json", router.as_bytes()),
+            ("query/model.safetensors", b"table"),
+            ("query/tokenizer.json", b"{}"),
+            ("document/config.json", b"{}"),
+            ("document/model.safetensors", &weights()),
+            ("document/tokenizer.json", b"{}"),
+            ("pooling/config.json", b"{}"),
+        ]),
+        tempfile::tempdir().unwrap(),
+    );
+    let options = hub.options(cache.path());
+    resolve("org/model", None, &options).unwrap().download().unwrap();
+    hub.requests();
+    let files = resolve("org/model", None, &options).unwrap();
+    assert_eq!(&*files.require("query/model.safetensors").unwrap(), b"table");
+    for file in ["router_config.json", "document/tokenizer.json", "pooling/config.json"] {
+        assert!(files.get(file).unwrap().is_some(), "{file}");
+    }
+    for file in ["config.json", "model.safetensors", "query/config.json", "pooling/model.safetensors"] {
+        assert!(files.get(file).unwrap().is_none(), "{file}");
+    }
+    assert_eq!(hub.requests().len(), 0);
+    // A route whose weights are gone is not complete.
+    drop(files);
+    let snapshots = std::fs::read_dir(cache.path().join("models--org--model/snapshots")).unwrap();
+    let snapshot = snapshots.flatten().next().unwrap().path();
+    std::fs::remove_file(snapshot.join("query/model.safetensors")).unwrap();
+    resolve("org/model", None, &options).unwrap().download().unwrap();
+    assert!(!hub.requests().is_empty());
+}
+
+#[test]
 fn a_chain_is_fetched_with_its_folders() {
     let modules = br#"[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}, {"path": "3_Normalize"}]"#;
     let (hub, cache) = (

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use ettin::Quantization;
 use ettin::config::{LayerSpec, Objective};
 use ettin::files::ModelFiles;
 use ettin::generate::GenerationDefaults;
 use ettin::params::Adapter;
-use ettin::tasks::{ChainProfile, ExtractionProfile, Profile};
+use ettin::tasks::{ChainProfile, ExtractionProfile, Profile, RouteProfile};
 use ettin::weights::{Subfolder, Weights};
+use ettin::{Config, Quantization};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -94,10 +94,13 @@ impl ExtractionRecord {
 
 /// What the files of sentence-transformers say.
 #[derive(Serialize)]
-struct Chain {
+pub(super) struct Chain {
     modules: Vec<String>,
     /// The modules with their settings.
     details: Vec<String>,
+    /// Of a model with several: the modules above are those of the default one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<RouteRecord>,
     prompts: BTreeMap<String, String>,
     default_prompt: Option<String>,
     truncate_dim: Option<usize>,
@@ -112,14 +115,49 @@ struct Chain {
     activation: Option<String>,
 }
 
+/// A route of a model.
+#[derive(Serialize)]
+struct RouteRecord {
+    name: String,
+    /// Whether texts take it for which nothing is said.
+    default: bool,
+    /// The sides of a search whose texts take it.
+    sides: Vec<&'static str>,
+    modules: Vec<String>,
+    details: Vec<String>,
+}
+
+impl From<RouteProfile> for RouteRecord {
+    fn from(route: RouteProfile) -> Self {
+        RouteRecord {
+            name: route.name,
+            default: route.is_default,
+            sides: route.sides,
+            modules: route.modules,
+            details: route.details,
+        }
+    }
+}
+
+impl RouteRecord {
+    /// `document, the default: Transformer (feature-extraction), Pooling (mean)`.
+    fn describe(&self) -> String {
+        let mut told = vec![self.name.clone()];
+        told.extend(self.sides.iter().filter(|side| **side != self.name).map(|side| format!("--as {side}")));
+        told.extend(self.default.then(|| "the default".to_owned()));
+        format!("{}: {}", told.join(", "), self.details.join(", "))
+    }
+}
+
 impl From<ChainProfile> for Chain {
-    fn from(ChainProfile { modules, details, settings, activation }: ChainProfile) -> Self {
+    fn from(ChainProfile { modules, details, routes, settings, activation }: ChainProfile) -> Self {
         // A function that is not implemented has its name all the same.
         let default = settings.similarity().map(|similarity| similarity.to_string());
         let similarity = settings.similarity_fn_name.or(default.ok()).unwrap_or_default();
         Chain {
             modules,
             details,
+            routes: routes.into_iter().map(RouteRecord::from).collect(),
             prompts: settings.prompts,
             default_prompt: settings.default_prompt_name,
             truncate_dim: settings.truncate_dim,
@@ -131,8 +169,11 @@ impl From<ChainProfile> for Chain {
 }
 
 impl Chain {
-    fn rows(&self) -> Vec<(&'static str, String)> {
-        let mut rows = vec![("modules", self.details.join(", "))];
+    pub(super) fn rows(&self) -> Vec<(&'static str, String)> {
+        let mut rows = match self.routes.is_empty() {
+            true => vec![("modules", self.details.join(", "))],
+            false => self.routes.iter().map(|route| ("route", route.describe())).collect(),
+        };
         for (name, text) in &self.prompts {
             let default = if self.default_prompt.as_ref() == Some(name) { " (the default)" } else { "" };
             rows.push(("prompt", format!("{name}{default}: {text:?}")));
@@ -200,9 +241,9 @@ struct Bytes {
 }
 
 impl ModelRecord {
-    /// Reads the configuration and the weights' headers.
-    pub(super) fn read(files: &ModelFiles) -> anyhow::Result<Self> {
-        let Profile { folder, config, tasks, limit, chain, extraction, refused } = Profile::read(files)?;
+    /// Reads the weights' headers; `config` is the profile's.
+    pub(super) fn read(files: &ModelFiles, profile: Profile, config: Config) -> anyhow::Result<Self> {
+        let Profile { folder, tasks, limit, chain, extraction, refused, .. } = profile;
         // Every configuration has label names, if only by default; a classifier's may be unusable, as the task then
         // says.
         let classifies = config.architecture().is_some_and(|name| name.contains("Classification"));

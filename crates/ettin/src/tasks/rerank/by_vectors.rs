@@ -3,17 +3,17 @@
 use super::{Activation, RerankInput, RerankPlan, RerankReading, RerankRequest, RerankRow, Reranker};
 use crate::heads::Similarity;
 use crate::tasks::numbers::sigmoid;
-use crate::tasks::staged::EachInput;
 use crate::tasks::{
-    EmbedRequest, IndexedScore, Outcome, Outcomes, Prepared, PromptChoice, SearchSide, TextEmbedder, TextVectors,
+    EmbedPlan, EmbedRequest, Embedding, IndexedScore, Outcome, Outcomes, Prepared, PromptChoice, SearchSide,
+    TextEmbedder,
 };
 use crate::{Error, Result};
 
 /// Queries and documents on their way; the queries' sequences come first.
 #[derive(Debug)]
 pub struct Sides {
-    queries: EachInput,
-    documents: EachInput,
+    queries: EmbedPlan,
+    documents: EmbedPlan,
     /// How many sequences the queries have.
     of_queries: usize,
     /// How many documents each query has.
@@ -58,15 +58,15 @@ impl Sides {
             Ok(similarity) => similarity,
             Err(error) => return self.counts.iter().map(|_| Err(error.clone())).collect(),
         };
-        let vector = |_, row| match row {
+        let vector = |row: Result<RerankRow>| match row? {
             RerankRow::Vector(vector) => Ok(vector),
             RerankRow::Score(_) => Err(Error::internal("a text was read as a pair")),
         };
         let of_documents = rows.split_off(self.of_queries.min(rows.len()));
-        let queries = self.queries.answers(rows, vector);
-        let mut documents = self.documents.answers(of_documents, vector).into_iter();
+        let queries = self.queries.answers(rows.into_iter().map(vector).collect());
+        let mut documents = self.documents.answers(of_documents.into_iter().map(vector).collect()).into_iter();
         let ranked = self.counts.iter().zip(queries).map(|(&count, query)| {
-            let documents: Outcomes<TextVectors> = documents.by_ref().take(count).collect();
+            let documents: Outcomes<Embedding> = documents.by_ref().take(count).collect();
             let query = query?;
             let scored = documents.into_iter().map(|document| score(&query, document?, similarity, self.activation));
             super::ranked(scored.collect())
@@ -82,12 +82,12 @@ impl Sides {
 }
 
 fn score(
-    query: &Outcome<TextVectors>,
-    document: Outcome<TextVectors>,
+    query: &Outcome<Embedding>,
+    document: Outcome<Embedding>,
     similarity: Similarity,
     activation: Option<Activation>,
 ) -> Result<Outcome<f32>> {
-    let score = query.value.similarity(&document.value, similarity)?;
+    let score = query.value.embedding.similarity(&document.value.embedding, similarity)?;
     let value = match activation {
         Some(Activation::Sigmoid) => sigmoid(score),
         None | Some(Activation::Raw) => score,
