@@ -24,8 +24,8 @@ Examples:
   curl localhost:3000/embed -H 'content-type: application/json' \\
        -d '{\"inputs\": [\"A cat.\"]}'")]
 pub(crate) struct Serve {
-    /// Model to serve, or NAME=MODEL to give it a name; given more than once, all are served [default: the embedded nano
-    /// pair]
+    /// Model to serve, or NAME=MODEL to give it a name; given more than once, all are served [default: the embedded
+    /// nano pair]
     #[arg(short, long = "model", env = "ETTIN_MODEL", value_name = "[NAME=]MODEL", help_heading = "Model")]
     pub(crate) models: Vec<String>,
 

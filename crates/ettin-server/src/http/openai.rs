@@ -50,7 +50,10 @@ pub(super) async fn embeddings(
             Value::String(STANDARD.encode(bytes))
         }
     };
-    let datum = |(index, vector): (usize, &&[f32])| json!({ "object": "embedding", "index": index, "embedding": embedding(vector) });
+    let datum = |(index, vector): (usize, &&[f32])| {
+        let embedding = embedding(vector);
+        json!({ "object": "embedding", "index": index, "embedding": embedding })
+    };
     let vectors = dense(&answer.value)?;
     let tokens = answer.usage.tokens;
     let body = json!({

@@ -36,7 +36,8 @@ pub fn router(state: AppState) -> Router {
         .layer(CatchPanicLayer::custom(|_| {
             TeiRefusal(ServeError::internal("the request made the server panic; please report it")).into_response()
         }))
-        .layer(TraceLayer::new_for_http())
+        // What fails is told where it fails; a 503 while models load is no failure.
+        .layer(TraceLayer::new_for_http().on_failure(()))
         .with_state(state)
 }
 

@@ -26,6 +26,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Threads that hear connections. They never compute: two keep up with any number of answers that a CPU makes.
 const REACTORS: usize = 2;
 
+/// How often what was recorded is counted.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// How long a listener that cannot accept (no file descriptors) waits before it tries again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -59,7 +62,17 @@ pub async fn serve(
     let address = listener.local_addr().map_err(cannot)?;
     let service = Service::new(registry.clone(), options.tokenization_workers)?;
     let options = Arc::new(options);
-    let state = AppState { service: service.clone(), options: options.clone(), metrics: metrics::install() };
+    let recorder = metrics::install();
+    if let Some(recorder) = recorder.clone() {
+        tokio::spawn(async move {
+            // What is recorded waits in a list until it is counted: without a reader it would grow for ever.
+            loop {
+                tokio::time::sleep(UPKEEP).await;
+                recorder.run_upkeep();
+            }
+        });
+    }
+    let state = AppState { service: service.clone(), options: options.clone(), metrics: recorder };
     registry.load_all()?;
     Ok(Bound { listener, router: router(state), options, address, service })
 }

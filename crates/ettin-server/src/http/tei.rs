@@ -18,8 +18,9 @@ use crate::service::{EmbedCall, InputText, RerankCall};
 #[serde(untagged)]
 pub(super) enum TextList {
     One(String),
-    Ids(Vec<u32>),
+    // Before ids: an empty list is no input, not one without tokens.
     Texts(Vec<String>),
+    Ids(Vec<u32>),
     IdLists(Vec<Vec<u32>>),
 }
 

@@ -109,8 +109,8 @@ impl Registry {
         spawn("ettin-load", load)
     }
 
-    /// Loads a model again in the background, and puts it in the place of the one that answers when it is ready. That one
-    /// answers what it has begun.
+    /// Loads a model again in the background, and puts it in the place of the one that answers when it is ready. That
+    /// one answers what it has begun.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound); when no thread can be started.
@@ -227,6 +227,9 @@ impl Registry {
         let states = |wanted: fn(&ModelState) -> bool| slots.iter().filter(|slot| wanted(&slot.state)).count();
         if states(|state| matches!(state, ModelState::Loading(_))) > 0 {
             return Err(ServeError::unhealthy("models are loading", LOADING_RETRY));
+        }
+        if states(|state| matches!(state, ModelState::Ready(_))) == 0 {
+            return Err(ServeError::new(ErrorKind::Unhealthy, "no model could be loaded; /health says why"));
         }
         let known: Vec<String> = slots
             .iter()

@@ -14,8 +14,8 @@
 //!
 //! # Encoders
 //!
-//! Work is counted in sequences, not in requests ([`EncoderQueue`]). A batch is formed when the thread has its turn, from
-//! what has arrived by then, and nothing is waited for when idle. Clients take turns by tokens, and a batch is bounded
+//! Work is counted in sequences, not in requests ([`EncoderQueue`]). A batch is formed when the thread has its turn,
+//! from what has arrived by then, and nothing is waited for when idle. Clients take turns by tokens, and a batch is bounded
 //! by time.
 //!
 //! # Admission

@@ -85,6 +85,9 @@ impl Service {
         let (model, generator) =
             self.task(model.as_deref(), Ability::Generate, |model| model.tasks.generate.as_ref())?;
         let size = CallSize::of_inputs(&prompts).not_empty()?;
+        if request.samples == 0 {
+            return Err(told(ServeError::new(ErrorKind::Validation, "at least one continuation must be asked for")));
+        }
         metrics::request(CallKind::Generate, size.inputs);
         let begun = async {
             let decoder =

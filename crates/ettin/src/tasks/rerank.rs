@@ -235,8 +235,8 @@ impl Reranker {
     /// The first stage of [`run`](Self::run).
     ///
     /// # Errors
-    /// [`Error::Input`] for a prompt that the model does not have; [`Error::Unsupported`] when the model's files name an
-    /// activation that is not implemented, and the request none.
+    /// [`Error::Input`] for a prompt that the model does not have; [`Error::Unsupported`] when the model's files name
+    /// an activation that is not implemented, and the request none.
     pub fn prepare(&self, inputs: &[RerankInput<'_>], request: &RerankRequest) -> Result<Prepared<Self>> {
         let model = match &self.model {
             RerankModel::Vectors(embedder) => return by_vectors::prepare(embedder, inputs, request),

@@ -1,8 +1,8 @@
 //! A task in three stages: texts to sequences, sequences to rows, rows to answers.
 //!
-//! Only the middle one runs the model, and it asks nothing of whose the sequences are. So the sequences of several calls
-//! may be computed in one batch, and those of one call in several; by the invariance rule the answers are the same, bit
-//! for bit.
+//! Only the middle one runs the model, and it asks nothing of whose the sequences are. So the sequences of several
+//! calls may be computed in one batch, and those of one call in several; by the invariance rule the answers are the
+//! same, bit for bit.
 
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -14,8 +14,8 @@ use crate::{Error, PackedBatch, Result};
 
 /// A task that can be carried out in stages.
 ///
-/// Each task has a `prepare` that takes what its `run` takes and gives a [`Prepared`]: the sequences to compute. Whoever
-/// has the rows of all of them, in order, gives them to [`assemble`](Self::assemble).
+/// Each task has a `prepare` that takes what its `run` takes and gives a [`Prepared`]: the sequences to compute.
+/// Whoever has the rows of all of them, in order, gives them to [`assemble`](Self::assemble).
 ///
 /// ```
 /// # fn main() -> ettin::Result<()> {
