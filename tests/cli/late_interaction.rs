@@ -9,11 +9,13 @@ const HEADER: usize = 128;
 
 /// The folder of a case of the fixture.
 fn model(name: &str) -> tempfile::TempDir {
-    let fixture = read_json(repository().join("tests/fixtures/pipelines/late_interaction.json"));
+    let file = if name.starts_with("Stanford") { "stanford.json" } else { "late_interaction.json" };
+    let fixture = read_json(repository().join("tests/fixtures/pipelines").join(file));
     let case = fixture["cases"].as_array().unwrap().iter().find(|case| case["name"] == name).unwrap();
     let folder = tempfile::tempdir().unwrap();
     for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
-        let base = repository().join("models/tiny-text-late-interaction");
+        let base = case["base"].as_str().unwrap_or("tiny-text-late-interaction");
+        let base = repository().join("models").join(base);
         std::fs::copy(base.join(file), folder.path().join(file)).unwrap();
     }
     for (name, content) in case["files"].as_object().unwrap() {
@@ -90,6 +92,26 @@ fn documents_are_ranked_by_their_vectors() {
     let raw =
         run(&["rerank", "-m", name, "--activation", "raw", "Where was the ball?", "x", "The ball was there.", ""]);
     assert_eq!(raw.lines(0), ranked);
+}
+
+#[test]
+fn a_folder_of_colbert_ai_is_encoded_ranked_and_described() {
+    let folder = model("Stanford: as saved");
+    let name = folder.path().to_str().unwrap();
+    let embedded = |side: &str| run(&["embed", "-m", name, "--as", side, "x"]).lines(0);
+    assert_eq!((rows(&embedded("query")[0]).len(), rows(&embedded("document")[0]).len()), (12, 4));
+    let ranked = run(&["rerank", "-m", name, "Where?", "x", "The ball was there."]);
+    assert_eq!(ranked.lines(0)[0].as_array().unwrap().len(), 2);
+    assert!(!ranked.err.contains("linear.weight"), "{}", ranked.err);
+    let described = run(&["info", "-m", name, "--format", "json"]);
+    let described: Value = serde_json::from_str(described.text(0)).unwrap();
+    let details = &described["model"]["chain"]["details"];
+    assert_eq!(details, &serde_json::json!(["Transformer", "Dense (linear.weight → 8)", "Normalize"]), "{described}");
+    // A copy is of the same kind, and gives the same.
+    let copy = folder.path().join("copy");
+    run(&["convert", name, "-o", copy.to_str().unwrap()]).text(0);
+    let copied = run(&["rerank", "-m", copy.to_str().unwrap(), "Where?", "x", "The ball was there."]);
+    assert_eq!(copied.lines(0), ranked.lines(0));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! | `sentence_bert_config.json` | how text becomes tokens, lengths included | [`transformer`] |
 //! | `N_Class/config.json` | one module's settings | [`parts`], [`layers`], [`sparse`] |
 //! | all of them, of a late-interaction model | queries, documents, vectors of tokens | [`late_interaction`] |
+//! | `artifact.metadata` | the same of a model of colbert-ai | [`late_interaction`] |
 //!
 //! Versions 1 to 6.2 of the library wrote these files. Every one goes through the strict JSON door of `config`, a key
 //! that is null counts as absent, a key that changes nothing here is known to, and any other is refused by name: the
@@ -25,7 +26,7 @@ mod transformer;
 use crate::{Error, Result, files::FileSource};
 
 pub(crate) use late_interaction::{
-    Expansion, LateInput, LateInteraction, LateModule, SideSettings, TokenMask, TokenPooling,
+    Expansion, Inserter, LateInput, LateInteraction, LateModule, SideSettings, TokenMask, TokenPooling, WordLookup,
 };
 pub(crate) use layers::{WeightedLayersConfig, WordWeightsConfig};
 pub(crate) use modules::{Class, module_classes, module_folders, trunk_folder};
