@@ -115,6 +115,20 @@ fn a_folder_of_colbert_ai_is_encoded_ranked_and_described() {
 }
 
 #[test]
+fn texts_are_compared_by_maxsim_in_the_order_given() {
+    let folder = model("expansion that nobody sees");
+    let name = folder.path().to_str().unwrap();
+    let texts = ["Where was the ball?", "x", "The ball was there.", ""];
+    let of = |command: &str| run(&[&[command, "-m", name], &texts[..]].concat()).lines(0)[0].clone();
+    let (compared, ranked) = (of("similarity"), of("rerank"));
+    let indices: Vec<_> = compared.as_array().unwrap().iter().map(|scored| scored["index"].as_u64()).collect();
+    assert_eq!(indices, [Some(0), Some(1), Some(2)]);
+    for scored in ranked.as_array().unwrap() {
+        assert!(compared.as_array().unwrap().contains(scored), "{compared} {ranked}");
+    }
+}
+
+#[test]
 fn what_makes_no_sense_for_vectors_of_tokens_is_refused() {
     let folder = model("no expansion");
     let name = folder.path().to_str().unwrap();
@@ -123,14 +137,16 @@ fn what_makes_no_sense_for_vectors_of_tokens_is_refused() {
         (&["embed", "--normalize", "x"], "--normalize"),
         (&["embed", "--dimensions", "4", "x"], "--dimensions"),
         (&["embed", "--layer", "1", "x"], "--layer"),
+        (&["embed", "--max-active-dims", "1", "x"], "--max-active-dims"),
+        (&["similarity", "--normalize", "x", "y"], "--normalize"),
+        (&["similarity", "--pooling", "splade", "x", "y"], "--pooling"),
+        (&["rerank", "--pooling", "splade", "x", "y"], "--pooling"),
         (&["rerank", "--activation", "sigmoid", "x", "y"], "--activation sigmoid"),
         (&["embed", "--pool-factor", "0.5", "x"], "pool"),
     ] {
         let refused = run(&[arguments, &["-m", name]].concat());
         assert!(refused.status != Some(0) && refused.err.contains(message), "{arguments:?}: {}", refused.err);
     }
-    let refused = run(&["similarity", "-m", name, "x", "y"]);
-    assert!(refused.status == Some(1) && refused.err.contains("late-interaction"), "{}", refused.err);
     let plain = run(&["embed", "--pool-factor", "2", "x"]);
     assert!(plain.status == Some(2) && plain.err.contains("--pool-factor"), "{}", plain.err);
     let described = run(&["info", "-m", name, "--format", "json"]);

@@ -398,7 +398,7 @@ fn hostile_folders_of_the_encoder_are_errors() {
         (expansion("token", json!("no such token")), "no such token"),
         (expansion("unheard_of", json!(1)), "unheard_of"),
         (load(settings, &|content| content["query_expansion"] = json!(true)), "query_expansion"),
-        (load(settings, &|content| content["do_lower_case"] = json!(true)), "do_lower_case"),
+        (load(settings, &|content| content["do_lower_case"] = json!("yes")), "do_lower_case"),
         (
             load(settings, &|content| {
                 content["query_length"] = json!(5);

@@ -189,6 +189,8 @@ pub(crate) enum PoolingChoice {
     WeightedMean,
     /// The greatest value of each dimension
     Max,
+    /// A sparse vector over the vocabulary, of a masked language model (SPLADE)
+    Splade,
     /// No pooling: one vector per token
     None,
 }
@@ -432,11 +434,22 @@ pub(crate) struct Rerank {
     #[arg(long, value_name = "FUNCTION")]
     pub(crate) activation: Option<ActivationChoice>,
 
+    /// Score by the sparse vectors that a masked language model gives (SPLADE)
+    #[arg(long, value_name = "POOLING")]
+    pub(crate) pooling: Option<RerankPooling>,
+
     #[command(flatten)]
     pub(crate) prompt: PromptArgs,
 
     #[command(flatten)]
     pub(crate) run: RunArgs,
+}
+
+/// `rerank --pooling`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RerankPooling {
+    /// As embed --pooling splade makes vectors
+    Splade,
 }
 
 /// `--activation`.

@@ -15,7 +15,7 @@ use crate::exit::{Status, Usage};
 use crate::input::{self, ChunkSize, Text, Texts};
 use crate::nano::Nano;
 use crate::output::{ArrayRow, ArrayWriter, CsrWriter, Format, Payload, Sink, number, written};
-use crate::plan::{self, Plan, Suited};
+use crate::plan::{self, Job, Plan, Suited};
 use crate::say::Notes;
 
 pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
@@ -41,7 +41,7 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
     if args.pool_factor.is_some() {
         return Err(Usage::error("--pool-factor: the model gives one vector per text, not one per token"));
     }
-    let task = driver::until_exit(TextEmbedder::load(&job.files, &plan.options)?);
+    let task = driver::until_exit(load(&job, &args.vectors, &plan)?);
     say_pooling(task, &args.vectors, plan.output.notes);
     let run = |records: &[Numbered<'_, Text>]| {
         let texts: Vec<&str> = records.iter().map(|(_, record)| record.text.as_str()).collect();
@@ -149,6 +149,14 @@ fn refuse_terminal(plan: &Plan) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The model that gives one vector per text.
+pub(super) fn load(job: &Job, args: &VectorArgs, plan: &Plan) -> ettin::Result<TextEmbedder> {
+    match args.pooling {
+        Some(PoolingChoice::Splade) => TextEmbedder::load_splade(&job.files, &plan.options),
+        _ => TextEmbedder::load(&job.files, &plan.options),
+    }
+}
+
 /// What the flags ask for.
 pub(super) fn request(args: &VectorArgs) -> EmbedRequest {
     let pooling = args.pooling.and_then(|pooling| match pooling {
@@ -157,7 +165,7 @@ pub(super) fn request(args: &VectorArgs) -> EmbedRequest {
         PoolingChoice::Last => Some(Pooling::Last),
         PoolingChoice::WeightedMean => Some(Pooling::WeightedMean),
         PoolingChoice::Max => Some(Pooling::Max),
-        PoolingChoice::None => None,
+        PoolingChoice::Splade | PoolingChoice::None => None,
     });
     EmbedRequest::default()
         .with_pooling(pooling)

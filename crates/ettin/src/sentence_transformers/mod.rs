@@ -94,6 +94,16 @@ impl Repository {
 }
 
 impl Repository {
+    /// What `SparseEncoder` makes of a masked language model without a `modules.json`: SPLADE by the largest, which no file
+    /// describes. Files that sentence-transformers keeps beside a chain are not read, as the library does not read them.
+    pub(crate) fn bare_splade() -> Self {
+        Self {
+            settings: Settings { model_type: Some(ModelType::SparseEncoder), ..Settings::default() },
+            transformer: Transformer::plain(Task::FillMask),
+            modules: Vec::new(),
+        }
+    }
+
     /// How many scores the modules give for a pair of texts; none where they make embeddings, or the trunk has labels
     /// itself.
     ///

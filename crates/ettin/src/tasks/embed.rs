@@ -16,7 +16,7 @@ use crate::pooling::Pooling;
 use crate::sentence_transformers::{ModelType, SearchSide};
 use crate::setters::setters;
 use crate::tokenizer::{Limit, Truncate};
-use crate::{Error, PackedBatch, Result};
+use crate::{Backend, Error, PackedBatch, Result};
 
 /// Turns texts into vectors.
 ///
@@ -195,8 +195,24 @@ impl TextEmbedder {
     /// [`Error::Unsupported`] for rerankers, late interaction and routed models; what loading the model's files can
     /// meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
+        Self::load_by(files, options, Embedder::load)
+    }
+
+    /// Loads a masked language model as an encoder of sparse vectors (SPLADE), as [`Embedder::load_splade`] does.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for decoders, and chains of another kind; what loading the model's files can meet.
+    pub fn load_splade(files: &ModelFiles, options: &Options) -> Result<Self> {
+        Self::load_by(files, options, Embedder::load_splade)
+    }
+
+    fn load_by(
+        files: &ModelFiles,
+        options: &Options,
+        load: impl FnOnce(&ModelFiles, &Backend) -> Result<Embedder>,
+    ) -> Result<Self> {
         let spec = TaskSpec { task: "embed", objective: None };
-        let (model, tokenizer) = spec.load_parts(files, options, Embedder::load)?;
+        let (model, tokenizer) = spec.load_parts(files, options, load)?;
         let Some(chain) = model.chain() else {
             let preprocessor = Preprocessor::within(Bounds::lenient(files, model.config())?, tokenizer, options);
             return Ok(Self::new(model, preprocessor));
@@ -212,6 +228,7 @@ impl TextEmbedder {
             )));
         }
         let transformer = chain.transformer();
+        let tokenizer = transformer.tokenizer(tokenizer)?;
         let bounds = |role| Bounds::sentence_transformers(files, transformer, model.config(), role);
         let side = tokenizer.truncation_side();
         let queries = bounds(Some(SearchSide::Query))?.limit(options, side);

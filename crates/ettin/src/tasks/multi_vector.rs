@@ -13,7 +13,8 @@ use super::spec::TaskSpec;
 use super::staged::EachInput;
 use super::ward;
 use super::{
-    Embeddings, IndexedScore, Options, Outcome, Outcomes, Prepared, PreparedSequence, Preprocessor, RerankInput, Staged,
+    Embeddings, IndexedScore, Options, Outcome, Outcomes, Prepared, PreparedSequence, Preprocessor, RerankInput,
+    SimilarityInput, Staged,
 };
 use crate::files::ModelFiles;
 use crate::finite::{self, Traced};
@@ -228,6 +229,10 @@ impl MultiVectorEncoder {
         options: &Options,
     ) -> Result<Self> {
         let config = model.config();
+        let tokenizer = match &late.input {
+            LateInput::SentenceTransformers(transformer) => transformer.tokenizer(tokenizer)?,
+            LateInput::Inserted { .. } => tokenizer,
+        };
         let [mut query, mut document] = match &late.input {
             LateInput::Inserted { inserter, query, document, lower_case } => {
                 let rules = |settings, side| {
@@ -402,6 +407,24 @@ impl MultiVectorEncoder {
             self.ranked(query?, documents)
         });
         Ok(ranked.collect())
+    }
+
+    /// Compares each `a` with each of its `b`, in the order given, by MaxSim: `a` is a query, and each `b` a document.
+    ///
+    /// # Errors
+    /// As [`rerank`](Self::rerank).
+    pub fn similarity(
+        &self,
+        inputs: &[SimilarityInput<'_>],
+        prompt: &PromptChoice,
+    ) -> Result<Outcomes<Vec<IndexedScore>>> {
+        let inputs: Vec<RerankInput<'_>> =
+            inputs.iter().map(|input| RerankInput { query: input.a, documents: input.b.clone() }).collect();
+        let in_order = |mut outcome: Outcome<Vec<IndexedScore>>| {
+            outcome.value.sort_unstable_by_key(|scored| scored.index);
+            outcome
+        };
+        Ok(self.rerank(&inputs, prompt)?.into_iter().map(|outcome| outcome.map(in_order)).collect())
     }
 
     /// The documents of one query, best first, from the vectors of all of them.
