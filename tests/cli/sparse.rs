@@ -54,6 +54,20 @@ fn sparse_vectors_have_ascending_places_and_no_zeros() {
 }
 
 #[test]
+fn an_archive_for_scipy_is_for_sparse_vectors_alone() {
+    let folder = saved("sparse-splade");
+    let path = folder.path().join("vectors.npz");
+    let name = folder.path().to_str().unwrap();
+    run(&["embed", "-q", "-m", name, "-f", "npz", "-o", path.to_str().unwrap(), "The cat sat.", "x"]).text(0);
+    assert!(std::fs::read(&path).unwrap().starts_with(b"PK"));
+    for model in ["nano-encoder", "models/tiny-text-stanford"] {
+        let refused = run(&["embed", "-q", "-m", model, "-f", "npz", "x"]);
+        assert!(refused.status == Some(2) && refused.err.contains("npz"), "{}", refused.err);
+    }
+    assert_eq!(run(&["classify", "-m", "models/tiny-text-classify-single", "-f", "npz", "x"]).status, Some(2));
+}
+
+#[test]
 fn a_masked_language_model_is_pooled_by_splade() {
     let masked = ["-q", "-m", "models/tiny-text-masked"];
     let lines =

@@ -53,7 +53,8 @@ pub(crate) struct FillMask {
 /// safetensors also has the tensor ranges, which --ranges reads.
 ///
 /// Encoders of sparse vectors (SPLADE, CSR) give {index, indices, values}, by ascending index and without zeros;
-/// --format safetensors writes them as the parts of a scipy CSR matrix: data, indices, indptr and shape.
+/// --format npz writes them as a CSR matrix that scipy.sparse.load_npz reads, --format safetensors as its parts:
+/// data, indices, indptr and shape. --pooling splade makes them with a masked language model.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 JSONL fields:
@@ -68,6 +69,7 @@ Examples:
   ettin-run embed --precision int8 --calibrate sample.txt -i texts.txt -f jsonl
   ettin-run embed --precision int8 --ranges ranges.npy \"A query\"
   ettin-run embed -m ./my-splade --as query --decode \"Who wrote it?\"
+  ettin-run embed -m ./my-splade -i texts.txt -f npz -o vectors.npz
   ettin-run embed -m ./my-colbert --as query \"Which planet is red?\"")]
 pub(crate) struct Embed {
     /// Texts to embed

@@ -47,6 +47,9 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
         let texts: Vec<&str> = records.iter().map(|(_, record)| record.text.as_str()).collect();
         Ok(driver::numbered(task.run(&texts, &request)?, records, |embedding| &mut embedding.index))
     };
+    if format == Format::Npz && sparse_size(task, &request).is_none() {
+        return Err(dense_npz());
+    }
     if let Some(quantized) = quantized {
         if task.is_sparse() {
             return Err(Usage::error("--precision is for dense vectors, and those of this model are sparse"));
@@ -85,6 +88,11 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
     Ok(status)
 }
 
+/// The refusal of a format for sparse vectors alone.
+pub(super) fn dense_npz() -> anyhow::Error {
+    Usage::error("--format npz is for sparse vectors, and those of this model are dense: use --format npy")
+}
+
 /// How long the sparse vectors of a model are; none where its vectors are dense.
 fn sparse_size(task: &TextEmbedder, request: &EmbedRequest) -> Option<usize> {
     task.chain().filter(|chain| chain.is_sparse() && !request.per_token).map(ettin::heads::Chain::output_size)
@@ -100,9 +108,10 @@ fn sparse(
     mut run: impl FnMut(&[Numbered<'_, Text>]) -> anyhow::Result<Outcomes<Embedding>>,
 ) -> anyhow::Result<Status> {
     match plan.output.format {
-        Format::Safetensors => {}
+        Format::Safetensors | Format::Npz => {}
         Format::Npy => {
-            let message = "the vectors of this model are sparse, which npy cannot hold: use --format safetensors";
+            let message =
+                "the vectors of this model are sparse, which npy cannot hold: use --format npz or safetensors";
             return Err(Usage::error(message));
         }
         _ => {
@@ -125,7 +134,10 @@ fn sparse(
         }
         Ok(())
     })?;
-    written(matrix.write(&mut sink))?;
+    written(match plan.output.format {
+        Format::Npz => matrix.write_npz(&mut sink),
+        _ => matrix.write(&mut sink),
+    })?;
     sink.finish()?;
     Ok(status)
 }
@@ -142,7 +154,7 @@ fn width(task: &TextEmbedder, request: &EmbedRequest) -> anyhow::Result<Option<u
 }
 
 fn refuse_terminal(plan: &Plan) -> anyhow::Result<()> {
-    let binary = matches!(plan.output.format, Format::Npy | Format::Safetensors);
+    let binary = matches!(plan.output.format, Format::Npy | Format::Npz | Format::Safetensors);
     if binary && plan.output.on_terminal() {
         return Err(Usage::error("an array does not belong on a terminal: add --output FILE, or redirect stdout"));
     }

@@ -28,6 +28,9 @@ pub(super) fn embed(
     mut job: Job,
 ) -> anyhow::Result<Status> {
     refuse_vector_flags(vectors)?;
+    if plan.output.format == Format::Npz {
+        return Err(embed::dense_npz());
+    }
     let prompt = embed::prompt(&vectors.prompt);
     // As for other models, prompts of these names are for that side.
     let side = side.or(match vectors.prompt.prompt.as_deref() {

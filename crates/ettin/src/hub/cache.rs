@@ -19,7 +19,7 @@ use crate::Result;
 use crate::files::FileData;
 use crate::files::is_plain_name;
 use crate::gliner::GLINER_CONFIG;
-use crate::metadata::{CONFIG, MODULES, TOKENIZER, WEIGHTS, is_index};
+use crate::metadata::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MODULES, TOKENIZER, WEIGHTS, is_index};
 use crate::sentence_transformers::module_folders;
 
 /// A repository's folder in the cache.
@@ -130,8 +130,16 @@ impl Snapshot<'_> {
     ///
     /// A complete snapshot is taken as it is: a file it lacks is one that the model does not have.
     pub(super) fn is_complete(&self) -> bool {
+        if self.is_adapter() {
+            return true;
+        }
         let there = |file: &str| self.has(file) || self.is_known_absent(file);
         (self.has(CONFIG) || self.has(GLINER_CONFIG)) && there(TOKENIZER) && self.has_weights() && self.has_modules()
+    }
+
+    /// Whether it is all of an adapter, which lies beside no model.
+    fn is_adapter(&self) -> bool {
+        !self.has(CONFIG) && self.has(ADAPTER_CONFIG) && ADAPTER_WEIGHTS.iter().any(|file| self.has(file))
     }
 
     fn has_weights(&self) -> bool {
