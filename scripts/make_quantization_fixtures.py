@@ -1,6 +1,6 @@
 """Writes the fixture of quantised embeddings: what sentence-transformers makes of vectors, and finds among them.
 
-    python scripts/make_quantization_fixtures.py    # with faiss-cpu and usearch beside scripts/requirements.txt
+    python scripts/make_quantization_fixtures.py    # with scripts/requirements-quantization.txt
 
 `tests/fixtures/quantization.json`: `quantize_embeddings` on vectors that show every rule of rounding, files of ranges as NumPy and
 safetensors write them, `semantic_search_faiss` and `semantic_search_usearch` (exact), and `encode(precision=…)` of tiny models.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::run;
+use crate::support::{repository, run};
 
 const BASE: &str = "models/tiny-text-chain-mean";
 const ADAPTER: &str = "models/tiny-adapters/bare";
@@ -25,6 +25,25 @@ fn an_adapter_is_applied_by_commands_and_merged_by_convert() {
     let distance = |a: &[f64], b: &[f64]| a.iter().zip(b).fold(0.0f64, |most, (a, b)| most.max((a - b).abs()));
     assert!(distance(&adapted, &of_merged) < 1e-5, "{adapted:?} {of_merged:?}");
     assert!(distance(&adapted, &plain) > 1e-2);
+}
+
+#[test]
+fn an_adapter_is_named_by_its_hub_id() {
+    let cache = tempfile::tempdir().unwrap();
+    let snapshot = cache.path().join("models--org--lora/snapshots/main");
+    std::fs::create_dir_all(&snapshot).unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(repository().join(ADAPTER).join(file), snapshot.join(file)).unwrap();
+    }
+    let place = cache.path().to_str().unwrap();
+    let named = |name| embedded(&["-m", BASE, "--adapter", name, "--cache-dir", place, "--offline"]);
+    assert_eq!(named("org/lora"), embedded(&["-m", BASE, "--adapter", ADAPTER]));
+    assert_eq!(named("org/lora@main"), named("org/lora"));
+    for (adapter, status) in [("org/other", 3), ("org/lora@v2", 3)] {
+        let refused = run(&["embed", "-m", BASE, "--adapter", adapter, "--cache-dir", place, "--offline", "x"]);
+        assert_eq!(refused.status, Some(status), "{}", refused.err);
+        assert!(refused.err.contains(adapter.split('@').next().unwrap()), "{}", refused.err);
+    }
 }
 
 #[test]

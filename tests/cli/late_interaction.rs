@@ -9,11 +9,13 @@ const HEADER: usize = 128;
 
 /// The folder of a case of the fixture.
 fn model(name: &str) -> tempfile::TempDir {
-    let fixture = read_json(repository().join("tests/fixtures/pipelines/late_interaction.json"));
+    let file = if name.starts_with("Stanford") { "stanford.json" } else { "late_interaction.json" };
+    let fixture = read_json(repository().join("tests/fixtures/pipelines").join(file));
     let case = fixture["cases"].as_array().unwrap().iter().find(|case| case["name"] == name).unwrap();
     let folder = tempfile::tempdir().unwrap();
     for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
-        let base = repository().join("models/tiny-text-late-interaction");
+        let base = case["base"].as_str().unwrap_or("tiny-text-late-interaction");
+        let base = repository().join("models").join(base);
         std::fs::copy(base.join(file), folder.path().join(file)).unwrap();
     }
     for (name, content) in case["files"].as_object().unwrap() {
@@ -93,6 +95,40 @@ fn documents_are_ranked_by_their_vectors() {
 }
 
 #[test]
+fn a_folder_of_colbert_ai_is_encoded_ranked_and_described() {
+    let folder = model("Stanford: as saved");
+    let name = folder.path().to_str().unwrap();
+    let embedded = |side: &str| run(&["embed", "-m", name, "--as", side, "x"]).lines(0);
+    assert_eq!((rows(&embedded("query")[0]).len(), rows(&embedded("document")[0]).len()), (12, 4));
+    let ranked = run(&["rerank", "-m", name, "Where?", "x", "The ball was there."]);
+    assert_eq!(ranked.lines(0)[0].as_array().unwrap().len(), 2);
+    assert!(!ranked.err.contains("linear.weight"), "{}", ranked.err);
+    let described = run(&["info", "-m", name, "--format", "json"]);
+    let described: Value = serde_json::from_str(described.text(0)).unwrap();
+    let details = &described["model"]["chain"]["details"];
+    assert_eq!(details, &serde_json::json!(["Transformer", "Dense (linear.weight → 8)", "Normalize"]), "{described}");
+    // A copy is of the same kind, and gives the same.
+    let copy = folder.path().join("copy");
+    run(&["convert", name, "-o", copy.to_str().unwrap()]).text(0);
+    let copied = run(&["rerank", "-m", copy.to_str().unwrap(), "Where?", "x", "The ball was there."]);
+    assert_eq!(copied.lines(0), ranked.lines(0));
+}
+
+#[test]
+fn texts_are_compared_by_maxsim_in_the_order_given() {
+    let folder = model("expansion that nobody sees");
+    let name = folder.path().to_str().unwrap();
+    let texts = ["Where was the ball?", "x", "The ball was there.", ""];
+    let of = |command: &str| run(&[&[command, "-m", name], &texts[..]].concat()).lines(0)[0].clone();
+    let (compared, ranked) = (of("similarity"), of("rerank"));
+    let indices: Vec<_> = compared.as_array().unwrap().iter().map(|scored| scored["index"].as_u64()).collect();
+    assert_eq!(indices, [Some(0), Some(1), Some(2)]);
+    for scored in ranked.as_array().unwrap() {
+        assert!(compared.as_array().unwrap().contains(scored), "{compared} {ranked}");
+    }
+}
+
+#[test]
 fn what_makes_no_sense_for_vectors_of_tokens_is_refused() {
     let folder = model("no expansion");
     let name = folder.path().to_str().unwrap();
@@ -101,6 +137,10 @@ fn what_makes_no_sense_for_vectors_of_tokens_is_refused() {
         (&["embed", "--normalize", "x"], "--normalize"),
         (&["embed", "--dimensions", "4", "x"], "--dimensions"),
         (&["embed", "--layer", "1", "x"], "--layer"),
+        (&["embed", "--max-active-dims", "1", "x"], "--max-active-dims"),
+        (&["similarity", "--normalize", "x", "y"], "--normalize"),
+        (&["similarity", "--pooling", "splade", "x", "y"], "--pooling"),
+        (&["rerank", "--pooling", "splade", "x", "y"], "--pooling"),
         (&["rerank", "--activation", "sigmoid", "x", "y"], "--activation sigmoid"),
         (&["embed", "--pool-factor", "0.5", "x"], "pool"),
         (&["embed", "--pool-factor", "2", "--as", "query", "x"], "--pool-factor: vectors of queries"),
@@ -110,8 +150,6 @@ fn what_makes_no_sense_for_vectors_of_tokens_is_refused() {
         let refused = run(&[arguments, &["-m", name]].concat());
         assert!(refused.status != Some(0) && refused.err.contains(message), "{arguments:?}: {}", refused.err);
     }
-    let refused = run(&["similarity", "-m", name, "x", "y"]);
-    assert!(refused.status == Some(1) && refused.err.contains("late-interaction"), "{}", refused.err);
     let plain = run(&["embed", "--pool-factor", "2", "x"]);
     assert!(plain.status == Some(2) && plain.err.contains("--pool-factor"), "{}", plain.err);
     let described = run(&["info", "-m", name, "--format", "json"]);

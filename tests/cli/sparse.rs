@@ -54,6 +54,47 @@ fn sparse_vectors_have_ascending_places_and_no_zeros() {
 }
 
 #[test]
+fn an_archive_for_scipy_is_for_sparse_vectors_alone() {
+    let folder = saved("sparse-splade");
+    let path = folder.path().join("vectors.npz");
+    let name = folder.path().to_str().unwrap();
+    run(&["embed", "-q", "-m", name, "-f", "npz", "-o", path.to_str().unwrap(), "The cat sat.", "x"]).text(0);
+    assert!(std::fs::read(&path).unwrap().starts_with(b"PK"));
+    for model in ["nano-encoder", "models/tiny-text-stanford"] {
+        let refused = run(&["embed", "-q", "-m", model, "-f", "npz", "x"]);
+        assert!(refused.status == Some(2) && refused.err.contains("npz"), "{}", refused.err);
+    }
+    assert_eq!(run(&["classify", "-m", "models/tiny-text-classify-single", "-f", "npz", "x"]).status, Some(2));
+}
+
+#[test]
+fn a_masked_language_model_is_pooled_by_splade() {
+    let masked = ["-q", "-m", "models/tiny-text-masked"];
+    let lines =
+        run(&[&["embed", "--pooling", "splade", "--decode", "A kitten rested."], &masked[..]].concat()).lines(0);
+    assert_eq!(keys(&lines[0]), ["index", "indices", "values", "tokens"]);
+    let compared =
+        run(&[&["similarity", "--pooling", "splade", "A kitten.", "A kitten rested.", "x"], &masked[..]].concat())
+            .lines(0);
+    let ranked =
+        run(&[&["rerank", "--pooling", "splade", "A kitten.", "A kitten rested.", "x"], &masked[..]].concat()).lines(0);
+    let score = |list: &Value, index: u64| {
+        let found = list.as_array().unwrap().iter().find(|scored| scored["index"] == index).unwrap();
+        found["score"].as_f64().unwrap()
+    };
+    for index in [0, 1] {
+        assert_eq!(score(&compared[0], index), score(&ranked[0], index));
+    }
+    assert!(ranked[0][0]["score"].as_f64() >= ranked[0][1]["score"].as_f64());
+    // Without the word it is a dense embedder.
+    assert_eq!(keys(&run(&[&["embed", "x"], &masked[..]].concat()).lines(0)[0]), ["index", "embedding"]);
+    for (model, word) in [("models/tiny-text-classify-single", "masked language model"), ("nano-decoder", "SPLADE")] {
+        let refused = run(&["embed", "--pooling", "splade", "-m", model, "x"]);
+        assert!(refused.status == Some(1) && refused.err.contains(word), "{}", refused.err);
+    }
+}
+
+#[test]
 fn a_matrix_has_the_vectors_of_the_lines() {
     let folder = saved("sparse-csr");
     let name = folder.path().to_str().unwrap();

@@ -28,6 +28,8 @@ pub(crate) enum Format {
     Jsonl,
     /// A NumPy array
     Npy,
+    /// A CSR matrix of sparse vectors, as scipy.sparse.save_npz writes it
+    Npz,
     /// A safetensors file with the tensor `embeddings`, of sparse vectors the parts of a CSR matrix
     Safetensors,
 }
@@ -81,7 +83,7 @@ impl Printer {
         let style = match format {
             Format::Table => Style::Table { numbered },
             Format::Json => Style::Json(JsonArray::default()),
-            Format::Jsonl | Format::Npy | Format::Safetensors => Style::Jsonl,
+            Format::Jsonl | Format::Npy | Format::Npz | Format::Safetensors => Style::Jsonl,
         };
         Printer { sink, style }
     }

@@ -40,6 +40,8 @@ pub(crate) enum Suited {
 pub(crate) struct Model {
     base: BaseModel,
     adapters: AdapterArgs,
+    /// Where adapters are looked for.
+    adapter_hub: Box<HubOptions>,
 }
 
 /// The model itself, without what goes on top.
@@ -78,7 +80,11 @@ impl Model {
             (Some(name), Suited::Nano(nano)) => Nano::named(name, nano),
             (Some(name), Suited::NeedsHead(_)) => Nano::named(name, Nano::Encoder),
         };
-        let of = |base| Model { base, adapters: args.adapters.clone() };
+        let of = |base| Model {
+            base,
+            adapters: args.adapters.clone(),
+            adapter_hub: Box::new(hub_options(&args.hub, notes)),
+        };
         match (nano, name) {
             (Some(nano), _) => {
                 if let Some(revision) = &args.hub.revision {
@@ -111,21 +117,16 @@ impl Model {
             }
             BaseModel::Named { name, revision, hub } => ettin::hub::resolve(name, revision.as_deref(), hub)?,
         };
-        with_adapters(files, &self.adapters)
+        with_adapters(files, &self.adapters, &self.adapter_hub)
     }
 }
 
-/// A model with adapters on top, each known by its folder.
-pub(crate) fn with_adapters(files: ModelFiles, args: &AdapterArgs) -> anyhow::Result<ModelFiles> {
-    args.folders.iter().try_fold(files, |files, folder| {
-        if folder.exists() && !folder.is_dir() {
-            let place = folder.display();
-            return Err(Usage::error(format!(
-                "--adapter {place}: it is no folder; name the one with adapter_config.json"
-            )));
-        }
-        let adapter = ModelFiles::folder(folder).with_context(|| format!("--adapter {}", folder.display()))?;
-        Ok(files.with_adapter(&folder.display().to_string(), adapter)?)
+/// A model with adapters on top, each known by what was typed.
+pub(crate) fn with_adapters(files: ModelFiles, args: &AdapterArgs, hub: &HubOptions) -> anyhow::Result<ModelFiles> {
+    args.names.iter().try_fold(files, |files, name| {
+        // A revision that is given apart is the model's.
+        let adapter = ettin::hub::resolve(name, None, hub).with_context(|| format!("--adapter {name}"))?;
+        Ok(files.with_adapter(name, adapter)?)
     })
 }
 
@@ -145,7 +146,7 @@ impl fmt::Display for Model {
                 write!(f, " (cache {}{offline})", hub.cache.display())?;
             }
         }
-        self.adapters.folders.iter().try_for_each(|folder| write!(f, " with the adapter {}", folder.display()))
+        self.adapters.names.iter().try_for_each(|name| write!(f, " with the adapter {name}"))
     }
 }
 
@@ -190,7 +191,7 @@ pub(crate) fn input(args: &InputArgs) -> Input {
 /// Refuses to keep fields where the output has no room for them, before anything is loaded.
 pub(crate) fn check_extra(extra: ExtraFields, format: Format) -> anyhow::Result<()> {
     match (extra, format) {
-        (ExtraFields::Keep, Format::Table | Format::Npy | Format::Safetensors) => Err(Usage::error(
+        (ExtraFields::Keep, Format::Table | Format::Npy | Format::Npz | Format::Safetensors) => Err(Usage::error(
             "--extra keep: only JSON has room for the fields of the records; add --format jsonl or json",
         )),
         _ => Ok(()),

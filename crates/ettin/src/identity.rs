@@ -16,14 +16,14 @@ use crate::files::ModelFiles;
 use crate::files::Subfolder;
 use crate::gliner::{GLINER_CONFIG, GLINER2_TYPE, GlinerConfig, schema_trunk};
 use crate::json::parse_object;
-use crate::metadata::{ADAPTER_CONFIG, CONFIG, MODULES, ROUTER, SENTENCE_TRANSFORMERS};
+use crate::metadata::{ADAPTER_CONFIG, ARTIFACT, CONFIG, MODULES, ROUTER, SENTENCE_TRANSFORMERS};
 use crate::sentence_transformers::{LateInteraction, trunk_folder};
 use crate::{Error, Result};
 
 pub(crate) use contents::of_file;
 
 /// Files at a model's root that are looked at only to tell what it is.
-pub(crate) const TELLING: [&str; 4] = [GLINER_CONFIG, ROUTER, "artifact.metadata", ADAPTER_CONFIG];
+pub(crate) const TELLING: [&str; 4] = [GLINER_CONFIG, ROUTER, ARTIFACT, ADAPTER_CONFIG];
 
 /// A kind of model that this engine does not run, as the model's own files name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,13 +178,13 @@ fn identify(files: &ModelFiles, purpose: Use) -> Result<Option<Foreign>> {
             return Ok(Some(classes::routed("it has a router_config.json and no modules.json")));
         }
     }
-    if modules.is_empty() && files.peek("artifact.metadata")?.is_some() {
+    if purpose != Use::Tokens && modules.is_empty() && files.peek(ARTIFACT)?.is_some() {
         return Ok(Some(classes::stanford("it has an artifact.metadata")));
     }
     let trunk = Subfolder { files, folder: &first_folder(files, purpose) };
     let file = trunk.path(CONFIG);
     if let Some(config) = object(files, &file)?
-        && let Some(foreign) = by_configuration(&config, &file, !modules.is_empty())
+        && let Some(foreign) = by_configuration(&config, &file, !modules.is_empty(), purpose)
     {
         return Ok(Some(foreign));
     }
@@ -230,7 +230,7 @@ fn model_type(files: &ModelFiles) -> Result<Option<Foreign>> {
 
 /// What `config.json` says of the class that the weights belong to. A chain beside it takes the trunk whatever class it
 /// was saved from.
-fn by_configuration(config: &Map<String, Value>, file: &str, chain: bool) -> Option<Foreign> {
+fn by_configuration(config: &Map<String, Value>, file: &str, chain: bool, purpose: Use) -> Option<Foreign> {
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
     if model_type == GLINER2_TYPE {
         return Some(
@@ -250,6 +250,7 @@ fn by_configuration(config: &Map<String, Value>, file: &str, chain: bool) -> Opt
     let class = config.get("architectures").and_then(|classes| classes.get(0)).and_then(Value::as_str);
     let class = class.filter(|class| !classes::is_known(class));
     let class = class.filter(|class| !chain || classes::is_stanford(class));
+    let class = class.filter(|class| chain || purpose != Use::Tokens || !classes::is_stanford(class));
     class.map(|class| classes::architecture(class, file))
 }
 

@@ -36,6 +36,9 @@ pub(crate) const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 /// Added tokens by text, of older saves.
 pub(crate) const ADDED_TOKENS: &str = "added_tokens.json";
 
+/// What colbert-ai keeps of a late-interaction model.
+pub(crate) const ARTIFACT: &str = "artifact.metadata";
+
 /// The settings of an adapter, as PEFT saves it.
 pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// Weights of an adapter, in order of preference.

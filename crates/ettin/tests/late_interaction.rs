@@ -1,6 +1,7 @@
 //! Late interaction: what PyLate makes of its folders and sentence-transformers of its own, recorded by
-//! `scripts/make_late_interaction_fixtures.py` and `scripts/make_multi_vector_fixtures.py` (versions in the fixtures). Every
-//! case is one tiny trunk with other files over it.
+//! `scripts/make_late_interaction_fixtures.py` and `scripts/make_multi_vector_fixtures.py` (versions in the fixtures), and
+//! what Stanford's colbert-ai makes of its own (`scripts/make_stanford_fixtures.py`). Every case is one tiny trunk with
+//! other files over it.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +26,7 @@ fn cases() -> Vec<Value> {
         let fixture: Value = serde_json::from_slice(&text).unwrap();
         fixture["cases"].as_array().unwrap().clone()
     };
-    ["late_interaction.json", "multi_vector.json"].into_iter().flat_map(of_file).collect()
+    ["late_interaction.json", "multi_vector.json", "stanford.json"].into_iter().flat_map(of_file).collect()
 }
 
 fn case(name: &str) -> Value {
@@ -35,7 +36,7 @@ fn case(name: &str) -> Value {
 /// The folder of a case.
 fn lay_out(case: &Value) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let base = root("models/tiny-text-late-interaction");
+    let base = root("models").join(case["base"].as_str().unwrap_or("tiny-text-late-interaction"));
     for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
         std::fs::copy(base.join(name), folder.path().join(name)).unwrap();
     }
@@ -161,6 +162,8 @@ fn a_texts_vectors_are_the_same_alone_and_in_any_company() {
         "three layers with residuals",
         "minimal expansion",
         "pooled on both sides",
+        "Stanford: far behind the text",
+        "Stanford: special tokens in texts",
     ] {
         let case = case(name);
         for team in [Team::single(), Team::with_threads(3).unwrap()] {
@@ -297,6 +300,72 @@ fn hostile_folders_are_errors() {
     }
 }
 
+/// The same of an `artifact.metadata`, and of weights that it does not fit.
+#[test]
+fn hostile_folders_of_stanford_are_errors() {
+    let load = |change: &dyn Fn(&Path)| {
+        let folder = lay_out(&case("Stanford: as saved"));
+        change(folder.path());
+        let loaded = MultiVectorEncoder::load(&files(&folder), &Options::default());
+        loaded.err().map_or("none".to_owned(), |error| error.to_string())
+    };
+    let json = |name: &'static str, change: &dyn Fn(&mut Value)| {
+        load(&|folder| {
+            let mut content: Value = serde_json::from_slice(&std::fs::read(folder.join(name)).unwrap()).unwrap();
+            change(&mut content);
+            std::fs::write(folder.join(name), content.to_string()).unwrap();
+        })
+    };
+    let artifact = |key: &str, value: Value| json("artifact.metadata", &|content| content[key] = value.clone());
+    for (refusal, words) in [
+        (artifact("query_token_id", json!("[unused0]")), "no such token"),
+        (artifact("query_token_id", json!(7)), "query_token_id"),
+        (artifact("doc_token_id", json!(null)), "doc_token_id"),
+        (artifact("doc_token_id", json!("")), "no such token"),
+        (artifact("dim", json!(9)), "expected [9, 32]"),
+        (artifact("dim", json!(0)), "dim"),
+        (artifact("dim", json!(1u64 << 60)), "dim"),
+        (artifact("query_maxlen", json!(1u64 << 40)), "query_maxlen"),
+        (artifact("query_maxlen", json!(-1)), "query_maxlen"),
+        (artifact("doc_maxlen", json!(null)), "doc_maxlen"),
+        (artifact("doc_maxlen", json!("220")), "doc_maxlen"),
+        (artifact("mask_punctuation", json!("yes")), "mask_punctuation"),
+        (artifact("attend_to_mask_tokens", json!(1)), "attend_to_mask_tokens"),
+        (artifact("similarity", json!("l2")), "similarity"),
+        (artifact("interaction", json!("flipr")), "interaction"),
+        (artifact("reranker", json!(true)), "reranker"),
+        (artifact("config", json!([])), "config"),
+        (json("tokenizer_config.json", &|content| content["pad_token"] = json!("[MASK]")), "padding"),
+        // A marker whose id the vocabulary has and the model lacks.
+        (json("config.json", &|content| content["vocab_size"] = json!(512)), "[512, 32]"),
+        (load(&|folder| std::fs::write(folder.join("artifact.metadata"), "[1]").unwrap()), "artifact.metadata"),
+        (load(&|folder| std::fs::remove_file(folder.join("artifact.metadata")).unwrap()), "artifact.metadata"),
+        (
+            load(&|folder| {
+                let plain = root("models/tiny-text-late-interaction/model.safetensors");
+                std::fs::copy(plain, folder.join("model.safetensors")).unwrap();
+            }),
+            "linear.weight",
+        ),
+    ] {
+        assert!(refusal.contains(words), "{words}: {refusal}");
+    }
+    // The settings of an index lie one level down; punctuation stays where that is asked for.
+    let folder = lay_out(&case("Stanford: as saved"));
+    let path = folder.path().join("artifact.metadata");
+    let mut nested: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    nested["mask_punctuation"] = json!(false);
+    std::fs::write(&path, json!({"config": nested}).to_string()).unwrap();
+    let encoder = MultiVectorEncoder::load(&files(&folder), &options()).unwrap();
+    let kept = |encoder: &MultiVectorEncoder| {
+        encoder.encode(&["The cat sat on the mat."], SearchSide::Document).unwrap()[0].shape
+    };
+    assert_eq!((kept(&encoder), kept(&loaded(&case("Stanford: as saved")))), ([13, 8], [12, 8]));
+    assert_eq!(ettin::identity::describe(&files(&folder)).unwrap(), None);
+    let error = TextEmbedder::load(&files(&folder), &Options::default()).unwrap_err().to_string();
+    assert!(error.contains("Stanford ColBERT"), "{error}");
+}
+
 /// The same of sentence-transformers' own folders.
 #[test]
 fn hostile_folders_of_the_encoder_are_errors() {
@@ -329,7 +398,7 @@ fn hostile_folders_of_the_encoder_are_errors() {
         (expansion("token", json!("no such token")), "no such token"),
         (expansion("unheard_of", json!(1)), "unheard_of"),
         (load(settings, &|content| content["query_expansion"] = json!(true)), "query_expansion"),
-        (load(settings, &|content| content["do_lower_case"] = json!(true)), "do_lower_case"),
+        (load(settings, &|content| content["do_lower_case"] = json!("yes")), "do_lower_case"),
         (
             load(settings, &|content| {
                 content["query_length"] = json!(5);

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use ettin::files::ModelFiles;
 use ettin::tasks::{
-    Activation, Classifier, ClassifyRequest, EmbedRequest, Options, Outcome, Outcomes, PromptChoice, RerankInput,
-    RerankRequest, Reranker, SimilarityInput, TagRequest, Tagger, TextEmbedder, TextInput, Truncate,
+    Activation, Classifier, ClassifyRequest, EmbedRequest, MultiVectorEncoder, Options, Outcome, Outcomes,
+    PromptChoice, RerankInput, RerankRequest, Reranker, SearchSide, SimilarityInput, TagRequest, Tagger, TextEmbedder,
+    TextInput, Truncate,
 };
 use ettin::weights::convert;
 use serde_json::Value;
@@ -472,4 +473,97 @@ fn a_chain_whose_folder_has_a_dot_converts_to_the_same_model() {
     let run = &case["runs"][0];
     let (ours, _) = answer(&ModelFiles::folder(converted.path()).unwrap(), run, &options(run));
     assert_same(&ours, &run["output"], "converted");
+}
+
+/// SPLADE without a chain, and `do_lower_case` in every kind of model (`scripts/make_splade_fixtures.py`).
+mod splade {
+    use super::*;
+
+    fn cases() -> Vec<Value> {
+        let text = std::fs::read(root("tests/fixtures/pipelines/splade.json")).unwrap();
+        let fixture: Value = serde_json::from_slice(&text).unwrap();
+        fixture["cases"].as_array().unwrap().clone()
+    }
+
+    fn case(name: &str) -> Value {
+        cases().into_iter().find(|case| case["name"] == name).unwrap_or_else(|| panic!("no case {name:?}"))
+    }
+
+    fn embedder(files: &ModelFiles, options: &Options) -> TextEmbedder {
+        TextEmbedder::load_splade(files, options).unwrap()
+    }
+
+    /// Vectors as the fixture has them.
+    fn sparse(embedder: &TextEmbedder, texts: &[&str], active: Option<usize>) -> Vec<Value> {
+        let request = EmbedRequest::default().with_max_active_dims(active);
+        let outcomes = embedder.run(texts, &request).unwrap().into_iter();
+        outcomes.map(|outcome| serde_json::to_value(outcome.unwrap().value.embedding).unwrap()).collect()
+    }
+
+    fn tokens(files: &ModelFiles, options: &Options, side: SearchSide, texts: &[&str]) -> Vec<Value> {
+        let encoder = MultiVectorEncoder::load(files, options).unwrap();
+        let vectors = encoder.encode(texts, side).unwrap();
+        vectors.iter().map(|vectors| serde_json::to_value(vectors.rows().collect::<Vec<_>>()).unwrap()).collect()
+    }
+
+    #[test]
+    fn answers_are_those_of_the_library() {
+        for case in cases() {
+            let folder = lay_out(&case);
+            let files = ModelFiles::folder(folder.path()).unwrap();
+            // As the library does: longer texts are cut.
+            let options = Options::default().with_truncate(Truncate::Model).with_batch_tokens(64);
+            for (index, run) in case["runs"].as_array().unwrap().iter().enumerate() {
+                let place = format!("{}, run {index}", case["name"]);
+                let input = &run["input"];
+                let ours: Value = match run["task"].as_str().unwrap() {
+                    "sparse" => {
+                        let active = run["options"]["max_active_dims"].as_u64().map(|active| active as usize);
+                        sparse(&embedder(&files, &options), &texts(input), active).into()
+                    }
+                    "sparse-similarity" => {
+                        let input = SimilarityInput { a: input["a"].as_str().unwrap(), b: texts(&input["b"]) };
+                        let outcome = embedder(&files, &options)
+                            .similarity(&[input], &EmbedRequest::default())
+                            .unwrap()
+                            .remove(0);
+                        outcome.unwrap().value.iter().map(|scored| Value::from(scored.score)).collect()
+                    }
+                    "tokens-query" => tokens(&files, &options, SearchSide::Query, &texts(input)).into(),
+                    "tokens-document" => tokens(&files, &options, SearchSide::Document, &texts(input)).into(),
+                    _ => answer(&files, run, &options).0,
+                };
+                assert_same(&ours, &run["output"], &place);
+            }
+        }
+    }
+
+    #[test]
+    fn a_texts_sparse_vector_is_the_same_alone_and_in_any_company() {
+        let case = case("bare");
+        let folder = lay_out(&case);
+        let files = ModelFiles::folder(folder.path()).unwrap();
+        let texts = texts(&case["runs"][0]["input"]);
+        let together = sparse(&embedder(&files, &Options::default().with_batch_tokens(4096)), &texts, None);
+        let alone = embedder(&files, &Options::default());
+        for (text, vector) in texts.iter().zip(together) {
+            assert_eq!(sparse(&alone, &[text], None)[0], vector);
+        }
+    }
+
+    #[test]
+    fn what_is_no_masked_language_model_is_refused() {
+        let load = |files: ModelFiles| TextEmbedder::load_splade(&files, &Options::default()).unwrap_err().to_string();
+        let of = |folder: &str| load(ModelFiles::folder(root("models").join(folder)).unwrap());
+        for (folder, words) in [
+            ("nano-decoder", "masked language model"),
+            ("tiny-text-classify-single", "ModernBertForSequenceClassification"),
+            ("tiny-text-chain-mean", "modules.json describes another kind"),
+            ("tiny-text-stanford", "Stanford ColBERT"),
+            ("tiny-text-late-interaction", "ModernBertModel"),
+        ] {
+            let error = of(folder);
+            assert!(error.contains(words), "{folder}: {error}");
+        }
+    }
 }

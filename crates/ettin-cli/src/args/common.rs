@@ -49,9 +49,9 @@ pub(crate) struct ModelArgs {
 #[command(next_help_heading = "Model")]
 pub(crate) struct AdapterArgs {
     /// Adapter (LoRA) on top of the model: a folder with adapter_config.json and adapter_model.safetensors, as PEFT
-    /// saves it; given more than once, adapters add up
-    #[arg(long = "adapter", env = "ETTIN_ADAPTER", value_name = "DIR")]
-    pub(crate) folders: Vec<PathBuf>,
+    /// saves it, or a Hub id (organisation/name@revision); given more than once, adapters add up
+    #[arg(long = "adapter", env = "ETTIN_ADAPTER", value_name = "ADAPTER")]
+    pub(crate) names: Vec<String>,
 }
 
 /// How the model computes.

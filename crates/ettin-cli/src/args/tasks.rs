@@ -53,7 +53,8 @@ pub(crate) struct FillMask {
 /// safetensors also has the tensor ranges, which --ranges reads.
 ///
 /// Encoders of sparse vectors (SPLADE, CSR) give {index, indices, values}, by ascending index and without zeros;
-/// --format safetensors writes them as the parts of a scipy CSR matrix: data, indices, indptr and shape.
+/// --format npz writes them as a CSR matrix that scipy.sparse.load_npz reads, --format safetensors as its parts:
+/// data, indices, indptr and shape. --pooling splade makes them with a masked language model.
 ///
 /// Models with a Router send queries and documents through different modules, such as a table of vectors and a
 /// trunk: --as query and --as document choose, and texts of which nothing is said take the default route.
@@ -72,6 +73,7 @@ Examples:
   ettin-run embed --precision int8 --ranges ranges.npy \"A query\"
   ettin-run embed -m ./my-router --as document -i documents.txt
   ettin-run embed -m ./my-splade --as query --decode \"Who wrote it?\"
+  ettin-run embed -m ./my-splade -i texts.txt -f npz -o vectors.npz
   ettin-run embed -m ./my-colbert --as query \"Which planet is red?\"")]
 pub(crate) struct Embed {
     /// Texts to embed
@@ -197,6 +199,8 @@ pub(crate) enum PoolingChoice {
     WeightedMean,
     /// The greatest value of each dimension
     Max,
+    /// A sparse vector over the vocabulary, of a masked language model (SPLADE)
+    Splade,
     /// No pooling: one vector per token
     None,
 }
@@ -440,11 +444,22 @@ pub(crate) struct Rerank {
     #[arg(long, value_name = "FUNCTION")]
     pub(crate) activation: Option<ActivationChoice>,
 
+    /// Score by the sparse vectors that a masked language model gives (SPLADE)
+    #[arg(long, value_name = "POOLING")]
+    pub(crate) pooling: Option<RerankPooling>,
+
     #[command(flatten)]
     pub(crate) prompt: PromptArgs,
 
     #[command(flatten)]
     pub(crate) run: RunArgs,
+}
+
+/// `rerank --pooling`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RerankPooling {
+    /// As embed --pooling splade makes vectors
+    Splade,
 }
 
 /// `--activation`.

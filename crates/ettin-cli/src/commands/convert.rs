@@ -17,14 +17,12 @@ pub(super) fn run(args: args::Convert) -> anyhow::Result<Status> {
     let notes = Notes::new(args.quiet.quiet);
     refuse_full(&args.output)?;
     let nano = if Path::new(&args.model).exists() { None } else { Nano::named(&args.model, Nano::Encoder) };
+    let hub = hub_options(&args.hub, notes);
     let files = match nano {
         Some(nano) => nano.files(),
-        None => {
-            let options = hub_options(&args.hub, notes);
-            ettin::hub::resolve(&args.model, args.hub.revision.as_deref(), &options)?
-        }
+        None => ettin::hub::resolve(&args.model, args.hub.revision.as_deref(), &hub)?,
     };
-    let files = with_adapters(files, &args.adapters)?;
+    let files = with_adapters(files, &args.adapters, &hub)?;
     let dtype = match args.dtype {
         args::StoredDtype::F32 => StoredDtype::F32,
         args::StoredDtype::F16 => StoredDtype::F16,

@@ -15,7 +15,7 @@ use crate::exit::{Status, Usage};
 use crate::input::{self, ChunkSize, Text, Texts};
 use crate::nano::Nano;
 use crate::output::{ArrayRow, ArrayWriter, CsrWriter, Format, Payload, Sink, number, written};
-use crate::plan::{self, Plan, Suited};
+use crate::plan::{self, Job, Plan, Suited};
 use crate::say::Notes;
 
 pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
@@ -47,12 +47,15 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
     if args.pool_factor.is_some() {
         return Err(Usage::error("--pool-factor: the model gives one vector per text, not one per token"));
     }
-    let task = driver::until_exit(TextEmbedder::load(&job.files, &plan.options)?);
+    let task = driver::until_exit(load(&job, &args.vectors, &plan)?);
     say_pooling(task, &args.vectors, plan.output.notes);
     let run = |records: &[Numbered<'_, Text>]| {
         let texts: Vec<&str> = records.iter().map(|(_, record)| record.text.as_str()).collect();
         Ok(driver::numbered(task.run(&texts, &request)?, records, |embedding| &mut embedding.index))
     };
+    if format == Format::Npz && sparse_size(task, &request)?.is_none() {
+        return Err(dense_npz());
+    }
     if let Some(quantized) = quantized {
         if task.is_sparse() {
             return Err(Usage::error("--precision is for dense vectors, and those of this model are sparse"));
@@ -91,6 +94,11 @@ pub(super) fn run(args: args::Embed) -> anyhow::Result<Status> {
     Ok(status)
 }
 
+/// The refusal of a format for sparse vectors alone.
+pub(super) fn dense_npz() -> anyhow::Error {
+    Usage::error("--format npz is for sparse vectors, and those of this model are dense: use --format npy")
+}
+
 /// How long the sparse vectors of a model are; none where its vectors are dense.
 fn sparse_size(task: &TextEmbedder, request: &EmbedRequest) -> anyhow::Result<Option<usize>> {
     let sparse = task.chain_for(request)?.filter(|chain| chain.is_sparse() && !request.per_token);
@@ -107,9 +115,10 @@ fn sparse(
     mut run: impl FnMut(&[Numbered<'_, Text>]) -> anyhow::Result<Outcomes<Embedding>>,
 ) -> anyhow::Result<Status> {
     match plan.output.format {
-        Format::Safetensors => {}
+        Format::Safetensors | Format::Npz => {}
         Format::Npy => {
-            let message = "the vectors of this model are sparse, which npy cannot hold: use --format safetensors";
+            let message =
+                "the vectors of this model are sparse, which npy cannot hold: use --format npz or safetensors";
             return Err(Usage::error(message));
         }
         _ => {
@@ -132,7 +141,10 @@ fn sparse(
         }
         Ok(())
     })?;
-    written(matrix.write(&mut sink))?;
+    written(match plan.output.format {
+        Format::Npz => matrix.write_npz(&mut sink),
+        _ => matrix.write(&mut sink),
+    })?;
     sink.finish()?;
     Ok(status)
 }
@@ -149,11 +161,19 @@ fn width(task: &TextEmbedder, request: &EmbedRequest) -> anyhow::Result<Option<u
 }
 
 fn refuse_terminal(plan: &Plan) -> anyhow::Result<()> {
-    let binary = matches!(plan.output.format, Format::Npy | Format::Safetensors);
+    let binary = matches!(plan.output.format, Format::Npy | Format::Npz | Format::Safetensors);
     if binary && plan.output.on_terminal() {
         return Err(Usage::error("an array does not belong on a terminal: add --output FILE, or redirect stdout"));
     }
     Ok(())
+}
+
+/// The model that gives one vector per text.
+pub(super) fn load(job: &Job, args: &VectorArgs, plan: &Plan) -> ettin::Result<TextEmbedder> {
+    match args.pooling {
+        Some(PoolingChoice::Splade) => TextEmbedder::load_splade(&job.files, &plan.options),
+        _ => TextEmbedder::load(&job.files, &plan.options),
+    }
 }
 
 /// What the flags ask for.
@@ -164,7 +184,7 @@ pub(super) fn request(args: &VectorArgs) -> EmbedRequest {
         PoolingChoice::Last => Some(Pooling::Last),
         PoolingChoice::WeightedMean => Some(Pooling::WeightedMean),
         PoolingChoice::Max => Some(Pooling::Max),
-        PoolingChoice::None => None,
+        PoolingChoice::Splade | PoolingChoice::None => None,
     });
     EmbedRequest::default()
         .with_pooling(pooling)

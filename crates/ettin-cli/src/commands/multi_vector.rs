@@ -1,4 +1,4 @@
-//! `embed` and `rerank` with late-interaction models: a vector per token, and MaxSim.
+//! `embed`, `similarity` and `rerank` with late-interaction models: a vector per token, and MaxSim.
 
 use ettin::files::ModelFiles;
 use ettin::tasks::{MultiVector, MultiVectorEncoder, MultiVectorRequest, SearchSide};
@@ -6,9 +6,10 @@ use ettin::tasks::{MultiVector, MultiVectorEncoder, MultiVectorRequest, SearchSi
 use super::driver::{self, Numbered};
 use super::embed;
 use super::rerank;
+use super::similarity;
 use crate::args::{self, ActivationChoice, PoolingChoice, VectorArgs};
 use crate::exit::{Status, Usage};
-use crate::input::{QueryDocuments, Text, Texts};
+use crate::input::{Comparison, QueryDocuments, Text, Texts};
 use crate::output::{ArrayRow, ArrayWriter, Format, Payload, written};
 use crate::plan::{Job, Plan};
 
@@ -27,6 +28,9 @@ pub(super) fn embed(
     mut job: Job,
 ) -> anyhow::Result<Status> {
     refuse_vector_flags(vectors)?;
+    if plan.output.format == Format::Npz {
+        return Err(embed::dense_npz());
+    }
     let prompt = embed::prompt(&vectors.prompt);
     // As for other models, prompts of these names are for that side.
     let side = side.or(match vectors.prompt.prompt.as_deref() {
@@ -77,6 +81,7 @@ fn refuse_vector_flags(args: &VectorArgs) -> anyhow::Result<()> {
         (args.no_normalize, "--no-normalize"),
         (args.dimensions.is_some(), "--dimensions"),
         (args.layer.is_some(), "--layer"),
+        (args.max_active_dims.is_some(), "--max-active-dims"),
     ];
     match given.iter().find(|(given, _)| *given) {
         None => Ok(()),
@@ -99,6 +104,19 @@ pub(super) fn rerank(
     let task = driver::until_exit(MultiVectorEncoder::load(&job.files, &plan.options)?);
     let prompt = embed::prompt(&args.prompt);
     rerank::answer(texts, plan, job.sink, |inputs| Ok(task.rerank(inputs, &prompt)?))
+}
+
+/// `similarity`: texts by their MaxSim score, the first a query.
+pub(super) fn similarity(
+    texts: Texts<Comparison>,
+    vectors: &VectorArgs,
+    plan: &Plan,
+    job: Job,
+) -> anyhow::Result<Status> {
+    refuse_vector_flags(vectors)?;
+    let task = driver::until_exit(MultiVectorEncoder::load(&job.files, &plan.options)?);
+    let prompt = embed::prompt(&vectors.prompt);
+    similarity::answer(texts, plan, job.sink, |inputs| Ok(task.similarity(inputs, &prompt)?))
 }
 
 impl Payload for MultiVector {

@@ -1,11 +1,11 @@
 //! `rerank`.
 
-use ettin::tasks::{Activation, IndexedScore, Outcomes, RerankInput, RerankRequest, Reranker};
+use ettin::tasks::{Activation, IndexedScore, Outcomes, RerankInput, RerankRequest, Reranker, TextEmbedder};
 use serde::{Serialize, Serializer};
 
 use super::{driver, embed, multi_vector};
-use crate::args::{self, ActivationChoice};
-use crate::exit::Status;
+use crate::args::{self, ActivationChoice, RerankPooling};
+use crate::exit::{Status, Usage};
 use crate::input::{self, Input, QueryDocuments, Texts};
 use crate::output::{Cut, Format, LIST_KEYS, Payload, Sink, number, shortened};
 use crate::plan::{self, Plan, Suited};
@@ -16,9 +16,15 @@ pub(super) fn run(mut args: args::Rerank) -> anyhow::Result<Status> {
     let plan = Plan::new(&args.run, Suited::NeedsHead("one output, a reranker"))?;
     let job = plan.open()?;
     if multi_vector::fits(&job.files)? {
+        if args.pooling.is_some() {
+            return Err(Usage::error("--pooling splade: the model is one of late interaction, and scores by MaxSim"));
+        }
         return multi_vector::rerank(texts, &args, &plan, job);
     }
-    let task = driver::until_exit(Reranker::load(&job.files, &plan.options)?);
+    let task = driver::until_exit(match args.pooling {
+        Some(RerankPooling::Splade) => Reranker::by_similarity(TextEmbedder::load_splade(&job.files, &plan.options)?),
+        None => Reranker::load(&job.files, &plan.options)?,
+    });
     let activation = args.activation.map(|activation| match activation {
         ActivationChoice::Raw => Activation::Raw,
         ActivationChoice::Sigmoid => Activation::Sigmoid,

@@ -177,7 +177,7 @@ fn view(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> io::Result<TensorView<
 
 /// Header of an array in an `.npy` file, version 1.0, in C order; its length is a multiple of 64. The shape is that of a
 /// Python tuple, without its parentheses.
-fn npy_header(descr: &str, shape: &str) -> Vec<u8> {
+pub(super) fn npy_header(descr: &str, shape: &str) -> Vec<u8> {
     const BEFORE: usize = 10; // magic, version and length
     let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
     let padding = 64 - (BEFORE + header.len() + 1) % 64;

@@ -1,4 +1,5 @@
-//! Sparse vectors as one matrix: the parts of scipy's `csr_matrix` in a safetensors file.
+//! Sparse vectors as one matrix: the parts of scipy's `csr_matrix` in a safetensors file, or in the archive that
+//! `scipy.sparse.load_npz` reads.
 //!
 //! ```python
 //! parts = safetensors.numpy.load_file("vectors.safetensors")
@@ -11,6 +12,10 @@
 use std::io::{self, Write};
 
 use safetensors::tensor::{Dtype, TensorView};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
+
+use super::arrays::npy_header;
 
 /// Gathers rows and writes the matrix.
 #[derive(Debug)]
@@ -42,10 +47,38 @@ impl CsrWriter {
         self.starts.push((self.data.len() / size_of::<f32>()) as i64);
     }
 
-    /// Writes the matrix.
+    /// Rows and columns.
+    fn shape(&self) -> [i64; 2] {
+        [self.starts.len() as i64 - 1, self.columns as i64]
+    }
+
+    /// Writes the matrix as `scipy.sparse.save_npz(compressed=False)` does: an archive of arrays, stored as they are.
+    pub(crate) fn write_npz(&self, out: &mut impl Write) -> io::Result<()> {
+        let count = |bytes: &[u8], size: usize| format!("{},", bytes.len() / size);
+        let (starts, shape) = (longs(&self.starts), longs(&self.shape()));
+        let arrays: [(&str, &str, String, &[u8]); 5] = [
+            ("indices", "<i4", count(&self.indices, 4), &self.indices),
+            ("indptr", "<i8", count(&starts, 8), &starts),
+            // One text of three bytes, and no dimension.
+            ("format", "|S3", String::new(), b"csr"),
+            ("shape", "<i8", count(&shape, 8), &shape),
+            ("data", "<f4", count(&self.data, 4), &self.data),
+        ];
+        let mut archive = ZipWriter::new(io::Cursor::new(Vec::new()));
+        for (name, descr, shape, bytes) in arrays {
+            // Sizes of 4 GiB and more need the longer form.
+            let large = u32::try_from(bytes.len() + 4096).is_err();
+            let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(large);
+            archive.start_file(format!("{name}.npy"), options).map_err(io::Error::other)?;
+            archive.write_all(&npy_header(descr, &shape))?;
+            archive.write_all(bytes)?;
+        }
+        out.write_all(archive.finish().map_err(io::Error::other)?.get_ref())
+    }
+
+    /// Writes the matrix in safetensors.
     pub(crate) fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let bytes = |numbers: &[i64]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
-        let (starts, shape) = (bytes(&self.starts), bytes(&[self.starts.len() as i64 - 1, self.columns as i64]));
+        let (starts, shape) = (longs(&self.starts), longs(&self.shape()));
         let count = self.data.len() / size_of::<f32>();
         let tensors = [
             ("data", Dtype::F32, count, &self.data),
@@ -62,9 +95,62 @@ impl CsrWriter {
     }
 }
 
+fn longs(numbers: &[i64]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
+
+    /// Header and data of an array of an archive.
+    fn array(archive: &[u8], name: &str) -> (String, Vec<u8>) {
+        let mut archive = zip::ZipArchive::new(io::Cursor::new(archive)).unwrap();
+        let mut bytes = Vec::new();
+        let mut file = archive.by_name(&format!("{name}.npy")).unwrap();
+        assert_eq!(file.compression(), CompressionMethod::Stored);
+        file.read_to_end(&mut bytes).unwrap();
+        let data = bytes.split_off(10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]])));
+        (String::from_utf8_lossy(&bytes[10..]).into_owned(), data)
+    }
+
+    #[test]
+    fn an_archive_has_the_arrays_that_scipy_reads() {
+        let mut writer = CsrWriter::new(9);
+        writer.push(&[1, 8], &[0.5, 2.0]);
+        writer.skip();
+        writer.push(&[3], &[-1.0]);
+        let mut out = Vec::new();
+        writer.write_npz(&mut out).unwrap();
+        for (name, header, data) in [
+            (
+                "indices",
+                "'descr': '<i4', 'fortran_order': False, 'shape': (3,)",
+                [1i32, 8, 3].map(i32::to_le_bytes).concat(),
+            ),
+            ("indptr", "'descr': '<i8', 'fortran_order': False, 'shape': (4,)", longs(&[0, 2, 2, 3])),
+            ("format", "'descr': '|S3', 'fortran_order': False, 'shape': ()", b"csr".to_vec()),
+            ("shape", "'descr': '<i8', 'fortran_order': False, 'shape': (2,)", longs(&[3, 9])),
+            (
+                "data",
+                "'descr': '<f4', 'fortran_order': False, 'shape': (3,)",
+                [0.5f32, 2.0, -1.0].map(f32::to_le_bytes).concat(),
+            ),
+        ] {
+            let (said, found) = array(&out, name);
+            assert!(said.contains(header), "{name}: {said}");
+            assert_eq!(found, data, "{name}");
+        }
+        // The same matrix is the same file.
+        let mut again = Vec::new();
+        writer.write_npz(&mut again).unwrap();
+        assert_eq!(out, again);
+        let mut nothing = Vec::new();
+        CsrWriter::new(4).write_npz(&mut nothing).unwrap();
+        assert_eq!((array(&nothing, "indptr").1, array(&nothing, "data").1), (longs(&[0]), Vec::new()));
+    }
 
     #[test]
     fn rows_are_those_of_scipy_and_a_missing_one_is_empty() {

@@ -162,6 +162,28 @@ impl Chain {
         Ok(self)
     }
 
+    /// SPLADE over a masked language model without a chain of its own.
+    pub(crate) fn bare_splade(config: &Config) -> Result<Self> {
+        if config.objective == Objective::Decoder {
+            return Err(Error::Unsupported(
+                "SPLADE with a decoder: it needs the scores of a masked language model".to_owned(),
+            ));
+        }
+        let Repository { settings, transformer, .. } = Repository::bare_splade();
+        let step = ChainStep::Splade(SpladeConfig { sum: false, twice: false });
+        let widths = [Some(config.vocab_size), None, None];
+        let mut chain = Self {
+            steps: vec![(1, step)],
+            settings,
+            transformer: Some(transformer),
+            weighs: false,
+            widths,
+            layers: config.num_layers(),
+        };
+        chain.set(Slot::Sentence, config.vocab_size);
+        Ok(chain)
+    }
+
     /// A module; `None` for one that does nothing.
     fn step(&mut self, files: &dyn FileSource, module: &Module, backend: &Backend) -> Result<Option<ChainStep>> {
         let Module { class, folder } = module;

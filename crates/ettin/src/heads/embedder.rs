@@ -5,12 +5,14 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::chain::{Chain, FromTrunk, Look, Start, Wanted};
+use super::open;
 use crate::{
     Backend, Config, Error, PackedBatch, Pooling, Result, Trunk,
     config::Objective,
     files::ModelFiles,
     finite::{self, Traced},
     identity,
+    metadata::MODULES,
     ops::Hidden,
     params::Parameters,
     pooling::normalize,
@@ -81,6 +83,32 @@ impl Embedder {
         let backend = backend.for_stored(parameters.quantization);
         let chain = repository.map(|repository| Chain::load(files, repository, &config, &backend));
         Self::build(parameters, &config, &backend, chain.transpose()?)
+    }
+
+    /// Loads a masked language model as an encoder of sparse vectors, SPLADE by the largest: what `SparseEncoder` of
+    /// sentence-transformers makes of one without a `modules.json`. A repository that describes SPLADE itself is loaded
+    /// as it says.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a decoder, and for a chain of another kind; what loading the model's files can meet.
+    pub fn load_splade(files: &ModelFiles, backend: &Backend) -> Result<Self> {
+        if files.get(MODULES)?.is_none() {
+            identity::check(files, identity::Use::Head)?;
+            let config = Config::load(files).map_err(|error| identity::explained(files, error))?;
+            if let Some(class) = config.architecture().filter(|class| !class.ends_with("ForMaskedLM")) {
+                return Err(Error::Unsupported(format!(
+                    "SPLADE with {}: it needs a masked language model (ModernBertForMaskedLM), and this is a {class}",
+                    files.name()
+                )));
+            }
+            let chain = |parameters: Parameters<'_>, config: &Config, backend: &Backend| {
+                Self::build(parameters, config, backend, Some(Chain::bare_splade(config)?))
+            };
+            return open(files, backend, |_| Head::Language, chain);
+        }
+        let model = Self::load(files, backend)?;
+        check_splade(files, model.chain())?;
+        Ok(model)
     }
 
     /// Builds the model from parameters, with the chain behind its trunk.
@@ -295,5 +323,16 @@ impl Traced for TracedEmbedder<'_> {
             Asked::Tokens => Ok(()),
             Asked::Scores => self.model.scored(batch, self.options.skip.as_deref(), &mut look).map(drop),
         }
+    }
+}
+
+/// Refuses a chain that is no SPLADE.
+pub(super) fn check_splade(files: &ModelFiles, chain: Option<&Chain>) -> Result<()> {
+    match chain.is_some_and(|chain| chain.is_sparse() && chain.scores_vocabulary()) {
+        true => Ok(()),
+        false => Err(Error::Unsupported(format!(
+            "SPLADE with {}: its {MODULES} describes another kind of model",
+            files.name()
+        ))),
     }
 }

@@ -67,13 +67,20 @@ impl MultiVectorModel {
         let mut config = Config::load(&trunk).map_err(|error| identity::explained(files, error))?;
         config.allow_length(late.longest());
         let weights = Weights::open(&trunk).map_err(|error| identity::explained(files, error))?;
-        let parameters = Parameters::from_weights(&weights, &config, Head::None)?;
+        let mut parameters = Parameters::from_weights(&weights, &config, Head::None)?;
         let backend = backend.for_stored(parameters.quantization);
         let mut modules = Vec::with_capacity(late.modules.len());
         let mut size = config.hidden_size;
         for module in &late.modules {
             modules.push(match module {
                 LateModule::Normalize => TokenModule::Normalize,
+                LateModule::Linear(outputs) => {
+                    let (dense, outputs) = Dense::of_trunk(&weights, size, *outputs, &backend)?;
+                    // It lies among the trunk's tensors, none of which it is.
+                    parameters.report.unused.retain(|name| name != "linear.weight");
+                    size = outputs;
+                    TokenModule::Dense(dense)
+                }
                 LateModule::Dense(folder, settings) => {
                     settings.check(folder, size)?;
                     size = settings.outputs;

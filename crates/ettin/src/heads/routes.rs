@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use super::embedder::check_splade;
 use super::{Chain, Embedder, StaticEmbedder};
 use crate::{
     Backend, Error, Result, Trunk,
     files::ModelFiles,
     identity,
+    metadata::MODULES,
     sentence_transformers::{RouteChain, Routes, Routing},
     weights::LoadReport,
 };
@@ -79,6 +81,18 @@ impl RouteModels {
             }
         });
         Ok(Self { models: models.collect::<Result<_>>()?, routing: routes.routing, default })
+    }
+
+    /// Loads a masked language model as an encoder of sparse vectors, as [`Embedder::load_splade`] does, or chains whose
+    /// default is one.
+    pub(crate) fn load_splade(files: &ModelFiles, backend: &Backend) -> Result<Self> {
+        if files.get(MODULES)?.is_none() {
+            let model = RouteModel::Trunk(Embedder::load_splade(files, backend)?.into());
+            return Ok(Self { routing: None, models: vec![model], default: 0 });
+        }
+        let loaded = Self::load(files, backend)?;
+        check_splade(files, loaded.models[loaded.default].chain())?;
+        Ok(loaded)
     }
 
     /// What loading each trunk noticed.

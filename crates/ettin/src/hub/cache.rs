@@ -18,7 +18,7 @@ use super::layout::{metadata, shards};
 use crate::Result;
 use crate::files::{FileData, FileSource, check_name, is_plain_name};
 use crate::gliner::GLINER_CONFIG;
-use crate::metadata::{CONFIG, MODULES, ROUTER, TOKENIZER, WEIGHTS, is_index};
+use crate::metadata::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MODULES, ROUTER, TOKENIZER, WEIGHTS, is_index};
 use crate::sentence_transformers::{all_folders, first_folders};
 
 /// A repository's folder in the cache.
@@ -130,12 +130,20 @@ impl Snapshot<'_> {
     ///
     /// A complete snapshot is taken as it is: a file it lacks is one that the model does not have.
     pub(super) fn is_complete(&self) -> bool {
+        if self.is_adapter() {
+            return true;
+        }
         let there = |file: &str| self.has(file) || self.is_known_absent(file);
         let begins = |folder: &String| there(&join(folder, TOKENIZER)) && self.has_weights(folder);
         if (self.has(CONFIG) || self.has(GLINER_CONFIG)) && begins(&String::new()) {
             return self.has_modules();
         }
         self.has(MODULES) && first_folders(self).is_ok_and(|folders| folders.iter().all(begins)) && self.has_modules()
+    }
+
+    /// Whether it is all of an adapter, which lies beside no model.
+    fn is_adapter(&self) -> bool {
+        !self.has(CONFIG) && self.has(ADAPTER_CONFIG) && ADAPTER_WEIGHTS.iter().any(|file| self.has(file))
     }
 
     fn has_weights(&self, folder: &str) -> bool {

@@ -147,8 +147,9 @@ impl Download {
 
     /// Everything that loading the model needs.
     pub(super) fn fetch_all(&self) -> Result<()> {
-        if self.fetch_weights("")? {
-            return self.fetch_adapter();
+        let (weights, adapter) = (self.fetch_weights("")?, self.fetch_adapter()?);
+        if weights || adapter {
+            return Ok(());
         }
         if self.snapshot().is_complete() {
             // The weights are in the folders of its modules.
@@ -160,16 +161,16 @@ impl Download {
         })
     }
 
-    /// The weights of an adapter that lies beside the model's.
-    fn fetch_adapter(&self) -> Result<()> {
+    /// The weights of an adapter, which may lie beside a model's; whether there are any.
+    fn fetch_adapter(&self) -> Result<bool> {
         if self.snapshot().open(ADAPTER_CONFIG)?.is_some() {
             for file in ADAPTER_WEIGHTS {
                 if self.fetch(file)? {
-                    break;
+                    return Ok(true);
                 }
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// The first form of weights that the repository has, in the folder of that prefix.
@@ -214,10 +215,15 @@ fn list(client: &Client, id: &str, revision: &str, options: &HubOptions) -> Resu
     })
 }
 
-/// The commit of a revision by way of the file that every model has.
+/// The commit of a revision by way of the file that every model has, or every adapter.
 fn commit_of_config(client: &Client, id: &str, revision: &str, options: &HubOptions) -> Result<String> {
-    let url = file_url(options, id, revision, CONFIG);
-    let metadata = client.head(&url)?.ok_or_else(|| not_found(id, revision, false))?;
+    let mut url = file_url(options, id, revision, CONFIG);
+    let mut metadata = client.head(&url)?;
+    if metadata.is_none() {
+        url = file_url(options, id, revision, ADAPTER_CONFIG);
+        metadata = client.head(&url)?;
+    }
+    let metadata = metadata.ok_or_else(|| not_found(id, revision, false))?;
     let own = is_commit(revision).then(|| revision.to_owned());
     metadata.commit.or(own).ok_or_else(|| Error::Hub {
         url,

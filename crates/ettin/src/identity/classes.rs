@@ -44,7 +44,12 @@ pub(super) fn architecture(class: &str, file: &str) -> Foreign {
 }
 
 pub(super) fn stanford(evidence: &str) -> Foreign {
-    Foreign::new("a Stanford ColBERT (late interaction)", evidence, LATE)
+    Foreign::new(
+        "a Stanford ColBERT (late interaction)",
+        evidence,
+        "one pooled vector of it means nothing; it gives a vector per token, as MultiVectorEncoder computes them from its \
+         artifact.metadata",
+    )
 }
 
 pub(super) fn late_interaction(evidence: &str) -> Foreign {
@@ -73,9 +78,6 @@ pub(super) fn remote_code(code: &str, evidence: &str) -> Foreign {
     )
     .whole_alone()
 }
-
-const LATE: &str = "one vector per token and their matching are not supported, and one pooled vector of it means \
-                    nothing; run it with PyLate or with MultiVectorEncoder of sentence-transformers";
 
 /// An entry of `modules.json`.
 #[derive(Debug)]

@@ -1,10 +1,12 @@
 //! Late-interaction models: what their files say of queries, documents and the vectors of their tokens.
 //!
-//! Two libraries keep them as a chain of modules. [`pylate`] reads PyLate's folders, [`encoder`] those of the
-//! `MultiVectorEncoder` of sentence-transformers. Both come to the same [`LateInteraction`].
+//! Two libraries keep them as a chain of modules: [`pylate`] reads PyLate's folders, [`encoder`] those of the
+//! `MultiVectorEncoder` of sentence-transformers. [`stanford`] reads those of colbert-ai, which have no modules. All
+//! come to the same [`LateInteraction`].
 
 mod encoder;
 mod pylate;
+mod stanford;
 
 use serde_json::Value;
 
@@ -15,8 +17,14 @@ use super::transformer::{SearchSide, Transformer};
 use crate::config::Keys;
 use crate::files::FileSource;
 use crate::json::parse_object;
-use crate::metadata::{MODULES, SENTENCE_TRANSFORMERS as FILE};
+use crate::metadata::{ARTIFACT, MODULES, SENTENCE_TRANSFORMERS as FILE};
 use crate::{Error, Result};
+
+/// No text is longer: a bound on hostile configurations.
+const MAX_LENGTH: usize = 1 << 16;
+
+/// Python's `string.punctuation`, the default skiplist.
+const PUNCTUATION: &str = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~";
 
 /// What the files of a late-interaction model say.
 #[derive(Debug)]
@@ -42,10 +50,29 @@ pub(crate) struct LateInteraction {
 /// How text becomes tokens.
 #[derive(Debug)]
 pub(crate) enum LateInput {
-    /// As PyLate does it: stripped, maybe in lower case, with a prefix of one token.
-    PyLate { query: SideSettings, document: SideSettings, lower_case: bool },
+    /// With a prefix of one token, whose id is put in.
+    Inserted { inserter: Inserter, query: SideSettings, document: SideSettings, lower_case: bool },
     /// As sentence-transformers does it for every model: prefixes are prompts.
     SentenceTransformers(Box<Transformer>),
+}
+
+/// Which library puts in the id of a prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inserter {
+    /// Texts are stripped first.
+    PyLate,
+    /// colbert-ai: texts are as they are, and padding written in a text is no part of it.
+    Stanford,
+}
+
+impl Inserter {
+    /// The file that names the prefixes.
+    pub(crate) fn file(self) -> &'static str {
+        match self {
+            Inserter::PyLate => FILE,
+            Inserter::Stanford => ARTIFACT,
+        }
+    }
 }
 
 /// Of one side of a search.
@@ -75,12 +102,24 @@ pub(crate) struct Expansion {
 pub(crate) struct TokenMask {
     /// Words whose tokens are left out.
     pub(crate) words: Vec<String>,
-    /// Whether a word that is no token stands for the unknown one; else for nothing.
-    pub(crate) unknown_words_count: bool,
+    /// Which token a word stands for.
+    pub(crate) lookup: WordLookup,
     /// The sides that it is for.
     pub(crate) sides: Vec<SearchSide>,
     /// The only ids that are kept of documents.
     pub(crate) only: Option<Vec<u32>>,
+}
+
+/// Which token a word of a skiplist stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum WordLookup {
+    /// The token of that spelling; a word that is none stands for nothing.
+    #[default]
+    Known,
+    /// The same, but a word that is none stands for the unknown token.
+    OrUnknown,
+    /// The first token that it is encoded to.
+    FirstToken,
 }
 
 /// A module on the vectors of tokens.
@@ -88,6 +127,8 @@ pub(crate) struct TokenMask {
 pub(crate) enum LateModule {
     /// With its folder.
     Dense(String, DenseConfig),
+    /// `linear.weight` beside the trunk's weights; with its outputs, where they are stated.
+    Linear(Option<usize>),
     /// To length 1.
     Normalize,
 }
@@ -113,7 +154,7 @@ impl LateInteraction {
     /// are not known.
     pub(crate) fn load(files: &dyn FileSource) -> Result<Option<Self>> {
         let Some(data) = files.get(MODULES)? else {
-            return Ok(None);
+            return stanford::load(files);
         };
         let has =
             |part: &str| modules::module_classes(&data).any(|(_, class)| class.split('.').any(|name| name == part));
@@ -145,7 +186,7 @@ impl LateInteraction {
     /// The longest text, which may pass the positions that the trunk's configuration states.
     pub(crate) fn longest(&self) -> Option<usize> {
         let stated = match &self.input {
-            LateInput::PyLate { query, document, .. } => Some(query.length.max(document.length)),
+            LateInput::Inserted { query, document, .. } => Some(query.length.max(document.length)),
             LateInput::SentenceTransformers(transformer) => transformer.longest(),
         };
         stated.max(self.expansion.as_ref().map(|expansion| expansion.length))

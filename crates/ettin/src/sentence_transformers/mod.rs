@@ -8,6 +8,7 @@
 //! | `sentence_bert_config.json` | how text becomes tokens, lengths included | [`transformer`] |
 //! | `N_Class/config.json` | one module's settings | [`parts`], [`layers`], [`sparse`], [`lookup`] |
 //! | all of them, of a late-interaction model | queries, documents, vectors of tokens | [`late_interaction`] |
+//! | `artifact.metadata` | the same of a model of colbert-ai | [`late_interaction`] |
 //!
 //! Versions 1 to 6.2 of the library wrote these files. Every one goes through the strict JSON door of `config`, a key
 //! that is null counts as absent, a key that changes nothing here is known to, and any other is refused by name: the
@@ -30,7 +31,7 @@ mod transformer;
 use crate::{Result, files::FileSource};
 
 pub(crate) use late_interaction::{
-    Expansion, LateInput, LateInteraction, LateModule, SideSettings, TokenMask, TokenPooling,
+    Expansion, Inserter, LateInput, LateInteraction, LateModule, SideSettings, TokenMask, TokenPooling, WordLookup,
 };
 pub(crate) use layers::{WeightedLayersConfig, WordWeightsConfig};
 pub(crate) use lookup::SparseLookup;
@@ -75,6 +76,16 @@ impl Repository {
 }
 
 impl Repository {
+    /// What `SparseEncoder` makes of a masked language model without a `modules.json`: SPLADE by the largest, which no file
+    /// describes. Files that sentence-transformers keeps beside a chain are not read, as the library does not read them.
+    pub(crate) fn bare_splade() -> Self {
+        Self {
+            settings: Settings { model_type: Some(ModelType::SparseEncoder), ..Settings::default() },
+            transformer: Transformer::plain(Task::FillMask),
+            modules: Vec::new(),
+        }
+    }
+
     /// How many scores the modules give for a pair of texts; none where they make embeddings, or the trunk has labels
     /// itself.
     ///

@@ -144,7 +144,7 @@ fn arguments_of_processing_are_obeyed_or_refused_by_name() {
         (r#"{"model_args": {"subfolder": "x"}}"#, "subfolder"),
         (r#"{"config_args": {"num_hidden_layers": 2}}"#, "num_hidden_layers"),
         (r#"{"query_expansion": {"strategy": "min", "length": 8}}"#, "query_expansion"),
-        (r#"{"do_lower_case": true}"#, "do_lower_case"),
+        (r#"{"do_lower_case": 1}"#, "do_lower_case"),
         (r#"{"module_output_name": "elsewhere"}"#, "module_output_name"),
         (r#"{"transformer_task": "any-to-any"}"#, "any-to-any"),
         (r#"{"config_args": {"output_hidden_states": 1}}"#, "output_hidden_states"),

@@ -6,7 +6,7 @@ use crate::config::Keys;
 use crate::files::FileSource;
 use crate::metadata::{CONFIG, SENTENCE_BERT};
 use crate::named::Named;
-use crate::tokenizer::Side;
+use crate::tokenizer::{Side, Tokenizer};
 use crate::{Error, Result};
 
 /// The file's names: all but the first are of version 0 of the library, and looked for in this order by 6.2 as well.
@@ -96,6 +96,8 @@ pub(crate) struct Transformer {
     pub(crate) truncates: bool,
     /// Whether `[CLS]` and `[SEP]` are put around a text.
     pub(crate) special_tokens: bool,
+    /// `do_lower_case`: whether texts are brought to lower case before the tokenizer's own normaliser sees them.
+    lower_case: bool,
     /// `output_hidden_states` given to the configuration when it is loaded.
     output_hidden_states: Option<bool>,
     /// How queries are made longer: of late interaction alone.
@@ -148,9 +150,6 @@ impl Transformer {
                 "config_kwargs",
             ],
         )?;
-        if keys.flag("do_lower_case", false)? {
-            return Err(keys.refuse("do_lower_case", "lower-casing before the tokenizer is not supported"));
-        }
         // Whether batches are padded: they never are here.
         keys.flag("unpad_inputs", false)?;
         let task = task(&keys, default)?;
@@ -177,6 +176,7 @@ impl Transformer {
             max_length: None,
             truncates: true,
             special_tokens: true,
+            lower_case: keys.flag("do_lower_case", false)?,
             output_hidden_states,
             expansion: keys.object("query_expansion")?.map(|keys| expansion(&keys)).transpose()?,
         };
@@ -248,6 +248,33 @@ impl Transformer {
             }
         }
         Ok(())
+    }
+
+    /// The first module where there is no file of it, over a trunk at the top of the repository.
+    pub(crate) fn plain(task: Task) -> Self {
+        Self {
+            folder: String::new(),
+            task,
+            max_seq_length: None,
+            model_max_length: None,
+            truncation_side: None,
+            query_length: None,
+            document_length: None,
+            max_length: None,
+            truncates: true,
+            special_tokens: true,
+            lower_case: false,
+            output_hidden_states: None,
+            expansion: None,
+        }
+    }
+
+    /// The model's tokenizer as the module uses it.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where its tokens cannot be normalised.
+    pub(crate) fn tokenizer(&self, tokenizer: Tokenizer) -> Result<Tokenizer> {
+        if self.lower_case { tokenizer.lower_cased() } else { Ok(tokenizer) }
     }
 
     /// Whether modules may read the hidden states behind every layer.

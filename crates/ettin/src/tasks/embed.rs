@@ -21,7 +21,7 @@ use crate::pooling::Pooling;
 use crate::sentence_transformers::{Class, ModelType, RouteChain, Routes, Routing, SearchSide};
 use crate::setters::setters;
 use crate::tokenizer::{Encoding, Limit, Tokenizer, Truncate};
-use crate::{Error, PackedBatch, Result};
+use crate::{Backend, Error, PackedBatch, Result};
 
 /// Texts without a trunk that are looked up at once: the row of one is as long as the vocabulary, where it is sparse.
 const LOOKED_UP_AT_ONCE: usize = 64;
@@ -230,8 +230,24 @@ impl TextEmbedder {
     /// # Errors
     /// [`Error::Unsupported`] for rerankers and late interaction; what loading the model's files can meet.
     pub fn load(files: &ModelFiles, options: &Options) -> Result<Self> {
+        Self::load_by(files, options, RouteModels::load)
+    }
+
+    /// Loads a masked language model as an encoder of sparse vectors (SPLADE), as [`Embedder::load_splade`] does.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for decoders, and chains of another kind; what loading the model's files can meet.
+    pub fn load_splade(files: &ModelFiles, options: &Options) -> Result<Self> {
+        Self::load_by(files, options, RouteModels::load_splade)
+    }
+
+    fn load_by(
+        files: &ModelFiles,
+        options: &Options,
+        load: impl FnOnce(&ModelFiles, &Backend) -> Result<RouteModels>,
+    ) -> Result<Self> {
         let spec = TaskSpec { task: "embed", objective: None };
-        let (models, tokenizers) = spec.load_with(files, options, RouteModels::load, || RouteTokenizer::all(files))?;
+        let (models, tokenizers) = spec.load_with(files, options, load, || RouteTokenizer::all(files))?;
         let RouteModels { routing, models, default } = models;
         if let Some(chain) = models[default].chain()
             && chain.settings().model_type == Some(ModelType::CrossEncoder)
@@ -708,7 +724,14 @@ impl RouteTokenizer {
                 }
                 _ => match all.iter().find(|other| other.folder == folder) {
                     Some(other) => (other.tokenizer.clone(), None),
-                    None => (Tokenizer::load_in(&within)?.into(), None),
+                    None => {
+                        let tokenizer = Tokenizer::load_in(&within)?;
+                        let tokenizer = match chain.trunk() {
+                            Some(repository) => repository.transformer.tokenizer(tokenizer)?,
+                            None => tokenizer,
+                        };
+                        (tokenizer.into(), None)
+                    }
                 },
             };
             all.push(Self { tokenizer, folder: folder.to_owned(), length });

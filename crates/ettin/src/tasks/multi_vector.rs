@@ -14,13 +14,15 @@ use super::spec::TaskSpec;
 use super::staged::EachInput;
 use super::ward;
 use super::{
-    Embeddings, IndexedScore, Options, Outcome, Outcomes, Prepared, PreparedSequence, Preprocessor, RerankInput, Staged,
+    Embeddings, IndexedScore, Options, Outcome, Outcomes, Prepared, PreparedSequence, Preprocessor, RerankInput,
+    SimilarityInput, Staged,
 };
 use crate::files::ModelFiles;
 use crate::finite::{self, Traced};
 use crate::heads::{MultiVectorModel, no_late_interaction};
 use crate::sentence_transformers::{
-    Expansion, LateInput, LateInteraction, SearchSide, SideSettings, TokenMask, TokenPooling, Transformer,
+    Expansion, Inserter, LateInput, LateInteraction, SearchSide, SideSettings, TokenMask, TokenPooling, Transformer,
+    WordLookup,
 };
 use crate::setters::setters;
 use crate::tokenizer::{Encoding, Limit, LimitOrigin, Tokenizer};
@@ -71,6 +73,8 @@ struct SideRules {
     limit: Limit,
     /// What fills texts up.
     expansion: Option<Filling>,
+    /// A token that is what fills texts up wherever it stands.
+    padding: Option<u32>,
     /// Ids whose rows are left out, ascending.
     skipped: Vec<u32>,
     /// The only ids whose rows are kept, ascending.
@@ -202,7 +206,8 @@ impl MultiVectorEncoder {
         Ok(LateInteraction::load(files)?.is_some())
     }
 
-    /// Loads a late-interaction model: a folder of PyLate, or of `MultiVectorEncoder` of sentence-transformers.
+    /// Loads a late-interaction model: a folder of PyLate, of `MultiVectorEncoder` of sentence-transformers, or of
+    /// Stanford's colbert-ai.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for models of other kinds, and for settings that are not implemented; what loading the
@@ -225,13 +230,17 @@ impl MultiVectorEncoder {
         options: &Options,
     ) -> Result<Self> {
         let config = model.config();
+        let tokenizer = match &late.input {
+            LateInput::SentenceTransformers(transformer) => transformer.tokenizer(tokenizer)?,
+            LateInput::Inserted { .. } => tokenizer,
+        };
         let [mut query, mut document] = match &late.input {
-            LateInput::PyLate { query, document, lower_case } => {
-                let rules = |side, origin| SideRules::of_pylate(side, origin, *lower_case, &tokenizer, config, options);
-                [
-                    rules(query, LimitOrigin::LateInteractionQuery)?,
-                    rules(document, LimitOrigin::LateInteractionDocument)?,
-                ]
+            LateInput::Inserted { inserter, query, document, lower_case } => {
+                let rules = |settings, side| {
+                    let rules = SideRules::inserted(*inserter, settings, side, &tokenizer, config, options)?;
+                    Ok::<_, Error>(SideRules { lower_case: *lower_case, ..rules })
+                };
+                [rules(query, SearchSide::Query)?, rules(document, SearchSide::Document)?]
             }
             LateInput::SentenceTransformers(transformer) => {
                 let rules = |side| SideRules::of_transformer(files, transformer, side, &tokenizer, config, options);
@@ -245,7 +254,21 @@ impl MultiVectorEncoder {
             }
             query.expansion = Some(filling);
         }
-        let skipped = skipped(&late.mask, &tokenizer);
+        let mut skipped = skipped(&late.mask, &tokenizer)?;
+        if let LateInput::Inserted { inserter: Inserter::Stanford, .. } = &late.input
+            && let Some(pad) = tokenizer.special().pad
+        {
+            if query.expansion.as_ref().is_some_and(|filling| filling.id == pad) {
+                return Err(Error::Unsupported(
+                    "a tokenizer that pads with the token that queries are expanded with: colbert-ai takes both for \
+                     padding, and makes their vectors zero"
+                        .to_owned(),
+                ));
+            }
+            query.padding = Some(pad);
+            let place = skipped.partition_point(|&id| id < pad);
+            skipped.insert(place, pad);
+        }
         for side in &late.mask.sides {
             match side {
                 SearchSide::Query => query.skipped.clone_from(&skipped),
@@ -391,6 +414,24 @@ impl MultiVectorEncoder {
         Ok(ranked.collect())
     }
 
+    /// Compares each `a` with each of its `b`, in the order given, by MaxSim: `a` is a query, and each `b` a document.
+    ///
+    /// # Errors
+    /// As [`rerank`](Self::rerank).
+    pub fn similarity(
+        &self,
+        inputs: &[SimilarityInput<'_>],
+        prompt: &PromptChoice,
+    ) -> Result<Outcomes<Vec<IndexedScore>>> {
+        let inputs: Vec<RerankInput<'_>> =
+            inputs.iter().map(|input| RerankInput { query: input.a, documents: input.b.clone() }).collect();
+        let in_order = |mut outcome: Outcome<Vec<IndexedScore>>| {
+            outcome.value.sort_unstable_by_key(|scored| scored.index);
+            outcome
+        };
+        Ok(self.rerank(&inputs, prompt)?.into_iter().map(|outcome| outcome.map(in_order)).collect())
+    }
+
     /// The documents of one query, best first, from the vectors of all of them.
     ///
     /// # Errors
@@ -454,6 +495,12 @@ impl MultiVectorEncoder {
         }
         let real = encoding.ids.len();
         if let Some(Filling { id, token, length, .. }) = &rules.expansion {
+            for at in 0..real {
+                if rules.padding == Some(encoding.ids[at]) {
+                    encoding.ids[at] = *id;
+                    encoding.tokens[at].clone_from(token);
+                }
+            }
             for at in real..*length {
                 encoding.insert(at, *id, token);
             }
@@ -466,20 +513,26 @@ impl MultiVectorEncoder {
 }
 
 impl SideRules {
-    /// As PyLate has it.
-    fn of_pylate(
-        side: &SideSettings,
-        origin: LimitOrigin,
-        lower_case: bool,
+    /// With the id of a prefix put in.
+    fn inserted(
+        inserter: Inserter,
+        settings: &SideSettings,
+        side: SearchSide,
         tokenizer: &Tokenizer,
         config: &Config,
         options: &Options,
     ) -> Result<Self> {
-        let prefix = match &side.prefix {
+        let prefix = match &settings.prefix {
             None => None,
-            Some(token) => Some((token_id(tokenizer, config, token)?, token.clone())),
+            Some(token) => Some((token_id(inserter, tokenizer, config, token)?, token.clone())),
         };
-        let length = side.length.min(config.max_position_embeddings);
+        let origin = match (inserter, side) {
+            (Inserter::PyLate, SearchSide::Query) => LimitOrigin::LateInteractionQuery,
+            (Inserter::PyLate, SearchSide::Document) => LimitOrigin::LateInteractionDocument,
+            (Inserter::Stanford, SearchSide::Query) => LimitOrigin::StanfordQuery,
+            (Inserter::Stanford, SearchSide::Document) => LimitOrigin::StanfordDocument,
+        };
+        let length = settings.length.min(config.max_position_embeddings);
         let (tokens, origin) = match options.max_length {
             Some(asked) if asked < length => (asked, LimitOrigin::Asked),
             _ => (length, origin),
@@ -487,7 +540,7 @@ impl SideRules {
         let tokens = tokens.saturating_sub(usize::from(prefix.is_some()));
         let side = tokenizer.truncation_side().unwrap_or_default();
         let limit = Limit { tokens, truncate: options.truncate, origin, side };
-        Ok(Self { strips: true, lower_case, prefix, ..Self::plain(limit, true) })
+        Ok(Self { strips: inserter == Inserter::PyLate, prefix, ..Self::plain(limit, true) })
     }
 
     /// As sentence-transformers has it for every model.
@@ -512,6 +565,7 @@ impl SideRules {
             prefix: None,
             limit,
             expansion: None,
+            padding: None,
             skipped: Vec::new(),
             only: None,
         }
@@ -559,28 +613,41 @@ impl Filling {
 }
 
 /// The id of a prefix. One that the vocabulary or the model lacks would have a vector made up by chance.
-fn token_id(tokenizer: &Tokenizer, config: &Config, token: &str) -> Result<u32> {
+fn token_id(inserter: Inserter, tokenizer: &Tokenizer, config: &Config, token: &str) -> Result<u32> {
+    let file = inserter.file();
     match tokenizer.id(token) {
         Some(id) if (id as usize) < config.vocab_size => Ok(id),
         Some(id) => Err(Error::Unsupported(format!(
-            "the prefix {token:?} of config_sentence_transformers.json: its id {id} is outside the model's vocabulary \
-             of {}",
+            "the prefix {token:?} of {file}: its id {id} is outside the model's vocabulary of {}",
             config.vocab_size
         ))),
-        None => Err(Error::Unsupported(format!(
-            "the prefix {token:?} of config_sentence_transformers.json: the tokenizer has no such token, and PyLate \
-             would make up its vector by chance; save the model with PyLate once, or set the prefix to \"\""
-        ))),
+        None => Err(Error::Unsupported(match inserter {
+            Inserter::PyLate => format!(
+                "the prefix {token:?} of {file}: the tokenizer has no such token, and PyLate would make up its vector by \
+                 chance; save the model with PyLate once, or set the prefix to \"\""
+            ),
+            Inserter::Stanford => format!(
+                "the marker {token:?} of {file}: the tokenizer has no such token; colbert-ai would put in the unknown \
+                 one, and PyLate a vector made up by chance"
+            ),
+        })),
     }
 }
 
 /// The ids of a skiplist.
-fn skipped(mask: &TokenMask, tokenizer: &Tokenizer) -> Vec<u32> {
-    let unknown = tokenizer.special().unk.filter(|_| mask.unknown_words_count);
-    let mut ids: Vec<u32> = mask.words.iter().filter_map(|word| tokenizer.id(word).or(unknown)).collect();
+fn skipped(mask: &TokenMask, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let id = |word: &String| {
+        Ok(match mask.lookup {
+            WordLookup::Known => tokenizer.id(word),
+            WordLookup::OrUnknown => tokenizer.id(word).or(tokenizer.special().unk),
+            WordLookup::FirstToken => tokenizer.ids(word)?.first().copied(),
+        })
+    };
+    let ids: Result<Vec<Option<u32>>> = mask.words.iter().map(id).collect();
+    let mut ids: Vec<u32> = ids?.into_iter().flatten().collect();
     ids.sort_unstable();
     ids.dedup();
-    ids
+    Ok(ids)
 }
 
 /// What Python's `str.strip` takes off.

@@ -173,6 +173,10 @@ impl ChainProfile {
     fn of_late_interaction(late: LateInteraction) -> Self {
         let module = |module: &LateModule| match module {
             LateModule::Dense(_, config) => ("Dense", format!("Dense ({} → {})", config.inputs, config.outputs)),
+            LateModule::Linear(outputs) => {
+                let outputs = outputs.map_or_else(String::new, |outputs| format!(" → {outputs}"));
+                ("Dense", format!("Dense (linear.weight{outputs})"))
+            }
             LateModule::Normalize => ("Normalize", "Normalize".to_owned()),
         };
         let mut all = vec![("Transformer", "Transformer".to_owned())];

@@ -210,6 +210,7 @@ pub(super) fn of_repository(
     config: &Config,
 ) -> Result<Preprocessor> {
     let bounds = Bounds::sentence_transformers(files, transformer, config, None)?;
+    let tokenizer = transformer.tokenizer(tokenizer)?;
     Ok(Preprocessor::within(bounds, tokenizer, options).with_special_tokens(transformer.special_tokens))
 }
 

@@ -127,6 +127,10 @@ pub enum LimitOrigin {
     LateInteractionQuery,
     /// `document_length` of a late-interaction model, less its prefix.
     LateInteractionDocument,
+    /// `query_maxlen` of `artifact.metadata`, less its marker.
+    StanfordQuery,
+    /// `doc_maxlen` of `artifact.metadata`, less its marker.
+    StanfordDocument,
     /// `length` of `query_expansion` of `sentence_bert_config.json`.
     QueryExpansion,
     /// `max_length` in `processing_kwargs` of `sentence_bert_config.json`.
@@ -158,6 +162,8 @@ impl fmt::Display for LimitOrigin {
             LimitOrigin::LateInteractionDocument => {
                 "document_length of config_sentence_transformers.json, less the prefix"
             }
+            LimitOrigin::StanfordQuery => "query_maxlen of artifact.metadata, less the marker",
+            LimitOrigin::StanfordDocument => "doc_maxlen of artifact.metadata, less the marker",
             LimitOrigin::QueryExpansion => "length of query_expansion of sentence_bert_config.json",
             LimitOrigin::ProcessingKwargs => "max_length of processing_kwargs in sentence_bert_config.json",
             LimitOrigin::Uncut => "the most that is computed under `truncation: false` in sentence_bert_config.json",

@@ -12,9 +12,10 @@ mod settings;
 mod special;
 mod stream;
 
+use tokenizers::normalizers::{Lowercase, Sequence};
 use tokenizers::tokenizer::PostProcessor as _;
 use tokenizers::utils::truncation::{TruncationDirection, TruncationStrategy};
-use tokenizers::{Decoder as _, ModelWrapper, Tokenizer as Inner};
+use tokenizers::{Decoder as _, ModelWrapper, NormalizerWrapper, Tokenizer as Inner};
 
 use crate::files::{FileSource, ModelFiles, Subfolder};
 use crate::metadata::TOKENIZER;
@@ -84,6 +85,24 @@ impl Tokenizer {
         let clean_up = settings.cleans_up(&inner);
         let decoder = DecoderKind::of(inner.get_decoder());
         Ok(Self { inner, special, vocab_size, clean_up, truncation_side, decoder })
+    }
+
+    /// The same with texts in lower case, before its own normaliser sees them; special tokens keep their case. As
+    /// `do_lower_case` of sentence-transformers 6.2: nothing changes where the normaliser lowers case itself.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where its added tokens cannot be normalised.
+    pub(crate) fn lower_cased(mut self) -> Result<Self> {
+        let mut steps = match self.inner.get_normalizer() {
+            None => Vec::new(),
+            Some(NormalizerWrapper::Sequence(steps)) => steps.as_ref().to_vec(),
+            Some(one) => vec![one.clone()],
+        };
+        if !steps.iter().any(|step| matches!(step, NormalizerWrapper::Lowercase(_))) {
+            steps.insert(0, Lowercase.into());
+            self.inner.with_normalizer(Some(Sequence::new(steps))).map_err(tokenizer_error)?;
+        }
+        Ok(self)
     }
 
     /// From the bytes of a `tokenizer.json` alone; special tokens are known by their usual names.

@@ -15,6 +15,7 @@ use std::time::Duration;
 use ettin::Error;
 use ettin::files::ModelFiles;
 use ettin::hub::{HubOptions, resolve};
+use ettin::tasks::{Options, TextEmbedder};
 use server::{COMMIT, Hub, Reply, Request, sha256, weights};
 
 /// What a server says instead.
@@ -150,6 +151,44 @@ fn models_of_gliner_are_downloaded_whole() {
         load(&resolve("org/model", None, &offline).unwrap()).unwrap();
         load(&resolve("org/model", None, &options).unwrap()).unwrap();
         assert_eq!(hub.requests().len(), 0, "{name}");
+    }
+}
+
+#[test]
+fn an_adapter_is_downloaded_once_and_loads_offline() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-adapters/bare");
+    let file = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let (config, weights) = (file("adapter_config.json"), file("adapter_model.safetensors"));
+    let hub = Hub::with(&[
+        ("adapter_config.json", &config),
+        ("adapter_model.safetensors", &weights),
+        ("README.md", b"never asked for"),
+    ]);
+    for listed in [true, false] {
+        match listed {
+            true => hub.behave(),
+            // A plain mirror has no list of files.
+            false => hub.twist(path_twist("/api/models", |_| Reply::new(404))),
+        }
+        let cache = tempfile::tempdir().unwrap();
+        let options = hub.options(cache.path());
+        let base = || ModelFiles::folder(folder.join("../../tiny-text-chain-mean")).unwrap();
+        let vector = |options: &HubOptions| {
+            let adapter = resolve("org/model", None, options)?;
+            let embedder = TextEmbedder::load(&base().with_adapter("a", adapter)?, &Options::default())?;
+            Ok::<_, Error>(embedder.embed(&["the cat sat"])?.values)
+        };
+        let downloaded = vector(&options).unwrap();
+        assert!(!hub.requests().iter().any(|request| request.path.contains("README")));
+        let mut offline = options.clone();
+        offline.offline = true;
+        assert_eq!(vector(&offline).unwrap(), downloaded);
+        let local = base().with_adapter("a", ModelFiles::folder(&folder).unwrap()).unwrap();
+        let local = TextEmbedder::load(&local, &Options::default()).unwrap().embed(&["the cat sat"]).unwrap();
+        assert_eq!(local.values, downloaded);
+        // `pull` finds nothing missing.
+        resolve("org/model", None, &options).unwrap().download().unwrap();
+        assert_eq!(hub.requests().len(), 0);
     }
 }
 

@@ -67,6 +67,22 @@ impl Dense {
         Ok(Self { linear, activation, residual, input: config.input, output: config.output })
     }
 
+    /// `linear.weight` of a model's own weights alone, over vectors of `inputs` values: no module of a chain. With the number
+    /// of its outputs, which may be stated.
+    pub(in crate::heads) fn of_trunk(
+        weights: &Weights,
+        inputs: usize,
+        outputs: Option<usize>,
+        backend: &Backend,
+    ) -> Result<(Self, usize)> {
+        let stored = weights.get("linear.weight").map(|weight| weight.rows());
+        let outputs = outputs.or(stored).unwrap_or(1);
+        let weight = weights.require("linear.weight", &[outputs, inputs])?;
+        let linear = backend.linear(params::dense(weights, weight, None))?;
+        let (activation, residual) = (TorchActivation::Identity, Residual::None);
+        Ok((Self { linear, activation, residual, input: Slot::Tokens, output: Slot::Tokens }, outputs))
+    }
+
     pub(in crate::heads) fn forward(&self, vectors: &Hidden) -> Result<Hidden> {
         let mut output = ops::linear(vectors, &self.linear)?;
         if self.activation != TorchActivation::Identity {

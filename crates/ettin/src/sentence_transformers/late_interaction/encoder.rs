@@ -7,7 +7,9 @@ use super::super::modules::ModuleEntry;
 use super::super::parts::{DenseConfig, NormalizeConfig, Slot};
 use super::super::settings::{Settings, prompts};
 use super::super::transformer::{SearchSide, Task, Transformer};
-use super::{FILE, LateInput, LateInteraction, LateModule, TokenMask, TokenPooling, check_default_prompt, refused};
+use super::{
+    FILE, LateInput, LateInteraction, LateModule, TokenMask, TokenPooling, WordLookup, check_default_prompt, refused,
+};
 use crate::config::Keys;
 use crate::files::FileSource;
 use crate::metadata::{CONFIG, MODULES, SENTENCE_BERT};
@@ -114,7 +116,7 @@ fn token_mask(files: &dyn FileSource, folder: &str) -> Result<TokenMask> {
     };
     Ok(TokenMask {
         words: keys.texts("skiplist_words")?.unwrap_or_default().into_iter().map(str::to_owned).collect(),
-        unknown_words_count: false,
+        lookup: WordLookup::Known,
         sides: sides(&keys, "skiplist_tasks")?,
         only: only_ids,
     })

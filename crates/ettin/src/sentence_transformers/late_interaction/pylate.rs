@@ -8,18 +8,13 @@ use super::super::parts::DenseConfig;
 use super::super::settings::{Settings, prompts};
 use super::super::transformer::SearchSide;
 use super::{
-    Expansion, FILE, LateInput, LateInteraction, LateModule, SideSettings, TokenMask, check_default_prompt, refused,
+    Expansion, FILE, Inserter, LateInput, LateInteraction, LateModule, MAX_LENGTH, PUNCTUATION, SideSettings,
+    TokenMask, WordLookup, check_default_prompt, refused,
 };
 use crate::config::Keys;
 use crate::files::FileSource;
 use crate::metadata::{MODULES, SENTENCE_BERT};
 use crate::{Error, Result};
-
-/// No text is longer: a bound on hostile configurations.
-const MAX_LENGTH: usize = 1 << 16;
-
-/// Python's `string.punctuation`, the default skiplist.
-const PUNCTUATION: &str = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~";
 
 /// The library's keys, and those of sentence-transformers that change nothing here.
 const KEYS: [&str; 12] = [
@@ -84,10 +79,15 @@ pub(super) fn load(files: &dyn FileSource, first: &ModuleEntry, rest: &[ModuleEn
     check_default_prompt(&keys, &settings)?;
     Ok(LateInteraction {
         folder: first.folder.clone(),
-        input: LateInput::PyLate { query, document, lower_case: lower_case(files, &first.folder)? },
+        input: LateInput::Inserted {
+            inserter: Inserter::PyLate,
+            query,
+            document,
+            lower_case: lower_case(files, &first.folder)?,
+        },
         settings,
         expansion,
-        mask: TokenMask { words, unknown_words_count: true, sides: vec![SearchSide::Document], only: None },
+        mask: TokenMask { words, lookup: WordLookup::OrUnknown, sides: vec![SearchSide::Document], only: None },
         modules,
         pooling: None,
         mean: false,
