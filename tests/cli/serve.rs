@@ -155,7 +155,7 @@ fn the_embedded_pair_answers_as_the_library_does() {
     assert_eq!((answer.status, answer.json()["error_type"].clone()), (422, json!("Validation")));
     let answer = server.post("/rerank", json!({"query": "a", "texts": ["b"]}));
     assert_eq!((answer.status, answer.json()["error_type"].clone()), (424, json!("Backend")));
-    for (body, status) in [(&b"{"[..], 422), (br#"{"inputs": []}"#, 400), (br#"{"inputs": [[4000000000]]}"#, 422)] {
+    for (body, status) in [(&b"{"[..], 400), (br#"{"inputs": []}"#, 400), (br#"{"inputs": [[4000000000]]}"#, 422)] {
         let answer = server.ask("POST", "/embed", body);
         assert_eq!(answer.status, status, "{}", String::from_utf8_lossy(&answer.body));
         assert!(answer.json()["error"].is_string());
@@ -165,7 +165,7 @@ fn the_embedded_pair_answers_as_the_library_does() {
 
     let info = server.ask("GET", "/info", b"").json();
     assert_eq!(info["model_id"], "nano-encoder");
-    assert_eq!(info["models"][1]["abilities"][0], "generate");
+    assert_eq!(info["models"][1]["tasks"][0], "generate");
     let metrics = String::from_utf8(server.ask("GET", "/metrics", b"").body).unwrap();
     for name in ["te_request_count{method=\"batch\"} 1", "te_batch_next_tokens_bucket", "ettin_tokens_per_second"] {
         assert!(metrics.contains(name), "{metrics}");

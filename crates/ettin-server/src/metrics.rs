@@ -64,6 +64,11 @@ pub(crate) fn failure(error: &ServeError) {
     counter!("te_request_failure", "err" => error.kind.name()).increment(1);
 }
 
+/// A request was refused before it came to a call.
+pub(crate) fn refused() {
+    counter!("te_request_failure", "err" => ErrorKind::Validation.name()).increment(1);
+}
+
 /// A client was gone before its answer.
 pub(crate) fn dropped() {
     counter!("te_request_failure", "err" => "dropped").increment(1);

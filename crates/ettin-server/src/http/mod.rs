@@ -1,11 +1,21 @@
 //! HTTP: options, routes, the listener, and how it ends.
 
 mod answer;
+mod asked;
+mod body;
+mod completion;
+mod dispatch;
+mod generation;
+mod hugging_face;
+mod info;
 mod openai;
+mod openapi;
 mod options;
+mod root;
 mod routes;
 mod serve;
 mod tei;
+mod vllm;
 
 pub use options::ServerOptions;
 pub use routes::router;

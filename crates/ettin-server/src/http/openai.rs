@@ -1,66 +1,71 @@
-//! Routes of OpenAI: the first of them.
+//! Routes of OpenAI but for completions.
 
-use axum::Json;
-use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
-use axum::response::Response;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use ettin::tasks::EmbedRequest;
-use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::AppState;
-use super::answer::{OpenAiRefusal, measured};
-use super::routes::{Connection, body, caller};
-use super::tei::{TextList, dense, truncate};
-use crate::error::{ErrorKind, ServeError};
+use super::answer::{Reply, seconds};
+use super::asked::{Asked, prompt};
+use super::tei::{numbers, pooled};
+use crate::models::{Ability, LoadedModel, ModelState};
+use crate::protocol::openai::{EmbeddingsRequest, ModelCard, ModelList, embeddings_answer};
+use crate::protocol::{Fault, FaultKind, json};
 use crate::service::EmbedCall;
 
-#[derive(Debug, Deserialize)]
-pub(super) struct EmbeddingsBody {
-    model: Option<String>,
-    input: TextList,
-    encoding_format: Option<String>,
-    dimensions: Option<usize>,
+pub(super) async fn embeddings(asked: &Asked, request: EmbeddingsRequest) -> Result<Reply, Fault> {
+    if request.add_special_tokens == Some(false) {
+        let message = "`add_special_tokens: false` is not supported: send token ids, which are used as they are";
+        return Err(Fault::new(FaultKind::Refused, message).with_param("add_special_tokens"));
+    }
+    let truncate = asked.truncate_to(Ability::Embed, request.truncate_prompt_tokens, request.truncation_side)?;
+    let embed = EmbedRequest::default()
+        .with_normalize(request.normalized())
+        .with_dimensions(request.dimensions)
+        .with_prompt(prompt(request.prompt_name))
+        .with_truncate(truncate);
+    let inputs = asked.inputs(Ability::Embed, request.input, "input")?;
+    let call = EmbedCall { model: asked.model.clone(), inputs, request: embed };
+    let answer = asked.service().embed(call, asked.caller).await?;
+    let format = request.encoding_format;
+    let write = move |value, facts: &super::answer::Facts| {
+        embeddings_answer(facts.head("embd"), pooled(value)?, format, facts.tokens)
+    };
+    asked.reply(answer, numbers, write).await
 }
 
-pub(super) async fn embeddings(
-    State(state): State<AppState>,
-    connection: Connection,
-    request: Result<Json<EmbeddingsBody>, JsonRejection>,
-) -> Result<Response, OpenAiRefusal> {
-    let EmbeddingsBody { model, input, encoding_format, dimensions } = body(request)?;
-    let base64 = match encoding_format.as_deref() {
-        None | Some("float") => false,
-        Some("base64") => true,
-        Some(other) => {
-            let message = format!("`encoding_format` is float or base64, not {other:?}");
-            return Err(ServeError::new(ErrorKind::Validation, message).into());
-        }
-    };
-    let request =
-        EmbedRequest::default().with_normalize(true).with_dimensions(dimensions).with_truncate(truncate(None, &state));
-    let call = EmbedCall { model, inputs: input.into_inputs(), request };
-    let answer = state.service.embed(call, caller(&state, connection)).await?;
-    let embedding = |vector: &[f32]| match base64 {
-        false => json!(vector),
-        true => {
-            let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
-            Value::String(STANDARD.encode(bytes))
-        }
-    };
-    let datum = |(index, vector): (usize, &&[f32])| {
-        let embedding = embedding(vector);
-        json!({ "object": "embedding", "index": index, "embedding": embedding })
-    };
-    let vectors = dense(&answer.value)?;
-    let tokens = answer.usage.tokens;
-    let body = json!({
-        "object": "list",
-        "data": vectors.iter().enumerate().map(datum).collect::<Vec<_>>(),
-        "model": *answer.model.name,
-        "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
+/// `GET /v1/models`: those that answer.
+pub(super) fn models(state: &AppState) -> Result<Reply, Fault> {
+    let status = state.service.registry().status();
+    let cards = status.iter().filter_map(|status| match &status.state {
+        ModelState::Ready(model) => Some(card(model)),
+        _ => None,
     });
-    Ok(measured(&answer, body))
+    Ok(Reply::plain(json::text_of(&ModelList::new(cards.collect()))?))
+}
+
+/// `GET /v1/models/{id}`.
+///
+/// # Errors
+/// [`FaultKind::UnknownModel`]; [`FaultKind::Unavailable`] for one that does not answer yet.
+pub(super) fn model(state: &AppState, id: &str) -> Result<Reply, Fault> {
+    let status = state.service.registry().status();
+    match status.iter().find(|status| status.name == id).map(|status| &status.state) {
+        Some(ModelState::Ready(model)) => Ok(Reply::plain(json::text_of(&card(model))?)),
+        Some(ModelState::Loading(_)) => Err(Fault::new(FaultKind::Unavailable, format!("model {id} is loading"))),
+        Some(ModelState::Failed(error)) => {
+            Err(Fault::new(FaultKind::Unavailable, format!("model {id} could not be loaded: {error}")))
+        }
+        None => {
+            let known: Vec<&str> = status.iter().map(|status| status.name.as_str()).collect();
+            let message = format!("no model is called {id:?}; there is {}", known.join(", "));
+            Err(Fault::new(FaultKind::UnknownModel, message).with_param("model"))
+        }
+    }
+}
+
+fn card(model: &LoadedModel) -> ModelCard {
+    let mut card = ModelCard::new(&*model.name, seconds(model.loaded));
+    card.root = Some(model.description.id.clone());
+    card.max_model_len = Some(model.description.max_input_length);
+    card.tasks = model.abilities.0.iter().map(|ability| ability.name().to_owned()).collect();
+    card
 }

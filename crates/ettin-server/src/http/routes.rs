@@ -1,44 +1,78 @@
 //! Which path is answered by what.
 
+use std::any::Any;
 use std::convert::Infallible;
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use serde_json::{Value, json};
+use axum::routing::{MethodRouter, get, post};
+use axum::{Extension, Router};
+use serde_json::json;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
 
-use super::answer::TeiRefusal;
-use super::{AppState, openai, tei};
-use crate::error::{ErrorKind, ServeError};
-use crate::models::{Ability, ModelState};
-use crate::scheduler::Caller;
+use super::answer::{Reply, refused};
+use super::{AppState, dispatch, info, openai, openapi, vllm};
+use crate::protocol::route::{PATHS, error_form};
+use crate::protocol::{ErrorForm, Fault, FaultKind};
 
 /// All routes.
 pub fn router(state: AppState) -> Router {
-    let limit = state.options.payload_limit;
-    Router::new()
-        .route("/health", get(health))
-        .route("/info", get(info))
-        .route("/metrics", get(metrics))
-        .route("/embed", post(tei::embed))
-        .route("/rerank", post(tei::rerank))
-        .route("/v1/embeddings", post(openai::embeddings))
+    let mut router = Router::new();
+    for path in PATHS {
+        let methods = match path {
+            "/" => post(dispatch::answer).get(health),
+            _ => post(dispatch::answer),
+        };
+        router = guarded(router, path, methods);
+    }
+    let of_state = |answer: fn(&AppState) -> Result<Reply, Fault>| {
+        get(move |State(state): State<AppState>, uri: Uri| async move { written(answer(&state), uri.path()) })
+    };
+    for (path, methods) in [
+        ("/health", get(health)),
+        ("/ping", get(health)),
+        ("/metrics", get(metrics)),
+        ("/info", of_state(info::info)),
+        ("/v1/models", of_state(openai::models)),
+        ("/models", of_state(openai::models)),
+        ("/v1/models/{*id}", get(model)),
+        ("/models/{*id}", get(model)),
+        ("/tokenizer_info", of_state(vllm::tokenizer_info)),
+        ("/version", get(version)),
+        ("/load", get(load)),
+        ("/openapi.json", get(openapi::document)),
+        ("/api-doc/openapi.json", get(openapi::document)),
+    ] {
+        router = guarded(router, path, methods);
+    }
+    let requests = Requests::default();
+    router
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
-        .layer(DefaultBodyLimit::max(limit))
-        .layer(CatchPanicLayer::custom(|_| {
-            TeiRefusal(ServeError::internal("the request made the server panic; please report it")).into_response()
-        }))
+        // The handler has a limit of its own, which answers in the protocol's form.
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(requests.clone(), counted))
+        .layer(Extension(requests))
         // What fails is told where it fails; a 503 while models load is no failure.
         .layer(TraceLayer::new_for_http().on_failure(()))
         .with_state(state)
+}
+
+/// Adds a route whose panics are answered in its own form.
+fn guarded(router: Router<AppState>, path: &str, methods: MethodRouter<AppState>) -> Router<AppState> {
+    let form = error_form(path, None);
+    let panicked = move |_: Box<dyn Any + Send>| {
+        tracing::error!("a request made the server panic");
+        let message = "the request made the server panic; please report it";
+        refused(&Fault::new(FaultKind::Internal, message), form)
+    };
+    router.route(path, methods.layer(CatchPanicLayer::custom(panicked)))
 }
 
 /// The number of a connection; every request of one has the same.
@@ -53,23 +87,37 @@ impl<S: Sync> FromRequestParts<S> for Connection {
     }
 }
 
-/// Who asks, and until when.
-pub(super) fn caller(state: &AppState, Connection(client): Connection) -> Caller {
-    Caller { client, deadline: Some(Instant::now() + state.options.request_timeout) }
+/// How many requests are being answered.
+#[derive(Debug, Clone, Default)]
+struct Requests(Arc<AtomicUsize>);
+
+/// One of them, until it is dropped.
+struct Counted(Requests);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
-/// A body that is what it should be.
-///
-/// # Errors
-/// What is wrong with it.
-pub(super) fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, ServeError> {
-    let Json(body) = body.map_err(|rejection| ServeError::new(ErrorKind::Validation, rejection.body_text()))?;
-    Ok(body)
+async fn counted(State(requests): State<Requests>, request: Request, next: Next) -> Response {
+    requests.0.fetch_add(1, Ordering::Relaxed);
+    let _counted = Counted(requests);
+    next.run(request).await
 }
 
-async fn health(State(state): State<AppState>) -> Result<StatusCode, TeiRefusal> {
-    state.service.health()?;
-    Ok(StatusCode::OK)
+fn written(answer: Result<Reply, Fault>, path: &str) -> Response {
+    match answer {
+        Ok(reply) => reply.into_response(),
+        Err(fault) => refused(&fault, error_form(path, None)),
+    }
+}
+
+async fn health(State(state): State<AppState>) -> Response {
+    match state.service.health() {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(error) => refused(&error.into(), ErrorForm::Tei),
+    }
 }
 
 async fn metrics(State(state): State<AppState>) -> Response {
@@ -77,71 +125,35 @@ async fn metrics(State(state): State<AppState>) -> Response {
         Some(handle) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], handle.render()).into_response()
         }
-        None => StatusCode::NOT_FOUND.into_response(),
+        None => {
+            let message = "this process has no recorder of its own for metrics";
+            refused(&Fault::new(FaultKind::NotImplemented, message), ErrorForm::Tei)
+        }
     }
 }
 
-async fn info(State(state): State<AppState>) -> Json<Value> {
-    let status = state.service.registry().status();
-    let models = status.iter().map(|status| match &status.state {
-        ModelState::Loading(since) => {
-            json!({ "name": status.name, "state": "loading", "seconds": since.elapsed().as_secs_f32() })
-        }
-        ModelState::Failed(error) => json!({ "name": status.name, "state": "failed", "reason": error.message }),
-        ModelState::Ready(model) => json!({
-            "name": status.name,
-            "state": "ready",
-            "model_id": model.description.id,
-            "model_sha": model.description.revision,
-            "dtype": model.description.dtype,
-            "max_input_length": model.description.max_input_length,
-            "abilities": model.abilities.0.iter().map(|ability| ability.name()).collect::<Vec<_>>(),
-            "labels": model.description.labels,
-            "reload_error": status.reload_error.as_ref().map(|error| &error.message),
-        }),
-    });
-    let first = status.iter().find_map(|status| match &status.state {
-        ModelState::Ready(model) => Some(model),
-        _ => None,
-    });
-    // As TEI describes its one model.
-    let kind = first.map(|model| match model.abilities.main() {
-        Some(Ability::Rerank) => json!({ "reranker": labels(&model.description.labels) }),
-        Some(Ability::Classify) => json!({ "classifier": labels(&model.description.labels) }),
-        _ => json!({ "embedding": { "pooling": model.description.pooling.as_deref().unwrap_or("mean") } }),
-    });
-    let of_first = first.map(|model| &model.description);
-    Json(json!({
-        "model_id": of_first.map(|first| &first.id),
-        "model_sha": of_first.and_then(|first| first.revision.as_ref()),
-        "model_dtype": of_first.map(|first| &first.dtype),
-        "served_model_name": first.map(|model| &*model.name),
-        "model_type": kind,
-        "max_input_length": of_first.map(|first| first.max_input_length),
-        "max_queue_tokens": first.map(|model| model.admission.limit()),
-        "payload_limit": state.options.payload_limit,
-        "auto_truncate": state.options.auto_truncate,
-        "tokenization_workers": state.options.tokenization_workers,
-        "version": env!("CARGO_PKG_VERSION"),
-        "models": models.collect::<Vec<_>>(),
-    }))
+async fn model(State(state): State<AppState>, uri: Uri, Path(id): Path<String>) -> Response {
+    written(openai::model(&state, &id), uri.path())
 }
 
-fn labels(labels: &[String]) -> Value {
-    let by_number = labels.iter().enumerate().map(|(number, label)| (number.to_string(), json!(label)));
-    let by_label = labels.iter().enumerate().map(|(number, label)| (label.clone(), json!(number)));
-    json!({
-        "id2label": by_number.collect::<serde_json::Map<_, _>>(),
-        "label2id": by_label.collect::<serde_json::Map<_, _>>(),
-    })
+async fn version() -> Response {
+    Reply::plain(json!({ "version": env!("CARGO_PKG_VERSION") }).to_string()).into_response()
 }
 
-async fn unknown() -> Response {
-    let error = ServeError::new(ErrorKind::NotFound, "there is no such route");
-    (StatusCode::NOT_FOUND, TeiRefusal(error)).into_response()
+/// As vLLM has it: requests that are being answered, this one not counted.
+async fn load(Extension(requests): Extension<Requests>) -> Response {
+    let others = requests.0.load(Ordering::Relaxed).saturating_sub(1);
+    Reply::plain(json!({ "server_load": others }).to_string()).into_response()
 }
 
-async fn not_allowed() -> Response {
-    let error = ServeError::new(ErrorKind::Validation, "the route has another method");
-    (StatusCode::METHOD_NOT_ALLOWED, TeiRefusal(error)).into_response()
+async fn unknown(request: Request) -> Response {
+    let (method, path) = (request.method(), request.uri().path());
+    let message = format!("there is no route {method} {path}; /openapi.json lists all of them");
+    refused(&Fault::new(FaultKind::UnknownRoute, message), error_form(path, None))
+}
+
+async fn not_allowed(request: Request) -> Response {
+    let (method, path) = (request.method(), request.uri().path());
+    let message = format!("{path} has no method {method}; the header `allow` names those it has");
+    refused(&Fault::new(FaultKind::Method, message), error_form(path, None))
 }

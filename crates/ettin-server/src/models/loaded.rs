@@ -1,6 +1,7 @@
 //! One model, ready to answer.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ettin::files::ModelFiles;
 use ettin::heads::Embedder;
@@ -9,7 +10,7 @@ use ettin::tasks::{
     Tagger, TextEmbedder, Truncate, ZeroShotClassifier,
 };
 use ettin::tokenizer::Tokenizer;
-use ettin::{Config, Error};
+use ettin::{Backend, Config, Error};
 
 use super::{Abilities, Ability};
 use crate::error::{ErrorKind, ServeError};
@@ -76,12 +77,16 @@ pub struct ModelDescription {
     pub revision: Option<String>,
     /// The number format that it computes in.
     pub dtype: String,
+    /// What it computes on: `cpu`, `cuda` or `metal`.
+    pub device: &'static str,
     /// The most tokens of a text, special tokens included.
     pub max_input_length: usize,
     /// How tokens become one vector: `cls`, `mean`, `last_token`, … as TEI calls them.
     pub pooling: Option<String>,
     /// The labels of a classifier, by the number of their output.
     pub labels: Vec<String>,
+    /// What turns a classifier's or reranker's logits into scores: `identity`, `sigmoid`, `softmax`, ….
+    pub activation: Option<String>,
 }
 
 /// A model with its tasks, its queues and its threads, which go when it goes.
@@ -90,6 +95,8 @@ pub struct ModelDescription {
 pub struct LoadedModel {
     /// The name that it is asked for by.
     pub name: Arc<str>,
+    /// When it was loaded.
+    pub loaded: SystemTime,
     /// What it is.
     pub description: ModelDescription,
     /// What it can do.
@@ -127,9 +134,11 @@ impl LoadedModel {
             id: files.name().to_owned(),
             revision: files.revision().map(str::to_owned),
             dtype: tasks.dtype().unwrap_or_else(|| settings.options.dtype.to_string()),
+            device: tasks.device(),
             max_input_length: preprocessor.limit_for(Some(Truncate::Model)).tokens,
             pooling: tasks.pooling(),
             labels: if abilities.has(Ability::Classify) { tasks.labels() } else { Vec::new() },
+            activation: tasks.activation(),
         };
         let admission = Admission::new(settings.max_queue_tokens);
         let stream_admission = Admission::new(settings.max_queue_tokens);
@@ -142,8 +151,19 @@ impl LoadedModel {
             DecoderQueue::start(name, model, tokenizer, settings, turn.clone(), stream_admission.clone())
         });
         let decoder = decoder.transpose()?;
-        let name = name.into();
-        Ok(Self { name, description, abilities, tasks, tokenizer, admission, stream_admission, encoder, decoder })
+        let (name, loaded) = (name.into(), SystemTime::now());
+        Ok(Self {
+            name,
+            loaded,
+            description,
+            abilities,
+            tasks,
+            tokenizer,
+            admission,
+            stream_admission,
+            encoder,
+            decoder,
+        })
     }
 }
 
@@ -281,15 +301,33 @@ impl ModelTasks {
             .or(score.as_ref().map(|task| task.preprocessor()))
     }
 
-    /// The number format that products are computed in.
-    fn dtype(&self) -> Option<String> {
+    /// What computes.
+    fn backend(&self) -> Option<&Backend> {
         let trunk = None
             .or(self.embed.as_ref().and_then(|task| task.model()).map(|model| model.trunk()))
             .or(self.multi_vector.as_ref().map(|task| task.model().trunk()))
             .or(self.classify.as_ref().and_then(|task| task.model()).map(|model| model.trunk()))
             .or(self.tag.as_ref().map(|task| task.model().trunk()))
             .or(self.answer.as_ref().map(|task| task.model().trunk()));
-        trunk.map(|trunk| trunk.backend().dtype().to_string())
+        trunk.map(|trunk| trunk.backend())
+    }
+
+    /// The number format that products are computed in.
+    fn dtype(&self) -> Option<String> {
+        self.backend().map(|backend| backend.dtype().to_string())
+    }
+
+    fn device(&self) -> &'static str {
+        match self.backend().map(Backend::device) {
+            Some(device) if device.is_cuda() => "cuda",
+            Some(device) if device.is_metal() => "metal",
+            _ => "cpu",
+        }
+    }
+
+    fn activation(&self) -> Option<String> {
+        let of_reranker = self.rerank.as_ref().and_then(|reranker| reranker.activation_name().map(str::to_owned));
+        of_reranker.or_else(|| self.classify.as_ref().map(|classifier| classifier.function().to_string()))
     }
 
     fn pooling(&self) -> Option<String> {

@@ -78,7 +78,7 @@ pub struct Fault {
     pub param: Option<String>,
     /// What was wrong and what to do next, for people.
     pub message: String,
-    /// When another try is worth while; rounded up to whole seconds on the wire.
+    /// When another try is worth while, on the wire in milliseconds and, rounded up, in whole seconds.
     pub retry_after: Option<Duration>,
 }
 
@@ -221,7 +221,12 @@ impl Fault {
             Retry::After => {
                 let after = self.retry_after.unwrap_or(Duration::from_secs(1));
                 let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-                vec![("retry-after", seconds.max(1).to_string())]
+                let milliseconds = after.as_millis().max(1);
+                vec![
+                    ("retry-after", seconds.max(1).to_string()),
+                    ("retry-after-ms", milliseconds.to_string()),
+                    ("x-should-retry", "true".to_owned()),
+                ]
             }
         }
     }
@@ -237,7 +242,7 @@ impl std::error::Error for Fault {}
 
 /// What clients are told about another try. The OpenAI SDKs try again on 408, 409, 429 and from 500 on.
 enum Retry {
-    /// `retry-after`.
+    /// `retry-after`, in seconds for all and in milliseconds for those SDKs.
     After,
     /// `x-should-retry: false`, where the status alone would invite another try.
     Never,

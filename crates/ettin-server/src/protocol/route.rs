@@ -76,6 +76,8 @@ pub enum Call {
 pub enum RootTask {
     /// Vectors.
     Embed,
+    /// Vectors of tokens.
+    EmbedAll,
     /// Sparse vectors.
     EmbedSparse,
     /// Labels.
@@ -107,9 +109,10 @@ pub struct Received {
 }
 
 /// The paths of POST requests.
-pub const PATHS: [&str; 23] = [
+pub const PATHS: [&str; 24] = [
     "/",
     "/classify",
+    "/completions",
     "/decode",
     "/detokenize",
     "/embed",
@@ -133,8 +136,8 @@ pub const PATHS: [&str; 23] = [
     "/vertex",
 ];
 
-/// Bytes to a request. `root` says what the named model (or the first one) is for; it is asked only for `/` and its
-/// like.
+/// Bytes to a request. `root` says what the model of a body is for; it is asked only for `/` and its like, and only
+/// where the body's shape does not say the task.
 ///
 /// # Errors
 /// What is to be sent instead of an answer, in the form of the protocol.
@@ -142,7 +145,7 @@ pub fn receive(
     path: &str,
     body: &[u8],
     limits: &BodyLimits,
-    root: impl Fn(Option<&str>) -> RootTask,
+    root: impl Fn(&Value) -> RootTask,
 ) -> Result<Received, FaultAnswer> {
     let body = parse_body(body, limits).map_err(|fault| fault.answer(error_form(path, None)))?;
     let form = error_form(path, Some(&body));
@@ -160,7 +163,8 @@ pub fn model_of(body: &Value) -> Option<&str> {
 pub fn error_form(path: &str, body: Option<&Value>) -> ErrorForm {
     let has = |key: &str| body.is_some_and(|body| body.get(key).is_some());
     let nested = match path {
-        "/embeddings" | "/score" | "/classify" | "/pooling" | "/detokenize" | "/tokenizer_info" | "/models" => true,
+        "/completions" | "/embeddings" | "/score" | "/classify" | "/pooling" | "/detokenize" | "/tokenizer_info"
+        | "/models" => true,
         "/rerank" | "/reranking" => has("documents") && !has("texts"),
         "/tokenize" => has("prompt") || has("messages"),
         _ => path.starts_with("/v1/") || path.starts_with("/v2/"),
@@ -172,7 +176,7 @@ pub fn error_form(path: &str, body: Option<&Value>) -> ErrorForm {
 ///
 /// # Errors
 /// [`FaultKind::UnknownRoute`]; what [`read`] finds.
-pub fn route(path: &str, body: Value, root: impl Fn(Option<&str>) -> RootTask) -> Result<Call, Fault> {
+pub fn route(path: &str, body: Value, root: impl Fn(&Value) -> RootTask) -> Result<Call, Fault> {
     match path {
         "/embed" => read(body).map(Call::Embed),
         "/embed_all" => read(body).map(Call::EmbedAll),
@@ -181,7 +185,7 @@ pub fn route(path: &str, body: Value, root: impl Fn(Option<&str>) -> RootTask) -
         "/similarity" => read(body).map(Call::Similarity),
         "/decode" => read(body).map(Call::Decode),
         "/embeddings" | "/v1/embeddings" => read(body).map(Call::Embeddings),
-        "/v1/completions" => read(body).map(|request| Call::Completion(Box::new(request))),
+        "/completions" | "/v1/completions" => read(body).map(|request| Call::Completion(Box::new(request))),
         "/score" | "/v1/score" => read(body).map(Call::Score),
         "/classify" => read(body).map(Call::Classify),
         "/pooling" => read(body).map(Call::Pooling),
@@ -242,7 +246,7 @@ const OF_GENERATION: [&str; 12] = [
 ];
 
 /// The body of `/`: its shape says the task, or the model does.
-fn by_shape(body: Value, root: &impl Fn(Option<&str>) -> RootTask) -> Result<Call, Fault> {
+fn by_shape(body: Value, root: &impl Fn(&Value) -> RootTask) -> Result<Call, Fault> {
     let Value::Object(map) = &body else { return read(body).map(Call::Embed) };
     if let Some(Value::Object(inputs)) = map.get("inputs") {
         if inputs.contains_key("source_sentence") {
@@ -259,8 +263,9 @@ fn by_shape(body: Value, root: &impl Fn(Option<&str>) -> RootTask) -> Result<Cal
         return task(body);
     }
     let parameters = map.contains_key("parameters");
-    match root(model_of(&body)) {
+    match root(&body) {
         RootTask::Embed => read(body).map(Call::Embed),
+        RootTask::EmbedAll => read(body).map(Call::EmbedAll),
         RootTask::EmbedSparse => read(body).map(Call::EmbedSparse),
         RootTask::Predict if parameters => read(body).map(Call::Classification),
         RootTask::Predict => read(body).map(Call::Predict),

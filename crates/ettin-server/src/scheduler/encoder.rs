@@ -97,6 +97,11 @@ impl EncoderQueue {
         Ok(Self { shared })
     }
 
+    /// How batches are formed.
+    pub fn settings(&self) -> EncoderSettings {
+        self.shared.settings
+    }
+
     /// Sequences that wait.
     pub fn waiting(&self) -> usize {
         lock(&self.shared.state).queue.len()

@@ -31,7 +31,9 @@ mod text;
 
 pub use embed::{EmbedCall, MultiVectorCall, SimilarityCall};
 pub use generate::{GenerateCall, Generation};
-pub use predict::{AnswerCall, ClassifyCall, FillMaskCall, PairText, RerankCall, TagCall, ZeroShotCall};
+pub use predict::{
+    AnswerCall, ClassifyCall, FillMaskCall, PairText, RerankCall, ScorePairsCall, TagCall, ZeroShotCall,
+};
 pub use text::{TokenSpan, TokenizeCall};
 
 use std::sync::Arc;
@@ -169,6 +171,11 @@ impl Service {
     /// The models.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// The threads for texts.
+    pub(crate) fn pool(&self) -> &TokenizerPool {
+        &self.pool
     }
 
     /// Whether all models answer.

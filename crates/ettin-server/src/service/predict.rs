@@ -46,6 +46,17 @@ pub struct RerankCall {
     pub request: RerankRequest,
 }
 
+/// Pairs to score, each by itself.
+#[derive(Debug, Clone, Default)]
+pub struct ScorePairsCall {
+    /// The model's name.
+    pub model: Option<String>,
+    /// Queries, each with its document.
+    pub pairs: Vec<(String, String)>,
+    /// As for [`RerankCall`].
+    pub request: RerankRequest,
+}
+
 /// Texts whose tokens are to be labelled.
 #[derive(Debug, Clone, Default)]
 pub struct TagCall {
@@ -140,6 +151,34 @@ impl Service {
                 true => Ok(ranked),
                 false => Err(ServeError::internal("a document has no score")),
             }
+        })
+        .await
+    }
+
+    /// A score per pair, in the order of the pairs.
+    ///
+    /// # Errors
+    /// Those of a call.
+    pub async fn score_pairs(&self, call: ScorePairsCall, caller: Caller) -> Result<Answered<Vec<f32>>, ServeError> {
+        let ScorePairsCall { model, pairs, request } = call;
+        let texts = pairs.iter().flat_map(|(query, document)| [query.as_str(), document.as_str()]);
+        let size = CallSize { inputs: pairs.len(), ..CallSize::of(texts) }.not_empty()?;
+        if self.registry.choose(model.as_deref(), Ability::Rerank).map_err(super::told)?.tasks.rerank.is_none() {
+            let message = "late interaction ranks documents for a query; send them to /rerank";
+            return Err(super::told(ServeError::new(ErrorKind::WrongModel, message)));
+        }
+        let task = self.task(model.as_deref(), Ability::Rerank, |model| model.tasks.rerank.as_ref())?;
+        let prepare = move |task: &Reranker| {
+            let inputs: Vec<RerankInput<'_>> =
+                pairs.iter().map(|(query, document)| RerankInput { query, documents: vec![document] }).collect();
+            task.prepare(&inputs, &request)
+        };
+        self.staged(CallKind::Predict, task, size, caller, prepare, |outcomes, usage| {
+            let scores = values(outcomes, usage)?.into_iter().map(|ranked| match ranked.as_slice() {
+                [one] => Ok(one.score),
+                _ => Err(ServeError::internal("a pair has no score")),
+            });
+            scores.collect()
         })
         .await
     }

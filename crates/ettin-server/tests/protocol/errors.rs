@@ -51,12 +51,15 @@ fn each_kind_has_its_status_and_class() {
 #[test]
 fn another_try_is_offered_where_it_may_succeed() {
     let headers = |fault: Fault| fault.answer(ErrorForm::OpenAi).headers;
-    let after = |seconds: &str| vec![("retry-after", seconds.to_owned())];
-    assert_eq!(headers(Fault::new(FaultKind::Overloaded, "")), after("1"));
+    let after = |seconds: &str, milliseconds: &str| {
+        let headers = [("retry-after", seconds), ("retry-after-ms", milliseconds), ("x-should-retry", "true")];
+        headers.map(|(name, value)| (name, value.to_owned())).to_vec()
+    };
+    assert_eq!(headers(Fault::new(FaultKind::Overloaded, "")), after("1", "1000"));
     let soon = Fault::new(FaultKind::Overloaded, "").with_retry_after(Duration::from_millis(2100));
-    assert_eq!(headers(soon), after("3"));
+    assert_eq!(headers(soon), after("3", "2100"));
     let now = Fault::new(FaultKind::Unavailable, "").with_retry_after(Duration::ZERO);
-    assert_eq!(headers(now), after("1"));
+    assert_eq!(headers(now), after("1", "1"));
     assert_eq!(headers(Fault::new(FaultKind::NotImplemented, "")), [("x-should-retry", "false".to_owned())]);
     assert_eq!(headers(Fault::new(FaultKind::Field, "")), []);
 }

@@ -9,8 +9,9 @@ use serde_json::{Map, Number, Value};
 
 use crate::wire::{limits, recorded};
 
-const ROOTS: [RootTask; 9] = [
+const ROOTS: [RootTask; 10] = [
     RootTask::Embed,
+    RootTask::EmbedAll,
     RootTask::EmbedSparse,
     RootTask::Predict,
     RootTask::Rerank,

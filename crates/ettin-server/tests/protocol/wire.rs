@@ -162,7 +162,7 @@ fn every_path_is_known() {
 
 #[test]
 fn the_root_asks_what_the_named_model_is_for() {
-    let root = |model: Option<&str>| match model {
+    let root = |body: &Value| match body["model"].as_str() {
         Some("decoder") => RootTask::Generate,
         _ => RootTask::FillMask,
     };

@@ -1,5 +1,6 @@
 //! Sequence classification.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -14,6 +15,7 @@ use crate::config::ProblemType;
 use crate::files::ModelFiles;
 use crate::finite::{Traced, is_comparable};
 use crate::heads::{Asked, Chain, EmbedOptions, Embedder, SequenceClassifier, TorchActivation, TracedEmbedder};
+use crate::named::Named;
 use crate::sentence_transformers::{Repository, Task};
 use crate::setters::setters;
 use crate::{Config, Error, PackedBatch, Result};
@@ -59,6 +61,8 @@ pub struct ClassifyRequest {
     pub top_k: Option<usize>,
     /// Report logits instead of probabilities.
     pub raw: bool,
+    /// What becomes of logits, instead of the model's own function and of `raw`.
+    pub function: Option<ScoreFunction>,
     /// The prompt put before every first text, of a model that sentence-transformers saved.
     pub prompt: PromptChoice,
     /// What becomes of inputs over the limit, instead of the task's own choice.
@@ -70,6 +74,8 @@ setters!(ClassifyRequest {
     with_top_k(top_k: impl Into<Option<usize>>);
     /// With logits instead of probabilities, or not.
     with_raw(raw: bool);
+    /// With another function behind the logits.
+    with_function(function: impl Into<Option<ScoreFunction>>);
     /// With another prompt.
     with_prompt(prompt: PromptChoice);
     /// With another fate of inputs over the limit.
@@ -78,7 +84,7 @@ setters!(ClassifyRequest {
 
 impl Default for ClassifyRequest {
     fn default() -> Self {
-        Self { top_k: Some(1), raw: false, prompt: PromptChoice::Default, truncate: None }
+        Self { top_k: Some(1), raw: false, function: None, prompt: PromptChoice::Default, truncate: None }
     }
 }
 
@@ -93,10 +99,24 @@ pub struct Label {
 
 /// How logits become scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Function {
+pub enum ScoreFunction {
+    /// They are the scores.
     Raw,
+    /// The logistic function of each.
     Sigmoid,
+    /// Probabilities that add up to 1.
     Softmax,
+}
+
+impl Named for ScoreFunction {
+    const NAMES: &'static [(Self, &'static str)] =
+        &[(Self::Raw, "identity"), (Self::Sigmoid, "sigmoid"), (Self::Softmax, "softmax")];
+}
+
+impl fmt::Display for ScoreFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 impl Classifier {
@@ -174,6 +194,14 @@ impl Classifier {
         &self.labels
     }
 
+    /// What becomes of logits unless a request says otherwise. The scores of a chain have its activation before.
+    pub fn function(&self) -> ScoreFunction {
+        match &self.model {
+            ClassifyModel::Head(model) => ScoreFunction::of(model.config()),
+            ClassifyModel::Chain(..) => ScoreFunction::Softmax,
+        }
+    }
+
     /// The labels of every input, best first.
     ///
     /// # Errors
@@ -226,13 +254,10 @@ impl Staged for Classifier {
         sequences: &[&PreparedSequence],
         request: &ClassifyRequest,
     ) -> Result<Vec<Result<Vec<Label>>>> {
-        let function = match &self.model {
-            _ if request.raw => Function::Raw,
-            ClassifyModel::Head(model) => Function::of(model.config()),
-            ClassifyModel::Chain(..) => Function::Softmax,
-        };
+        let asked = request.function.or(request.raw.then_some(ScoreFunction::Raw));
+        let function = asked.unwrap_or_else(|| self.function());
         let options = EmbedOptions { skip: staged::skipped(sequences), ..EmbedOptions::default() };
-        let logits = self.logits(batch, &options, request.raw)?;
+        let logits = self.logits(batch, &options, asked.is_some())?;
         let labels = sequences.iter().zip(&logits).map(|(sequence, row)| {
             let ranked = ranked(self.labels(), &function.apply(row), request.top_k);
             let finite = is_comparable(row) && ranked.iter().all(|label| label.score.is_finite());
@@ -253,22 +278,22 @@ impl Staged for Classifier {
     }
 }
 
-impl Function {
+impl ScoreFunction {
     /// What the model was trained for, as transformers decides it.
     fn of(config: &Config) -> Self {
         match config.problem_type {
-            Some(ProblemType::Regression) => Function::Raw,
-            Some(ProblemType::MultiLabel) => Function::Sigmoid,
-            _ if config.labels.len() == 1 => Function::Sigmoid,
-            _ => Function::Softmax,
+            Some(ProblemType::Regression) => ScoreFunction::Raw,
+            Some(ProblemType::MultiLabel) => ScoreFunction::Sigmoid,
+            _ if config.labels.len() == 1 => ScoreFunction::Sigmoid,
+            _ => ScoreFunction::Softmax,
         }
     }
 
     fn apply(self, logits: &[f32]) -> Vec<f32> {
         match self {
-            Function::Raw => logits.to_vec(),
-            Function::Sigmoid => logits.iter().map(|&logit| sigmoid(logit)).collect(),
-            Function::Softmax => softmax(logits),
+            ScoreFunction::Raw => logits.to_vec(),
+            ScoreFunction::Sigmoid => logits.iter().map(|&logit| sigmoid(logit)).collect(),
+            ScoreFunction::Softmax => softmax(logits),
         }
     }
 }

@@ -318,6 +318,14 @@ impl TextEmbedder {
         }
     }
 
+    /// The text of a prompt; empty for none.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a prompt that the model does not have.
+    pub fn prompt_text(&self, prompt: &PromptChoice) -> Result<&str> {
+        self.prompts.text(prompt)
+    }
+
     /// The vector of every text.
     ///
     /// # Errors

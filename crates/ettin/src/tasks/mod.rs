@@ -50,7 +50,7 @@ pub use crate::tokenizer::Truncate;
 
 pub use answer::{Answer, AnswerRequest, Answerer, Question};
 pub use choose::{ChoiceInput, MultipleChoice, ScoredChoice};
-pub use classify::{Classifier, ClassifyRequest, Label};
+pub use classify::{Classifier, ClassifyRequest, Label, ScoreFunction};
 pub use embed::{
     EmbedInput, EmbedPlan, EmbedRequest, Embedding, IndexedScore, SimilarityInput, TextEmbedder, TextVectors,
 };

@@ -18,6 +18,7 @@ use super::{
 use crate::files::ModelFiles;
 use crate::finite::{Traced, is_finite};
 use crate::heads::{Asked, EmbedOptions, Embedder, SequenceClassifier, TorchActivation, TracedEmbedder};
+use crate::named::Named;
 use crate::sentence_transformers::{ModelType, Routes, Settings, Task};
 use crate::setters::setters;
 use crate::{Config, Error, PackedBatch, Result};
@@ -209,6 +210,18 @@ impl Reranker {
     /// What turns texts into batches.
     pub fn preprocessor(&self) -> &Preprocessor {
         &self.preprocessor
+    }
+
+    /// The name of what the model's files apply to a score: `identity`, `sigmoid`, or as torch calls it. None where
+    /// vectors are compared.
+    pub fn activation_name(&self) -> Option<&str> {
+        match (&self.model, &self.activation) {
+            (RerankModel::Vectors(_), _) => None,
+            (_, Configured::Known(Activation::Raw)) => Some("identity"),
+            (_, Configured::Known(Activation::Sigmoid)) => Some("sigmoid"),
+            (_, Configured::Torch(activation)) => Some(activation.name()),
+            (_, Configured::Other(name)) => Some(name),
+        }
     }
 
     /// What is applied unless the call says otherwise.

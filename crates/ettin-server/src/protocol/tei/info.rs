@@ -41,13 +41,42 @@ pub struct Info {
     pub docker_label: Option<String>,
     /// Bytes of a body. Not of TEI.
     pub payload_limit: usize,
-    /// The names of all models that are loaded. Not of TEI.
-    pub models: Vec<String>,
+    /// Tokens that may wait for a model, which is what requests are let in by. Not of TEI.
+    pub max_queue_tokens: usize,
+    /// Seconds that a request may take. Not of TEI.
+    pub request_timeout: u64,
+    /// All models, those that do not answer included. Not of TEI.
+    pub models: Vec<ServedModel>,
     /// What turns a classifier's logits into scores, as the model's own configuration says. Not of TEI, which takes
     /// softmax or sigmoid by the number of labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "identity")]
     pub activation: Option<String>,
+}
+
+/// One of several models.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServedModel {
+    /// The name that it is asked for by.
+    pub name: String,
+    /// `loading`, `ready` or `failed`.
+    #[schema(example = "ready")]
+    pub state: String,
+    /// Where it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_id: Option<String>,
+    /// The number format that it computes in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<String>,
+    /// Tokens of a text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_input_length: Option<usize>,
+    /// What it can do, what it is made for first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<String>,
+    /// Why it could not be loaded, or loaded again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// What a model is. The first three are TEI's.

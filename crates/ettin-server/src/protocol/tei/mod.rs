@@ -10,7 +10,7 @@ pub use answers::{
     embed_sparse_answer, predict_answer, rerank_answer, similarity_answer, tokenize_answer,
 };
 pub use headers::{ComputeReport, X_TRUNCATED};
-pub use info::{ClassifierInfo, EmbeddingInfo, Info, ModelType, Nothing};
+pub use info::{ClassifierInfo, EmbeddingInfo, Info, ModelType, Nothing, ServedModel};
 pub(in crate::protocol) use requests::check_dimensions;
 pub use requests::{
     DecodeRequest, EmbedAllRequest, EmbedRequest, EmbedSparseRequest, IdLists, PredictRequest, SimilarityInputs,

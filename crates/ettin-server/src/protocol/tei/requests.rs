@@ -9,13 +9,12 @@ use crate::protocol::input::{Inputs, PredictInputs, TextOrIds};
 use crate::protocol::json::{WireRequest, yes};
 
 /// Which end of an over-long text is cut off.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum TruncationDirection {
     /// The beginning.
     #[serde(rename = "Left", alias = "left")]
     Left,
     /// The end.
-    #[default]
     #[serde(rename = "Right", alias = "right")]
     Right,
 }
@@ -28,9 +27,9 @@ pub struct EmbedRequest {
     /// Whether over-long texts are cut; the server's policy if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub truncate: Option<bool>,
-    /// Which end is cut.
-    #[serde(default)]
-    pub truncation_direction: TruncationDirection,
+    /// Which end is cut; the model's own side if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncation_direction: Option<TruncationDirection>,
     /// A prompt of the model, by name, that is put before each text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_name: Option<String>,
@@ -67,9 +66,9 @@ pub struct EmbedAllRequest {
     /// Whether over-long texts are cut; the server's policy if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub truncate: Option<bool>,
-    /// Which end is cut.
-    #[serde(default)]
-    pub truncation_direction: TruncationDirection,
+    /// Which end is cut; the model's own side if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncation_direction: Option<TruncationDirection>,
     /// A prompt of the model, by name, that is put before each text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_name: Option<String>,
@@ -89,9 +88,9 @@ pub struct EmbedSparseRequest {
     /// Whether over-long texts are cut; the server's policy if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub truncate: Option<bool>,
-    /// Which end is cut.
-    #[serde(default)]
-    pub truncation_direction: TruncationDirection,
+    /// Which end is cut; the model's own side if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncation_direction: Option<TruncationDirection>,
     /// A prompt of the model, by name, that is put before each text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_name: Option<String>,
@@ -111,9 +110,9 @@ pub struct PredictRequest {
     /// Whether over-long texts are cut; the server's policy if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub truncate: Option<bool>,
-    /// Which end is cut.
-    #[serde(default)]
-    pub truncation_direction: TruncationDirection,
+    /// Which end is cut; the model's own side if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncation_direction: Option<TruncationDirection>,
     /// Whether scores are logits.
     #[serde(default)]
     pub raw_scores: bool,
@@ -135,9 +134,9 @@ pub struct TextRerankRequest {
     /// Whether over-long pairs are cut; the server's policy if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub truncate: Option<bool>,
-    /// Which end is cut.
-    #[serde(default)]
-    pub truncation_direction: TruncationDirection,
+    /// Which end is cut; the model's own side if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncation_direction: Option<TruncationDirection>,
     /// Whether scores are logits.
     #[serde(default)]
     pub raw_scores: bool,
@@ -186,9 +185,9 @@ pub struct SimilarityParameters {
     /// Whether over-long texts are cut; the server's policy if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub truncate: Option<bool>,
-    /// Which end is cut.
-    #[serde(default)]
-    pub truncation_direction: TruncationDirection,
+    /// Which end is cut; the model's own side if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncation_direction: Option<TruncationDirection>,
     /// A prompt of the model, by name, that is put before each text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_name: Option<String>,
