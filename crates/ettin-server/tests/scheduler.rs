@@ -2,7 +2,7 @@
 //! broken breaks alone.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -283,11 +283,13 @@ async fn streams_are_those_of_the_generator_whoever_comes_and_goes() {
 #[derive(Default)]
 struct Sums {
     batches: AtomicUsize,
+    over: AtomicBool,
 }
 
 const PANIC: u32 = 666;
 const FAIL: u32 = 667;
 const SLOW: u32 = 668;
+const NEVER: u32 = 669;
 
 impl Staged for Sums {
     type Reading = ();
@@ -305,6 +307,11 @@ impl Staged for Sums {
         assert!(!batch.ids().contains(&PANIC), "such a token");
         if batch.ids().contains(&FAIL) {
             return Err(Error::input("no such token"));
+        }
+        if batch.ids().contains(&NEVER) {
+            while !self.over.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         if batch.ids().contains(&SLOW) {
             std::thread::sleep(Duration::from_millis(200));
@@ -370,4 +377,26 @@ async fn requests_share_batches_and_the_gone_and_late_are_not_computed() {
     }
     let batches = task.batches.load(Ordering::Relaxed);
     assert!((2..10).contains(&batches), "{batches}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_text_holds_nobody_up() {
+    let (queue, task) = (queue(), Arc::new(Sums::default()));
+    let long = |client| {
+        let (queue, task) = (queue.clone(), task.clone());
+        let prepared = Prepared::new(vec![PreparedSequence::new([vec![NEVER], vec![0; 9999]].concat())], (), ());
+        tokio::spawn(async move { values(queue.compute(&task, prepared, caller(client)).await.unwrap().assemble()) })
+    };
+    // The second waits for the first, and neither for the short ones, nor they for it.
+    let (first, second) = (long(1), long(2));
+    while task.batches.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    for client in 3..20 {
+        let short = queue.compute(&task, sums(&[client as u32]), caller(client)).await.unwrap();
+        assert_eq!(values(short.assemble()), [client as u32 + 1]);
+    }
+    assert_eq!(queue.waiting(), 1);
+    task.over.store(true, Ordering::Relaxed);
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), (vec![NEVER], vec![NEVER]));
 }

@@ -16,6 +16,9 @@ use crate::metrics;
 /// The smallest bound of a batch: below, products are so thin that throughput suffers.
 const LEAST_BATCH: usize = 512;
 
+/// The shortest text that is computed beside the others: below, it is not worth it.
+const LEAST_ASIDE: usize = 512;
+
 /// How an [`EncoderQueue`] forms batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -25,11 +28,18 @@ pub struct EncoderSettings {
     /// How long a batch is to take at most, by what was measured lately; others wait for so long. A single sequence
     /// that takes longer is computed all the same.
     pub batch_time: Duration,
+    /// A text that takes longer than this, by the same measure, is computed beside the others, which then do not wait
+    /// for it.
+    pub aside_time: Duration,
 }
 
 impl Default for EncoderSettings {
     fn default() -> Self {
-        Self { batch_tokens: BATCH_TOKENS, batch_time: Duration::from_millis(100) }
+        Self {
+            batch_tokens: BATCH_TOKENS,
+            batch_time: Duration::from_millis(100),
+            aside_time: Duration::from_millis(25),
+        }
     }
 }
 
@@ -78,6 +88,10 @@ struct Shared {
 struct State {
     queue: FairQueue<Arc<dyn Work>>,
     closed: bool,
+    /// Whether long texts are being computed beside; others stay in the queue until that is done.
+    aside: bool,
+    /// Whether all that waits is long texts of which none can be taken now.
+    stuck: bool,
 }
 
 impl EncoderQueue {
@@ -93,7 +107,7 @@ impl EncoderQueue {
     ) -> Result<Self, ServeError> {
         let shared = Arc::new(Shared { state: Mutex::default(), arrived: Condvar::new(), settings, admission });
         let of_thread = shared.clone();
-        compute::spawn(format!("ettin-encode-{name}"), move || of_thread.run(&turn))?;
+        compute::spawn(format!("ettin-encode-{name}"), move || Shared::run(&of_thread, &turn))?;
         Ok(Self { shared })
     }
 
@@ -125,6 +139,7 @@ impl EncoderQueue {
         {
             let mut state = lock(&self.shared.state);
             state.queue.push(caller.client, Arc::new(job));
+            state.stuck = false;
             metrics::queue_size(state.queue.len());
         }
         self.shared.arrived.notify_one();
@@ -156,21 +171,35 @@ impl fmt::Debug for EncoderQueue {
 }
 
 impl Shared {
-    fn run(&self, turn: &Turn) {
+    fn run(self: &Arc<Self>, turn: &Turn) {
         while self.wait() {
-            let turn = turn.take();
+            let held = turn.take();
             // What came while others computed is in it.
-            let batch = self.form();
-            self.compute(batch);
-            drop(turn);
+            let (batch, long) = self.form();
+            if !long.is_empty() {
+                self.compute_beside(long, turn);
+            }
+            let begun = Instant::now();
+            let tokens = self.compute(batch);
+            self.admission.computed(tokens, begun.elapsed());
+            drop(held);
         }
+    }
+
+    fn compute_beside(self: &Arc<Self>, long: Vec<Member>, turn: &Turn) {
+        let done = Done(self.clone());
+        turn.beside(Box::new(move || {
+            let Done(shared) = &done;
+            // It may have waited long for the threads.
+            shared.compute(long.into_iter().filter(|(work, _)| !work.is_dead()).collect());
+        }));
     }
 
     /// Waits for something to compute; false when there will be nothing more.
     fn wait(&self) -> bool {
         let mut state = lock(&self.state);
-        while state.queue.is_empty() {
-            if state.closed {
+        while state.queue.is_empty() || state.stuck {
+            if state.closed && state.queue.is_empty() {
                 return false;
             }
             state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -178,19 +207,27 @@ impl Shared {
         true
     }
 
-    fn form(&self) -> Vec<Member> {
-        let EncoderSettings { batch_tokens, batch_time } = self.settings;
-        let in_time = (self.admission.rate() * batch_time.as_secs_f64()) as usize;
-        let budget = in_time.clamp(LEAST_BATCH.min(batch_tokens), batch_tokens);
+    /// The next batch, and apart from it what is to be computed beside.
+    fn form(&self) -> (Vec<Member>, Vec<Member>) {
+        let EncoderSettings { batch_tokens, batch_time, aside_time } = self.settings;
+        let in_time = |time: Duration| (self.admission.rate() * time.as_secs_f64()) as usize;
+        let budget = in_time(batch_time).clamp(LEAST_BATCH.min(batch_tokens), batch_tokens);
+        let longest = in_time(aside_time).max(LEAST_ASIDE);
         let mut state = lock(&self.state);
-        let batch = state.queue.take(budget);
+        let bound = if state.aside { longest } else { usize::MAX };
+        let taken = state.queue.take(budget, bound);
         metrics::queue_size(state.queue.len());
-        batch
+        state.stuck = taken.is_empty() && state.aside;
+        let (long, batch): (Vec<_>, Vec<_>) =
+            taken.into_iter().partition(|(work, index)| work.length(*index) > longest);
+        state.aside |= !long.is_empty();
+        (batch, long)
     }
 
-    fn compute(&self, mut batch: Vec<Member>) {
+    /// Computes sequences together, and returns how many tokens they have.
+    fn compute(&self, mut batch: Vec<Member>) -> usize {
         if batch.is_empty() {
-            return;
+            return 0;
         }
         let begun = Instant::now();
         let tokens = batch.iter().map(|(work, index)| work.length(*index)).sum();
@@ -203,8 +240,19 @@ impl Shared {
             first.compute(&alike);
             batch = rest;
         }
-        let time = begun.elapsed();
-        self.admission.computed(tokens, time);
-        metrics::computed("encode", tokens, time);
+        metrics::computed("encode", tokens, begun.elapsed());
+        tokens
+    }
+}
+
+/// Lets the next long text in when one is done with, however that came about.
+struct Done(Arc<Shared>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        (state.aside, state.stuck) = (false, false);
+        drop(state);
+        self.0.arrived.notify_one();
     }
 }

@@ -63,8 +63,9 @@ impl<J: Queued> FairQueue<J> {
         self.ring.is_empty()
     }
 
-    /// The next batch: sequences of at most `budget` tokens, or one. Nothing only where nothing waits that is alive.
-    pub(super) fn take(&mut self, budget: usize) -> Vec<(J, usize)> {
+    /// The next batch: sequences of at most `budget` tokens, or one; none of them longer than `longest`. Nothing only where
+    /// nothing waits that is alive and short enough.
+    pub(super) fn take(&mut self, budget: usize, longest: usize) -> Vec<(J, usize)> {
         let (mut batch, mut room) = (Vec::new(), budget);
         // A client whose next sequence did not fit any more begins the next batch.
         let mut first_next: Option<u64> = None;
@@ -74,7 +75,7 @@ impl<J: Queued> FairQueue<J> {
                 let Some(client) = self.ring.pop_front() else { break };
                 let Some(line) = self.clients.get_mut(&client) else { continue };
                 line.deficit += QUANTUM;
-                let fits = line.spend(&mut batch, &mut room, &mut self.sequences);
+                let fits = line.spend(&mut batch, &mut room, longest, &mut self.sequences);
                 if line.jobs.is_empty() {
                     self.clients.remove(&client);
                     continue;
@@ -100,7 +101,7 @@ impl<J: Queued> FairQueue<J> {
 
 impl<J: Queued> Line<J> {
     /// Takes what it can pay for and what fits. Says whether the next one fits, could it pay for it.
-    fn spend(&mut self, batch: &mut Vec<(J, usize)>, room: &mut usize, waiting: &mut usize) -> bool {
+    fn spend(&mut self, batch: &mut Vec<(J, usize)>, room: &mut usize, longest: usize, waiting: &mut usize) -> bool {
         while let Some((job, next)) = self.jobs.front_mut() {
             if job.is_dead() {
                 *waiting -= job.sequences() - *next;
@@ -108,7 +109,7 @@ impl<J: Queued> Line<J> {
                 continue;
             }
             let length = job.length(*next);
-            if length > *room && !batch.is_empty() {
+            if length > longest || length > *room && !batch.is_empty() {
                 // It need not save more than it can spend at once.
                 self.deficit = self.deficit.min(length);
                 return false;
@@ -173,7 +174,7 @@ mod tests {
         }
         let (mut taken, mut batches) = (0, 0);
         while !queue.is_empty() {
-            let batch = queue.take(2000);
+            let batch = queue.take(2000, usize::MAX);
             assert!(!batch.is_empty());
             assert!(tokens(&batch) <= 2000 || batch.len() == 1);
             taken += batch.len();
@@ -190,7 +191,7 @@ mod tests {
         let mut queue = FairQueue::default();
         queue.push(1, texts("large", &[100; 10_000]));
         queue.push(2, texts("small", &[20]));
-        let batch = queue.take(4000);
+        let batch = queue.take(4000, usize::MAX);
         assert!(batch.iter().any(|(job, _)| job.name == "small"));
         assert!(tokens(&batch) > 3800);
     }
@@ -204,7 +205,7 @@ mod tests {
         }
         let (mut long, mut short) = (0, 0);
         while long < 3 * 8000 {
-            for (job, index) in queue.take(2000) {
+            for (job, index) in queue.take(2000, usize::MAX) {
                 match job.name {
                     "long" => long += job.length(index),
                     _ => short += job.length(index),
@@ -219,8 +220,19 @@ mod tests {
     fn a_text_longer_than_any_batch_is_a_batch() {
         let mut queue = FairQueue::default();
         queue.push(1, texts("long", &[8000]));
-        assert_eq!(queue.take(100).len(), 1);
-        assert!(queue.is_empty() && queue.take(100).is_empty());
+        assert_eq!(queue.take(100, usize::MAX).len(), 1);
+        assert!(queue.is_empty() && queue.take(100, usize::MAX).is_empty());
+    }
+
+    #[test]
+    fn what_is_too_long_now_stays_and_lets_other_clients_pass() {
+        let mut queue = FairQueue::default();
+        queue.push(1, texts("long", &[900, 10]));
+        queue.push(2, texts("short", &[20, 20]));
+        assert_eq!(queue.take(2000, 500).iter().map(|(job, _)| job.name).collect::<Vec<_>>(), ["short"; 2]);
+        assert!(queue.take(2000, 500).is_empty() && queue.len() == 2);
+        assert_eq!(queue.take(2000, usize::MAX).len(), 2);
+        assert!(queue.is_empty());
     }
 
     #[test]
@@ -228,10 +240,10 @@ mod tests {
         let mut queue = FairQueue::default();
         queue.push(1, Texts { dead: true, ..texts("dead", &[10, 10]) });
         queue.push(1, texts("alive", &[10]));
-        let batch = queue.take(100);
+        let batch = queue.take(100, usize::MAX);
         assert_eq!(batch.iter().map(|(job, _)| job.name).collect::<Vec<_>>(), ["alive"]);
         assert_eq!(queue.len(), 0);
         queue.push(1, Texts { dead: true, ..texts("dead", &[10]) });
-        assert!(queue.take(100).is_empty() && queue.is_empty());
+        assert!(queue.take(100, usize::MAX).is_empty() && queue.is_empty());
     }
 }

@@ -6,7 +6,8 @@
 //! ([`TokenizerPool`]). Each model has a thread for its encoder work, and one for its streams where it generates; a
 //! thread computes only while it has the process's one [`Turn`], and the kernels' team (rayon's global pool) works for
 //! whoever has it. So there is never more than one forward pass at a time, however many models are loaded and
-//! connections open, and the team is never shared.
+//! connections open, and the team is never shared. Long texts alone are computed beside it, on threads that stand back
+//! (`aside.rs`): a pass cannot be interrupted, and short requests would wait for it.
 //!
 //! Why a thread per model and not one for all: what a model's thread keeps between turns (engine, caches, texts in
 //! progress that borrow the tokenizer) lives on its stack, and goes when the model goes. The turn is first come, first
@@ -23,6 +24,7 @@
 //! One rule, in tokens, for requests of any shape: see [`Admission`].
 
 mod admission;
+mod aside;
 mod compute;
 mod decoder;
 mod encoder;

@@ -1,7 +1,8 @@
 //! The process's one turn to compute.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 
+use super::aside::{Aside, AsideJob};
 use super::lock;
 
 /// A lock that is given in the order in which it was asked for.
@@ -9,6 +10,8 @@ use super::lock;
 pub struct Turn {
     tickets: Mutex<Tickets>,
     next: Condvar,
+    /// Started when there is something for it; none where that failed.
+    aside: OnceLock<Option<Aside>>,
 }
 
 #[derive(Debug, Default)]
@@ -24,6 +27,15 @@ struct Tickets {
 pub(super) struct HeldTurn<'a>(&'a Turn);
 
 impl Turn {
+    /// Computes something beside whoever has the turn; at once, where there are no threads for it.
+    pub(super) fn beside(&self, job: AsideJob) {
+        let start = || Aside::start().inspect_err(|error| tracing::warn!(%error, "long texts hold up others")).ok();
+        match self.aside.get_or_init(start) {
+            Some(aside) => aside.run(job),
+            None => job(),
+        }
+    }
+
     /// Waits for the turn.
     pub(super) fn take(&self) -> HeldTurn<'_> {
         let mut tickets = lock(&self.tickets);
