@@ -14,8 +14,8 @@ use super::RunArgs;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Label vectors:
-  Where a model's labels are encoded by another kind of model (a BERT), their vectors
-  are read from a safetensors file with a tensor for each label, called as the label.
+  Where a model's labels are encoded by another kind of model (a BERT), their
+  vectors are read from a safetensors file: a tensor for each, called as the label.
   With gliner and safetensors:
     vectors = model.encode_labels(labels)
     save_file({l: v.clone() for l, v in zip(labels, vectors)}, \"labels.safetensors\")
@@ -26,7 +26,7 @@ JSONL fields:
 Examples:
   ettin-run extract -m ./my-gliner --labels person,place \"Ada was born in London.\"
   ettin-run extract -m ./my-gliner --labels date --threshold 0.3 -i texts.txt
-  ettin-run extract -m ./my-gliner --labels a,b --label-vectors ab.safetensors \"A text\"")]
+  ettin-run extract -m ./my-gliner --labels a,b --label-vectors v.safetensors \"Text\"")]
 pub(crate) struct Extract {
     /// Texts to look through
     pub(crate) text: Vec<String>,
