@@ -5,8 +5,9 @@ use ettin_server::protocol::route::{PATHS, receive};
 use ettin_server::protocol::{BodyLimits, RootTask};
 use libfuzzer_sys::fuzz_target;
 
-const ROOTS: [RootTask; 9] = [
+const ROOTS: [RootTask; 10] = [
     RootTask::Embed,
+    RootTask::EmbedAll,
     RootTask::EmbedSparse,
     RootTask::Predict,
     RootTask::Rerank,

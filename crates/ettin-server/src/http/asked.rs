@@ -73,8 +73,8 @@ impl Asked {
             let limit = self.choose(need)?.description.max_input_length;
             if (tokens as usize) < limit {
                 let message = format!(
-                    "`truncate_prompt_tokens` of {tokens} is not supported: texts are cut at the model's own limit, {limit} \
-                     tokens; send -1, or cut them before"
+                    "`truncate_prompt_tokens` of {tokens} is not supported: texts are cut at the model's own limit, \
+                     {limit} tokens; send -1, or cut them before"
                 );
                 return Err(Fault::new(FaultKind::Refused, message).with_param("truncate_prompt_tokens"));
             }
@@ -173,8 +173,8 @@ fn check_ids(inputs: &[TextOrIds], vocabulary: usize, field: &str) -> Result<(),
          check_embedding_ctx_length=False"
     );
     let message = format!(
-        "input {index}: token {id} is beyond the model's vocabulary of {vocabulary}: these are ids of another tokenizer. \
-         Send text; LangChain's OpenAIEmbeddings does so with check_embedding_ctx_length=False"
+        "input {index}: token {id} is beyond the model's vocabulary of {vocabulary}: these are ids of another \
+         tokenizer. Send text; LangChain's OpenAIEmbeddings does so with check_embedding_ctx_length=False"
     );
     Err(Fault::field(field, message))
 }

@@ -10,6 +10,9 @@ use crate::protocol::{Fault, FaultKind};
 /// no answer before it is done. Above, the connection is closed.
 const READ_ALL_THE_SAME: usize = 4;
 
+/// Bytes that are made room for before they come: what is announced need not come.
+const READ_AHEAD: usize = 1 << 16;
+
 /// Reads a body of at most `limit` bytes.
 ///
 /// # Errors
@@ -25,7 +28,7 @@ pub(super) async fn read(request: Request, limit: usize) -> Result<Vec<u8>, Faul
     if hopeless || asks && (too_large || wrong_type) {
         return Err(if wrong_type { media_type(&parts.headers) } else { payload_too_large(limit) });
     }
-    let mut bytes = Vec::with_capacity(if too_large || wrong_type { 0 } else { announced.unwrap_or_default() });
+    let mut bytes = Vec::with_capacity(announced.unwrap_or_default().min(READ_AHEAD));
     let (mut chunks, mut length) = (body.into_data_stream(), 0usize);
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| {

@@ -21,11 +21,12 @@ const INSTANCES_AT_ONCE: usize = 64;
 /// Answers a POST request.
 pub(super) async fn answer(State(state): State<AppState>, connection: Connection, request: Request) -> Response {
     let path = request.uri().path().to_owned();
+    let of_path = error_form(&path, None);
     let bytes = match body::read(request, state.options.payload_limit).await {
         Ok(bytes) => bytes,
         Err(fault) => {
             metrics::refused();
-            return refused(&fault, error_form(&path, None));
+            return refused(&fault, of_path);
         }
     };
     let asked = Asked::new(&state, connection, None);
@@ -36,7 +37,7 @@ pub(super) async fn answer(State(state): State<AppState>, connection: Connection
             metrics::refused();
             return sent(answer);
         }
-        Err(fault) => return refused(&fault, crate::protocol::ErrorForm::Tei),
+        Err(fault) => return refused(&fault, of_path),
     };
     let asked = Asked { model, ..asked };
     let answered = match call {
@@ -113,10 +114,7 @@ async fn vertex(asked: &Asked, calls: Vec<Call>) -> Result<Reply, Fault> {
         }
         done.sort_by_key(|(index, _)| *index);
         for (index, answer) in done {
-            let answer = answer.map_err(|fault| {
-                let message = format!("instances[{index}]: {}", fault.message);
-                Fault { message, ..fault.within(&format!("instances[{index}]")) }
-            })?;
+            let answer = answer.map_err(|fault| fault.of_instance(index))?;
             if let Some(report) = answer.report {
                 add(&mut total, report);
             }

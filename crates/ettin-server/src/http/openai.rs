@@ -29,7 +29,7 @@ pub(super) async fn embeddings(asked: &Asked, request: EmbeddingsRequest) -> Res
     let write = move |value, facts: &super::answer::Facts| {
         embeddings_answer(facts.head("embd"), pooled(value)?, format, facts.tokens)
     };
-    asked.reply(answer, numbers, write).await
+    asked.reply(answer, |value| numbers(value), write).await
 }
 
 /// `GET /v1/models`: those that answer.

@@ -9,7 +9,7 @@ use crate::protocol::route::model_of;
 /// What the model that a body names (or the first one that is ready) is for. Where none is ready any task will do: its
 /// model is looked for, and the client is told to wait.
 pub(super) fn task(registry: &Registry, body: &Value) -> RootTask {
-    let Ok(model) = registry.choose_by(model_of(body), "answer", |_| true) else { return RootTask::Embed };
+    let Ok(model) = registry.choose_by(model_of(body), "be asked at `/`", |_| true) else { return RootTask::Embed };
     match model.abilities.main() {
         // A masked language model embeds, too. Only requests to fill a mask have one, or `parameters`.
         _ if model.abilities.has(Ability::FillMask) => match body.get("parameters").is_some() || has_mask(&model, body)

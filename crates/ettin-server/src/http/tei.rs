@@ -25,7 +25,7 @@ pub(super) async fn embed(asked: &Asked, request: tei::EmbedRequest) -> Result<R
     let inputs = asked.inputs(Ability::Embed, request.inputs, "inputs")?;
     let call = EmbedCall { model: asked.model.clone(), inputs, request: embed };
     let answer = asked.service().embed(call, asked.caller).await?;
-    asked.reply(answer, numbers, |value, _| tei::embed_answer(&pooled(value)?)).await
+    asked.reply(answer, |value| numbers(value), |value, _| tei::embed_answer(&pooled(value)?)).await
 }
 
 /// One vector a token: of an embedder, special tokens included; of a model of late interaction, those that it keeps.
@@ -34,7 +34,7 @@ pub(super) async fn embed_all(asked: &Asked, request: tei::EmbedAllRequest) -> R
     if is_late_interaction(asked) {
         let call = late_interaction(asked, only_texts(inputs, "inputs")?, prompt_name);
         let answer = asked.service().embed_multi(call, asked.caller).await?;
-        return asked.reply(answer, values, |value, _| tei::embed_all_answer(&rows(&value))).await;
+        return asked.reply(answer, |value| values(value), |value, _| tei::embed_all_answer(&rows(&value))).await;
     }
     let embed = EmbedRequest::default()
         .with_per_token(true)
@@ -44,7 +44,7 @@ pub(super) async fn embed_all(asked: &Asked, request: tei::EmbedAllRequest) -> R
     let inputs = asked.inputs(Ability::Embed, inputs, "inputs")?;
     let call = EmbedCall { model: asked.model.clone(), inputs, request: embed };
     let answer = asked.service().embed(call, asked.caller).await?;
-    asked.reply(answer, numbers, |value, _| tei::embed_all_answer(&of_tokens(value)?)).await
+    asked.reply(answer, |value| numbers(value), |value, _| tei::embed_all_answer(&of_tokens(value)?)).await
 }
 
 /// Whether the model that will answer has several vectors per text, and none that has one is meant.
@@ -74,7 +74,7 @@ pub(super) async fn embed_sparse(asked: &Asked, request: tei::EmbedSparseRequest
     let inputs = asked.inputs(Ability::EmbedSparse, request.inputs, "inputs")?;
     let call = EmbedCall { model: asked.model.clone(), inputs, request: embed };
     let answer = asked.service().embed_sparse(call, asked.caller).await?;
-    asked.reply(answer, numbers, |value, _| tei::embed_sparse_answer(sparse(value)?)).await
+    asked.reply(answer, |value| numbers(value), |value, _| tei::embed_sparse_answer(sparse(value)?)).await
 }
 
 pub(super) async fn predict(asked: &Asked, request: tei::PredictRequest, nested: bool) -> Result<Reply, Fault> {
@@ -183,7 +183,7 @@ pub(super) async fn decode(asked: &Asked, request: tei::DecodeRequest) -> Result
 }
 
 /// How many numbers vectors have.
-pub(super) fn numbers(vectors: &Vec<TextVectors>) -> usize {
+pub(super) fn numbers(vectors: &[TextVectors]) -> usize {
     let of_text = |vectors: &TextVectors| match vectors {
         TextVectors::Pooled(vector) => vector.len(),
         TextVectors::Tokens(rows) => rows.iter().map(Vec::len).sum(),
@@ -193,7 +193,7 @@ pub(super) fn numbers(vectors: &Vec<TextVectors>) -> usize {
 }
 
 /// How many numbers several vectors per text have.
-pub(super) fn values(texts: &Vec<Embeddings>) -> usize {
+pub(super) fn values(texts: &[Embeddings]) -> usize {
     texts.iter().map(|vectors| vectors.values.len()).sum()
 }
 

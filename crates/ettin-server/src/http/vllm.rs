@@ -28,8 +28,8 @@ pub(super) async fn rerank(asked: &Asked, request: DocumentRerankRequest) -> Res
         let limit = asked.choose(Ability::Rerank)?.description.max_input_length;
         if request.max_tokens_per_doc < limit {
             let message = format!(
-                "`max_tokens_per_doc` of {} is not supported: pairs are cut at the model's own limit, {limit} tokens; leave \
-                 it out, or cut documents before",
+                "`max_tokens_per_doc` of {} is not supported: pairs are cut at the model's own limit, {limit} \
+                 tokens; leave it out, or cut documents before",
                 request.max_tokens_per_doc
             );
             return Err(Fault::new(FaultKind::Refused, message).with_param("max_tokens_per_doc"));
@@ -115,7 +115,7 @@ pub(super) async fn pooling(asked: &Asked, request: PoolingRequest) -> Result<Re
                 let data = rows(&value).into_iter().map(PooledData::Rows).collect();
                 pooling_answer(facts.head("pool"), data, format, facts.tokens)
             };
-            asked.reply(answer, values, write).await
+            asked.reply(answer, |value| values(value), write).await
         }
         PoolingTask::Embed | PoolingTask::TokenEmbed => {
             let per_token = task == PoolingTask::TokenEmbed;
@@ -134,7 +134,7 @@ pub(super) async fn pooling(asked: &Asked, request: PoolingRequest) -> Result<Re
                 };
                 pooling_answer(facts.head("pool"), data, format, facts.tokens)
             };
-            asked.reply(answer, numbers, write).await
+            asked.reply(answer, |value| numbers(value), write).await
         }
         PoolingTask::Classify | PoolingTask::Score => {
             let texts = only_texts(request.input, "input")?;

@@ -175,6 +175,14 @@ impl Fault {
         self
     }
 
+    /// The same, of one request of several: the message says which, for forms that have no place for the field.
+    #[must_use]
+    pub fn of_instance(self, index: usize) -> Self {
+        let parent = format!("instances[{index}]");
+        let message = shortened(format!("{parent}: {}", self.message));
+        Self { message, ..self.within(&parent) }
+    }
+
     /// The same, within `parent`: the path of the field gets it in front.
     #[must_use]
     pub fn within(mut self, parent: &str) -> Self {

@@ -167,7 +167,7 @@ pub fn error_form(path: &str, body: Option<&Value>) -> ErrorForm {
         | "/models" => true,
         "/rerank" | "/reranking" => has("documents") && !has("texts"),
         "/tokenize" => has("prompt") || has("messages"),
-        _ => path.starts_with("/v1/") || path.starts_with("/v2/"),
+        _ => ["/v1/", "/v2/", "/models/"].iter().any(|start| path.starts_with(start)),
     };
     if nested { ErrorForm::OpenAi } else { ErrorForm::Tei }
 }
@@ -195,9 +195,8 @@ pub fn route(path: &str, body: Value, root: impl Fn(&Value) -> RootTask) -> Resu
         "/" | "/invocations" => by_shape(body, &root),
         "/vertex" => {
             let VertexRequest { instances } = read(body)?;
-            let call = |(index, instance)| {
-                by_shape(Value::Object(instance), &root).map_err(|fault| fault.within(&format!("instances[{index}]")))
-            };
+            let call =
+                |(index, instance)| by_shape(Value::Object(instance), &root).map_err(|fault| fault.of_instance(index));
             instances.into_iter().enumerate().map(call).collect::<Result<_, _>>().map(Call::Vertex)
         }
         _ => Err(Fault::new(
