@@ -163,7 +163,8 @@ pub fn model_of(body: &Value) -> Option<&str> {
 pub fn error_form(path: &str, body: Option<&Value>) -> ErrorForm {
     let has = |key: &str| body.is_some_and(|body| body.get(key).is_some());
     let nested = match path {
-        "/completions" | "/embeddings" | "/score" | "/classify" | "/pooling" | "/detokenize" | "/tokenizer_info" | "/models" => true,
+        "/completions" | "/embeddings" | "/score" | "/classify" | "/pooling" | "/detokenize" | "/tokenizer_info"
+        | "/models" => true,
         "/rerank" | "/reranking" => has("documents") && !has("texts"),
         "/tokenize" => has("prompt") || has("messages"),
         _ => path.starts_with("/v1/") || path.starts_with("/v2/"),

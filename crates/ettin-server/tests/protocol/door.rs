@@ -106,7 +106,7 @@ fn large_bodies_end_early() {
 #[test]
 fn long_messages_are_cut() {
     let body = json!({"inputs": "a", "normalize": "é".repeat(1 << 20)}).to_string();
-    let root = |_: Option<&str>| ettin_server::protocol::RootTask::Embed;
+    let root = |_: &serde_json::Value| ettin_server::protocol::RootTask::Embed;
     let fault = ettin_server::protocol::route::receive("/embed", body.as_bytes(), &limits(), root).unwrap_err();
     assert!(fault.body.len() < 1000 && fault.body.contains("normalize"), "{}", fault.body);
 }
