@@ -21,7 +21,9 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
         let name = name.to_string_lossy();
         // The instruction set stays: the suite may be run once for each.
         let ours = name.starts_with("ETTIN_") && !matches!(&*name, "ETTIN_ISA" | "ETTIN_REFERENCE");
-        if ours || name.starts_with("HF_") || matches!(&*name, "RUST_LOG" | "NO_COLOR") {
+        // Those of text-embeddings-inference are read by `serve`.
+        let theirs = matches!(&*name, "MODEL_ID" | "PORT" | "API_KEY" | "REVISION" | "DTYPE" | "POOLING" | "LOG_LEVEL");
+        if ours || theirs || name.starts_with("HF_") || matches!(&*name, "RUST_LOG" | "NO_COLOR") {
             command.env_remove(&*name);
         }
     }

@@ -10,6 +10,7 @@ mod extract;
 mod generate;
 mod serve;
 mod tasks;
+mod tei;
 mod tools;
 
 pub(crate) use bench::*;
@@ -131,8 +132,9 @@ where
     I: IntoIterator<Item = T>,
     T: Into<std::ffi::OsString> + Clone,
 {
-    let mut command = command();
+    let mut command = command().mut_subcommand("serve", tei::understood);
     let matches = command.try_get_matches_from_mut(arguments)?;
+    tei::check(&mut command, &matches)?;
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
@@ -171,5 +173,45 @@ mod tests {
         assert!(parse(["ettin-run", "embed", "--format", "npy", "text"]).is_ok());
         assert!(parse(["ettin-run", "tag", "--format", "npy", "text"]).is_err());
         assert!(parse(["ettin-run", "tag", "--format", "json", "text"]).is_ok());
+    }
+
+    #[test]
+    fn flags_of_tei_are_understood_or_refused_by_name() {
+        let serve = |flags: &[&str]| parse(["ettin-run", "serve"].iter().chain(flags));
+        let Ok(Cli { command: Command::Serve(args) }) = serve(&[
+            "--model-id",
+            "a",
+            "--max-batch-tokens",
+            "5",
+            "--huggingface-hub-cache",
+            "d",
+            "--pooling",
+            "last-token",
+            "--dtype",
+            "float32",
+            "--host",
+            "127.0.0.1",
+            "--auto-truncate",
+            "false",
+            "--max-client-batch-size",
+            "3",
+        ]) else {
+            panic!("refused");
+        };
+        assert_eq!((args.models, args.server.texts.pooling), (vec!["a".to_owned()], Some(ettin::Pooling::Last)));
+        assert_eq!(args.engine.batch_tokens.map(|tokens| tokens.get()), Some(5));
+        assert!(!args.server.texts.auto_truncate && args.hub.cache_dir.is_some());
+        for (flags, reason) in [
+            (&["--prometheus-port", "9000"][..], "same port"),
+            (&["--hf-token", "secret"], "HF_TOKEN"),
+            (&["--disable-spans"], "RUST_LOG"),
+            (&["--pooling", "splade"], "without --pooling"),
+        ] {
+            let error = serve(flags).map(drop).unwrap_err();
+            let message = error.to_string();
+            assert!(message.contains(reason) && !message.contains("secret"), "{message}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        assert!(parse(["ettin-run", "embed", "--max-batch-tokens", "5", "a"]).is_err());
     }
 }

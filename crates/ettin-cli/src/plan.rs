@@ -330,6 +330,7 @@ pub(crate) fn set_threads(threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
     };
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.get())
+        .thread_name(|index| format!("ettin-compute-{index}"))
         .build_global()
         .with_context(|| format!("cannot start {threads} threads"))
 }

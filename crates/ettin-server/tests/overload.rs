@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ettin::files::ModelFiles;
 use ettin::tasks::{EmbedRequest, Options, TextEmbedder, TextVectors, Truncate};
-use ettin_server::http::{Bound, ServerOptions, serve};
+use ettin_server::http::{Bound, Endpoint, ServerOptions, serve};
 use ettin_server::models::{Ability, LoadedModel, ModelSettings, ModelSource};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -117,7 +117,8 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 /// The server on a task of its own, with what ends it.
 async fn started() -> (SocketAddr, Arc<LoadedModel>, oneshot::Sender<()>, tokio::task::JoinHandle<bool>) {
     let bound = bound().await;
-    let (address, service) = (bound.address, bound.service.clone());
+    let Endpoint::Tcp(address) = bound.endpoint.clone() else { panic!("no address") };
+    let service = bound.service.clone();
     let (end, ended) = oneshot::channel();
     let server = tokio::spawn(bound.run(async move {
         let _ = ended.await;

@@ -3,7 +3,7 @@
 use std::num::{IntErrorKind, NonZeroUsize};
 use std::path::PathBuf;
 
-use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
+use clap::builder::{FalseyValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
 use ettin::{DeviceChoice, KvFormat, MAX_THREADS, ops::Dtype};
@@ -183,8 +183,19 @@ pub(crate) struct RunArgs {
 }
 
 pub(super) fn dtypes() -> impl TypedValueParser<Value = Dtype> {
-    let names = Dtype::ALL.iter().map(|(_, name)| *name);
-    PossibleValuesParser::new(names).try_map(|name| name.parse::<Dtype>())
+    // Python's names are understood, too.
+    let value = |(_, name): &(Dtype, &'static str)| match *name {
+        "f32" => PossibleValue::new("f32").alias("float32"),
+        "bf16" => PossibleValue::new("bf16").alias("bfloat16"),
+        "f16" => PossibleValue::new("f16").alias("float16"),
+        name => PossibleValue::new(name),
+    };
+    PossibleValuesParser::new(Dtype::ALL.iter().map(value)).try_map(|name| match name.as_str() {
+        "float32" => Ok(Dtype::F32),
+        "bfloat16" => "bf16".parse(),
+        "float16" => "f16".parse(),
+        name => name.parse::<Dtype>(),
+    })
 }
 
 /// A number of things of which there must be some.

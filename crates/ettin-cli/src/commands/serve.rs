@@ -1,17 +1,19 @@
 //! `serve`.
 
-use std::net::SocketAddr;
+use std::fs;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
-use ettin::tasks::{Notices, Options};
+use anyhow::Context;
+use ettin::tasks::{Notices, Options, PromptChoice};
 use ettin_server::error::{ErrorKind, ServeError};
-use ettin_server::http::{self, ServerOptions};
+use ettin_server::http::{self, AllowedOrigins, ApiKeys, ServerOptions};
 use ettin_server::logs;
 use ettin_server::models::{ModelSettings, ModelSource};
 
-use crate::args::{self, AdapterArgs, HubArgs, ModelArgs};
-use crate::exit::Status;
+use crate::args::{self, AdapterArgs, HubArgs, ModelArgs, ServeArgs};
+use crate::exit::{Status, Usage};
 use crate::nano::Nano;
 use crate::plan::{self, Model, Suited};
 use crate::say::Notes;
@@ -24,7 +26,13 @@ pub(super) fn run(args: args::Serve) -> anyhow::Result<Status> {
     } else {
         args.models
     };
-    let sources = models.iter().map(|model| source(model, &args.hub, notes)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut sources = models.iter().map(|model| source(model, &args.hub, notes)).collect::<anyhow::Result<Vec<_>>>()?;
+    if let Some(name) = args.served_model_name {
+        let [only] = &mut sources[..] else {
+            return Err(Usage::error("--served-model-name names one model; name several with -m NAME=MODEL"));
+        };
+        only.name = name;
+    }
     let mut settings = ModelSettings::default();
     settings.options = Options::default()
         .with_device(device::resolve(args.engine.device, notes)?)
@@ -35,24 +43,67 @@ pub(super) fn run(args: args::Serve) -> anyhow::Result<Status> {
         settings.options = settings.options.with_batch_tokens(tokens.get());
         settings.encoder.batch_tokens = tokens.get();
     }
-    settings.max_queue_tokens = args.server.max_queue_tokens.get();
-    let seconds = |seconds: usize| Duration::from_secs(seconds as u64);
-    let mut options = ServerOptions::default();
-    options.address = SocketAddr::new(args.server.hostname, args.server.port);
-    options.payload_limit = args.server.payload_limit.get();
-    options.request_timeout = seconds(args.server.request_timeout.get());
-    options.drain_timeout = Duration::from_secs(args.server.drain_timeout);
-    options.tokenization_workers = args.server.tokenization_workers.get();
-    options.auto_truncate = args.server.auto_truncate;
+    settings.max_queue_tokens = args.server.limits.max_queue_tokens.get();
+    let json_output = args.server.json_output;
+    let options = options(args.server)?;
     plan::set_threads(args.engine.threads)?;
-    logs::begin(args.server.json_output);
-    let answered = http::run(sources, settings, options, |address| {
-        notes.plain(format_args!("listening on http://{address}"));
+    logs::begin(json_output);
+    let answered = http::run(sources, settings, options, |endpoint| {
+        notes.plain(format_args!("listening on {endpoint}"));
     })?;
     if !answered {
         notes.note("some requests were still in flight");
     }
     Ok(Status::Done)
+}
+
+fn options(args: ServeArgs) -> anyhow::Result<ServerOptions> {
+    let ServeArgs { hostname, port, uds_path, texts, access, limits, tokenization_workers, json_output: _ } = args;
+    let seconds = |seconds: NonZeroUsize| Duration::from_secs(seconds.get() as u64);
+    let mut options = ServerOptions::default();
+    options.address.set_ip(hostname.unwrap_or(options.address.ip()));
+    options.address.set_port(port.unwrap_or(options.address.port()));
+    options.unix_socket = uds_path;
+    options.auto_truncate = texts.auto_truncate;
+    options.default_prompt = texts.default_prompt_name.map_or(PromptChoice::Default, PromptChoice::Named);
+    options.default_pooling = texts.pooling;
+    options.keys = keys(access.api_key, access.api_key_file.as_deref())?;
+    if !access.cors_allow_origin.is_empty() {
+        options.origins = AllowedOrigins::new(access.cors_allow_origin).map_err(wrong)?;
+    }
+    options.payload_limit = limits.payload_limit.get();
+    options.body_memory = limits.body_memory.get();
+    options.max_connections = limits.max_connections.get();
+    options.max_concurrent_requests = limits.max_concurrent_requests.map(NonZeroUsize::get);
+    options.max_client_batch_size = limits.max_client_batch_size.map(NonZeroUsize::get);
+    options.patience.head = seconds(limits.head_timeout);
+    options.patience.body = seconds(limits.body_timeout);
+    options.patience.body_rate = limits.body_rate.get();
+    options.patience.idle = seconds(limits.idle_timeout);
+    options.patience.write = seconds(limits.write_timeout);
+    options.request_timeout = seconds(limits.request_timeout);
+    options.drain_timeout = Duration::from_secs(limits.drain_timeout);
+    options.tokenization_workers = tokenization_workers.get();
+    Ok(options)
+}
+
+/// Keys that were typed, and those of a file: one a line.
+fn keys(typed: Vec<String>, file: Option<&Path>) -> anyhow::Result<ApiKeys> {
+    let mut keys = typed;
+    if let Some(path) = file {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read the keys in {}", path.display()))?;
+        let before = keys.len();
+        keys.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
+        if keys.len() == before {
+            // A file that was to protect and holds nothing must not let everybody in.
+            return Err(Usage::error(format!("there is no key in {}", path.display())));
+        }
+    }
+    ApiKeys::new(keys).map_err(wrong)
+}
+
+fn wrong(error: ServeError) -> anyhow::Error {
+    Usage::error(error.message)
 }
 
 /// `MODEL`, or `NAME=MODEL`.

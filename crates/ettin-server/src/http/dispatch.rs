@@ -10,6 +10,7 @@ use super::answer::{Reply, refused, sent};
 use super::asked::Asked;
 use super::routes::Connection;
 use super::{AppState, body, completion, generation, hugging_face, openai, root, tei, vllm};
+use crate::logs;
 use crate::metrics;
 use crate::protocol::route::{self, Received, error_form};
 use crate::protocol::tei::{ComputeReport, VertexAnswer};
@@ -106,7 +107,7 @@ async fn vertex(asked: &Asked, calls: Vec<Call>) -> Result<Reply, Fault> {
         let mut running = tokio::task::JoinSet::new();
         for (index, call) in calls.by_ref().take(INSTANCES_AT_ONCE) {
             let asked = asked.clone();
-            running.spawn(async move { (index, answer_to(asked, call).await) });
+            running.spawn(logs::carried(async move { (index, answer_to(asked, call).await) }));
         }
         let mut done = Vec::with_capacity(running.len());
         while let Some(one) = running.join_next().await {

@@ -1,7 +1,9 @@
 //! `GET /info`: what is served, and its limits.
 
-use super::AppState;
+use std::collections::BTreeMap;
+
 use super::answer::Reply;
+use super::{AppState, ServerOptions};
 use crate::models::{Ability, LoadedModel, ModelState, ModelStatus};
 use crate::protocol::tei::{ClassifierInfo, EmbeddingInfo, Info, ModelType, Nothing, ServedModel};
 use crate::protocol::{BodyLimits, Fault, FaultKind, json};
@@ -22,6 +24,7 @@ pub(super) fn info(state: &AppState) -> Result<Reply, Fault> {
     };
     let (description, options) = (&first.description, &state.options);
     let queue = first.admission.limit();
+    let any_number = BodyLimits::of_bytes(options.payload_limit).values;
     let info = Info {
         model_id: description.id.clone(),
         model_sha: description.revision.clone(),
@@ -29,11 +32,11 @@ pub(super) fn info(state: &AppState) -> Result<Reply, Fault> {
         served_model_name: first.name.to_string(),
         model_type: model_type(first),
         // A text has a token at least.
-        max_concurrent_requests: queue,
+        max_concurrent_requests: options.max_concurrent_requests.unwrap_or(queue),
         max_input_length: description.max_input_length,
         max_batch_tokens: first.encoder.settings().batch_tokens,
         max_batch_requests: None,
-        max_client_batch_size: BodyLimits::of_bytes(options.payload_limit).values,
+        max_client_batch_size: options.max_client_batch_size.unwrap_or(any_number),
         auto_truncate: options.auto_truncate,
         tokenization_workers: options.tokenization_workers,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -42,10 +45,26 @@ pub(super) fn info(state: &AppState) -> Result<Reply, Fault> {
         payload_limit: options.payload_limit,
         max_queue_tokens: queue,
         request_timeout: options.request_timeout.as_secs(),
+        limits: limits(options),
         models: status.iter().map(served).collect(),
         activation: description.activation.clone(),
     };
     Ok(Reply::plain(json::text_of(&info)?))
+}
+
+fn limits(options: &ServerOptions) -> BTreeMap<String, u64> {
+    let patience = &options.patience;
+    let limits = [
+        ("body_memory", options.body_memory as u64),
+        ("body_rate", patience.body_rate as u64),
+        ("body_timeout", patience.body.as_secs()),
+        ("drain_timeout", options.drain_timeout.as_secs()),
+        ("head_timeout", patience.head.as_secs()),
+        ("idle_timeout", patience.idle.as_secs()),
+        ("max_connections", options.max_connections as u64),
+        ("write_timeout", patience.write.as_secs()),
+    ];
+    limits.into_iter().map(|(name, limit)| (name.to_owned(), limit)).collect()
 }
 
 fn model_type(model: &LoadedModel) -> ModelType {

@@ -37,6 +37,7 @@ pub fn router(state: AppState) -> Router {
     for (path, methods) in [
         ("/health", get(health)),
         ("/ping", get(health)),
+        ("/ready", get(health)),
         ("/metrics", get(metrics)),
         ("/info", of_state(info::info)),
         ("/v1/models", of_state(openai::models)),

@@ -143,6 +143,9 @@ impl LoadedModel {
         let admission = Admission::new(settings.max_queue_tokens);
         let stream_admission = Admission::new(settings.max_queue_tokens);
         let encoder = EncoderQueue::start(name, settings.encoder, turn.clone(), admission.clone())?;
+        if let Some(probe) = tasks.probe() {
+            encoder.probe_with(probe);
+        }
         let decoder = tasks.generate.as_ref().map(|generator| {
             let mut settings = settings.decoder.clone();
             settings.engine.max_context =

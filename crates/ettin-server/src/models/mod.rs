@@ -2,6 +2,7 @@
 
 mod abilities;
 mod loaded;
+mod probe;
 mod registry;
 
 pub use abilities::{Abilities, Ability};

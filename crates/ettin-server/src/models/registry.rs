@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ettin::files::ModelFiles;
+use tokio::sync::watch;
 
 use super::{Ability, LoadedModel, ModelSettings};
 use crate::error::{ErrorKind, ServeError};
@@ -73,6 +74,11 @@ pub struct Registry {
     turn: Arc<Turn>,
     sources: Vec<ModelSource>,
     slots: RwLock<Vec<ModelStatus>>,
+    /// Held while a model is loaded: two at once would need the memory of both, and the one that was asked for first
+    /// might be ready last.
+    loading: Mutex<()>,
+    /// Whether every model has been tried once.
+    tried: watch::Sender<bool>,
 }
 
 impl Registry {
@@ -96,17 +102,49 @@ impl Registry {
             reload_error: None,
         };
         let slots = RwLock::new(sources.iter().map(loading).collect());
-        Ok(Arc::new(Self { settings, turn: Arc::default(), sources, slots }))
+        Ok(Arc::new(Self {
+            settings,
+            turn: Arc::default(),
+            sources,
+            slots,
+            loading: Mutex::default(),
+            tried: watch::Sender::new(false),
+        }))
     }
 
-    /// Loads all models in the background, one after the other.
+    /// Loads all models in the background, one after the other. [`loaded`](Self::loaded) waits for that.
     ///
     /// # Errors
     /// When no thread can be started.
     pub fn load_all(self: &Arc<Self>) -> Result<(), ServeError> {
         let registry = self.clone();
-        let load = move || (0..registry.sources.len()).for_each(|index| registry.load(index));
-        spawn("ettin-load", load)
+        spawn("ettin-load", move || {
+            (0..registry.sources.len()).for_each(|index| registry.load(index));
+            registry.tried.send_replace(true);
+        })
+    }
+
+    /// Waits until all models have been tried.
+    ///
+    /// # Errors
+    /// The first that could not be loaded.
+    pub async fn loaded(&self) -> Result<(), ServeError> {
+        // The sender is this registry's own.
+        let _ = self.tried.subscribe().wait_for(|tried| *tried).await;
+        let failed = self.status().into_iter().find_map(|slot| match slot.state {
+            ModelState::Failed(error) => Some(not_loaded(&slot.name, &error)),
+            _ => None,
+        });
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// [Reloads](Self::reload) all models, one after the other.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn reload_all(self: &Arc<Self>) -> Result<(), ServeError> {
+        let registry = self.clone();
+        spawn("ettin-load", move || (0..registry.sources.len()).for_each(|index| registry.load(index)))
     }
 
     /// Loads a model again in the background, and puts it in the place of the one that answers when it is ready. That
@@ -124,6 +162,7 @@ impl Registry {
 
     fn load(&self, index: usize) {
         let Some(source) = self.sources.get(index) else { return };
+        let _alone = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let begun = Instant::now();
         let loaded = catch_unwind(AssertUnwindSafe(|| {
             LoadedModel::load(&source.name, &(source.open)()?, &self.settings, &self.turn)
@@ -151,7 +190,7 @@ impl Registry {
         self.read().clone()
     }
 
-    /// Whether all models answer.
+    /// Whether all models answer. It never waits for what is being computed.
     ///
     /// # Errors
     /// [`Unhealthy`](ErrorKind::Unhealthy) with the reason.
@@ -161,17 +200,24 @@ impl Registry {
             ModelState::Failed(error) => Some((&slot.name, error)),
             _ => None,
         }) {
-            return Err(ServeError::new(ErrorKind::Unhealthy, format!("model {name} could not be loaded: {error}")));
+            return Err(not_loaded(name, error));
         }
         let loading: Vec<&str> = slots
             .iter()
             .filter(|slot| matches!(slot.state, ModelState::Loading(_)))
             .map(|slot| slot.name.as_str())
             .collect();
-        match loading.is_empty() {
-            true => Ok(()),
-            false => Err(ServeError::unhealthy(format!("loading {}", loading.join(", ")), LOADING_RETRY)),
+        if !loading.is_empty() {
+            return Err(ServeError::unhealthy(format!("loading {}", loading.join(", ")), LOADING_RETRY));
         }
+        let failing = |slot: &ModelStatus| match &slot.state {
+            ModelState::Ready(model) => model.encoder.check().err().map(|error| (slot.name.clone(), error)),
+            _ => None,
+        };
+        slots
+            .iter()
+            .find_map(failing)
+            .map_or(Ok(()), |(name, error)| Err(ServeError { message: format!("model {name}: {error}"), ..error }))
     }
 
     /// The model of this name if it can do what is needed; without a name, or with one that no model has, the first one
@@ -205,10 +251,7 @@ impl Registry {
                 ModelState::Loading(_) => {
                     Err(ServeError::unhealthy(format!("model {} is loading", slot.name), LOADING_RETRY))
                 }
-                ModelState::Failed(error) => Err(ServeError::new(
-                    ErrorKind::Unhealthy,
-                    format!("model {} could not be loaded: {error}", slot.name),
-                )),
+                ModelState::Failed(error) => Err(not_loaded(&slot.name, error)),
             };
         }
         let ready = slots.iter().filter_map(|slot| match &slot.state {
@@ -254,6 +297,10 @@ impl Registry {
     fn write(&self) -> RwLockWriteGuard<'_, Vec<ModelStatus>> {
         self.slots.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn not_loaded(name: &str, error: &ServeError) -> ServeError {
+    ServeError::new(ErrorKind::Unhealthy, format!("model {name} could not be loaded: {error}"))
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), ServeError> {

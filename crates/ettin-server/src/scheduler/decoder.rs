@@ -105,6 +105,8 @@ struct StreamShared {
     arrived: Condvar,
     admission: Arc<Admission>,
     turn: Arc<Turn>,
+    /// The model's name.
+    name: Arc<str>,
 }
 
 #[derive(Default)]
@@ -133,7 +135,8 @@ impl DecoderQueue {
         admission: Arc<Admission>,
     ) -> Result<Self, ServeError> {
         let engine = Engine::new(model, settings.engine)?;
-        let shared = Arc::new(StreamShared { state: Mutex::default(), arrived: Condvar::new(), admission, turn });
+        let (state, arrived) = (Mutex::default(), Condvar::new());
+        let shared = Arc::new(StreamShared { state, arrived, admission, turn, name: name.into() });
         let of_thread = shared.clone();
         compute::spawn(format!("ettin-decode-{name}"), move || Streams::new(engine, &tokenizer).run(&of_thread))?;
         Ok(Self { shared })
@@ -202,7 +205,7 @@ impl<'a> Streams<'a> {
             arrivals.into_iter().for_each(|arrival| self.open(arrival));
             self.clear();
             if self.engine.is_idle() {
-                self.tell_of_load();
+                self.tell_of_load(&shared.name);
                 continue;
             }
             let turn = shared.turn.take();
@@ -211,8 +214,8 @@ impl<'a> Streams<'a> {
             drop(turn);
             let time = begun.elapsed();
             shared.admission.computed(tokens, time);
-            metrics::computed("generate", tokens, time);
-            self.tell_of_load();
+            metrics::computed(&shared.name, "generate", tokens, time);
+            self.tell_of_load(&shared.name);
         }
     }
 
@@ -324,10 +327,10 @@ impl<'a> Streams<'a> {
         }
     }
 
-    fn tell_of_load(&self) {
+    fn tell_of_load(&self, model: &Arc<str>) {
         let tokens: usize = self.open.values().map(|stream| stream.tokens).sum();
         let bytes = tokens.saturating_mul(self.engine.bytes_per_token());
-        metrics::streams(self.engine.running(), self.engine.waiting(), bytes);
+        metrics::streams(model, self.engine.running(), self.engine.waiting(), bytes);
     }
 }
 

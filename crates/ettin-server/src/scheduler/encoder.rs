@@ -8,6 +8,7 @@ use ettin::batching::BATCH_TOKENS;
 use ettin::tasks::{Outcomes, Prepared, Staged};
 
 use super::fair_queue::FairQueue;
+use super::vitals::{self, Probe, Vitals};
 use super::work::{Computed, Job, Member, Work};
 use super::{Admission, Caller, Turn, compute, lock};
 use crate::error::{ErrorKind, ServeError};
@@ -54,6 +55,18 @@ pub struct CallTimes {
     pub inference: Duration,
 }
 
+impl CallTimes {
+    /// Both together, of calls that followed one another.
+    #[must_use]
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            tokenization: self.tokenization + other.tokenization,
+            queue: self.queue + other.queue,
+            inference: self.inference + other.inference,
+        }
+    }
+}
+
 /// A request whose sequences are computed.
 pub struct ComputedCall<T: Staged> {
     task: Arc<T>,
@@ -82,6 +95,9 @@ struct Shared {
     arrived: Condvar,
     settings: EncoderSettings,
     admission: Arc<Admission>,
+    vitals: Vitals,
+    /// The model's name.
+    name: Arc<str>,
 }
 
 #[derive(Default)]
@@ -105,15 +121,38 @@ impl EncoderQueue {
         turn: Arc<Turn>,
         admission: Arc<Admission>,
     ) -> Result<Self, ServeError> {
-        let shared = Arc::new(Shared { state: Mutex::default(), arrived: Condvar::new(), settings, admission });
+        let (state, arrived, vitals) = (Mutex::default(), Condvar::new(), Vitals::default());
+        let shared = Arc::new(Shared { state, arrived, settings, admission, vitals, name: name.into() });
         let of_thread = shared.clone();
-        compute::spawn(format!("ettin-encode-{name}"), move || Shared::run(&of_thread, &turn))?;
+        compute::spawn(format!("ettin-encode-{name}"), move || {
+            let _over = Over(&of_thread.vitals);
+            Shared::run(&of_thread, &turn);
+        })?;
         Ok(Self { shared })
     }
 
     /// How batches are formed.
     pub fn settings(&self) -> EncoderSettings {
         self.shared.settings
+    }
+
+    /// Sets what is computed, once, after a batch of which nothing could be.
+    pub fn probe_with(&self, probe: Box<Probe>) {
+        self.shared.vitals.probe_with(probe);
+    }
+
+    /// Whether the model computes, as far as is known.
+    ///
+    /// # Errors
+    /// [`Unhealthy`](ErrorKind::Unhealthy) with what failed.
+    pub fn check(&self) -> Result<(), ServeError> {
+        self.shared.vitals.check()
+    }
+
+    /// How long the request has waited that has waited longest; zero where none waits.
+    pub fn oldest(&self) -> Duration {
+        let state = lock(&self.shared.state);
+        state.queue.heads().map(|work| work.arrival()).min().map_or(Duration::ZERO, |arrival| arrival.elapsed())
     }
 
     /// Sequences that wait.
@@ -140,7 +179,7 @@ impl EncoderQueue {
             let mut state = lock(&self.shared.state);
             state.queue.push(caller.client, Arc::new(job));
             state.stuck = false;
-            metrics::queue_size(state.queue.len());
+            metrics::queue_size(&self.shared.name, state.queue.len());
         }
         self.shared.arrived.notify_one();
         let gone = |_| ServeError::new(ErrorKind::Unhealthy, "the model was taken down");
@@ -170,6 +209,15 @@ impl fmt::Debug for EncoderQueue {
     }
 }
 
+/// Says that the thread has ended, however it did.
+struct Over<'a>(&'a Vitals);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.over();
+    }
+}
+
 impl Shared {
     fn run(self: &Arc<Self>, turn: &Turn) {
         while self.wait() {
@@ -195,14 +243,23 @@ impl Shared {
         }));
     }
 
-    /// Waits for something to compute; false when there will be nothing more.
+    /// Waits for something to compute, or to try again; false when there will be nothing more.
     fn wait(&self) -> bool {
         let mut state = lock(&self.state);
         while state.queue.is_empty() || state.stuck {
             if state.closed && state.queue.is_empty() {
                 return false;
             }
-            state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+            if !self.vitals.is_failing() {
+                state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let (woken, waited) =
+                self.arrived.wait_timeout(state, vitals::RETRY).unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+            if waited.timed_out() {
+                return true;
+            }
         }
         true
     }
@@ -216,7 +273,7 @@ impl Shared {
         let mut state = lock(&self.state);
         let bound = if state.aside { longest } else { usize::MAX };
         let taken = state.queue.take(budget, bound);
-        metrics::queue_size(state.queue.len());
+        metrics::queue_size(&self.name, state.queue.len());
         state.stuck = taken.is_empty() && state.aside;
         let (long, batch): (Vec<_>, Vec<_>) =
             taken.into_iter().partition(|(work, index)| work.length(*index) > longest);
@@ -227,20 +284,29 @@ impl Shared {
     /// Computes sequences together, and returns how many tokens they have.
     fn compute(&self, mut batch: Vec<Member>) -> usize {
         if batch.is_empty() {
+            if self.vitals.is_failing() {
+                self.vitals.try_again();
+            }
             return 0;
         }
         let begun = Instant::now();
         let tokens = batch.iter().map(|(work, index)| work.length(*index)).sum();
-        metrics::batch(batch.len(), tokens);
+        metrics::batch(&self.name, batch.len(), tokens);
         batch.iter().for_each(|(work, _)| work.begin(begun));
         // What is read alike is computed together; the rest of the batch follows at once.
+        let mut any = false;
         while let Some((first, _)) = batch.first() {
             let first = first.clone();
             let (alike, rest): (Vec<_>, Vec<_>) = batch.into_iter().partition(|(work, _)| first.joins(&**work));
-            first.compute(&alike);
+            any |= first.compute(&alike);
             batch = rest;
         }
-        metrics::computed("encode", tokens, begun.elapsed());
+        if any {
+            self.vitals.well()
+        } else {
+            self.vitals.try_again()
+        }
+        metrics::computed(&self.name, "encode", tokens, begun.elapsed());
         tokens
     }
 }

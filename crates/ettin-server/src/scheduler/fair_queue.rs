@@ -54,6 +54,11 @@ impl<J: Queued> FairQueue<J> {
         line.jobs.push_back((job, 0));
     }
 
+    /// The job at the head of each client's line.
+    pub(super) fn heads(&self) -> impl Iterator<Item = &J> {
+        self.clients.values().filter_map(|line| line.jobs.front().map(|(job, _)| job))
+    }
+
     /// Sequences that wait.
     pub(super) fn len(&self) -> usize {
         self.sequences

@@ -31,6 +31,7 @@ mod encoder;
 mod fair_queue;
 mod tokenizer_pool;
 mod turn;
+mod vitals;
 mod work;
 
 pub use admission::{Admission, Reservation};
@@ -38,6 +39,7 @@ pub use decoder::{DecoderQueue, DecoderSettings, GenerationEvent, GenerationTask
 pub use encoder::{CallTimes, ComputedCall, EncoderQueue, EncoderSettings};
 pub use tokenizer_pool::TokenizerPool;
 pub use turn::Turn;
+pub use vitals::Probe;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;

@@ -18,13 +18,16 @@ use crate::error::{ErrorKind, ServeError};
 pub(super) trait Work: Send + Sync {
     fn as_any(&self) -> &dyn Any;
     fn sequences(&self) -> usize;
+    /// When it came.
+    fn arrival(&self) -> Instant;
     fn length(&self, index: usize) -> usize;
     /// Whether the client is gone, or the deadline over; in the latter case it is told.
     fn is_dead(&self) -> bool;
     /// Whether sequences of both may be computed together.
     fn joins(&self, other: &dyn Work) -> bool;
-    /// Computes members, which all join this one, and tells each request its rows.
-    fn compute(&self, members: &[Member]);
+    /// Computes members, which all join this one, and tells each request its rows. Says whether anything could be
+    /// computed.
+    fn compute(&self, members: &[Member]) -> bool;
     /// Notes when the first sequence's turn came.
     fn begin(&self, now: Instant);
     /// Ends the request without an answer.
@@ -131,6 +134,10 @@ impl<T: Staged + 'static> Work for Job<T> {
         self.prepared.sequences().len()
     }
 
+    fn arrival(&self) -> Instant {
+        self.arrival
+    }
+
     fn length(&self, index: usize) -> usize {
         self.prepared.sequences()[index].ids().len()
     }
@@ -148,19 +155,28 @@ impl<T: Staged + 'static> Work for Job<T> {
         })
     }
 
-    fn compute(&self, members: &[Member]) {
+    fn compute(&self, members: &[Member]) -> bool {
         let jobs: Vec<(&Self, usize)> =
             members.iter().filter_map(|(work, index)| Some((work.as_any().downcast_ref::<Self>()?, *index))).collect();
         match self.rows(&jobs) {
-            Ok(rows) => jobs.iter().zip(rows).for_each(|((job, index), row)| job.put(*index, row)),
+            Ok(rows) => {
+                jobs.iter().zip(rows).for_each(|((job, index), row)| job.put(*index, row));
+                true
+            }
             // One of them is to blame, and the others shall not suffer for it.
             Err(_) if jobs.len() > 1 => {
+                let mut any = false;
                 for (job, index) in jobs {
                     let alone = self.rows(&[(job, index)]);
+                    any |= alone.is_ok();
                     job.put(index, alone.and_then(|mut rows| rows.pop().unwrap_or_else(|| Err(no_row()))));
                 }
+                any
             }
-            Err(error) => jobs.iter().for_each(|(job, index)| job.put(*index, Err(error.clone()))),
+            Err(error) => {
+                jobs.iter().for_each(|(job, index)| job.put(*index, Err(error.clone())));
+                false
+            }
         }
     }
 

@@ -67,9 +67,10 @@ impl Service {
     async fn embed_as(
         &self,
         need: Ability,
-        EmbedCall { model, inputs, request }: EmbedCall,
+        EmbedCall { model, inputs, mut request }: EmbedCall,
         caller: Caller,
     ) -> Result<Answered<Vec<TextVectors>>, ServeError> {
+        self.defaults.complete(&mut request);
         let task = self.task(model.as_deref(), need, |model| model.tasks.embed.as_ref())?;
         let size = CallSize::of_inputs(&inputs).not_empty()?;
         let prepare = move |task: &ettin::tasks::TextEmbedder| task.prepare_inputs(&inputs, &request, embed_input);
@@ -103,9 +104,10 @@ impl Service {
     /// Those of a call.
     pub async fn similarity(
         &self,
-        SimilarityCall { model, source, sentences, request }: SimilarityCall,
+        SimilarityCall { model, source, sentences, mut request }: SimilarityCall,
         caller: Caller,
     ) -> Result<Answered<Vec<IndexedScore>>, ServeError> {
+        self.defaults.complete(&mut request);
         let (model, task) = self.task(model.as_deref(), Ability::Embed, |model| model.tasks.embed.as_ref())?;
         let similarity = task.similarity_function()?;
         CallSize::of(sentences.iter().map(String::as_str)).not_empty()?;

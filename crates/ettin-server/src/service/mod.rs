@@ -39,9 +39,11 @@ pub use text::{TokenSpan, TokenizeCall};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ettin::tasks::{Outcomes, Prepared, Staged};
+use ettin::Pooling;
+use ettin::tasks::{EmbedRequest, Outcomes, Prepared, PromptChoice, Staged};
 
 use crate::error::{ErrorKind, ServeError};
+use crate::logs;
 use crate::metrics::{self, CallKind, Dropped};
 use crate::models::{Ability, LoadedModel, Registry};
 use crate::scheduler::{CallTimes, Caller, ComputedCall, TokenizerPool};
@@ -51,6 +53,31 @@ use crate::scheduler::{CallTimes, Caller, ComputedCall, TokenizerPool};
 pub struct Service {
     registry: Arc<Registry>,
     pool: TokenizerPool,
+    defaults: Arc<ServiceDefaults>,
+}
+
+/// What an operator decides for requests that say nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ServiceDefaults {
+    /// The most inputs of one call; none is no limit but that of tokens.
+    pub max_inputs: Option<usize>,
+    /// The prompt of texts that are embedded or compared, instead of the model's default one.
+    pub prompt: PromptChoice,
+    /// The pooling of models whose files may leave it open.
+    pub pooling: Option<Pooling>,
+}
+
+impl ServiceDefaults {
+    /// What a request for vectors leaves open.
+    fn complete(&self, request: &mut EmbedRequest) {
+        if request.prompt == PromptChoice::Default && request.side.is_none() {
+            request.prompt = self.prompt.clone();
+        }
+        if !request.per_token && request.pooling.is_none() {
+            request.pooling = self.pooling;
+        }
+    }
 }
 
 /// A text, or the ids of its tokens, which are used as they are.
@@ -104,6 +131,19 @@ pub struct Usage {
     pub characters: usize,
     /// Inputs that were cut to the model's limit.
     pub truncated: usize,
+}
+
+impl Usage {
+    /// Both together.
+    #[must_use]
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            inputs: self.inputs + other.inputs,
+            tokens: self.tokens + other.tokens,
+            characters: self.characters + other.characters,
+            truncated: self.truncated + other.truncated,
+        }
+    }
 }
 
 /// An answer, and what there is to say of it.
@@ -165,7 +205,14 @@ impl Service {
     /// # Errors
     /// When threads cannot be started.
     pub fn new(registry: Arc<Registry>, tokenization_workers: usize) -> Result<Self, ServeError> {
-        Ok(Self { registry, pool: TokenizerPool::new(tokenization_workers)? })
+        Ok(Self { registry, pool: TokenizerPool::new(tokenization_workers)?, defaults: Arc::default() })
+    }
+
+    /// With other defaults.
+    #[must_use]
+    pub fn with_defaults(mut self, defaults: ServiceDefaults) -> Self {
+        self.defaults = Arc::new(defaults);
+        self
     }
 
     /// The models.
@@ -227,10 +274,12 @@ impl Service {
         value: impl FnOnce(Outcomes<T::Answer>, &mut Usage) -> Result<A, ServeError>,
     ) -> Result<Answered<A>, ServeError> {
         let begun = Instant::now();
+        logs::note(|noted| noted.model = Some(model.name.clone()));
         metrics::request(kind, size.inputs);
         let dropped = Dropped::armed();
         let mut usage = Usage { inputs: size.inputs, characters: size.characters, ..Usage::default() };
         let answered = async {
+            self.bound(size)?;
             let mut reservation = model.admission.reserve_bytes(size.bytes, size.inputs)?;
             let of_pool = task.clone();
             let prepared = self.pool.run(move || Ok(prepare(&of_pool)?)).await?;
@@ -247,10 +296,27 @@ impl Service {
         match answered {
             Ok((value, times)) => {
                 let total = begun.elapsed();
+                logs::answered(&model.name, usage, times);
                 metrics::success(kind, size.inputs, usage.truncated, &times, total);
                 Ok(Answered { value, model, usage, times, total })
             }
             Err(error) => Err(told(error)),
+        }
+    }
+
+    /// # Errors
+    /// For more inputs than an operator lets in.
+    fn bound(&self, size: CallSize) -> Result<(), ServeError> {
+        match self.defaults.max_inputs {
+            Some(most) if size.inputs > most => {
+                let message = format!(
+                    "the request has {} inputs, more than the {most} that this server was told to take \
+                     (max_client_batch_size); send them in parts",
+                    size.inputs
+                );
+                Err(ServeError::new(ErrorKind::Validation, message))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -263,6 +329,7 @@ impl Service {
     ) -> Result<(Arc<LoadedModel>, Arc<T>), ServeError> {
         let found = |model: Arc<LoadedModel>| {
             let task = task(&model).cloned();
+            logs::note(|noted| noted.model = Some(model.name.clone()));
             task.map(|task| (model, task)).ok_or_else(|| ServeError::internal(format!("no task for {need}")))
         };
         self.registry.choose(name, need).and_then(found).map_err(told)
@@ -272,6 +339,7 @@ impl Service {
 /// Counts and logs an error on its way out.
 fn told(error: ServeError) -> ServeError {
     metrics::failure(&error);
+    logs::failed(&error);
     if metrics::is_ours(error.kind) {
         tracing::error!(%error, "a request failed");
     }

@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use ettin::tasks::{EmbedRequest, Options, TextEmbedder};
-use ettin_server::http::{ServerOptions, serve};
+use ettin_server::http::{Endpoint, ServerOptions, serve};
 use ettin_server::models::{ModelSettings, ModelSource};
 use serde_json::json;
 
@@ -83,7 +83,7 @@ async fn half_sent_bodies() {
     options.address = ([127, 0, 0, 1], 0).into();
     let source = ModelSource::new("chain", || Ok(files("chain")));
     let bound = serve(vec![source], ModelSettings::default(), options).await.unwrap();
-    let address = bound.address;
+    let Endpoint::Tcp(address) = bound.endpoint.clone() else { panic!("no address") };
     let server = tokio::spawn(bound.run(std::future::pending()));
     tokio::task::spawn_blocking(move || leave_and_ask(address)).await.unwrap();
     server.abort();

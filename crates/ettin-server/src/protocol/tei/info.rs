@@ -45,6 +45,9 @@ pub struct Info {
     pub max_queue_tokens: usize,
     /// Seconds that a request may take. Not of TEI.
     pub request_timeout: u64,
+    /// The other limits, by the names of their flags: bytes, numbers and seconds. Not of TEI.
+    #[serde(default)]
+    pub limits: BTreeMap<String, u64>,
     /// All models, those that do not answer included. Not of TEI.
     pub models: Vec<ServedModel>,
     /// What turns a classifier's logits into scores, as the model's own configuration says. Not of TEI, which takes
