@@ -91,10 +91,10 @@ impl Asked {
         let inputs = inputs.into_list();
         if inputs.iter().any(|input| matches!(input, TextOrIds::Ids(_))) {
             let model = self.choose(need)?;
-            if let Some(embedder) = &model.tasks.embed {
-                if let Some(model) = embedder.model() {
-                    check_ids(&inputs, model.config().vocab_size, field)?;
-                }
+            if let Some(embedder) = &model.tasks.embed
+                && let Some(model) = embedder.model()
+            {
+                check_ids(&inputs, model.config().vocab_size, field)?;
             }
         }
         let text = |input| match input {
