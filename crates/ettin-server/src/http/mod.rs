@@ -1,6 +1,10 @@
 //! HTTP: options, routes, the listener, and how it ends.
 
 mod answer;
+mod completion;
+mod continuation;
+mod event_stream;
+mod generation;
 mod openai;
 mod options;
 mod routes;

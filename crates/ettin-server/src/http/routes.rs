@@ -3,10 +3,11 @@
 use std::convert::Infallible;
 use std::time::Instant;
 
+use axum::body::Bytes;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, State};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -15,9 +16,11 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
 
 use super::answer::TeiRefusal;
-use super::{AppState, openai, tei};
+use super::{AppState, completion, continuation, generation, openai, tei};
 use crate::error::{ErrorKind, ServeError};
 use crate::models::{Ability, ModelState};
+use crate::protocol::route::receive;
+use crate::protocol::{BodyLimits, Call, Fault, FaultKind, RootTask};
 use crate::scheduler::Caller;
 
 /// All routes.
@@ -30,6 +33,9 @@ pub fn router(state: AppState) -> Router {
         .route("/embed", post(tei::embed))
         .route("/rerank", post(tei::rerank))
         .route("/v1/embeddings", post(openai::embeddings))
+        .route("/", post(generate))
+        .route("/completions", post(generate))
+        .route("/v1/completions", post(generate))
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(limit))
@@ -38,6 +44,21 @@ pub fn router(state: AppState) -> Router {
         }))
         .layer(TraceLayer::new_for_http())
         .with_state(state)
+}
+
+/// Whatever generates, by path and body.
+async fn generate(State(state): State<AppState>, connection: Connection, uri: Uri, body: Bytes) -> Response {
+    let limits = BodyLimits::of_bytes(state.options.payload_limit);
+    let received = match receive(uri.path(), &body, &limits, |_| RootTask::Generate) {
+        Ok(received) => received,
+        Err(answer) => return continuation::refused(answer),
+    };
+    let caller = caller(&state, connection);
+    match received.call {
+        Call::Completion(request) => completion::completion(&state, caller, received.model, *request).await,
+        Call::Generation(request) => generation::generation(&state, caller, received.model, request).await,
+        _ => continuation::refusal(&Fault::new(FaultKind::NotImplemented, "`/` generates, so far"), received.form),
+    }
 }
 
 /// The number of a connection; every request of one has the same.

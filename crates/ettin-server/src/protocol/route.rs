@@ -107,9 +107,10 @@ pub struct Received {
 }
 
 /// The paths of POST requests.
-pub const PATHS: [&str; 23] = [
+pub const PATHS: [&str; 24] = [
     "/",
     "/classify",
+    "/completions",
     "/decode",
     "/detokenize",
     "/embed",
@@ -160,7 +161,8 @@ pub fn model_of(body: &Value) -> Option<&str> {
 pub fn error_form(path: &str, body: Option<&Value>) -> ErrorForm {
     let has = |key: &str| body.is_some_and(|body| body.get(key).is_some());
     let nested = match path {
-        "/embeddings" | "/score" | "/classify" | "/pooling" | "/detokenize" | "/tokenizer_info" | "/models" => true,
+        "/completions" | "/embeddings" | "/score" | "/classify" | "/pooling" | "/detokenize" | "/tokenizer_info"
+        | "/models" => true,
         "/rerank" | "/reranking" => has("documents") && !has("texts"),
         "/tokenize" => has("prompt") || has("messages"),
         _ => path.starts_with("/v1/") || path.starts_with("/v2/"),
@@ -181,7 +183,7 @@ pub fn route(path: &str, body: Value, root: impl Fn(Option<&str>) -> RootTask) -
         "/similarity" => read(body).map(Call::Similarity),
         "/decode" => read(body).map(Call::Decode),
         "/embeddings" | "/v1/embeddings" => read(body).map(Call::Embeddings),
-        "/v1/completions" => read(body).map(|request| Call::Completion(Box::new(request))),
+        "/completions" | "/v1/completions" => read(body).map(|request| Call::Completion(Box::new(request))),
         "/score" | "/v1/score" => read(body).map(Call::Score),
         "/classify" => read(body).map(Call::Classify),
         "/pooling" => read(body).map(Call::Pooling),
