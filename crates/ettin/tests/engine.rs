@@ -11,9 +11,10 @@ use std::sync::Arc;
 use common::{backend, model};
 use ettin::generate::{
     AnyDraft, Cache, CausalModel, Draft, Engine, EngineSettings, Event, Failed, FinishReason, Finished, Flow, Handle,
-    Lookup, ModelDraft, NewToken, NoDraft, Request, Sampling, Shaping, TextSequence,
+    Logprobs, Lookup, ModelDraft, NewToken, NoDraft, Request, Sampling, Shaping, TextSequence,
 };
 use ettin::heads::LanguageModel;
+use ettin::tasks::{Options, ScoreInput, ScoreRequest, Scorer};
 use ettin::tokenizer::Tokenizer;
 use ettin::{Dtype, Error, KvCache, PackedBatch, Result};
 
@@ -65,6 +66,14 @@ fn requests() -> Vec<Request> {
             .with_max_new_tokens(6)
             .with_logprobs(Some(2)),
         Request::new(ids("No room")).with_max_new_tokens(0),
+        Request::new(ids(&(long.clone() + "She was"))).with_prompt_logprobs(Some(2)).with_max_new_tokens(5),
+        Request::new(ids(&(long.clone() + "He"))).with_prompt_logprobs(Some(0)).with_max_new_tokens(0),
+        Request::new(ids(&(long + "It")))
+            .with_prompt_logprobs(Some(1))
+            .with_sampling(drawn(1.0, 8))
+            .with_samples(2)
+            .with_max_new_tokens(4),
+        Request::new(vec![510]).with_prompt_logprobs(Some(1)).with_max_new_tokens(2),
     ]
 }
 
@@ -74,12 +83,15 @@ struct Outcome {
     tokens: Vec<u32>,
     reason: FinishReason,
     logprobs: Vec<(f32, Vec<(u32, f32)>)>,
+    /// Those of the prompt.
+    prompt: Vec<Logprobs>,
 }
 
 /// What is told of the requests of an engine, checked for its order.
 #[derive(Default)]
 struct Told {
     tokens: HashMap<(Handle, usize), Vec<NewToken>>,
+    prompts: HashMap<Handle, Vec<Logprobs>>,
     done: BTreeMap<(Handle, usize), Finished>,
     failed: BTreeMap<(Handle, usize), Error>,
 }
@@ -88,6 +100,12 @@ impl Told {
     fn take(&mut self, event: Event) {
         let key = |handle, sample| (handle, sample);
         match event {
+            Event::Prompt(scored) => {
+                assert!(!self.tokens.contains_key(&(scored.handle, 0)), "a token before its prompt");
+                let prompt = self.prompts.entry(scored.handle).or_default();
+                assert_eq!(prompt.len() + 1, scored.from);
+                prompt.extend(scored.logprobs);
+            }
             Event::Token(token) => {
                 let key = key(token.handle, token.sample);
                 assert!(!self.done.contains_key(&key) && !self.failed.contains_key(&key), "a token after the end");
@@ -117,6 +135,7 @@ impl Told {
                 tokens: finished.tokens.clone(),
                 reason: finished.reason,
                 logprobs: logprobs.map(|logprobs| (logprobs.token, logprobs.top)).collect(),
+                prompt: self.prompts.get(&handle).cloned().unwrap_or_default(),
             }
         };
         samples.map(outcome).collect()
@@ -389,6 +408,35 @@ impl CausalModel for Watched<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[test]
+fn a_prompts_logprobs_are_those_of_the_scorer_bit_for_bit() {
+    let scorer = Scorer::load(&model("nano-decoder"), &Options::default()).unwrap();
+    let tokenizer = Tokenizer::load(&model("nano-decoder")).unwrap();
+    // More tokens than one step scores, and so few that there is nothing to score.
+    let texts = ["The little girl went to the park and saw a cat. ".repeat(40), "The cat".to_owned(), "A".to_owned()];
+    for bos in [true, false] {
+        let request = ScoreRequest::default().with_bos(bos);
+        let inputs: Vec<_> = texts.iter().map(|text| ScoreInput { text, context: None }).collect();
+        let expected = scorer.run(&inputs, &request).unwrap();
+        let (mut engine, mut told) = (Engine::new(nano(), settings()).unwrap(), Told::default());
+        let handles = texts.each_ref().map(|text| {
+            let bos = tokenizer.special().bos.filter(|_| bos);
+            let ids: Vec<u32> = bos.into_iter().chain(tokenizer.ids(text).unwrap()).collect();
+            engine.submit(Request::new(ids).with_max_new_tokens(0).with_prompt_logprobs(Some(3))).unwrap()
+        });
+        drain(&mut engine, &mut told);
+        for (handle, expected) in handles.into_iter().zip(expected) {
+            let scored = told.prompts.remove(&handle).unwrap_or_default();
+            let expected = expected.unwrap().value.tokens;
+            let expected: Vec<u32> = expected.iter().filter_map(|one| Some(one.logprob?.to_bits())).collect();
+            assert_eq!(scored.iter().map(|one| one.token.to_bits()).collect::<Vec<_>>(), expected);
+            assert!(scored.iter().all(|one| one.top.len() == 3 && one.top[0].1 >= one.token));
+            let finished = &told.done[&(handle, 0)];
+            assert_eq!((finished.tokens.len(), finished.reason), (0, FinishReason::Length));
+        }
     }
 }
 

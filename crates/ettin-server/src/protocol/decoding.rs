@@ -19,6 +19,10 @@ pub struct Decoding {
     pub typical_p: Option<f32>,
     /// Divides positive and multiplies negative logits of tokens already there; 1 is off.
     pub repetition_penalty: f32,
+    /// Taken off the logits of tokens that the continuation holds.
+    pub presence_penalty: f32,
+    /// Taken off as often as the continuation holds a token.
+    pub frequency_penalty: f32,
     /// The seed; drawn when missing.
     pub seed: Option<u64>,
     /// TextOrTexts that end the generation.
@@ -33,6 +37,8 @@ pub struct Decoding {
     pub logit_bias: Vec<(u32, f32)>,
     /// TextOrTexts that must not be generated.
     pub bad_words: Vec<String>,
+    /// The only tokens that may be generated.
+    pub allowed_ids: Option<Vec<u32>>,
 }
 
 impl Default for Decoding {
@@ -46,6 +52,8 @@ impl Default for Decoding {
             min_p: None,
             typical_p: None,
             repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
             seed: None,
             stop: Vec::new(),
             stop_ids: Vec::new(),
@@ -53,6 +61,7 @@ impl Default for Decoding {
             ignore_eos: false,
             logit_bias: Vec::new(),
             bad_words: Vec::new(),
+            allowed_ids: None,
         }
     }
 }

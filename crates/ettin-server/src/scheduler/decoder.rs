@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,13 +44,18 @@ pub struct GenerationTask {
     pub request: Request,
     /// Strings that end a text.
     pub stop: Arc<[String]>,
+    /// Whether spellings of special tokens are part of the text.
+    pub special: bool,
     /// The number of its first sample among the outputs of its call.
     pub first_output: usize,
 }
 
-/// What becomes of an output: tokens, none or more, and one end or failure.
+/// What becomes of an output: tokens, none or more, and one end or failure. Before the first token of a prompt's first
+/// output come the log-probabilities of the prompt, where they were asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum GenerationEvent {
+    /// A prompt is read.
+    Prompt(PromptScores),
     /// One more token.
     Token(TokenPiece),
     /// The output is complete.
@@ -61,6 +67,16 @@ pub enum GenerationEvent {
         /// Why.
         error: ServeError,
     },
+}
+
+/// The log-probabilities of a prompt's tokens.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct PromptScores {
+    /// The first output of the prompt.
+    pub output: usize,
+    /// Those of every token but the first, which has nothing before it.
+    pub logprobs: Vec<Logprobs>,
 }
 
 /// A token of an output.
@@ -76,6 +92,8 @@ pub struct TokenPiece {
     pub text: String,
     /// Log-probabilities, where they were asked for.
     pub logprobs: Option<Logprobs>,
+    /// Why the output ends with it, if it does; its end is the next event.
+    pub finish: Option<FinishReason>,
 }
 
 /// The end of an output.
@@ -86,6 +104,8 @@ pub struct SampleEnd {
     pub output: usize,
     /// Why it ended.
     pub reason: FinishReason,
+    /// The stop string that ended it, if one did. It is no part of the text.
+    pub stop: Option<String>,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// The continuation's tokens, with the one that ended it.
@@ -103,6 +123,10 @@ pub struct DecoderQueue {
 struct StreamShared {
     state: Mutex<Arrivals>,
     arrived: Condvar,
+    /// Sequences that run or wait in the engine.
+    held: AtomicUsize,
+    /// Sequences that were taken out before their end.
+    cancelled: AtomicUsize,
     admission: Arc<Admission>,
     turn: Arc<Turn>,
     /// The model's name.
@@ -135,11 +159,28 @@ impl DecoderQueue {
         admission: Arc<Admission>,
     ) -> Result<Self, ServeError> {
         let engine = Engine::new(model, settings.engine)?;
-        let (state, arrived) = (Mutex::default(), Condvar::new());
-        let shared = Arc::new(StreamShared { state, arrived, admission, turn, name: name.into() });
+        let shared = Arc::new(StreamShared {
+            state: Mutex::default(),
+            arrived: Condvar::new(),
+            held: AtomicUsize::new(0),
+            cancelled: AtomicUsize::new(0),
+            admission,
+            turn,
+            name: name.into(),
+        });
         let of_thread = shared.clone();
         compute::spawn(format!("ettin-decode-{name}"), move || Streams::new(engine, &tokenizer).run(&of_thread))?;
         Ok(Self { shared })
+    }
+
+    /// Sequences that run or wait, as of the last step. Those of clients that hung up are gone.
+    pub fn held(&self) -> usize {
+        self.shared.held.load(Ordering::Relaxed)
+    }
+
+    /// Sequences that were taken out before their end, so far.
+    pub fn cancelled(&self) -> usize {
+        self.shared.cancelled.load(Ordering::Relaxed)
     }
 
     /// Continues the prompts of one call. Events of all of them come through one channel; dropping it cancels what has
@@ -187,6 +228,10 @@ struct OpenStream<'a> {
     samples: Vec<OpenSample<'a>>,
     /// Tokens of prompt and continuations.
     tokens: usize,
+    /// Log-probabilities of the prompt, until all of them are there.
+    scores: Vec<Logprobs>,
+    /// How many there will be.
+    scored: usize,
 }
 
 struct OpenSample<'a> {
@@ -203,9 +248,9 @@ impl<'a> Streams<'a> {
     fn run(mut self, shared: &StreamShared) {
         while let Some(arrivals) = self.wait(shared) {
             arrivals.into_iter().for_each(|arrival| self.open(arrival));
-            self.clear();
+            self.clear(shared);
             if self.engine.is_idle() {
-                self.tell_of_load(&shared.name);
+                self.tell_of_load(shared);
                 continue;
             }
             let turn = shared.turn.take();
@@ -215,7 +260,7 @@ impl<'a> Streams<'a> {
             let time = begun.elapsed();
             shared.admission.computed(tokens, time);
             metrics::computed(&shared.name, "generate", tokens, time);
-            self.tell_of_load(&shared.name);
+            self.tell_of_load(shared);
         }
     }
 
@@ -242,16 +287,30 @@ impl<'a> Streams<'a> {
         if events.is_closed() {
             return;
         }
-        let GenerationTask { request, stop, first_output } = task;
+        let GenerationTask { request, stop, special, first_output } = task;
         let (samples, tokens) = (request.samples, request.ids.len());
+        let scored = request.prompt_logprobs.map(|_| tokens.saturating_sub(1));
         let opened = TextSequence::new(self.tokenizer, &request.ids, stop)
-            .and_then(|text| Ok((text, self.engine.submit(request)?)));
+            .and_then(|text| Ok((text.with_special(special), self.engine.submit(request)?)));
         let sample = |text: &TextSequence<'a>| OpenSample { text: text.clone(), finish: None, over: false };
         match opened {
             Ok((text, handle)) => {
                 let samples = (0..samples).map(|_| sample(&text)).collect();
-                let backlog = VecDeque::new();
-                self.open.insert(handle, OpenStream { caller, events, backlog, first_output, samples, tokens });
+                let (backlog, scores) = (VecDeque::new(), Vec::new());
+                let mut stream = OpenStream {
+                    caller,
+                    events,
+                    backlog,
+                    first_output,
+                    samples,
+                    tokens,
+                    scores,
+                    scored: scored.unwrap_or(0),
+                };
+                if scored == Some(0) {
+                    stream.send_scores();
+                }
+                self.open.insert(handle, stream);
             }
             Err(error) => {
                 let error = ServeError::from(error);
@@ -264,7 +323,7 @@ impl<'a> Streams<'a> {
     }
 
     /// Takes out what nobody waits for, and sends what could not be sent before.
-    fn clear(&mut self) {
+    fn clear(&mut self, shared: &StreamShared) {
         let now = Instant::now();
         let mut gone = Vec::new();
         for (handle, stream) in &mut self.open {
@@ -282,7 +341,8 @@ impl<'a> Streams<'a> {
         }
         for handle in gone {
             self.open.remove(&handle);
-            self.engine.cancel(handle);
+            let cancelled = self.engine.cancel(handle).len();
+            shared.cancelled.fetch_add(cancelled, Ordering::Relaxed);
         }
     }
 
@@ -292,7 +352,11 @@ impl<'a> Streams<'a> {
         let mut made = 0;
         let stepped = catch_unwind(AssertUnwindSafe(|| {
             engine.step_with(&mut |event| {
-                made += usize::from(matches!(event, Event::Token(_)));
+                made += match &event {
+                    Event::Token(_) => 1,
+                    Event::Prompt(scored) => scored.logprobs.len(),
+                    _ => 0,
+                };
                 match open.get_mut(&event.handle()) {
                     Some(stream) => stream.take(event),
                     None => Flow::Continue,
@@ -327,10 +391,11 @@ impl<'a> Streams<'a> {
         }
     }
 
-    fn tell_of_load(&self, model: &Arc<str>) {
+    fn tell_of_load(&self, shared: &StreamShared) {
+        shared.held.store(self.engine.running() + self.engine.waiting(), Ordering::Relaxed);
         let tokens: usize = self.open.values().map(|stream| stream.tokens).sum();
         let bytes = tokens.saturating_mul(self.engine.bytes_per_token());
-        metrics::streams(model, self.engine.running(), self.engine.waiting(), bytes);
+        metrics::streams(&shared.name, self.engine.running(), self.engine.waiting(), bytes);
     }
 }
 
@@ -338,6 +403,13 @@ impl OpenStream<'_> {
     /// Turns an event of the engine into text, and says how the engine is to go on.
     fn take(&mut self, event: Event) -> Flow {
         match event {
+            Event::Prompt(scored) => {
+                self.scores.extend(scored.logprobs);
+                if self.scores.len() >= self.scored {
+                    self.send_scores();
+                }
+                Flow::Continue
+            }
             Event::Token(NewToken { sample, id, logprobs, finish, .. }) => {
                 self.tokens += 1;
                 let Some(open) = self.samples.get_mut(sample) else { return Flow::Stop };
@@ -345,9 +417,9 @@ impl OpenStream<'_> {
                 match open.text.push(id, finish) {
                     Ok(said) => {
                         open.finish = said.finish;
-                        let text = said.text;
-                        self.send(GenerationEvent::Token(TokenPiece { output, id, text, logprobs }));
-                        if said.finish.is_some() { Flow::Stop } else { Flow::Continue }
+                        let (text, finish) = (said.text, said.finish);
+                        self.send(GenerationEvent::Token(TokenPiece { output, id, text, logprobs, finish }));
+                        if finish.is_some() { Flow::Stop } else { Flow::Continue }
                     }
                     Err(error) => {
                         open.over = true;
@@ -363,8 +435,9 @@ impl OpenStream<'_> {
                 }
                 let reason = open.finish.unwrap_or(finished.reason);
                 let output = self.first_output + finished.sample;
+                let stop = open.text.stopped_by().filter(|_| reason == FinishReason::Stop).map(str::to_owned);
                 let (prompt_tokens, tokens, seed) = (finished.prompt_tokens, finished.tokens, finished.seed);
-                self.send(GenerationEvent::End(SampleEnd { output, reason, prompt_tokens, tokens, seed }));
+                self.send(GenerationEvent::End(SampleEnd { output, reason, stop, prompt_tokens, tokens, seed }));
                 Flow::Continue
             }
             Event::Failed(failed) => {
@@ -377,6 +450,11 @@ impl OpenStream<'_> {
             }
             _ => Flow::Continue,
         }
+    }
+
+    fn send_scores(&mut self) {
+        let scores = PromptScores { output: self.first_output, logprobs: std::mem::take(&mut self.scores) };
+        self.send(GenerationEvent::Prompt(scores));
     }
 
     fn send(&mut self, event: GenerationEvent) {

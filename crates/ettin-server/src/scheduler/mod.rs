@@ -35,7 +35,9 @@ mod vitals;
 mod work;
 
 pub use admission::{Admission, Reservation};
-pub use decoder::{DecoderQueue, DecoderSettings, GenerationEvent, GenerationTask, SampleEnd, TokenPiece};
+pub use decoder::{
+    DecoderQueue, DecoderSettings, GenerationEvent, GenerationTask, PromptScores, SampleEnd, TokenPiece,
+};
 pub use encoder::{CallTimes, ComputedCall, EncoderQueue, EncoderSettings};
 pub use tokenizer_pool::TokenizerPool;
 pub use turn::Turn;

@@ -118,13 +118,10 @@ fn what_has_no_meaning_is_refused_by_name() {
     for (path, body, field, value) in [
         ("/v1/completions", &completion, "suffix", json!("b")),
         ("/v1/completions", &completion, "messages", json!([])),
-        ("/v1/completions", &completion, "presence_penalty", json!(0.5)),
-        ("/v1/completions", &completion, "frequency_penalty", json!(-1)),
         ("/v1/completions", &completion, "prompt_logprobs", json!(1)),
         ("/v1/completions", &completion, "guided_json", json!({"type": "object"})),
         ("/v1/completions", &completion, "response_format", json!({"type": "json_object"})),
         ("/v1/completions", &completion, "tools", json!([{}])),
-        ("/v1/completions", &completion, "allowed_token_ids", json!([1])),
         ("/v1/embeddings", &embeddings, "encoding_format", json!("bytes")),
         ("/v1/embeddings", &embeddings, "normalize", json!(false)),
         ("/v1/embeddings", &embeddings, "embed_dtype", json!("float16")),
@@ -141,6 +138,24 @@ fn what_has_no_meaning_is_refused_by_name() {
     }
     let grammar = json!({"inputs": "a", "parameters": {"max_new_tokens": 1, "grammar": {"type": "json", "value": {}}}});
     assert_eq!(fault("/", grammar).param.as_deref(), Some("parameters.grammar"));
+}
+
+#[test]
+fn penalties_and_allowed_tokens_are_checked_and_carried() {
+    for (field, value) in [
+        ("presence_penalty", json!(2.5)),
+        ("frequency_penalty", json!(-3)),
+        ("allowed_token_ids", json!([])),
+        ("bad_words", json!([""])),
+    ] {
+        let fault = fault("/v1/completions", with(json!({"prompt": "a"}), field, value));
+        assert!(fault.param.as_deref() == Some(field) && fault.message.contains(field), "{fault}");
+    }
+    let body = json!({"prompt": "a", "presence_penalty": 1, "frequency_penalty": -0.5, "allowed_token_ids": [3, 1]});
+    let Ok(Call::Completion(request)) = route("/completions", body, |_| RootTask::Embed) else { panic!() };
+    let decoding = request.decoding().unwrap();
+    assert_eq!((decoding.presence_penalty, decoding.frequency_penalty), (1.0, -0.5));
+    assert_eq!(decoding.allowed_ids, Some(vec![3, 1]));
 }
 
 #[test]

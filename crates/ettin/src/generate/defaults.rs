@@ -359,6 +359,9 @@ impl GenerationDefaults {
             end_growth: self.end_growth()?,
             suppress: self.tokens("suppress_tokens")?,
             begin_suppress: self.tokens("begin_suppress_tokens")?,
+            // `generate()` has no such penalties.
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
         };
         match self.vocabulary.and_then(|size| Some((size, shaping.beyond(size)?))) {
             Some((size, (key, _))) => Err(self.wrong(key, &format!("ids below {size}, the vocabulary's size"))),

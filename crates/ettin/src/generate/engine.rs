@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::draft::{Draft, DraftRequest, NoDraft};
-use super::event::{Event, FinishReason, Finished, Flow, Handle, NewToken};
+use super::event::{Event, Failed, FinishReason, Finished, Flow, Handle, NewToken, ScoredPrompt};
 use super::logprobs::Logprobs;
 use super::model::{Cache, CausalModel};
 use super::prefix_cache::{PrefixCache, worth_keeping};
@@ -76,6 +76,10 @@ pub struct Engine<M: CausalModel, D: Draft = NoDraft> {
     logits: Vec<f32>,
     scratch: Scratch,
 }
+
+/// Rows of prompts that one step scores at most, all sequences together: the logits of so many rows of the real
+/// vocabulary take 25 MiB.
+const SCORED_ROWS: usize = 128;
 
 /// Who is told of events, and whether that one has called a halt.
 struct Observer<'a> {
@@ -264,6 +268,8 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
         }
         self.propose(observer)?;
         self.compute()?;
+        // Before samples part: each would tell it.
+        self.score(observer);
         self.fork()?;
         self.verify(observer)
     }
@@ -277,10 +283,11 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
                 break;
             }
             // A prompt waits for its beginning, and those behind it with it.
-            if self.running.iter().any(|one| one.reads_for(sequence.tokens())) {
+            let scores = !sequence.unscored().is_empty();
+            if !scores && self.running.iter().any(|one| one.reads_for(sequence.tokens())) {
                 break;
             }
-            if let Some(reason) = sequence.is_full() {
+            if let Some(reason) = sequence.is_full().filter(|_| !scores) {
                 for sample in 0..samples {
                     let finished = sequence.finished(reason);
                     observer.tell(Event::Finished(Finished { sample: finished.sample + sample, ..finished }));
@@ -288,7 +295,7 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
                 self.waiting.pop_first();
                 continue;
             }
-            let (cache, draft) = match self.prefixes.find(sequence.tokens()) {
+            let (cache, draft) = match self.prefixes.find(sequence.tokens()).filter(|_| !scores) {
                 Some(prefix) => (prefix.cache.fork(), self.draft.fork(&prefix.draft)),
                 None => (self.model.cache(self.settings.step_rows)?, self.draft.state()?),
             };
@@ -350,18 +357,26 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
     fn compute(&mut self) -> Result<()> {
         self.batch.clear();
         self.rows.clear();
-        let mut room = self.settings.step_rows;
+        let (mut room, mut scorable) = (self.settings.step_rows, SCORED_ROWS);
         let mut fed = Vec::with_capacity(self.running.len());
         if !self.running.is_sorted_by_key(|one| one.sequence.is_reading()) {
             self.running.sort_by_key(|one| one.sequence.is_reading());
         }
         for one in &mut self.running {
-            let rows = one.rows(room);
-            (one.fed, one.logits) = (rows, 0..0);
+            let scores = !one.sequence.unscored().is_empty();
+            let rows = one.rows(if scores { room.min(scorable) } else { room });
+            (one.fed, one.logits, one.scored) = (rows, 0..0, (0..0, 0));
             if rows == 0 {
                 continue;
             }
             room -= rows;
+            if scores {
+                scorable -= rows;
+                let (scored, computed) = (one.sequence.scored_by(rows), one.sequence.computed());
+                one.scored = (scored.clone(), self.rows.len());
+                let begin = self.batch.tokens();
+                self.rows.extend(scored.map(|token| begin + token - 1 - computed));
+            }
             self.batch.push(&one.sequence.pending()[..rows], one.sequence.computed())?;
             if rows == one.sequence.pending().len() {
                 let end = self.batch.tokens();
@@ -421,11 +436,43 @@ impl<M: CausalModel, D: Draft> Engine<M, D> {
         Ok(())
     }
 
+    /// Tells the log-probabilities of those tokens of prompts that the step's rows predict.
+    fn score(&mut self, observer: &mut Observer<'_>) {
+        let vocabulary = self.logits.len() / self.rows.len().max(1);
+        for one in self.running.iter_mut().filter(|one| !one.scored.0.is_empty()) {
+            let (tokens, first) = one.scored.clone();
+            let (handle, count) = (one.sequence.rules.handle, one.sequence.rules.prompt_logprobs.unwrap_or(0));
+            let logprobs = tokens.clone().zip(first..).map(|(token, row)| {
+                let logits = &self.logits[row * vocabulary..][..vocabulary];
+                Logprobs::of(self.isa, logits, one.sequence.tokens()[token], count)
+            });
+            let logprobs: Vec<Logprobs> = logprobs.collect();
+            // −∞ is a number here: the model excludes the token.
+            if let Some(bad) = logprobs.iter().position(|one| one.token.is_nan() || one.token == f32::INFINITY) {
+                let error = self.model.not_finite(&one.sequence.tokens()[..tokens.start + bad]);
+                one.over = true;
+                for sample in one.sequence.sample..one.sequence.sample + one.samples {
+                    observer.tell(Event::Failed(Failed { handle, sample, error: error.clone() }));
+                }
+                continue;
+            }
+            observer.tell(Event::Prompt(ScoredPrompt { handle, from: tokens.start, logprobs }));
+            one.sequence.scored_until(tokens.end);
+        }
+        self.running.retain(|one| !one.over);
+    }
+
     /// Adds to every sequence that has logits a token, and one more for every proposal that proves right. Those that
     /// end leave.
     fn verify(&mut self, observer: &mut Observer<'_>) -> Result<()> {
         let vocabulary = self.logits.len() / self.rows.len().max(1);
         for one in self.running.iter_mut().filter(|one| !one.logits.is_empty()) {
+            // Its prompt was only to be scored.
+            if let Some(reason) = one.sequence.is_full() {
+                one.over = true;
+                observer.tell(Event::Finished(one.sequence.finished(reason)));
+                continue;
+            }
             let (drafted, mut accepted) = (one.sequence.proposals(), 0);
             for row in one.logits.clone() {
                 if observer.halted {
@@ -497,7 +544,8 @@ impl<M: CausalModel, D: Draft> fmt::Debug for Engine<M, D> {
     }
 }
 
-/// The tokens of sequences that wait.
+/// The tokens of sequences that wait and could begin with a copy of what another has computed.
 fn prompts(waiting: &Queue) -> impl Iterator<Item = &[u32]> + Clone {
-    waiting.values().map(|one| one.sequence.tokens())
+    let reads_all = |one: &&Waiting| one.sequence.unscored().is_empty();
+    waiting.values().filter(reads_all).map(|one| one.sequence.tokens())
 }

@@ -16,6 +16,8 @@ pub struct Handle(pub(super) u64);
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
+    /// Log-probabilities of more tokens of a prompt, where they were asked for: all of them before its first token.
+    Prompt(ScoredPrompt),
     /// One more token of a sample. With speculation a step may give several.
     Token(NewToken),
     /// A sample has ended.
@@ -28,11 +30,25 @@ impl Event {
     /// The request it is about.
     pub fn handle(&self) -> Handle {
         match self {
-            Event::Token(NewToken { handle, .. })
+            Event::Prompt(ScoredPrompt { handle, .. })
+            | Event::Token(NewToken { handle, .. })
             | Event::Finished(Finished { handle, .. })
             | Event::Failed(Failed { handle, .. }) => *handle,
         }
     }
+}
+
+/// Log-probabilities of some tokens of a prompt, each after all tokens before it. They are those of
+/// [`Scorer`](crate::tasks::Scorer), bit for bit.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ScoredPrompt {
+    /// Its request.
+    pub handle: Handle,
+    /// Where in the prompt the first of them stands; 1 in the first event, as nothing is before token 0.
+    pub from: usize,
+    /// Those of this token and of the ones behind it.
+    pub logprobs: Vec<Logprobs>,
 }
 
 /// A token that was chosen.

@@ -32,7 +32,7 @@ pub use clock::Times;
 pub use defaults::GenerationDefaults;
 pub use draft::{AnyDraft, Draft, DraftRequest, Lookup, ModelDraft, NoDraft};
 pub use engine::Engine;
-pub use event::{Event, Failed, FinishReason, Finished, Flow, Handle, NewToken};
+pub use event::{Event, Failed, FinishReason, Finished, Flow, Handle, NewToken, ScoredPrompt};
 pub use logprobs::Logprobs;
 pub use model::{Cache, CausalModel, STEP_ROWS};
 pub use random::draw_seed;

@@ -36,6 +36,9 @@ pub struct Request {
     pub draft_tokens: usize,
     /// Whether tokens come with log-probabilities, and those of how many of the likeliest tokens beside.
     pub logprobs: Option<usize>,
+    /// Whether the prompt's own tokens have log-probabilities ([`Event::Prompt`](super::Event)), and those of how many
+    /// of the likeliest tokens beside. Every token of the prompt is then computed, and no shared beginning is used.
+    pub prompt_logprobs: Option<usize>,
 }
 
 setters!(Request {
@@ -59,6 +62,8 @@ setters!(Request {
     with_draft_tokens(draft_tokens: usize);
     /// With log-probabilities of every token, and of this many of the likeliest beside.
     with_logprobs(logprobs: impl Into<Option<usize>>);
+    /// With log-probabilities of the prompt's tokens, and of this many of the likeliest beside.
+    with_prompt_logprobs(prompt_logprobs: impl Into<Option<usize>>);
 });
 
 impl Request {
@@ -75,6 +80,7 @@ impl Request {
             first_sample: 0,
             draft_tokens: 8,
             logprobs: None,
+            prompt_logprobs: None,
         }
     }
 }
@@ -96,6 +102,7 @@ pub(super) struct Rules {
     pub(super) first_sample: u64,
     pub(super) draft_tokens: usize,
     pub(super) logprobs: Option<usize>,
+    pub(super) prompt_logprobs: Option<usize>,
 }
 
 impl Rules {
@@ -128,6 +135,7 @@ impl Rules {
             first_sample: request.first_sample,
             draft_tokens: request.draft_tokens.min(settings.max_drafted),
             logprobs: request.logprobs,
+            prompt_logprobs: request.prompt_logprobs,
         })
     }
 }

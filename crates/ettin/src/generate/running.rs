@@ -36,8 +36,10 @@ pub(super) struct Running<C, S> {
     pub(super) shared: Option<usize>,
     /// Tokens that the step feeds.
     pub(super) fed: usize,
-    /// Its rows of the step's logits.
+    /// Its rows of the step's logits from which tokens are chosen.
     pub(super) logits: Range<usize>,
+    /// Tokens of its prompt that the step scores, and the first of their rows of the step's logits.
+    pub(super) scored: (Range<usize>, usize),
     /// Why its draft cannot go on.
     pub(super) failure: Option<Error>,
     pub(super) over: bool,
@@ -45,7 +47,8 @@ pub(super) struct Running<C, S> {
 
 impl<C, S> Running<C, S> {
     pub(super) fn new(Waiting { sequence, samples }: Waiting, cache: C, draft: S, shared: Option<usize>) -> Self {
-        Self { sequence, samples, cache, draft, shared, fed: 0, logits: 0..0, failure: None, over: false }
+        let (logits, scored) = (0..0, (0..0, 0));
+        Self { sequence, samples, cache, draft, shared, fed: 0, logits, scored, failure: None, over: false }
     }
 
     /// Tokens that it feeds next, where its turn allows `room`.

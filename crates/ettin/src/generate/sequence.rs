@@ -1,5 +1,6 @@
 //! One continuation in progress: its tokens, and when it ends.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::clock::Phases;
@@ -22,6 +23,8 @@ pub(super) struct Sequence {
     accepted: usize,
     /// How many of `tokens` the model has computed.
     computed: usize,
+    /// How many tokens of the prompt have been scored; the first one never is.
+    scored: usize,
     phases: Phases,
     /// Proposals verified, and how many of them were right.
     drafted: usize,
@@ -55,6 +58,7 @@ impl Sequence {
             accepted: prompt.len(),
             tokens: prompt,
             computed: 0,
+            scored: 1,
             phases: Phases::new(),
             drafted: 0,
             drafts_accepted: 0,
@@ -155,6 +159,26 @@ impl Sequence {
             let all = accepted == drafted;
             self.draft_len = if all { (2 * self.draft_len).min(self.rules.draft_tokens) } else { accepted + 1 };
         }
+    }
+
+    /// Tokens of the prompt whose log-probabilities are wanted and not told yet.
+    pub(super) fn unscored(&self) -> Range<usize> {
+        match self.rules.prompt_logprobs {
+            Some(_) => self.scored.min(self.prompt_tokens)..self.prompt_tokens,
+            None => 0..0,
+        }
+    }
+
+    /// Those of them that the next `rows` rows predict: a token is predicted at the row before its own.
+    pub(super) fn scored_by(&self, rows: usize) -> Range<usize> {
+        let unscored = self.unscored();
+        let (start, end) = (unscored.start.max(self.computed + 1), unscored.end.min(self.computed + rows + 1));
+        start..end.max(start)
+    }
+
+    /// Notes that the tokens of the prompt up to `end` were scored.
+    pub(super) fn scored_until(&mut self, end: usize) {
+        self.scored = self.scored.max(end);
     }
 
     /// Whether no more token fits or is wanted.

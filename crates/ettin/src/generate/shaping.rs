@@ -40,6 +40,10 @@ pub struct Shaping {
     pub suppress: Vec<u32>,
     /// Tokens that do not come first.
     pub begin_suppress: Vec<u32>,
+    /// Taken off the logit of every token that the continuation holds (`presence_penalty` of OpenAI and vLLM).
+    pub presence_penalty: f32,
+    /// Taken off as often as the continuation holds the token (`frequency_penalty` of OpenAI and vLLM).
+    pub frequency_penalty: f32,
 }
 
 /// Where a sequence stands when its next token is chosen.
@@ -78,6 +82,10 @@ setters!(Shaping {
     with_suppress(suppress: Vec<u32>);
     /// Without these tokens as the first.
     with_begin_suppress(begin_suppress: Vec<u32>);
+    /// With this penalty on tokens that the continuation holds.
+    with_presence_penalty(presence_penalty: f32);
+    /// With this penalty for each time that the continuation holds a token.
+    with_frequency_penalty(frequency_penalty: f32);
 });
 
 impl Shaping {
@@ -90,6 +98,9 @@ impl Shaping {
         }
         if self.bad_words.iter().any(Vec::is_empty) {
             return fails("a bad word needs tokens".to_owned());
+        }
+        if !(self.presence_penalty.is_finite() && self.frequency_penalty.is_finite()) {
+            return fails("the penalties on presence and frequency must be numbers".to_owned());
         }
         match (self.prompt_boost, self.end_growth) {
             (Some(boost), _) if !(boost.is_finite() && boost > 0.0) => {
@@ -139,10 +150,24 @@ impl Shaping {
         }
     }
 
+    /// Penalties on what the continuation holds, as vLLM has them: first by how often, then for being there.
+    fn penalise_continuation(&self, logits: &mut [f32], continuation: &[u32]) {
+        let Self { presence_penalty: presence, frequency_penalty: frequency, .. } = *self;
+        if presence == 0.0 && frequency == 0.0 {
+            return;
+        }
+        let mut tokens = continuation.to_vec();
+        tokens.sort_unstable();
+        for same in tokens.chunk_by(|a, b| a == b) {
+            each(logits, &same[..1], |logit| *logit = *logit - frequency * same.len() as f32 - presence);
+        }
+    }
+
     /// What comes behind the repetition penalty; `ends` are the tokens that end a text.
     pub(super) fn behind_penalty(&self, logits: &mut [f32], tokens: &[u32], place: Place, ends: &[u32]) {
         let length = tokens.len();
         let new = length.saturating_sub(place.prompt);
+        self.penalise_continuation(logits, &tokens[length - new..]);
         if let Some(size) = self.no_repeat {
             forbid_repeats(logits, tokens, tokens, size);
         }
@@ -282,6 +307,14 @@ mod tests {
         let shaping = Shaping { bad_words, ..empty() };
         assert_eq!(shaped(&shaping, &[0], 1, 99), [NEVER, -1.0, 2.0, 3.0]);
         assert_eq!(shaped(&shaping, &[1], 1, 99), [NEVER, -1.0, NEVER, NEVER]);
+    }
+
+    #[test]
+    fn what_the_continuation_holds_is_penalised_by_presence_and_number() {
+        let shaping = Shaping { presence_penalty: 0.5, frequency_penalty: 0.25, ..empty() };
+        // Of the prompt nothing counts.
+        assert_eq!(shaped(&shaping, &[0, 1, 2], 3, 99), [1.0, -1.0, 2.0, 3.0]);
+        assert_eq!(shaped(&shaping, &[0, 2, 1, 2], 1, 99), [1.0, -1.75, 1.0, 3.0]);
     }
 
     #[test]

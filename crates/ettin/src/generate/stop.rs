@@ -13,12 +13,14 @@ pub(super) struct StopFilter {
     held: String,
     /// Where in `held` special tokens are spelled, in order.
     hidden: Vec<Range<usize>>,
+    /// Which stop string was found.
+    found: Option<usize>,
 }
 
 impl StopFilter {
     /// `stops` must not hold empty strings.
     pub(super) fn new(stops: Arc<[String]>) -> Self {
-        Self { stops, held: String::new(), hidden: Vec::new() }
+        Self { stops, held: String::new(), hidden: Vec::new(), found: None }
     }
 
     /// Whether there is nothing to look for.
@@ -37,8 +39,9 @@ impl StopFilter {
             self.hidden.push(self.held.len()..self.held.len() + hidden.len());
             self.held.push_str(hidden);
         }
-        let found = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
-        if let Some(start) = found {
+        let starts = self.stops.iter().enumerate().filter_map(|(n, stop)| Some((self.held.find(stop.as_str())?, n)));
+        if let Some((start, stop)) = starts.min() {
+            self.found = Some(stop);
             let text = self.take(start);
             (self.held, self.hidden) = Default::default();
             return (text, true);
@@ -57,6 +60,11 @@ impl StopFilter {
             *self = filter;
             text
         })
+    }
+
+    /// The stop string that was found.
+    pub(super) fn found(&self) -> Option<&str> {
+        self.stops.get(self.found?).map(String::as_str)
     }
 
     /// The text held back, when no more follows.

@@ -16,6 +16,8 @@ use crate::{Error, Result};
 pub struct TextSequence<'a> {
     stream: TextStream<'a>,
     stop: StopFilter,
+    /// Whether spellings of special tokens are part of the text.
+    special: bool,
 }
 
 /// What a token adds to a text.
@@ -43,7 +45,19 @@ impl<'a> TextSequence<'a> {
         if stop.iter().any(String::is_empty) {
             return Err(Error::input("a stop string must not be empty"));
         }
-        Ok(Self { stream: tokenizer.stream_behind(prompt), stop: StopFilter::new(stop) })
+        Ok(Self { stream: tokenizer.stream_behind(prompt), stop: StopFilter::new(stop), special: false })
+    }
+
+    /// With the spellings of special tokens in the text, but that of an end-of-text token that ends it; or without.
+    #[must_use]
+    pub fn with_special(mut self, special: bool) -> Self {
+        self.special = special;
+        self
+    }
+
+    /// The stop string that ended the text; of several that begin at one place, the first of the list.
+    pub fn stopped_by(&self) -> Option<&str> {
+        self.stop.found()
     }
 
     /// Takes the next token, and why the engine ends the sequence with it, if it does.
@@ -54,7 +68,11 @@ impl<'a> TextSequence<'a> {
         if finish == Some(FinishReason::Eos) {
             return self.end_at(token);
         }
-        let Said { text, hidden } = self.stream.say(token)?;
+        let Said { mut text, mut hidden } = self.stream.say(token)?;
+        if self.special && !hidden.is_empty() {
+            // What was held back stands before it.
+            text = self.stream.finish()? + &text + &std::mem::take(&mut hidden);
+        }
         // Text that is not final may complete a stop string all the same, alone or with a special token behind it.
         let held = if self.stop.is_off() { String::new() } else { self.stream.held()? };
         if text.is_empty()

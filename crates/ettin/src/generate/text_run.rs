@@ -165,6 +165,7 @@ impl Texts<'_> {
         let mut broken = false;
         let mut stopped = false;
         match event {
+            Event::Prompt(_) => {}
             Event::Token(token) => {
                 let index = self.output(token.handle, token.sample);
                 let Some(open) = self.open.get_mut(&index) else {

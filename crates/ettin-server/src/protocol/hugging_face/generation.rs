@@ -48,6 +48,9 @@ pub struct GenerationParameters {
     /// Divides positive and multiplies negative logits of tokens already there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repetition_penalty: Option<f32>,
+    /// Taken off the logits of tokens as often as the continuation holds them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frequency_penalty: Option<f32>,
     /// The seed of sampling; drawn if left out.
     #[serde(default, deserialize_with = "seed", skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -79,12 +82,17 @@ pub struct GenerationParameters {
     pub top_n_tokens: Option<usize>,
 }
 
+/// Best tokens in each place; the limit of TGI is 5, that of the completions route this one.
+const MAX_TOP_TOKENS: usize = 20;
+
+/// Samples of one text, as many as the completions route draws.
+const MAX_BEST_OF: usize = 128;
+
 /// Parameters that are refused. They stand one level below the request.
 const REFUSED_PARAMETERS: &[Refused] = &[
     Refused::always("grammar", "decoding follows no grammar"),
     Refused::unless_empty("watermark", "texts are not watermarked"),
     Refused::always("adapter_id", "no adapters are loaded"),
-    Refused::unless("frequency_penalty", |value| value.as_f64() == Some(0.0), "the sampler has `repetition_penalty`"),
     Refused::unless("num_beams", |value| value.as_u64() == Some(1), "decoding samples or is greedy"),
     Refused::unless("num_return_sequences", |value| value.as_u64() == Some(1), "use /v1/completions with `n`"),
 ];
@@ -101,6 +109,7 @@ impl GenerationRequest {
             top_p: parameters.top_p.filter(below_one),
             typical_p: parameters.typical_p.filter(below_one),
             repetition_penalty: parameters.repetition_penalty.unwrap_or(1.0),
+            frequency_penalty: parameters.frequency_penalty.unwrap_or(0.0),
             seed: parameters.seed,
             stop: stops.filter(|stop| !stop.is_empty()).cloned().collect(),
             keep_stop: true,
@@ -146,6 +155,15 @@ impl WireRequest for GenerationRequest {
         check_parameter("top_p", parameters.top_p, |p| p > 0.0 && p <= 1.0, "above 0 and at most 1")?;
         check_parameter("typical_p", parameters.typical_p, |p| p > 0.0 && p <= 1.0, "above 0 and at most 1")?;
         check_parameter("repetition_penalty", parameters.repetition_penalty, |p| p > 0.0, "above 0")?;
+        check_parameter("frequency_penalty", parameters.frequency_penalty, |p| p.abs() <= 2.0, "between -2 and 2")?;
+        if let Some(count) = parameters.top_n_tokens.filter(|&count| count > MAX_TOP_TOKENS) {
+            let name = "parameters.top_n_tokens";
+            return Err(Fault::field(name, format!("`{name}` is {count}; it must be 0 to {MAX_TOP_TOKENS}")));
+        }
+        if let Some(best_of) = parameters.best_of.filter(|&best_of| best_of > MAX_BEST_OF) {
+            let name = "parameters.best_of";
+            return Err(Fault::field(name, format!("`{name}` is {best_of}; it must be 1 to {MAX_BEST_OF}")));
+        }
         if self.stream && parameters.best_of.is_some_and(|best_of| best_of > 1) {
             let message = "`parameters.best_of` cannot stream: the best is known only at the end";
             return Err(Fault::field("parameters.best_of", message));

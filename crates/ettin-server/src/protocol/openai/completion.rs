@@ -86,6 +86,14 @@ pub struct CompletionRequest {
     #[serde(default = "one")]
     #[schema(default = 1.0)]
     pub repetition_penalty: f32,
+    /// Taken off the logits of tokens that the continuation holds.
+    #[serde(default)]
+    #[schema(minimum = -2, maximum = 2)]
+    pub presence_penalty: f32,
+    /// Taken off as often as the continuation holds a token.
+    #[serde(default)]
+    #[schema(minimum = -2, maximum = 2)]
+    pub frequency_penalty: f32,
     /// Tokens before the end-of-text token is allowed (vLLM).
     #[serde(default)]
     pub min_tokens: usize,
@@ -117,6 +125,9 @@ pub struct CompletionRequest {
     /// TextOrTexts that must not be generated (vLLM).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bad_words: Vec<String>,
+    /// The only tokens that may be generated (vLLM).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_token_ids: Option<Vec<u32>>,
 }
 
 /// How a stream is written.
@@ -137,10 +148,6 @@ fn once() -> usize {
 
 fn one() -> f32 {
     1.0
-}
-
-fn is_zero(value: &Value) -> bool {
-    value.as_f64() == Some(0.0)
 }
 
 fn is_one(value: &Value) -> bool {
@@ -172,6 +179,8 @@ impl CompletionRequest {
             min_p: Some(self.min_p).filter(|&p| p > 0.0),
             typical_p: self.typical_p.filter(|&p| p < 1.0),
             repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
             seed: self.seed,
             stop: self.stop.iter().filter(|stop| !stop.is_empty()).cloned().collect(),
             stop_ids: self.stop_token_ids.clone(),
@@ -179,6 +188,7 @@ impl CompletionRequest {
             ignore_eos: self.ignore_eos,
             logit_bias: self.biases()?,
             bad_words: self.bad_words.clone(),
+            allowed_ids: self.allowed_token_ids.clone(),
         })
     }
 
@@ -207,10 +217,7 @@ impl WireRequest for CompletionRequest {
     const REFUSED: &'static [Refused] = &[
         Refused::always("messages", "these are models of text without a chat template; send `prompt`"),
         Refused::unless_empty("suffix", "the decoders continue text, they do not fill in; use an encoder's fill-mask"),
-        Refused::unless("presence_penalty", is_zero, "the sampler has `repetition_penalty`"),
-        Refused::unless("frequency_penalty", is_zero, "the sampler has `repetition_penalty`"),
         Refused::always("prompt_logprobs", "send `echo: true` with `logprobs`, which has the prompt's tokens"),
-        Refused::unless_empty("allowed_token_ids", "send `logit_bias`"),
         Refused::unless_empty("tools", "these models call no tools"),
         Refused::unless_empty("prompt_embeds", "send texts or token ids"),
         Refused::unless("response_format", |value| value["type"] == "text", "decoding follows no grammar"),
@@ -241,6 +248,17 @@ impl WireRequest for CompletionRequest {
             check_range("typical_p", p, |p| p > 0.0 && p <= 1.0, "above 0 and at most 1")?;
         }
         check_range("repetition_penalty", self.repetition_penalty, |p| p > 0.0, "above 0")?;
+        for (field, penalty) in
+            [("presence_penalty", self.presence_penalty), ("frequency_penalty", self.frequency_penalty)]
+        {
+            check_range(field, penalty, |p| p.abs() <= 2.0, "between -2 and 2")?;
+        }
+        if self.allowed_token_ids.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Fault::empty("allowed_token_ids"));
+        }
+        if self.bad_words.iter().any(String::is_empty) {
+            return Err(Fault::field("bad_words", "`bad_words` has an empty text, which would forbid everything"));
+        }
         if self.top_k < -1 {
             return Err(Fault::field("top_k", format!("`top_k` is {}; it must be -1 or more", self.top_k)));
         }
