@@ -157,4 +157,6 @@ fn what_makes_no_sense_for_vectors_of_tokens_is_refused() {
     let modules = &described["model"]["chain"]["modules"];
     assert_eq!(modules, &serde_json::json!(["Transformer", "Dense", "Normalize"]), "{described}");
     assert_eq!(described["model"]["chain"]["similarity"], "MaxSim");
+    let checked = run(&["info", "-m", name, "--check", "--format", "json"]);
+    assert_eq!(checked.status, Some(0), "{}", checked.err);
 }

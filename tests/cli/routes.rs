@@ -117,3 +117,12 @@ fn info_describes_routes_and_tables() {
     let refused = run(&["info", "-m", name, "--check"]);
     assert!(refused.status == Some(1) && refused.err.contains("no trunk"), "{}", refused.err);
 }
+
+#[test]
+fn an_adapter_on_a_model_without_a_trunk_is_refused() {
+    let folder = saved("static alone");
+    let name = folder.path().to_str().unwrap();
+    let adapter = repository().join("models/tiny-adapters/list");
+    let refused = run(&["embed", "-q", "-m", name, "--adapter", adapter.to_str().unwrap(), "x"]);
+    assert!(refused.status == Some(1) && refused.err.contains("no trunk"), "{}", refused.err);
+}

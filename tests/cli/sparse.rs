@@ -167,3 +167,14 @@ fn info_says_what_each_module_does() {
         }
     }
 }
+
+#[test]
+fn an_autoencoder_is_converted_with_its_statistics_of_training() {
+    let folder = saved("sparse-csr");
+    let (name, copy) = (folder.path().to_str().unwrap(), tempfile::tempdir().unwrap());
+    let copy = copy.path().join("copy");
+    let converted = run(&["convert", "-q", name, "--output", copy.to_str().unwrap()]);
+    assert_eq!(converted.status, Some(0), "{}", converted.err);
+    let vector = |model: &str| run(&["embed", "-q", "-m", model, "The cat sat."]).lines(0);
+    assert_eq!(vector(name), vector(copy.to_str().unwrap()));
+}

@@ -7,7 +7,7 @@ use crate::files::{ModelFiles, Subfolder};
 use crate::heads::{Chain, EmbedOptions, Embedder, LanguageModel, SequenceClassifier, TokenClassifier};
 use crate::ops::Hidden;
 use crate::params::Stored;
-use crate::sentence_transformers::{Repository, Routes, Task};
+use crate::sentence_transformers::{LateInteraction, Repository, Routes, Task};
 use crate::tensors::walk;
 use crate::weights::{self, Weights};
 use crate::{Backend, Config, PackedBatch, Parameters, Result, Trunk, identity};
@@ -37,21 +37,31 @@ enum CheckedHead {
 
 impl<'a> Subject<'a> {
     pub(super) fn open(files: &'a ModelFiles) -> Result<Self> {
+        // Late interaction puts small products on the rows of its trunk, whose mean is compared in their place.
+        let late = LateInteraction::load(files)?;
+        let routes = if late.is_some() { None } else { Routes::load(files)? };
         // Of several routes one with a trunk.
-        let routes = Routes::load(files)?;
         let repository = match routes.as_ref().and_then(Routes::trunk) {
             Some(repository) => Some(repository.clone()),
             None => routes.map(Routes::into_trunk).transpose()?,
         };
-        let purpose = if repository.is_some() { identity::Use::Vectors } else { identity::Use::Head };
+        let (purpose, folder, longest) = match (&late, &repository) {
+            (Some(late), _) => (identity::Use::Tokens, late.folder.as_str(), late.longest()),
+            (None, Some(chain)) => {
+                (identity::Use::Vectors, chain.transformer.folder.as_str(), chain.transformer.longest())
+            }
+            (None, None) => (identity::Use::Head, "", None),
+        };
         identity::check(files, purpose)?;
-        let folder = repository.as_ref().map_or("", |repository| &repository.transformer.folder);
         let trunk = Subfolder { files, folder };
         let mut config = Config::load(&trunk).map_err(|error| identity::explained(files, error))?;
-        config.allow_length(repository.as_ref().and_then(|repository| repository.transformer.longest()));
+        config.allow_length(longest);
         let weights = Weights::open(&trunk).map_err(|error| identity::explained(files, error))?;
         weights.label(&mut config);
-        let head = CheckedHead::of(repository.as_ref(), &config);
+        let head = match late {
+            Some(_) => CheckedHead::Vectors,
+            None => CheckedHead::of(repository.as_ref(), &config),
+        };
         Ok(Self { files, repository, config, weights, head })
     }
 

@@ -56,7 +56,14 @@ impl RouteModels {
         };
         let default = routes.default_index();
         let folders = || routes.chains.iter().filter_map(|chain| Some(&chain.trunk()?.transformer.folder));
-        if files.adapter_names().next().is_some() && folders().any(|folder| Some(folder) != folders().next()) {
+        let adapted = files.adapter_names().next().is_some();
+        if adapted && folders().next().is_none() {
+            return Err(Error::Unsupported(format!(
+                "an adapter on {}, which looks vectors up and has no trunk that it could change",
+                files.name()
+            )));
+        }
+        if adapted && folders().any(|folder| Some(folder) != folders().next()) {
             return Err(Error::Unsupported(format!(
                 "an adapter on {}, whose routes have trunks of their own: which of them it is for is said nowhere",
                 files.name()

@@ -634,7 +634,9 @@ impl TextRoute {
             return sparse_wish(request).map_or(Ok(()), |wish| Err(not_sparse(wish)));
         }
         if request.decode && !chain.weighs_tokens() {
-            return Err(Error::input("the tokens of a vector whose values belong to features, not to tokens"));
+            return Err(Error::input(
+                "tokens were asked of sparse vectors whose values belong to features, not to tokens",
+            ));
         }
         if request.dimensions.is_some() {
             return Err(Error::input("the first dimensions of a sparse vector: keep its largest values instead"));

@@ -16,11 +16,17 @@ use crate::gliner::{GLINER_CONFIG, LABELS_TOKENIZER};
 use crate::identity::TELLING;
 use crate::json::parse_object;
 use crate::metadata::{ADAPTER_CONFIG, BESIDE, CONFIG};
-use crate::sentence_transformers::all_folders;
+use crate::sentence_transformers::{all_folders, first_folders};
 use crate::{Error, Result};
+
+/// The file that weights are written to.
+const WEIGHTS: &str = "model.safetensors";
 
 /// Documents that go with a model.
 const DOCUMENTS: [&str; 3] = ["README.md", "LICENSE", "LICENSE.md"];
+
+/// Whole numbers about training among the tensors of a `SparseAutoEncoder`; the library wants to read them again.
+const TRAINING_STATISTICS: &str = "stats_last_nonzero";
 
 /// What a conversion changes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -75,12 +81,14 @@ pub struct Converted {
 /// to do with token vectors or output matrix, it holds both, no longer tied, and where one brings a classifier,
 /// `config.json` says so.
 ///
-/// A sentence-transformers model is converted with all its modules. Tensors keep the names they were stored under, but
+/// A sentence-transformers model is converted with all its modules, but for a `SparseAutoEncoder`, whose file has whole
+/// numbers beside its weights and is copied. Tensors keep the names they were stored under, but
 /// for a prefix that is to go.
 ///
 /// # Errors
 /// What reading or writing finds wrong: see [`Weights::open`], [`Config::from_json`] and [`save`](super::save());
-/// [`Error::Input`] for a prefix that no tensor's name has, or one for a model with an adapter.
+/// [`Error::Input`] for a prefix that no tensor's name has, or one for a model with an adapter; [`Error::Unsupported`]
+/// for an adapter on a model that has no trunk of its own, or several.
 pub fn convert<'a>(
     source: &dyn FileSource,
     out_dir: &Path,
@@ -88,6 +96,9 @@ pub fn convert<'a>(
     progress: &mut dyn FnMut(&str),
 ) -> Result<Converted> {
     let options = options.into();
+    if !source.adapters().is_empty() {
+        check_one_trunk(source)?;
+    }
     let mut folders = all_folders(source)?;
     folders.insert(0, String::new());
     if source.get(GLINER_CONFIG)?.is_some() {
@@ -122,7 +133,13 @@ impl Conversion<'_> {
         let config = folder.get(CONFIG)?;
         let mut changes = ConfigChanges::default();
         if let Some(weights) = &weights {
-            changes = self.weights(folder, weights, config.as_deref())?;
+            match folder.get(WEIGHTS)?.filter(|_| weights.names().any(|name| name == TRAINING_STATISTICS)) {
+                Some(file) => {
+                    self.done.tensors += weights.names().count();
+                    self.write(&folder.path(WEIGHTS), &file)?;
+                }
+                None => changes = self.weights(folder, weights, config.as_deref())?,
+            }
         }
         if let Some(config) = config {
             // A module's configuration says nothing about a dtype.
@@ -181,7 +198,7 @@ impl Conversion<'_> {
         });
         let written: Vec<Written<'_>> = written.collect::<Result<_>>()?;
         weights.adapters().zip(&used).try_for_each(|(adapter, used)| adapter.check_used(used, |_| false))?;
-        let name = folder.path("model.safetensors");
+        let name = folder.path(WEIGHTS);
         let path = self.prepare(&name)?;
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         save_sums(&path, &written, self.options.dtype, &metadata)?;
@@ -209,6 +226,23 @@ impl Conversion<'_> {
         }
         self.done.files.push(name.to_owned());
         Ok(path)
+    }
+}
+
+/// An adapter is for one trunk: of several, nothing says which, and without one there is nothing to merge.
+fn check_one_trunk(source: &dyn FileSource) -> Result<()> {
+    let mut trunks = BTreeSet::new();
+    for folder in first_folders(source)? {
+        let config = Subfolder { files: source, folder: &folder }.get(CONFIG)?;
+        if config.is_some_and(|config| is_model(&config)) {
+            trunks.insert(folder);
+        }
+    }
+    match trunks.len() {
+        1 => Ok(()),
+        count => Err(Error::Unsupported(format!(
+            "an adapter merged into a model of {count} trunks: it is for one, and nothing says which"
+        ))),
     }
 }
 
