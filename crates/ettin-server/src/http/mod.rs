@@ -11,6 +11,7 @@ mod info;
 mod openai;
 mod openapi;
 mod options;
+mod page;
 mod root;
 mod routes;
 mod serve;
