@@ -3,6 +3,7 @@
 mod adapters;
 mod arrays;
 mod bench;
+mod browser;
 mod choices;
 mod contract;
 mod extract;
@@ -13,6 +14,7 @@ mod help;
 mod inputs;
 mod kinds;
 mod late_interaction;
+mod page;
 mod quantized;
 mod routes;
 mod serve;

@@ -18,33 +18,33 @@ use crate::support::{command, finish, repository};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A server that ends with the test.
-struct Server {
+pub(crate) struct Server {
     process: Child,
-    address: String,
+    pub(crate) address: String,
     /// Its lines on stderr.
     said: Arc<Mutex<Vec<String>>>,
 }
 
 /// What came back.
-struct Response {
-    status: u16,
+pub(crate) struct Response {
+    pub(crate) status: u16,
     head: String,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Response {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&self.body)))
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let named = |line: &&str| line.to_lowercase().starts_with(&format!("{name}:"));
         self.head.lines().find(named).map(|line| line[name.len() + 1..].trim())
     }
 }
 
 impl Server {
-    fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         Self::start_with(arguments, &[])
     }
 
@@ -110,7 +110,7 @@ impl Server {
         stream
     }
 
-    fn ask(&self, method: &str, path: &str, body: &[u8]) -> Response {
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &[u8]) -> Response {
         let mut stream = self.connect();
         send(&mut stream, method, path, body);
         receive(&mut stream)
@@ -130,7 +130,7 @@ impl Server {
         self.ask("POST", path, body.to_string().as_bytes())
     }
 
-    fn wait(&self) {
+    pub(crate) fn wait(&self) {
         let begun = Instant::now();
         loop {
             let health = self.ask("GET", "/health", b"");

@@ -19,6 +19,7 @@ mod listener;
 mod openai;
 mod openapi;
 mod options;
+mod page;
 mod request_log;
 mod root;
 mod routes;

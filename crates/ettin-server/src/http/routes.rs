@@ -17,7 +17,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
 
 use super::answer::{Reply, refused};
-use super::{AppState, dispatch, info, openai, openapi, vllm};
+use super::{AppState, dispatch, info, openai, openapi, page, vllm};
 use crate::protocol::route::{PATHS, error_form};
 use crate::protocol::{ErrorForm, Fault, FaultKind};
 
@@ -54,6 +54,7 @@ pub fn router(state: AppState) -> Router {
     }
     let requests = Requests::default();
     router
+        .merge(page::routes())
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
         // The handler has a limit of its own, which answers in the protocol's form.

@@ -27,7 +27,7 @@ function faultOf(status, text) {
   }
 }
 
-/** The key that the server asked for, for as long as the page is open. */
+/** The key that the server asked for, for as long as the page is open; it is stored nowhere. */
 let key = "";
 
 async function request(path, body, signal) {
@@ -35,17 +35,14 @@ async function request(path, body, signal) {
   if (key) headers.authorization = `Bearer ${key}`;
   const options = { method: body === undefined ? "GET" : "POST", headers, signal };
   if (body !== undefined) options.body = JSON.stringify(body);
-  const response = await fetch(new URL(path, base), options);
+  const response = await fetch(new URL(path, base), options).catch((fault) => {
+    // Browsers say no more than that it failed.
+    throw fault.name === "AbortError" ? fault : new Error("The server cannot be reached.");
+  });
   if (response.ok) return response;
-  const text = await response.text();
-  if (response.status === 401) {
-    const entered = prompt("This server asks for a key:");
-    if (entered) {
-      key = entered;
-      return request(path, body, signal);
-    }
-  }
-  throw new Error(`${response.status}: ${faultOf(response.status, text)}`);
+  if (response.status === 401) $("key").hidden = false;
+  const fault = new Error(`${response.status}: ${faultOf(response.status, await response.text())}`);
+  throw Object.assign(fault, { status: response.status });
 }
 
 async function ask(path, body, signal) {
@@ -81,13 +78,17 @@ const modelChoice = (name, label, abilities) =>
   choice(name, label, able(...abilities).map((model) => [model.id, model.id]));
 const row = (...children) => el("div", { class: "row" }, children);
 const lines = (text) => text.split("\n").map((one) => one.trim()).filter(Boolean);
-const percent = (p) => (p >= 0.001 ? `${(100 * p).toFixed(1)} %` : `${(100 * p).toExponential(1)} %`);
+/** White space that can be seen. */
+const visible = (text) =>
+  text.replace(/^ +| +$/g, (spaces) => "·".repeat(spaces.length)).replace(/\n/g, "↵").replace(/\t/g, "→") || "∅";
+const percent = (p) => (p >= 0.001 || p === 0 ? `${(100 * p).toFixed(1)} %` : `${Number((100 * p).toPrecision(1))} %`);
 const bar = (share, kind = "") =>
   el("span", { class: `bar ${kind}`, style: `width:${100 * Math.min(1, Math.max(0, share))}%`, ariaHidden: "true" });
 
 /** A table: columns are [heading, cell of a row, whether it is a number]. */
 function table(caption, columns, rows) {
-  const head = columns.map(([heading, , numeric]) => el("th", { scope: "col", class: numeric ? "number" : "" }, heading));
+  const head = columns.map(([heading, , numeric]) =>
+    el("th", { scope: "col", class: numeric ? "number" : "" }, heading));
   const body = rows.map((one, i) =>
     el("tr", {}, columns.map(([, cell, numeric]) => el("td", { class: numeric ? "number" : "" }, cell(one, i)))));
   return el("div", { class: "scroll" },
@@ -144,81 +145,151 @@ async function* events(response) {
   }
 }
 
-// Tasks
+// An encoder beside a decoder
 
 const MAX_COMPARED = 48; // tokens: each one is a request of its own
+
+/** Probabilities of tokens given what stands before them. Both models have one tokenizer: tokens match by place. */
+async function causalOf(text, model, signal) {
+  const answer = await ask("v1/completions",
+    { model, prompt: text, max_tokens: 0, echo: true, logprobs: 1, temperature: 0 }, signal);
+  const { tokens, token_logprobs: logprobs, text_offset: offsets } = answer.choices[0].logprobs;
+  // Special tokens before the text may be part of what is echoed.
+  const first = tokens.findIndex((string) => string && text.startsWith(string));
+  const origin = first < 0 ? 0 : offsets[first];
+  const at = new Map();
+  tokens.forEach((string, i) => { if (i >= first && !at.has(offsets[i] - origin)) at.set(offsets[i] - origin, i); });
+  return {
+    of(token) {
+      const found = at.get(token.from) ?? at.get(token.from - 1);
+      const logprob = found === undefined ? null : logprobs[found];
+      return logprob === null || logprob === undefined ? null : Math.exp(logprob);
+    },
+  };
+}
+
+/** Probabilities of tokens given both sides: each is masked in turn. Adds its word and place to each token. */
+async function maskedOf(text, tokens, model, signal) {
+  const bytes = new TextEncoder().encode(text);
+  const slice = (from, to) => new TextDecoder().decode(bytes.slice(from, to));
+  for (const token of tokens) {
+    token.word = slice(token.start, token.stop);
+    token.from = [...slice(0, token.start)].length;
+  }
+  return each(tokens, 4, async (token) => {
+    const [word, before] = [token.word, slice(0, token.start)];
+    const target = !word.startsWith(" ") && before.endsWith(" ") ? ` ${word}` : word;
+    const inputs = `${before}${word.startsWith(" ") ? " " : ""}[MASK]${slice(token.stop, bytes.length)}`;
+    const body = { model, inputs, parameters: { targets: [target], top_k: 1 } };
+    const answer = await request("", body, signal).then((response) => response.json()).catch((fault) => {
+      // Part of a character is no word that can be asked for. Anything else is an error.
+      if (fault.status === 400 || fault.status === 422) return [];
+      throw fault;
+    });
+    const [best] = answer.flat();
+    return best && best.token === token.id ? best.score : null;
+  });
+}
+
+// Tasks
 
 const tasks = [
   {
     name: "Compare",
     about: "One text through an encoder and a decoder: how likely is each token when both sides are known (masked), " +
-      "and when only what stands before it is (causal)?",
+      "and when only what stands before it is (causal)? And how alike do both find two texts?",
     fits: () => able("fill-mask").length && able("generate").length,
     fields: () => [
       area("text", "Text", "The capital of France is Paris, and the capital of Italy is Rome."),
+      area("other", "Another text, to compare it with", "Rome is the capital of Italy, and Paris is that of France."),
       row(modelChoice("encoder", "Encoder", ["fill-mask"]), modelChoice("decoder", "Decoder", ["generate"])),
     ],
-    async run({ text, encoder, decoder }, signal) {
+    async run({ text, other, encoder, decoder }, signal) {
       const [tokens] = await ask("tokenize", { inputs: text, add_special_tokens: false, model: encoder }, signal);
-      const bytes = new TextEncoder().encode(text);
-      const slice = (from, to) => new TextDecoder().decode(bytes.slice(from, to));
       const shown = tokens.filter((token) => token.start !== null).slice(0, MAX_COMPARED);
-      const causal = await ask("v1/completions",
-        { model: decoder, prompt: text, max_tokens: 0, echo: true, logprobs: 1, temperature: 0 }, signal);
-      const { tokens: strings, token_logprobs: logprobs, text_offset: offsets } = causal.choices[0].logprobs;
-      const masked = await each(shown, 4, async (token) => {
-        const word = slice(token.start, token.stop);
-        const before = slice(0, token.start);
-        const target = !word.startsWith(" ") && before.endsWith(" ") ? ` ${word}` : word;
-        const inputs = `${before}${word.startsWith(" ") ? " " : ""}[MASK]${slice(token.stop, bytes.length)}`;
-        const answer = await request("", { model: encoder, inputs, parameters: { targets: [target], top_k: 1 } }, signal)
-          .then((response) => response.json()).catch((fault) => {
-            if (fault.name === "AbortError") throw fault;
-            return null; // A token that is no word of the encoder has no probability of its own.
-          });
-        return answer && answer[0] && (Array.isArray(answer[0]) ? answer[0][0] : answer[0]).score;
-      });
-      // Both have one tokenizer. Their tokens are matched by where they begin, in characters of the text.
-      const skipped = strings.findIndex((string, i) => logprobs[i] !== null || text.startsWith(string));
-      const origin = offsets[Math.max(0, skipped)] || 0;
-      const at = new Map(offsets.map((offset, i) => [offset - origin, i]));
-      const rows = shown.map((token, i) => {
-        const start = [...slice(0, token.start)].length;
-        const spaced = /^\s/.test(slice(token.start, token.stop)) ? start : Math.max(0, start - 1);
-        const found = at.get(start) ?? at.get(spaced);
-        const logprob = found === undefined ? null : logprobs[found];
-        return { word: slice(token.start, token.stop), masked: masked[i], causal: logprob === null ? null : Math.exp(logprob) };
-      });
-      const cell = (value) => (value === null || value === undefined ? "–" : percent(value));
-      const track = (value, kind) => el("div", { class: "track" }, value === null || value === undefined ? "" : bar(value, kind));
+      const [causal, masked, cosines] = await Promise.all([
+        causalOf(text, decoder, signal),
+        maskedOf(text, shown, encoder, signal),
+        each([encoder, decoder], 2, async (model) => {
+          if (!able("embed").some((one) => one.id === model)) return null;
+          return cosine(...await ask("embed", { inputs: [text, other], model }, signal));
+        }),
+      ]);
+      const rows = shown.map((token, i) => ({ ...token, masked: masked[i], causal: causal.of(token) }));
+      const both = rows.filter((one) => one.masked !== null && one.causal !== null);
+      const perplexity = (kind) => Math.exp(-both.reduce((sum, one) => sum + Math.log(one[kind]), 0) / both.length);
+      const shares = (kind) => (one) => el("div", { class: "share" },
+        el("span", { class: "amount" }, one[kind] === null ? "–" : percent(one[kind])),
+        el("div", { class: "track" }, one[kind] === null ? "" : bar(one[kind], kind)));
       show(
-        el("p", { class: "key" }, el("span", { class: "masked" }, "masked (encoder)"), el("span", { class: "causal" }, "causal (decoder)")),
+        el("p", { class: "key" },
+          el("span", { class: "masked" }, "masked (encoder)"), el("span", { class: "causal" }, "causal (decoder)")),
         table("Probability of each token", [
-          ["token", (one) => one.word],
-          ["masked", (one) => cell(one.masked), true],
-          ["", (one) => track(one.masked, "masked")],
-          ["causal", (one) => cell(one.causal), true],
-          ["", (one) => track(one.causal, "causal")],
+          ["token", (one) => visible(one.word)],
+          ["masked", shares("masked")],
+          ["causal", shares("causal")],
         ], rows),
-        tokens.length > shown.length ? el("p", { class: "hint" }, `the first ${shown.length} of ${tokens.length} tokens`) : "",
+        both.length ? el("p", { class: "hint" }, `Perplexity of the ${both.length} tokens that both know: ` +
+          `masked ${perplexity("masked").toFixed(1)}, causal ${perplexity("causal").toFixed(1)}. ` +
+          "The first token has nothing before it.") : "",
+        tokens.length > shown.length
+          ? el("p", { class: "hint" }, `Shown are the first ${shown.length} of ${tokens.length} tokens.`) : "",
+        table("Cosine of both texts", [
+          ["model", (one) => one.model],
+          ["cosine", (one) => (one.cosine === null ? "–" : one.cosine.toFixed(3)), true],
+          ["", (one) => el("div", { class: "track" }, one.cosine === null ? "" : bar(one.cosine, one.kind))],
+        ], [
+          { model: encoder, kind: "masked", cosine: cosines[0] },
+          { model: decoder, kind: "causal", cosine: cosines[1] },
+        ]),
       );
     },
   },
   {
     name: "Embed",
-    about: "Cosines of all pairs of texts.",
+    about: "Cosines of all pairs of texts, of one model or of two side by side.",
     fits: () => able("embed").length,
     fields: () => [
-      area("texts", "Texts, one a line", "A cat sits on the mat.\nA kitten rests on a rug.\nStocks fell sharply today."),
-      modelChoice("model", "Model", ["embed"]),
+      area("texts", "Texts, one a line",
+        "A cat sits on the mat.\nA kitten rests on a rug.\nStocks fell sharply today."),
+      row(modelChoice("model", "Model", ["embed"]),
+        choice("beside", "Beside it", [["", "none"], ...able("embed").map((model) => [model.id, model.id])])),
     ],
-    async run({ texts, model }, signal) {
+    async run({ texts, model, beside }, signal) {
       const inputs = lines(texts);
-      const vectors = await ask("embed", { inputs, model }, signal);
-      const columns = inputs.map((_, i) => [`${i + 1}`, (one) => cosine(vectors[one], vectors[i]).toFixed(3), true]);
+      const parts = await each([model, beside].filter(Boolean), 2, async (model) => {
+        const vectors = await ask("embed", { inputs, model }, signal);
+        const columns = inputs.map((_, i) => [`${i + 1}`, (one) => cosine(vectors[one], vectors[i]).toFixed(3), true]);
+        return [
+          table(`Cosines, ${model}`,
+            [["text", (one) => `${one + 1}. ${inputs[one]}`], ...columns], inputs.map((_, i) => i)),
+          el("p", { class: "hint" }, `${vectors[0].length} numbers a vector`),
+        ];
+      });
+      show(...parts.flat());
+    },
+  },
+  {
+    name: "Sparse",
+    about: "The words that a text is found by, with their weights.",
+    fits: () => able("embed-sparse").length,
+    fields: () => [
+      area("text", "Text", "The train to Rome leaves at noon."),
+      modelChoice("model", "Model", ["embed-sparse"]),
+    ],
+    async run({ text, model }, signal) {
+      const [entries] = await ask("embed_sparse", { inputs: text, model }, signal);
+      const best = [...entries].sort((a, b) => b.value - a.value).slice(0, 30);
+      const ids = best.map((one) => [one.index]);
+      const words = await ask("decode", { ids, skip_special_tokens: false, model }, signal);
+      const most = best.length ? best[0].value : 1;
       show(
-        table("Cosines", [["text", (one) => `${one + 1}. ${inputs[one]}`], ...columns], inputs.map((_, i) => i)),
-        el("p", { class: "hint" }, `${vectors[0].length} numbers a vector`),
+        table("Words", [
+          ["word", (_, i) => visible(words[i])],
+          ["weight", (one) => one.value.toFixed(3), true],
+          ["", (one) => el("div", { class: "track" }, bar(one.value / most))],
+        ], best),
+        el("p", { class: "hint" }, `${best.length} of ${entries.length} words`),
       );
     },
   },
@@ -231,7 +302,8 @@ const tasks = [
       row(modelChoice("model", "Model", ["fill-mask"]), number("top_k", "Words", 5, 1, 50, 1)),
     ],
     async run({ text, model, top_k }, signal) {
-      const answer = await ask("", { model, inputs: text, parameters: { top_k: Number(top_k), targets: null } }, signal);
+      const parameters = { top_k: Number(top_k), targets: null };
+      const answer = await ask("", { model, inputs: text, parameters }, signal);
       const masks = Array.isArray(answer[0]) ? answer : [answer];
       show(...masks.map((words, i) =>
         scores(masks.length > 1 ? `Mask ${i + 1}` : "Words", words, (one) => one.token_str)));
@@ -275,7 +347,8 @@ const tasks = [
         if (span.start < at) continue;
         parts.push(characters.slice(at, span.start).join(""));
         const words = characters.slice(span.start, span.end).join("");
-        parts.push(el("mark", {}, words, el("small", {}, `${span.entity_group ?? span.entity} ${percent(span.score)}`)));
+        const label = `${span.entity_group ?? span.entity} ${percent(span.score)}`;
+        parts.push(el("mark", {}, words, el("small", {}, label)));
         at = span.end;
       }
       parts.push(characters.slice(at).join(""));
@@ -324,7 +397,7 @@ const tasks = [
       const [tokens] = await ask("tokenize", { inputs: text, model }, signal);
       show(
         el("ol", { class: "tokens" }, tokens.map((token) =>
-          el("li", { class: token.special ? "special" : "" }, token.text, el("small", {}, `${token.id}`)))),
+          el("li", { class: token.special ? "special" : "" }, visible(token.text), el("small", {}, `${token.id}`)))),
         el("p", { class: "hint" }, `${tokens.length} tokens`),
       );
     },
@@ -373,6 +446,8 @@ let running = null;
 
 function open(task, focus) {
   if (running) running.abort();
+  running = null;
+  busy(false);
   current = task;
   for (const tab of $("tabs").children) {
     const selected = tab.textContent === task.name;
@@ -387,8 +462,11 @@ function open(task, focus) {
   $("about").textContent = task.about;
   $("fields").replaceChildren(...task.fields());
   const select = $("fields").querySelector("select[name=model]");
-  if (task.models && select) select.replaceChildren(...task.models().map((model) => el("option", { value: model.id }, model.id)));
+  if (task.models && select) {
+    select.replaceChildren(...task.models().map((model) => el("option", { value: model.id }, model.id)));
+  }
   $("error").hidden = true;
+  $("error").textContent = "";
   $("took").textContent = "";
   $("request").textContent = "";
   show();
@@ -398,7 +476,9 @@ function open(task, focus) {
 function tabs() {
   const usable = tasks.filter((task) => task.fits());
   $("tabs").replaceChildren(...usable.map((task, i) =>
-    el("button", { type: "button", role: "tab", id: `tab-${i}`, "aria-controls": "panel", onclick: () => open(task) }, task.name)));
+    el("button",
+      { type: "button", role: "tab", id: `tab-${i}`, "aria-controls": "panel", onclick: () => open(task) },
+      task.name)));
   $("tabs").onkeydown = (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     const at = usable.indexOf(current);
@@ -413,34 +493,52 @@ function tabs() {
   else $("about").textContent = "No model is loaded.";
 }
 
+function busy(yes) {
+  // The button keeps the focus: it is not disabled, a second press does nothing.
+  $("run").setAttribute("aria-disabled", yes);
+  $("panel").setAttribute("aria-busy", yes);
+  if (!yes && document.activeElement === $("stop")) $("run").focus();
+  $("stop").hidden = !yes;
+}
+
 $("form").onsubmit = async (event) => {
   event.preventDefault();
   if (running) return;
   running = new AbortController();
   const mine = running;
-  $("run").disabled = true;
-  $("stop").hidden = false;
+  busy(true);
   $("error").hidden = true;
+  $("error").textContent = "";
   delete $("took").dataset.cut;
   $("took").textContent = "running…";
   const start = performance.now();
   try {
     await current.run(Object.fromEntries(new FormData($("form"))), mine.signal);
+    if (running !== mine) return;
     const cut = $("took").dataset.cut;
-    $("took").textContent = `${(performance.now() - start).toFixed(0)} ms${cut ? `; ${cut} texts were cut` : ""}`;
+    const took = (performance.now() - start).toFixed(0);
+    $("took").textContent = `done in ${took} ms${cut ? `; texts that were cut: ${cut}` : ""}`;
   } catch (fault) {
-    $("took").textContent = fault.name === "AbortError" ? "stopped" : "";
-    if (fault.name !== "AbortError") {
+    if (running !== mine) return; // Another task was opened meanwhile.
+    const stopped = fault.name === "AbortError";
+    $("took").textContent = stopped ? "stopped" : "";
+    if (!stopped) {
       $("error").textContent = fault.message;
       $("error").hidden = false;
     }
+    // What still runs for this task is of no use.
+    mine.abort();
   } finally {
-    if (running === mine) running = null;
-    $("run").disabled = false;
-    $("stop").hidden = true;
+    if (running === mine) {
+      running = null;
+      busy(false);
+    }
   }
 };
 $("stop").onclick = () => running && running.abort();
+document.onkeydown = (event) => {
+  if (event.key === "Escape" && running) running.abort();
+};
 $("form").onkeydown = (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
 };
@@ -473,59 +571,95 @@ async function watch() {
       tokens: metric(text, "te_batch_next_tokens_sum"),
       queue: metric(text, "te_queue_size") ?? 0,
     };
-    if (last) {
-      const span = now.at - last.at;
-      const rate = Math.max(0, now.requests - last.requests) / span;
-      const finished = now.finished - last.finished;
+    const span = last ? now.at - last.at : null;
+    const each = (key) => (last && now[key] !== null ? Math.max(0, now[key] - (last[key] ?? 0)) / span : null);
+    const written = (rate, digits) => (rate === null ? "–" : rate.toFixed(digits));
+    const rate = each("requests");
+    const finished = last ? now.finished - last.finished : 0;
+    const rows = [
+      ["requests/s", written(rate, 1)],
+      ["tokens/s", written(each("tokens"), 0)],
+      ["mean latency", finished > 0 ? `${(1000 * (now.seconds - last.seconds) / finished).toFixed(1)} ms` : "–"],
+      ["queue", `${now.queue}`],
+      ["failures", `${now.failures}`],
+      ["requests", `${now.requests}`],
+    ];
+    $("live").replaceChildren(...rows.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
+    if (rate !== null) {
       rates.push(rate);
       if (rates.length > 60) rates.shift();
-      const rows = [
-        ["requests/s", rate.toFixed(1)],
-        ["mean latency", finished > 0 ? `${(1000 * (now.seconds - last.seconds) / finished).toFixed(1)} ms` : "–"],
-        ["queue", `${now.queue}`],
-        ["failures", `${now.failures}`],
-        ["requests", `${now.requests}`],
-      ];
-      if (now.tokens !== null) rows.splice(1, 0, ["tokens/s", (Math.max(0, now.tokens - (last.tokens ?? 0)) / span).toFixed(0)]);
-      $("live").replaceChildren(...rows.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
-      const top = Math.max(1, ...rates);
+      const highest = Math.max(...rates);
       const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
-      line.setAttribute("points", rates.map((r, i) => `${(240 - 4 * (rates.length - 1 - i)).toFixed(1)},${(58 - 56 * r / top).toFixed(1)}`).join(" "));
+      const [right, height] = [240, 56 / Math.max(1, highest)];
+      const point = (r, i) => `${right - 4 * (rates.length - 1 - i)},${(58 - height * r).toFixed(1)}`;
+      line.setAttribute("points", rates.map(point).join(" "));
       $("chart").replaceChildren(line);
+      $("chart").setAttribute("aria-label", `Requests a second: now ${rate.toFixed(1)}, at most ${highest.toFixed(1)}`);
+      $("highest").textContent = `; at most ${highest.toFixed(1)}`;
     }
+    if (!last || gone) health(true, ready);
+    gone = false;
     last = now;
-  } catch {
+  } catch (fault) {
+    gone = !fault.status;
+    if (gone) health(false, fault.message);
     $("live").replaceChildren(el("dt", {}, "metrics"), el("dd", {}, "not available"));
   }
 }
 
+/** What the top of the page says when all is well. */
+let ready = "ready";
+let gone = false;
+
+function health(good, text) {
+  $("health").textContent = text;
+  $("health").className = good ? "good" : "bad";
+}
+
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+/** Waits until the server is ready and, where it asks for a key, has got one. Then what it has is shown. */
 async function start() {
   for (;;) {
-    const health = $("health");
     try {
       const response = await fetch(new URL("health", base));
-      if (response.ok) {
-        ({ data: models } = await ask("v1/models"));
-        health.textContent = "ready";
-        health.className = "good";
-        break;
-      }
-      health.textContent = faultOf(response.status, await response.text());
-    } catch (fault) {
-      health.textContent = fault.message;
+      if (response.ok) break;
+      health(false, faultOf(response.status, await response.text()));
+    } catch {
+      health(false, "The server cannot be reached.");
     }
-    health.className = "bad";
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await pause(1000);
+  }
+  for (;;) {
+    try {
+      ({ data: models } = await ask("v1/models"));
+      break;
+    } catch (fault) {
+      health(false, fault.message);
+      if (fault.status === 401) await new Promise((resolve) => { keyed = resolve; });
+      else await pause(1000);
+    }
   }
   $("models").replaceChildren(...models.map((model) =>
     el("li", {}, model.id, el("small", {}, (model.tasks ?? []).join(", ")),
       model.max_model_len ? el("small", {}, `up to ${model.max_model_len} tokens`) : "")));
+  health(true, ready);
   tabs();
   ask("info").then((info) => {
-    $("health").textContent = `ready · ${info.version} · ${info.model_dtype}`;
+    ready = ["ready", info.version, info.model_dtype].filter(Boolean).join(" · ");
+    health(true, ready);
   }).catch(() => {});
   await watch();
   setInterval(() => { if (!document.hidden) watch(); }, 2000);
 }
+
+let keyed = () => {};
+$("key").onsubmit = (event) => {
+  event.preventDefault();
+  key = $("key-value").value;
+  $("key").hidden = true;
+  $("error").hidden = true;
+  keyed();
+};
 
 start();
