@@ -7,8 +7,9 @@ use ettin::generate::{GenerateRequest, Request, draw_seed};
 use ettin::tasks::{Generator, Truncate};
 use tokio::sync::mpsc;
 
-use super::{CallSize, InputText, Service, told};
+use super::{CallSize, InputText, Service, Usage, told};
 use crate::error::{ErrorKind, ServeError};
+use crate::logs;
 use crate::metrics::{self, CallKind, Dropped};
 use crate::models::{Ability, LoadedModel};
 use crate::scheduler::{CallTimes, Caller, GenerationEvent, GenerationTask, Reservation};
@@ -51,6 +52,10 @@ pub struct Generation {
     events: mpsc::Receiver<GenerationEvent>,
     /// How many outputs have not ended.
     open: usize,
+    /// Tokens that were generated.
+    generated: usize,
+    /// Unicode scalars of the prompts.
+    characters: usize,
     begun: Instant,
     failed: bool,
     /// Counts what nobody waits for until the end; gone then.
@@ -74,7 +79,8 @@ impl Generation {
             return Some(GenerationEvent::Failed { output: 0, error });
         };
         match &event {
-            GenerationEvent::Prompt(_) | GenerationEvent::Token(_) => {}
+            GenerationEvent::Prompt(_) => {}
+            GenerationEvent::Token(_) => self.generated += 1,
             GenerationEvent::End(_) => self.open -= 1,
             GenerationEvent::Failed { error, .. } => {
                 self.open -= 1;
@@ -96,7 +102,11 @@ impl Generation {
         if !self.failed {
             let total = self.begun.elapsed();
             let times = CallTimes { inference: total, ..CallTimes::default() };
-            metrics::success(CallKind::Generate, self.prompts.len(), self.truncated, &times, total);
+            let (inputs, tokens) = (self.prompts.len(), self.prompt_tokens);
+            let usage = Usage { inputs, tokens, characters: self.characters, truncated: self.truncated };
+            logs::answered(&self.model.name, usage, times);
+            logs::note(|noted| noted.generated += self.generated);
+            metrics::success(CallKind::Generate, inputs, self.truncated, &times, total);
         }
     }
 }
@@ -123,6 +133,7 @@ impl Service {
         metrics::request(CallKind::Generate, size.inputs);
         let dropped = Dropped::armed();
         let submitted = async {
+            self.bound(size)?;
             let decoder =
                 model.decoder.as_ref().ok_or_else(|| ServeError::internal("a generator without an engine"))?;
             let outputs = prompts.len().saturating_mul(request.samples);
@@ -171,6 +182,8 @@ impl Service {
             seed,
             events,
             open,
+            generated: 0,
+            characters: size.characters,
             begun,
             failed,
             dropped,
