@@ -63,7 +63,7 @@ const RERANK: &[&str] = &["TextRerankRequest", "DocumentRerankRequest"];
 const RANKED: &[&str] = &["Ranks", "DocumentRerankAnswer"];
 const ANY: &[&str] = &["Anything"];
 
-const ROUTES: [Described; 38] = [
+const ROUTES: [Described; 39] = [
     post("/", "Hugging Face", "The task that the body's shape or the model says", BY_SHAPE, ANY),
     post("/invocations", "Hugging Face", "The same", BY_SHAPE, ANY),
     post("/embed", "TEI", "A vector per text", &["EmbedRequest"], &["Vectors"]),
@@ -104,6 +104,7 @@ const ROUTES: [Described; 38] = [
     get("/info", "TEI", "What is served, and its limits", &["Info"]),
     get("/health", "Operation", "Empty when all models answer", &[]),
     get("/ping", "Operation", "The same", &[]),
+    get("/ready", "Operation", "The same", &[]),
     get("/", "Operation", "The same", &[]),
     get("/metrics", "Operation", "Numbers for Prometheus", &[]),
     get("/openapi.json", "Operation", "This document", ANY),

@@ -159,3 +159,35 @@ async fn not_allowed(request: Request) -> Response {
     let message = format!("{path} has no method {method}; the header `allow` names those it has");
     refused(&Fault::new(FaultKind::Method, message), error_form(path, None))
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::error::ServeError;
+    use crate::http::ServerOptions;
+    use crate::models::{ModelSettings, ModelSource, Registry};
+    use crate::service::Service;
+
+    async fn broken() -> StatusCode {
+        panic!("of a test")
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_answered_in_the_form_of_its_path() {
+        let source = ModelSource::new("m", || Err(ServeError::internal("never asked for")));
+        let registry = Registry::new(vec![source], ModelSettings::default()).unwrap();
+        let service = Service::new(registry, 1).unwrap();
+        let state = AppState { service, options: Arc::new(ServerOptions::default()), metrics: None };
+        for (path, start) in [("/embed", r#"{"error":"the request"#), ("/v1/embeddings", r#"{"error":{"message":"the"#)]
+        {
+            let router = guarded(Router::new(), path, get(broken)).with_state(state.clone());
+            let response = router.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+            assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            let body = to_bytes(response.into_body(), 1000).await.unwrap();
+            assert!(body.starts_with(start.as_bytes()), "{body:?}");
+        }
+    }
+}
