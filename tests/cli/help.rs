@@ -39,7 +39,7 @@ fn every_command_teaches_itself() {
     for word in ["Exit status", "Environment", "Examples"] {
         assert!(help.text(0).contains(word), "{word}");
     }
-    for later in ["serve", "train", "eval"] {
+    for later in ["train", "eval"] {
         assert!(!help.text(0).contains(&format!("\n  {later} ")), "{later} is listed");
     }
     assert!(run(&["--version"]).text(0).starts_with("ettin-run "));

@@ -124,6 +124,11 @@ impl Model {
 /// A model with adapters on top, each known by what was typed.
 pub(crate) fn with_adapters(files: ModelFiles, args: &AdapterArgs, hub: &HubOptions) -> anyhow::Result<ModelFiles> {
     args.names.iter().try_fold(files, |files, name| {
+        if Path::new(name).is_file() {
+            return Err(Usage::error(format!(
+                "--adapter {name}: it is no folder; name the one with adapter_config.json"
+            )));
+        }
         // A revision that is given apart is the model's.
         let adapter = ettin::hub::resolve(name, None, hub).with_context(|| format!("--adapter {name}"))?;
         Ok(files.with_adapter(name, adapter)?)

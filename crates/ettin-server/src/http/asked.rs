@@ -7,6 +7,7 @@ use ettin::tasks::{PromptChoice, Truncate};
 use super::AppState;
 use super::answer::{Facts, Reply};
 use super::routes::Connection;
+use crate::metrics;
 use crate::models::{Ability, LoadedModel};
 use crate::protocol::input::{Inputs, TextOrIds};
 use crate::protocol::tei::TruncationDirection;
@@ -176,5 +177,6 @@ fn check_ids(inputs: &[TextOrIds], vocabulary: usize, field: &str) -> Result<(),
         "input {index}: token {id} is beyond the model's vocabulary of {vocabulary}: these are ids of another \
          tokenizer. Send text; LangChain's OpenAIEmbeddings does so with check_embedding_ctx_length=False"
     );
+    metrics::refused();
     Err(Fault::field(field, message))
 }

@@ -6,13 +6,15 @@
 
 use std::sync::Arc;
 
+use axum::http::StatusCode;
 use axum::response::Response;
 use ettin::generate::{FinishReason, Logprobs};
 use ettin::tokenizer::Tokenizer;
 
 use super::AppState;
+use super::answer::{json, refused};
 use super::continuation::{
-    Continuation, TokenStrings, WholeOutput, answer_id, best, collect, fault, json, now, refusal, tell_truncated,
+    Continuation, TokenStrings, WholeOutput, answer_id, best, collect, now, tell_truncated,
 };
 use super::event_stream::{EventSender, Gone, event_stream};
 use crate::error::ServeError;
@@ -35,7 +37,7 @@ pub(super) async fn completion(
 ) -> Response {
     match answer(state, caller, model, request).await {
         Ok(response) => response,
-        Err(fault) => refusal(&fault, ErrorForm::OpenAi),
+        Err(fault) => refused(&fault, ErrorForm::OpenAi),
     }
 }
 
@@ -188,7 +190,7 @@ async fn whole(state: &AppState, choices: Choices, generation: Generation) -> Re
         let all = kept.into_iter().enumerate().map(choice).collect::<Result<Vec<_>, ServeError>>()?;
         Ok(CompletionAnswer::new(head, all, usage).to_json())
     };
-    state.service.on_texts(write).await.map_err(fault)?.map(json)
+    state.service.on_texts(write).await.map_err(Fault::from)?.map(|body| json(StatusCode::OK, body))
 }
 
 fn stream(state: AppState, choices: Choices, generation: Generation) -> Response {
@@ -237,7 +239,7 @@ impl StreamWriter {
                     made += end.tokens.len();
                     self.end(&end, &mut strings).map(Some)
                 }
-                GenerationEvent::Failed { error, .. } => Err(fault(error)),
+                GenerationEvent::Failed { error, .. } => Err(Fault::from(error)),
             };
             match chunk {
                 Ok(Some(chunk)) => self.sender.send(chunk).await?,
@@ -271,7 +273,7 @@ impl StreamWriter {
                 false => Ok(String::new()),
             };
             let prompt_token_ids = self.choices.request.return_token_ids.then(|| ids.to_vec());
-            let chunk = text.map_err(fault).and_then(|text| {
+            let chunk = text.map_err(Fault::from).and_then(|text| {
                 self.chunks.chunk(&[CompletionChoice { index, text, prompt_token_ids, ..CompletionChoice::default() }])
             });
             match chunk {
@@ -306,7 +308,7 @@ impl StreamWriter {
         };
         let (text, logprobs, end) = match self.state.service.on_texts(write).await {
             Ok(written) => written,
-            Err(error) => return Ok(Err(fault(error))),
+            Err(error) => return Ok(Err(Fault::from(error))),
         };
         for index in first..first + self.choices.request.n {
             self.offsets[index] = end;
@@ -326,7 +328,7 @@ impl StreamWriter {
         let index = piece.output;
         let mut logprobs = None;
         if request.logprobs.is_some() {
-            let scored = strings.scored(piece.id, piece.logprobs.as_ref()).map_err(fault)?;
+            let scored = strings.scored(piece.id, piece.logprobs.as_ref()).map_err(Fault::from)?;
             logprobs = self.choices.logprobs(std::slice::from_ref(&scored), self.offsets[index]);
             self.offsets[index] += scored.text.chars().count();
         }
@@ -340,7 +342,7 @@ impl StreamWriter {
 
     /// The chunk that says why a choice ended.
     fn end(&self, end: &SampleEnd, strings: &mut TokenStrings<'_>) -> Result<String, Fault> {
-        let text = strings.kept_stop(&self.choices.decoding, end).map_err(fault)?;
+        let text = strings.kept_stop(&self.choices.decoding, end).map_err(Fault::from)?;
         let (finish_reason, stop_reason) = (Some(cause(end.reason)), self.choices.stop_reason(strings, end));
         let index = end.output;
         self.chunks.chunk(&[CompletionChoice {

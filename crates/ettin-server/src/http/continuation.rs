@@ -3,19 +3,18 @@
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::body::Body;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::HeaderValue;
 use axum::response::Response;
 use ettin::generate::{FinishReason, GenerateRequest, Logprobs, Sampling, Shaping, draw_seed};
 use ettin::tokenizer::Tokenizer;
 
 use super::AppState;
-use crate::error::{ErrorKind, ServeError};
+use crate::error::ServeError;
 use crate::models::{Ability, LoadedModel};
 use crate::protocol::decoding::Decoding;
 use crate::protocol::input::TextOrIds;
 use crate::protocol::openai::{MIN_LOGPROB, ScoredToken};
-use crate::protocol::{ErrorForm, Fault, FaultAnswer, FaultKind};
+use crate::protocol::{Fault, FaultKind};
 use crate::scheduler::{Caller, GenerationEvent, SampleEnd};
 use crate::service::{GenerateCall, Generation, InputText};
 
@@ -46,7 +45,7 @@ impl Continuation {
     /// # Errors
     /// What is wrong with the request, or in the way.
     pub(super) async fn begin(self, state: &AppState, caller: Caller) -> Result<Generation, Fault> {
-        let model = state.service.registry().choose(self.model.as_deref(), Ability::Generate).map_err(fault)?;
+        let model = state.service.registry().choose(self.model.as_deref(), Ability::Generate).map_err(Fault::from)?;
         let bos = self.bos.unwrap_or(model.tokenizer.special().bos.is_some());
         let request = request(&model, &self.decoding)?.with_samples(self.samples).with_bos(bos);
         let room = model.description.max_input_length.saturating_sub(request.max_new_tokens).max(1);
@@ -64,7 +63,7 @@ impl Continuation {
             prompt_logprobs: self.prompt_logprobs,
             special: self.special,
         };
-        state.service.generate(call, caller).await.map_err(fault)
+        state.service.generate(call, caller).await.map_err(Fault::from)
     }
 }
 
@@ -73,10 +72,10 @@ impl Continuation {
 /// # Errors
 /// Ids beyond the vocabulary; a model whose files do not say what ends a text.
 fn request(model: &LoadedModel, decoding: &Decoding) -> Result<GenerateRequest, Fault> {
-    let none = || fault(ServeError::internal("a generator without its task"));
+    let none = || Fault::from(ServeError::internal("a generator without its task"));
     let generator = model.tasks.generate.as_ref().ok_or_else(none)?;
     let ends = GenerateRequest::default().with_ignore_eos(decoding.ignore_eos);
-    generator.check_ends(&ends).map_err(|error| fault(error.into()))?;
+    generator.check_ends(&ends).map_err(|error| Fault::from(ServeError::from(error)))?;
     let vocabulary = generator.model().config().vocab_size;
     for (field, count) in [
         ("stop", decoding.stop.len()),
@@ -136,7 +135,7 @@ fn bad_words(tokenizer: &Tokenizer, words: &[String]) -> Result<Vec<Vec<u32>>, F
     let mut all = Vec::new();
     for word in words {
         for spelling in [word.clone(), format!(" {}", word.trim_start())] {
-            let ids = tokenizer.ids(&spelling).map_err(|error| fault(error.into()))?;
+            let ids = tokenizer.ids(&spelling).map_err(|error| Fault::from(ServeError::from(error)))?;
             if !ids.is_empty() && !all.contains(&ids) {
                 all.push(ids);
             }
@@ -153,52 +152,6 @@ fn all_but(allowed: Option<&[u32]>, vocabulary: usize) -> Vec<u32> {
         out[id as usize] = false;
     }
     (0..vocabulary as u32).filter(|&id| out[id as usize]).collect()
-}
-
-/// An error of the server in the protocols' terms.
-pub(super) fn fault(error: ServeError) -> Fault {
-    let kind = match error.kind {
-        ErrorKind::Validation => FaultKind::Field,
-        ErrorKind::TooLong => FaultKind::TooLong,
-        ErrorKind::Tokenizer => FaultKind::Tokenizer,
-        ErrorKind::Empty => FaultKind::Empty,
-        ErrorKind::WrongModel => FaultKind::WrongModel,
-        ErrorKind::NotFound => FaultKind::UnknownModel,
-        ErrorKind::Backend => FaultKind::Backend,
-        ErrorKind::Overloaded => FaultKind::Overloaded,
-        ErrorKind::Deadline => FaultKind::Deadline,
-        ErrorKind::Unhealthy => FaultKind::Unavailable,
-        ErrorKind::Internal => FaultKind::Internal,
-    };
-    let fault = Fault::new(kind, error.message);
-    match error.retry_after {
-        Some(after) => fault.with_retry_after(after),
-        None => fault,
-    }
-}
-
-/// The answer that says what was wrong.
-pub(super) fn refusal(fault: &Fault, form: ErrorForm) -> Response {
-    refused(fault.answer(form))
-}
-
-/// The same, written already.
-pub(super) fn refused(answer: FaultAnswer) -> Response {
-    let mut response = json(answer.body);
-    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    for (name, value) in answer.headers {
-        if let Ok(value) = HeaderValue::from_str(&value) {
-            response.headers_mut().insert(name, value);
-        }
-    }
-    response
-}
-
-/// An answer of JSON.
-pub(super) fn json(body: String) -> Response {
-    let mut response = Response::new(Body::from(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
 }
 
 /// Says in a header how many prompts were cut.
@@ -264,11 +217,11 @@ pub(super) async fn collect(mut generation: Generation) -> Result<Collected, Fau
                 let output = end.output;
                 ends[output] = Some(end);
             }
-            GenerationEvent::Failed { error, .. } => return Err(fault(error)),
+            GenerationEvent::Failed { error, .. } => return Err(Fault::from(error)),
         }
     }
     let whole = |((text, tokens), end): ((String, Vec<_>), Option<SampleEnd>)| {
-        let end = end.ok_or_else(|| fault(ServeError::internal("an output did not end")))?;
+        let end = end.ok_or_else(|| Fault::from(ServeError::internal("an output did not end")))?;
         Ok(WholeOutput { text, tokens, end })
     };
     Ok(Collected { prompts, outputs: begun.into_iter().zip(ends).map(whole).collect::<Result<_, Fault>>()? })

@@ -1,11 +1,13 @@
 //! Text generation as text-generation-inference has it at `/`: whole, and as a stream of tokens.
 
+use axum::http::StatusCode;
 use axum::response::Response;
 use ettin::generate::{FinishReason, Logprobs};
 
 use super::AppState;
+use super::answer::{json, refused};
 use super::continuation::{
-    Continuation, TokenStrings, WholeOutput, best, collect, fault, json, refusal, tell_truncated,
+    Continuation, TokenStrings, WholeOutput, best, collect, tell_truncated,
 };
 use super::event_stream::{EventSender, Gone, event_stream};
 use crate::error::ServeError;
@@ -29,7 +31,7 @@ pub(super) async fn generation(
 ) -> Response {
     match answer(state, caller, model, request).await {
         Ok(response) => response,
-        Err(fault) => refusal(&fault, ErrorForm::Tei),
+        Err(fault) => refused(&fault, ErrorForm::Tei),
     }
 }
 
@@ -90,7 +92,7 @@ async fn whole(
         let generated_text = full_text(&request, output.text + &kept);
         Ok(generation_answer(GeneratedText { generated_text, details }))
     };
-    state.service.on_texts(write).await.map_err(fault)?.map(json)
+    state.service.on_texts(write).await.map_err(Fault::from)?.map(|body| json(StatusCode::OK, body))
 }
 
 fn full_text(request: &GenerationRequest, text: String) -> String {
@@ -187,7 +189,7 @@ async fn write_steps(
                 index += 1;
                 let (token, top) = match token(piece.id, piece.logprobs.as_ref(), &mut strings) {
                     Ok(token) => token,
-                    Err(error) => return Ok(Err(fault(error))),
+                    Err(error) => return Ok(Err(Fault::from(error))),
                 };
                 let top_tokens = wants_top(request).then_some(top);
                 let step = GenerationStep { index, token, top_tokens, generated_text: None, details: None };
@@ -200,10 +202,10 @@ async fn write_steps(
             GenerationEvent::End(end) => {
                 let kept = match strings.kept_stop(decoding, &end) {
                     Ok(kept) => kept,
-                    Err(error) => return Ok(Err(fault(error))),
+                    Err(error) => return Ok(Err(Fault::from(error))),
                 };
                 let Some(step) = last.take() else {
-                    return Ok(Err(fault(ServeError::internal("a generation without a token"))));
+                    return Ok(Err(Fault::from(ServeError::internal("a generation without a token"))));
                 };
                 let details = StepDetails {
                     finish_reason: end_of(&end),
@@ -214,7 +216,7 @@ async fn write_steps(
                 let generated_text = Some(full_text(request, std::mem::take(&mut text) + &kept));
                 GenerationStep { generated_text, details: Some(details), ..step }
             }
-            GenerationEvent::Failed { error, .. } => return Ok(Err(fault(error))),
+            GenerationEvent::Failed { error, .. } => return Ok(Err(Fault::from(error))),
         };
         match step.to_event() {
             Ok(event) => sender.send(event).await?,

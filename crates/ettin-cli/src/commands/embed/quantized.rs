@@ -36,12 +36,12 @@ enum ScaleSource {
 }
 
 /// Embeds texts.
-pub(super) trait Embed: Fn(&[Numbered<'_, Text>]) -> anyhow::Result<Outcomes<Embedding>> {}
+pub(super) trait EmbedTexts: Fn(&[Numbered<'_, Text>]) -> anyhow::Result<Outcomes<Embedding>> {}
 
-impl<F: Fn(&[Numbered<'_, Text>]) -> anyhow::Result<Outcomes<Embedding>>> Embed for F {}
+impl<F: Fn(&[Numbered<'_, Text>]) -> anyhow::Result<Outcomes<Embedding>>> EmbedTexts for F {}
 
 /// What embeds.
-pub(super) struct Embedder<'a, R: Embed> {
+pub(super) struct Embedder<'a, R: EmbedTexts> {
     pub(super) task: &'a TextEmbedder,
     pub(super) request: &'a EmbedRequest,
     pub(super) run: &'a R,
@@ -74,7 +74,7 @@ impl Quantized {
     }
 
     /// Embeds and quantises all texts.
-    pub(super) fn run<R: Embed>(
+    pub(super) fn run<R: EmbedTexts>(
         self,
         texts: Texts<Text>,
         plan: &Plan,
@@ -111,7 +111,7 @@ impl Quantized {
 }
 
 /// Quantises when all texts are embedded: their vectors have the ranges.
-fn from_inputs<R: Embed>(
+fn from_inputs<R: EmbedTexts>(
     precision: Precision,
     texts: Texts<Text>,
     plan: &Plan,
@@ -155,7 +155,7 @@ fn from_inputs<R: Embed>(
 }
 
 /// The ranges of the vectors of the texts in a file. One bad text fails them all: ranges of fewer are others.
-fn calibrated(file: &Path, plan: &Plan, run: &impl Embed) -> anyhow::Result<Ranges> {
+fn calibrated(file: &Path, plan: &Plan, run: &impl EmbedTexts) -> anyhow::Result<Ranges> {
     let input = Input {
         named: Some(file.to_owned()),
         source: Some(Source::File(file.to_owned())),
@@ -247,7 +247,7 @@ impl QuantizedWriter {
         }
     }
 
-    fn finish<R: Embed>(self, embedder: &Embedder<'_, R>, precision: Precision) -> anyhow::Result<()> {
+    fn finish<R: EmbedTexts>(self, embedder: &Embedder<'_, R>, precision: Precision) -> anyhow::Result<()> {
         match self {
             QuantizedWriter::Text(printer) => printer.finish(),
             QuantizedWriter::Array(mut array, format, mut sink) => {
