@@ -13,9 +13,7 @@ use ettin::tokenizer::Tokenizer;
 
 use super::AppState;
 use super::answer::{json, refused};
-use super::continuation::{
-    Continuation, TokenStrings, WholeOutput, answer_id, best, collect, now, tell_truncated,
-};
+use super::continuation::{Continuation, TokenStrings, WholeOutput, answer_id, best, collect, now, tell_truncated};
 use super::event_stream::{EventSender, Gone, event_stream};
 use crate::error::ServeError;
 use crate::protocol::decoding::Decoding;

@@ -11,10 +11,10 @@ use ettin::tokenizer::Tokenizer;
 use super::AppState;
 use crate::error::ServeError;
 use crate::models::{Ability, LoadedModel};
+use crate::protocol::Fault;
 use crate::protocol::decoding::Decoding;
 use crate::protocol::input::TextOrIds;
 use crate::protocol::openai::{MIN_LOGPROB, ScoredToken};
-use crate::protocol::{Fault, FaultKind};
 use crate::scheduler::{Caller, GenerationEvent, SampleEnd};
 use crate::service::{GenerateCall, Generation, InputText};
 

@@ -6,9 +6,7 @@ use ettin::generate::{FinishReason, Logprobs};
 
 use super::AppState;
 use super::answer::{json, refused};
-use super::continuation::{
-    Continuation, TokenStrings, WholeOutput, best, collect, tell_truncated,
-};
+use super::continuation::{Continuation, TokenStrings, WholeOutput, best, collect, tell_truncated};
 use super::event_stream::{EventSender, Gone, event_stream};
 use crate::error::ServeError;
 use crate::protocol::decoding::Decoding;
