@@ -1,7 +1,7 @@
 //! Lines about what happens, on stderr: one for each request, and what operators want to know beside.
 //!
 //! The line of a request says what it cost, never what it held: no text, no header, no message of an error that may
-//! quote either. What only [`service`](crate::service) knows, it [`note`]s; the line is written by `http` when the
+//! quote either. What only [`service`](crate::service) knows, it `note`s; the line is written by `http` when the
 //! answer is over.
 
 use std::env;
