@@ -35,7 +35,9 @@ pub(crate) use late_interaction::{
 };
 pub(crate) use layers::{WeightedLayersConfig, WordWeightsConfig};
 pub(crate) use lookup::SparseLookup;
-pub(crate) use modules::{Class, all_folders, first_folders, module_classes, module_folders, trunk_folder};
+#[cfg(any(feature = "hub", test))]
+pub(crate) use modules::module_folders;
+pub(crate) use modules::{Class, all_folders, first_folders, module_classes, trunk_folder};
 pub(crate) use parts::{DenseConfig, NormalizeConfig, PoolingConfig, Slot, check_dropout, check_layer_norm};
 pub(crate) use routes::{LookupChain, RouteChain, Routes};
 pub(crate) use routing::Routing;

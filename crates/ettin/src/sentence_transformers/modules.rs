@@ -125,6 +125,7 @@ fn beginnings(files: &dyn FileSource) -> Result<(Vec<String>, usize)> {
 ///
 /// # Errors
 /// [`Error::Config`] for what is no list of modules, or has a folder outside the repository.
+#[cfg(any(feature = "hub", test))]
 pub(crate) fn module_folders(name: &str, modules: &[u8]) -> Result<Vec<String>> {
     let folders = parse(name, modules)?.into_iter().map(|entry| entry.folder);
     Ok(folders.filter(|folder| !folder.is_empty()).collect())
