@@ -25,7 +25,7 @@ pub struct Decoding {
     pub frequency_penalty: f32,
     /// The seed; drawn when missing.
     pub seed: Option<u64>,
-    /// TextOrTexts that end the generation.
+    /// Texts that end the generation.
     pub stop: Vec<String>,
     /// Tokens that end the generation, beside the model's own.
     pub stop_ids: Vec<u32>,
@@ -35,7 +35,7 @@ pub struct Decoding {
     pub ignore_eos: bool,
     /// What is added to the logits of tokens, by ascending id.
     pub logit_bias: Vec<(u32, f32)>,
-    /// TextOrTexts that must not be generated.
+    /// Texts that must not be generated.
     pub bad_words: Vec<String>,
     /// The only tokens that may be generated.
     pub allowed_ids: Option<Vec<u32>>,

@@ -54,7 +54,7 @@ pub struct GenerationParameters {
     /// The seed of sampling; drawn if left out.
     #[serde(default, deserialize_with = "seed", skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// TextOrTexts that end the generation. They stay in the text, as in TGI.
+    /// Texts that end the generation. They stay in the text, as in TGI.
     #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<String>,
     /// More of them: the older name, which some clients send beside the newer one.

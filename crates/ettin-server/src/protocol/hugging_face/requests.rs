@@ -51,7 +51,7 @@ fn check_top_k(top_k: Option<usize>) -> Result<(), Fault> {
 /// Words for masks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct FillMaskRequest {
-    /// TextOrTexts with masks.
+    /// Texts with masks.
     pub inputs: TextOrTexts,
     /// How masks are filled.
     #[serde(default)]
@@ -92,7 +92,7 @@ pub enum FunctionToApply {
 /// Labels of texts, from a client that sends `parameters`; a list of strings is a list of texts here, not a pair.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClassificationRequest {
-    /// TextOrTexts.
+    /// Texts.
     pub inputs: TextOrTexts,
     /// How they are classified.
     pub parameters: ClassificationParameters,
@@ -136,7 +136,7 @@ pub enum Aggregation {
 /// Labels of tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TagRequest {
-    /// TextOrTexts.
+    /// Texts.
     pub inputs: TextOrTexts,
     /// How they are labelled.
     #[serde(default)]
@@ -225,7 +225,7 @@ impl WireRequest for QuestionRequest {
 /// Labels that the request brings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ZeroShotRequest {
-    /// TextOrTexts.
+    /// Texts.
     pub inputs: TextOrTexts,
     /// The labels.
     pub parameters: ZeroShotParameters,

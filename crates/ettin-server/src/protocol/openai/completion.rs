@@ -61,7 +61,7 @@ pub struct CompletionRequest {
     /// Whether the answer begins with the prompt.
     #[serde(default)]
     pub echo: bool,
-    /// TextOrTexts that end the generation: one, or a list of any length.
+    /// Texts that end the generation: one, or a list of any length.
     #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<String>,
     /// The seed of sampling; drawn if left out.
@@ -122,7 +122,7 @@ pub struct CompletionRequest {
     /// Whether choices carry `token_ids` and `prompt_token_ids` (vLLM).
     #[serde(default)]
     pub return_token_ids: bool,
-    /// TextOrTexts that must not be generated (vLLM).
+    /// Texts that must not be generated (vLLM).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bad_words: Vec<String>,
     /// The only tokens that may be generated (vLLM).

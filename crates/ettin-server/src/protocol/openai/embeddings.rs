@@ -29,7 +29,7 @@ pub struct EmbeddingsRequest {
     /// The model's name; any if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// TextOrTexts or token ids. Ids are used as they are.
+    /// Texts or token ids. Ids are used as they are.
     pub input: Inputs,
     /// How vectors are written.
     #[serde(default)]
@@ -41,7 +41,7 @@ pub struct EmbeddingsRequest {
     /// Whether the model's template is put around texts (vLLM). Left out: yes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub add_special_tokens: Option<bool>,
-    /// TextOrTexts are cut to so many tokens; −1 is the model's limit (vLLM). Left out: the server's policy.
+    /// Texts are cut to so many tokens; −1 is the model's limit (vLLM). Left out: the server's policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = -1)]
     pub truncate_prompt_tokens: Option<i64>,

@@ -25,7 +25,7 @@ pub struct ComputeReport {
     pub queue: Duration,
     /// In the model.
     pub inference: Duration,
-    /// TextOrTexts that were cut.
+    /// Texts that were cut.
     pub truncated: usize,
 }
 

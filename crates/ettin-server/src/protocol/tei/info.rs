@@ -19,15 +19,15 @@ pub struct Info {
     pub served_model_name: String,
     /// What the model is.
     pub model_type: ModelType,
-    /// TextOrTexts that may wait or run at once.
+    /// Texts that may wait or run at once.
     pub max_concurrent_requests: usize,
     /// Tokens of a text, special ones included.
     pub max_input_length: usize,
     /// Tokens of a batch.
     pub max_batch_tokens: usize,
-    /// TextOrTexts of a batch; null is no limit.
+    /// Texts of a batch; null is no limit.
     pub max_batch_requests: Option<usize>,
-    /// TextOrTexts of a request. TEI has 32; here the batch's token budget cuts any number.
+    /// Texts of a request. TEI has 32; here the batch's token budget cuts any number.
     pub max_client_batch_size: usize,
     /// Whether over-long texts are cut unless a request says otherwise.
     pub auto_truncate: bool,

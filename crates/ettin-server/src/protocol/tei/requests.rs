@@ -22,7 +22,7 @@ pub enum TruncationDirection {
 /// `POST /embed`: one vector a text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EmbedRequest {
-    /// TextOrTexts or token ids.
+    /// Texts or token ids.
     pub inputs: Inputs,
     /// Whether over-long texts are cut; the server's policy if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,7 +61,7 @@ pub(in crate::protocol) fn check_dimensions(dimensions: Option<usize>) -> Result
 /// `POST /embed_all`: one vector a token, special tokens included, not normalised.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EmbedAllRequest {
-    /// TextOrTexts or token ids.
+    /// Texts or token ids.
     pub inputs: Inputs,
     /// Whether over-long texts are cut; the server's policy if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,7 +83,7 @@ impl WireRequest for EmbedAllRequest {
 /// `POST /embed_sparse`: a weight for each word piece of the vocabulary that has one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EmbedSparseRequest {
-    /// TextOrTexts or token ids.
+    /// Texts or token ids.
     pub inputs: Inputs,
     /// Whether over-long texts are cut; the server's policy if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -208,7 +208,7 @@ impl WireRequest for SimilarityRequest {
 /// `POST /tokenize` with `inputs`: TEI's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TokenizeRequest {
-    /// TextOrTexts; ids are refused, they are tokens already.
+    /// Texts; ids are refused, they are tokens already.
     pub inputs: Inputs,
     /// Whether the tokens that the model's template adds are shown.
     #[serde(default = "yes")]

@@ -65,7 +65,7 @@ pub struct ClassifyRequest {
     /// The model's name; any if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// TextOrTexts or token ids.
+    /// Texts or token ids.
     pub input: Inputs,
     /// Whether the activation is applied.
     #[serde(default = "yes")]
@@ -119,7 +119,7 @@ pub struct PoolingRequest {
     /// The model's name; any if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// TextOrTexts or token ids.
+    /// Texts or token ids.
     pub input: Inputs,
     /// What is given; by the model's kind if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
